@@ -1,0 +1,61 @@
+/* Element types. */
+#ifndef WEFT_DTYPE_H
+#define WEFT_DTYPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* WEFTI_DTYPE(name, text, bytes, is_float, is_signed) */
+#define WEFTI_DTYPES(X)              \
+    X(F32, "f32", 4, true, true)     \
+    X(F64, "f64", 8, true, true)     \
+    X(BF16, "bf16", 2, true, true)   \
+    X(F16, "f16", 2, true, true)     \
+    X(I64, "i64", 8, false, true)    \
+    X(I32, "i32", 4, false, true)    \
+    X(U8, "u8", 1, false, false)     \
+    X(BOOL, "bool", 1, false, false)
+
+/* F16 is IEEE binary16, BF16 the upper half of binary32, BOOL one byte that is 0 or 1. Zero means F32. */
+typedef enum weft_dtype {
+#define WEFTI_DTYPE_ENUM(name, text, bytes, is_float, is_signed) WEFT_##name,
+    WEFTI_DTYPES(WEFTI_DTYPE_ENUM)
+#undef WEFTI_DTYPE_ENUM
+    WEFT_DTYPE_COUNT
+} weft_dtype;
+
+/* Bytes of one element; 0 for a value that is no dtype. */
+static inline size_t weft_dtype_bytes(weft_dtype dtype) {
+    switch (dtype) {
+#define WEFTI_DTYPE_CASE(name, text, bytes, is_float, is_signed) \
+    case WEFT_##name: return bytes;
+        WEFTI_DTYPES(WEFTI_DTYPE_CASE)
+#undef WEFTI_DTYPE_CASE
+    default: return 0;
+    }
+}
+
+/* "f32", "bf16", …; "?" for a value that is no dtype. Static storage. */
+static inline const char *weft_dtype_name(weft_dtype dtype) {
+    switch (dtype) {
+#define WEFTI_DTYPE_CASE(name, text, bytes, is_float, is_signed) \
+    case WEFT_##name: return text;
+        WEFTI_DTYPES(WEFTI_DTYPE_CASE)
+#undef WEFTI_DTYPE_CASE
+    default: return "?";
+    }
+}
+
+/* True for F32, F64, BF16 and F16, the types that carry gradients. */
+static inline bool weft_dtype_is_float(weft_dtype dtype) {
+    return dtype == WEFT_F32 || dtype == WEFT_F64 || dtype == WEFT_BF16 || dtype == WEFT_F16;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif
