@@ -3,6 +3,8 @@
 add_library(weft_flags INTERFACE)
 target_compile_options(weft_flags INTERFACE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes
                        -Wpointer-arith -Wwrite-strings -Wvla -fno-math-errno -ffp-contract=off -fno-strict-aliasing)
+# Messages are cut at a fixed length on purpose.
+target_compile_options(weft_flags INTERFACE $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation>)
 if(WEFT_WERROR)
   target_compile_options(weft_flags INTERFACE -Werror)
 endif()
