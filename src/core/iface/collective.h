@@ -1,0 +1,182 @@
+/* The collective contract: operations of a group of ranks.
+ *
+ * An engine (our algorithms over a wire; NCCL; MPI) fills one table. A group is an ordered set of world ranks with an
+ * engine behind it. Members issue the same calls in the same order: a call is matched with the others' by its sequence
+ * number, which every group counts for itself, never by its arguments. Calls are asynchronous: start gives a handle,
+ * progress moves everything that is in flight, test and wait end a handle.
+ *
+ * A group is used by one thread at a time. Nothing blocks but wait, and that has a deadline. In steady state nothing is
+ * allocated: handles come from a pool that is sized at open.
+ *
+ * Faults: whoever sees a peer fail reports a suspicion; the fault object decides (once, for the whole process) which
+ * rank was the first cause, and from then on every pending and every later operation ends with that one status. */
+#ifndef WEFTI_COLLECTIVE_H
+#define WEFTI_COLLECTIVE_H
+
+#include "core/iface/host.h"
+#include "core/iface/wire.h"
+#include "weft/dtype.h"
+
+/* --- reduction --- */
+
+typedef enum wefti_reduce_op {
+    WEFTI_REDUCE_SUM,
+    WEFTI_REDUCE_PROD,
+    WEFTI_REDUCE_MIN,
+    WEFTI_REDUCE_MAX,
+    WEFTI_REDUCE_AVG, /* the sum, divided by the group's size at the last step */
+    WEFTI_REDUCE_OP_COUNT
+} wefti_reduce_op;
+
+/* Reduction is a slot that the device gives: dst[i] = (sources[0][i] ∘ sources[1][i] ∘ …) / divisor, for i < count.
+ *
+ * sources: `source_count` >= 1 arrays of `count` elements of `dtype`; dst may be one of them, and does not overlap them
+ * otherwise. The order is that of the sources, from the left, so equal calls give equal bits. F16 and BF16 are
+ * accumulated in F32 and rounded once. divisor is 1 but for the last step of AVG (which is then the group's size;
+ * integers round toward zero). BOOL: SUM and MAX are or, PROD and MIN are and, AVG is WEFT_E_DTYPE.
+ * Minima and maxima hand on NaN. Blocks until dst is written. Any thread. */
+typedef struct wefti_reducer {
+    weft_status (*reduce)(void *context, void *dst, const void *const *sources, int32_t source_count, size_t count,
+                          weft_dtype dtype, wefti_reduce_op op, int32_t divisor);
+    void *context;
+} wefti_reducer;
+
+/* The portable reducer for host memory. Static storage. */
+const wefti_reducer *wefti_reducer_host(void);
+/* "sum", …; "?" for a value that is none. */
+const char *wefti_reduce_op_name(wefti_reduce_op op);
+
+/* --- faults --- */
+
+/* The first fault of a world, seen the same by everything in this process. Any thread may use it. */
+typedef struct wefti_fault wefti_fault;
+
+/* Opens one that decides at once what it is told. (The transport makes its own, that asks the control channel first.)
+ * Release with NULL is allowed. */
+WEFT_MUST_CHECK weft_status wefti_fault_create(const wefti_host *host, wefti_fault **fault_out);
+void wefti_fault_release(wefti_fault *fault);
+/* Says that `rank` seems to be gone: a link to it broke, or it answered nonsense. Not yet a verdict: a rank that left
+ * because of an earlier fault elsewhere must not be blamed, so the verdict may take a moment. `cause` is copied.
+ * Keep the operation that saw it pending, and look at wefti_fault_status in every progress. */
+void wefti_fault_suspect(wefti_fault *fault, int32_t rank, const char *cause);
+/* Decides at once: `status`, the `rank` at fault (-1: none in particular) and its cause. Later calls change nothing. */
+void wefti_fault_raise(wefti_fault *fault, weft_status status, int32_t rank, const char *cause);
+/* WEFT_OK while there is none (or only a fresh suspicion); else the verdict, with the message set: the rank by number
+ * and the cause. An atomic load when there is none. NULL gives WEFT_OK. */
+weft_status wefti_fault_status(wefti_fault *fault);
+/* The rank of the verdict; -1 while there is none. */
+int32_t wefti_fault_rank(const wefti_fault *fault);
+
+/* --- groups --- */
+
+typedef struct wefti_group      wefti_group;      /* the engine's */
+typedef struct wefti_collective wefti_collective; /* one operation in flight; the engine's */
+
+typedef enum wefti_collective_kind {
+    WEFTI_ALLREDUCE,      /* receive[count] = reduction of all send[count]; in place where send == receive */
+    WEFTI_REDUCE_SCATTER, /* receive[count] = this index's part of the reduction of send[count * size] */
+    WEFTI_ALLGATHER,      /* receive[count * size] = everyone's send[count], by index; in place where send is its part */
+    WEFTI_BROADCAST,      /* receive[count] = root's send[count]; send is ignored elsewhere; in place where equal */
+    WEFTI_BARRIER,        /* returns once all have started it */
+    WEFTI_COLLECTIVE_KIND_COUNT
+} wefti_collective_kind;
+
+typedef struct wefti_collective_call {
+    wefti_collective_kind kind;
+    weft_dtype            dtype;
+    wefti_reduce_op       op;
+    int32_t               root;     /* index in the group; BROADCAST */
+    const void           *send;     /* may be NULL where nothing is read */
+    void                 *receive;
+    size_t                count;    /* elements, per the table above; 0 is allowed */
+    int32_t               priority; /* higher is served first among those in flight; the same on all members */
+    void                 *stream;   /* for engines of a device: the stream to order after; else NULL */
+} wefti_collective_call;
+
+/* How a group is opened. Zero means the default. Everything but index is the same on all members. */
+typedef struct wefti_group_options {
+    const wefti_host    *host;       /* NULL: the wire's */
+    wefti_wire          *wire;       /* connected to all members; outlives the group; NULL for engines with their own */
+    const int32_t       *ranks;      /* [size] world ranks by index; copied; NULL: 0 … size-1 */
+    int32_t              size;
+    int32_t              index;      /* of this rank */
+    uint16_t             id;         /* among the groups of the world */
+    uint16_t             epoch;      /* messages of an older one are dropped */
+    uint64_t             timeout_ns; /* each operation's deadline from its start; 0: 30 s */
+    int32_t              in_flight;  /* operations in flight at once; 0: 64 */
+    size_t               scratch_bytes; /* staging that the engine may hold; 0: its default */
+    const wefti_reducer *reducer;    /* NULL: wefti_reducer_host() */
+    wefti_fault         *fault;      /* NULL: the group keeps its own */
+    const char          *algorithm;  /* forces one by name; NULL: by cost. WEFT_E_NOT_FOUND lists those there are */
+} wefti_group_options;
+
+/* One engine. A NULL slot is WEFT_E_UNSUPPORTED, unless it says otherwise. */
+typedef struct wefti_collective_engine {
+    const char *name; /* "weft", "nccl", "mpi" */
+
+    /* Opens a group; collective over its members for some engines. Pools and staging are allocated here. */
+    weft_status (*open)(const wefti_group_options *options, wefti_group **group_out);
+    /* Closes it; operations in flight end with WEFT_E_ABORTED first. NULL is allowed. */
+    void (*close)(wefti_group *group);
+
+    /* WEFT_OK where the engine can do the call (kind, dtype, op); else WEFT_E_UNSUPPORTED or WEFT_E_DTYPE, named. */
+    weft_status (*supports)(const wefti_group *group, const wefti_collective_call *call);
+
+    /* Starts an operation. The call is copied; its buffers belong to the operation until it ends. Takes the group's next
+     * sequence number. WEFT_E_AGAIN: too many in flight (nothing was started, no number taken); a verdict of the fault
+     * object; WEFT_E_INVALID, WEFT_E_OVERFLOW, WEFT_E_DTYPE for a bad call (none of these takes a number). */
+    weft_status (*start)(wefti_group *group, const wefti_collective_call *call, wefti_collective **operation_out);
+
+    /* Moves everything in flight. Never blocks. WEFT_OK, or the verdict (all operations have then ended with it). */
+    weft_status (*progress)(wefti_group *group, uint64_t now_ns);
+
+    /* WEFT_E_AGAIN while in flight (it also makes progress); else the outcome, and the handle is spent. WEFT_E_TIMEOUT
+     * once its deadline has passed: that raises a fault naming the operation, its sequence number and who is missing. */
+    weft_status (*test)(wefti_collective *operation);
+    /* As test, until it ends or `timeout_ns` from now has passed (0: only its own deadline). On a timeout of this call
+     * shorter than the operation's own it gives WEFT_E_AGAIN, and the handle lives on. */
+    weft_status (*wait)(wefti_collective *operation, uint64_t timeout_ns);
+    /* The sequence number, for messages and traces. */
+    uint64_t (*sequence)(const wefti_collective *operation);
+
+    /* Text about what is in flight, one line each: kind, sequence, bytes, age, algorithm, who is waited for. */
+    void (*describe)(const wefti_group *group, wefti_text *text);
+} wefti_collective_engine;
+
+/* What every group of every engine begins with. */
+struct wefti_group {
+    const wefti_collective_engine *engine;
+    wefti_wire                    *wire;     /* NULL for engines with their own */
+    wefti_fault                   *fault;
+    int32_t                        size, index;
+    const int32_t                 *ranks;    /* [size] */
+    uint64_t                       sequence; /* of the next call */
+};
+/* What every operation of every engine begins with. */
+struct wefti_collective {
+    wefti_group *group;
+};
+
+/* Our own algorithms over a wire. Static storage. */
+const wefti_collective_engine *wefti_collective_engine_weft(void);
+
+/* --- short forms --- */
+
+static inline weft_status wefti_collective_start(wefti_group *group, const wefti_collective_call *call,
+                                                 wefti_collective **operation_out) {
+    return group->engine->start(group, call, operation_out);
+}
+static inline weft_status wefti_collective_test(wefti_collective *operation) {
+    return operation->group->engine->test(operation);
+}
+static inline weft_status wefti_collective_wait(wefti_collective *operation, uint64_t timeout_ns) {
+    return operation->group->engine->wait(operation, timeout_ns);
+}
+/* Start and wait. */
+static inline weft_status wefti_collective_run(wefti_group *group, const wefti_collective_call *call) {
+    wefti_collective *operation = NULL;
+    WEFTI_TRY(group->engine->start(group, call, &operation));
+    return group->engine->wait(operation, 0);
+}
+
+#endif

@@ -1,0 +1,227 @@
+/* The wire contract: a way to move bytes between the ranks of one world.
+ *
+ * A wire is one rank's end. Use of one wire is by one thread at a time (the caller sees to that); different wires are
+ * independent. Nothing blocks: every call returns at once, `poll` is what makes progress, and deadlines live above the
+ * wire. A wire allocates when it is opened, connected, given regions, or surprised by more unexpected messages than its
+ * pool holds; never for an operation in steady state.
+ *
+ * Operations are structs of the caller (intrusive), so there is no request pool to run out of: fill a zeroed
+ * `wefti_wire_op`, post it, and leave it and its buffer alone until `done`. Every operation whose post returned WEFT_OK
+ * completes exactly once, with status, bytes and peer, whatever happens to links and peers; `abort` flushes them all.
+ *
+ * Life of a wire: open; address (hand it to the peers by the rendezvous); connect to each peer that will be used; poll
+ * until the links are up; create regions; post and poll; close. */
+#ifndef WEFTI_WIRE_H
+#define WEFTI_WIRE_H
+
+#include "core/iface/host.h"
+
+typedef struct wefti_wire        wefti_wire;
+typedef struct wefti_wire_op     wefti_wire_op;
+typedef struct wefti_wire_region wefti_wire_region;
+
+#define WEFTI_WIRE_ADDRESS_BYTES 256 /* most bytes an address takes */
+#define WEFTI_WIRE_ANY_PEER (-1)     /* as the peer of a receive: whoever sends that tag */
+
+/* Tags are 64 bits; the top 8 say whose they are, the rest is the owner's. */
+#define WEFTI_TAG_CHANNEL(channel) ((uint64_t)(channel) << 56)
+#define WEFTI_TAG_COLLECTIVE WEFTI_TAG_CHANNEL(0)
+#define WEFTI_TAG_POINT WEFTI_TAG_CHANNEL(1)  /* point to point: pipelines, gather of results */
+#define WEFTI_TAG_SERVER WEFTI_TAG_CHANNEL(2) /* the parameter server */
+#define WEFTI_TAG_TEST WEFTI_TAG_CHANNEL(254)
+
+/* --- capabilities --- */
+
+enum {
+    WEFTI_WIRE_ONE_SIDED = 1 << 0,       /* WRITE and READ operations; else their post is WEFT_E_UNSUPPORTED */
+    WEFTI_WIRE_MAPS_PEERS = 1 << 1,      /* peer_region gives pointers that this rank loads from and stores to */
+    WEFTI_WIRE_WAIT_DESCRIPTOR = 1 << 2, /* descriptor and arm are filled */
+    WEFTI_WIRE_MEMORY_CUDA = 1 << 3,     /* buffers may be CUDA memory */
+    WEFTI_WIRE_MEMORY_DMABUF = 1 << 4,
+    WEFTI_WIRE_SAME_HOST = 1 << 5        /* works inside one host only */
+};
+
+typedef struct wefti_wire_capabilities {
+    const char *name;             /* "shm"; static storage */
+    uint32_t    flags;            /* WEFTI_WIRE_… */
+    size_t      max_message_bytes; /* largest op; larger posts are WEFT_E_OVERFLOW */
+    size_t      inline_bytes;     /* sends up to this size are done when post returns, where there is room */
+    size_t      eager_bytes;      /* sends up to this size do not wait for the receive to be posted */
+    uint64_t    latency_ns;       /* rough first guesses for cost models, until they are measured: α … */
+    double      bytes_per_ns;     /* … and 1/β, one direction */
+} wefti_wire_capabilities;
+
+/* --- operations --- */
+
+typedef enum wefti_wire_op_kind {
+    WEFTI_WIRE_SEND,  /* `bytes` from `buffer` to `peer` under `tag` */
+    WEFTI_WIRE_RECV,  /* up to `bytes` into `buffer` from `peer` (or any) under `tag` */
+    WEFTI_WIRE_WRITE, /* `bytes` from `buffer` to (peer, region, offset); with NOTIFY, then an empty message `tag` */
+    WEFTI_WIRE_READ   /* `bytes` from (peer, region, offset) into `buffer` */
+} wefti_wire_op_kind;
+
+enum {
+    WEFTI_WIRE_NOTIFY = 1 << 0, /* WRITE: once the data is visible to the target, deliver an empty message under `tag`
+                                   to it (matched like a sent one; its done_bytes are the bytes that were written) */
+    WEFTI_WIRE_SILENT = 1 << 1  /* do not hand the completed op out by poll: the caller watches `done` */
+};
+
+/* Matching: a receive takes the oldest unmatched message of its peer and tag; messages of one peer under one tag match
+ * receives in posted order. Different tags never wait for each other, in whatever order receives are posted.
+ *
+ * A message that is longer than its receive completes the receive with WEFT_E_MISMATCH, done_bytes being the message's
+ * length and the buffer's content unspecified; the send completes normally. */
+struct wefti_wire_op {
+    /* the caller's, unchanged by the wire */
+    wefti_wire_op_kind kind;
+    uint32_t           flags;  /* WEFTI_WIRE_NOTIFY | WEFTI_WIRE_SILENT */
+    int32_t            peer;   /* world rank; sending to oneself works */
+    uint32_t           region; /* WRITE, READ: id of the peer's region … */
+    uint64_t           offset; /* … and the first byte in it */
+    uint64_t           tag;
+    void              *buffer; /* read only for SEND and WRITE; may be NULL where bytes is 0 */
+    size_t             bytes;
+    void              *user;   /* for the caller, never looked at */
+    /* the outcome, valid once `done` */
+    bool        done;
+    weft_status status;     /* WEFT_OK; WEFT_E_PEER; WEFT_E_MISMATCH; WEFT_E_ABORTED or what abort was given; WEFT_E_LINK */
+    int32_t     done_peer;  /* who sent or was sent to; the failed rank with WEFT_E_PEER */
+    size_t      done_bytes; /* bytes that were moved; length of the message with WEFT_E_MISMATCH */
+    /* the wire's, from post to done */
+    wefti_wire_op *next, *previous;
+    uint64_t       scratch[4];
+};
+
+/* --- regions --- */
+
+/* Memory that peers can reach. The wire announces every region to every connected peer by itself, so (rank, id, offset)
+ * is a complete remote address that fits into a message. Ids are never used again by the same wire. */
+struct wefti_wire_region {
+    wefti_wire *wire;
+    void       *base; /* page-aligned when the wire allocated it */
+    size_t      size_bytes;
+    uint32_t    id;   /* >= 1 */
+};
+
+/* A peer's region as this rank sees it. */
+typedef struct wefti_wire_peer_region {
+    void  *base; /* this rank's own mapping of it, or NULL where the wire does not map (then use WRITE and READ) */
+    size_t size_bytes;
+} wefti_wire_peer_region;
+
+typedef enum wefti_wire_link {
+    WEFTI_LINK_NONE,       /* connect was not called */
+    WEFTI_LINK_CONNECTING, /* not yet up */
+    WEFTI_LINK_UP,
+    WEFTI_LINK_LEFT, /* the peer closed its wire in order; posts to it fail with WEFT_E_PEER */
+    WEFTI_LINK_DOWN  /* the peer or the link failed; posts to it fail with WEFT_E_PEER */
+} wefti_wire_link;
+
+/* --- the table --- */
+
+typedef struct wefti_wire_ops {
+    /* Writes this end's address, at most WEFTI_WIRE_ADDRESS_BYTES, opaque to all but the same kind of wire. */
+    weft_status (*address)(wefti_wire *wire, void *address_out, size_t *bytes_out);
+
+    /* Begins to connect to `peer` (either side may begin, also both at once; the pair ends with one link). Never blocks;
+     * the link comes up in poll. WEFT_E_CORRUPT for an address that is none, WEFT_E_UNSUPPORTED for one that this end
+     * cannot reach at all (another host with shm). Connecting to oneself is done by open. */
+    weft_status (*connect)(wefti_wire *wire, int32_t peer, const void *address, size_t bytes);
+    wefti_wire_link (*link)(const wefti_wire *wire, int32_t peer);
+
+    /* Allocates `size_bytes` (rounded up to pages) of zeroed memory that peers can reach. Visible to a peer once its
+     * poll has seen the announcement. WEFT_E_NO_MEMORY with the system's reason. */
+    weft_status (*region_create)(wefti_wire *wire, size_t size_bytes, wefti_wire_region **region_out);
+    /* Makes the caller's memory reachable by WRITE and READ of peers. NULL slot: WEFT_E_UNSUPPORTED. The memory must
+     * outlive the region. */
+    weft_status (*region_register)(wefti_wire *wire, void *memory, size_t size_bytes, wefti_wire_region **region_out);
+    /* Withdraws it. No operation may use it any more, here or at peers; mappings that peers hold stay readable to them
+     * until their poll has seen the withdrawal. NULL is allowed. */
+    void (*region_release)(wefti_wire_region *region);
+    /* The region `id` of `peer` (this rank included). WEFT_E_AGAIN while its announcement has not come (poll again);
+     * WEFT_E_NOT_FOUND after its release; WEFT_E_PEER where the peer is gone. The mapping holds until the region is
+     * released or the wire closed. Constant time. */
+    weft_status (*peer_region)(wefti_wire *wire, int32_t peer, uint32_t id, wefti_wire_peer_region *region_out);
+
+    /* Hands an operation to the wire. WEFT_OK: it will complete once (it may be `done` already, and is then still handed
+     * out by poll unless SILENT). Anything else: it was not taken and its outcome is not set: WEFT_E_AGAIN (queues are
+     * full: poll, then try again), WEFT_E_PEER (peer gone), WEFT_E_STATE (not connected, or aborted), WEFT_E_OVERFLOW,
+     * WEFT_E_INVALID (bad peer, or outside the region), WEFT_E_UNSUPPORTED. */
+    weft_status (*post)(wefti_wire *wire, wefti_wire_op *op);
+
+    /* Makes progress, then hands out up to `capacity` completed operations (0: only progress). `now_ns` is the host's
+     * time; wires look at rarely used sockets by it. Returns WEFT_OK also when links fail: operations carry that.
+     * Another status means that the wire itself is unusable (already flushed as by abort). */
+    weft_status (*poll)(wefti_wire *wire, uint64_t now_ns, wefti_wire_op **ops_out, int32_t capacity, int32_t *count_out);
+
+    /* Takes back a receive that no message has matched yet: it completes at once with WEFT_E_ABORTED. WEFT_E_STATE where
+     * it is matched or done: then it completes by itself. */
+    weft_status (*cancel)(wefti_wire *wire, wefti_wire_op *op);
+    /* Completes every pending operation with `status` (WEFT_E_PEER with done_peer = `rank`) and lets the wire drop what
+     * still comes in. Buffers are the caller's again when it returns. Posts are WEFT_E_STATE afterwards. */
+    void (*abort)(wefti_wire *wire, weft_status status, int32_t rank);
+
+    /* A descriptor that polls readable when there may be something to do, or -1. Before sleeping on it call arm:
+     * WEFT_OK: it will wake; WEFT_E_AGAIN: something is there already, poll instead. Spurious wakes happen. */
+    int (*descriptor)(wefti_wire *wire);
+    weft_status (*arm)(wefti_wire *wire);
+
+    /* Bytes and messages that this end sent and received, over its life (payload only). */
+    void (*counts)(const wefti_wire *wire, struct wefti_wire_counts *counts_out);
+
+    /* Leaves in order: sent messages still arrive, peers see WEFTI_LINK_LEFT. Pending operations are flushed with
+     * WEFT_E_ABORTED first. Waits at most `linger_ns` for bytes that the system has not taken yet. */
+    void (*close)(wefti_wire *wire, uint64_t linger_ns);
+} wefti_wire_ops;
+
+typedef struct wefti_wire_counts {
+    uint64_t sent_bytes, received_bytes;
+    uint64_t sent_messages, received_messages;
+} wefti_wire_counts;
+
+/* What every wire begins with. */
+struct wefti_wire {
+    const wefti_wire_ops   *ops;
+    const wefti_host       *host;
+    wefti_wire_capabilities can;
+    int32_t                 rank, size; /* world rank and size */
+};
+
+/* How a wire is opened. Zero means the default. */
+typedef struct wefti_wire_options {
+    const wefti_host *host;  /* NULL: the system */
+    int32_t           rank, size;
+    uint32_t          epoch; /* both ends must agree; strangers of another epoch are dropped */
+    const char       *job;   /* names the job; both ends must agree; NULL: "" */
+    const char       *interface; /* address to bind to; NULL: loopback. Others need a secret */
+    const uint8_t    *secret; /* NULL: none */
+    size_t            secret_bytes;
+    void             *shared; /* inproc: the hub that the ranks of this process share */
+    size_t            ring_bytes; /* shm: size of each pair's ring per direction */
+} wefti_wire_options;
+
+/* A kind of wire, by name. */
+typedef struct wefti_wire_kind {
+    const char *name;
+    weft_status (*open)(const wefti_wire_options *options, wefti_wire **wire_out);
+} wefti_wire_kind;
+
+/* --- short forms --- */
+
+static inline weft_status wefti_wire_post(wefti_wire *wire, wefti_wire_op *op) { return wire->ops->post(wire, op); }
+static inline weft_status wefti_wire_progress(wefti_wire *wire, uint64_t now_ns) {
+    int32_t none;
+    return wire->ops->poll(wire, now_ns, NULL, 0, &none);
+}
+static inline wefti_wire_op wefti_wire_send(int32_t peer, uint64_t tag, const void *buffer, size_t bytes) {
+    return (wefti_wire_op){.kind = WEFTI_WIRE_SEND, .peer = peer, .tag = tag, .buffer = (void *)buffer, .bytes = bytes};
+}
+static inline wefti_wire_op wefti_wire_recv(int32_t peer, uint64_t tag, void *buffer, size_t bytes) {
+    return (wefti_wire_op){.kind = WEFTI_WIRE_RECV, .peer = peer, .tag = tag, .buffer = buffer, .bytes = bytes};
+}
+
+/* Sleeps until there may be something to do on the wire, at most `limit_ns`: by its descriptor where it has one, else
+ * by the host's sleep in short steps. For waits that have spun in vain. */
+void wefti_wire_rest(wefti_wire *wire, uint64_t limit_ns);
+
+#endif
