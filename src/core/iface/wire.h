@@ -119,6 +119,11 @@ typedef enum wefti_wire_link {
 
 /* --- the table --- */
 
+typedef struct wefti_wire_counts {
+    uint64_t sent_bytes, received_bytes;
+    uint64_t sent_messages, received_messages;
+} wefti_wire_counts;
+
 typedef struct wefti_wire_ops {
     /* Writes this end's address, at most WEFTI_WIRE_ADDRESS_BYTES, opaque to all but the same kind of wire. */
     weft_status (*address)(wefti_wire *wire, void *address_out, size_t *bytes_out);
@@ -167,17 +172,12 @@ typedef struct wefti_wire_ops {
     weft_status (*arm)(wefti_wire *wire);
 
     /* Bytes and messages that this end sent and received, over its life (payload only). */
-    void (*counts)(const wefti_wire *wire, struct wefti_wire_counts *counts_out);
+    void (*counts)(const wefti_wire *wire, wefti_wire_counts *counts_out);
 
     /* Leaves in order: sent messages still arrive, peers see WEFTI_LINK_LEFT. Pending operations are flushed with
      * WEFT_E_ABORTED first. Waits at most `linger_ns` for bytes that the system has not taken yet. */
     void (*close)(wefti_wire *wire, uint64_t linger_ns);
 } wefti_wire_ops;
-
-typedef struct wefti_wire_counts {
-    uint64_t sent_bytes, received_bytes;
-    uint64_t sent_messages, received_messages;
-} wefti_wire_counts;
 
 /* What every wire begins with. */
 struct wefti_wire {
