@@ -1,0 +1,172 @@
+/* What an operation is, for everyone who builds, rewrites, plans or computes one: the enum from ops.def, the
+ * attributes, operands, fused programs, and the mathematical definition of each.
+ *
+ * Conventions. Broadcasting aligns shapes from the right, as NumPy does. Results in f16 and bf16 are computed in f32
+ * (long sums in f64 or a fixed tree) and rounded once per op to nearest even: fusing never changes that rounding.
+ * Operands of one op have one dtype unless said otherwise; integers wrap; bool is 0 or 1. Reductions run in an order
+ * fixed by the shape alone, never by the number of threads.
+ *
+ * Definitions beyond the obvious (inputs in parentheses; g: the incoming gradient):
+ *   FULL             every element is attrs.full.value
+ *   ARANGE           flat element i is start + i*step
+ *   RANDOM(step)     counter-based (Philox4x32-10, Salmon et al. 2011): element i of the global tensor from (key, step, i)
+ *   CAST             to attrs.cast.dtype; float to integer truncates and saturates (NaN gives 0); to bool: x != 0
+ *   DETACH           x, without gradient
+ *   ABS              gradient at 0 is 0
+ *   CLAMP            min(max(x, lo), hi); NaN stays; the gradient passes where lo <= x <= hi
+ *   DROPOUT(x, step) x/(1-p) where uniform(key, step, global index) >= p, else 0; linear in x, so its gradient is itself on g
+ *   ROUND            to nearest even
+ *   GELU             x*Phi(x), exact; GELU_TANH the tanh approximation (Hendrycks & Gimpel 2016); SILU x*sigmoid(x)
+ *   SOFTPLUS         log(1+exp(x)) computed as max(x,0)+log1p(exp(-|x|))
+ *   RELU_BACKWARD(g, x), GELU_BACKWARD, GELU_TANH_BACKWARD, SILU_BACKWARD: g times the derivative at x (relu: x > 0)
+ *   DIV              of integers truncates, by zero gives 0
+ *   POW              as C's pow; MAXIMUM, MINIMUM propagate NaN and give each side half of the gradient on ties
+ *   WHERE(c, x, y)   c is bool; x where c, else y
+ *   SUM, MEAN, MAX, MIN over attrs.reduce.axes (a bit mask); `keep` leaves them with size 1. SUM over nothing is 0, MEAN is NaN;
+ *                    MAX, MIN, ARGMAX over an empty axis are refused when built. MAX, MIN propagate NaN; ties share the gradient equally.
+ *   MEAN             divides by attrs.reduce.count where that is not 0 (a strategy sets the global count), else by the extent
+ *   ARGMAX           i64 index of the first maximum along the one axis in the mask (a NaN counts as the maximum)
+ *   RESHAPE          to attrs.view.shape. PERMUTE: output axis i is input axis attrs.view.axes[i]. EXPAND: broadcast to attrs.view.shape
+ *   SLICE            per axis start (>= 0), step (>= 1) and size: output index i is input index start + i*step
+ *   CONCAT(x...)     along attrs.axis.axis
+ *   PAD              per axis low, high (>= 0) and interior (fill between elements), filled with attrs.pad.value
+ *   GATHER(x, index) along axis a: shape x[:a] + index.shape + x[a+1:]; index i32 or i64; out of range reads zeros, never other memory
+ *   SCATTER_ADD(x, index, u) x plus u's slices added at index along axis a (u shaped as GATHER's output); out of range dropped; fixed order
+ *   MATMUL(a, b)     over the last two axes, transposed first where trans_a, trans_b; leading axes broadcast; both of rank >= 2
+ *   CONV2D(x, w)     cross-correlation, x [N,C,H,W], w [O,C/groups,KH,KW] -> [N,O,OH,OW]; pad is top, bottom, left, right
+ *   CONV2D_BACKWARD_INPUT(g, w) -> attrs.conv.input; CONV2D_BACKWARD_WEIGHT(g, x) -> attrs.conv.weight
+ *   MAX_POOL2D(x)    -> y, and the i32 index of the chosen element in its H*W plane; padding is -infinity; the first maximum wins, NaN wins over all
+ *   MAX_POOL2D_BACKWARD(g, index) adds g at index in planes of attrs.pool.input; MAX_POOL2D_TAKE(x, index) is y[i] = x[index[i]] per plane
+ *   AVG_POOL2D       mean over the window; padding counts unless attrs.pool.exclude_pad; AVG_POOL2D_BACKWARD(g) -> attrs.pool.input
+ *   NORMALIZE(x)     over the last attrs.rows.axes axes: y = (x - mean)*rstd, rstd = 1/sqrt(var + eps), biased variance; with attrs.rows.rms
+ *                    y = x*rstd, rstd = 1/sqrt(mean(x^2) + eps). Outputs y (as x) and rstd (the leading axes; f32, for f64 f64)
+ *   NORMALIZE_BACKWARD(g, y, rstd) -> rstd*(g - mean(g) - y*mean(g*y)); without mean(g) for rms
+ *   SOFTMAX, LOG_SOFTMAX over the last axis; SOFTMAX_BACKWARD(g, y) = y*(g - sum(g*y)); LOG_SOFTMAX_BACKWARD(g, y) = g - exp(y)*sum(g)
+ *   ROTARY(x [..., T, D]) D even: the pair (i, i + D/2) at position t turns by (t + offset)*base^(-2i/D) (Su et al. 2021, half-split layout);
+ *                    attrs.rotary.inverse turns back
+ *   CROSS_ENTROPY(logits [..., C], label [...] of i32 or i64) -> loss per row, log-sum-exp per row (f32, for f64 f64). A row whose label is
+ *                    attrs.loss.ignored gives 0; smoothing s: (1-s)*nll + s*mean over classes of -log p. A label out of range gives NaN.
+ *   CROSS_ENTROPY_BACKWARD(g rows, logits, label, lse) -> gradient of the logits, dtype of the logits
+ *   ATTENTION(q [B,H,T,D], k [B,Hk,S,D], v [B,Hk,S,Dv]), H a multiple of Hk: softmax(scale*q*k^T + causal mask)*v -> o [B,H,T,Dv],
+ *                    lse [B,H,T] (f32, for f64 f64); memory linear in T and S (Dao et al. 2022). Causal aligns the last query with the last key.
+ *   ATTENTION_BACKWARD(g, q, k, v, o, lse) -> dq, dk, dv
+ *   MODE(a, b)       a while training, b otherwise: resolved by the planner
+ *   ASSIGN(state, x) stores x into the variable; the output is the new value
+ *   UPDATE(parameter, gradient, hyper, state...) the solver rule attrs.update.rule, in place; hyper is f64[WEFTI_HYPER_COUNT]; the output is
+ *                    the new parameter
+ *   ALL_REDUCE(x...) output i is x[i] reduced over the ranks by attrs.comm.reduce; one message for the list
+ */
+#ifndef WEFTI_OP_H
+#define WEFTI_OP_H
+
+#include "core/base/base.h"
+#include "weft/dtype.h"
+#include "weft/shape.h"
+
+typedef enum weft_op {
+#define WEFTI_OP(NAME, name, family, in_min, in_max, outs, shape, gradient, shard, flops) WEFT_OP_##NAME,
+#include "weft/ops.def"
+#undef WEFTI_OP
+    WEFT_OP_COUNT
+} weft_op;
+
+typedef enum wefti_family {
+    WEFTI_LEAF, WEFTI_UNARY, WEFTI_BINARY, WEFTI_TERNARY, WEFTI_REDUCE, WEFTI_VIEW, WEFTI_MOVE, WEFTI_MATMUL,
+    WEFTI_CONV, WEFTI_POOL, WEFTI_ROWS, WEFTI_LOSS, WEFTI_ATTENTION, WEFTI_PLAN, WEFTI_EFFECT, WEFTI_COMM, WEFTI_CUSTOM
+} wefti_family;
+
+#define WEFTI_ANY (-1)
+typedef struct wefti_op_info {
+    const char  *name;
+    wefti_family family;
+    int8_t       inputs_min, inputs_max; /* WEFTI_ANY: a list */
+    int8_t       outputs;                /* WEFTI_ANY: as many as the attributes say */
+} wefti_op_info;
+/* One row per op; src/core/tensor/op.c. */
+extern const wefti_op_info wefti_ops[WEFT_OP_COUNT];
+
+static inline bool wefti_op_is_elementwise(weft_op op) {
+    wefti_family family = wefti_ops[op].family;
+    return family == WEFTI_UNARY || family == WEFTI_BINARY || family == WEFTI_TERNARY;
+}
+
+/* Where a local tensor lies in the global one that it is a part of: its axis `axis` starts at global index `begin` of
+ * `global`. Random numbers are drawn by global index, so that a split never changes them. */
+typedef struct wefti_window {
+    int32_t split; /* 0: the local tensor is the global one, the rest is unused */
+    int32_t axis;
+    int64_t begin, global;
+} wefti_window;
+
+struct wefti_rule;   /* core/iface/rule.h */
+struct wefti_custom; /* core/iface/custom.h */
+struct wefti_fused;
+
+/* Reductions of collectives and of the devices that serve them. AVG is a sum that the group divides once. */
+typedef enum wefti_reduce_kind {
+    WEFTI_REDUCE_SUM, WEFTI_REDUCE_PROD, WEFTI_REDUCE_MIN, WEFTI_REDUCE_MAX, WEFTI_REDUCE_AVG, WEFTI_REDUCE_COUNT
+} wefti_reduce_kind;
+
+typedef enum wefti_random_kind { WEFTI_RANDOM_UNIFORM, WEFTI_RANDOM_NORMAL } wefti_random_kind;
+
+/* Attributes; which member is live follows from the op. They are copied and compared as bytes: zero a union before
+ * filling it (wefti_attrs attrs = {0} does not clear padding of a larger member; use memset or WEFTI_ATTRS). */
+typedef union wefti_attrs {
+    struct { double value; } full;                                                            /* FULL */
+    struct { double start, step; } arange;                                                    /* ARANGE */
+    struct { uint64_t key; int32_t kind; wefti_window window; } random;                       /* RANDOM */
+    struct { double p; uint64_t key; wefti_window window; } dropout;                          /* DROPOUT */
+    struct { int32_t dtype; } cast;                                                           /* CAST */
+    struct { double lo, hi; } clamp;                                                          /* CLAMP */
+    struct { uint32_t axes; int32_t keep; double count; } reduce;                             /* SUM MEAN MAX MIN ARGMAX */
+    struct { weft_shape shape; int32_t axes[WEFT_MAX_RANK]; } view;                           /* RESHAPE EXPAND; PERMUTE */
+    struct { int64_t start[WEFT_MAX_RANK], step[WEFT_MAX_RANK], size[WEFT_MAX_RANK]; } slice; /* SLICE */
+    struct { int64_t low[WEFT_MAX_RANK], high[WEFT_MAX_RANK], interior[WEFT_MAX_RANK]; double value; } pad; /* PAD */
+    struct { int32_t axis; } axis;                                                            /* CONCAT GATHER SCATTER_ADD */
+    struct { int32_t trans_a, trans_b; } matmul;                                              /* MATMUL */
+    struct { int32_t stride[2], pad[4], dilation[2], groups; weft_shape input, weight; } conv; /* CONV2D...; shapes: backward only */
+    struct { int32_t window[2], stride[2], pad[4], exclude_pad; weft_shape input; } pool;     /* ...POOL2D...; input: backward only */
+    struct { int32_t axes, rms; double eps; } rows;                                           /* NORMALIZE... */
+    struct { double base; int64_t offset; int32_t inverse; } rotary;                          /* ROTARY */
+    struct { int64_t ignored; int32_t has_ignored; double smoothing; } loss;                  /* CROSS_ENTROPY... */
+    struct { double scale; int32_t causal; } attention;                                       /* ATTENTION... */
+    struct { const struct wefti_rule *rule; double l2, l1; int32_t decoupled; } update;       /* UPDATE */
+    struct { int32_t reduce, axis, priority; int64_t group; weft_shape global; } comm;        /* COMM family */
+    struct { const struct wefti_custom *custom; void *options; int32_t options_bytes; } custom; /* CUSTOM... */
+    struct { struct wefti_fused *fused; } fused;                                              /* FUSED */
+} wefti_attrs;
+
+/* A strided view of memory in one of a segment's buffers. Strides are in elements, 0 where broadcast. */
+typedef struct wefti_operand {
+    weft_dtype dtype;
+    weft_shape shape;
+    int64_t    stride[WEFT_MAX_RANK];
+    int32_t    buffer;       /* index into the buffers given at launch */
+    int64_t    offset_bytes; /* of element 0 */
+} wefti_operand;
+
+/* A fused program: elementwise ops over one iteration space, computed tile by tile without storing what is between,
+ * each result rounded to its dtype as if it had been stored. Outputs are instructions' results, whole or reduced. */
+#define WEFTI_FUSED_MAX 32
+typedef struct wefti_fused_instruction {
+    weft_op     op;        /* UNARY, BINARY or TERNARY family */
+    weft_dtype  dtype;     /* of the result */
+    int32_t     source[3]; /* i >= 0: input i of the call; -1-j: the result of instruction j */
+    wefti_attrs attrs;
+} wefti_fused_instruction;
+
+typedef struct wefti_fused_output {
+    int32_t  instruction;
+    int32_t  reduce; /* -1: whole; else WEFT_OP_SUM, WEFT_OP_MEAN, WEFT_OP_MAX or WEFT_OP_MIN */
+    uint32_t axes;   /* of the iteration space, reduced away; the output operand keeps them with size 1 */
+    double   count;  /* MEAN's divisor; 0: the axes' extent */
+} wefti_fused_output;
+
+typedef struct wefti_fused {
+    weft_shape space; /* every input operand is expanded to it (stride 0 where broadcast) */
+    int32_t    n_inputs, n_instructions, n_outputs;
+    wefti_fused_instruction instruction[WEFTI_FUSED_MAX];
+    wefti_fused_output      output[WEFTI_FUSED_MAX];
+} wefti_fused;
+
+#endif
