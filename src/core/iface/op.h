@@ -6,6 +6,10 @@
  * Operands of one op have one dtype unless said otherwise; integers wrap; bool is 0 or 1. Reductions run in an order
  * fixed by the shape alone, never by the number of threads.
  *
+ * Sizes that count samples are never written into a graph as numbers: builders and gradients use MEAN, MEAN_BACKWARD and
+ * COUNT, whose divisor a strategy sets to the global count, so that a smaller last batch, ranks and micro-batches all mean the
+ * same program. FULL, ARANGE and RANDOM take whatever split their user has.
+ *
  * Definitions beyond the obvious (inputs in parentheses; g: the incoming gradient):
  *   FULL             every element is attrs.full.value
  *   ARANGE           flat element i is start + i*step
@@ -25,6 +29,9 @@
  *   SUM, MEAN, MAX, MIN over attrs.reduce.axes (a bit mask); `keep` leaves them with size 1. SUM over nothing is 0, MEAN is NaN;
  *                    MAX, MIN, ARGMAX over an empty axis are refused when built. MAX, MIN propagate NaN; ties share the gradient equally.
  *   MEAN             divides by attrs.reduce.count where that is not 0 (a strategy sets the global count), else by the extent
+ *   MEAN_BACKWARD(g) g, shaped as MEAN's output, broadcast back over attrs.reduce.axes to attrs.reduce.shape and divided as MEAN divides
+ *   COUNT(x)         scalar: the number of elements of x along attrs.reduce.axes (attrs.reduce.count where that is not 0), in x's dtype where
+ *                    that is floating, else f32
  *   ARGMAX           i64 index of the first maximum along the one axis in the mask (a NaN counts as the maximum)
  *   RESHAPE          to attrs.view.shape. PERMUTE: output axis i is input axis attrs.view.axes[i]. EXPAND: broadcast to attrs.view.shape
  *   SLICE            per axis start (>= 0), step (>= 1) and size: output index i is input index start + i*step
@@ -118,7 +125,7 @@ typedef union wefti_attrs {
     struct { double p; uint64_t key; wefti_window window; } dropout;                          /* DROPOUT */
     struct { int32_t dtype; } cast;                                                           /* CAST */
     struct { double lo, hi; } clamp;                                                          /* CLAMP */
-    struct { uint32_t axes; int32_t keep; double count; } reduce;                             /* SUM MEAN MAX MIN ARGMAX */
+    struct { uint32_t axes; int32_t keep; double count; weft_shape shape; } reduce;           /* SUM MEAN MAX MIN ARGMAX COUNT; MEAN_BACKWARD: shape */
     struct { weft_shape shape; int32_t axes[WEFT_MAX_RANK]; } view;                           /* RESHAPE EXPAND; PERMUTE */
     struct { int64_t start[WEFT_MAX_RANK], step[WEFT_MAX_RANK], size[WEFT_MAX_RANK]; } slice; /* SLICE */
     struct { int64_t low[WEFT_MAX_RANK], high[WEFT_MAX_RANK], interior[WEFT_MAX_RANK]; double value; } pad; /* PAD */
