@@ -14,37 +14,9 @@
 #define WEFTI_COLLECTIVE_H
 
 #include "core/iface/host.h"
+#include "core/iface/reduce.h"
 #include "core/iface/wire.h"
 #include "weft/dtype.h"
-
-/* --- reduction --- */
-
-typedef enum wefti_reduce_op {
-    WEFTI_REDUCE_SUM,
-    WEFTI_REDUCE_PROD,
-    WEFTI_REDUCE_MIN,
-    WEFTI_REDUCE_MAX,
-    WEFTI_REDUCE_AVG, /* the sum, divided by the group's size at the last step */
-    WEFTI_REDUCE_OP_COUNT
-} wefti_reduce_op;
-
-/* Reduction is a slot that the device gives: dst[i] = (sources[0][i] ∘ sources[1][i] ∘ …) / divisor, for i < count.
- *
- * sources: `source_count` >= 1 arrays of `count` elements of `dtype`; dst may be one of them, and does not overlap them
- * otherwise. The order is that of the sources, from the left, so equal calls give equal bits. F16 and BF16 are
- * accumulated in F32 and rounded once. divisor is 1 but for the last step of AVG (which is then the group's size;
- * integers round toward zero). BOOL: SUM and MAX are or, PROD and MIN are and, AVG is WEFT_E_DTYPE.
- * Minima and maxima hand on NaN. Blocks until dst is written. Any thread. */
-typedef struct wefti_reducer {
-    weft_status (*reduce)(void *context, void *dst, const void *const *sources, int32_t source_count, size_t count,
-                          weft_dtype dtype, wefti_reduce_op op, int32_t divisor);
-    void *context;
-} wefti_reducer;
-
-/* The portable reducer for host memory. Static storage. */
-const wefti_reducer *wefti_reducer_host(void);
-/* "sum", …; "?" for a value that is none. */
-const char *wefti_reduce_op_name(wefti_reduce_op op);
 
 /* --- faults --- */
 

@@ -60,10 +60,10 @@ typedef struct wefti_device_vtable {
     weft_status (*compile)(wefti_device *device, const wefti_segment *segment, wefti_program **program_out);
     void (*release_program)(wefti_program *program);
     weft_status (*launch)(wefti_program *program, const wefti_launch *launch);
-    /* dst[i] = a[i] (op) b[i], the slot that collective algorithms call; f16 and bf16 compute in f32, AVG sums. dst may be a or b.
+    /* The reduction that collectives call on this device's memory: the contract of wefti_reducer. The context is the device.
      * Callable from any thread. */
-    void (*reduce)(wefti_device *device, void *dst, const void *a, const void *b, int64_t count, weft_dtype dtype,
-                   wefti_reduce_kind kind);
+    weft_status (*reduce)(void *device, void *dst, const void *const *sources, int32_t source_count, size_t count,
+                          weft_dtype dtype, wefti_reduce_op op, int32_t divisor);
     int32_t (*threads)(wefti_device *device); /* threads that compute, for reports */
 } wefti_device_vtable;
 

@@ -7,7 +7,7 @@
  * fixed by the shape alone, never by the number of threads.
  *
  * Sizes that count samples are never written into a graph as numbers: builders and gradients use MEAN, MEAN_BACKWARD and
- * COUNT, whose divisor a strategy sets to the global count, so that a smaller last batch, ranks and micro-batches all mean the
+ * EXTENT, whose divisor a strategy sets to the global count, so that a smaller last batch, ranks and micro-batches all mean the
  * same program. FULL, ARANGE and RANDOM take whatever split their user has.
  *
  * Definitions beyond the obvious (inputs in parentheses; g: the incoming gradient):
@@ -30,7 +30,7 @@
  *                    MAX, MIN, ARGMAX over an empty axis are refused when built. MAX, MIN propagate NaN; ties share the gradient equally.
  *   MEAN             divides by attrs.reduce.count where that is not 0 (a strategy sets the global count), else by the extent
  *   MEAN_BACKWARD(g) g, shaped as MEAN's output, broadcast back over attrs.reduce.axes to attrs.reduce.shape and divided as MEAN divides
- *   COUNT(x)         scalar: the number of elements of x along attrs.reduce.axes (attrs.reduce.count where that is not 0), in x's dtype where
+ *   EXTENT(x)        scalar: the number of elements of x along attrs.reduce.axes (attrs.reduce.count where that is not 0), in x's dtype where
  *                    that is floating, else f32
  *   ARGMAX           i64 index of the first maximum along the one axis in the mask (a NaN counts as the maximum)
  *   RESHAPE          to attrs.view.shape. PERMUTE: output axis i is input axis attrs.view.axes[i]. EXPAND: broadcast to attrs.view.shape
@@ -67,6 +67,7 @@
 #define WEFTI_OP_H
 
 #include "core/base/base.h"
+#include "core/iface/reduce.h"
 #include "weft/dtype.h"
 #include "weft/shape.h"
 
@@ -109,11 +110,6 @@ struct wefti_rule;   /* core/iface/rule.h */
 struct wefti_custom; /* core/iface/custom.h */
 struct wefti_fused;
 
-/* Reductions of collectives and of the devices that serve them. AVG is a sum that the group divides once. */
-typedef enum wefti_reduce_kind {
-    WEFTI_REDUCE_SUM, WEFTI_REDUCE_PROD, WEFTI_REDUCE_MIN, WEFTI_REDUCE_MAX, WEFTI_REDUCE_AVG, WEFTI_REDUCE_COUNT
-} wefti_reduce_kind;
-
 typedef enum wefti_random_kind { WEFTI_RANDOM_UNIFORM, WEFTI_RANDOM_NORMAL } wefti_random_kind;
 
 /* Attributes; which member is live follows from the op. They are copied and compared as bytes: zero a union before
@@ -125,7 +121,7 @@ typedef union wefti_attrs {
     struct { double p; uint64_t key; wefti_window window; } dropout;                          /* DROPOUT */
     struct { int32_t dtype; } cast;                                                           /* CAST */
     struct { double lo, hi; } clamp;                                                          /* CLAMP */
-    struct { uint32_t axes; int32_t keep; double count; weft_shape shape; } reduce;           /* SUM MEAN MAX MIN ARGMAX COUNT; MEAN_BACKWARD: shape */
+    struct { uint32_t axes; int32_t keep; double count; weft_shape shape; } reduce;           /* SUM MEAN MAX MIN ARGMAX EXTENT; MEAN_BACKWARD: shape */
     struct { weft_shape shape; int32_t axes[WEFT_MAX_RANK]; } view;                           /* RESHAPE EXPAND; PERMUTE */
     struct { int64_t start[WEFT_MAX_RANK], step[WEFT_MAX_RANK], size[WEFT_MAX_RANK]; } slice; /* SLICE */
     struct { int64_t low[WEFT_MAX_RANK], high[WEFT_MAX_RANK], interior[WEFT_MAX_RANK]; double value; } pad; /* PAD */
