@@ -1,0 +1,121 @@
+/* The first fault of a world, as one process sees it.
+ *
+ * Three states: none, decided (a verdict that never changes), and in between a suspicion: a link broke, but the peer
+ * may have left because of an earlier fault elsewhere, whose news is still under way on the control channel. A suspicion
+ * that hears no such news within the grace time becomes the verdict. The state is one atomic, so that asking costs a
+ * load while all is well; everything else is under a lock. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "transport/fault.h"
+
+enum { FAULT_NONE, FAULT_SUSPECTED, FAULT_DECIDED };
+
+struct wefti_fault {
+    _Atomic int       state;
+    _Atomic int32_t   rank; /* of the verdict */
+    const wefti_host *host;
+    pthread_mutex_t   lock;
+    wefti_fault_hooks hooks;
+    weft_status       status;
+    char              cause[256];
+    int32_t           suspect;
+    uint64_t          suspect_until_ns;
+    char              suspect_cause[256];
+};
+
+weft_status wefti_fault_create(const wefti_host *host, wefti_fault **fault_out) {
+    wefti_fault *fault = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *fault, "the fault state", &fault));
+    fault->host = host ? host : wefti_host_system();
+    fault->rank = -1;
+    fault->suspect = -1;
+    if (pthread_mutex_init(&fault->lock, NULL) != 0) {
+        wefti_free(fault, sizeof *fault);
+        return wefti_fail(WEFT_E_NO_MEMORY, "cannot create a lock for the fault state");
+    }
+    *fault_out = fault;
+    return WEFT_OK;
+}
+
+void wefti_fault_release(wefti_fault *fault) {
+    if (!fault) return;
+    pthread_mutex_destroy(&fault->lock);
+    wefti_free(fault, sizeof *fault);
+}
+
+void wefti_fault_set_hooks(wefti_fault *fault, const wefti_fault_hooks *hooks) {
+    pthread_mutex_lock(&fault->lock);
+    fault->hooks = hooks ? *hooks : (wefti_fault_hooks){0};
+    pthread_mutex_unlock(&fault->lock);
+}
+
+/* Under the lock: makes the verdict unless there is one. `tell`: call the hook (still under the lock, so that taking
+ * the hooks off waits for it; the hook only queues a message). */
+static void decide(wefti_fault *fault, weft_status status, int32_t rank, const char *cause, bool tell) {
+    if (atomic_load_explicit(&fault->state, memory_order_relaxed) == FAULT_DECIDED) return;
+    fault->status = status;
+    snprintf(fault->cause, sizeof fault->cause, "%s", cause ? cause : "");
+    atomic_store_explicit(&fault->rank, rank, memory_order_relaxed);
+    atomic_store_explicit(&fault->state, FAULT_DECIDED, memory_order_release);
+    wefti_log(WEFT_LOG_ERROR, "fault: %s, rank %d: %s", weft_status_name(status), (int)rank, fault->cause);
+    if (tell && fault->hooks.decided) fault->hooks.decided(fault->hooks.context, status, rank, fault->cause);
+}
+
+void wefti_fault_raise(wefti_fault *fault, weft_status status, int32_t rank, const char *cause) {
+    pthread_mutex_lock(&fault->lock);
+    decide(fault, status, rank, cause, true);
+    pthread_mutex_unlock(&fault->lock);
+}
+
+void wefti_fault_learn(wefti_fault *fault, weft_status status, int32_t rank, const char *cause) {
+    pthread_mutex_lock(&fault->lock);
+    decide(fault, status, rank, cause, false);
+    pthread_mutex_unlock(&fault->lock);
+}
+
+void wefti_fault_suspect(wefti_fault *fault, int32_t rank, const char *cause) {
+    pthread_mutex_lock(&fault->lock);
+    if (atomic_load_explicit(&fault->state, memory_order_relaxed) == FAULT_NONE) {
+        if (fault->hooks.grace_ns == 0) {
+            decide(fault, WEFT_E_PEER, rank, cause, true);
+        } else {
+            fault->suspect = rank;
+            fault->suspect_until_ns = wefti_deadline_after(wefti_host_now(fault->host), fault->hooks.grace_ns);
+            snprintf(fault->suspect_cause, sizeof fault->suspect_cause, "%s", cause ? cause : "");
+            atomic_store_explicit(&fault->state, FAULT_SUSPECTED, memory_order_release);
+        }
+    }
+    pthread_mutex_unlock(&fault->lock);
+}
+
+static weft_status verdict(const wefti_fault *fault) {
+    int32_t rank = atomic_load_explicit(&fault->rank, memory_order_relaxed);
+    if (rank < 0) return wefti_fail(fault->status, "%s", fault->cause);
+    return wefti_fail(fault->status, "rank %d failed: %s", (int)rank, fault->cause);
+}
+
+weft_status wefti_fault_status(wefti_fault *fault) {
+    if (!fault) return WEFT_OK;
+    int state = atomic_load_explicit(&fault->state, memory_order_acquire);
+    if (state == FAULT_DECIDED) return verdict(fault);
+    /* The hooks change only while no other thread is here (set before use, taken off after). */
+    if (fault->hooks.listen) fault->hooks.listen(fault->hooks.context);
+    if (atomic_load_explicit(&fault->state, memory_order_acquire) == FAULT_SUSPECTED) {
+        pthread_mutex_lock(&fault->lock);
+        if (wefti_host_now(fault->host) >= fault->suspect_until_ns)
+            decide(fault, WEFT_E_PEER, fault->suspect, fault->suspect_cause, true);
+        pthread_mutex_unlock(&fault->lock);
+    }
+    return atomic_load_explicit(&fault->state, memory_order_acquire) == FAULT_DECIDED ? verdict(fault) : WEFT_OK;
+}
+
+int32_t wefti_fault_rank(const wefti_fault *fault) {
+    if (!fault || atomic_load_explicit(&fault->state, memory_order_acquire) != FAULT_DECIDED) return -1;
+    return atomic_load_explicit(&fault->rank, memory_order_relaxed);
+}
+
+const char *wefti_fault_cause(const wefti_fault *fault) {
+    return atomic_load_explicit(&fault->state, memory_order_acquire) == FAULT_DECIDED ? fault->cause : "";
+}

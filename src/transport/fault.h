@@ -1,0 +1,23 @@
+/* Inside of the fault object, for the transport that hooks a control channel to it. */
+#ifndef WEFTI_TRANSPORT_FAULT_H
+#define WEFTI_TRANSPORT_FAULT_H
+
+#include "core/iface/collective.h"
+
+typedef struct wefti_fault_hooks {
+    /* Called once, with the verdict, by the thread that decides it: tells the other ranks. May be NULL. */
+    void (*decided)(void *context, weft_status status, int32_t rank, const char *cause);
+    /* Called by wefti_fault_status while there is no verdict, where no control thread listens. May be NULL. */
+    void (*listen)(void *context);
+    void    *context;
+    uint64_t grace_ns; /* how long a suspicion waits for news of an earlier fault */
+} wefti_fault_hooks;
+
+/* Set before other threads use the fault; NULL takes them off (and waits for a `decided` that is running). */
+void wefti_fault_set_hooks(wefti_fault *fault, const wefti_fault_hooks *hooks);
+/* As wefti_fault_raise for a verdict that came from another rank: the hook is not called. */
+void wefti_fault_learn(wefti_fault *fault, weft_status status, int32_t rank, const char *cause);
+/* The cause of the verdict; "" while there is none. Valid as long as the fault. */
+const char *wefti_fault_cause(const wefti_fault *fault);
+
+#endif
