@@ -6,7 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "files.h"
+#include "common/files.h"
+#include "gzip.h"
 #include "weft/idx.h"
 #include "weft/memory.h"
 

@@ -1,6 +1,6 @@
 /* Helpers of the file tests: a folder that goes away, small files, and damage done to them. */
-#ifndef TESTS_IO_FILES_H
-#define TESTS_IO_FILES_H
+#ifndef TESTS_COMMON_FILES_H
+#define TESTS_COMMON_FILES_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,8 +15,6 @@ uint8_t *read_file(const char *path, size_t *count_out);
 bool exists(const char *path);
 /* Files in the scratch folder, hidden ones too. */
 int scratch_files(void);
-/* Compresses to a gzip file (all in one member); false in a build without zlib. */
-bool gzip_file(const char *path, const void *bytes, size_t count);
 /* True where the message of the latest error has `part` in it. */
 bool message_has(const char *part);
 

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "files.h"
+#include "common/files.h"
 #include "weft/status.h"
 
 static char folder[64];
@@ -68,19 +68,3 @@ int scratch_files(void) {
 }
 
 bool message_has(const char *part) { return strstr(weft_error_message(), part) != NULL; }
-
-#ifdef WEFT_TEST_ZLIB
-#include <zlib.h>
-bool gzip_file(const char *path, const void *bytes, size_t count) {
-    gzFile file = gzopen(path, "wb9");
-    if (!file || gzwrite(file, bytes, (unsigned)count) != (int)count || gzclose(file) != Z_OK) abort();
-    return true;
-}
-#else
-bool gzip_file(const char *path, const void *bytes, size_t count) {
-    (void)path;
-    (void)bytes;
-    (void)count;
-    return false;
-}
-#endif
