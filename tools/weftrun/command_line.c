@@ -1,0 +1,129 @@
+/* The command line of weftrun: options, their bounds, and what is said when they are wrong. */
+#include "weftrun.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_RANKS = 4096 }; /* far beyond what a machine can use; a slip of the finger should not start a million */
+
+void weftrun_complain(const char *format, ...) {
+    char text[512];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    fprintf(stderr, "weftrun: %s\n", text);
+}
+
+static const char help[] =
+    "usage: weftrun -n RANKS [options] [--] PROGRAM [ARGUMENT...]\n"
+    "Starts PROGRAM as RANKS processes on this machine that find each other, and ends them together.\n"
+    "\n"
+    "  -n, --ranks N     how many processes\n"
+    "  --wire NAME       how they talk: shm or tcp (default: the library chooses)\n"
+    "  --no-prefix       leave their output as it is; otherwise each line begins with its rank, as in \"[1] loss "
+    "...\"\n"
+    "  --settle SECONDS  once a rank has failed, let the others end by themselves for so long (default 2)\n"
+    "  --grace SECONDS   then send SIGTERM, and SIGKILL after so long (default 5)\n"
+    "  -h, --help        this text\n"
+    "\n"
+    "Standard input goes to rank 0, unless it is a terminal. On a terminal rank 0 writes unprefixed, so that its "
+    "progress\n"
+    "line works. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP and SIGCONT are handed to every rank; "
+    "the\n"
+    "second of those that end kills at once. Exit status: that of the first rank that failed (128 + number for a "
+    "signal),\n"
+    "0 when all succeeded; 2 for a bad command line, 125 when weftrun itself fails, 126 or 127 when PROGRAM cannot be "
+    "run\n"
+    "or is not found.\n";
+
+static bool parse_seconds(const char *name, const char *text, double *seconds_out) {
+    char *end = NULL;
+    double value = text ? strtod(text, &end) : -1;
+    if (!text || end == text || *end || !(value >= 0 && value <= 1e6)) {
+        weftrun_complain("%s wants seconds from 0 to 1000000, not '%s'", name, text ? text : "nothing");
+        return false;
+    }
+    *seconds_out = value;
+    return true;
+}
+
+static bool parse_ranks(const char *text, int *ranks_out) {
+    char *end = NULL;
+    errno = 0;
+    long value = text ? strtol(text, &end, 10) : 0;
+    if (!text || end == text || *end || errno || value < 1) {
+        weftrun_complain("-n wants a positive number of ranks, not '%s'", text ? text : "nothing");
+        return false;
+    }
+    if (value > MAX_RANKS) {
+        weftrun_complain("-n %s is too many: one machine runs at most %d ranks", text, MAX_RANKS);
+        return false;
+    }
+    *ranks_out = (int)value;
+    return true;
+}
+
+/* Fits an argument to an option that takes a value: "--name value" and "--name=value" (and -n4). The value is NULL
+ * where the command line ends before it. */
+static bool takes(char **argv, int *at, const char *name, const char **value_out) {
+    const char *argument = argv[*at];
+    size_t length = strlen(name);
+    if (strncmp(argument, name, length) != 0) return false;
+    if (argument[length] == '\0') {
+        *value_out = argv[*at + 1];
+        if (*value_out) ++*at;
+        return true;
+    }
+    bool is_long = name[1] == '-';
+    if (is_long && argument[length] != '=') return false;
+    *value_out = argument + length + (is_long ? 1 : 0);
+    return true;
+}
+
+/* -1 to go on, else the status to exit with. */
+int weftrun_parse(char **argv, weftrun_job *job_out) {
+    *job_out = (weftrun_job){.prefix = true, .settle = 2, .grace = 5};
+    int at = 1;
+    for (; argv[at] && argv[at][0] == '-'; ++at) {
+        const char *value = NULL;
+        if (strcmp(argv[at], "--") == 0) {
+            ++at;
+            break;
+        }
+        if (strcmp(argv[at], "-h") == 0 || strcmp(argv[at], "--help") == 0) {
+            fputs(help, stdout);
+            return 0;
+        } else if (strcmp(argv[at], "--no-prefix") == 0) {
+            job_out->prefix = false;
+        } else if (takes(argv, &at, "--ranks", &value) || takes(argv, &at, "-n", &value)) {
+            if (!parse_ranks(value, &job_out->ranks)) return STATUS_USAGE;
+        } else if (takes(argv, &at, "--settle", &value)) {
+            if (!parse_seconds("--settle", value, &job_out->settle)) return STATUS_USAGE;
+        } else if (takes(argv, &at, "--grace", &value)) {
+            if (!parse_seconds("--grace", value, &job_out->grace)) return STATUS_USAGE;
+        } else if (takes(argv, &at, "--wire", &value)) {
+            if (!value || (strcmp(value, "shm") != 0 && strcmp(value, "tcp") != 0)) {
+                weftrun_complain("--wire wants shm or tcp, not '%s'", value ? value : "nothing");
+                return STATUS_USAGE;
+            }
+            job_out->wire = value;
+        } else {
+            weftrun_complain("unknown option '%s' (weftrun --help lists them)", argv[at]);
+            return STATUS_USAGE;
+        }
+    }
+    if (job_out->ranks == 0) {
+        weftrun_complain("how many ranks? weftrun -n RANKS PROGRAM...");
+        return STATUS_USAGE;
+    }
+    if (!argv[at]) {
+        weftrun_complain("which program? weftrun -n %d PROGRAM...", job_out->ranks);
+        return STATUS_USAGE;
+    }
+    job_out->program = argv + at;
+    return -1;
+}
