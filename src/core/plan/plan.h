@@ -1,0 +1,40 @@
+/* Planning as the inner rooms see it: the public options and what a strategy adds to them. */
+#ifndef WEFTI_PLAN_H
+#define WEFTI_PLAN_H
+
+#include "core/base/base.h"
+#include "core/graph/graph.h"
+#include "weft/plan.h"
+#include "weft/variables.h"
+
+struct wefti_group; /* core/iface/collective.h */
+
+/* Gives this rank's graph: a new one (one reference; released with the plan), with local shapes, COMM nodes and the leaves
+ * that remain, under their names; ids are a good order of execution (micro-batches one after another). `source` has MODE
+ * resolved and holds only what the outputs and, when training, the effects need; `outputs` are of `source`, outputs_out[i] is
+ * what stands for outputs[i] (its local shape may differ). Effects of the new graph are those in its `effects` and every
+ * UPDATE node. On an error *graph_out is left NULL. */
+typedef weft_status (*wefti_rewrite)(void *context, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs,
+                                     bool training, weft_graph **graph_out, weft_tensor **outputs_out);
+
+typedef struct wefti_plan_options {
+    weft_plan_options base;
+    wefti_rewrite     rewrite; /* NULL: the graph as it is */
+    void             *context;
+    /* Groups by attrs.comm.group; NULL: only 0, the world's. A NULL entry is a group of this rank alone. */
+    struct wefti_group *const *groups;
+    int32_t                    n_groups;
+} wefti_plan_options;
+
+/* weft_plan_create with a strategy's rewrite. */
+WEFT_MUST_CHECK weft_status wefti_plan_create(weft_plan **plan_out, weft_world *world, weft_graph *graph,
+                                              const wefti_plan_options *options);
+
+/* The device memory of variable `index`, for those who send or save it in place; stays where it is. */
+void *wefti_variables_memory(const weft_variables *variables, int32_t index);
+
+/* What a variable needs of its leaf to start with the right values on any device: writes the initial elements of a leaf
+ * to host memory (row-major, the leaf's dtype). */
+WEFT_MUST_CHECK weft_status wefti_leaf_initial(const weft_tensor *leaf, void *values_out);
+
+#endif
