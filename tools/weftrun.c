@@ -373,10 +373,9 @@ static void take_signals(keeper *k) {
 
 /* What the passing of time and the end of ranks ask for. */
 static void advance(keeper *k, bool anything_lives) {
-    bool late = now_ns() >= k->deadline_ns;
     if (k->alive == 0 && anything_lives) end_all(k, SIGTERM); /* leftovers of the ranks */
-    if (k->phase == SETTLING && late) end_all(k, SIGTERM);
-    if (k->phase == ENDING && late) enter(k, KILLING, 0);
+    if (k->phase == SETTLING && now_ns() >= k->deadline_ns) end_all(k, SIGTERM);
+    if (k->phase == ENDING && now_ns() >= k->deadline_ns) enter(k, KILLING, 0);
     if (k->phase == KILLING && anything_lives) signal_everything(k, SIGKILL);
 }
 

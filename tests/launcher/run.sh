@@ -165,12 +165,18 @@ case_one_failing_ends_all() {
     same "last words" "[0] saw it" "$(cat "$work/out")"
 }
 
+milliseconds() { echo $(($(date +%s%N) / 1000000)); }
+
 case_stubborn_ranks_are_killed() {
-    local start=$SECONDS
-    "$weftrun" -n 2 --settle 0 --grace 0.5 bash -c \
-        'trap "" TERM INT; sleep 0.3; [ $WEFT_RANK = 1 ] && exit 3; while :; do sleep 1; done' 2>/dev/null
+    local start took
+    start=$(milliseconds)
+    "$weftrun" -n 2 --settle 0.4 --grace 0.8 bash -c \
+        'trap "echo asked" TERM; [ $WEFT_RANK = 1 ] && exit 3; while :; do sleep 0.1; done' >"$work/out" 2>/dev/null
     same "status" 3 $?
-    [ $((SECONDS - start)) -le 6 ] || fail "it took $((SECONDS - start)) s"
+    took=$(($(milliseconds) - start))
+    same "asked first" "[0] asked" "$(cat "$work/out")"
+    [ $took -ge 1200 ] || fail "killed after $took ms, before 0.4 s to settle and 0.8 s of grace were over"
+    [ $took -le 6000 ] || fail "it took $took ms"
 }
 
 start_waiting() { # start_waiting RANKS SCRIPT [OPTION...]: starts it and waits until every rank has written a line
