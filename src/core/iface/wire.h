@@ -147,6 +147,9 @@ typedef struct wefti_wire_ops {
      * WEFT_E_NOT_FOUND after its release; WEFT_E_PEER where the peer is gone. The mapping holds until the region is
      * released or the wire closed. Constant time. */
     weft_status (*peer_region)(wefti_wire *wire, int32_t peer, uint32_t id, wefti_wire_peer_region *region_out);
+    /* The region of this end that holds all of [memory, memory + bytes), or NULL: so that an algorithm that is handed a
+     * plain pointer can tell peers where it is. Cheap: it is asked for every large operation. NULL slot: never. */
+    wefti_wire_region *(*region_of)(wefti_wire *wire, const void *memory, size_t bytes);
 
     /* Hands an operation to the wire. WEFT_OK: it will complete once (it may be `done` already, and is then still handed
      * out by poll unless SILENT). Anything else: it was not taken and its outcome is not set: WEFT_E_AGAIN (queues are
