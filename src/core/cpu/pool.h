@@ -1,0 +1,35 @@
+/* The thread pool of the CPU device. */
+#ifndef WEFTI_CPU_POOL_H
+#define WEFTI_CPU_POOL_H
+
+#include "core/base/base.h"
+#include "weft/threads.h"
+
+typedef struct wefti_pool wefti_pool;
+
+/* One chunk of a parallel region. `worker` is in [0, wefti_pool_threads) and no two chunks that run at the same time in
+ * one region have the same, so it may pick a piece of scratch, and nothing else: results must not depend on it. */
+typedef void (*wefti_pool_body)(void *context, int64_t chunk, int32_t worker);
+
+/* Something for the calling thread to do now and then while it is in a region: between two of its chunks, and while it
+ * waits for the other threads. */
+typedef struct wefti_pool_idle {
+    void (*call)(void *context);
+    void *context;
+} wefti_pool_idle;
+
+/* Starts the threads. WEFT_E_INVALID for bad options, WEFT_E_DEVICE where the system gives no thread. */
+WEFT_MUST_CHECK weft_status wefti_pool_create(const weft_threads *options, wefti_pool **pool_out);
+/* Ends the threads and frees the pool; NULL is nothing. No region may be running. */
+void wefti_pool_release(wefti_pool *pool);
+int32_t wefti_pool_threads(const wefti_pool *pool);
+/* Cores that this process may run on; >= 1. */
+int32_t wefti_pool_cores(void);
+
+/* Calls body(context, chunk, worker) once for every chunk in [0, chunks) and returns when all have returned; what they wrote
+ * is then visible to the caller. The number of chunks must follow from the work alone. Any thread may call it; a call from
+ * inside a body, in a forked child, or while another thread's region holds the pool runs on the calling thread alone.
+ * Allocates nothing. `idle` may be NULL. */
+void wefti_pool_run(wefti_pool *pool, int64_t chunks, wefti_pool_body body, void *context, const wefti_pool_idle *idle);
+
+#endif
