@@ -59,9 +59,9 @@ typedef struct source {
 } source;
 typedef struct sink {
     int fd;
-    bool live_line; /* rank 0 writes to this terminal itself and may have a half-drawn line there */
-    bool broken;    /* nobody reads it any more */
-    size_t length;
+    bool live_line;    /* rank 0 writes to this terminal itself and may have a half-drawn line there */
+    bool broken;       /* nobody reads it any more */
+    size_t begin, end; /* what waits, within bytes[] */
     char bytes[QUEUE_BYTES];
 } sink;
 
@@ -266,33 +266,36 @@ static void raise_open_files(void) {
 /* --- output --- */
 
 /* Whether a whole line, its prefix and a little more still fit. */
-static bool has_room(const sink *to) { return to->broken || to->length + LINE_BYTES + 64 <= QUEUE_BYTES; }
+static bool has_room(const sink *to) { return to->broken || to->end + LINE_BYTES + 64 <= QUEUE_BYTES; }
+static bool is_empty(const sink *to) { return to->begin == to->end; }
 
 static void put(sink *to, const char *bytes, size_t count) {
-    if (to->broken || count > QUEUE_BYTES - to->length) return;
-    memcpy(to->bytes + to->length, bytes, count);
-    to->length += count;
+    if (to->broken || count > QUEUE_BYTES - to->end) return;
+    memcpy(to->bytes + to->end, bytes, count);
+    to->end += count;
 }
 
-static void put_line(sink *to, const source *from, size_t count) {
+static void put_line(sink *to, int rank, const char *line, size_t count) {
     char prefix[24];
     if (to->live_line) put(to, "\r\033[K", 4); /* rank 0 draws its line again */
-    put(to, prefix, (size_t)snprintf(prefix, sizeof prefix, "[%d] ", from->rank));
-    put(to, from->line, count);
+    put(to, prefix, (size_t)snprintf(prefix, sizeof prefix, "[%d] ", rank));
+    put(to, line, count);
     put(to, "\n", 1);
 }
 
 /* Moves the whole lines of `from` into `to`; what is left after the last newline stays. */
 static void move_lines(sink *to, source *from, bool at_end) {
+    size_t done = 0;
     char *newline;
-    while (has_room(to) && (newline = memchr(from->line, '\n', from->length))) {
-        size_t count = (size_t)(newline - from->line);
-        put_line(to, from, count);
-        from->length -= count + 1;
-        memmove(from->line, newline + 1, from->length);
+    while (has_room(to) && (newline = memchr(from->line + done, '\n', from->length - done))) {
+        size_t count = (size_t)(newline - from->line) - done;
+        put_line(to, from->rank, from->line + done, count);
+        done += count + 1;
     }
+    from->length -= done;
+    memmove(from->line, from->line + done, from->length);
     if (has_room(to) && (from->length == LINE_BYTES || (at_end && from->length > 0))) {
-        put_line(to, from, from->length);
+        put_line(to, from->rank, from->line, from->length);
         from->length = 0;
     }
 }
@@ -312,16 +315,24 @@ static void pump(sink *to, source *from) {
     }
 }
 
+static void abandon(sink *to) {
+    to->broken = true;
+    to->begin = to->end = 0;
+}
+
 /* Writes at most what a pipe takes without blocking once poll has said that it may be written to. */
 static void drain(keeper *k, sink *to) {
-    size_t some = to->length < PIPE_BUF ? to->length : PIPE_BUF;
-    ssize_t wrote = write(to->fd, to->bytes, some);
+    size_t waiting = to->end - to->begin;
+    ssize_t wrote = write(to->fd, to->bytes + to->begin, waiting < PIPE_BUF ? waiting : PIPE_BUF);
     if (wrote > 0) {
-        to->length -= (size_t)wrote;
-        memmove(to->bytes, to->bytes + wrote, to->length);
+        to->begin += (size_t)wrote;
+        if (is_empty(to) || to->begin > QUEUE_BYTES / 2) {
+            memmove(to->bytes, to->bytes + to->begin, to->end - to->begin);
+            to->end -= to->begin;
+            to->begin = 0;
+        }
     } else if (wrote < 0 && errno != EINTR && errno != EAGAIN) {
-        to->broken = true;
-        to->length = 0;
+        abandon(to);
         if (k->status == 0) k->status = STATUS_SIGNAL + SIGPIPE; /* as if we had been ended by it */
         end_all(k, SIGTERM);
     }
@@ -395,15 +406,15 @@ static int poll_once(keeper *k, int timeout_milliseconds) {
         k->polled[i] = (struct pollfd){.fd = has_room(&k->sinks[i & 1]) ? k->sources[i].fd : -1, .events = POLLIN};
     struct pollfd *rest = k->polled + sources;
     for (int i = 0; i < 2; ++i)
-        rest[i] = (struct pollfd){.fd = k->sinks[i].length ? k->sinks[i].fd : -1, .events = POLLOUT};
+        rest[i] = (struct pollfd){.fd = is_empty(&k->sinks[i]) ? -1 : k->sinks[i].fd, .events = POLLOUT};
     rest[2] = (struct pollfd){.fd = k->signal_fd, .events = POLLIN};
     rest[3] = (struct pollfd){.fd = k->life_fd, .events = POLLIN};
     if (poll(k->polled, (nfds_t)sources + 4, timeout_milliseconds) <= 0) return 0;
     if (rest[3].revents) { /* the front is gone, and with it whoever wanted our output */
         close(k->life_fd);
         k->life_fd = -1;
-        k->sinks[0].broken = k->sinks[1].broken = true;
-        k->sinks[0].length = k->sinks[1].length = 0;
+        abandon(&k->sinks[0]);
+        abandon(&k->sinks[1]);
         enter(k, KILLING, 0);
     }
     if (rest[2].revents) take_signals(k);
@@ -417,7 +428,7 @@ static int poll_once(keeper *k, int timeout_milliseconds) {
     return readable;
 }
 
-static bool has_output(const keeper *k) { return k->sinks[0].length > 0 || k->sinks[1].length > 0; }
+static bool has_output(const keeper *k) { return !is_empty(&k->sinks[0]) || !is_empty(&k->sinks[1]); }
 
 static int keep(keeper *k) {
     for (bool lives = true; lives;) {

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Installs what Weft and its tests need, builds, and runs the tests with ctest: the ordinary build, then those suites
+# that apply with the address and undefined-behaviour sanitizers, with the thread sanitizer, and with everything
+# optional off.
+#
+#   scripts/test.sh [--nightly] [--only NAME[,NAME...]]     NAME: release, asan, tsan, minimal
+#
+# --nightly also runs what is too long for every day. scripts/lib.sh lists the variables that change folders.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+stages=(release asan tsan minimal)
+select=(-LE nightly)
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) sed -n '2,8s/^# \?//p' "${BASH_SOURCE[0]}" && exit ;;
+        --nightly) select=() ;;
+        --only) IFS=, read -r -a stages <<<"${2:?--only wants names}" && shift ;;
+        *) die "unknown argument '$1'; test.sh --help says what there is" ;;
+    esac
+    shift
+done
+
+install_packages "${packages_build[@]}" "${packages_test[@]}"
+report_parts
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_stack_use_after_return=1:strict_string_checks=1}
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+export TSAN_OPTIONS=${TSAN_OPTIONS:-halt_on_error=1:second_deadlock_stack=1}
+
+failed=()
+for stage in "${stages[@]}"; do
+    folder=$build_dir
+    case $stage in
+        release) ;;
+        asan | tsan | minimal) folder=$build_dir-$stage ;;
+        *) die "no such build: $stage (there are release, asan, tsan and minimal)" ;;
+    esac
+    started=$SECONDS
+    printf '\n%s: building in %s\n' "$stage" "$folder"
+    build "$folder" --preset "$stage" -DWEFT_WERROR="${WEFT_WERROR:-OFF}"
+    say "$stage: built in $((SECONDS - started)) s, testing"
+    started=$SECONDS
+    # The same launcher and headers as in the first build: nothing new to learn from them without the optional parts.
+    less=()
+    [ "$stage" != minimal ] || less=(-E '^(launcher|lint|install)_')
+    ctest --test-dir "$folder" -j2 --output-on-failure --no-tests=error "${select[@]}" "${less[@]}" || failed+=("$stage")
+    say "$stage: tested in $((SECONDS - started)) s"
+done
+
+say ""
+[ ${#failed[@]} = 0 ] || die "tests failed in: ${failed[*]}"
+say "All tests passed: ${stages[*]} (${SECONDS} s)"

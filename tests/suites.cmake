@@ -1,0 +1,19 @@
+# Which tests are built where: regular expressions on a test's name, <room>_test_<file>. What is in no list is built in
+# every build. A test whose file is named test_<something>_nightly.c has the label nightly, and so runs with
+# `scripts/test.sh --nightly` only.
+
+# The thread sanitizer is for what has threads; the rest would only cost time.
+set(weft_thread_suites "^(base|cpu|transport|train|parallel|io)_")
+# Not for the sanitizers: scripts that start other builds, and what measures time or memory.
+set(weft_plain_suites "^(lint|install|samples|bench)_")
+
+# weft_applies(<out> <test name>): whether this build wants the test.
+function(weft_applies out name)
+  set(applies TRUE)
+  if(WEFT_SANITIZE AND name MATCHES "${weft_plain_suites}")
+    set(applies FALSE)
+  elseif(WEFT_SANITIZE MATCHES "thread" AND NOT name MATCHES "${weft_thread_suites}")
+    set(applies FALSE)
+  endif()
+  set(${out} ${applies} PARENT_SCOPE)
+endfunction()
