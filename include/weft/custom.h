@@ -13,6 +13,7 @@
 extern "C" {
 #endif
 
+#define WEFT_CUSTOM_MAX_INPUTS 16
 #define WEFT_CUSTOM_MAX_OUTPUTS 4
 
 /* dtype and shape of an input or output, while the shape rule runs. */
@@ -33,7 +34,7 @@ typedef struct weft_custom_data {
  * than WEFT_OK from shape poisons the result; from forward or backward it fails the step, naming the op. */
 typedef struct weft_custom_op {
     const char *name; /* copied */
-    int32_t     n_inputs, n_outputs; /* outputs: 1 .. WEFT_CUSTOM_MAX_OUTPUTS */
+    int32_t     n_inputs, n_outputs; /* 0 .. WEFT_CUSTOM_MAX_INPUTS; 1 .. WEFT_CUSTOM_MAX_OUTPUTS */
     /* dtype and shape of every output. */
     weft_status (*shape)(const weft_custom_type *inputs, const void *options, weft_custom_type *outputs_out);
     /* Computes every output. */

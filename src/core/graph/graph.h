@@ -7,10 +7,13 @@
 #ifndef WEFTI_GRAPH_H
 #define WEFTI_GRAPH_H
 
+#include <stdatomic.h>
+
+#include "core/iface/custom.h"
 #include "core/iface/op.h"
-#include "weft/array.h"
 #include "weft/graph.h"
 
+typedef struct weft_array weft_array; /* weft/array.h */
 typedef struct wefti_node wefti_node;
 
 struct weft_tensor {
@@ -54,7 +57,8 @@ struct wefti_node {
     int32_t       segment;  /* recomputation segment, from 1; 0: none */
 };
 
-typedef struct wefti_custom_list wefti_custom_list;
+#define WEFTI_SCOPE_BYTES 256
+#define WEFTI_SCOPE_DEPTH 16
 
 struct weft_graph {
     wefti_node **nodes;     /* [n_nodes], by id */
@@ -68,8 +72,15 @@ struct weft_graph {
     char         message[WEFTI_MESSAGE_BYTES];
     weft_tensor  poison;
     weft_tensor *step;      /* the STEP leaf, made when first asked for */
+    wefti_node **leaves;    /* [n_leaves] the named leaves (inputs, parameters, states, constants), in order */
+    int32_t      n_leaves, leaves_capacity;
+    int32_t      n_random;  /* random nodes so far: keeps keys of nodes with one name apart */
+    char         scope[WEFTI_SCOPE_BYTES]; /* "block3." or empty: goes before names of nodes added now */
+    int32_t      scope_begin[WEFTI_SCOPE_DEPTH], scope_depth;
+    const char  *name;      /* for reports */
     struct wefti_block *blocks; /* memory of nodes, names, attributes */
-    wefti_custom_list  *customs;
+    struct wefti_custom_link *customs;
+    atomic_int   references;
 };
 
 /* Clears all bytes, so that attributes compare as bytes. */
@@ -81,15 +92,30 @@ static inline wefti_attrs wefti_no_attrs(void) {
 
 /* Adds a node and gives its output 0; `attrs` NULL means all zero; `name` NULL makes one from op and id; inputs are copied.
  * On an error (bad arity, dtype, shape, memory; a poisoned input; inputs of another graph) latches it and gives the
- * graph's poisoned tensor. Never NULL. */
+ * graph's poisoned tensor. Never NULL. What attributes of CUSTOM and FUSED point at is copied into the graph. ASSIGN nodes
+ * are not effects by themselves: wefti_graph_effect makes one of them. */
 weft_tensor *wefti_emit(weft_graph *graph, weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs,
                         int32_t n_inputs, const char *name);
-/* As wefti_emit for leaves: dtype, shape and leaf record are given (the record is copied). */
+/* As wefti_emit for leaves: dtype, shape and leaf record are given (the record is copied, NULL means all zero; the array of
+ * a CONSTANT is retained). RANDOM gets the STEP leaf as its input. A second STEP gives the first. */
 weft_tensor *wefti_emit_leaf(weft_graph *graph, weft_op op, const wefti_attrs *attrs, weft_dtype dtype, weft_shape shape,
                              const wefti_leaf *leaf, const char *name);
 /* Output `index` of the node that made `tensor`; poisoned tensors give themselves. */
 weft_tensor *wefti_output(weft_tensor *tensor, int32_t index);
-/* Latches an error in the graph (the first wins) and gives the poisoned tensor. */
+/* As wefti_emit in the graph of the first input that has one: what public builders call. */
+weft_tensor *wefti_apply(weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs, int32_t n_inputs, const char *name);
+/* Registers an ASSIGN node as an effect that every training step runs. Poisoned tensors are let pass. */
+void wefti_graph_effect(weft_tensor *assign);
+/* The STEP leaf: i64, rank 0. */
+weft_tensor *wefti_graph_step(weft_graph *graph);
+/* A key for a random stream, from the graph's seed, the scope and `name`; for nodes (leaves hash their unique names alone)
+ * also from the count of random nodes so far. */
+uint64_t wefti_graph_key(weft_graph *graph, const char *name, bool leaf);
+/* "conv1" and "weight" give "conv1.weight" in graph memory; never NULL. */
+const char *wefti_graph_join(weft_graph *graph, const char *name, const char *suffix);
+/* The tensor of no graph, that builders give when they were given NULL. */
+extern weft_tensor wefti_orphan;
+/* Latches an error in the graph (the first wins) and gives the poisoned tensor; the graph may be NULL. */
 weft_tensor *wefti_graph_fail(weft_graph *graph, weft_status status, const char *format, ...) WEFTI_PRINTF(3, 4);
 /* The graph's latched status with its message made current on this thread. */
 weft_status wefti_graph_status(weft_graph *graph);
@@ -97,16 +123,14 @@ static inline bool wefti_poisoned(const weft_tensor *tensor) { return tensor->no
 /* Memory that lives as long as the graph, zeroed; NULL (and the error latched) when there is none. */
 void *wefti_graph_memory(weft_graph *graph, size_t size_bytes);
 
-/* The shape rule of `op`: checks inputs and fills dtype and shape of the outputs (at most 8; the count in *n_outputs_out). Used by
- * wefti_emit; errors name op, node name, input names and shapes. */
+/* The shape rule of `op`: checks inputs and fills dtype and shape of the outputs (there is room for the larger of n_inputs and
+ * WEFTI_FUSED_MAX; the count in *n_outputs_out). Used by wefti_emit; errors name op, node name, input names and shapes.
+ * Leaves have none: WEFT_E_INTERNAL. */
 typedef struct wefti_type { weft_dtype dtype; weft_shape shape; } wefti_type;
 weft_status wefti_infer(weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs, int32_t n_inputs,
                         const char *name, wefti_type *outputs_out, int32_t *n_outputs_out);
 
 /* Floating-point operations of one node, from its shapes (column `flops` of ops.def). */
 double wefti_node_flops(const wefti_node *node);
-
-/* Extends the graph by the gradients of a scalar `loss` with respect to `wrt[n]`; gradients_out[i] has wrt[i]'s shape
- * and dtype (zeros where the loss does not depend on it). Public as weft_gradients; src/core/autodiff. */
 
 #endif

@@ -62,6 +62,7 @@
  *   UPDATE(parameter, gradient, hyper, state...) the solver rule attrs.update.rule, in place; hyper is f64[WEFTI_HYPER_COUNT]; the output is
  *                    the new parameter
  *   ALL_REDUCE(x...) output i is x[i] reduced over the ranks by attrs.comm.reduce; one message for the list
+ *   ALL_GATHER(x), REDUCE_SCATTER(x): along attrs.comm.axis; the result's shape is attrs.comm.global
  */
 #ifndef WEFTI_OP_H
 #define WEFTI_OP_H

@@ -128,9 +128,9 @@ typedef struct wefti_wire_ops {
     /* Writes this end's address, at most WEFTI_WIRE_ADDRESS_BYTES, opaque to all but the same kind of wire. */
     weft_status (*address)(wefti_wire *wire, void *address_out, size_t *bytes_out);
 
-    /* Begins to connect to `peer` (either side may begin, also both at once; the pair ends with one link). Never blocks;
-     * the link comes up in poll. WEFT_E_CORRUPT for an address that is none, WEFT_E_UNSUPPORTED for one that this end
-     * cannot reach at all (another host with shm). Connecting to oneself is done by open. */
+    /* Begins to connect to `peer`. Both ends call it; the wire decides who dials. Never blocks; the link comes up in
+     * poll. WEFT_E_CORRUPT for an address that is none, WEFT_E_UNSUPPORTED for one that this end cannot reach at all
+     * (another host with shm). Open connects a rank to itself. */
     weft_status (*connect)(wefti_wire *wire, int32_t peer, const void *address, size_t bytes);
     wefti_wire_link (*link)(const wefti_wire *wire, int32_t peer);
 
@@ -140,18 +140,21 @@ typedef struct wefti_wire_ops {
     /* Makes the caller's memory reachable by WRITE and READ of peers. NULL slot: WEFT_E_UNSUPPORTED. The memory must
      * outlive the region. */
     weft_status (*region_register)(wefti_wire *wire, void *memory, size_t size_bytes, wefti_wire_region **region_out);
-    /* Withdraws it. No operation may use it any more, here or at peers; mappings that peers hold stay readable to them
-     * until their poll has seen the withdrawal. NULL is allowed. */
+    /* Withdraws it. The caller has seen to it that no operation and no peer uses it any more. NULL is allowed. */
     void (*region_release)(wefti_wire_region *region);
     /* The region `id` of `peer` (this rank included). WEFT_E_AGAIN while its announcement has not come (poll again);
      * WEFT_E_NOT_FOUND after its release; WEFT_E_PEER where the peer is gone. The mapping holds until the region is
      * released or the wire closed. Constant time. */
     weft_status (*peer_region)(wefti_wire *wire, int32_t peer, uint32_t id, wefti_wire_peer_region *region_out);
+    /* The region of this end that holds all of [memory, memory + bytes), or NULL: so that an algorithm that is handed a
+     * plain pointer can tell peers where it is. Cheap: it is asked for every large operation. NULL slot: never. */
+    wefti_wire_region *(*region_of)(wefti_wire *wire, const void *memory, size_t bytes);
 
     /* Hands an operation to the wire. WEFT_OK: it will complete once (it may be `done` already, and is then still handed
-     * out by poll unless SILENT). Anything else: it was not taken and its outcome is not set: WEFT_E_AGAIN (queues are
-     * full: poll, then try again), WEFT_E_PEER (peer gone), WEFT_E_STATE (not connected, or aborted), WEFT_E_OVERFLOW,
-     * WEFT_E_INVALID (bad peer, or outside the region), WEFT_E_UNSUPPORTED. */
+     * out by poll unless SILENT). Anything else: it was not taken and its outcome is not set: WEFT_E_AGAIN (the
+     * link is still coming up, or queues are full: poll, then try again), WEFT_E_PEER (peer gone; what it sent before is
+     * still received), WEFT_E_STATE (connect was not called, or aborted), WEFT_E_OVERFLOW, WEFT_E_INVALID (bad peer, or
+     * outside the region), WEFT_E_UNSUPPORTED. A WRITE is done when its buffer may be used again. */
     weft_status (*post)(wefti_wire *wire, wefti_wire_op *op);
 
     /* Makes progress, then hands out up to `capacity` completed operations (0: only progress). `now_ns` is the host's

@@ -1,0 +1,133 @@
+/* Shape rules of what plans decide, of effects, of communication, and of the application's own ops. */
+#include "core/graph/internal.h"
+
+weft_status wefti_shape_mode(wefti_infer_call *call) {
+    WEFTI_TRY(wefti_one_dtype(call, 0, 1));
+    WEFTI_TRY(wefti_shaped(call, 1, call->inputs[0]->shape, "what stands in when not training"));
+    return wefti_shape_same(call);
+}
+
+static weft_status variable(const wefti_infer_call *call, int32_t i) {
+    weft_op op = call->inputs[i]->node->op;
+    if (op == WEFT_OP_STATE || op == WEFT_OP_PARAMETER) return WEFT_OK;
+    return wefti_misfit(call, WEFT_E_INVALID, "input %d must be a state or a parameter, '%s' is %s", i,
+                        call->inputs[i]->node->name, wefti_ops[op].name);
+}
+
+weft_status wefti_shape_assign(wefti_infer_call *call) {
+    WEFTI_TRY(variable(call, 0));
+    WEFTI_TRY(wefti_one_dtype(call, 0, 1));
+    WEFTI_TRY(wefti_shaped(call, 1, call->inputs[0]->shape, "what is assigned"));
+    return wefti_shape_same(call);
+}
+
+weft_status wefti_shape_update(wefti_infer_call *call) {
+    weft_dtype dtype = call->inputs[0]->dtype;
+    WEFTI_TRY(variable(call, 0));
+    if (dtype != WEFT_F32 && dtype != WEFT_F64)
+        return wefti_misfit(call, WEFT_E_DTYPE, "parameters are f32 or f64, not %s", weft_dtype_name(dtype));
+    WEFTI_TRY(wefti_one_dtype(call, 0, 1));
+    WEFTI_TRY(wefti_shaped(call, 1, call->inputs[0]->shape, "the gradient"));
+    if (call->inputs[2]->dtype != WEFT_F64 || call->inputs[2]->shape.rank != 1)
+        return wefti_misfit(call, WEFT_E_DTYPE, "input 2 must be the rule's numbers, f64 with one axis");
+    for (int32_t i = 3; i < call->n_inputs; i++) {
+        WEFTI_TRY(variable(call, i));
+        WEFTI_TRY(wefti_shaped(call, i, call->inputs[0]->shape, "the rule's state"));
+        if (call->inputs[i]->dtype != dtype)
+            return wefti_misfit(call, WEFT_E_DTYPE, "the rule's state must be %s, not %s", weft_dtype_name(dtype),
+                                weft_dtype_name(call->inputs[i]->dtype));
+    }
+    return wefti_shape_same(call);
+}
+
+weft_status wefti_shape_fused(wefti_infer_call *call) {
+    const wefti_fused *fused = call->attrs->fused.fused;
+    if (!fused || fused->n_inputs != call->n_inputs || fused->n_outputs < 1 || fused->n_outputs > WEFTI_FUSED_MAX ||
+        fused->n_instructions < 1 || fused->n_instructions > WEFTI_FUSED_MAX)
+        return wefti_misfit(call, WEFT_E_INTERNAL, "the fused program does not fit its call");
+    for (int32_t i = 0; i < call->n_inputs; i++) {
+        weft_shape joint;
+        if (!wefti_broadcast(call->inputs[i]->shape, fused->space, &joint) || !weft_shape_equal(joint, fused->space))
+            return wefti_misfit(call, WEFT_E_INTERNAL, "input %d does not broadcast to the fused space %s", i,
+                                weft_shape_text(fused->space).text);
+    }
+    call->n_outputs = fused->n_outputs;
+    for (int32_t i = 0; i < fused->n_outputs; i++) {
+        const wefti_fused_output *output = &fused->output[i];
+        if (output->instruction < 0 || output->instruction >= fused->n_instructions)
+            return wefti_misfit(call, WEFT_E_INTERNAL, "output %d is of instruction %d, which does not exist", i, output->instruction);
+        weft_shape shape = fused->space;
+        for (int32_t axis = 0; output->reduce >= 0 && axis < shape.rank; axis++)
+            if (output->axes >> axis & 1) shape.dim[axis] = 1;
+        wefti_type_set(&call->outputs[i], fused->instruction[output->instruction].dtype, shape);
+    }
+    return WEFT_OK;
+}
+
+/* ---- communication ---- */
+
+weft_status wefti_shape_all_reduce(wefti_infer_call *call) {
+    WEFTI_TRY(wefti_one_dtype(call, 0, call->n_inputs - 1));
+    call->n_outputs = call->n_inputs;
+    for (int32_t i = 0; i < call->n_inputs; i++)
+        wefti_type_set(&call->outputs[i], call->inputs[i]->dtype, call->inputs[i]->shape);
+    return WEFT_OK;
+}
+
+/* The result is attrs.comm.global, which agrees with the input in all axes but attrs.comm.axis. */
+static weft_status exchanged(wefti_infer_call *call) {
+    weft_shape x = call->inputs[0]->shape, result = call->attrs->comm.global, expected = result;
+    int32_t    axis = call->attrs->comm.axis;
+    if (axis < 0 || axis >= x.rank)
+        return wefti_misfit(call, WEFT_E_INVALID, "axis %d is out of range for rank %d", axis, x.rank);
+    if (result.rank == x.rank) expected.dim[axis] = x.dim[axis];
+    if (!weft_shape_equal(x, expected))
+        return wefti_misfit(call, WEFT_E_SHAPE, "%s and its result %s must agree in all axes but axis %d",
+                            weft_shape_text(x).text, weft_shape_text(result).text, axis);
+    wefti_type_set(&call->outputs[0], call->inputs[0]->dtype, result);
+    return WEFT_OK;
+}
+
+weft_status wefti_shape_all_gather(wefti_infer_call *call) { return exchanged(call); }
+weft_status wefti_shape_reduce_scatter(wefti_infer_call *call) { return exchanged(call); }
+
+/* ---- the application's own ---- */
+
+weft_status wefti_shape_custom(wefti_infer_call *call) {
+    if (!call->attrs->custom.custom) return wefti_misfit(call, WEFT_E_INTERNAL, "there is no custom op");
+    const weft_custom_op *op = &call->attrs->custom.custom->op;
+    if (call->n_inputs != op->n_inputs)
+        return wefti_misfit(call, WEFT_E_INVALID, "op '%s' takes %d inputs, got %d", op->name, op->n_inputs, call->n_inputs);
+    if (op->n_inputs > WEFT_CUSTOM_MAX_INPUTS || op->n_outputs < 1 || op->n_outputs > WEFT_CUSTOM_MAX_OUTPUTS || !op->shape)
+        return wefti_misfit(call, WEFT_E_INVALID, "op '%s' must have 0 to %d inputs, 1 to %d outputs and a shape rule", op->name,
+                            WEFT_CUSTOM_MAX_INPUTS, WEFT_CUSTOM_MAX_OUTPUTS);
+    weft_custom_type inputs[WEFT_CUSTOM_MAX_INPUTS], outputs[WEFT_CUSTOM_MAX_OUTPUTS];
+    for (int32_t i = 0; i < call->n_inputs; i++)
+        inputs[i] = (weft_custom_type){call->inputs[i]->dtype, call->inputs[i]->shape};
+    for (int32_t i = 0; i < op->n_outputs; i++) outputs[i] = (weft_custom_type){WEFT_F32, weft_shape_scalar()};
+    weft_status status = op->shape(inputs, call->attrs->custom.options, outputs);
+    if (status != WEFT_OK)
+        return wefti_misfit(call, status, "the shape rule of op '%s' refuses these inputs (%s)", op->name, weft_status_text(status));
+    call->n_outputs = op->n_outputs;
+    for (int32_t i = 0; i < op->n_outputs; i++) {
+        if ((unsigned)outputs[i].dtype >= WEFT_DTYPE_COUNT || weft_shape_elements(outputs[i].shape) < 0)
+            return wefti_misfit(call, WEFT_E_SHAPE, "the shape rule of op '%s' gave no valid dtype and shape for output %d", op->name, i);
+        wefti_type_set(&call->outputs[i], outputs[i].dtype, outputs[i].shape);
+    }
+    return WEFT_OK;
+}
+
+/* Inputs are the forward op's inputs, outputs, and gradients of the outputs; the results are shaped as the inputs. */
+weft_status wefti_shape_custom_backward(wefti_infer_call *call) {
+    if (!call->attrs->custom.custom) return wefti_misfit(call, WEFT_E_INTERNAL, "there is no custom op");
+    const weft_custom_op *op = &call->attrs->custom.custom->op;
+    if (call->n_inputs != op->n_inputs + 2 * op->n_outputs || op->n_inputs < 1)
+        return wefti_misfit(call, WEFT_E_INVALID, "op '%s' has %d inputs and %d outputs: its backward takes %d inputs, got %d",
+                            op->name, op->n_inputs, op->n_outputs, op->n_inputs + 2 * op->n_outputs, call->n_inputs);
+    for (int32_t i = 0; i < op->n_outputs; i++)
+        WEFTI_TRY(wefti_shaped(call, op->n_inputs + op->n_outputs + i, call->inputs[op->n_inputs + i]->shape, "an output's gradient"));
+    call->n_outputs = op->n_inputs;
+    for (int32_t i = 0; i < op->n_inputs; i++)
+        wefti_type_set(&call->outputs[i], call->inputs[i]->dtype, call->inputs[i]->shape);
+    return WEFT_OK;
+}
