@@ -29,7 +29,7 @@ typedef struct weft_world_options {
  * collective over all ranks. `options` may be NULL. Errors: a rank count that disagrees with the launcher's, a port that
  * is taken, a peer that does not come (named), a secret that is wrong, an unknown wire or device (those that exist are
  * listed). *world_out is NULL on error. */
-WEFT_MUST_CHECK weft_status weft_world_create(weft_world **world_out, const weft_world_options *options);
+WEFT_MUST_CHECK weft_status weft_world_create(const weft_world_options *options, weft_world **world_out);
 
 /* Leaves the group and frees everything. NULL is fine. Objects made in this world must be released before. */
 void weft_world_release(weft_world *world);

@@ -37,4 +37,7 @@ void *wefti_variables_memory(const weft_variables *variables, int32_t index);
  * to host memory (row-major, the leaf's dtype). */
 WEFT_MUST_CHECK weft_status wefti_leaf_initial(const weft_tensor *leaf, void *values_out);
 
+/* Nanoseconds of the latest run in which there was nothing to compute but a collective to wait for. */
+uint64_t wefti_plan_wait_ns(const weft_plan *plan);
+
 #endif

@@ -1,0 +1,91 @@
+/* The trainer: a program (loss, regulariser, solver, strategy) trained step by step.
+ *
+ *     weft_program program = {.loss = loss, .regulariser = weft_l2(1e-4), .solver = weft_adamw(1e-3)};
+ *     if ((s = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
+ *     while ((s = weft_loader_next(loader, &batch)) == WEFT_OK)
+ *         if ((s = weft_trainer_step(trainer, &batch, &report)) != WEFT_OK) break;
+ *
+ * Everything here is collective: all ranks make the same calls in the same order, each with its own rows of the batch. A trainer
+ * is used by one thread at a time. Calls block until their work is done or the world's deadline has passed. */
+#ifndef WEFT_TRAINER_H
+#define WEFT_TRAINER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "weft/batch.h"
+#include "weft/graph.h"
+#include "weft/plan.h"
+#include "weft/solver.h"
+#include "weft/strategy.h"
+#include "weft/variables.h"
+#include "weft/world.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct weft_trainer   weft_trainer;
+typedef struct weft_evaluator weft_evaluator;
+
+typedef struct weft_program {
+    weft_tensor     *loss; /* one floating element */
+    weft_regulariser regulariser;
+    weft_solver      solver;
+    weft_strategy    strategy;
+    bool             ignore_nan; /* go on where the loss is not finite: that step changes nothing and is counted as skipped */
+    bool             trace;      /* keep what weft_plan_trace needs */
+    bool             profile;    /* measure each operation (weft_plan_profile) */
+} weft_program;
+
+/* What a step did. */
+typedef struct weft_report {
+    int64_t  step;            /* number of this step, from 1 */
+    double   loss;            /* L over the global batch, before the update */
+    double   rate;            /* learning rate of this step */
+    double   gradient_norm;   /* global 2-norm before clipping, with clip_norm or L-BFGS; else 0 */
+    bool     skipped;         /* the loss was not finite and the program ignores that */
+    int64_t  rows;            /* of the global batch */
+    uint64_t step_ns;         /* wall time of the step on this rank */
+    uint64_t wait_ns;         /* of it, waiting for other ranks with nothing to compute */
+    int32_t  evaluations;     /* of loss and gradient: 1, or more for L-BFGS */
+} weft_report;
+
+/* Differentiates the loss, adds the solver's updates to the loss's graph (which the trainer retains; a graph takes one trainer),
+ * splits it by the strategy and plans it. Parameters that the loss does not depend on, and frozen ones, stay as they are. Compares the
+ * program with the other ranks'. Errors: the graph's own; WEFT_E_INVALID naming a setting; WEFT_E_SHAPE for a loss of more than one
+ * element; WEFT_E_DTYPE for a parameter that is neither f32 nor f64; WEFT_E_UNSUPPORTED; WEFT_E_MISMATCH where ranks differ. */
+WEFT_MUST_CHECK weft_status weft_trainer_create(weft_world *world, const weft_program *program, weft_trainer **trainer_out);
+/* NULL is allowed. */
+void weft_trainer_release(weft_trainer *trainer);
+
+/* One update from one batch: fields are matched with inputs by name, each with this rank's rows of global_rows (see
+ * weft_batch_share). A smaller batch than the graph was built for is planned when it first comes. `report_out` may be NULL.
+ * WEFT_E_NAN: the loss is not finite; the message names step and rank, and nothing was changed. WEFT_E_PEER: a rank is lost, by
+ * number; the variables of this step are undefined, those saved are not. */
+WEFT_MUST_CHECK weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report_out);
+
+/* Steps done so far, those before a resume included. */
+int64_t weft_trainer_steps(const weft_trainer *trainer);
+/* Parameters, states and solver states. Borrowed. */
+weft_variables *weft_trainer_variables(weft_trainer *trainer);
+/* The plan of a full batch. Borrowed. */
+weft_plan *weft_trainer_plan(weft_trainer *trainer);
+
+/* --- evaluation --- */
+
+/* Computes tensors of the trainer's graph with its variables, as they are at the time of each run; dropout is off and batch norm uses
+ * running statistics. `outputs` must not depend on gradients. */
+WEFT_MUST_CHECK weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *outputs, int32_t n_outputs,
+                                                  weft_evaluator **evaluator_out);
+void weft_evaluator_release(weft_evaluator *evaluator);
+/* Runs on one batch of any size. */
+WEFT_MUST_CHECK weft_status weft_evaluator_run(weft_evaluator *evaluator, const weft_batch *batch);
+/* An output of the latest run: whole, or this rank's rows where it has an axis that counts samples. Valid until the next
+ * run. */
+WEFT_MUST_CHECK weft_status weft_evaluator_output(const weft_evaluator *evaluator, int32_t index, weft_plan_value *value_out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,87 @@
+/* Solver rules as loops over elements, one template for f32 and f64 (rules_body.h). A rule reads its scalars once, in
+ * the element type, so that cutting a row anywhere gives the same bits. */
+#include <math.h>
+
+#include "core/rules/rules.h"
+
+#define REAL float
+#define RULE(name) name##_f32
+#define SQRT sqrtf
+#define FABS fabsf
+#include "core/rules/rules_body.h"
+#undef REAL
+#undef RULE
+#undef SQRT
+#undef FABS
+
+#define REAL double
+#define RULE(name) name##_f64
+#define SQRT sqrt
+#define FABS fabs
+#include "core/rules/rules_body.h"
+
+static const wefti_rule rules[WEFTI_RULE_COUNT] = {
+    [WEFTI_RULE_SGD] = {WEFTI_RULE_SGD, "sgd", 0, {0, 0}, sgd_f32, sgd_f64},
+    [WEFTI_RULE_MOMENTUM] = {WEFTI_RULE_MOMENTUM, "momentum", 1, {0, 0}, momentum_f32, momentum_f64},
+    [WEFTI_RULE_NESTEROV] = {WEFTI_RULE_NESTEROV, "nesterov", 1, {0, 0}, nesterov_f32, nesterov_f64},
+    [WEFTI_RULE_ADAGRAD] = {WEFTI_RULE_ADAGRAD, "adagrad", 1, {0, 0}, adagrad_f32, adagrad_f64},
+    [WEFTI_RULE_RMSPROP] = {WEFTI_RULE_RMSPROP, "rmsprop", 1, {0, 0}, rmsprop_f32, rmsprop_f64},
+    [WEFTI_RULE_ADAM] = {WEFTI_RULE_ADAM, "adam", 2, {0, 0}, adam_f32, adam_f64},
+};
+
+const wefti_rule *wefti_rule_of(wefti_rule_id id) {
+    return (unsigned)id < WEFTI_RULE_COUNT && rules[id].name ? &rules[id] : NULL;
+}
+
+const wefti_rule *wefti_rule_for(const weft_solver *solver) {
+    switch (solver->kind) {
+    case WEFT_SGD:
+        return &rules[solver->momentum == 0 ? WEFTI_RULE_SGD
+                                            : solver->nesterov ? WEFTI_RULE_NESTEROV : WEFTI_RULE_MOMENTUM];
+    case WEFT_ADAGRAD: return &rules[WEFTI_RULE_ADAGRAD];
+    case WEFT_RMSPROP: return &rules[WEFTI_RULE_RMSPROP];
+    case WEFT_ADAM: return &rules[WEFTI_RULE_ADAM];
+    case WEFT_LBFGS: break;
+    }
+    return NULL;
+}
+
+static double or_default(double value, double otherwise) { return value != 0 ? value : otherwise; }
+
+weft_status wefti_hyper_fill(const weft_solver *solver, int64_t step, double hyper_out[WEFTI_HYPER_COUNT]) {
+    double multiple = 1;
+    WEFTI_TRY(weft_schedule_at(&solver->schedule, step - 1, &multiple));
+    hyper_out[WEFTI_HYPER_RATE] = solver->rate * multiple;
+    hyper_out[WEFTI_HYPER_SCALE] = 1;
+    hyper_out[WEFTI_HYPER_CLIP] = solver->clip_value;
+    hyper_out[WEFTI_HYPER_STEP] = (double)step;
+    hyper_out[WEFTI_HYPER_SKIP] = 0;
+    hyper_out[WEFTI_HYPER_A] = solver->kind == WEFT_SGD       ? solver->momentum
+                               : solver->kind == WEFT_RMSPROP ? or_default(solver->rho, 0.99)
+                                                              : or_default(solver->beta1, 0.9);
+    hyper_out[WEFTI_HYPER_B] = or_default(solver->beta2, 0.999);
+    hyper_out[WEFTI_HYPER_EPS] = or_default(solver->epsilon, solver->kind == WEFT_ADAGRAD ? 1e-10 : 1e-8);
+    return WEFT_OK;
+}
+
+static weft_status in_range(const char *name, double value, double low, double high) {
+    if (value >= low && value < high) return WEFT_OK;
+    return wefti_fail(WEFT_E_INVALID, "solver: %s is %g; it must be at least %g and below %g", name, value, low, high);
+}
+
+weft_status wefti_solver_check(const weft_solver *solver) {
+    if ((unsigned)solver->kind > WEFT_LBFGS)
+        return wefti_fail(WEFT_E_INVALID, "solver: kind %d is none of weft_solver_kind", (int)solver->kind);
+    if (!(solver->rate > 0 && isfinite(solver->rate)) && !(solver->kind == WEFT_LBFGS && solver->rate == 0))
+        return wefti_fail(WEFT_E_INVALID, "solver: the learning rate is %g; it must be positive and finite", solver->rate);
+    WEFTI_TRY(in_range("momentum", solver->momentum, 0, 1));
+    WEFTI_TRY(in_range("beta1", solver->beta1, 0, 1));
+    WEFTI_TRY(in_range("beta2", solver->beta2, 0, 1));
+    WEFTI_TRY(in_range("rho", solver->rho, 0, 1));
+    WEFTI_TRY(in_range("epsilon", solver->epsilon, 0, HUGE_VAL));
+    WEFTI_TRY(in_range("weight_decay", solver->weight_decay, 0, HUGE_VAL));
+    WEFTI_TRY(in_range("clip_norm", solver->clip_norm, 0, HUGE_VAL));
+    WEFTI_TRY(in_range("clip_value", solver->clip_value, 0, HUGE_VAL));
+    double multiple;
+    return weft_schedule_at(&solver->schedule, 0, &multiple);
+}

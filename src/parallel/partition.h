@@ -1,0 +1,34 @@
+/* Partitioning: from the program that the user wrote, on the global batch, to what one rank computes.
+ *
+ * Rows of the batch are dealt over ranks, and a rank's rows over micro-batches (which are ranks in time). Every tensor
+ * of the global graph, gradients and updates included, then has a *layout*: whole on every rank, split along the axis
+ * that counts samples, or partial (each chunk holds a contribution to a sum, maximum or minimum over all rows). The
+ * rules of how an op turns layouts into layouts are the `shard` column of ops.def; where an op needs a partial tensor
+ * whole, the chunks are summed and an ALL_REDUCE is put in. So nothing of data parallelism is written for a particular
+ * model, and whatever is defined over the batch (means, counts, batch statistics, dropout) means the global batch. */
+#ifndef WEFTI_PARTITION_H
+#define WEFTI_PARTITION_H
+
+#include "core/graph/graph.h"
+#include "weft/batch.h"
+
+typedef struct wefti_partition {
+    int32_t rank, ranks;  /* along the data axis */
+    int32_t micro;        /* micro-batches; at least 1 */
+    int64_t rows;         /* rows of this global batch; 0: as many as the graph was built for */
+} wefti_partition;
+
+/* Writes the graph of one rank. `outputs` may be any tensors; UPDATE nodes among them are effects that happen in order. An output
+ * split by samples comes back as this rank's rows, everything else whole. Inputs keep their names; those that count samples have
+ * this rank's rows. The order of the new graph's ids is an execution order: micro-batch after micro-batch. The new graph
+ * points into the old one (options of custom ops), which must outlive it. *graph_out is NULL on error; release it with
+ * weft_graph_release. */
+WEFT_MUST_CHECK weft_status wefti_partition_graph(const wefti_partition *partition, weft_graph *source,
+                                                  weft_tensor *const *outputs, int32_t n_outputs, bool training,
+                                                  weft_graph **graph_out, weft_tensor **outputs_out);
+
+/* The rows that the graph was built for: the sample axis of its inputs; 0 where no input counts samples. Inputs that
+ * disagree are an error that names both. */
+WEFT_MUST_CHECK weft_status wefti_graph_rows(const weft_graph *graph, int64_t *rows_out);
+
+#endif

@@ -1,0 +1,275 @@
+/* L-BFGS (Liu & Nocedal 1989) with a strong Wolfe line search (Nocedal & Wright 2006, algorithms 3.5, 3.6 and 7.4).
+ *
+ * The plan gives loss and gradient, the host keeps the vectors, in f64 and on every rank alike: the gradients that come out of
+ * an allreduce are the same bits everywhere, so all ranks take the same decisions without a message of their own.
+ *
+ * Memory: (2*history + 5) vectors of f64. A step costs one evaluation at the least; what the line search evaluated at the point it
+ * accepted is the next step's start, if that has the same batch (it is evaluated again otherwise, for batches differ). */
+#include <math.h>
+#include <string.h>
+
+#include "train/trainer.h"
+
+typedef struct wefti_lbfgs {
+    int64_t  n;         /* elements of all parameters together */
+    int32_t  history, used, next; /* pairs kept, in use, slot of the next */
+    double  *memory;    /* one block: s[history][n], y[history][n], then the five below */
+    double  *point, *gradient, *direction, *trial, *trial_gradient; /* [n] */
+    double  *rho, *alpha; /* [history] */
+    int64_t  bytes;
+} lbfgs;
+
+static double dot(int64_t n, const double *a, const double *b) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+static void axpy(int64_t n, double scale, const double *x, double *y) {
+    for (int64_t i = 0; i < n; i++) y[i] += scale * x[i];
+}
+static double *pair_s(const lbfgs *l, int32_t i) { return l->memory + (int64_t)i * l->n; }
+static double *pair_y(const lbfgs *l, int32_t i) { return l->memory + (int64_t)(l->history + i) * l->n; }
+
+weft_status wefti_lbfgs_create(weft_trainer *trainer, struct wefti_lbfgs **lbfgs_out) {
+    lbfgs *l = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *l, "L-BFGS", &l));
+    *lbfgs_out = l;
+    l->history = trainer->program.solver.history > 0 ? trainer->program.solver.history : 10;
+    for (int32_t i = 0; i < trainer->training.n; i++) l->n += weft_shape_elements(trainer->training.parameters[i]->shape);
+    size_t vectors = (size_t)(2 * l->history + 5), bytes = 0;
+    if (!wefti_mul_size(vectors, (size_t)l->n * sizeof(double), &bytes) || !wefti_add_size(bytes, sizeof(double) * 2 * (size_t)l->history, &bytes))
+        return wefti_fail(WEFT_E_OVERFLOW, "L-BFGS: %zu vectors of %lld elements overflow", vectors, (long long)l->n);
+    WEFTI_TRY(wefti_alloc(bytes, "the vectors of L-BFGS", &l->memory));
+    l->bytes = (int64_t)bytes;
+    l->point = pair_y(l, l->history);
+    l->gradient = l->point + l->n;
+    l->direction = l->gradient + l->n;
+    l->trial = l->direction + l->n;
+    l->trial_gradient = l->trial + l->n;
+    l->rho = l->trial_gradient + l->n;
+    l->alpha = l->rho + l->history;
+    return WEFT_OK;
+}
+
+void wefti_lbfgs_release(struct wefti_lbfgs *l) {
+    if (!l) return;
+    wefti_free(l->memory, (size_t)l->bytes);
+    wefti_free(l, sizeof *l);
+}
+
+/* --- between vectors and variables --- */
+
+/* Element i of host memory of f32 or f64, either way. */
+static void widen(weft_dtype dtype, const void *from, int64_t count, double *to) {
+    for (int64_t i = 0; i < count; i++) to[i] = dtype == WEFT_F64 ? ((const double *)from)[i] : (double)((const float *)from)[i];
+}
+static void narrow(weft_dtype dtype, const double *from, int64_t count, void *to) {
+    for (int64_t i = 0; i < count; i++)
+        if (dtype == WEFT_F64) ((double *)to)[i] = from[i];
+        else ((float *)to)[i] = (float)from[i];
+}
+
+/* Copies parameters into `point`, or `point` into parameters. The trial gradient's tail end serves as a buffer of the parameter's type. */
+static weft_status move_parameters(weft_trainer *trainer, double *point, bool write) {
+    void  *buffer = NULL;
+    size_t largest = 0;
+    for (int32_t i = 0; i < trainer->training.n; i++) {
+        size_t bytes = (size_t)weft_shape_elements(trainer->training.parameters[i]->shape) * sizeof(double);
+        if (bytes > largest) largest = bytes;
+    }
+    WEFTI_TRY(wefti_alloc(largest, "a parameter's copy", &buffer));
+    weft_status status = WEFT_OK;
+    int64_t     at = 0;
+    for (int32_t i = 0; i < trainer->training.n && status == WEFT_OK; i++) {
+        const weft_tensor *p = trainer->training.parameters[i];
+        int64_t            count = weft_shape_elements(p->shape);
+        if (write) {
+            narrow(p->dtype, point + at, count, buffer);
+            status = weft_variables_set(trainer->variables, p->node->name, p->dtype, p->shape, buffer);
+        } else {
+            status = weft_variables_get(trainer->variables, p->node->name, buffer, (size_t)count * weft_dtype_bytes(p->dtype));
+            if (status == WEFT_OK) widen(p->dtype, buffer, count, point + at);
+        }
+        at += count;
+    }
+    wefti_free(buffer, largest);
+    return status;
+}
+
+/* Adds the L2 part of Omega to value and gradient. */
+static double add_regulariser(const weft_trainer *trainer, const double *point, double *gradient) {
+    double  weight = trainer->program.regulariser.l2, sum = 0;
+    int64_t at = 0;
+    for (int32_t i = 0; i < trainer->training.n; i++) {
+        const weft_tensor *p = trainer->training.parameters[i];
+        int64_t            count = weft_shape_elements(p->shape);
+        if (weight > 0 && !p->node->leaf->unregularised) {
+            sum += 0.5 * weight * dot(count, point + at, point + at);
+            axpy(count, weight, point + at, gradient + at);
+        }
+        at += count;
+    }
+    return sum;
+}
+
+typedef struct search {
+    weft_trainer     *trainer;
+    const weft_batch *batch;
+    weft_report      *report;
+    double            slope0, value0; /* at step length 0 */
+} search;
+
+/* Objective and gradient at `point`. */
+static weft_status evaluate(search *s, const double *point, double *gradient, double *value_out) {
+    weft_trainer *trainer = s->trainer;
+    weft_plan    *plan = NULL;
+    WEFTI_TRY(move_parameters(trainer, (double *)point, true));
+    WEFTI_TRY(wefti_plan_set_get(&trainer->plans, s->batch->global_rows, &plan));
+    weft_plan_set_step(plan, trainer->steps); /* all evaluations of a step see the same dropout */
+    WEFTI_TRY(wefti_plan_set_run(plan, s->batch, NULL, 0));
+    s->report->wait_ns += wefti_plan_wait_ns(plan);
+    s->report->evaluations++;
+    WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_LOSS, value_out));
+    int64_t at = 0;
+    for (int32_t i = 0; i < trainer->training.n; i++) {
+        weft_plan_value value;
+        WEFTI_TRY(weft_plan_output(plan, WEFTI_OUT_FIRST_GRADIENT + i, &value));
+        int64_t count = weft_shape_elements(value.shape);
+        if (!value.data && count) return wefti_fail(WEFT_E_UNSUPPORTED, "L-BFGS runs on devices with host memory only");
+        widen(value.dtype, value.data, count, gradient + at);
+        at += count;
+    }
+    *value_out += add_regulariser(trainer, point, gradient);
+    return WEFT_OK;
+}
+
+/* Value and slope at step length t along the direction; the point and its gradient stay in trial, trial_gradient. */
+static weft_status probe(search *s, double t, double *value_out, double *slope_out) {
+    lbfgs *l = s->trainer->lbfgs;
+    memcpy(l->trial, l->point, sizeof(double) * (size_t)l->n);
+    axpy(l->n, t, l->direction, l->trial);
+    WEFTI_TRY(evaluate(s, l->trial, l->trial_gradient, value_out));
+    *slope_out = dot(l->n, l->trial_gradient, l->direction);
+    return WEFT_OK;
+}
+
+/* --- direction and line search --- */
+
+/* direction = -H*gradient by the two-loop recursion. */
+static void find_direction(lbfgs *l) {
+    double *q = l->direction;
+    for (int64_t i = 0; i < l->n; i++) q[i] = -l->gradient[i];
+    for (int32_t k = 0; k < l->used; k++) {
+        int32_t i = (l->next - 1 - k + 2 * l->history) % l->history;
+        l->alpha[i] = l->rho[i] * dot(l->n, pair_s(l, i), q);
+        axpy(l->n, -l->alpha[i], pair_y(l, i), q);
+    }
+    if (l->used > 0) {
+        int32_t last = (l->next - 1 + l->history) % l->history;
+        double  scale = 1 / (l->rho[last] * dot(l->n, pair_y(l, last), pair_y(l, last)));
+        for (int64_t i = 0; i < l->n; i++) q[i] *= scale;
+    }
+    for (int32_t k = l->used - 1; k >= 0; k--) {
+        int32_t i = (l->next - 1 - k + 2 * l->history) % l->history;
+        double  beta = l->rho[i] * dot(l->n, pair_y(l, i), q);
+        axpy(l->n, l->alpha[i] - beta, pair_s(l, i), q);
+    }
+}
+
+typedef struct sample { double t, value, slope; } sample;
+
+/* Minimiser of the cubic through two samples, kept inside the middle 80 % of the interval. */
+static double interpolate(sample a, sample b) {
+    double d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.t - b.t);
+    double square = d1 * d1 - a.slope * b.slope;
+    double low = fmin(a.t, b.t), high = fmax(a.t, b.t), middle = 0.5 * (low + high);
+    if (!(square >= 0)) return middle;
+    double d2 = b.t > a.t ? sqrt(square) : -sqrt(square);
+    double t = b.t - (b.t - a.t) * ((b.slope + d2 - d1) / (b.slope - a.slope + 2 * d2));
+    return isfinite(t) ? fmin(fmax(t, low + 0.1 * (high - low)), high - 0.1 * (high - low)) : middle;
+}
+
+static const double sufficient = 1e-4, curvature = 0.9;
+
+static bool too_high(const search *s, sample at, sample low) {
+    return !(at.value <= s->value0 + sufficient * at.t * s->slope0) || at.value >= low.value;
+}
+
+/* Shrinks a bracket until the strong Wolfe conditions hold; trial ends at the accepted point, or at the best one. */
+static weft_status zoom(search *s, sample low, sample high, int32_t tries, sample *found_out) {
+    while (tries-- > 0 && fabs(high.t - low.t) * fabs(s->slope0) > 1e-16 * fmax(1, fabs(s->value0))) {
+        sample at = {.t = isfinite(high.value) && isfinite(high.slope) ? interpolate(low, high) : 0.5 * (low.t + high.t)};
+        WEFTI_TRY(probe(s, at.t, &at.value, &at.slope));
+        if (too_high(s, at, low)) {
+            high = at;
+            continue;
+        }
+        if (fabs(at.slope) <= -curvature * s->slope0) {
+            *found_out = at;
+            return WEFT_OK;
+        }
+        if (at.slope * (high.t - low.t) >= 0) high = low;
+        low = at;
+    }
+    WEFTI_TRY(probe(s, low.t, &low.value, &low.slope));
+    *found_out = low;
+    return WEFT_OK;
+}
+
+static weft_status line_search(search *s, double first, int32_t tries, sample *found_out) {
+    sample before = {0, s->value0, s->slope0}, at = {.t = first};
+    for (int32_t i = 0; i < tries; i++, before = at, at.t *= 2) {
+        WEFTI_TRY(probe(s, at.t, &at.value, &at.slope));
+        if (!isfinite(at.value) || too_high(s, at, i ? before : (sample){0, INFINITY, 0}))
+            return zoom(s, before, at, tries - i, found_out);
+        if (fabs(at.slope) <= -curvature * s->slope0) break;
+        if (at.slope >= 0) return zoom(s, at, before, tries - i, found_out);
+        if (i == tries - 1) break;
+    }
+    *found_out = at;
+    return WEFT_OK;
+}
+
+/* Takes the step from point to trial into the history, where it has positive curvature. */
+static void remember(lbfgs *l) {
+    double *s = pair_s(l, l->next), *y = pair_y(l, l->next);
+    for (int64_t i = 0; i < l->n; i++) {
+        s[i] = l->trial[i] - l->point[i];
+        y[i] = l->trial_gradient[i] - l->gradient[i];
+    }
+    double sy = dot(l->n, s, y);
+    if (!(sy > 1e-12 * dot(l->n, y, y) * 1e-4)) return;
+    l->rho[l->next] = 1 / sy;
+    l->next = (l->next + 1) % l->history;
+    if (l->used < l->history) l->used++;
+}
+
+weft_status wefti_lbfgs_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report) {
+    lbfgs *l = trainer->lbfgs;
+    search s = {.trainer = trainer, .batch = batch, .report = report};
+    WEFTI_TRY(move_parameters(trainer, l->point, false));
+    WEFTI_TRY(evaluate(&s, l->point, l->gradient, &s.value0));
+    report->loss = s.value0;
+    report->gradient_norm = sqrt(dot(l->n, l->gradient, l->gradient));
+    if (!isfinite(s.value0) || !isfinite(report->gradient_norm)) {
+        report->skipped = true;
+        return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, s.value0, s.value0);
+    }
+    if (report->gradient_norm == 0) return WEFT_OK; /* a stationary point */
+    find_direction(l);
+    s.slope0 = dot(l->n, l->gradient, l->direction);
+    if (!(s.slope0 < 0)) { /* a history that no longer fits, as after a change of data: start again downhill */
+        l->used = 0;
+        find_direction(l);
+        s.slope0 = -report->gradient_norm * report->gradient_norm;
+    }
+    double  rate = trainer->program.solver.rate > 0 ? trainer->program.solver.rate : 1;
+    double  first = l->used ? rate : rate * fmin(1, 1 / report->gradient_norm);
+    int32_t tries = trainer->program.solver.line_search > 0 ? trainer->program.solver.line_search : 20;
+    sample  found = {0, 0, 0};
+    WEFTI_TRY(line_search(&s, first, tries, &found));
+    report->rate = found.t;
+    if (!(found.value <= s.value0)) return move_parameters(trainer, l->point, true); /* no descent left in this precision */
+    remember(l);
+    return move_parameters(trainer, l->trial, true);
+}

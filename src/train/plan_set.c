@@ -1,0 +1,84 @@
+/* Plans by batch size. The first plan is for the size that the graph was built for; another size (an uneven last batch) gets
+ * its own when it first comes, in the same arena, so that from the second epoch on nothing is planned or allocated. */
+#include <string.h>
+
+#include "train/trainer.h"
+
+weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, weft_graph *graph, weft_variables *variables,
+                                weft_tensor *const *outputs, int32_t n_outputs, bool training) {
+    *set = (wefti_plan_set){.world = world, .graph = graph, .variables = variables, .n_outputs = n_outputs,
+                            .training = training, .micro = 1};
+    WEFTI_TRY(wefti_alloc(sizeof *set->outputs * (size_t)n_outputs, "a plan's outputs", &set->outputs));
+    if (n_outputs) memcpy(set->outputs, outputs, sizeof *outputs * (size_t)n_outputs);
+    return WEFT_OK;
+}
+
+void wefti_plan_set_close(wefti_plan_set *set) {
+    while (set->plans) {
+        wefti_sized_plan *plan = set->plans;
+        set->plans = plan->next;
+        weft_plan_release(plan->plan);
+        wefti_free(plan, sizeof *plan);
+    }
+    wefti_free(set->outputs, sizeof *set->outputs * (size_t)set->n_outputs);
+    *set = (wefti_plan_set){0};
+}
+
+/* The loss of this rank alone, for naming the rank of a NaN: what goes into the loss's last reduction. */
+static weft_tensor *before_reduction(weft_tensor *loss) {
+    return loss->node->op == WEFT_OP_ALL_REDUCE ? loss->node->inputs[loss->index] : loss;
+}
+
+static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
+                           weft_graph **graph_out, weft_tensor **outputs_out) {
+    WEFTI_TRY(wefti_partition_graph(context, source, outputs, n_outputs, training, graph_out, outputs_out));
+    if (training) outputs_out[WEFTI_OUT_OWN_LOSS] = before_reduction(outputs_out[WEFTI_OUT_OWN_LOSS]);
+    return WEFT_OK;
+}
+
+weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **plan_out) {
+    wefti_sized_plan **end = &set->plans;
+    for (; *end; end = &(*end)->next)
+        if ((*end)->partition.rows == rows) {
+            *plan_out = (*end)->plan;
+            return WEFT_OK;
+        }
+    wefti_sized_plan *fresh = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *fresh, "a plan for a batch size", &fresh));
+    fresh->partition = (wefti_partition){.rank = set->world->rank, .ranks = set->world->size, .micro = set->micro, .rows = rows};
+    wefti_plan_options options = {.base = set->options, .rewrite = rewrite, .context = &fresh->partition};
+    options.base.outputs = set->outputs;
+    options.base.n_outputs = set->n_outputs;
+    options.base.training = set->training;
+    options.base.variables = set->variables;
+    options.base.arena_of = set->plans ? set->plans->plan : NULL;
+    weft_status status = wefti_plan_create(&fresh->plan, set->world, set->graph, &options);
+    if (status != WEFT_OK) {
+        wefti_free(fresh, sizeof *fresh);
+        return wefti_while(status, "planning a batch of %lld rows", (long long)rows);
+    }
+    *end = fresh;
+    *plan_out = fresh->plan;
+    return WEFT_OK;
+}
+
+weft_status wefti_plan_set_run(weft_plan *plan, const weft_batch *batch, const weft_feed *extra, int32_t n_extra) {
+    weft_feed feeds[WEFT_BATCH_MAX_FIELDS + 4];
+    int32_t   n = 0;
+    for (int32_t i = 0; i < batch->field_count && i < WEFT_BATCH_MAX_FIELDS; i++, n++)
+        feeds[n] = (weft_feed){batch->field[i].name, batch->field[i].dtype, batch->field[i].shape, batch->field[i].data};
+    for (int32_t i = 0; i < n_extra && i < 4; i++) feeds[n++] = extra[i];
+    return weft_plan_run(plan, feeds, n);
+}
+
+weft_status wefti_plan_scalar(const weft_plan *plan, int32_t index, double *value_out) {
+    weft_plan_value value;
+    WEFTI_TRY(weft_plan_output(plan, index, &value));
+    if (value.dtype == WEFT_F64) return weft_plan_fetch(plan, index, value_out, sizeof(double));
+    if (value.dtype != WEFT_F32)
+        return wefti_fail(WEFT_E_DTYPE, "a loss of %s cannot be read: cast it to f32 with weft_cast", weft_dtype_name(value.dtype));
+    float single = 0;
+    WEFTI_TRY(weft_plan_fetch(plan, index, &single, sizeof single));
+    *value_out = single;
+    return WEFT_OK;
+}

@@ -1,0 +1,242 @@
+/* The trainer: one plan per batch size, one variable set, a step counter. A step feeds the batch and eight numbers, runs
+ * the plan and looks at the loss; the guard against NaN is in the graph, so a bad step has changed nothing by then. */
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/iface/collective.h"
+#include "core/rules/rules.h"
+#include "train/trainer.h"
+
+/* --- agreement --- */
+
+static uint64_t mix(uint64_t hash, const void *bytes, size_t count) {
+    const unsigned char *byte = bytes;
+    for (size_t i = 0; i < count; i++) hash = (hash ^ byte[i]) * 1099511628211ull; /* FNV-1a */
+    return hash;
+}
+
+/* What every rank must have alike: ops, their shapes and wiring, solver, regulariser, strategy. */
+static uint64_t program_hash(const weft_graph *graph, const weft_program *program) {
+    uint64_t hash = 14695981039346656037ull;
+    for (int32_t id = 0; id < graph->n_nodes; id++) {
+        const wefti_node *node = graph->nodes[id];
+        hash = mix(hash, &node->op, sizeof node->op);
+        for (int32_t i = 0; i < node->n_inputs; i++) hash = mix(hash, &node->inputs[i]->node->id, sizeof(int32_t));
+        for (int32_t i = 0; i < node->n_outputs; i++) {
+            hash = mix(hash, &node->outputs[i].dtype, sizeof node->outputs[i].dtype);
+            hash = mix(hash, node->outputs[i].shape.dim, sizeof node->outputs[i].shape.dim);
+        }
+    }
+    const double numbers[] = {program->solver.rate, (double)program->solver.kind, program->solver.momentum,
+                              program->solver.beta1, program->solver.beta2, program->solver.weight_decay,
+                              program->solver.clip_norm, program->solver.clip_value, program->regulariser.l1,
+                              program->regulariser.l2, program->regulariser.group, program->strategy.accumulate,
+                              (double)program->strategy.bucket_bytes, (double)graph->seed};
+    return mix(hash, numbers, sizeof numbers);
+}
+
+/* Smallest and largest value over the ranks: equal where all agree. */
+static weft_status compare_ranks(weft_world *world, int64_t value, const char *what) {
+    if (world->size == 1) return WEFT_OK;
+    int64_t ends[2] = {value, -value};
+    wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I64, .op = WEFTI_REDUCE_MAX, .send = ends,
+                                  .receive = ends, .count = 2};
+    WEFTI_TRY(wefti_collective_run(world->group, &call));
+    if (ends[0] == -ends[1]) return WEFT_OK;
+    return wefti_fail(WEFT_E_MISMATCH, "rank %d: %s differs between ranks: every rank must build the same program from the same "
+                      "arguments", world->rank, what);
+}
+
+weft_status wefti_trainer_nan(weft_trainer *trainer, double loss, double own_loss) {
+    weft_world *world = trainer->world;
+    int64_t     first = isfinite(own_loss) ? INT64_MAX : world->rank;
+    if (world->size > 1) {
+        wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I64, .op = WEFTI_REDUCE_MIN, .send = &first,
+                                      .receive = &first, .count = 1};
+        WEFTI_TRY(wefti_collective_run(world->group, &call));
+    }
+    if (first == INT64_MAX)
+        return wefti_fail(WEFT_E_NAN, "step %lld: the loss is %g, though every rank's own share is finite; nothing was changed. Lower "
+                          "the learning rate or clip the gradient", (long long)trainer->steps + 1, loss);
+    return wefti_fail(WEFT_E_NAN, "step %lld: the loss is %g, first on rank %lld; nothing was changed. Look at that rank's data, lower "
+                      "the learning rate or clip the gradient", (long long)trainer->steps + 1, loss, (long long)first);
+}
+
+/* --- life --- */
+
+static weft_status check_strategy(const weft_world *world, const weft_program *program) {
+    int32_t data = program->strategy.data;
+    if (data != 0 && data != world->size)
+        return wefti_fail(WEFT_E_INVALID, "strategy: data = %d, but the world has %d ranks; leave it 0 to use all", data, world->size);
+    return WEFT_OK;
+}
+
+static weft_status open_plans(weft_trainer *trainer) {
+    wefti_training *t = &trainer->training;
+    bool            lbfgs = trainer->program.solver.kind == WEFT_LBFGS;
+    int32_t         n = WEFTI_OUT_FIRST_GRADIENT + (lbfgs ? t->n : t->n_effects);
+    weft_tensor   **outputs = wefti_graph_memory(trainer->graph, sizeof *outputs * (size_t)n);
+    if (!outputs) return wefti_graph_status(trainer->graph);
+    outputs[WEFTI_OUT_LOSS] = outputs[WEFTI_OUT_OWN_LOSS] = trainer->program.loss;
+    outputs[WEFTI_OUT_NORM] = t->norm ? t->norm : trainer->program.loss;
+    memcpy(outputs + WEFTI_OUT_FIRST_GRADIENT, lbfgs ? t->gradients : t->effects,
+           sizeof *outputs * (size_t)(n - WEFTI_OUT_FIRST_GRADIENT));
+    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, trainer->world, trainer->graph, trainer->variables, outputs, n, true));
+    trainer->plans.options.bucket_bytes = trainer->program.strategy.bucket_bytes;
+    trainer->plans.options.trace = trainer->program.trace;
+    trainer->plans.options.profile = trainer->program.profile;
+    trainer->plans.micro = trainer->program.strategy.accumulate > 0 ? trainer->program.strategy.accumulate : 1;
+    int64_t rows = 0;
+    WEFTI_TRY(wefti_graph_rows(trainer->graph, &rows));
+    weft_plan *plan = NULL;
+    WEFTI_TRY(wefti_plan_set_get(&trainer->plans, rows, &plan));
+    return weft_plan_commit(plan);
+}
+
+static weft_status build(weft_trainer *trainer) {
+    WEFTI_TRY(check_strategy(trainer->world, &trainer->program));
+    WEFTI_TRY(wefti_training_build(&trainer->program, &trainer->training));
+    trainer->graph = weft_graph_retain(trainer->program.loss->graph);
+    uint64_t hash = program_hash(trainer->graph, &trainer->program);
+    WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(hash >> 1), "the program"));
+    WEFTI_TRY(weft_variables_create(&trainer->variables, trainer->world, trainer->graph));
+    WEFTI_TRY(open_plans(trainer));
+    return trainer->program.solver.kind == WEFT_LBFGS ? wefti_lbfgs_create(trainer, &trainer->lbfgs) : WEFT_OK;
+}
+
+weft_status weft_trainer_create(weft_world *world, const weft_program *program, weft_trainer **trainer_out) {
+    *trainer_out = NULL;
+    if (!world || !program) return wefti_fail(WEFT_E_INVALID, "weft_trainer_create: the %s is NULL", world ? "program" : "world");
+    weft_trainer *trainer = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *trainer, "a trainer", &trainer));
+    trainer->world = world;
+    trainer->program = *program;
+    weft_status status = build(trainer);
+    if (status != WEFT_OK) {
+        weft_trainer_release(trainer);
+        return wefti_while(status, "rank %d: creating the trainer", world->rank);
+    }
+    *trainer_out = trainer;
+    return WEFT_OK;
+}
+
+void weft_trainer_release(weft_trainer *trainer) {
+    if (!trainer) return;
+    wefti_lbfgs_release(trainer->lbfgs);
+    wefti_plan_set_close(&trainer->plans);
+    weft_variables_release(trainer->variables);
+    weft_graph_release(trainer->graph);
+    wefti_free(trainer, sizeof *trainer);
+}
+
+int64_t         weft_trainer_steps(const weft_trainer *trainer) { return trainer->steps; }
+weft_variables *weft_trainer_variables(weft_trainer *trainer) { return trainer->variables; }
+weft_plan      *weft_trainer_plan(weft_trainer *trainer) { return trainer->plans.plans ? trainer->plans.plans->plan : NULL; }
+
+/* --- steps --- */
+
+static weft_status check_batch(const weft_trainer *trainer, const weft_batch *batch) {
+    int64_t first, count;
+    if (!batch) return wefti_fail(WEFT_E_INVALID, "rank %d: the batch is NULL", trainer->world->rank);
+    if (batch->global_rows < 1)
+        return wefti_fail(WEFT_E_INVALID, "rank %d: a batch of %lld rows cannot be trained on", trainer->world->rank,
+                          (long long)batch->global_rows);
+    weft_batch_share(batch->global_rows, trainer->world->rank, trainer->world->size, &first, &count);
+    if (count != batch->local_rows || first != batch->first_row)
+        return wefti_fail(WEFT_E_SHAPE, "rank %d of %d: of a batch of %lld rows this rank's are %lld from row %lld, but the batch holds "
+                          "%lld from row %lld: open the loader with this rank and world size", trainer->world->rank,
+                          trainer->world->size, (long long)batch->global_rows, (long long)count, (long long)first,
+                          (long long)batch->local_rows, (long long)batch->first_row);
+    return WEFT_OK;
+}
+
+static uint64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* One plan run: forward, backward, updates. */
+static weft_status run_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report) {
+    double hyper[WEFTI_HYPER_COUNT];
+    WEFTI_TRY(wefti_hyper_fill(&trainer->program.solver, trainer->steps + 1, hyper));
+    weft_plan *plan = NULL;
+    WEFTI_TRY(wefti_plan_set_get(&trainer->plans, batch->global_rows, &plan));
+    weft_plan_set_step(plan, trainer->steps);
+    weft_feed feed = {"weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), hyper};
+    WEFTI_TRY(wefti_plan_set_run(plan, batch, &feed, 1));
+    double own = 0;
+    WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_LOSS, &report->loss));
+    WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_OWN_LOSS, &own));
+    if (trainer->training.norm) WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_NORM, &report->gradient_norm));
+    report->rate = hyper[WEFTI_HYPER_RATE];
+    report->evaluations = 1;
+    report->wait_ns = wefti_plan_wait_ns(plan);
+    if (isfinite(report->loss) && isfinite(report->gradient_norm)) return WEFT_OK;
+    report->skipped = true;
+    return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, report->loss, own);
+}
+
+weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report_out) {
+    if (!trainer) return wefti_fail(WEFT_E_INVALID, "weft_trainer_step: the trainer is NULL");
+    WEFTI_TRY(check_batch(trainer, batch));
+    weft_report report = {.rows = batch->global_rows};
+    uint64_t    begin = now_ns();
+    weft_status status = trainer->lbfgs ? wefti_lbfgs_step(trainer, batch, &report) : run_step(trainer, batch, &report);
+    report.step_ns = now_ns() - begin;
+    report.step = trainer->steps + 1;
+    if (report_out) *report_out = report;
+    if (status != WEFT_OK)
+        return status == WEFT_E_NAN ? status
+                                    : wefti_while(status, "rank %d, step %lld", trainer->world->rank, (long long)trainer->steps + 1);
+    trainer->steps++;
+    return WEFT_OK;
+}
+
+/* --- evaluation --- */
+
+struct weft_evaluator {
+    weft_trainer  *trainer;
+    wefti_plan_set plans;
+    weft_plan     *latest;
+};
+
+weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *outputs, int32_t n_outputs,
+                                  weft_evaluator **evaluator_out) {
+    *evaluator_out = NULL;
+    if (!trainer) return wefti_fail(WEFT_E_INVALID, "weft_evaluator_create: the trainer is NULL");
+    WEFTI_TRY(wefti_graph_status(trainer->graph));
+    for (int32_t i = 0; i < n_outputs; i++)
+        if (!outputs[i] || wefti_poisoned(outputs[i]) || outputs[i]->graph != trainer->graph)
+            return wefti_fail(WEFT_E_INVALID, "weft_evaluator_create: output %d is not a tensor of the trainer's graph", i);
+    weft_evaluator *evaluator = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *evaluator, "an evaluator", &evaluator));
+    evaluator->trainer = trainer;
+    weft_status status = wefti_plan_set_open(&evaluator->plans, trainer->world, trainer->graph, trainer->variables, outputs, n_outputs, false);
+    if (status != WEFT_OK) {
+        weft_evaluator_release(evaluator);
+        return status;
+    }
+    *evaluator_out = evaluator;
+    return WEFT_OK;
+}
+
+void weft_evaluator_release(weft_evaluator *evaluator) {
+    if (!evaluator) return;
+    wefti_plan_set_close(&evaluator->plans);
+    wefti_free(evaluator, sizeof *evaluator);
+}
+
+weft_status weft_evaluator_run(weft_evaluator *evaluator, const weft_batch *batch) {
+    if (!evaluator) return wefti_fail(WEFT_E_INVALID, "weft_evaluator_run: the evaluator is NULL");
+    WEFTI_TRY(check_batch(evaluator->trainer, batch));
+    WEFTI_TRY(wefti_plan_set_get(&evaluator->plans, batch->global_rows, &evaluator->latest));
+    weft_plan_set_step(evaluator->latest, evaluator->trainer->steps);
+    return wefti_plan_set_run(evaluator->latest, batch, NULL, 0);
+}
+
+weft_status weft_evaluator_output(const weft_evaluator *evaluator, int32_t index, weft_plan_value *value_out) {
+    if (!evaluator || !evaluator->latest) return wefti_fail(WEFT_E_STATE, "weft_evaluator_output: nothing has run yet");
+    return weft_plan_output(evaluator->latest, index, value_out);
+}

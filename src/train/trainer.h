@@ -1,0 +1,81 @@
+/* The trainer's insides, for the files of this room. */
+#ifndef WEFTI_TRAINER_H
+#define WEFTI_TRAINER_H
+
+#include "core/graph/graph.h"
+#include "core/iface/rule.h"
+#include "core/iface/world.h"
+#include "core/plan/plan.h"
+#include "parallel/partition.h"
+#include "weft/trainer.h"
+
+/* A plan for one number of rows. The partition is the rewrite's context, so it stays where it is. */
+typedef struct wefti_sized_plan {
+    wefti_partition          partition;
+    weft_plan               *plan;
+    struct wefti_sized_plan *next;
+} wefti_sized_plan;
+
+/* Plans of one set of outputs for every batch size that came, all in one arena. */
+typedef struct wefti_plan_set {
+    weft_world        *world;
+    weft_graph        *graph;    /* retained by its plans */
+    weft_variables    *variables;
+    weft_tensor      **outputs;  /* [n_outputs] owned */
+    int32_t            n_outputs;
+    bool               training;
+    weft_plan_options  options;  /* bucket sizes, trace, profile */
+    int32_t            micro;
+    int64_t            rows;     /* of the largest batch seen */
+    wefti_sized_plan  *plans;
+} wefti_plan_set;
+
+/* Fills a set (nothing is planned yet). `outputs` is copied. */
+weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, weft_graph *graph, weft_variables *variables,
+                                weft_tensor *const *outputs, int32_t n_outputs, bool training);
+void        wefti_plan_set_close(wefti_plan_set *set);
+/* The plan for a batch of `rows` rows, made where there is none yet. Borrowed. */
+weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **plan_out);
+/* Feeds a batch and `extra` feeds, and runs. */
+weft_status wefti_plan_set_run(weft_plan *plan, const weft_batch *batch, const weft_feed *extra, int32_t n_extra);
+/* A scalar output of f32 or f64 as a double. */
+weft_status wefti_plan_scalar(const weft_plan *plan, int32_t index, double *value_out);
+
+/* Outputs of a training plan, by index. */
+enum { WEFTI_OUT_LOSS, WEFTI_OUT_OWN_LOSS, WEFTI_OUT_NORM, WEFTI_OUT_FIRST_GRADIENT };
+
+/* The training graph: parameters that train, their gradients, and the outputs to fetch. */
+typedef struct wefti_training {
+    weft_tensor **parameters; /* [n] in the order of the graph */
+    weft_tensor **gradients;  /* [n] */
+    int32_t       n;
+    weft_tensor  *hyper;      /* INPUT "weft.hyper", f64[WEFTI_HYPER_COUNT]; NULL for L-BFGS */
+    weft_tensor  *norm;       /* global norm of the gradient, a scalar; NULL where not asked for */
+    weft_tensor **effects;    /* [n_effects] proximal steps after the updates */
+    int32_t       n_effects;
+} wefti_training;
+
+/* Differentiates and adds updates. The arrays live in graph memory. */
+weft_status wefti_training_build(const weft_program *program, wefti_training *training_out);
+
+struct weft_trainer {
+    weft_world     *world;
+    weft_program    program;
+    weft_graph     *graph;     /* retained */
+    weft_variables *variables;
+    wefti_training  training;
+    wefti_plan_set  plans;
+    int64_t         steps;
+    struct wefti_lbfgs *lbfgs; /* NULL for other solvers */
+};
+
+/* L-BFGS with a strong Wolfe line search, driven by the host over the trainer's plan. */
+weft_status wefti_lbfgs_create(weft_trainer *trainer, struct wefti_lbfgs **lbfgs_out);
+void        wefti_lbfgs_release(struct wefti_lbfgs *lbfgs);
+weft_status wefti_lbfgs_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report);
+/* What must be saved to go on exactly: f64 arrays of the trainer's dimension, and how many pairs are in use. */
+
+/* Names, over all ranks, who had a loss that is not finite. Collective. */
+weft_status wefti_trainer_nan(weft_trainer *trainer, double loss, double own_loss);
+
+#endif

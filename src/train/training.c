@@ -1,0 +1,153 @@
+/* From a program to a training graph: gradients, global-norm clipping, the guard against a loss that is not finite, the
+ * solver's updates and proximal steps, all as ops of the one graph, so that planning, splitting and devices know nothing
+ * of training. What changes from step to step comes in through one small input, "weft.hyper". */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/rules/rules.h"
+#include "train/trainer.h"
+
+static bool *reachable(weft_graph *graph, const weft_tensor *loss) {
+    bool *mark = wefti_graph_memory(graph, (size_t)graph->n_nodes);
+    if (!mark) return NULL;
+    mark[loss->node->id] = true;
+    for (int32_t id = loss->node->id; id >= 0; id--) {
+        if (!mark[id]) continue;
+        const wefti_node *node = graph->nodes[id];
+        for (int32_t i = 0; i < node->n_inputs; i++) mark[node->inputs[i]->node->id] = true;
+    }
+    return mark;
+}
+
+/* The parameters that the loss depends on and that are not frozen. */
+static weft_status find_parameters(weft_graph *graph, const weft_tensor *loss, wefti_training *training) {
+    bool *mark = reachable(graph, loss);
+    size_t bytes = sizeof(weft_tensor *) * (size_t)(graph->n_nodes + 1);
+    training->parameters = wefti_graph_memory(graph, bytes);
+    training->gradients = wefti_graph_memory(graph, bytes);
+    training->effects = wefti_graph_memory(graph, bytes);
+    if (!mark || !training->parameters || !training->gradients || !training->effects) return wefti_graph_status(graph);
+    for (int32_t id = 0; id < graph->n_nodes; id++) {
+        wefti_node *node = graph->nodes[id];
+        if (!mark[id] || node->op != WEFT_OP_PARAMETER || node->leaf->frozen) continue;
+        if (node->outputs[0].dtype != WEFT_F32 && node->outputs[0].dtype != WEFT_F64)
+            return wefti_fail(WEFT_E_DTYPE, "parameter '%s' is %s: solvers update f32 and f64; keep it in f32 and cast it where it is used",
+                              node->name, weft_dtype_name(node->outputs[0].dtype));
+        training->parameters[training->n++] = &node->outputs[0];
+    }
+    if (training->n == 0)
+        return wefti_fail(WEFT_E_INVALID, "the loss '%s' depends on no parameter that may be trained", loss->node->name);
+    return WEFT_OK;
+}
+
+/* Global 2-norm of all gradients, in f64. */
+static weft_tensor *global_norm(weft_graph *graph, const wefti_training *training) {
+    weft_tensor *sum = weft_scalar(graph, WEFT_F64, 0);
+    for (int32_t i = 0; i < training->n; i++)
+        sum = weft_add(sum, weft_cast(weft_sum(weft_square(training->gradients[i])), WEFT_F64));
+    return weft_sqrt(sum);
+}
+
+/* hyper with one element replaced by a scalar of the graph. */
+static weft_tensor *replace(weft_tensor *hyper, int32_t index, weft_tensor *scalar) {
+    weft_tensor *parts[3] = {weft_slice(hyper, 0, 0, index), weft_reshape(scalar, weft_shape(1)),
+                             weft_slice(hyper, 0, index + 1, WEFTI_HYPER_COUNT)};
+    return weft_concat(parts, 3, 0);
+}
+
+/* The hyperparameters as the updates read them: skip where the loss (or the norm) is not finite, scale to the norm. */
+static weft_tensor *guarded_hyper(const weft_program *program, wefti_training *training) {
+    weft_graph  *graph = program->loss->graph;
+    weft_tensor *loss = weft_reshape(weft_cast(program->loss, WEFT_F64), weft_shape_scalar());
+    weft_tensor *bad = weft_not(weft_isfinite(loss));
+    weft_tensor *hyper = training->hyper;
+    if (program->solver.clip_norm > 0) {
+        training->norm = global_norm(graph, training);
+        bad = weft_or(bad, weft_not(weft_isfinite(training->norm)));
+        weft_tensor *limit = weft_scalar(graph, WEFT_F64, program->solver.clip_norm);
+        hyper = replace(hyper, WEFTI_HYPER_SCALE, weft_minimum_scalar(weft_div(limit, training->norm), 1));
+    }
+    return replace(hyper, WEFTI_HYPER_SKIP, weft_cast(bad, WEFT_F64));
+}
+
+static weft_tensor *solver_state(const weft_tensor *parameter, const wefti_rule *rule, int32_t index) {
+    char name[512];
+    snprintf(name, sizeof name, "%s.%s%d", parameter->node->name, rule->name, index);
+    wefti_leaf leaf = {.init = WEFT_INIT_VALUE, .a = rule->initial[index], .batch_axis = -1};
+    return wefti_emit_leaf(parameter->graph, WEFT_OP_STATE, NULL, parameter->dtype, parameter->shape, &leaf, name);
+}
+
+/* Proximal step of the group lasso: rows shrink towards zero by their norm, and those that are small become zero. */
+static weft_tensor *shrink_rows(weft_tensor *parameter, weft_tensor *updated, weft_tensor *hyper, double weight) {
+    weft_axes_list axes = {0, {0}};
+    for (int32_t axis = 1; axis < parameter->shape.rank; axis++) axes.axis[axes.count++] = axis;
+    weft_tensor *rate = weft_cast(weft_reshape(weft_slice(hyper, 0, WEFTI_HYPER_RATE, WEFTI_HYPER_RATE + 1),
+                                               weft_shape_scalar()), parameter->dtype);
+    weft_tensor *skip = weft_ne_scalar(weft_reshape(weft_slice(hyper, 0, WEFTI_HYPER_SKIP, WEFTI_HYPER_SKIP + 1),
+                                                    weft_shape_scalar()), 0);
+    weft_tensor *norm = axes.count ? weft_sqrt(weft_sum(weft_square(updated), .axes = axes, .keep = true)) : weft_abs(updated);
+    weft_tensor *share = weft_div(weft_mul_scalar(rate, weight), weft_maximum_scalar(norm, 1e-30));
+    weft_tensor *factor = weft_maximum_scalar(weft_sub(weft_full(parameter->graph, parameter->dtype, weft_shape_scalar(), 1), share), 0);
+    return weft_assign(parameter, weft_where(skip, updated, weft_mul(updated, factor)));
+}
+
+static void add_update(const weft_program *program, const wefti_rule *rule, weft_tensor *hyper, int32_t index,
+                       wefti_training *training) {
+    weft_tensor *parameter = training->parameters[index], *gradient = training->gradients[index];
+    bool         regular = !parameter->node->leaf->unregularised;
+    wefti_attrs  attrs = wefti_no_attrs();
+    attrs.update.rule = rule;
+    if (regular) {
+        attrs.update.l1 = program->regulariser.l1;
+        attrs.update.decoupled = program->solver.weight_decay > 0;
+        attrs.update.l2 = attrs.update.decoupled ? program->solver.weight_decay : program->regulariser.l2;
+        if (attrs.update.decoupled && program->regulariser.l2 > 0) /* both: the coupled one goes with the gradient */
+            gradient = weft_add(gradient, weft_mul_scalar(parameter, program->regulariser.l2));
+    }
+    weft_tensor *inputs[5] = {parameter, gradient, hyper};
+    for (int32_t i = 0; i < rule->n_states; i++) inputs[3 + i] = solver_state(parameter, rule, i);
+    weft_tensor *updated = wefti_emit(parameter->graph, WEFT_OP_UPDATE, &attrs, inputs, 3 + rule->n_states, NULL);
+    if (regular && program->regulariser.group > 0)
+        training->effects[training->n_effects++] = shrink_rows(parameter, updated, hyper, program->regulariser.group);
+}
+
+static weft_status check_program(const weft_program *program) {
+    if (!program->loss) return wefti_fail(WEFT_E_INVALID, "the program has no loss");
+    if (!program->loss->graph) return wefti_fail(WEFT_E_INVALID, "the program's loss is poisoned: a builder was given NULL");
+    WEFTI_TRY(wefti_graph_status(program->loss->graph));
+    if (wefti_poisoned(program->loss)) return wefti_fail(WEFT_E_INVALID, "the program's loss is poisoned");
+    if (weft_shape_elements(program->loss->shape) != 1)
+        return wefti_fail(WEFT_E_SHAPE, "the loss '%s' has shape %s: it must be one element; reduce it with weft_mean or weft_sum",
+                          program->loss->node->name, weft_shape_text(program->loss->shape).text);
+    if (!weft_dtype_is_float(program->loss->dtype))
+        return wefti_fail(WEFT_E_DTYPE, "the loss '%s' is %s: it must be floating", program->loss->node->name,
+                          weft_dtype_name(program->loss->dtype));
+    WEFTI_TRY(wefti_solver_check(&program->solver));
+    const weft_regulariser *r = &program->regulariser;
+    if (!(r->l1 >= 0 && r->l2 >= 0 && r->group >= 0 && isfinite(r->l1 + r->l2 + r->group)))
+        return wefti_fail(WEFT_E_INVALID, "regulariser: weights must be finite and not negative (l2 %g, l1 %g, group %g)",
+                          r->l2, r->l1, r->group);
+    if (program->solver.kind == WEFT_LBFGS && (r->l1 > 0 || r->group > 0))
+        return wefti_fail(WEFT_E_UNSUPPORTED, "L-BFGS needs a smooth objective: use weft_l2, or another solver with weft_l1, "
+                          "weft_elastic_net or weft_group_lasso");
+    if (program->strategy.accumulate < 0 || program->strategy.data < 0 || program->strategy.sync != WEFT_ALLREDUCE)
+        return wefti_fail(WEFT_E_INVALID, "strategy: data %d, sync %d, accumulate %d: none may be negative, sync must be WEFT_ALLREDUCE",
+                          program->strategy.data, (int)program->strategy.sync, program->strategy.accumulate);
+    return WEFT_OK;
+}
+
+weft_status wefti_training_build(const weft_program *program, wefti_training *training) {
+    memset(training, 0, sizeof *training);
+    WEFTI_TRY(check_program(program));
+    weft_graph *graph = program->loss->graph;
+    WEFTI_TRY(find_parameters(graph, program->loss, training));
+    weft_tensor *loss = weft_reshape(program->loss, weft_shape_scalar());
+    WEFTI_TRY(weft_gradients(loss, training->parameters, training->n, training->gradients));
+    if (program->solver.kind == WEFT_LBFGS) return wefti_graph_status(graph);
+    training->hyper = weft_input(graph, "weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), .replicated = true);
+    const wefti_rule *rule = wefti_rule_for(&program->solver);
+    weft_tensor      *hyper = guarded_hyper(program, training);
+    for (int32_t i = 0; i < training->n; i++) add_update(program, rule, hyper, i, training);
+    return wefti_graph_status(graph);
+}
