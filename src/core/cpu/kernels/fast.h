@@ -1,0 +1,10 @@
+/* The fast kernels, for table.c. Each is defined in the file of its family. */
+#ifndef WEFTI_KERNELS_FAST_H
+#define WEFTI_KERNELS_FAST_H
+
+#include "core/cpu/cpu.h"
+
+#define wefti_kernel_matmul WEFTI_CPU_NAME(wefti_kernel_matmul)
+extern const wefti_cpu_kernel wefti_kernel_matmul;
+
+#endif

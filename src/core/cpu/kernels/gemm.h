@@ -1,0 +1,46 @@
+/* Matrix products of packed operands, on one thread: what matmul, convolution and attention are made of.
+ *
+ * A (rows x k) is packed in panels of at most WEFTI_GEMM_ROWS rows, cut as evenly as can be, each stored [k][rows of the
+ * panel]; B (k x columns) in panels of GEMM_WIDTH columns, stored [k][width], the last one padded with zeros to a whole number of
+ * vectors. Every element of C is the sum over k in order, one rounding a step where the set has fused multiply-add, so how a
+ * product is cut into rows and columns never shows in the result. Cutting k does: the parts are added. */
+#ifndef WEFTI_KERNELS_GEMM_H
+#define WEFTI_KERNELS_GEMM_H
+
+#include <stdbool.h>
+
+#include "core/cpu/cpu.h"
+#include "core/cpu/kernels/simd.h"
+
+/* The tallest tile: its accumulators, two vectors a row, leave registers for two vectors of B and one of A. */
+#if VECTOR_REGISTERS == 32
+#define WEFTI_GEMM_ROWS 14
+#else
+#define WEFTI_GEMM_ROWS 6
+#endif
+
+typedef struct wefti_gemm {
+    int64_t element_bytes;
+    int64_t width; /* columns of a panel of B */
+    /* C[rows x columns] = A B, added to C where `add`; ldc: elements from row to row of C. */
+    void (*multiply)(int64_t rows, int64_t columns, int64_t k, const void *packed_a, const void *packed_b, void *c,
+                     int64_t ldc, bool add);
+    /* Packs panels [begin, end) of the rows of a strided operand, and of its columns. `packed` is where the first panel of all
+     * begins. Nothing outside of these panels is written. */
+    void (*pack_a)(const void *a, int64_t row_stride, int64_t k_stride, int64_t rows, int64_t k, int64_t begin, int64_t end,
+                   void *packed);
+    void (*pack_b)(const void *b, int64_t column_stride, int64_t k_stride, int64_t columns, int64_t k, int64_t begin,
+                   int64_t end, void *packed);
+} wefti_gemm;
+#define wefti_gemm_f32_functions WEFTI_CPU_NAME(wefti_gemm_f32_functions)
+#define wefti_gemm_f64_functions WEFTI_CPU_NAME(wefti_gemm_f64_functions)
+extern const wefti_gemm wefti_gemm_f32_functions, wefti_gemm_f64_functions;
+
+WEFTI_INLINE int64_t gemm_a_panels(int64_t rows) { return (rows + WEFTI_GEMM_ROWS - 1) / WEFTI_GEMM_ROWS; }
+WEFTI_INLINE int64_t gemm_b_panels(int64_t columns, int64_t width) { return (columns + width - 1) / width; }
+/* Elements of a packed operand; of A it is rows * k. */
+WEFTI_INLINE int64_t gemm_b_elements(int64_t columns, int64_t k, int64_t width) {
+    return gemm_b_panels(columns, width) * width * k;
+}
+
+#endif
