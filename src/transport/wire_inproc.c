@@ -189,6 +189,7 @@ static const wefti_wire_ops inproc_ops = {
     .region_register = inproc_region_register,
     .region_release = inproc_region_release,
     .peer_region = inproc_peer_region,
+    .region_of = wefti_ring_region_of,
     .post = wefti_ring_post,
     .poll = wefti_ring_poll,
     .cancel = wefti_wire_cancel,

@@ -130,6 +130,20 @@ void wefti_ring_region_remove(ring_wire *wire, ring_region *region) {
     wefti_free(region, sizeof *region);
 }
 
+/* The newest first: what is asked for is mostly the arena of the latest plan. */
+wefti_wire_region *wefti_ring_region_of(wefti_wire *self, const void *memory, size_t bytes) {
+    const ring_wire *wire = (const ring_wire *)self;
+    uintptr_t        at = (uintptr_t)memory;
+    for (uint32_t i = wire->region_count; i-- > 0;) {
+        ring_region *region = wire->regions[i];
+        if (!region) continue;
+        uintptr_t base = (uintptr_t)region->region.base;
+        if (at >= base && at - base <= region->region.size_bytes && bytes <= region->region.size_bytes - (at - base))
+            return &region->region;
+    }
+    return NULL;
+}
+
 /* --- posting --- */
 
 static weft_status post_recv(ring_wire *wire, wefti_wire_op *op) {

@@ -120,6 +120,7 @@ wefti_wire_link wefti_ring_link_state(const wefti_wire *wire, int32_t peer);
 weft_status wefti_ring_region_add(ring_wire *wire, void *base, size_t size_bytes, int memory, bool owned,
                                   wefti_wire_region **region_out);
 void        wefti_ring_region_remove(ring_wire *wire, ring_region *region);
+wefti_wire_region *wefti_ring_region_of(wefti_wire *wire, const void *memory, size_t bytes);
 
 /* --- between wire_ring.c and wire_ring_move.c --- */
 

@@ -50,18 +50,10 @@ static void publish(ring_link *link, ring_cell *cell, ring_cell_kind kind) {
 }
 
 /* The region of this wire that holds [memory, memory + bytes), or 0. */
-static uint32_t region_of(const ring_wire *wire, const void *memory, size_t bytes, uint64_t *offset_out) {
-    uintptr_t at = (uintptr_t)memory;
-    for (uint32_t i = wire->region_count; i-- > 0;) {
-        const ring_region *region = wire->regions[i];
-        if (!region || !region->owned) continue;
-        uintptr_t base = (uintptr_t)region->region.base;
-        if (at < base || at - base > region->region.size_bytes || bytes > region->region.size_bytes - (at - base)) continue;
-        *offset_out = at - base;
-        return region->region.id;
-    }
-    *offset_out = 0;
-    return 0;
+static uint32_t region_of(ring_wire *wire, const void *memory, size_t bytes, uint64_t *offset_out) {
+    const wefti_wire_region *region = wefti_ring_region_of(&wire->base.wire, memory, bytes);
+    *offset_out = region ? (uint64_t)((const uint8_t *)memory - (const uint8_t *)region->base) : 0;
+    return region ? region->id : 0;
 }
 
 static bool put_start(ring_wire *wire, ring_link *link, wefti_wire_op *op) {

@@ -267,6 +267,7 @@ static const wefti_wire_ops shm_ops = {
     .region_create = shm_region_create,
     .region_release = shm_region_release,
     .peer_region = shm_peer_region_of,
+    .region_of = wefti_ring_region_of,
     .post = wefti_ring_post,
     .poll = wefti_ring_poll,
     .cancel = wefti_wire_cancel,

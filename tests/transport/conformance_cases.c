@@ -421,6 +421,11 @@ static wefti_wire_peer_region region_of(rank_world *world, int32_t peer, uint32_
     return region;
 }
 
+static const void *other_memory(void) {
+    static _Thread_local char other;
+    return &other;
+}
+
 static void maps_regions_of_peers(rank_world *world) {
     enum { BYTES = 100000 };
     if (!(world->wire->can.flags & WEFTI_WIRE_MAPS_PEERS)) return;
@@ -429,6 +434,12 @@ static void maps_regions_of_peers(rank_world *world) {
     CHECK(region->size_bytes >= BYTES && (uintptr_t)region->base % 4096 == 0, "a bad region");
     for (size_t i = 0; i < BYTES; i++) CHECK(((uint8_t *)region->base)[i] == 0, "not zeroed at %zu", i);
     fill(region->base, BYTES, (uint32_t)world->rank);
+    if (world->wire->ops->region_of) {
+        uint8_t *end = (uint8_t *)region->base + region->size_bytes;
+        CHECK(world->wire->ops->region_of(world->wire, end - 10, 10) == region, "its end is not found");
+        CHECK(world->wire->ops->region_of(world->wire, end - 10, 11) == NULL, "beyond its end");
+        CHECK(world->wire->ops->region_of(world->wire, other_memory(), 1) == NULL, "other memory is no region");
+    }
     atomic_store(&world->shared->note[world->rank], region->id);
     world_barrier(world);
     for (int32_t peer = 0; peer < world->size; peer++) {
