@@ -1,0 +1,66 @@
+/* The transport as the runtime composes it: this rank's place in the world, a wire to the others, a group over it, and
+ * one verdict on faults. Opened once for each world; several may live in one process. */
+#ifndef WEFTI_TRANSPORT_H
+#define WEFTI_TRANSPORT_H
+
+#include "core/iface/collective.h"
+#include "transport/wire_common.h"
+
+#define WEFTI_TRANSPORT_TIMEOUT_NS (30 * WEFTI_SECOND_NS)
+
+/* Where this process stands, as its launcher says. */
+typedef struct wefti_place {
+    int32_t     rank, size;
+    int32_t     local_rank, local_size; /* on this host, as far as the launcher says; -1 else */
+    const char *launcher;               /* "weftrun", "torchrun", "Open MPI", "Slurm", "none" */
+    char        store[256];             /* host:port; "" where the launcher gives none (size 1) */
+    int32_t     store_ports;            /* ports to try from that on: 1 where the launcher names the very port */
+    int         store_descriptor;       /* rank 0: the store's socket, listening already; -1 else */
+    char        job[64];
+    char        interface[64];          /* to bind to; "" for loopback */
+    uint8_t     secret[64];
+    size_t      secret_bytes;           /* 0: none */
+} wefti_place;
+
+/* Reads the environment: Weft's own variables first, then torchrun's, Open MPI's and PMIx's, Slurm's; one rank where
+ * there is none. WEFT_E_INVALID for variables that contradict each other or are no numbers, named. The secret comes from
+ * WEFT_SECRET or the file that WEFT_SECRET_FILE names, which must be of mode 0600 (or 0400). */
+WEFT_MUST_CHECK weft_status wefti_place_read(wefti_place *place_out);
+
+/* How a transport is opened. Zero means the default: everything from the environment. */
+typedef struct wefti_transport_options {
+    const wefti_host    *host;    /* NULL: the system */
+    int32_t              rank, size; /* size 0: from the environment */
+    const char          *store;   /* "host:port"; NULL: from the environment */
+    const char          *wire;    /* "shm", "tcp", "auto"; NULL: WEFT_WIRE, else "auto": shm where all ranks share a host */
+    uint64_t             timeout_ns; /* for joining and for every wait; 0: 30 s */
+    bool                 no_control_thread; /* faults are then noticed only inside calls */
+    const wefti_reducer *reducer; /* NULL: wefti_reducer_host() */
+} wefti_transport_options;
+
+typedef struct wefti_transport {
+    const wefti_host *host;
+    int32_t           rank, size;
+    int32_t           local_rank, local_size; /* among the ranks of this host, found at the rendezvous */
+    const char       *wire_name;              /* "none" with one rank */
+    const char       *launcher;
+    wefti_wire       *wire;  /* connected to everyone; NULL with one rank */
+    wefti_group      *group; /* of all ranks, by our own engine; NULL with one rank */
+    wefti_fault      *fault; /* never NULL */
+    uint64_t          timeout_ns;
+} wefti_transport;
+
+/* Joins: meets the other ranks at the store, picks and connects a wire, opens the group. Collective over all ranks.
+ * Blocks until all are there or the deadline has passed. Errors name what is wrong: ranks that did not come, a size that
+ * disagrees, a taken port, a wrong secret, a wire that does not exist (those that do are listed). */
+WEFT_MUST_CHECK weft_status wefti_transport_open(const wefti_transport_options *options, wefti_transport **transport_out);
+/* Leaves in order: peers see that this rank has left, not that it died. NULL is fine. */
+void wefti_transport_close(wefti_transport *transport);
+/* Everyone gives `bytes` (the same number) and gets all, by rank: for set-up, not for steps. Collective; blocks. `name`
+ * is compared, so that ranks that are at different places are told so. WEFT_E_MISMATCH names the rank that differs. */
+WEFT_MUST_CHECK weft_status wefti_transport_exchange(wefti_transport *transport, const char *name, const void *mine,
+                                                     size_t bytes, void *all_out);
+/* Declares a fault of this rank itself (out of memory, a bad input file): everyone's pending operations end with it. */
+void wefti_transport_fail(wefti_transport *transport, weft_status status, const char *cause);
+
+#endif
