@@ -63,7 +63,8 @@ install_packages() { # install_packages "NAME WORDS"...
         say "Missing, and not installed because WEFT_INSTALL=no: ${missing[*]}"
         return
     fi
-    say "Installing with apt:" "${words[@]/#/$'\n'}"
+    say "Installing with apt:"
+    printf '%s\n' "${words[@]}"
     if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
         die "installing needs root: run this as root, install sudo, or have somebody install: ${missing[*]}"
     fi

@@ -264,7 +264,7 @@ case_standard_input() {
 
 # Rank 0 has the terminal itself; the lines of the others begin on a fresh one.
 case_terminal() {
-    command -v script >/dev/null || { echo "script(1) is not installed: skipped" && exit 77; }
+    script -qec true /dev/null </dev/null >/dev/null 2>&1 || { echo "script(1) gets no terminal here: skipped" && exit 77; }
     script -qec "'$weftrun' -n 2 bash -c 'if [ -t 1 ]; then echo tty \$WEFT_RANK; else echo pipe \$WEFT_RANK; fi'" \
         /dev/null </dev/null >"$work/out" 2>&1 || fail "status $?: $(cat "$work/out")"
     matches "rank 0" '^tty 0|[^] ]tty 0' "$(tr -d '\r' <"$work/out")"
