@@ -1,6 +1,8 @@
 # What Weft links. Each is one line in ARCHITECTURE.md. Optional ones can be switched off and the tests still pass.
 #
 #   weft_public_libraries    what a program that links libweft.a needs with it
+#   weft_package_dependencies, weft_pc_libraries, weft_pc_requires   the same for the installed CMake package (lines of
+#                            find_dependency) and pkg-config file (link flags; names of .pc files)
 #   weft_private_definitions WEFTI_HAVE_… for the library's own sources
 #   weft_found               plain words, one line a dependency, for the report at the end of configuring
 list(APPEND CMAKE_MODULE_PATH ${PROJECT_SOURCE_DIR}/cmake)
@@ -9,6 +11,12 @@ set(weft_found "")
 
 find_package(Threads REQUIRED)
 set(weft_public_libraries Threads::Threads m ${CMAKE_DL_LIBS})
+set(weft_package_dependencies "find_dependency(Threads)")
+set(weft_pc_libraries -pthread -lm)
+foreach(library ${CMAKE_DL_LIBS})
+  list(APPEND weft_pc_libraries -l${library})
+endforeach()
+set(weft_pc_requires "")
 
 # GEMM. A static BLAS without threads of its own: the CPU device calls it from its pool.
 set_property(CACHE WEFT_BLAS PROPERTY STRINGS auto blis openblas none)
@@ -32,6 +40,8 @@ endforeach()
 if(NOT weft_blas STREQUAL "none")
   string(TOUPPER ${weft_blas} name)
   list(APPEND weft_public_libraries weft::blas)
+  string(APPEND weft_package_dependencies "\nfind_dependency(WeftBlas MODULE COMPONENTS ${weft_blas})")
+  list(PREPEND weft_pc_libraries ${WeftBlas_LIBRARY})
   list(APPEND weft_private_definitions WEFTI_HAVE_${name})
   list(APPEND weft_found "BLAS: ${weft_blas} (${WeftBlas_LIBRARY})")
 elseif(WEFT_BLAS MATCHES "^(blis|openblas)$")
@@ -49,6 +59,8 @@ if(WEFT_ZLIB)
 endif()
 if(ZLIB_FOUND)
   list(APPEND weft_public_libraries ZLIB::ZLIB)
+  string(APPEND weft_package_dependencies "\nfind_dependency(ZLIB)")
+  list(APPEND weft_pc_requires zlib)
   list(APPEND weft_private_definitions WEFTI_HAVE_ZLIB)
   list(APPEND weft_found "zlib: ${ZLIB_VERSION_STRING}, gzip data sets are read directly")
 else()
