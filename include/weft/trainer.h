@@ -72,6 +72,18 @@ weft_variables *weft_trainer_variables(weft_trainer *trainer);
 /* The plan of a full batch. Borrowed. */
 weft_plan *weft_trainer_plan(weft_trainer *trainer);
 
+/* --- saving --- */
+
+struct weft_loader; /* weft/loader.h */
+
+/* Writes parameters, states, solver state, the step count and, where `loader` is not NULL, where it stands, to one safetensors file:
+ * rank 0 writes, atomically (the last good file stays until the new one is on disk), and every rank returns its status. */
+WEFT_MUST_CHECK weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const struct weft_loader *loader);
+/* Goes on where a saved run stood, to the bit: rank 0 reads and sends. Any number of ranks may load what any other number saved.
+ * Nothing is changed on an error: a file that is missing or corrupt, an array that the file lacks or has in another shape, arrays
+ * that this program does not know (all named). */
+WEFT_MUST_CHECK weft_status weft_trainer_load(weft_trainer *trainer, const char *path, struct weft_loader *loader);
+
 /* --- evaluation --- */
 
 /* Computes tensors of the trainer's graph with its variables, as they are at the time of each run; dropout is off and batch norm uses

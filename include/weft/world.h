@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "weft/status.h"
+#include "weft/threads.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -19,8 +20,7 @@ typedef struct weft_world_options {
     const char *store;           /* "host:port" of the rendezvous; NULL: from the environment */
     const char *wire;            /* "shm", "tcp"; NULL: from the environment, else the best that reaches every rank */
     const char *device;          /* "cpu"; NULL: from the environment (WEFT_DEVICE), else cpu */
-    int32_t     threads;         /* computing threads of this rank; 0: from the environment (WEFT_THREADS), else the cores this
-                                    rank may use divided by the ranks on this host, at least 1 */
+    weft_threads threads;        /* of the CPU device; sharers is found at the rendezvous */
     int64_t     timeout_ns;      /* for joining and for every wait; 0: 30 s */
     bool        no_control_thread; /* true: faults are noticed only inside calls */
 } weft_world_options;

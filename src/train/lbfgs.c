@@ -57,6 +57,11 @@ void wefti_lbfgs_release(struct wefti_lbfgs *l) {
     wefti_free(l, sizeof *l);
 }
 
+wefti_lbfgs_state wefti_lbfgs_state_of(struct wefti_lbfgs *l) {
+    /* the pairs, and rho, which follows from them but not to the last bit */
+    return (wefti_lbfgs_state){l->memory, l->bytes / (int64_t)sizeof(double), &l->used, &l->next};
+}
+
 /* --- between vectors and variables --- */
 
 /* Element i of host memory of f32 or f64, either way. */
@@ -69,7 +74,7 @@ static void narrow(weft_dtype dtype, const double *from, int64_t count, void *to
         else ((float *)to)[i] = (float)from[i];
 }
 
-/* Copies parameters into `point`, or `point` into parameters. The trial gradient's tail end serves as a buffer of the parameter's type. */
+/* Copies parameters into `point`, or `point` into parameters. */
 static weft_status move_parameters(weft_trainer *trainer, double *point, bool write) {
     void  *buffer = NULL;
     size_t largest = 0;

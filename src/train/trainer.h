@@ -73,7 +73,17 @@ struct weft_trainer {
 weft_status wefti_lbfgs_create(weft_trainer *trainer, struct wefti_lbfgs **lbfgs_out);
 void        wefti_lbfgs_release(struct wefti_lbfgs *lbfgs);
 weft_status wefti_lbfgs_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report);
-/* What must be saved to go on exactly: f64 arrays of the trainer's dimension, and how many pairs are in use. */
+/* What must be saved to go on exactly: one f64 array, and how many pairs are in use and which comes next. Borrowed. */
+typedef struct wefti_lbfgs_state {
+    double  *values; /* [n_values] */
+    int64_t  n_values;
+    int32_t *used, *next;
+} wefti_lbfgs_state;
+wefti_lbfgs_state wefti_lbfgs_state_of(struct wefti_lbfgs *lbfgs);
+
+/* The same status on all ranks: WEFT_OK where all have it; otherwise a rank without an error of its own gets the first
+ * failing rank's status and says which rank it was and what it was `doing`. Collective. */
+weft_status wefti_agree(weft_world *world, weft_status own, const char *doing);
 
 /* Names, over all ranks, who had a loss that is not finite. Collective. */
 weft_status wefti_trainer_nan(weft_trainer *trainer, double loss, double own_loss);

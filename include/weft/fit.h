@@ -1,0 +1,58 @@
+/* The training loop that most programs want: epochs over a loader, with progress, metrics, a plot, checkpoints, resume
+ * and evaluation. It uses nothing but the public interface of trainer, loader and io: a program that wants another loop copies
+ * src/train/fit.c. */
+#ifndef WEFT_FIT_H
+#define WEFT_FIT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "weft/loader.h"
+#include "weft/trainer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct weft_fit_options {
+    /* Evaluation, after every epoch (and at the end): all may be NULL. */
+    weft_loader *test;          /* one epoch of it, in order */
+    weft_tensor *test_loss;     /* mean over a batch, a scalar */
+    weft_tensor *test_correct;  /* how many samples of a batch were classified right, a scalar; gives test_accuracy */
+
+    const char *log_path;        /* metrics.jsonl: one JSON object a line ("start", "step", "epoch", "end"); rank 0 writes */
+    const char *plot_path;       /* SVG of the loss, and of the accuracy where there is one; rank 0 writes */
+    const char *checkpoint_path; /* written after every epoch and at the end */
+    int64_t     checkpoint_every; /* > 0: also every so many steps */
+    bool        resume;          /* go on from checkpoint_path where that file exists */
+
+    FILE       *progress;        /* rank 0 reports here; NULL: silence. On a terminal a live line, else a line every few seconds */
+    int64_t     units_per_row;   /* what throughput counts: tokens of a row; 0: 1, samples */
+    const char *unit;            /* "samples" where NULL */
+    int64_t     max_steps;       /* > 0: ends after so many steps, counted from the start of the first run */
+    int64_t     log_every;       /* steps between "step" events; 0: about 200 an epoch */
+} weft_fit_options;
+
+/* What came of it. */
+typedef struct weft_fit_result {
+    int64_t steps, epochs;      /* done in all */
+    double  train_loss;         /* mean over the last epoch, or what was seen of it */
+    double  test_loss;          /* of the last evaluation; NaN without one */
+    double  test_accuracy;      /* 0 to 1; NaN without one */
+    double  train_seconds;      /* spent in steps and in waiting for batches; without evaluation and saving */
+    double  units_per_second;   /* over train_seconds */
+    double  wait_share;         /* of train_seconds, waiting for other ranks */
+} weft_fit_result;
+
+/* Trains until the loader ends. Collective; blocks. The last line of the log has "event":"end", test_accuracy, train_seconds,
+ * samples_per_second, ranks. On an error what was saved stays, and the log ends with "event":"error" and the message. Errors: those
+ * of weft_trainer_step, weft_loader_next, weft_trainer_save, and paths that cannot be written (found before training starts).
+ * `result_out` may be NULL. */
+WEFT_MUST_CHECK weft_status weft_fit(weft_trainer *trainer, weft_loader *loader, const weft_fit_options *options,
+                                     weft_fit_result *result_out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,186 @@
+/* Saving and loading a run. One file, written by rank 0, since under data parallelism every rank has the same variables; loading
+ * sends rank 0's copy to the others, so that only its file system matters and all ranks begin with the same bits. Everything is
+ * read and checked before the first variable changes. Names: parameters and states under their own; the rest under "weft.". */
+#include <string.h>
+
+#include "core/iface/collective.h"
+#include "train/trainer.h"
+#include "weft/checkpoint.h"
+#include "weft/loader.h"
+
+weft_status wefti_agree(weft_world *world, weft_status own, const char *doing) {
+    if (world->size == 1) return own;
+    /* The smallest failing rank decides: (rank, status) in one number, the largest being "no error". */
+    int64_t code = own == WEFT_OK ? INT64_MAX : (int64_t)world->rank * WEFT_STATUS_COUNT + (int64_t)own;
+    wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I64, .op = WEFTI_REDUCE_MIN, .send = &code,
+                                  .receive = &code, .count = 1};
+    char message[WEFTI_MESSAGE_BYTES];
+    memcpy(message, weft_error_message(), sizeof message);
+    WEFTI_TRY(wefti_collective_run(world->group, &call));
+    if (own != WEFT_OK) return wefti_fail(own, "%s", message);
+    if (code == INT64_MAX) return WEFT_OK;
+    weft_status status = (weft_status)(code % WEFT_STATUS_COUNT);
+    return wefti_fail(status, "rank %d: %s failed on rank %lld: %s (its own message says more)", world->rank, doing,
+                      (long long)(code / WEFT_STATUS_COUNT), weft_status_text(status));
+}
+
+/* --- saving --- */
+
+static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *writer) {
+    int32_t n = weft_variables_count(trainer->variables);
+    for (int32_t i = 0; i < n; i++) {
+        weft_variable_info info;
+        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        WEFTI_TRY(weft_checkpoint_add(writer, info.name, info.dtype, info.shape, wefti_variables_memory(trainer->variables, i)));
+    }
+    if (!trainer->lbfgs) return WEFT_OK;
+    wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
+    WEFTI_TRY(weft_checkpoint_add(writer, "weft.solver.lbfgs", WEFT_F64, weft_shape(state.n_values), state.values));
+    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.lbfgs_used", *state.used));
+    return weft_checkpoint_add_i64(writer, "weft.lbfgs_next", *state.next);
+}
+
+static weft_status add_loader(weft_checkpoint_writer *writer, const weft_loader *loader) {
+    weft_loader_state state;
+    weft_loader_save(loader, &state);
+    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_epoch", state.epoch));
+    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_batch", state.batch));
+    WEFTI_TRY(weft_checkpoint_add_u64(writer, "weft.loader_seed", state.seed));
+    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_rows", state.rows));
+    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_batch_rows", state.batch_rows));
+    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_in_order", state.in_order));
+    return weft_checkpoint_add_i64(writer, "weft.loader_drop_last", state.drop_last);
+}
+
+static weft_status write_file(weft_trainer *trainer, const char *path, const weft_loader *loader) {
+    if (!trainer->world->device->vtable->host_memory)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "saving '%s': variables on a %s device are not read yet", path,
+                          trainer->world->device->vtable->kind);
+    weft_checkpoint_writer *writer = NULL;
+    weft_status             status = WEFT_OK;
+    WEFTI_TRY_GOTO(weft_checkpoint_create(path, &writer), done);
+    WEFTI_TRY_GOTO(add_variables(trainer, writer), done);
+    WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps), done);
+    if (loader) WEFTI_TRY_GOTO(add_loader(writer, loader), done);
+    status = weft_checkpoint_commit(writer);
+done:
+    weft_checkpoint_writer_release(writer);
+    return status;
+}
+
+weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const weft_loader *loader) {
+    if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_save: the %s is NULL", trainer ? "path" : "trainer");
+    weft_status status = trainer->world->rank == 0 ? write_file(trainer, path, loader) : WEFT_OK;
+    return wefti_agree(trainer->world, status, "saving the run");
+}
+
+/* --- loading --- */
+
+/* What a file holds, read aside: variables one after another, then the numbers. */
+typedef struct snapshot {
+    unsigned char *bytes; /* variables, each from a multiple of 64 on */
+    size_t         size_bytes;
+    struct {
+        int64_t           step, lbfgs_used, lbfgs_next, has_loader;
+        weft_loader_state loader;
+    } numbers;
+} snapshot;
+
+static size_t next_offset(size_t at, int64_t bytes) { return wefti_align_up(at + (size_t)bytes, WEFTI_CACHE_LINE); }
+
+static weft_status open_snapshot(const weft_trainer *trainer, snapshot *s) {
+    *s = (snapshot){0};
+    size_t  total = 0;
+    int32_t n = weft_variables_count(trainer->variables);
+    for (int32_t i = 0; i < n; i++) {
+        weft_variable_info info;
+        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        total = next_offset(total, info.bytes);
+    }
+    if (trainer->lbfgs) total = next_offset(total, wefti_lbfgs_state_of(trainer->lbfgs).n_values * (int64_t)sizeof(double));
+    WEFTI_TRY(wefti_alloc(total, "a checkpoint's contents", &s->bytes));
+    s->size_bytes = total;
+    return WEFT_OK;
+}
+
+static weft_status read_loader(const weft_checkpoint *file, weft_loader_state *state) {
+    int64_t in_order = 0, drop_last = 0;
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_epoch", &state->epoch));
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_batch", &state->batch));
+    WEFTI_TRY(weft_checkpoint_read_u64(file, "weft.loader_seed", &state->seed));
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_rows", &state->rows));
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_batch_rows", &state->batch_rows));
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_in_order", &in_order));
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_drop_last", &drop_last));
+    state->in_order = in_order != 0;
+    state->drop_last = drop_last != 0;
+    return WEFT_OK;
+}
+
+static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, bool want_loader, snapshot *s) {
+    size_t  at = 0;
+    int32_t n = weft_variables_count(trainer->variables);
+    for (int32_t i = 0; i < n; i++) {
+        weft_variable_info info;
+        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        WEFTI_TRY(weft_checkpoint_read(file, info.name, info.dtype, info.shape, s->bytes + at));
+        at = next_offset(at, info.bytes);
+    }
+    if (trainer->lbfgs) {
+        wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
+        WEFTI_TRY(weft_checkpoint_read(file, "weft.solver.lbfgs", WEFT_F64, weft_shape(state.n_values), s->bytes + at));
+        WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.lbfgs_used", &s->numbers.lbfgs_used));
+        WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.lbfgs_next", &s->numbers.lbfgs_next));
+    }
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.step", &s->numbers.step));
+    if (want_loader) WEFTI_TRY(read_loader(file, &s->numbers.loader));
+    s->numbers.has_loader = want_loader;
+    return weft_checkpoint_expect_all_read(file, NULL);
+}
+
+static weft_status read_file(const weft_trainer *trainer, const char *path, bool want_loader, snapshot *s) {
+    weft_checkpoint *file = NULL;
+    weft_status      status = weft_checkpoint_open(path, &file);
+    if (status == WEFT_OK) status = read_contents(trainer, file, want_loader, s);
+    weft_checkpoint_release(file);
+    return status == WEFT_OK ? WEFT_OK : wefti_while(status, "loading '%s'", path);
+}
+
+static weft_status send(weft_world *world, void *bytes, size_t size_bytes) {
+    if (world->size == 1) return WEFT_OK;
+    wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_U8, .send = bytes, .receive = bytes, .count = size_bytes};
+    return wefti_collective_run(world->group, &call);
+}
+
+static weft_status take_over(weft_trainer *trainer, weft_loader *loader, const snapshot *s) {
+    if (loader) WEFTI_TRY(weft_loader_restore(loader, &s->numbers.loader)); /* may refuse, so it comes first */
+    size_t  at = 0;
+    int32_t n = weft_variables_count(trainer->variables);
+    for (int32_t i = 0; i < n; i++) {
+        weft_variable_info info;
+        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        WEFTI_TRY(weft_variables_set(trainer->variables, info.name, info.dtype, info.shape, s->bytes + at));
+        at = next_offset(at, info.bytes);
+    }
+    if (trainer->lbfgs) {
+        wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
+        memcpy(state.values, s->bytes + at, (size_t)state.n_values * sizeof(double));
+        *state.used = (int32_t)s->numbers.lbfgs_used;
+        *state.next = (int32_t)s->numbers.lbfgs_next;
+    }
+    trainer->steps = s->numbers.step;
+    return WEFT_OK;
+}
+
+weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_loader *loader) {
+    if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_load: the %s is NULL", trainer ? "path" : "trainer");
+    snapshot    s;
+    weft_status status = open_snapshot(trainer, &s);
+    if (status == WEFT_OK && trainer->world->rank == 0) status = read_file(trainer, path, loader != NULL, &s);
+    status = wefti_agree(trainer->world, status, "loading the run");
+    if (status == WEFT_OK) status = send(trainer->world, s.bytes, s.size_bytes);
+    if (status == WEFT_OK) status = send(trainer->world, &s.numbers, sizeof s.numbers);
+    if (status == WEFT_OK) status = wefti_agree(trainer->world, take_over(trainer, loader, &s), "taking over the run");
+    wefti_free(s.bytes, s.size_bytes);
+    return status;
+}
