@@ -17,7 +17,7 @@ static weft_status run_assign(const wefti_cpu_run *run) {
 const wefti_cpu_kernel wefti_reference_assign = {.name = "reference assign", .run = run_assign};
 
 /* UPDATE: the rule over fixed runs of elements. A gradient that is not contiguous is packed into scratch first. */
-enum { UPDATE_GRAIN = 16384, MAX_STATES = 8 };
+enum { UPDATE_GRAIN = 16384 };
 
 typedef struct update {
     const wefti_cpu_run *run;
@@ -38,7 +38,7 @@ static void update_chunk(void *context, int64_t chunk, int32_t worker) {
     const wefti_rule  *rule = call->attrs->update.rule;
     int64_t            begin = chunk * UPDATE_GRAIN;
     size_t             offset = (size_t)begin * self->element_bytes;
-    void              *states[MAX_STATES];
+    void              *states[WEFTI_REFERENCE_STATES];
     (void)worker;
     for (int32_t i = 0; i < rule->n_states; i++) states[i] = (char *)(uintptr_t)self->run->inputs[3 + i] + offset;
     wefti_rule_args args = {.count = wefti_min_i64(UPDATE_GRAIN, self->elements - begin),

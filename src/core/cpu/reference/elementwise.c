@@ -94,11 +94,15 @@ static void dropout_tile(const machine *m, const wefti_attrs *attrs, int64_t beg
     }
 }
 
+static bool truth(const tile *x, int64_t i) { return weft_dtype_is_float(x->dtype) ? x->f[i] != 0 : x->i[i] != 0; }
+
 static void predicate_tile(weft_op op, int64_t count, const tile *a, const tile *b, tile *to) {
     bool floating = weft_dtype_is_float(a->dtype);
     for (int64_t i = 0; i < count; i++) {
         if (op == WEFT_OP_ISFINITE) to->i[i] = !floating || isfinite(a->f[i]);
-        else if (op == WEFT_OP_NOT) to->i[i] = floating ? a->f[i] == 0 : a->i[i] == 0;
+        else if (op == WEFT_OP_NOT) to->i[i] = !truth(a, i);
+        else if (op == WEFT_OP_AND) to->i[i] = truth(a, i) && truth(b, i);
+        else if (op == WEFT_OP_OR) to->i[i] = truth(a, i) || truth(b, i);
         else if (floating) to->i[i] = SCALAR_COMPARE(op, a->f[i], b->f[i]);
         else to->i[i] = SCALAR_COMPARE(op, a->i[i], b->i[i]);
     }
@@ -114,6 +118,8 @@ static void compute_tile(const machine *m, const wefti_fused_instruction *it, in
     case WEFT_OP_DROPOUT: dropout_tile(m, &it->attrs, begin, count, a, b, to); return;
     case WEFT_OP_NOT:
     case WEFT_OP_ISFINITE:
+    case WEFT_OP_AND:
+    case WEFT_OP_OR:
     case WEFT_OP_EQ:
     case WEFT_OP_NE:
     case WEFT_OP_LT:

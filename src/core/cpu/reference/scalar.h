@@ -91,9 +91,7 @@ static inline int64_t scalar_binary_i64(weft_op op, int64_t a, int64_t b) {
     case WEFT_OP_MUL: return (int64_t)((uint64_t)a * (uint64_t)b);
     case WEFT_OP_DIV: return b == 0 ? 0 : b == -1 ? (int64_t)(0 - (uint64_t)a) : a / b;
     case WEFT_OP_MAXIMUM: return a > b ? a : b;
-    case WEFT_OP_MINIMUM: return a < b ? a : b;
-    case WEFT_OP_AND: return a && b;
-    default: return a || b; /* OR */
+    default: return a < b ? a : b; /* MINIMUM */
     }
 }
 

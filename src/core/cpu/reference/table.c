@@ -1,8 +1,5 @@
-/* Which plain kernel computes which op, and the check that a call is one that they can take.
- *
- * The check guards memory: after it, no kernel reads or writes outside its operands, whatever a planner handed in. */
+/* Which plain kernel computes which op. */
 #include "core/cpu/reference/reference.h"
-#include "core/iface/rule.h"
 
 #define ELEMENTWISE &wefti_reference_elementwise
 const wefti_cpu_kernel *const wefti_cpu_reference[WEFT_OP_COUNT] = {
@@ -77,31 +74,27 @@ const wefti_cpu_kernel *const wefti_cpu_reference[WEFT_OP_COUNT] = {
     [WEFT_OP_GATHER] = &wefti_reference_gather,
     [WEFT_OP_SCATTER_ADD] = &wefti_reference_scatter_add,
     [WEFT_OP_MATMUL] = &wefti_reference_matmul,
+    [WEFT_OP_CONV2D] = &wefti_reference_conv2d,
+    [WEFT_OP_CONV2D_BACKWARD_INPUT] = &wefti_reference_conv2d_backward_input,
+    [WEFT_OP_CONV2D_BACKWARD_WEIGHT] = &wefti_reference_conv2d_backward_weight,
+    [WEFT_OP_MAX_POOL2D] = &wefti_reference_max_pool2d,
+    [WEFT_OP_MAX_POOL2D_BACKWARD] = &wefti_reference_max_pool2d_backward,
+    [WEFT_OP_MAX_POOL2D_TAKE] = &wefti_reference_max_pool2d_take,
+    [WEFT_OP_AVG_POOL2D] = &wefti_reference_avg_pool2d,
+    [WEFT_OP_AVG_POOL2D_BACKWARD] = &wefti_reference_avg_pool2d_backward,
+    [WEFT_OP_NORMALIZE] = &wefti_reference_normalize,
+    [WEFT_OP_NORMALIZE_BACKWARD] = &wefti_reference_normalize_backward,
+    [WEFT_OP_SOFTMAX] = &wefti_reference_softmax,
+    [WEFT_OP_SOFTMAX_BACKWARD] = &wefti_reference_softmax_backward,
+    [WEFT_OP_LOG_SOFTMAX] = &wefti_reference_softmax,
+    [WEFT_OP_LOG_SOFTMAX_BACKWARD] = &wefti_reference_softmax_backward,
+    [WEFT_OP_ROTARY] = &wefti_reference_rotary,
+    [WEFT_OP_CROSS_ENTROPY] = &wefti_reference_cross_entropy,
+    [WEFT_OP_CROSS_ENTROPY_BACKWARD] = &wefti_reference_cross_entropy_backward,
+    [WEFT_OP_ATTENTION] = &wefti_reference_attention,
+    [WEFT_OP_ATTENTION_BACKWARD] = &wefti_reference_attention_backward,
     [WEFT_OP_ASSIGN] = &wefti_reference_assign,
     [WEFT_OP_UPDATE] = &wefti_reference_update,
     [WEFT_OP_CUSTOM] = &wefti_reference_custom,
     [WEFT_OP_CUSTOM_BACKWARD] = &wefti_reference_custom_backward,
 };
-
-static weft_status refuse(weft_status status, const wefti_call *call, const char *why) {
-    return wefti_fail(status, "cpu: %s '%s': %s", wefti_ops[call->op].name, call->name ? call->name : "", why);
-}
-
-weft_status wefti_cpu_check(const wefti_call *call) {
-    if ((unsigned)call->op >= WEFT_OP_COUNT) return wefti_fail(WEFT_E_INVALID, "cpu: no operation %d", (int)call->op);
-    if (!wefti_cpu_reference[call->op]) return refuse(WEFT_E_UNSUPPORTED, call, "not something that a device computes");
-    const wefti_op_info *info = &wefti_ops[call->op];
-    if (call->n_inputs < info->inputs_min || (info->inputs_max != WEFTI_ANY && call->n_inputs > info->inputs_max) ||
-        (info->outputs != WEFTI_ANY && call->n_outputs != info->outputs))
-        return refuse(WEFT_E_INVALID, call, "wrong number of inputs or outputs");
-    for (int32_t i = 0; i < call->n_inputs + call->n_outputs; i++) {
-        const wefti_operand *operand = i < call->n_inputs ? &call->inputs[i] : &call->outputs[i - call->n_inputs];
-        if (!weft_dtype_bytes(operand->dtype)) return refuse(WEFT_E_DTYPE, call, "an operand has no known dtype");
-        if (wefti_operand_elements(operand) < 0) return refuse(WEFT_E_SHAPE, call, "an operand's shape is not valid");
-        if (i >= call->n_inputs && !wefti_operand_is_contiguous(operand))
-            return refuse(WEFT_E_INVALID, call, "an output is not contiguous");
-    }
-    if (call->op == WEFT_OP_UPDATE && call->outputs[0].dtype != WEFT_F32 && call->outputs[0].dtype != WEFT_F64)
-        return refuse(WEFT_E_UNSUPPORTED, call, "solver rules work on f32 and f64; keep a master copy in f32");
-    return WEFT_OK;
-}

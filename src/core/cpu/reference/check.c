@@ -1,0 +1,456 @@
+/* Whether a call is one that op.h allows: arity, dtypes and shapes, family by family.
+ *
+ * Graphs are checked where they are built; this check guards memory. After it no plain kernel reads or writes outside its
+ * operands, whatever a planner handed in, and no op is computed in a dtype that it has no meaning for. */
+#include "core/cpu/reference/reference.h"
+#include "core/iface/custom.h"
+#include "core/iface/rule.h"
+
+static weft_status refuse(weft_status status, const wefti_call *call, const char *why) {
+    const wefti_operand *x = call->n_inputs > 0 ? &call->inputs[0] : NULL, *y = call->n_outputs > 0 ? &call->outputs[0] : NULL;
+    return wefti_fail(status, "cpu: %s '%s' (%s%s -> %s%s): %s", wefti_ops[call->op].name, call->name ? call->name : "",
+                      x ? weft_dtype_name(x->dtype) : "nothing", x ? weft_shape_text(x->shape).text : "",
+                      y ? weft_dtype_name(y->dtype) : "nothing", y ? weft_shape_text(y->shape).text : "", why);
+}
+#define SHAPE(condition, why)                                          \
+    do {                                                               \
+        if (!(condition)) return refuse(WEFT_E_SHAPE, call, why);      \
+    } while (0)
+#define DTYPE(condition, why)                                          \
+    do {                                                               \
+        if (!(condition)) return refuse(WEFT_E_DTYPE, call, why);      \
+    } while (0)
+
+static bool is_index(weft_dtype dtype) { return dtype == WEFT_I32 || dtype == WEFT_I64; }
+
+static bool broadcasts(weft_shape from, weft_shape to) {
+    if (from.rank > to.rank) return false;
+    for (int32_t axis = 0; axis < from.rank; axis++)
+        if (from.dim[axis] != 1 && from.dim[axis] != to.dim[to.rank - from.rank + axis]) return false;
+    return true;
+}
+
+/* Product of the dims of axes that are, or are not, in the mask. */
+static int64_t product(weft_shape shape, uint32_t axes, bool in_mask) {
+    int64_t total = 1;
+    for (int32_t axis = 0; axis < shape.rank; axis++)
+        if ((axes >> axis & 1) == in_mask) total *= shape.dim[axis];
+    return total;
+}
+
+/* Dtypes of an elementwise op: of its inputs and its result. */
+static bool dtypes_fit(weft_op op, const weft_dtype *in, weft_dtype out) {
+    switch (op) {
+    case WEFT_OP_CAST: return true;
+    case WEFT_OP_NOT:
+    case WEFT_OP_ISFINITE: return out == WEFT_BOOL;
+    case WEFT_OP_AND:
+    case WEFT_OP_OR:
+    case WEFT_OP_EQ:
+    case WEFT_OP_NE:
+    case WEFT_OP_LT:
+    case WEFT_OP_LE:
+    case WEFT_OP_GT:
+    case WEFT_OP_GE: return in[0] == in[1] && out == WEFT_BOOL;
+    case WEFT_OP_WHERE: return in[0] == WEFT_BOOL && in[1] == out && in[2] == out;
+    case WEFT_OP_DROPOUT: return in[0] == out && weft_dtype_is_float(out) && is_index(in[1]);
+    case WEFT_OP_COPY:
+    case WEFT_OP_DETACH:
+    case WEFT_OP_NEG:
+    case WEFT_OP_ABS:
+    case WEFT_OP_SIGN:
+    case WEFT_OP_SQUARE:
+    case WEFT_OP_RELU:
+    case WEFT_OP_CLAMP: return in[0] == out;
+    case WEFT_OP_ADD:
+    case WEFT_OP_SUB:
+    case WEFT_OP_MUL:
+    case WEFT_OP_DIV:
+    case WEFT_OP_MAXIMUM:
+    case WEFT_OP_MINIMUM: return in[0] == out && in[1] == out;
+    default: return weft_dtype_is_float(out) && in[0] == out && (wefti_ops[op].inputs_max < 2 || in[1] == out);
+    }
+}
+
+static weft_status check_window(const wefti_call *call, const wefti_window *window, weft_shape shape) {
+    if (!window->split) return WEFT_OK;
+    SHAPE(window->axis >= 0 && window->axis < shape.rank && window->begin >= 0 &&
+              window->begin <= window->global - shape.dim[window->axis],
+          "its window does not lie in the global tensor");
+    return WEFT_OK;
+}
+
+static weft_status check_elementwise(const wefti_call *call) {
+    weft_dtype in[3] = {WEFT_F32, WEFT_F32, WEFT_F32};
+    for (int32_t i = 0; i < call->n_inputs; i++) {
+        in[i] = call->inputs[i].dtype;
+        SHAPE(broadcasts(call->inputs[i].shape, call->outputs[0].shape), "an input does not broadcast to the output");
+    }
+    DTYPE(dtypes_fit(call->op, in, call->outputs[0].dtype), "the op has no such dtypes");
+    if (call->op == WEFT_OP_DROPOUT) return check_window(call, &call->attrs->dropout.window, call->outputs[0].shape);
+    return WEFT_OK;
+}
+
+static weft_status check_fused_output(const wefti_call *call, const wefti_fused_output *output, const wefti_operand *y) {
+    const wefti_fused *fused = call->attrs->fused.fused;
+    SHAPE(output->instruction >= 0 && output->instruction < fused->n_instructions, "an output is no instruction's result");
+    DTYPE(y->dtype == fused->instruction[output->instruction].dtype, "an output has not its instruction's dtype");
+    if (output->reduce < 0) {
+        SHAPE(weft_shape_equal(y->shape, fused->space), "a whole output has not the program's space");
+        return WEFT_OK;
+    }
+    SHAPE(output->reduce == WEFT_OP_SUM || output->reduce == WEFT_OP_MEAN || output->reduce == WEFT_OP_MAX ||
+              output->reduce == WEFT_OP_MIN, "an output is reduced by something else than sum, mean, max or min");
+    DTYPE(output->reduce != WEFT_OP_MEAN || weft_dtype_is_float(y->dtype), "a mean of integers");
+    SHAPE(wefti_operand_elements(y) == product(fused->space, output->axes, false), "a reduced output has another size");
+    SHAPE(output->reduce == WEFT_OP_SUM || output->reduce == WEFT_OP_MEAN || wefti_operand_elements(y) == 0 ||
+              product(fused->space, output->axes, true) > 0,
+          "a maximum or minimum of nothing");
+    return WEFT_OK;
+}
+
+static weft_status check_fused(const wefti_call *call) {
+    const wefti_fused *fused = call->attrs->fused.fused;
+    SHAPE(fused && fused->n_inputs == call->n_inputs && fused->n_outputs == call->n_outputs && fused->n_instructions > 0 &&
+              fused->n_instructions <= WEFTI_FUSED_MAX && fused->n_outputs <= WEFTI_FUSED_MAX,
+          "the program and the call differ in size");
+    for (int32_t i = 0; i < call->n_inputs; i++)
+        SHAPE(broadcasts(call->inputs[i].shape, fused->space), "an input does not broadcast to the program's space");
+    for (int32_t j = 0; j < fused->n_instructions; j++) {
+        const wefti_fused_instruction *it = &fused->instruction[j];
+        SHAPE((unsigned)it->op < WEFT_OP_COUNT && wefti_op_is_elementwise(it->op), "an instruction is not elementwise");
+        weft_dtype in[3] = {WEFT_F32, WEFT_F32, WEFT_F32};
+        for (int32_t k = 0; k < wefti_ops[it->op].inputs_max; k++) {
+            SHAPE(it->source[k] < call->n_inputs && -1 - it->source[k] < j, "an instruction reads what is not there yet");
+            in[k] = it->source[k] < 0 ? fused->instruction[-1 - it->source[k]].dtype : call->inputs[it->source[k]].dtype;
+        }
+        DTYPE(weft_dtype_bytes(it->dtype) && dtypes_fit(it->op, in, it->dtype), "an instruction has no such dtypes");
+        if (it->op == WEFT_OP_DROPOUT) WEFTI_TRY(check_window(call, &it->attrs.dropout.window, fused->space));
+    }
+    for (int32_t k = 0; k < fused->n_outputs; k++)
+        WEFTI_TRY(check_fused_output(call, &fused->output[k], &call->outputs[k]));
+    return WEFT_OK;
+}
+
+static weft_status check_reduce(const wefti_call *call) {
+    const wefti_operand *x = &call->inputs[0], *y = &call->outputs[0];
+    uint32_t             axes = call->attrs->reduce.axes;
+    SHAPE(axes >> x->shape.rank == 0, "it reduces axes that its input has not");
+    if (call->op == WEFT_OP_EXTENT) {
+        SHAPE(wefti_operand_elements(y) == 1, "the output is not a scalar");
+        return WEFT_OK;
+    }
+    SHAPE(wefti_operand_elements(y) == product(x->shape, axes, false), "the output has another size");
+    if (call->op == WEFT_OP_ARGMAX) {
+        SHAPE(axes && (axes & (axes - 1)) == 0, "it takes one axis");
+        DTYPE(is_index(y->dtype), "the output is not an index");
+    } else {
+        DTYPE(x->dtype == y->dtype && (call->op != WEFT_OP_MEAN || weft_dtype_is_float(x->dtype)), "the op has no such dtypes");
+    }
+    SHAPE(call->op == WEFT_OP_SUM || call->op == WEFT_OP_MEAN || wefti_operand_elements(y) == 0 || product(x->shape, axes, true) > 0,
+          "a maximum or minimum of nothing");
+    return WEFT_OK;
+}
+
+static weft_status check_mean_backward(const wefti_call *call) {
+    const wefti_operand *g = &call->inputs[0], *y = &call->outputs[0];
+    uint32_t             axes = call->attrs->reduce.axes;
+    SHAPE(axes >> y->shape.rank == 0, "it spreads axes that its output has not");
+    bool kept = g->shape.rank == y->shape.rank;
+    for (int32_t axis = 0, own = 0; axis < y->shape.rank; axis++) {
+        bool away = axes >> axis & 1;
+        if (!kept && away) continue;
+        SHAPE(own < g->shape.rank && g->shape.dim[own] == (away ? 1 : y->shape.dim[axis]), "the gradient has another shape");
+        own++;
+    }
+    DTYPE(g->dtype == y->dtype && weft_dtype_is_float(g->dtype), "the op has no such dtypes");
+    return WEFT_OK;
+}
+
+static weft_status check_view(const wefti_call *call) {
+    const wefti_operand *x = &call->inputs[0], *y = &call->outputs[0];
+    const wefti_attrs   *attrs = call->attrs;
+    uint32_t             seen = 0;
+    DTYPE(x->dtype == y->dtype, "input and output differ in dtype");
+    if (call->op == WEFT_OP_RESHAPE) SHAPE(wefti_operand_elements(x) == wefti_operand_elements(y), "the count of elements changes");
+    else if (call->op == WEFT_OP_EXPAND) SHAPE(broadcasts(x->shape, y->shape), "the input does not broadcast to the output");
+    else SHAPE(x->shape.rank == y->shape.rank, "input and output differ in rank");
+    for (int32_t axis = 0; call->op == WEFT_OP_PERMUTE && axis < y->shape.rank; axis++) {
+        int32_t from = attrs->view.axes[axis];
+        SHAPE(from >= 0 && from < x->shape.rank && x->shape.dim[from] == y->shape.dim[axis], "the axes are no permutation");
+        seen |= 1u << from;
+    }
+    SHAPE(call->op != WEFT_OP_PERMUTE || seen == (1u << x->shape.rank) - 1, "the axes are no permutation");
+    for (int32_t axis = 0; call->op == WEFT_OP_SLICE && axis < y->shape.rank; axis++) {
+        int64_t start = attrs->slice.start[axis], step = attrs->slice.step[axis], size = y->shape.dim[axis], last = 0;
+        SHAPE(start >= 0 && step >= 1 && (size == 0 || (wefti_mul_i64(size - 1, step, &last) &&
+                                                        wefti_add_i64(last, start, &last) && last < x->shape.dim[axis])),
+              "the slice leaves its input");
+    }
+    return WEFT_OK;
+}
+
+static weft_status check_concat(const wefti_call *call) {
+    const wefti_operand *y = &call->outputs[0];
+    int32_t              axis = call->attrs->axis.axis;
+    int64_t              total = 0;
+    SHAPE(axis >= 0 && axis < y->shape.rank, "there is no such axis");
+    for (int32_t i = 0; i < call->n_inputs; i++) {
+        const wefti_operand *x = &call->inputs[i];
+        DTYPE(x->dtype == y->dtype, "inputs and output differ in dtype");
+        SHAPE(x->shape.rank == y->shape.rank, "inputs and output differ in rank");
+        for (int32_t d = 0; d < y->shape.rank; d++)
+            SHAPE(d == axis || x->shape.dim[d] == y->shape.dim[d], "inputs differ along another axis");
+        total += x->shape.dim[axis];
+    }
+    SHAPE(total == y->shape.dim[axis], "the inputs do not make the output");
+    return WEFT_OK;
+}
+
+static weft_status check_pad(const wefti_call *call) {
+    const wefti_operand *x = &call->inputs[0], *y = &call->outputs[0];
+    DTYPE(x->dtype == y->dtype, "input and output differ in dtype");
+    SHAPE(x->shape.rank == y->shape.rank, "input and output differ in rank");
+    for (int32_t axis = 0; axis < x->shape.rank; axis++) {
+        int64_t low = call->attrs->pad.low[axis], high = call->attrs->pad.high[axis], interior = call->attrs->pad.interior[axis];
+        int64_t size = x->shape.dim[axis], between = 0, total = 0;
+        SHAPE(low >= 0 && high >= 0 && interior >= 0 && wefti_mul_i64(size > 0 ? size - 1 : 0, interior, &between) &&
+                  wefti_add_i64(size, between, &total) && wefti_add_i64(total, low, &total) &&
+                  wefti_add_i64(total, high, &total) && total == y->shape.dim[axis],
+              "padding does not make the output");
+    }
+    return WEFT_OK;
+}
+
+/* GATHER and SCATTER_ADD: `picked` has x's shape with the index's in place of the axis. */
+static weft_status check_pick(const wefti_call *call, weft_shape picked) {
+    const wefti_operand *x = &call->inputs[0], *index = &call->inputs[1];
+    int32_t              axis = call->attrs->axis.axis;
+    SHAPE(axis >= 0 && axis < x->shape.rank, "there is no such axis");
+    SHAPE(picked.rank == x->shape.rank - 1 + index->shape.rank, "ranks do not fit");
+    for (int32_t d = 0; d < picked.rank; d++) {
+        int64_t expected = d < axis                       ? x->shape.dim[d]
+                           : d < axis + index->shape.rank ? index->shape.dim[d - axis]
+                                                          : x->shape.dim[d - index->shape.rank + 1];
+        SHAPE(picked.dim[d] == expected, "shapes do not fit");
+    }
+    DTYPE(is_index(index->dtype), "the index is not i32 or i64");
+    DTYPE(call->outputs[0].dtype == x->dtype, "input and output differ in dtype");
+    if (call->op == WEFT_OP_GATHER) return WEFT_OK;
+    DTYPE(call->inputs[2].dtype == x->dtype, "what is added has another dtype");
+    SHAPE(weft_shape_equal(x->shape, call->outputs[0].shape), "input and output differ in shape");
+    return WEFT_OK;
+}
+
+static weft_status check_matmul(const wefti_call *call) {
+    const wefti_operand *a = &call->inputs[0], *b = &call->inputs[1], *c = &call->outputs[0];
+    DTYPE(a->dtype == b->dtype && a->dtype == c->dtype && weft_dtype_is_float(a->dtype), "the op has no such dtypes");
+    SHAPE(a->shape.rank >= 2 && b->shape.rank >= 2 && c->shape.rank >= 2, "an operand is no matrix");
+    bool    ta = call->attrs->matmul.trans_a, tb = call->attrs->matmul.trans_b;
+    int64_t m = a->shape.dim[a->shape.rank - 2 + ta], k = a->shape.dim[a->shape.rank - 1 - ta];
+    int64_t k2 = b->shape.dim[b->shape.rank - 2 + tb], n = b->shape.dim[b->shape.rank - 1 - tb];
+    SHAPE(k == k2, "inner sizes differ");
+    SHAPE(m == c->shape.dim[c->shape.rank - 2] && n == c->shape.dim[c->shape.rank - 1], "the output has another size");
+    weft_shape batch_a = a->shape, batch_b = b->shape, batch_c = c->shape;
+    batch_a.rank -= 2, batch_b.rank -= 2, batch_c.rank -= 2;
+    SHAPE(broadcasts(batch_a, batch_c) && broadcasts(batch_b, batch_c), "leading axes do not broadcast");
+    return WEFT_OK;
+}
+
+static weft_status check_conv(const wefti_call *call) {
+    bool       to_input = call->op == WEFT_OP_CONV2D_BACKWARD_INPUT, to_weight = call->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT;
+    weft_shape x = to_input ? call->outputs[0].shape : call->inputs[to_weight ? 1 : 0].shape;
+    weft_shape w = to_weight ? call->outputs[0].shape : call->inputs[1].shape;
+    weft_shape y = to_input || to_weight ? call->inputs[0].shape : call->outputs[0].shape;
+    int64_t    groups = call->attrs->conv.groups > 0 ? call->attrs->conv.groups : 1;
+    DTYPE(call->inputs[0].dtype == call->inputs[1].dtype && call->inputs[0].dtype == call->outputs[0].dtype &&
+              weft_dtype_is_float(call->inputs[0].dtype), "the op has no such dtypes");
+    SHAPE(x.rank == 4 && w.rank == 4 && y.rank == 4, "an operand has not four axes");
+    SHAPE(x.dim[0] == y.dim[0] && w.dim[0] == y.dim[1] && w.dim[0] % groups == 0 && w.dim[1] * groups == x.dim[1],
+          "channels, groups or batch do not fit");
+    for (int i = 0; i < 2; i++) SHAPE(call->attrs->conv.stride[i] >= 0 && call->attrs->conv.dilation[i] >= 0, "a stride is negative");
+    return WEFT_OK;
+}
+
+static weft_status check_pool(const wefti_call *call) {
+    const wefti_operand *y = &call->outputs[0];
+    bool                 indexed = call->op == WEFT_OP_MAX_POOL2D_BACKWARD || call->op == WEFT_OP_MAX_POOL2D_TAKE;
+    weft_shape           x = call->inputs[0].shape;
+    DTYPE(weft_dtype_is_float(y->dtype) && call->inputs[0].dtype == y->dtype, "the op has no such dtypes");
+    SHAPE(x.rank == 4 && y->shape.rank == 4 && x.dim[0] == y->shape.dim[0] && x.dim[1] == y->shape.dim[1],
+          "batch or channels do not fit");
+    if (call->op == WEFT_OP_MAX_POOL2D) {
+        SHAPE(weft_shape_equal(call->outputs[1].shape, y->shape), "index and output differ in shape");
+        DTYPE(is_index(call->outputs[1].dtype), "the index is not i32");
+    }
+    if (indexed) {
+        SHAPE(weft_shape_equal(call->inputs[1].shape, call->op == WEFT_OP_MAX_POOL2D_TAKE ? y->shape : x), "the index has another shape");
+        DTYPE(is_index(call->inputs[1].dtype), "the index is not i32");
+        return WEFT_OK;
+    }
+    for (int i = 0; i < 2; i++)
+        SHAPE(call->attrs->pool.window[i] > 0 && call->attrs->pool.stride[i] >= 0, "a window has no size");
+    return WEFT_OK;
+}
+
+static weft_status check_rows(const wefti_call *call) {
+    const wefti_operand *x = &call->inputs[0], *y = &call->outputs[0];
+    int32_t              axes = 1;
+    DTYPE(x->dtype == y->dtype && weft_dtype_is_float(x->dtype), "the op has no such dtypes");
+    SHAPE(weft_shape_equal(x->shape, y->shape), "input and output differ in shape");
+    bool forward = call->op == WEFT_OP_NORMALIZE, backward = call->op == WEFT_OP_NORMALIZE_BACKWARD;
+    if (forward || backward) axes = call->attrs->rows.axes;
+    SHAPE(axes >= 1 && axes <= x->shape.rank, "there are no such rows");
+    int64_t rows = 1;
+    for (int32_t i = 0; i < x->shape.rank - axes; i++) rows *= x->shape.dim[i];
+    if (forward || backward) {
+        const wefti_operand *rstd = forward ? &call->outputs[1] : &call->inputs[2];
+        SHAPE(wefti_operand_elements(rstd) == rows, "rstd has another size");
+        DTYPE(rstd->dtype == (x->dtype == WEFT_F64 ? WEFT_F64 : WEFT_F32), "rstd has another dtype");
+    }
+    if (backward || call->op == WEFT_OP_SOFTMAX_BACKWARD || call->op == WEFT_OP_LOG_SOFTMAX_BACKWARD) {
+        SHAPE(weft_shape_equal(call->inputs[1].shape, x->shape), "the inputs differ in shape");
+        DTYPE(call->inputs[1].dtype == x->dtype, "the inputs differ in dtype");
+    }
+    if (call->op == WEFT_OP_ROTARY)
+        SHAPE(x->shape.rank >= 2 && x->shape.dim[x->shape.rank - 1] % 2 == 0, "it takes positions and an even depth");
+    return WEFT_OK;
+}
+
+static weft_status check_loss(const wefti_call *call) {
+    bool                 backward = call->op == WEFT_OP_CROSS_ENTROPY_BACKWARD;
+    const wefti_operand *logits = &call->inputs[backward], *label = &call->inputs[backward + 1];
+    const wefti_operand *loss = backward ? &call->inputs[0] : &call->outputs[0];
+    const wefti_operand *lse = backward ? &call->inputs[3] : &call->outputs[1];
+    weft_dtype           wide = logits->dtype == WEFT_F64 ? WEFT_F64 : WEFT_F32;
+    SHAPE(logits->shape.rank >= 1, "logits have no classes");
+    weft_shape leading = logits->shape;
+    int64_t    rows = wefti_operand_elements(label);
+    leading.rank--;
+    SHAPE(weft_shape_elements(leading) == rows && wefti_operand_elements(loss) == rows && wefti_operand_elements(lse) == rows,
+          "labels and logits differ in rows");
+    DTYPE(weft_dtype_is_float(logits->dtype) && is_index(label->dtype) && loss->dtype == wide && lse->dtype == wide,
+          "the op has no such dtypes");
+    if (!backward) return WEFT_OK;
+    SHAPE(weft_shape_equal(call->outputs[0].shape, logits->shape), "the gradient has another shape than the logits");
+    DTYPE(call->outputs[0].dtype == logits->dtype, "the gradient has another dtype than the logits");
+    return WEFT_OK;
+}
+
+static weft_status check_attention(const wefti_call *call) {
+    bool                 backward = call->op == WEFT_OP_ATTENTION_BACKWARD;
+    const wefti_operand *q = &call->inputs[backward], *k = q + 1, *v = q + 2;
+    const wefti_operand *o = backward ? &call->inputs[4] : &call->outputs[0], *lse = backward ? &call->inputs[5] : &call->outputs[1];
+    weft_dtype           dtype = q->dtype, wide = dtype == WEFT_F64 ? WEFT_F64 : WEFT_F32;
+    SHAPE(q->shape.rank == 4 && k->shape.rank == 4 && v->shape.rank == 4, "q, k and v have four axes");
+    const int64_t *qd = q->shape.dim, *kd = k->shape.dim, *vd = v->shape.dim;
+    SHAPE(kd[0] == qd[0] && vd[0] == qd[0] && kd[1] == vd[1] && kd[1] > 0 && qd[1] % kd[1] == 0 && kd[2] == vd[2] && kd[3] == qd[3],
+          "q, k and v do not fit");
+    SHAPE(weft_shape_equal(o->shape, weft_shape(qd[0], qd[1], qd[2], vd[3])) &&
+              weft_shape_equal(lse->shape, weft_shape(qd[0], qd[1], qd[2])), "the output has another shape");
+    DTYPE(weft_dtype_is_float(dtype) && k->dtype == dtype && v->dtype == dtype && o->dtype == dtype && lse->dtype == wide,
+          "the op has no such dtypes");
+    if (!backward) return WEFT_OK;
+    SHAPE(weft_shape_equal(call->inputs[0].shape, o->shape), "the incoming gradient has another shape than the output");
+    DTYPE(call->inputs[0].dtype == dtype, "the incoming gradient has another dtype");
+    for (int32_t i = 0; i < 3; i++) {
+        SHAPE(weft_shape_equal(call->outputs[i].shape, q[i].shape), "a gradient has another shape than its input");
+        DTYPE(call->outputs[i].dtype == dtype, "a gradient has another dtype than its input");
+    }
+    return WEFT_OK;
+}
+
+static weft_status check_update(const wefti_call *call) {
+    const wefti_operand *y = &call->outputs[0], *hyper = &call->inputs[2];
+    const wefti_rule    *rule = call->attrs->update.rule;
+    if (y->dtype != WEFT_F32 && y->dtype != WEFT_F64)
+        return refuse(WEFT_E_UNSUPPORTED, call, "solver rules work on f32 and f64; keep a master copy in f32");
+    SHAPE(rule && rule->n_states <= WEFTI_REFERENCE_STATES && call->n_inputs == 3 + rule->n_states, "the rule has other states");
+    SHAPE(hyper->dtype == WEFT_F64 && wefti_operand_elements(hyper) == WEFTI_HYPER_COUNT && wefti_operand_is_contiguous(hyper),
+          "hyper is not the f64 vector of hyperparameters");
+    SHAPE(weft_shape_equal(call->inputs[0].shape, y->shape) && broadcasts(call->inputs[1].shape, y->shape),
+          "parameter and gradient differ in shape");
+    DTYPE(call->inputs[0].dtype == y->dtype && call->inputs[1].dtype == y->dtype, "parameter and gradient differ in dtype");
+    for (int32_t i = 3; i < call->n_inputs; i++)
+        SHAPE(call->inputs[i].dtype == y->dtype && wefti_operand_is_contiguous(&call->inputs[i]) &&
+                  wefti_operand_elements(&call->inputs[i]) == wefti_operand_elements(y), "a state differs from the parameter");
+    if (!(y->dtype == WEFT_F64 ? rule->apply_f64 : rule->apply_f32))
+        return refuse(WEFT_E_UNSUPPORTED, call, "the rule has no function for this dtype");
+    return WEFT_OK;
+}
+
+static weft_status check_custom(const wefti_call *call) {
+    const struct wefti_custom *custom = call->attrs->custom.custom;
+    SHAPE(custom, "there is no custom op");
+    if (call->op == WEFT_OP_CUSTOM) {
+        SHAPE(call->n_inputs == custom->op.n_inputs && call->n_outputs == custom->op.n_outputs, "the op has other inputs");
+        if (!custom->op.forward) return refuse(WEFT_E_UNSUPPORTED, call, "the custom op has no forward function");
+    } else {
+        SHAPE(call->n_inputs == custom->op.n_inputs + 2 * custom->op.n_outputs && call->n_outputs == custom->op.n_inputs,
+              "the op has other inputs");
+        if (!custom->op.backward) return refuse(WEFT_E_UNSUPPORTED, call, "the custom op has no backward function");
+    }
+    return WEFT_OK;
+}
+
+static weft_status check_assign(const wefti_call *call) {
+    const wefti_operand *x = &call->inputs[1], *y = &call->outputs[0];
+    SHAPE(broadcasts(x->shape, y->shape) && weft_shape_equal(call->inputs[0].shape, y->shape), "the value has another shape");
+    DTYPE(x->dtype == y->dtype && call->inputs[0].dtype == y->dtype, "variable and value differ in dtype");
+    return WEFT_OK;
+}
+
+static weft_status check_random(const wefti_call *call) {
+    DTYPE(weft_dtype_is_float(call->outputs[0].dtype) && is_index(call->inputs[0].dtype), "it draws floats by an integer step");
+    SHAPE(wefti_operand_elements(&call->inputs[0]) == 1, "the step is not one number");
+    return check_window(call, &call->attrs->random.window, call->outputs[0].shape);
+}
+
+static weft_status check_operands(const wefti_call *call) {
+    const wefti_op_info *info = &wefti_ops[call->op];
+    if (call->n_inputs < info->inputs_min || (info->inputs_max != WEFTI_ANY && call->n_inputs > info->inputs_max) ||
+        (info->outputs == WEFTI_ANY ? call->n_outputs < 1 : call->n_outputs != info->outputs))
+        return refuse(WEFT_E_INVALID, call, "wrong number of inputs or outputs");
+    if (!call->attrs) return refuse(WEFT_E_INVALID, call, "there are no attributes");
+    for (int32_t i = 0; i < call->n_inputs + call->n_outputs; i++) {
+        const wefti_operand *operand = i < call->n_inputs ? &call->inputs[i] : &call->outputs[i - call->n_inputs];
+        DTYPE(weft_dtype_bytes(operand->dtype), "an operand has no known dtype");
+        SHAPE(wefti_operand_elements(operand) >= 0, "an operand's shape is not valid");
+        if (i >= call->n_inputs && !wefti_operand_is_contiguous(operand))
+            return refuse(WEFT_E_INVALID, call, "an output is not contiguous");
+    }
+    return WEFT_OK;
+}
+
+weft_status wefti_cpu_check(const wefti_call *call) {
+    if ((unsigned)call->op >= WEFT_OP_COUNT) return wefti_fail(WEFT_E_INVALID, "cpu: no operation %d", (int)call->op);
+    if (!wefti_cpu_reference[call->op]) return refuse(WEFT_E_UNSUPPORTED, call, "not something that a device computes");
+    WEFTI_TRY(check_operands(call));
+    switch (call->op) {
+    case WEFT_OP_RANDOM: return check_random(call);
+    case WEFT_OP_FUSED: return check_fused(call);
+    case WEFT_OP_MEAN_BACKWARD: return check_mean_backward(call);
+    case WEFT_OP_CONCAT: return check_concat(call);
+    case WEFT_OP_PAD: return check_pad(call);
+    case WEFT_OP_GATHER: return check_pick(call, call->outputs[0].shape);
+    case WEFT_OP_SCATTER_ADD: return check_pick(call, call->inputs[2].shape);
+    case WEFT_OP_ASSIGN: return check_assign(call);
+    case WEFT_OP_UPDATE: return check_update(call);
+    default: break;
+    }
+    switch (wefti_ops[call->op].family) {
+    case WEFTI_UNARY:
+    case WEFTI_BINARY:
+    case WEFTI_TERNARY: return check_elementwise(call);
+    case WEFTI_REDUCE: return check_reduce(call);
+    case WEFTI_VIEW: return check_view(call);
+    case WEFTI_MATMUL: return check_matmul(call);
+    case WEFTI_CONV: return check_conv(call);
+    case WEFTI_POOL: return check_pool(call);
+    case WEFTI_ROWS: return check_rows(call);
+    case WEFTI_LOSS: return check_loss(call);
+    case WEFTI_ATTENTION: return check_attention(call);
+    case WEFTI_CUSTOM: return check_custom(call);
+    default: return WEFT_OK; /* FULL and ARANGE */
+    }
+}
