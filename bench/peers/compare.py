@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""Runs one comparison: Weft and its peers in turns, ratios of medians. Called by run.sh, which prepares the peers.
+
+Every comparison is a function in COMPARISONS that yields records, one JSON object each: bench, case,
+metric, unit, median, low, high, runs, limit, peer, peer_median, ratio; a ratio above 1 means that Weft is the better.
+"""
+import argparse
+import datetime
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROUNDS = 3  # turns that each side gets; the ratio is that of the medians over all of them
+
+
+def run(command, **variables):
+    """Runs a command and gives its standard output and its peak of resident memory in MiB."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=err,
+                                   env={**os.environ, **{k: str(v) for k, v in variables.items()}})
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            sys.exit(f"error: {' '.join(map(str, command))} failed with {process.returncode}:\n{err.read()[-3000:]}")
+        return out.read(), usage.ru_maxrss / 1024
+
+
+def objects(text):
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def spread(values):
+    return {"median": round(statistics.median(values), 4), "low": round(min(values), 4),
+            "high": round(max(values), 4), "runs": len(values)}
+
+
+# --- training ---
+
+TRAININGS = {  # the sample, its arguments, tokens per sample, the batch, steps whose losses are compared
+    "mlp": ("train_images", ["--model", "mlp", "--batch", 64, "--epochs", 3], 1, 64, 900),
+    "cnn": ("train_images", ["--model", "cnn", "--batch", 64, "--epochs", 1], 1, 64, 400),
+    "gpt": ("train_text", ["--batch", 12, "--steps", 25], 256, 12, 20),
+}
+
+
+def train_weft(options, net, work):
+    """One run of the sample: rate in samples (for gpt tokens) a second, memory, and loss by step."""
+    program, arguments, per_sample, _, _ = TRAININGS[net]
+    log = os.path.join(work, "metrics.jsonl")
+    command = [os.path.join(options.build, "bin", program), *arguments, "--log", log]
+    if net == "gpt":
+        command += ["--text", options.text]
+    _, memory = run(command, WEFT_THREADS=options.threads)
+    with open(log, encoding="utf-8") as file:
+        events = objects(file.read())
+    losses = {e["step"]: e["loss"] for e in events if "step" in e and "loss" in e}
+    return events[-1]["samples_per_second"] * per_sample, memory, losses
+
+
+def train_torch(options, net, mode, losses=0):
+    command = [sys.executable, os.path.join(HERE, "torch_train.py"), "--net", net, "--mode", mode,
+               "--threads", options.threads, "--windows", 3, "--window-seconds", 4 if net == "gpt" else 1.5]
+    if net == "gpt":
+        command += ["--text", options.text]
+    if losses:
+        command += ["--losses", losses]
+    text, _ = run(command)
+    return {record["metric"]: record for record in objects(text)}
+
+
+def mean_of_last(losses, count):
+    tail = losses[-max(1, count // 10):]
+    return sum(tail) / len(tail)
+
+
+def train(options, net):
+    modes = ["eager", "compile"] + (["eager-nhwc", "compile-nhwc"] if net == "cnn" else [])
+    first = {mode: train_torch(options, net, mode) for mode in modes}
+    for mode in modes:
+        print(f"  PyTorch {mode}: {first[mode]['throughput']['median']} {first[mode]['throughput']['unit']}")
+    best = max(modes, key=lambda mode: first[mode]["throughput"]["median"])
+    steps = TRAININGS[net][4]
+    ours, memories, peers, limits, peer_memories, losses = [], [], [], [], [], {}
+    with tempfile.TemporaryDirectory() as work:
+        for round_number in range(ROUNDS):
+            peer = train_torch(options, net, best, losses=steps if round_number == 0 else 0)
+            rate, memory, losses = train_weft(options, net, work)
+            ours.append(rate)
+            memories.append(memory)
+            peers.append(peer["throughput"]["median"])
+            limits.append(peer["throughput"]["limit"])
+            peer_memories.append(peer["memory"]["median"])
+            if round_number == 0:
+                peer_losses = peer["losses"]["losses"][:steps]
+            print(f"  round {round_number + 1}: Weft {rate:.0f}, PyTorch {peers[-1]:.0f} {peer['throughput']['unit']}")
+    case = f"{net} batch {TRAININGS[net][3]} threads {options.threads}"
+    name = f"pytorch {peer['throughput']['version']} {best}"
+    yield {"bench": "train", "case": case, "metric": "throughput", "unit": peer["throughput"]["unit"], **spread(ours),
+           "limit": round(statistics.median(limits), 1), "peer": name, "peer_median": statistics.median(peers),
+           "ratio": round(statistics.median(ours) / statistics.median(peers), 3)}
+    yield {"bench": "train", "case": case, "metric": "memory", "unit": "MiB", **spread(memories), "peer": name,
+           "peer_median": statistics.median(peer_memories), "peer_anonymous": peer["memory"]["anonymous"],
+           "ratio": round(statistics.median(peer_memories) / statistics.median(memories), 3)}
+    mine = [losses[step] for step in sorted(losses) if step <= steps]
+    if mine:
+        yield {"bench": "train", "case": case, "metric": f"loss after {steps} steps", "unit": "nat",
+               "median": round(mean_of_last(mine, len(mine)), 4), "peer": name,
+               "peer_median": round(mean_of_last(peer_losses, steps), 4)}
+
+
+# --- allreduce ---
+
+OPEN_MPI = {  # the ways in which Open MPI is fast here; the best one counts, size by size
+    "shm": [["--mca", "btl", "vader,self"],
+            ["--mca", "btl", "vader,self", "--mca", "btl_vader_single_copy_mechanism", "none"]],
+    "tcp": [["--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo"]],
+}
+
+
+def allreduce_mpi(options, wire):
+    best = {}
+    for variant in OPEN_MPI[wire]:
+        command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "pml", "ob1", *variant, "-n", 2,
+                   os.path.join(options.peers, "mpi_allreduce"), "--windows", 5, "--seconds", 0.05]
+        for record in objects(run(command)[0]):
+            key = (record["bytes"], record["metric"])
+            better = min if record["metric"] == "time" else max
+            best[key] = better(best.get(key, record["median"]), record["median"])
+    return best
+
+
+def allreduce_gloo(options, _):
+    command = [sys.executable, os.path.join(HERE, "gloo_allreduce.py"), "--windows", 5, "--seconds", 0.05]
+    return {(r["bytes"], r["metric"]): r["median"] for r in objects(run(command)[0])}
+
+
+def allreduce_weft(options, wire, work):
+    path = os.path.join(work, "weft.jsonl")
+    run([os.path.join(options.build, "bin", "weftrun"), "-n", 2, "--wire", wire,
+         os.path.join(options.build, "bin", "weft-bench"), "allreduce", "--json", path])
+    with open(path, encoding="utf-8") as file:
+        records = objects(file.read())
+    found = {}
+    for record in records:
+        size = re.match(r"\d+", str(record["case"]))
+        if size and record["metric"] in ("time", "busbw") and record.get("median") is not None:
+            found[(int(size.group()), record["metric"], record["case"])] = record
+    return found
+
+
+def allreduce(options, wire):
+    """Bandwidth from 1 MiB, latency below; each of Weft's cases (exported and foreign buffers) against the peers."""
+    peers = {"open mpi": allreduce_mpi}
+    if wire == "tcp":
+        peers["gloo"] = allreduce_gloo
+    theirs, ours, last = {}, {}, {}
+    with tempfile.TemporaryDirectory() as work:
+        for round_number in range(ROUNDS):
+            for peer, measure in peers.items():
+                for key, value in measure(options, wire).items():
+                    theirs.setdefault((peer, *key), []).append(value)
+            for key, record in allreduce_weft(options, wire, work).items():
+                ours.setdefault(key, []).append(record["median"])
+                last[key] = record
+            print(f"  round {round_number + 1} of {ROUNDS}")
+    for (size, metric, case), values in sorted(ours.items()):
+        for peer in peers:
+            key = (peer, size, metric)
+            if metric != ("busbw" if size >= 1 << 20 else "time") or key not in theirs:
+                continue
+            peer_median, median = statistics.median(theirs[key]), statistics.median(values)
+            ratio = peer_median / median if metric == "time" else median / peer_median
+            yield {"bench": f"allreduce-{wire}", "case": case, "metric": metric, "unit": last[(size, metric, case)]["unit"],
+                   **spread(values), "limit": last[(size, metric, case)].get("limit"), "peer": peer,
+                   "peer_median": peer_median, "ratio": round(ratio, 3)}
+
+
+COMPARISONS = {  # name: what it compares, what it needs, how
+    "train-mlp": ("MLP 784-512-256-10, batch 64: PyTorch", "python", lambda o: train(o, "mlp")),
+    "train-cnn": ("the quickstart's CNN, batch 64: PyTorch", "python", lambda o: train(o, "cnn")),
+    "train-gpt": ("character GPT, 6 layers, 384 wide, context 256, batch 12: PyTorch", "python",
+                  lambda o: train(o, "gpt")),
+    "allreduce-shm": ("allreduce of 2 ranks over shared memory: Open MPI", "mpi", lambda o: allreduce(o, "shm")),
+    "allreduce-tcp": ("allreduce of 2 ranks over TCP on loopback: Open MPI, Gloo", "mpi python",
+                      lambda o: allreduce(o, "tcp")),
+}
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
+    return {"machine": f"{name}, {os.cpu_count()} cores", "date": datetime.date.today().isoformat()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--needs", metavar="NAME")
+    parser.add_argument("--build")
+    parser.add_argument("--peers")
+    parser.add_argument("--out")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--text", default=os.environ.get("WEFT_TEXT", "/usr/share/common-licenses/GPL-3"))
+    options = parser.parse_args()
+    if options.list:
+        for name, (words, _, _) in COMPARISONS.items():
+            print(f"  {name:14} {words}")
+        return
+    name = options.needs or options.name
+    if name not in COMPARISONS:
+        sys.exit(f"error: no comparison is called '{name}'; there are {', '.join(COMPARISONS)}")
+    if options.needs:
+        print(COMPARISONS[name][1])
+        return
+    print(f"{name}: {COMPARISONS[name][0]}")
+    records = list(COMPARISONS[name][2](options))
+    with open(options.out, "w", encoding="utf-8") as file:
+        for record in [machine(), *records]:
+            file.write(json.dumps(record) + "\n")
+    for record in records:
+        ratio = f", ratio {record['ratio']}" if "ratio" in record else ""
+        print(f"  {record['case']} {record['metric']}: {record['median']} {record['unit']}, "
+              f"{record['peer']} {record['peer_median']}{ratio}")
+
+
+if __name__ == "__main__":
+    main()

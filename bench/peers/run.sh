@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# usage: bench/peers/run.sh [name...]
+# Measures Weft beside its peers, in turns on the same machine, and writes bench/results/<name>.jsonl. With no name it
+# lists what can be measured. The peers live in a folder of their own, with pinned versions; nothing else is touched.
+#
+#   WEFT_PEERS_DIR   that folder (default: ~/.cache/weft-peers; PyTorch takes 5.5 GB there)
+#   WEFT_BUILD_DIR   a built Weft (default: build/ beside this source)
+#   WEFT_RESULTS_DIR where the results go (default: bench/results)
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+peers=${WEFT_PEERS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/weft-peers}
+build=${WEFT_BUILD_DIR:-$root/build}
+results=${WEFT_RESULTS_DIR:-$root/bench/results}
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+if [ $# = 0 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
+    sed -n '2,8s/^# \?//p' "${BASH_SOURCE[0]}"
+    echo
+    python3 "$here/compare.py" --list
+    exit
+fi
+
+# Python packages, once per list of versions.
+stamp=$peers/$(cksum <"$here/requirements.txt" | cut -d' ' -f1).installed
+needs_python() {
+    [ ! -f "$stamp" ] || return 0
+    echo "Installing the Python peers of bench/peers/requirements.txt into $peers (about 3 GB to download)"
+    mkdir -p "$peers"
+    python3 -m venv "$peers/python" || die "python3 cannot make a virtual environment (Debian: python3-venv)"
+    "$peers/python/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt" ||
+        die "pip could not install bench/peers/requirements.txt"
+    touch "$stamp"
+}
+needs_mpi() {
+    command -v mpicc >/dev/null && command -v mpirun >/dev/null ||
+        die "Open MPI is not installed (Debian: libopenmpi-dev openmpi-bin)"
+    mkdir -p "$peers"
+    mpicc -O2 -o "$peers/mpi_allreduce" "$here/mpi_allreduce.c" -lm
+}
+[ -x "$build/bin/weftrun" ] || die "no built Weft in $build; build it or set WEFT_BUILD_DIR"
+
+for name in "$@"; do
+    needs=$(python3 "$here/compare.py" --needs "$name") || exit 1
+    for need in $needs; do "needs_$need"; done
+    python=python3
+    [ ! -x "$peers/python/bin/python" ] || python=$peers/python/bin/python
+    mkdir -p "$results"
+    "$python" "$here/compare.py" "$name" --build "$build" --peers "$peers" --out "$results/$name.jsonl"
+done
