@@ -9,8 +9,14 @@
 int main() {
     weft_graph *graph = nullptr;
     if (weft_graph_create(nullptr, &graph) != WEFT_OK) return 1;
-    bool good = weft_graph_check(graph) == WEFT_OK && weft_graph_check(nullptr) == WEFT_E_INVALID;
-    good = good && std::strlen(weft_error_message()) > 0;
+    const int64_t rows[] = {8, 3}, columns[] = {3, 5};
+    weft_tensor *x = weft_input_with(graph, "x", WEFT_F32, weft_shape_of(2, rows), nullptr);
+    weft_tensor *w = weft_input_with(graph, "w", WEFT_F32, weft_shape_of(2, columns), nullptr);
+    weft_shape shape = weft_tensor_shape(weft_relu(weft_matmul_with(x, w, nullptr)));
+    bool good = weft_graph_check(graph) == WEFT_OK && shape.rank == 2 && shape.dim[1] == 5;
+
+    weft_matmul_with(w, x, nullptr); // [3, 5] by [8, 3]
+    good = good && weft_graph_check(graph) == WEFT_E_SHAPE && std::strlen(weft_graph_message(graph)) > 0;
     weft_graph_release(graph);
 
     weft_idx *idx = nullptr;
