@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "weft/batch.h"
+#include "weft/checkpoint.h"
 #include "weft/status.h"
 #include "weft/tokens.h"
 
@@ -75,8 +76,8 @@ WEFT_MUST_CHECK weft_status weft_loader_open_arrays(const weft_batch_field *fiel
                                                     const weft_loader_options *options, weft_loader **loader_out);
 
 /* Hands out the next batch; its memory stays the loader's and is valid until the next call on the loader. WEFT_END after
- * the last batch of the last epoch, and again on every later call. Blocks until the batch has been read. Errors of reading come at the batch
- * that they concern, and stay. */
+ * the last batch of the last epoch, and again on every later call. Blocks until the batch has been read. Errors of reading come
+ * at the batch that they concern, and stay. */
 WEFT_MUST_CHECK weft_status weft_loader_next(weft_loader *loader, weft_batch *batch_out);
 
 /* A batch's form without reading one: field names, dtypes and shapes for the largest share of this rank, data NULL,
@@ -99,6 +100,11 @@ void weft_loader_save(const weft_loader *loader, weft_loader_state *state_out);
 /* Goes on at `state`, its seed included, as if the loader had come there by itself. WEFT_E_MISMATCH where it was taken
  * from a data set of another size or with another batch or order: the loader is then unchanged. */
 WEFT_MUST_CHECK weft_status weft_loader_restore(weft_loader *loader, const weft_loader_state *state);
+/* The same by way of a checkpoint, as values under "loader.<name>.…". */
+WEFT_MUST_CHECK weft_status weft_loader_save_to(const weft_loader *loader, const char *name,
+                                                weft_checkpoint_writer *writer);
+WEFT_MUST_CHECK weft_status weft_loader_restore_from(weft_loader *loader, const char *name,
+                                                     const weft_checkpoint *checkpoint);
 /* Back to the first batch of epoch 0. */
 WEFT_MUST_CHECK weft_status weft_loader_rewind(weft_loader *loader);
 
