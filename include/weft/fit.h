@@ -1,6 +1,5 @@
 /* The training loop that most programs want: epochs over a loader, with progress, metrics, a plot, checkpoints, resume
- * and evaluation. It uses nothing but the public interface of trainer, loader and io: a program that wants another loop copies
- * src/train/fit.c. */
+ * and evaluation. A program that wants another loop writes its own: see weft/trainer.h. */
 #ifndef WEFT_FIT_H
 #define WEFT_FIT_H
 
@@ -27,6 +26,7 @@ typedef struct weft_fit_options {
     int64_t     checkpoint_every; /* > 0: also every so many steps */
     bool        resume;          /* go on from checkpoint_path where that file exists */
 
+    int64_t     epochs;          /* that the loader was opened with, for the time left; 0: 1 */
     FILE       *progress;        /* rank 0 reports here; NULL: silence. On a terminal a live line, else a line every few seconds */
     int64_t     units_per_row;   /* what throughput counts: tokens of a row; 0: 1, samples */
     const char *unit;            /* "samples" where NULL */

@@ -67,6 +67,8 @@ WEFT_MUST_CHECK weft_status weft_trainer_step(weft_trainer *trainer, const weft_
 
 /* Steps done so far, those before a resume included. */
 int64_t weft_trainer_steps(const weft_trainer *trainer);
+/* The world that it was created in. Borrowed. */
+weft_world *weft_trainer_world(const weft_trainer *trainer);
 /* Parameters, states and solver states. Borrowed. */
 weft_variables *weft_trainer_variables(weft_trainer *trainer);
 /* The plan of a full batch. Borrowed. */

@@ -132,7 +132,14 @@ static weft_tensor *copy_node(evaluator *e, const wefti_node *node, const wefti_
     weft_tensor *made = wefti_emit(e->to, node->op, attrs, inputs, node->n_inputs, node->name);
     e->to->flags = 0;
     e->to->segment = 0;
+    if (node->op == WEFT_OP_ASSIGN) wefti_graph_effect(made);
     return made;
+}
+
+/* Generators have no input that gives them a shape (RANDOM's step number comes by itself). */
+static bool is_generator(const wefti_node *node) { return node->op == WEFT_OP_FULL || node->op == WEFT_OP_RANDOM; }
+static weft_tensor *generate(evaluator *e, const wefti_node *node, const wefti_attrs *attrs, weft_shape shape) {
+    return wefti_emit_leaf(e->to, node->op, attrs, node->outputs[0].dtype, shape, node->leaf, node->name);
 }
 
 static weft_tensor *emit(evaluator *e, weft_op op, const wefti_attrs *attrs, weft_tensor *a, weft_tensor *b) {
@@ -191,7 +198,7 @@ static weft_tensor *leaf(evaluator *e, const wefti_node *node) {
 }
 
 static bool is_leaf(const wefti_node *node) {
-    return wefti_ops[node->op].family == WEFTI_LEAF && node->n_inputs == 0;
+    return wefti_ops[node->op].family == WEFTI_LEAF;
 }
 
 /* A maximum over no rows at all is the identity; the op itself refuses an empty axis. */
@@ -330,7 +337,7 @@ static weft_tensor *whole(evaluator *e, weft_tensor *tensor) {
 static weft_tensor *cut_through(evaluator *e, const wefti_node *node, wefti_layout layout, int32_t m) {
     wefti_family family = wefti_ops[node->op].family;
     bool         elementwise = family == WEFTI_UNARY || family == WEFTI_BINARY || family == WEFTI_TERNARY;
-    bool         repeats = node->op == WEFT_OP_EXPAND || node->op == WEFT_OP_MEAN_BACKWARD || node->op == WEFT_OP_RANDOM;
+    bool         repeats = node->op == WEFT_OP_EXPAND || node->op == WEFT_OP_MEAN_BACKWARD;
     if (!elementwise && !repeats) return NULL;
     wefti_chunk  part = chunk_of(e, m);
     wefti_attrs  attrs = node->attrs;
@@ -340,7 +347,7 @@ static weft_tensor *cut_through(evaluator *e, const wefti_node *node, wefti_layo
     for (int32_t i = 0; i < node->n_inputs; i++) {
         weft_tensor *input = node->inputs[i];
         int32_t      own = layout.axis - (node->outputs[0].shape.rank - input->shape.rank);
-        bool         has = node->op != WEFT_OP_MEAN_BACKWARD && node->op != WEFT_OP_RANDOM && own >= 0 &&
+        bool         has = node->op != WEFT_OP_MEAN_BACKWARD && own >= 0 &&
                    input->shape.dim[own] == node->outputs[0].shape.dim[layout.axis];
         inputs[i] = has ? as_cut(e, input, wefti_layout_split(own, layout.unit), m) : whole(e, input);
     }
@@ -352,8 +359,11 @@ static weft_tensor *cut_whole(evaluator *e, weft_tensor *tensor, wefti_layout la
     wefti_chunk       part = chunk_of(e, m);
     weft_shape        shape = tensor->shape;
     shape.dim[layout.axis] = part.rows * layout.unit;
-    if (node->op == WEFT_OP_FULL)
-        return wefti_emit_leaf(e->to, node->op, &node->attrs, tensor->dtype, shape, NULL, node->name);
+    if (is_generator(node)) {
+        wefti_attrs attrs = node->attrs;
+        wefti_shard_attrs(node, NULL, &layout, &part, &attrs);
+        return generate(e, node, &attrs, shape);
+    }
     bool mean_keeps_axis = node->op == WEFT_OP_MEAN_BACKWARD && !(node->attrs.reduce.axes >> layout.axis & 1u);
     weft_tensor *through = mean_keeps_axis ? NULL : cut_through(e, node, layout, m);
     if (through) return through;
@@ -397,7 +407,7 @@ static void emit_all(evaluator *e, weft_tensor *const *outputs, int32_t n_output
     for (int32_t id = 0; id < e->from->n_nodes && e->to->status == WEFT_OK; id++)
         for (int32_t i = 0; i < e->from->nodes[id]->n_outputs; i++)
             if (e->nodes[id][i].needed && e->nodes[id][i].layout.kind == WEFTI_WHOLE &&
-                e->from->nodes[id]->op != WEFT_OP_FULL)
+                !is_generator(e->from->nodes[id]))
                 (void)whole(e, &e->from->nodes[id]->outputs[i]);
     for (int32_t i = 0; i < n_outputs; i++)
         outputs_out[i] = piece_of(e, outputs[i])->layout.kind == WEFTI_SPLIT ? local_rows(e, outputs[i])

@@ -59,7 +59,7 @@ void wefti_lbfgs_release(struct wefti_lbfgs *l) {
 
 wefti_lbfgs_state wefti_lbfgs_state_of(struct wefti_lbfgs *l) {
     /* the pairs, and rho, which follows from them but not to the last bit */
-    return (wefti_lbfgs_state){l->memory, l->bytes / (int64_t)sizeof(double), &l->used, &l->next};
+    return (wefti_lbfgs_state){l->memory, l->bytes / (int64_t)sizeof(double), &l->used, &l->next, l->history};
 }
 
 /* --- between vectors and variables --- */

@@ -40,18 +40,6 @@ static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *
     return weft_checkpoint_add_i64(writer, "weft.lbfgs_next", *state.next);
 }
 
-static weft_status add_loader(weft_checkpoint_writer *writer, const weft_loader *loader) {
-    weft_loader_state state;
-    weft_loader_save(loader, &state);
-    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_epoch", state.epoch));
-    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_batch", state.batch));
-    WEFTI_TRY(weft_checkpoint_add_u64(writer, "weft.loader_seed", state.seed));
-    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_rows", state.rows));
-    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_batch_rows", state.batch_rows));
-    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loader_in_order", state.in_order));
-    return weft_checkpoint_add_i64(writer, "weft.loader_drop_last", state.drop_last);
-}
-
 static weft_status write_file(weft_trainer *trainer, const char *path, const weft_loader *loader) {
     if (!trainer->world->device->vtable->host_memory)
         return wefti_fail(WEFT_E_UNSUPPORTED, "saving '%s': variables on a %s device are not read yet", path,
@@ -61,7 +49,7 @@ static weft_status write_file(weft_trainer *trainer, const char *path, const wef
     WEFTI_TRY_GOTO(weft_checkpoint_create(path, &writer), done);
     WEFTI_TRY_GOTO(add_variables(trainer, writer), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps), done);
-    if (loader) WEFTI_TRY_GOTO(add_loader(writer, loader), done);
+    if (loader) WEFTI_TRY_GOTO(weft_loader_save_to(loader, "train", writer), done);
     status = weft_checkpoint_commit(writer);
 done:
     weft_checkpoint_writer_release(writer);
@@ -81,7 +69,7 @@ typedef struct snapshot {
     unsigned char *bytes; /* variables, each from a multiple of 64 on */
     size_t         size_bytes;
     struct {
-        int64_t           step, lbfgs_used, lbfgs_next, has_loader;
+        int64_t           step, lbfgs_used, lbfgs_next;
         weft_loader_state loader;
     } numbers;
 } snapshot;
@@ -103,21 +91,16 @@ static weft_status open_snapshot(const weft_trainer *trainer, snapshot *s) {
     return WEFT_OK;
 }
 
-static weft_status read_loader(const weft_checkpoint *file, weft_loader_state *state) {
-    int64_t in_order = 0, drop_last = 0;
-    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_epoch", &state->epoch));
-    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_batch", &state->batch));
-    WEFTI_TRY(weft_checkpoint_read_u64(file, "weft.loader_seed", &state->seed));
-    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_rows", &state->rows));
-    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_batch_rows", &state->batch_rows));
-    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_in_order", &in_order));
-    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loader_drop_last", &drop_last));
-    state->in_order = in_order != 0;
-    state->drop_last = drop_last != 0;
-    return WEFT_OK;
+/* Where the file's loader stood. The loader itself moves only once everything has been read. */
+static weft_status read_loader(const weft_checkpoint *file, weft_loader *loader, weft_loader_state *state_out) {
+    weft_loader_state before;
+    weft_loader_save(loader, &before);
+    WEFTI_TRY(weft_loader_restore_from(loader, "train", file));
+    weft_loader_save(loader, state_out);
+    return weft_loader_restore(loader, &before);
 }
 
-static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, bool want_loader, snapshot *s) {
+static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, weft_loader *loader, snapshot *s) {
     size_t  at = 0;
     int32_t n = weft_variables_count(trainer->variables);
     for (int32_t i = 0; i < n; i++) {
@@ -131,17 +114,20 @@ static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *f
         WEFTI_TRY(weft_checkpoint_read(file, "weft.solver.lbfgs", WEFT_F64, weft_shape(state.n_values), s->bytes + at));
         WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.lbfgs_used", &s->numbers.lbfgs_used));
         WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.lbfgs_next", &s->numbers.lbfgs_next));
+        if (s->numbers.lbfgs_used < 0 || s->numbers.lbfgs_used > state.history || s->numbers.lbfgs_next < 0 ||
+            s->numbers.lbfgs_next >= state.history)
+            return wefti_fail(WEFT_E_CORRUPT, "the history of L-BFGS has %lld pairs, the next at %lld; it holds %d",
+                              (long long)s->numbers.lbfgs_used, (long long)s->numbers.lbfgs_next, state.history);
     }
     WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.step", &s->numbers.step));
-    if (want_loader) WEFTI_TRY(read_loader(file, &s->numbers.loader));
-    s->numbers.has_loader = want_loader;
+    if (loader) WEFTI_TRY(read_loader(file, loader, &s->numbers.loader));
     return weft_checkpoint_expect_all_read(file, NULL);
 }
 
-static weft_status read_file(const weft_trainer *trainer, const char *path, bool want_loader, snapshot *s) {
+static weft_status read_file(const weft_trainer *trainer, const char *path, weft_loader *loader, snapshot *s) {
     weft_checkpoint *file = NULL;
     weft_status      status = weft_checkpoint_open(path, &file);
-    if (status == WEFT_OK) status = read_contents(trainer, file, want_loader, s);
+    if (status == WEFT_OK) status = read_contents(trainer, file, loader, s);
     weft_checkpoint_release(file);
     return status == WEFT_OK ? WEFT_OK : wefti_while(status, "loading '%s'", path);
 }
@@ -176,7 +162,7 @@ weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_load
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_load: the %s is NULL", trainer ? "path" : "trainer");
     snapshot    s;
     weft_status status = open_snapshot(trainer, &s);
-    if (status == WEFT_OK && trainer->world->rank == 0) status = read_file(trainer, path, loader != NULL, &s);
+    if (status == WEFT_OK && trainer->world->rank == 0) status = read_file(trainer, path, loader, &s);
     status = wefti_agree(trainer->world, status, "loading the run");
     if (status == WEFT_OK) status = send(trainer->world, s.bytes, s.size_bytes);
     if (status == WEFT_OK) status = send(trainer->world, &s.numbers, sizeof s.numbers);

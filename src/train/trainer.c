@@ -131,6 +131,7 @@ void weft_trainer_release(weft_trainer *trainer) {
 }
 
 int64_t         weft_trainer_steps(const weft_trainer *trainer) { return trainer->steps; }
+weft_world     *weft_trainer_world(const weft_trainer *trainer) { return trainer->world; }
 weft_variables *weft_trainer_variables(weft_trainer *trainer) { return trainer->variables; }
 weft_plan      *weft_trainer_plan(weft_trainer *trainer) { return trainer->plans.plans ? trainer->plans.plans->plan : NULL; }
 

@@ -77,7 +77,7 @@ weft_status wefti_lbfgs_step(weft_trainer *trainer, const weft_batch *batch, wef
 typedef struct wefti_lbfgs_state {
     double  *values; /* [n_values] */
     int64_t  n_values;
-    int32_t *used, *next;
+    int32_t *used, *next, history;
 } wefti_lbfgs_state;
 wefti_lbfgs_state wefti_lbfgs_state_of(struct wefti_lbfgs *lbfgs);
 

@@ -1,0 +1,58 @@
+/* Weft: distributed machine learning as a C library.
+ *
+ * One program, any split: write a loss (and a regulariser) once, as tensor math; train it on one core or on many ranks by
+ * changing a strategy, never the model. The headers are the manual; this is the map.
+ *
+ *   describe        graph.h     inputs, parameters, elementwise math, reductions, shapes, products, gradients
+ *                   layers.h    linear, convolution, pooling, norms, attention, embedding, dropout
+ *                   loss.h      cross-entropy, squared error, Huber, binary cross-entropy
+ *                   custom.h    operations of your own
+ *   train           solver.h    solvers, schedules, regularisers: plain values
+ *                   strategy.h  how the program is split over ranks
+ *                   trainer.h   loss + solver + strategy = a trainer; steps, saving, evaluation
+ *                   fit.h       the usual loop: progress, metrics, plot, checkpoints
+ *   feed            loader.h    batches from IDX images, text and arrays: shuffled, sharded, read ahead, resumable
+ *                   batch.h     what a batch is
+ *                   idx.h tokens.h           the files below that
+ *   look inside     plan.h      what will run: exact bytes and operations before anything is allocated
+ *                   variables.h parameters and states by name
+ *                   array.h dlpack.h         storage, views, exchange with other libraries
+ *   keep            checkpoint.h safetensors.h metrics.h plot.h
+ *   run             world.h     this process's rank, device and link to the others
+ *                   threads.h   whose threads compute
+ *                   status.h memory.h log.h  errors, memory, messages
+ *
+ * Errors: builders of graphs latch the first error and go on; everything else returns a weft_status that must be looked at, and
+ * weft_error_message() says what went wrong. Nothing is global but hooks: several worlds may live in one process. */
+#ifndef WEFT_H
+#define WEFT_H
+
+#include "weft/array.h"
+#include "weft/batch.h"
+#include "weft/checkpoint.h"
+#include "weft/custom.h"
+#include "weft/dlpack.h"
+#include "weft/dtype.h"
+#include "weft/fit.h"
+#include "weft/graph.h"
+#include "weft/idx.h"
+#include "weft/layers.h"
+#include "weft/loader.h"
+#include "weft/log.h"
+#include "weft/loss.h"
+#include "weft/memory.h"
+#include "weft/metrics.h"
+#include "weft/plan.h"
+#include "weft/plot.h"
+#include "weft/safetensors.h"
+#include "weft/shape.h"
+#include "weft/solver.h"
+#include "weft/status.h"
+#include "weft/strategy.h"
+#include "weft/threads.h"
+#include "weft/tokens.h"
+#include "weft/trainer.h"
+#include "weft/variables.h"
+#include "weft/world.h"
+
+#endif

@@ -1,0 +1,298 @@
+/* The usual training loop. Rank 0 reports, logs, plots and writes; the others only compute. Times: `train_seconds` counts
+ * steps and waiting for batches, and leaves out evaluation and saving, so that throughput is that of training. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/base.h"
+#include "train/trainer.h"
+#include "weft/fit.h"
+#include "weft/metrics.h"
+#include "weft/plot.h"
+
+typedef struct curve {
+    double *x, *y;
+    int64_t count, capacity;
+} curve;
+
+typedef struct fit {
+    weft_trainer           *trainer;
+    weft_loader            *loader;
+    const weft_fit_options *options;
+    weft_evaluator         *evaluator;
+    weft_metrics           *metrics; /* rank 0 with a log_path */
+    bool                    speaks, live;
+    weft_fit_result         result;
+    double                  epoch_loss, epoch_rows; /* sums over the epoch */
+    double                  units, wait_seconds;    /* of this run, as the next */
+    int64_t                 steps;
+    double                  shown;                  /* when progress was last shown */
+    curve                   losses, accuracies;
+} fit;
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static const char *unit_of(const fit *f) { return f->options->unit ? f->options->unit : "samples"; }
+static double      rate_of(const fit *f) { return f->result.train_seconds > 0 ? f->units / f->result.train_seconds : 0; }
+
+static weft_status curve_add(curve *c, double x, double y) {
+    if (c->count == c->capacity) {
+        int64_t wider = c->capacity ? 2 * c->capacity : 1024;
+        WEFTI_TRY(wefti_grow(&c->x, sizeof(double) * (size_t)c->capacity, sizeof(double) * (size_t)wider, "a curve"));
+        weft_status status = wefti_grow(&c->y, sizeof(double) * (size_t)c->capacity, sizeof(double) * (size_t)wider, "a curve");
+        if (status != WEFT_OK) { /* keep both halves of one size */
+            weft_status shrunk = wefti_grow(&c->x, sizeof(double) * (size_t)wider, sizeof(double) * (size_t)c->capacity, "a curve");
+            return shrunk == WEFT_OK ? status : shrunk;
+        }
+        c->capacity = wider;
+    }
+    c->x[c->count] = x;
+    c->y[c->count++] = y;
+    return WEFT_OK;
+}
+static void curve_release(curve *c) {
+    wefti_free(c->x, sizeof(double) * (size_t)c->capacity);
+    wefti_free(c->y, sizeof(double) * (size_t)c->capacity);
+}
+
+/* --- reporting --- */
+
+/* "1:02:03" */
+static void clock_text(double span, char *text, size_t size) {
+    long s = span > 0 ? (long)(span + 0.5) : 0;
+    if (s >= 3600) snprintf(text, size, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    else snprintf(text, size, "%ld:%02ld", s / 60, s % 60);
+}
+
+static void show_progress(fit *f, const weft_batch *batch, const weft_report *report, bool last) {
+    double now = seconds(), pause = f->live ? 0.1 : 5;
+    if (!f->speaks || (now - f->shown < pause && !last)) return;
+    f->shown = now;
+    int64_t epochs = f->options->epochs > 0 ? f->options->epochs : 1;
+    double  done = (double)batch->epoch * (double)batch->count + (double)batch->index + 1;
+    double  left = (double)epochs * (double)batch->count - done;
+    if (f->options->max_steps > 0) left = fmin(left, (double)(f->options->max_steps - report->step));
+    char        time_left[32];
+    double      per_step = f->result.train_seconds / (double)f->steps;
+    const bool  colour = f->live && !getenv("NO_COLOR");
+    clock_text(left * per_step, time_left, sizeof time_left);
+    fprintf(f->options->progress, "%sepoch %lld/%lld  step %lld  loss %s%.4f%s  %.0f %s/s  waiting %.0f %%  left %s%s", f->live ? "\r\033[K" : "",
+            (long long)batch->epoch + 1, (long long)epochs, (long long)report->step, colour ? "\033[1m" : "", report->loss,
+            colour ? "\033[0m" : "", rate_of(f), unit_of(f),
+            f->result.train_seconds > 0 ? 100 * f->wait_seconds / f->result.train_seconds : 0, time_left, f->live ? "" : "\n");
+    fflush(f->options->progress);
+}
+
+static void show_epoch(fit *f, int64_t epoch) {
+    if (!f->speaks) return;
+    fprintf(f->options->progress, "%sepoch %lld done: train loss %.4f", f->live ? "\r\033[K" : "", (long long)epoch + 1, f->result.train_loss);
+    if (!isnan(f->result.test_loss)) fprintf(f->options->progress, "  test loss %.4f", f->result.test_loss);
+    if (!isnan(f->result.test_accuracy)) fprintf(f->options->progress, "  test accuracy %.2f %%", 100 * f->result.test_accuracy);
+    fprintf(f->options->progress, "  %.1f s, %.0f %s/s\n", f->result.train_seconds, rate_of(f), unit_of(f));
+    fflush(f->options->progress);
+}
+
+static weft_status log_start(fit *f) {
+    if (!f->metrics) return WEFT_OK;
+    weft_metrics_text(f->metrics, "event", "start");
+    weft_metrics_text(f->metrics, "world", weft_world_describe(weft_trainer_world(f->trainer)));
+    weft_metrics_i64(f->metrics, "ranks", weft_world_size(weft_trainer_world(f->trainer)));
+    weft_metrics_i64(f->metrics, "step", weft_trainer_steps(f->trainer));
+    weft_metrics_i64(f->metrics, "rows", weft_loader_rows(f->loader));
+    return weft_metrics_end_line(f->metrics);
+}
+
+static weft_status log_step(fit *f, const weft_batch *batch, const weft_report *report) {
+    int64_t every = f->options->log_every > 0 ? f->options->log_every : batch->count > 200 ? batch->count / 200 : 1;
+    if (!f->metrics || report->step % every) return WEFT_OK;
+    weft_metrics_text(f->metrics, "event", "step");
+    weft_metrics_i64(f->metrics, "epoch", batch->epoch);
+    weft_metrics_i64(f->metrics, "step", report->step);
+    weft_metrics_f64(f->metrics, "loss", report->loss);
+    weft_metrics_f64(f->metrics, "rate", report->rate);
+    weft_metrics_f64(f->metrics, "step_seconds", 1e-9 * (double)report->step_ns);
+    weft_metrics_f64(f->metrics, "wait_seconds", 1e-9 * (double)report->wait_ns);
+    if (report->gradient_norm > 0) weft_metrics_f64(f->metrics, "gradient_norm", report->gradient_norm);
+    if (report->skipped) weft_metrics_bool(f->metrics, "skipped", true);
+    return weft_metrics_end_line(f->metrics);
+}
+
+static weft_status log_summary(fit *f, const char *event, int64_t epoch) {
+    if (!f->metrics) return WEFT_OK;
+    weft_metrics_text(f->metrics, "event", event);
+    weft_metrics_i64(f->metrics, "epoch", epoch);
+    weft_metrics_i64(f->metrics, "step", f->result.steps);
+    weft_metrics_f64(f->metrics, "train_loss", f->result.train_loss);
+    weft_metrics_f64(f->metrics, "test_loss", f->result.test_loss);
+    weft_metrics_f64(f->metrics, "test_accuracy", f->result.test_accuracy);
+    weft_metrics_f64(f->metrics, "train_seconds", f->result.train_seconds);
+    char name[64];
+    snprintf(name, sizeof name, "%.40s_per_second", unit_of(f));
+    weft_metrics_f64(f->metrics, name, rate_of(f));
+    weft_metrics_f64(f->metrics, "wait_share", f->result.wait_share);
+    weft_metrics_i64(f->metrics, "ranks", weft_world_size(weft_trainer_world(f->trainer)));
+    return weft_metrics_end_line(f->metrics);
+}
+
+static weft_status save_plot(fit *f) {
+    if (!f->options->plot_path || weft_world_rank(weft_trainer_world(f->trainer)) != 0) return WEFT_OK;
+    weft_plot_series series[2] = {{.name = "training loss", .x = f->losses.x, .y = f->losses.y, .count = f->losses.count, .smooth = 0.95},
+                                  {.name = "test accuracy", .x = f->accuracies.x, .y = f->accuracies.y, .count = f->accuracies.count, .dots = true}};
+    weft_plot        plot = {.title = "Training", .x_label = "step", .y_label = f->accuracies.count ? "loss, accuracy" : "loss",
+                             .series = series, .series_count = f->accuracies.count ? 2 : 1};
+    return weft_plot_save(&plot, f->options->plot_path);
+}
+
+/* --- evaluation and saving --- */
+
+static double scalar_of(const weft_plan_value *value) {
+    switch (value->dtype) {
+    case WEFT_F32: return *(const float *)value->data;
+    case WEFT_F64: return *(const double *)value->data;
+    case WEFT_I64: return (double)*(const int64_t *)value->data;
+    case WEFT_I32: return (double)*(const int32_t *)value->data;
+    default: return NAN;
+    }
+}
+
+static weft_status evaluate(fit *f) {
+    if (!f->evaluator) return WEFT_OK;
+    weft_batch  batch;
+    weft_status status = WEFT_OK;
+    double      loss = 0, correct = 0, rows = 0;
+    WEFTI_TRY(weft_loader_rewind(f->options->test));
+    while ((status = weft_loader_next(f->options->test, &batch)) == WEFT_OK) {
+        weft_plan_value value;
+        int32_t         index = 0;
+        WEFTI_TRY(weft_evaluator_run(f->evaluator, &batch));
+        if (f->options->test_loss) {
+            WEFTI_TRY(weft_evaluator_output(f->evaluator, index++, &value));
+            loss += scalar_of(&value) * (double)batch.global_rows;
+        }
+        if (f->options->test_correct) {
+            WEFTI_TRY(weft_evaluator_output(f->evaluator, index, &value));
+            correct += scalar_of(&value);
+        }
+        rows += (double)batch.global_rows;
+    }
+    if (status != WEFT_END) return status;
+    if (f->options->test_loss) f->result.test_loss = loss / rows;
+    if (f->options->test_correct) f->result.test_accuracy = correct / rows;
+    return f->options->test_correct ? curve_add(&f->accuracies, (double)f->result.steps, f->result.test_accuracy) : WEFT_OK;
+}
+
+static weft_status save(fit *f) {
+    if (!f->options->checkpoint_path) return WEFT_OK;
+    return weft_trainer_save(f->trainer, f->options->checkpoint_path, f->loader);
+}
+
+static weft_status end_epoch(fit *f, int64_t epoch) {
+    f->result.epochs = epoch + 1;
+    WEFTI_TRY(evaluate(f));
+    show_epoch(f, epoch);
+    WEFTI_TRY(log_summary(f, "epoch", epoch));
+    WEFTI_TRY(save_plot(f));
+    return save(f);
+}
+
+/* --- the loop --- */
+
+static weft_status take_step(fit *f, const weft_batch *batch, double begun) {
+    weft_report report;
+    WEFTI_TRY(weft_trainer_step(f->trainer, batch, &report));
+    f->result.steps = report.step;
+    f->steps++;
+    f->result.train_seconds += seconds() - begun;
+    f->wait_seconds += 1e-9 * (double)report.wait_ns;
+    f->result.wait_share = f->wait_seconds / f->result.train_seconds;
+    f->units += (double)batch->global_rows * (double)(f->options->units_per_row > 0 ? f->options->units_per_row : 1);
+    f->result.units_per_second = rate_of(f);
+    if (batch->index == 0) f->epoch_loss = f->epoch_rows = 0;
+    if (!report.skipped) {
+        f->epoch_loss += report.loss * (double)batch->global_rows;
+        f->epoch_rows += (double)batch->global_rows;
+    }
+    f->result.train_loss = f->epoch_rows > 0 ? f->epoch_loss / f->epoch_rows : NAN;
+    WEFTI_TRY(curve_add(&f->losses, (double)report.step, report.loss));
+    bool last = batch->index + 1 == batch->count;
+    show_progress(f, batch, &report, last && !f->live);
+    WEFTI_TRY(log_step(f, batch, &report));
+    if (last) return end_epoch(f, batch->epoch);
+    if (f->options->checkpoint_every > 0 && report.step % f->options->checkpoint_every == 0) return save(f);
+    return WEFT_OK;
+}
+
+static weft_status loop(fit *f) {
+    weft_batch batch;
+    bool       epoch_ended = true;
+    for (;;) {
+        if (f->options->max_steps > 0 && weft_trainer_steps(f->trainer) >= f->options->max_steps) break;
+        double      begun = seconds();
+        weft_status status = weft_loader_next(f->loader, &batch);
+        if (status == WEFT_END) break;
+        WEFTI_TRY(status);
+        WEFTI_TRY(take_step(f, &batch, begun));
+        epoch_ended = batch.index + 1 == batch.count;
+    }
+    if (!epoch_ended) WEFTI_TRY(end_epoch(f, batch.epoch)); /* stopped by max_steps */
+    return log_summary(f, "end", f->result.epochs > 0 ? f->result.epochs - 1 : 0);
+}
+
+static weft_status open_files(fit *f) {
+    const weft_fit_options *o = f->options;
+    if (o->resume && !o->checkpoint_path) return wefti_fail(WEFT_E_INVALID, "weft_fit: resume needs checkpoint_path");
+    if (o->resume) {
+        weft_status status = weft_trainer_load(f->trainer, o->checkpoint_path, f->loader);
+        if (status != WEFT_OK && status != WEFT_E_NOT_FOUND) return status; /* no file yet: a first run */
+    }
+    f->result.steps = weft_trainer_steps(f->trainer);
+    bool first = weft_world_rank(weft_trainer_world(f->trainer)) == 0;
+    if (first && o->log_path) WEFTI_TRY(weft_metrics_open(o->log_path, o->resume && f->result.steps > 0, &f->metrics));
+    f->speaks = first && o->progress;
+    f->live = f->speaks && isatty(fileno(o->progress));
+    if (o->test && (o->test_loss || o->test_correct)) {
+        weft_tensor *outputs[2];
+        int32_t      n = 0;
+        if (o->test_loss) outputs[n++] = o->test_loss;
+        if (o->test_correct) outputs[n++] = o->test_correct;
+        WEFTI_TRY(weft_evaluator_create(f->trainer, outputs, n, &f->evaluator));
+    }
+    WEFTI_TRY(save_plot(f)); /* a path that cannot be written is found now, not after an epoch */
+    return log_start(f);
+}
+
+/* The log's last word about a run that failed; the error's own message must survive it. */
+static void log_error(fit *f, weft_status status) {
+    if (f->live) fprintf(f->options->progress, "\n");
+    if (!f->metrics) return;
+    char message[WEFTI_MESSAGE_BYTES];
+    memcpy(message, weft_error_message(), sizeof message);
+    weft_metrics_text(f->metrics, "event", "error");
+    weft_metrics_text(f->metrics, "status", weft_status_name(status));
+    weft_metrics_text(f->metrics, "message", message);
+    if (weft_metrics_end_line(f->metrics) != WEFT_OK) wefti_log(WEFT_LOG_WARNING, "%s", weft_error_message());
+    wefti_fail(status, "%s", message);
+}
+
+weft_status weft_fit(weft_trainer *trainer, weft_loader *loader, const weft_fit_options *options, weft_fit_result *result_out) {
+    static const weft_fit_options defaults;
+    if (!trainer || !loader) return wefti_fail(WEFT_E_INVALID, "weft_fit: the %s is NULL", trainer ? "loader" : "trainer");
+    fit f = {.trainer = trainer, .loader = loader, .options = options ? options : &defaults,
+             .result = {.train_loss = NAN, .test_loss = NAN, .test_accuracy = NAN}};
+    /* What one rank cannot open ends all of them here, not in the middle of a step. */
+    weft_status status = wefti_agree(weft_trainer_world(trainer), open_files(&f), "opening the run's files");
+    if (status == WEFT_OK) status = loop(&f);
+    if (status != WEFT_OK) log_error(&f, status);
+    if (result_out) *result_out = f.result;
+    weft_evaluator_release(f.evaluator);
+    weft_metrics_release(f.metrics);
+    curve_release(&f.losses);
+    curve_release(&f.accuracies);
+    return status;
+}
