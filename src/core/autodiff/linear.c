@@ -1,0 +1,99 @@
+/* Gradients of matrix products, convolutions and pooling. Products are written with transpose flags: nothing is moved. */
+#include "core/autodiff/autodiff.h"
+
+#define G call->gy[0]
+
+static weft_tensor *product(weft_tensor *a, bool trans_a, weft_tensor *b, bool trans_b) {
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.matmul.trans_a = trans_a;
+    attrs.matmul.trans_b = trans_b;
+    return wefti_node2(WEFT_OP_MATMUL, &attrs, a, b);
+}
+
+/* y = A*B, A = a or its transpose, B likewise: gA = gy*B^T, gB = A^T*gy. */
+void wefti_gradient_matmul(wefti_gradient_call *call) {
+    bool ta = call->node->attrs.matmul.trans_a, tb = call->node->attrs.matmul.trans_b;
+    if (call->needed[0]) {
+        weft_tensor *b = wefti_primal(call, 1);
+        wefti_give(call, 0, ta ? product(b, tb, G, true) : product(G, false, b, !tb));
+    }
+    if (call->needed[1]) {
+        weft_tensor *a = wefti_primal(call, 0);
+        wefti_give(call, 1, tb ? product(G, true, a, ta) : product(a, !ta, G, false));
+    }
+}
+
+/* ---- convolution: three ops, each linear in two of image, weight and gradient; each one's gradients are the other two ---- */
+
+/* The same attributes with the shapes that the backward ops need. */
+static wefti_attrs conv_attrs(wefti_gradient_call *call, weft_shape input, weft_shape weight) {
+    wefti_attrs attrs = call->node->attrs;
+    attrs.conv.input = input;
+    attrs.conv.weight = weight;
+    return attrs;
+}
+
+static weft_tensor *conv(wefti_gradient_call *call, weft_tensor *x, weft_tensor *w) {
+    weft_shape  none = weft_shape_scalar();
+    wefti_attrs attrs = conv_attrs(call, none, none);
+    return wefti_node2(WEFT_OP_CONV2D, &attrs, x, w);
+}
+
+static weft_tensor *conv_input(wefti_gradient_call *call, weft_tensor *g, weft_tensor *w, weft_shape input) {
+    wefti_attrs attrs = conv_attrs(call, input, weft_shape_scalar());
+    return wefti_node2(WEFT_OP_CONV2D_BACKWARD_INPUT, &attrs, g, w);
+}
+
+static weft_tensor *conv_weight(wefti_gradient_call *call, weft_tensor *g, weft_tensor *x, weft_shape weight) {
+    wefti_attrs attrs = conv_attrs(call, weft_shape_scalar(), weight);
+    return wefti_node2(WEFT_OP_CONV2D_BACKWARD_WEIGHT, &attrs, g, x);
+}
+
+void wefti_gradient_conv2d(wefti_gradient_call *call) {
+    weft_shape input = call->node->inputs[0]->shape, weight = call->node->inputs[1]->shape;
+    if (call->needed[1]) call->gx[1] = conv_weight(call, G, wefti_primal(call, 0), weight);
+    if (call->needed[0]) call->gx[0] = conv_input(call, G, wefti_primal(call, 1), input);
+}
+
+void wefti_gradient_conv2d_backward_input(wefti_gradient_call *call) { /* (g, w) */
+    if (call->needed[0]) call->gx[0] = conv(call, G, wefti_primal(call, 1));
+    if (call->needed[1]) call->gx[1] = conv_weight(call, wefti_primal(call, 0), G, call->node->inputs[1]->shape);
+}
+
+void wefti_gradient_conv2d_backward_weight(wefti_gradient_call *call) { /* (g, x) */
+    if (call->needed[0]) call->gx[0] = conv(call, wefti_primal(call, 1), G);
+    if (call->needed[1]) call->gx[1] = conv_input(call, wefti_primal(call, 0), G, call->node->inputs[1]->shape);
+}
+
+/* ---- pooling ---- */
+
+static wefti_attrs pool_attrs(wefti_gradient_call *call, weft_shape input) {
+    wefti_attrs attrs = call->node->attrs;
+    attrs.pool.input = input;
+    return attrs;
+}
+
+void wefti_gradient_max_pool2d(wefti_gradient_call *call) {
+    wefti_attrs attrs = pool_attrs(call, call->node->inputs[0]->shape);
+    if (G) call->gx[0] = wefti_node2(WEFT_OP_MAX_POOL2D_BACKWARD, &attrs, G, wefti_result(call, 1));
+}
+
+void wefti_gradient_max_pool2d_backward(wefti_gradient_call *call) {
+    wefti_attrs attrs = pool_attrs(call, weft_shape_scalar());
+    if (call->needed[0]) call->gx[0] = wefti_node2(WEFT_OP_MAX_POOL2D_TAKE, &attrs, G, wefti_primal(call, 1));
+}
+
+void wefti_gradient_max_pool2d_take(wefti_gradient_call *call) {
+    wefti_attrs attrs = pool_attrs(call, call->node->inputs[0]->shape);
+    if (call->needed[0]) call->gx[0] = wefti_node2(WEFT_OP_MAX_POOL2D_BACKWARD, &attrs, G, wefti_primal(call, 1));
+}
+
+void wefti_gradient_avg_pool2d(wefti_gradient_call *call) {
+    wefti_attrs attrs = pool_attrs(call, call->node->inputs[0]->shape);
+    call->gx[0] = wefti_node1(WEFT_OP_AVG_POOL2D_BACKWARD, &attrs, G);
+}
+
+void wefti_gradient_avg_pool2d_backward(wefti_gradient_call *call) {
+    wefti_attrs attrs = pool_attrs(call, weft_shape_scalar());
+    call->gx[0] = wefti_node1(WEFT_OP_AVG_POOL2D, &attrs, G);
+}
