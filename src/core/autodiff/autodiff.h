@@ -11,7 +11,7 @@
 
 #include "core/graph/graph.h"
 
-struct wefti_walk;
+struct wefti_gradient_walk;
 
 typedef struct wefti_gradient_call {
     weft_graph         *graph;
@@ -19,7 +19,7 @@ typedef struct wefti_gradient_call {
     weft_tensor *const *gy;     /* [n_outputs] NULL where nothing depends on the output */
     weft_tensor       **gx;     /* [n_inputs] to be set where needed; NULL: no gradient */
     const bool         *needed; /* [n_inputs] */
-    struct wefti_walk  *walk;
+    struct wefti_gradient_walk  *walk;
 } wefti_gradient_call;
 
 typedef void wefti_gradient_rule(wefti_gradient_call *call);

@@ -19,7 +19,7 @@ static wefti_gradient_rule *const rules[WEFT_OP_COUNT] = {
 #undef WEFTI_OP
 };
 
-typedef struct wefti_walk {
+typedef struct wefti_gradient_walk {
     weft_graph   *graph;
     int32_t       n_nodes;   /* of the graph before it is extended, up to the loss */
     int32_t       n_tensors, widest; /* outputs of these; most inputs of one */
