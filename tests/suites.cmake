@@ -5,7 +5,7 @@
 # The thread sanitizer is for what has threads; the rest would only cost time.
 set(weft_thread_suites "^(base|cpu|transport|train|parallel|io)_")
 # Not for the sanitizers: scripts that start other builds, and what measures time or memory.
-set(weft_plain_suites "^(lint|install|samples|bench)_")
+set(weft_plain_suites "^(lint|install|scripts|samples|bench)_")
 
 # weft_applies(<out> <test name>): whether this build wants the test.
 function(weft_applies out name)

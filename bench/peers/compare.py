@@ -182,11 +182,29 @@ def allreduce(options, wire):
                    "peer_median": peer_median, "ratio": round(ratio, 3)}
 
 
+# --- matrix products ---
+
+
+def blas(options):
+    """OpenBLAS beside BLIS, both static and on one thread: the choice that cmake/dependencies.cmake rests on."""
+    rates, names = {}, ("openblas", "blis")
+    for round_number in range(ROUNDS):
+        for name in names:
+            for record in objects(run([os.path.join(options.peers, f"gemm_{name}"), name])[0]):
+                rates.setdefault(record["case"], {}).setdefault(name, []).append(record["median"])
+        print(f"  round {round_number + 1} of {ROUNDS}")
+    for case, by_name in rates.items():
+        mine, peer = by_name["openblas"], statistics.median(by_name["blis"])
+        yield {"bench": "blas", "case": f"openblas {case}", "metric": "rate", "unit": "GFLOP/s", **spread(mine),
+               "peer": "blis", "peer_median": peer, "ratio": round(statistics.median(mine) / peer, 3)}
+
+
 COMPARISONS = {  # name: what it compares, what it needs, how
     "train-mlp": ("MLP 784-512-256-10, batch 64: PyTorch", "python", lambda o: train(o, "mlp")),
     "train-cnn": ("the quickstart's CNN, batch 64: PyTorch", "python", lambda o: train(o, "cnn")),
     "train-gpt": ("character GPT, 6 layers, 384 wide, context 256, batch 12: PyTorch", "python",
                   lambda o: train(o, "gpt")),
+    "blas": ("matrix products on one thread: OpenBLAS, BLIS", "blas", blas),
     "allreduce-shm": ("allreduce of 2 ranks over shared memory: Open MPI", "mpi", lambda o: allreduce(o, "shm")),
     "allreduce-tcp": ("allreduce of 2 ranks over TCP on loopback: Open MPI, Gloo", "mpi python",
                       lambda o: allreduce(o, "tcp")),

@@ -41,6 +41,17 @@ needs_mpi() {
     mkdir -p "$peers"
     mpicc -O2 -o "$peers/mpi_allreduce" "$here/mpi_allreduce.c" -lm
 }
+needs_blas() {
+    local name library
+    mkdir -p "$peers"
+    for name in openblas blis; do
+        library=$(find /usr/lib /usr/local/lib -path "*/$name-serial/lib$name.a" | head -n 1)
+        [ -n "$library" ] || die "the static $name is not installed (Debian: lib$name-serial-dev)"
+        # The folder of cblas.h has the library's name, in a folder of headers that gcc searches.
+        cc -O2 -w $(printf -- '-I%s ' /usr/include/*/$name-serial /usr/include/$name-serial) -o "$peers/gemm_$name" \
+            "$here/blas_gemm.c" "$library" -lm -lpthread
+    done
+}
 [ -x "$build/bin/weftrun" ] || die "no built Weft in $build; build it or set WEFT_BUILD_DIR"
 
 for name in "$@"; do
