@@ -1,0 +1,210 @@
+/* Inside of our collective engine: what its files share.
+ *
+ * coll_group.c    the engine's table: open, start, progress, wait, close
+ * coll_check.c    calls in words, what ranks compare, and what happens when they differ or fail
+ * coll_choose.c   the list of algorithms, and which one is taken
+ * coll_lanes.c    message algorithms: lanes of transfers, and the exchange of headers
+ * coll_small.c    direct, doubling, tree, dissemination: header and payload in one message
+ * coll_ring.c     ring and chain: segmented, several segments on the way at once
+ * coll_map.c      the slots in mapped memory, and the one-shot algorithm on them
+ * coll_share.c    two-shot: every rank reduces its share straight from and to the others' memory */
+#ifndef WEFTI_TRANSPORT_COLL_H
+#define WEFTI_TRANSPORT_COLL_H
+
+#include <stdatomic.h>
+
+#include "core/iface/collective.h"
+
+enum {
+    COLL_LANES = 4,      /* segments of one operation that are on the way at once */
+    COLL_SETS = 4,       /* large operations that are served at once; the others wait in order */
+    COLL_FAN = 10,       /* most transfers each way in one round of a lane */
+    COLL_DIRECT_MOST = 9 /* largest group for which everyone talks to everyone */
+};
+/* Payload up to which messages carry their header with them, and which a mapped slot holds. Set by measurement: above,
+ * the copy costs more than the second exchange. */
+#define COLL_SMALL_BYTES ((size_t)8192)
+#define COLL_SEGMENT_BYTES ((size_t)256 << 10)
+#define COLL_DEFAULT_TIMEOUT_NS (30 * WEFTI_SECOND_NS)
+#define COLL_DEFAULT_IN_FLIGHT 64
+
+typedef struct coll_group     coll_group;
+typedef struct coll_operation coll_operation;
+typedef struct coll_lane      coll_lane;
+
+/* What ranks compare before they use each other's data. Goes over the wire. */
+typedef struct coll_header {
+    uint64_t count;
+    uint32_t sequence; /* its lower half */
+    uint8_t  kind, dtype, op, algorithm;
+    int32_t  root;
+    uint32_t magic;
+    uint64_t reserved;
+} coll_header;
+_Static_assert(sizeof(coll_header) == 32, "the payload behind it stays aligned");
+#define COLL_MAGIC 0x57454654u
+#define COLL_MESSAGE_BYTES (sizeof(coll_header) + COLL_SMALL_BYTES)
+
+/* --- algorithms --- */
+
+/* One way to do one or more kinds. `advance` gives WEFT_OK when the operation has its result, WEFT_E_AGAIN while it
+ * waits, another status for a fault that it found (the group raises it). */
+typedef struct coll_algorithm {
+    const char *name;
+    uint32_t    kinds;  /* bit by wefti_collective_kind */
+    bool        mapped; /* needs a wire that maps peers */
+    bool        large;  /* needs one of the group's COLL_SETS */
+    bool (*fits)(const coll_group *group, const wefti_collective_call *call, size_t bytes);
+    double (*cost_ns)(const coll_group *group, wefti_collective_kind kind, size_t bytes); /* by the model */
+    void (*begin)(coll_operation *operation); /* at start; may publish or queue, must not wait */
+    weft_status (*advance)(coll_operation *operation);
+} coll_algorithm;
+
+extern const coll_algorithm wefti_coll_algorithms[];
+extern const int            wefti_coll_algorithm_count;
+
+/* --- messages --- */
+
+/* A sequence of rounds. A round is a set of transfers that are on the way at once; when all are done `step` does the
+ * round's work on the data and queues the next round. */
+struct coll_lane {
+    weft_status (*step)(coll_operation *operation, coll_lane *lane); /* WEFT_OK: finished; WEFT_E_AGAIN: has queued */
+    wefti_wire_op *transfers; /* [capacity] */
+    int32_t        queued, posted;
+    int32_t        index, round;
+    size_t         segment;
+    uint8_t       *scratch; /* 2 × COLL_SEGMENT_BYTES, for lanes of large operations */
+    bool           finished;
+};
+
+/* --- mapped memory --- */
+
+typedef struct coll_map   coll_map;
+typedef struct coll_share coll_share;
+
+/* --- operations and groups --- */
+
+struct coll_operation {
+    wefti_collective      base;
+    wefti_collective_call call;
+    uint64_t              sequence;
+    uint64_t              started_ns, deadline_ns; /* 0 until the first look at the clock */
+    const coll_algorithm *algorithm;
+    coll_operation       *next;       /* in the list of free ones, or of those in flight */
+    weft_status           status;
+    bool                  finished;
+    bool                  suspected;  /* has told the fault object of a peer */
+    int32_t               set;        /* of a large operation; else -1 */
+    uint64_t              large_number;
+    int32_t               waits_for;  /* index of a rank whose part is missing; -1 */
+    int32_t               gone;       /* 1 + index of a member whose link was seen down while its part was missing */
+    uint32_t              looks;      /* in vain */
+    size_t                element_bytes;
+    /* messages */
+    int32_t     lane_count;
+    coll_lane   lanes[COLL_LANES + 1]; /* the last exchanges headers for the algorithms that do not carry them */
+    uint8_t    *outbox, *inbox;        /* [fan] messages of COLL_MESSAGE_BYTES each */
+    /* mapped */
+    int32_t     seen;                  /* members whose slot has been seen */
+    coll_share *share;
+};
+
+struct coll_group {
+    wefti_group           base;
+    const wefti_host     *host;
+    const wefti_reducer  *reducer;
+    bool                  owns_fault, failed, crowded; /* crowded: more ranks than cores */
+    uint16_t              id, epoch;
+    uint64_t              timeout_ns;
+    int32_t               in_flight;  /* capacity */
+    int32_t               fan;        /* of the lanes */
+    int32_t              *ranks;      /* [size] */
+    const coll_algorithm *forced[WEFTI_COLLECTIVE_KIND_COUNT];
+    coll_operation       *operations; /* [in_flight] */
+    coll_operation       *free, *first, *last; /* free ones; those in flight in order of start */
+    int32_t               active;
+    uint64_t              moves;      /* counts what was done, so that waits tell a slow operation from a stuck one */
+    uint64_t              large_started, large_finished; /* those before it are all finished */
+    uint64_t              large_done_mask;               /* which of the next 64 are */
+    const void          **sources;    /* [size], for calls of the reducer */
+    wefti_wire_op        *transfers;  /* the lanes' */
+    uint8_t              *messages;   /* outboxes and inboxes */
+    uint8_t              *scratch;    /* COLL_SETS × COLL_LANES × 2 × COLL_SEGMENT_BYTES; only where nothing is mapped */
+    coll_map             *map;        /* NULL where the wire does not map */
+};
+
+static inline coll_group *coll_group_of(const coll_operation *operation) { return (coll_group *)operation->base.group; }
+static inline int32_t coll_size(const coll_group *group) { return group->base.size; }
+static inline int32_t coll_index(const coll_group *group) { return group->base.index; }
+/* Bytes of the call's `count` elements. Checked at start. */
+static inline size_t coll_bytes(const coll_operation *operation) {
+    return operation->call.count * operation->element_bytes;
+}
+
+/* The part of `count` elements that belongs to member `index`: parts begin at whole cache lines, so that no two members
+ * write one line. */
+typedef struct coll_range {
+    size_t first, count;
+} coll_range;
+coll_range wefti_coll_part(size_t count, size_t element_bytes, int32_t size, int32_t index);
+
+/* dst = reduction of the group's `sources` [source_count]; divides where `last` and the operation is an average. */
+weft_status wefti_coll_reduce(coll_operation *operation, void *dst, int32_t source_count, size_t count, bool last);
+/* Whether a large operation's turn has come, and its set. */
+bool wefti_coll_turn(coll_operation *operation);
+
+/* --- coll_check.c --- */
+
+weft_status wefti_coll_check_call(const coll_group *group, const wefti_collective_call *call);
+coll_header wefti_coll_header(const coll_operation *operation);
+/* WEFT_OK where the header of member `index` is the same as ours; else WEFT_E_MISMATCH in words. */
+weft_status wefti_coll_compare(coll_operation *operation, int32_t index, const coll_header *theirs);
+/* WEFT_E_MISMATCH: member `index` sent `bytes` where `expected` were due. */
+weft_status wefti_coll_wrong_length(coll_operation *operation, int32_t index, size_t bytes, size_t expected);
+/* Tells the fault object, once an operation, that member `index` seems to be gone. */
+void wefti_coll_suspect(coll_operation *operation, int32_t index);
+/* "allreduce 17 of 1024 f32 (sum)" */
+void wefti_coll_words(const coll_operation *operation, char *text_out, size_t text_bytes);
+const char *wefti_coll_kind_name(wefti_collective_kind kind);
+
+/* --- coll_choose.c --- */
+
+weft_status           wefti_coll_read_forced(coll_group *group, const char *name);
+const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_collective_call *call, size_t bytes);
+
+/* --- coll_lanes.c --- */
+
+/* Steps of tags: 0 carries headers, 1 + lane the segments. */
+uint64_t    wefti_coll_tag(const coll_group *group, uint64_t sequence, uint32_t step);
+void        wefti_coll_lane_begin(coll_operation *operation, int32_t index,
+                                  weft_status (*step)(coll_operation *operation, coll_lane *lane));
+void        wefti_coll_lane_send(coll_operation *operation, coll_lane *lane, int32_t to, uint32_t step, const void *buffer,
+                                 size_t bytes);
+void        wefti_coll_lane_recv(coll_operation *operation, coll_lane *lane, int32_t from, uint32_t step, void *buffer,
+                                 size_t bytes);
+/* Begins the exchange of headers with the neighbours, in the lane that is there for it. */
+void        wefti_coll_greet(coll_operation *operation);
+weft_status wefti_coll_lanes_advance(coll_operation *operation);
+/* Gets every transfer of the group back from the wire. */
+void        wefti_coll_lanes_end(coll_group *group);
+
+/* --- coll_small.c, coll_ring.c --- */
+
+void wefti_coll_direct_begin(coll_operation *operation);
+void wefti_coll_doubling_begin(coll_operation *operation);
+void wefti_coll_tree_begin(coll_operation *operation);
+void wefti_coll_dissemination_begin(coll_operation *operation);
+void wefti_coll_ring_begin(coll_operation *operation);
+void wefti_coll_chain_begin(coll_operation *operation);
+
+/* --- coll_map.c, coll_share.c --- */
+
+weft_status wefti_coll_map_open(coll_group *group);
+/* Waits a little for the others to be through with this rank's memory, then gives it back. */
+void        wefti_coll_map_close(coll_group *group);
+void        wefti_coll_oneshot_begin(coll_operation *operation);
+weft_status wefti_coll_oneshot_advance(coll_operation *operation);
+void        wefti_coll_twoshot_begin(coll_operation *operation);
+weft_status wefti_coll_twoshot_advance(coll_operation *operation);
+
+#endif

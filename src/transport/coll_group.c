@@ -1,0 +1,442 @@
+/* The engine's table: groups, their operations, progress and waiting.
+ *
+ * A group holds `in_flight` operations in a pool; an operation is in flight from start until it has its result or the
+ * group fails, and its handle is the caller's until test or wait has given that out. All members start operations in
+ * the same order, so the sequence number matches them. At most `in_flight` numbers lie between the oldest unfinished
+ * operation and the newest, which is what lets mapped slots be used again without another handshake (coll_map.c).
+ *
+ * The first fault ends everything: the verdict becomes the status of each operation, and the wire is aborted where it
+ * still holds the group's transfers, so that buffers are the caller's again.
+ *
+ * Memory: sized at open, nothing later. Cost of an idle progress: one look at each operation in flight, one poll. */
+#include <stdio.h>
+#include <string.h>
+
+#include "transport/coll.h"
+
+enum { SPINS = 32 };                          /* looks without the clock, the wire and the fault object */
+#define SPIN_NS (75 * UINT64_C(1000))         /* without letting others run */
+#define YIELD_NS (500 * UINT64_C(1000))       /* then rest: the others are busy, not late */
+#define NAP_NS (50 * UINT64_C(1000))
+#define REST_NS (5 * WEFTI_MILLISECOND_NS)    /* at most, so that faults are heard of */
+
+static inline void pause_core(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+coll_range wefti_coll_part(size_t count, size_t element_bytes, int32_t size, int32_t index) {
+    size_t line = WEFTI_CACHE_LINE / element_bytes, lines = (count + line - 1) / line;
+    size_t each = lines / (size_t)size, more = lines % (size_t)size, i = (size_t)index;
+    size_t first = (each * i + (i < more ? i : more)) * line, end = first + (each + (i < more)) * line;
+    if (first > count) first = count;
+    return (coll_range){first, (end < count ? end : count) - first};
+}
+
+weft_status wefti_coll_reduce(coll_operation *operation, void *dst, int32_t source_count, size_t count, bool last) {
+    coll_group *group = coll_group_of(operation);
+    if (count == 0) return WEFT_OK;
+    int32_t divisor = last && operation->call.op == WEFTI_REDUCE_AVG ? coll_size(group) : 1;
+    return group->reducer->reduce(group->reducer->context, dst, group->sources, source_count, count, operation->call.dtype,
+                                  operation->call.op, divisor);
+}
+
+bool wefti_coll_turn(coll_operation *operation) {
+    return operation->large_number < coll_group_of(operation)->large_finished + COLL_SETS;
+}
+
+/* --- open and close --- */
+
+/* Mapped groups reduce in place; unless a message algorithm is forced on them. */
+static bool needs_scratch(const coll_group *group) {
+    bool needs = !group->map;
+    for (int kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++)
+        needs |= group->forced[kind] && group->forced[kind]->large && !group->forced[kind]->mapped;
+    return needs;
+}
+
+static weft_status allocate_messages(coll_group *group) {
+    size_t lanes = (size_t)group->in_flight * (COLL_LANES + 1), fan = (size_t)group->fan;
+    WEFTI_TRY(wefti_alloc_raw(lanes * 2 * fan * sizeof(wefti_wire_op), WEFTI_CACHE_LINE, "collective transfers",
+                              &group->transfers));
+    WEFTI_TRY(wefti_alloc_raw((size_t)group->in_flight * 2 * fan * COLL_MESSAGE_BYTES, WEFTI_CACHE_LINE,
+                              "small collective messages", &group->messages));
+    if (needs_scratch(group))
+        WEFTI_TRY(wefti_alloc_raw((size_t)COLL_SETS * COLL_LANES * 2 * COLL_SEGMENT_BYTES, 4096, "collective scratch",
+                                  &group->scratch));
+    for (int32_t i = 0; i < group->in_flight; i++) {
+        coll_operation *operation = &group->operations[i];
+        operation->outbox = group->messages + (size_t)i * 2 * fan * COLL_MESSAGE_BYTES;
+        operation->inbox = operation->outbox + fan * COLL_MESSAGE_BYTES;
+        for (size_t k = 0; k <= COLL_LANES; k++)
+            operation->lanes[k].transfers = group->transfers + ((size_t)i * (COLL_LANES + 1) + k) * 2 * fan;
+    }
+    return WEFT_OK;
+}
+
+static void free_group(coll_group *group) {
+    size_t size = (size_t)group->base.size, fan = (size_t)group->fan, in_flight = (size_t)group->in_flight;
+    wefti_free(group->scratch, (size_t)COLL_SETS * COLL_LANES * 2 * COLL_SEGMENT_BYTES);
+    wefti_free(group->messages, in_flight * 2 * fan * COLL_MESSAGE_BYTES);
+    wefti_free(group->transfers, in_flight * (COLL_LANES + 1) * 2 * fan * sizeof(wefti_wire_op));
+    wefti_free((void *)group->sources, size * sizeof *group->sources);
+    wefti_free(group->operations, in_flight * sizeof *group->operations);
+    wefti_free(group->ranks, size * sizeof *group->ranks);
+    if (group->owns_fault) wefti_fault_release(group->base.fault);
+    wefti_free(group, sizeof *group);
+}
+
+static weft_status check_options(const wefti_group_options *options) {
+    if (options->size < 1 || options->index < 0 || options->index >= options->size)
+        return wefti_fail(WEFT_E_INVALID, "a group of %d members has no member %d", (int)options->size, (int)options->index);
+    if (options->id > 0x3ff) return wefti_fail(WEFT_E_INVALID, "group id %u: at most 1023", (unsigned)options->id);
+    if (!options->wire && options->size > 1)
+        return wefti_fail(WEFT_E_INVALID, "a group of %d members needs a wire", (int)options->size);
+    if (options->in_flight < 0 || options->in_flight > 4096)
+        return wefti_fail(WEFT_E_INVALID, "%d operations in flight: from 1 to 4096", (int)options->in_flight);
+    for (int32_t i = 0; options->wire && i < options->size; i++) {
+        int32_t rank = options->ranks ? options->ranks[i] : i;
+        if (rank < 0 || rank >= options->wire->size || (i == options->index) != (rank == options->wire->rank))
+            return wefti_fail(WEFT_E_INVALID, "member %d of the group is said to be rank %d of %d, and this rank is %d", (int)i,
+                              (int)rank, (int)options->wire->size, (int)options->wire->rank);
+    }
+    return WEFT_OK;
+}
+
+static int32_t fan_of(int32_t size) {
+    int32_t fan = size <= COLL_DIRECT_MOST ? size - 1 : COLL_FAN;
+    return fan < 1 ? 1 : fan;
+}
+
+static weft_status fill_group(coll_group *group, const wefti_group_options *options) {
+    for (int32_t i = 0; i < options->size; i++) group->ranks[i] = options->ranks ? options->ranks[i] : i;
+    group->base.ranks = group->ranks;
+    for (int32_t i = group->in_flight - 1; i >= 0; i--) {
+        coll_operation *operation = &group->operations[i];
+        operation->base.group = &group->base;
+        operation->next = group->free;
+        group->free = operation;
+    }
+    if (!group->base.fault) {
+        WEFTI_TRY(wefti_fault_create(group->host, &group->base.fault));
+        group->owns_fault = true;
+    }
+    if (options->size == 1) return WEFT_OK;
+    if (group->base.wire->can.flags & WEFTI_WIRE_MAPS_PEERS) WEFTI_TRY(wefti_coll_map_open(group));
+    WEFTI_TRY(wefti_coll_read_forced(group, options->algorithm));
+    return allocate_messages(group);
+}
+
+static void group_close(wefti_group *base) {
+    coll_group *group = (coll_group *)base;
+    if (!group) return;
+    if (group->base.wire && group->base.size > 1) wefti_coll_lanes_end(group);
+    if (group->map) wefti_coll_map_close(group);
+    free_group(group);
+}
+
+static weft_status group_open(const wefti_group_options *options, wefti_group **group_out) {
+    *group_out = NULL;
+    WEFTI_TRY(check_options(options));
+    coll_group *group = NULL;
+    size_t      size = (size_t)options->size;
+    WEFTI_TRY(wefti_alloc(sizeof *group, "a group", &group));
+    group->base = (wefti_group){wefti_collective_engine_weft(), options->wire, options->fault, options->size, options->index,
+                                NULL, 0};
+    group->host = options->host ? options->host : options->wire ? options->wire->host : wefti_host_system();
+    group->reducer = options->reducer ? options->reducer : wefti_reducer_host();
+    group->id = options->id;
+    group->epoch = options->epoch;
+    group->timeout_ns = options->timeout_ns ? options->timeout_ns : COLL_DEFAULT_TIMEOUT_NS;
+    group->in_flight = options->in_flight ? options->in_flight : COLL_DEFAULT_IN_FLIGHT;
+    group->fan = fan_of(options->size);
+    group->crowded = options->size > group->host->cores;
+    weft_status status = wefti_alloc(size * sizeof *group->ranks, "a group's ranks", &group->ranks);
+    if (status == WEFT_OK) status = wefti_alloc(size * sizeof *group->sources, "a group's sources", &group->sources);
+    if (status == WEFT_OK)
+        status = wefti_alloc((size_t)group->in_flight * sizeof *group->operations, "a group's operations", &group->operations);
+    if (status == WEFT_OK) status = fill_group(group, options);
+    if (status != WEFT_OK) {
+        group_close(&group->base);
+        return status;
+    }
+    *group_out = &group->base;
+    return WEFT_OK;
+}
+
+/* --- faults --- */
+
+/* Ends everything in flight with the verdict. */
+static weft_status fail_all(coll_group *group, weft_status verdict) {
+    if (!group->failed) {
+        group->failed = true;
+        char message[WEFTI_MESSAGE_BYTES];
+        snprintf(message, sizeof message, "%s", weft_error_message());
+        if (group->base.size > 1) wefti_coll_lanes_end(group);
+        for (coll_operation *operation = group->first; operation; operation = operation->next) {
+            operation->finished = true;
+            operation->status = verdict;
+        }
+        group->first = group->last = NULL;
+        group->active = 0;
+        return wefti_fail(verdict, "%s", message);
+    }
+    return verdict;
+}
+
+/* The verdict of the fault object, once there is one. */
+static weft_status look_for_fault(coll_group *group) {
+    weft_status verdict = wefti_fault_status(group->base.fault);
+    return verdict == WEFT_OK ? WEFT_OK : fail_all(group, verdict);
+}
+
+/* Makes what `operation` found the verdict, unless there is one. */
+static weft_status raise_fault(coll_group *group, weft_status status, int32_t rank) {
+    char message[WEFTI_MESSAGE_BYTES];
+    snprintf(message, sizeof message, "%s", weft_error_message());
+    wefti_fault_raise(group->base.fault, status, rank, message);
+    return look_for_fault(group);
+}
+
+static weft_status time_out(coll_operation *operation) {
+    coll_group *group = coll_group_of(operation);
+    char        words[224];
+    int32_t     missing = operation->waits_for;
+    int32_t     rank = missing >= 0 && missing != coll_index(group) ? group->ranks[missing] : -1;
+    wefti_coll_words(operation, words, sizeof words);
+    if (rank >= 0)
+        wefti_fail(WEFT_E_TIMEOUT, "%s: no answer from rank %d within %.3g s", words, (int)rank, (double)group->timeout_ns / 1e9);
+    else
+        wefti_fail(WEFT_E_TIMEOUT, "%s: not done within %.3g s", words, (double)group->timeout_ns / 1e9);
+    return raise_fault(group, WEFT_E_TIMEOUT, rank);
+}
+
+/* --- operations --- */
+
+static weft_status group_supports(const wefti_group *base, const wefti_collective_call *call) {
+    return wefti_coll_check_call((const coll_group *)base, call);
+}
+
+static void note_large_finished(coll_group *group, uint64_t number) {
+    group->large_done_mask |= UINT64_C(1) << (number - group->large_finished);
+    while (group->large_done_mask & 1) {
+        group->large_done_mask >>= 1;
+        group->large_finished++;
+    }
+}
+
+/* Takes an operation that has its result out of the list, where `previous` is before it. */
+static void finish(coll_group *group, coll_operation *previous, coll_operation *operation) {
+    operation->finished = true;
+    operation->status = WEFT_OK;
+    if (previous)
+        previous->next = operation->next;
+    else
+        group->first = operation->next;
+    if (group->last == operation) group->last = previous;
+    group->active--;
+    if (operation->algorithm && operation->algorithm->large) note_large_finished(group, operation->large_number);
+}
+
+/* A group of one: the result is the send buffer. */
+static weft_status run_alone(coll_operation *operation) {
+    const wefti_collective_call *call = &operation->call;
+    size_t                       bytes = coll_bytes(operation);
+    if (call->kind == WEFTI_ALLREDUCE || call->kind == WEFTI_REDUCE_SCATTER) {
+        coll_group_of(operation)->sources[0] = call->send;
+        return wefti_coll_reduce(operation, call->receive, 1, call->count, true);
+    }
+    if (call->kind != WEFTI_BARRIER && bytes && call->receive != call->send) memcpy(call->receive, call->send, bytes);
+    return WEFT_OK;
+}
+
+static void prepare(coll_group *group, coll_operation *operation, const wefti_collective_call *call) {
+    operation->call = *call;
+    operation->element_bytes = call->kind == WEFTI_BARRIER ? 1 : weft_dtype_bytes(call->dtype);
+    if (call->kind == WEFTI_BARRIER) operation->call.count = 0;
+    operation->sequence = group->base.sequence++;
+    operation->started_ns = operation->deadline_ns = 0;
+    operation->finished = operation->suspected = false;
+    operation->gone = 0;
+    operation->looks = 0;
+    operation->waits_for = -1;
+    operation->lane_count = 0;
+    operation->seen = 0;
+    operation->next = NULL;
+}
+
+static void take_large_set(coll_group *group, coll_operation *operation) {
+    operation->large_number = group->large_started++;
+    operation->set = (int32_t)(operation->large_number % COLL_SETS);
+    if (group->scratch)
+        for (size_t i = 0; i < COLL_LANES; i++)
+            operation->lanes[i].scratch =
+                group->scratch + ((size_t)operation->set * COLL_LANES + i) * 2 * COLL_SEGMENT_BYTES;
+}
+
+static weft_status group_start(wefti_group *base, const wefti_collective_call *call, wefti_collective **operation_out) {
+    coll_group *group = (coll_group *)base;
+    *operation_out = NULL;
+    WEFTI_TRY(look_for_fault(group));
+    WEFTI_TRY(wefti_coll_check_call(group, call));
+    coll_operation *operation = group->free;
+    bool            far = group->first && base->sequence - group->first->sequence >= (uint64_t)group->in_flight;
+    bool            many = group->large_started - group->large_finished >= 64;
+    if (!operation || far || many)
+        return wefti_fail(WEFT_E_AGAIN, "%d operations are in flight in group %u already", (int)group->in_flight,
+                          (unsigned)group->id);
+    group->free = operation->next;
+    prepare(group, operation, call);
+    if (group->base.size == 1) {
+        operation->algorithm = NULL;
+        operation->finished = true;
+        operation->status = run_alone(operation);
+    } else {
+        operation->algorithm = wefti_coll_choose(group, call, coll_bytes(operation));
+        if (operation->algorithm->large) take_large_set(group, operation);
+        if (group->last)
+            group->last->next = operation;
+        else
+            group->first = operation;
+        group->last = operation;
+        group->active++;
+        operation->algorithm->begin(operation);
+    }
+    *operation_out = &operation->base;
+    return WEFT_OK;
+}
+
+/* One look at everything in flight, in order of start. */
+static weft_status advance_all(coll_group *group) {
+    coll_operation *previous = NULL;
+    for (coll_operation *operation = group->first, *next; operation; operation = next) {
+        next = operation->next;
+        bool        turn = !operation->algorithm->large || operation->algorithm->mapped || wefti_coll_turn(operation);
+        weft_status status = turn ? operation->algorithm->advance(operation) : WEFT_E_AGAIN;
+        if (status == WEFT_OK)
+            finish(group, previous, operation);
+        else if (status == WEFT_E_AGAIN)
+            previous = operation;
+        else
+            return raise_fault(group, status, -1);
+    }
+    return WEFT_OK;
+}
+
+static weft_status look_at_deadlines(coll_group *group, uint64_t now_ns) {
+    for (coll_operation *operation = group->first; operation; operation = operation->next) {
+        if (operation->deadline_ns == 0) {
+            operation->started_ns = now_ns;
+            operation->deadline_ns = wefti_deadline_after(now_ns, group->timeout_ns);
+        } else if (now_ns >= operation->deadline_ns) {
+            return time_out(operation);
+        }
+    }
+    return WEFT_OK;
+}
+
+static weft_status group_progress(wefti_group *base, uint64_t now_ns) {
+    coll_group *group = (coll_group *)base;
+    WEFTI_TRY(look_for_fault(group));
+    if (!group->first) return WEFT_OK;
+    weft_status status = wefti_wire_progress(base->wire, now_ns);
+    if (status != WEFT_OK) return raise_fault(group, status, -1);
+    WEFTI_TRY(advance_all(group));
+    return look_at_deadlines(group, now_ns);
+}
+
+/* Gives the outcome out and the handle back. */
+static weft_status spend(coll_operation *operation) {
+    coll_group *group = coll_group_of(operation);
+    weft_status status = operation->status;
+    operation->next = group->free;
+    group->free = operation;
+    if (status == WEFT_OK) return WEFT_OK;
+    weft_status verdict = wefti_fault_status(group->base.fault); /* sets the message */
+    return verdict != WEFT_OK ? verdict : status;
+}
+
+static weft_status group_test(wefti_collective *handle) {
+    coll_operation *operation = (coll_operation *)handle;
+    coll_group     *group = coll_group_of(operation);
+    if (!operation->finished) (void)!group_progress(&group->base, wefti_host_now(group->host));
+    return operation->finished ? spend(operation) : WEFT_E_AGAIN;
+}
+
+/* --- waiting --- */
+
+/* Looks at the operations alone a few times, while there is hope that they end at once. */
+static void spin(coll_group *group, const coll_operation *operation) {
+    for (int32_t i = 0; i < SPINS && !operation->finished; i++) {
+        if (advance_all(group) != WEFT_OK) return;
+        pause_core();
+    }
+}
+
+/* After `idle_ns` in which nothing moved: spin, then let others run, then sleep. */
+static void idle(coll_group *group, const coll_operation *operation, uint64_t idle_ns, uint64_t left_ns) {
+    bool mapped = operation->algorithm->mapped;
+    if (idle_ns > YIELD_NS) {
+        uint64_t limit_ns = left_ns < REST_NS ? left_ns : REST_NS;
+        if (mapped) /* flags ring no bell */
+            group->host->sleep(group->host->context, limit_ns < NAP_NS ? limit_ns : NAP_NS);
+        else
+            wefti_wire_rest(group->base.wire, limit_ns);
+    } else if (group->crowded || idle_ns > SPIN_NS) {
+        group->host->yield(group->host->context);
+    } else if (mapped) {
+        spin(group, operation);
+    }
+}
+
+static weft_status group_wait(wefti_collective *handle, uint64_t timeout_ns) {
+    coll_operation *operation = (coll_operation *)handle;
+    coll_group     *group = coll_group_of(operation);
+    uint64_t        until_ns = 0, moved_ns = 0, moves = 0;
+    if (!operation->finished && operation->algorithm->mapped && !group->crowded) spin(group, operation);
+    while (!operation->finished) {
+        uint64_t now_ns = wefti_host_now(group->host);
+        if (until_ns == 0) until_ns = timeout_ns ? wefti_deadline_after(now_ns, timeout_ns) : WEFTI_NEVER_NS;
+        (void)!group_progress(&group->base, now_ns);
+        if (operation->finished) break;
+        if (now_ns >= until_ns) return WEFT_E_AGAIN;
+        if (group->moves != moves || moved_ns == 0) {
+            moves = group->moves;
+            moved_ns = now_ns;
+        }
+        idle(group, operation, now_ns - moved_ns, until_ns - now_ns);
+    }
+    return spend(operation);
+}
+
+static uint64_t operation_sequence(const wefti_collective *handle) { return ((const coll_operation *)handle)->sequence; }
+
+static void group_describe(const wefti_group *base, wefti_text *text) {
+    const coll_group *group = (const coll_group *)base;
+    uint64_t          now_ns = wefti_host_now(group->host);
+    for (const coll_operation *operation = group->first; operation; operation = operation->next) {
+        char words[224];
+        wefti_coll_words(operation, words, sizeof words);
+        double age_ms = operation->started_ns ? (double)(now_ns - operation->started_ns) / 1e6 : 0;
+        wefti_text_add(text, "%s: %zu bytes, %.3f ms old", words, coll_bytes(operation), age_ms);
+        if (operation->waits_for >= 0) wefti_text_add(text, ", waits for rank %d", (int)group->ranks[operation->waits_for]);
+        wefti_text_add(text, "\n");
+    }
+}
+
+const wefti_collective_engine *wefti_collective_engine_weft(void) {
+    static const wefti_collective_engine engine = {.name = "weft",
+                                                   .open = group_open,
+                                                   .close = group_close,
+                                                   .supports = group_supports,
+                                                   .start = group_start,
+                                                   .progress = group_progress,
+                                                   .test = group_test,
+                                                   .wait = group_wait,
+                                                   .sequence = operation_sequence,
+                                                   .describe = group_describe};
+    return &engine;
+}

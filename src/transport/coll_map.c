@@ -1,0 +1,290 @@
+/* Collectives in mapped memory: the shared slots, and the one-shot algorithm.
+ *
+ * Every member exports one region, to which only it writes: slots for the operations in flight, a small payload for
+ * each, and staging. An operation with sequence s uses slot s mod depth in every region. A member announces itself by
+ * storing s + 1 as the stamp, after everything else of the slot; the others poll that. No lock, no message.
+ *
+ * Why a slot may be used again without asking: an operation ends here only after every member's stamp was seen, so ours
+ * for s-F being over means that each other member had started s-F, and then, having at most F in flight, was through
+ * with s-2F. Starting s means that s-F is over here. So depth = 2F suffices, where F is `in_flight`.
+ *
+ * one-shot: everybody puts its data next to its slot and works out its own result from what it sees. One line from core
+ * to core for up to 40 bytes. Reduction in the order of the members: all ranks get equal bits.
+ *
+ * Regions are told to the others by one message each when the group is opened, and by another when it is closed, so
+ * that nobody looks at memory that is gone. */
+#include <string.h>
+
+#include "transport/coll_map.h"
+
+enum { STEP_OPEN = 0xfffff, STEP_CLOSE = 0xffffe, LOOKS = 64 };
+#define LINGER_NS (2 * WEFTI_SECOND_NS)
+
+/* --- open --- */
+
+static size_t slots_bytes(const coll_map *map) { return wefti_align_up(map->depth * sizeof(map_slot), 4096); }
+
+weft_status wefti_coll_map_open(coll_group *group) {
+    size_t    size = (size_t)group->base.size, in_flight = (size_t)group->in_flight;
+    coll_map *map = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *map, "a mapped group", &map));
+    group->map = map;
+    map->depth = 2 * in_flight;
+    map->payload_offset = slots_bytes(map);
+    map->stage_offset = map->payload_offset + wefti_align_up(map->depth * COLL_SMALL_BYTES, 4096);
+    map->size_bytes = map->stage_offset + COLL_SETS * STAGE_BYTES;
+    WEFTI_TRY(wefti_alloc(size * sizeof *map->peers, "a mapped group's peers", &map->peers));
+    WEFTI_TRY(wefti_alloc(2 * size * sizeof *map->byes, "a mapped group's farewells", &map->byes));
+    WEFTI_TRY(wefti_alloc(in_flight * sizeof *map->shares, "large collectives", &map->shares));
+    WEFTI_TRY(wefti_alloc(in_flight * 2 * size * sizeof *map->pointers, "large collectives' buffers", &map->pointers));
+    for (size_t i = 0; i < in_flight; i++) {
+        map->shares[i].send = (uint8_t **)map->pointers + i * 2 * size;
+        map->shares[i].receive = map->shares[i].send + size;
+        group->operations[i].share = &map->shares[i];
+    }
+    WEFTI_TRY(group->base.wire->ops->region_create(group->base.wire, map->size_bytes, &map->region));
+    map->peers[group->base.index].base = map->region->base;
+    map->info[0] = map->region->id;
+    map->info[1] = map->size_bytes;
+    map->ready = 1;
+    return WEFT_OK;
+}
+
+/* Exchanges region ids with one member; WEFT_OK once its region is mapped. */
+static weft_status meet(coll_group *group, int32_t index) {
+    coll_map   *map = group->map;
+    map_peer   *peer = &map->peers[index];
+    wefti_wire *wire = group->base.wire;
+    int32_t     rank = group->ranks[index];
+    uint64_t    tag = wefti_coll_tag(group, 0, STEP_OPEN);
+    if (!peer->received) {
+        peer->transfers[0] = wefti_wire_recv(rank, tag, peer->info, sizeof peer->info);
+        peer->transfers[0].flags = WEFTI_WIRE_SILENT;
+        WEFTI_TRY(wire->ops->post(wire, &peer->transfers[0]));
+        peer->received = true;
+    }
+    if (!peer->sent) {
+        peer->transfers[1] = wefti_wire_send(rank, tag, map->info, sizeof map->info);
+        peer->transfers[1].flags = WEFTI_WIRE_SILENT;
+        WEFTI_TRY(wire->ops->post(wire, &peer->transfers[1]));
+        peer->sent = true;
+    }
+    if (!peer->transfers[0].done) return WEFT_E_AGAIN;
+    WEFTI_TRY(peer->transfers[0].status);
+    if (peer->info[1] != map->size_bytes)
+        return wefti_fail(WEFT_E_MISMATCH, "group %u: rank %d opened it with other options (%llu bytes of slots, here %zu)",
+                          (unsigned)group->id, (int)rank, (unsigned long long)peer->info[1], map->size_bytes);
+    wefti_wire_peer_region region;
+    WEFTI_TRY(wire->ops->peer_region(wire, rank, (uint32_t)peer->info[0], &region));
+    if (!region.base || region.size_bytes < map->size_bytes)
+        return wefti_fail(WEFT_E_CORRUPT, "group %u: the region of rank %d is not as large as it said", (unsigned)group->id,
+                          (int)rank);
+    peer->base = region.base;
+    map->ready++;
+    return WEFT_OK;
+}
+
+/* Tries to meet all members, so that nobody waits for a message of this rank; gives the state of member `index`. */
+static weft_status meet_all(coll_operation *operation, int32_t index) {
+    coll_group *group = coll_group_of(operation);
+    weft_status wanted = WEFT_OK;
+    for (int32_t i = 0; i < group->base.size; i++) {
+        if (group->map->peers[i].base) continue;
+        weft_status status = meet(group, i);
+        if (status == WEFT_E_PEER) {
+            wefti_coll_suspect(operation, i);
+            status = WEFT_E_AGAIN;
+        }
+        if (status != WEFT_OK && status != WEFT_E_AGAIN) return status;
+        if (i == index) wanted = status;
+    }
+    return wanted;
+}
+
+/* --- close --- */
+
+/* All members say that they look at nobody's slots any more. True once all have. */
+static bool part(coll_group *group) {
+    coll_map   *map = group->map;
+    wefti_wire *wire = group->base.wire;
+    uint64_t    until_ns = wefti_host_now(group->host) + LINGER_NS, now_ns;
+    size_t      size = (size_t)group->base.size;
+    for (size_t i = 0; i < 2 * size; i++) {
+        int32_t index = (int32_t)(i % size);
+        if (index == group->base.index) continue;
+        uint64_t tag = wefti_coll_tag(group, 0, STEP_CLOSE);
+        map->byes[i] = i < size ? wefti_wire_recv(group->ranks[index], tag, NULL, 0)
+                                : wefti_wire_send(group->ranks[index], tag, NULL, 0);
+        map->byes[i].flags = WEFTI_WIRE_SILENT;
+        weft_status status;
+        while ((status = wire->ops->post(wire, &map->byes[i])) == WEFT_E_AGAIN &&
+               (now_ns = wefti_host_now(group->host)) < until_ns)
+            if (wefti_wire_progress(wire, now_ns) != WEFT_OK) break;
+        if (status != WEFT_OK) {
+            map->byes[i].done = true;
+            map->byes[i].status = status;
+        }
+    }
+    for (;;) {
+        bool pending = false, well = true;
+        for (size_t i = 0; i < 2 * size; i++) {
+            if ((int32_t)(i % size) == group->base.index) continue;
+            if (!map->byes[i].done) pending = true;
+            /* A member that is gone looks at nothing. */
+            if (map->byes[i].done && map->byes[i].status != WEFT_OK && map->byes[i].status != WEFT_E_PEER) well = false;
+        }
+        now_ns = wefti_host_now(group->host);
+        if (!pending) return well;
+        if (now_ns >= until_ns || wefti_wire_progress(wire, now_ns) != WEFT_OK) return false;
+        group->host->yield(group->host->context);
+    }
+}
+
+/* Whether the wire still has transfers of the opening or the farewell. */
+static bool holds_transfers(const coll_group *group) {
+    const coll_map *map = group->map;
+    for (int32_t i = 0; i < group->base.size; i++) {
+        const map_peer *peer = &map->peers[i];
+        if ((peer->received && !peer->transfers[0].done) || (peer->sent && !peer->transfers[1].done)) return true;
+        for (int k = 0; k < 2; k++) {
+            const wefti_wire_op *bye = &map->byes[(size_t)i + (size_t)k * (size_t)group->base.size];
+            if (bye->flags && !bye->done) return true;
+        }
+    }
+    return false;
+}
+
+void wefti_coll_map_close(coll_group *group) {
+    coll_map *map = group->map;
+    size_t    size = (size_t)group->base.size, in_flight = (size_t)group->in_flight;
+    /* Where the farewell fails, the region is left to the wire, which frees it when it closes. */
+    bool parted = map->region && map->byes && !group->failed && map->ready == group->base.size && part(group);
+    if (map->peers && map->byes && holds_transfers(group))
+        group->base.wire->ops->abort(group->base.wire, WEFT_E_ABORTED, -1);
+    if (parted) group->base.wire->ops->region_release(map->region);
+    wefti_free(map->pointers, in_flight * 2 * size * sizeof *map->pointers);
+    wefti_free(map->shares, in_flight * sizeof *map->shares);
+    wefti_free(map->byes, 2 * size * sizeof *map->byes);
+    wefti_free(map->peers, size * sizeof *map->peers);
+    wefti_free(map, sizeof *map);
+    group->map = NULL;
+}
+
+/* --- slots --- */
+
+map_slot *wefti_coll_slot_fill(coll_operation *operation) {
+    const coll_group            *group = coll_group_of(operation);
+    const wefti_collective_call *call = &operation->call;
+    map_slot                    *slot = map_slot_of(group->map, group->base.index, operation->sequence);
+    bool reduces = call->kind == WEFTI_ALLREDUCE || call->kind == WEFTI_REDUCE_SCATTER, barrier = call->kind == WEFTI_BARRIER;
+    slot->count = call->count;
+    slot->kind = (uint8_t)call->kind;
+    slot->dtype = barrier ? 0 : (uint8_t)call->dtype;
+    slot->op = reduces ? (uint8_t)call->op : 0;
+    slot->algorithm = (uint8_t)(operation->algorithm - wefti_coll_algorithms);
+    slot->root = call->kind == WEFTI_BROADCAST ? call->root : 0;
+    return slot;
+}
+
+void wefti_coll_look_at_peer(coll_operation *operation, int32_t index) {
+    const coll_group *group = coll_group_of(operation);
+    operation->waits_for = index;
+    if (++operation->looks % LOOKS != 0) return;
+    wefti_wire_link link = group->base.wire->ops->link(group->base.wire, group->ranks[index]);
+    if (link != WEFTI_LINK_LEFT && link != WEFTI_LINK_DOWN) return;
+    /* What it stored before it went counts: only the second look in vain is one. */
+    if (operation->gone == index + 1) wefti_coll_suspect(operation, index);
+    operation->gone = index + 1;
+}
+
+static weft_status slot_differs(coll_operation *operation, int32_t index, const map_slot *slot) {
+    coll_header header = {.count = slot->count,
+                          .sequence = (uint32_t)operation->sequence,
+                          .kind = slot->kind,
+                          .dtype = slot->dtype,
+                          .op = slot->op,
+                          .algorithm = slot->algorithm,
+                          .root = slot->root,
+                          .magic = COLL_MAGIC};
+    return wefti_coll_compare(operation, index, &header);
+}
+
+weft_status wefti_coll_slots_seen(coll_operation *operation) {
+    coll_group     *group = coll_group_of(operation);
+    const coll_map *map = group->map;
+    int32_t         size = group->base.size, me = group->base.index;
+    const map_slot *own = map_slot_of(map, me, operation->sequence);
+    for (; operation->seen < size; operation->seen++) {
+        int32_t index = operation->seen;
+        if (index == me) continue;
+        if (!map->peers[index].base) WEFTI_TRY(meet_all(operation, index));
+        const map_slot *slot = map_slot_of(map, index, operation->sequence);
+        if (atomic_load_explicit(&slot->stamp, memory_order_acquire) != operation->sequence + 1) {
+            wefti_coll_look_at_peer(operation, index);
+            return WEFT_E_AGAIN;
+        }
+        if (slot->count != own->count || memcmp(&slot->kind, &own->kind, 8) != 0)
+            WEFTI_TRY(slot_differs(operation, index, slot));
+    }
+    return WEFT_OK;
+}
+
+/* --- one-shot --- */
+
+/* Bytes that a member puts into its slot. */
+static size_t put_bytes(const coll_operation *operation) {
+    const coll_group *group = coll_group_of(operation);
+    size_t            bytes = coll_bytes(operation);
+    switch (operation->call.kind) {
+    case WEFTI_REDUCE_SCATTER: return bytes * (size_t)group->base.size;
+    case WEFTI_BROADCAST: return operation->call.root == group->base.index ? bytes : 0;
+    case WEFTI_BARRIER: return 0;
+    default: return bytes;
+    }
+}
+
+void wefti_coll_oneshot_begin(coll_operation *operation) {
+    const coll_group *group = coll_group_of(operation);
+    map_slot         *slot = wefti_coll_slot_fill(operation);
+    size_t            bytes = put_bytes(operation);
+    if (bytes > 0 && bytes <= SLOT_INLINE_BYTES)
+        memcpy(slot->data, operation->call.send, bytes);
+    else if (bytes > 0)
+        memcpy(map_payload_of(group->map, group->base.index, operation->sequence), operation->call.send, bytes);
+    map_slot_publish(slot, operation->sequence);
+}
+
+/* What member `index` put, of `bytes`. */
+static const uint8_t *put_by(const coll_operation *operation, int32_t index, size_t bytes) {
+    const coll_group *group = coll_group_of(operation);
+    if (bytes <= SLOT_INLINE_BYTES) return map_slot_of(group->map, index, operation->sequence)->data;
+    return map_payload_of(group->map, index, operation->sequence);
+}
+
+weft_status wefti_coll_oneshot_advance(coll_operation *operation) {
+    coll_group                  *group = coll_group_of(operation);
+    const wefti_collective_call *call = &operation->call;
+    size_t                       bytes = coll_bytes(operation);
+    int32_t                      size = group->base.size;
+    WEFTI_TRY(wefti_coll_slots_seen(operation));
+    if (bytes == 0) return WEFT_OK;
+    switch (call->kind) {
+    case WEFTI_ALLREDUCE:
+        for (int32_t i = 0; i < size; i++) group->sources[i] = put_by(operation, i, bytes);
+        return wefti_coll_reduce(operation, call->receive, size, call->count, true);
+    case WEFTI_REDUCE_SCATTER:
+        for (int32_t i = 0; i < size; i++)
+            group->sources[i] = put_by(operation, i, bytes * (size_t)size) + (size_t)group->base.index * bytes;
+        return wefti_coll_reduce(operation, call->receive, size, call->count, true);
+    case WEFTI_ALLGATHER:
+        for (int32_t i = 0; i < size; i++)
+            memcpy((uint8_t *)call->receive + (size_t)i * bytes, put_by(operation, i, bytes), bytes);
+        return WEFT_OK;
+    default: /* a broadcast */
+        if (group->base.index != call->root)
+            memcpy(call->receive, put_by(operation, call->root, bytes), bytes);
+        else if (call->receive != call->send)
+            memcpy(call->receive, call->send, bytes);
+        return WEFT_OK;
+    }
+}

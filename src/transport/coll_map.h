@@ -1,0 +1,81 @@
+/* What lies in the memory that a mapped group shares, between coll_map.c and coll_share.c. */
+#ifndef WEFTI_TRANSPORT_COLL_MAP_H
+#define WEFTI_TRANSPORT_COLL_MAP_H
+
+#include "transport/coll.h"
+
+enum { SLOT_INLINE_BYTES = 40 };
+/* Staging of one rank for one large operation with foreign buffers: in and out, two halves each. */
+#define STAGE_HALF_BYTES ((size_t)1 << 20)
+#define STAGE_BYTES (4 * STAGE_HALF_BYTES)
+
+/* One rank's side of one operation. Only its owner writes to it. */
+typedef struct map_slot {
+    /* What the others check, and tiny data, in one line: one transfer between cores is all that 8 bytes take. */
+    _Alignas(64) _Atomic uint64_t stamp; /* sequence + 1, stored last: the line (and the next) is complete */
+    uint64_t count;
+    uint8_t  kind, dtype, op, algorithm;
+    int32_t  root;
+    uint8_t  data[SLOT_INLINE_BYTES];
+    /* twoshot: where the buffers are; region 0: in staging. */
+    uint32_t send_region, receive_region;
+    uint64_t send_offset, receive_offset;
+    uint32_t in_place;
+    /* twoshot: how far its owner is. */
+    _Alignas(64) _Atomic uint64_t staged; /* segments of its send buffer that lie in its staging */
+    _Atomic uint64_t worked;              /* segments of its share that it has reduced and stored everywhere */
+    _Atomic uint64_t copied;              /* segments that it has copied out of its staging */
+    _Atomic uint64_t done;                /* 1: reads and writes nobody's memory any more */
+} map_slot;
+_Static_assert(sizeof(map_slot) == 192, "three cache lines");
+
+/* What a peer's region is like here. */
+typedef struct map_peer {
+    uint8_t      *base;     /* of its region in this rank's memory; NULL until known */
+    uint64_t      info[2];  /* what it sent: region id, layout */
+    wefti_wire_op transfers[2]; /* receive, send */
+    bool          sent, received; /* posted */
+} map_peer;
+
+struct coll_map {
+    wefti_wire_region *region; /* this rank's: slots, then their payloads, then staging */
+    map_peer          *peers;  /* [size] */
+    uint64_t           info[2];
+    uint64_t           depth;  /* slots: 2 · in_flight */
+    size_t             payload_offset, stage_offset, size_bytes;
+    coll_share        *shares; /* [in_flight] */
+    void             **pointers; /* [in_flight · 2 · size]: the shares' */
+    int32_t            ready;  /* members whose region is known */
+    wefti_wire_op     *byes;   /* [2 · size] */
+};
+
+/* A large operation's view of the others. */
+struct coll_share {
+    uint8_t **send, **receive; /* [size] where each member's buffer begins here; NULL: foreign, use its staging */
+    uint64_t  staged, worked, copied; /* as in the slot */
+    uint64_t  segments, cleared;      /* of all; of those this rank may work on without another look at the others */
+    size_t    piece;  /* elements of one share in a segment; all of it where nobody is foreign */
+    size_t    cursor; /* elements of this rank's share that are done */
+    int32_t   resolved, done; /* members */
+    bool      foreign;        /* somebody's buffers go through staging */
+    bool      over;           /* has said that it is done */
+};
+
+static inline map_slot *map_slot_of(const coll_map *map, int32_t member, uint64_t sequence) {
+    return (map_slot *)map->peers[member].base + sequence % map->depth;
+}
+static inline uint8_t *map_payload_of(const coll_map *map, int32_t member, uint64_t sequence) {
+    return map->peers[member].base + map->payload_offset + (size_t)(sequence % map->depth) * COLL_SMALL_BYTES;
+}
+
+/* Writes this rank's slot but for the stamp. */
+map_slot *wefti_coll_slot_fill(coll_operation *operation);
+static inline void map_slot_publish(map_slot *slot, uint64_t sequence) {
+    atomic_store_explicit(&slot->stamp, sequence + 1, memory_order_release);
+}
+/* WEFT_OK once the slots of all members have been seen and agree with ours. */
+weft_status wefti_coll_slots_seen(coll_operation *operation);
+/* Whether member `index` can still be waited for; tells the fault object where not. */
+void wefti_coll_look_at_peer(coll_operation *operation, int32_t index);
+
+#endif

@@ -1,0 +1,327 @@
+/* two-shot: large collectives straight between the members' buffers.
+ *
+ * Each member has a share of the result. It reduces its share block by block, reading every member's send buffer where
+ * it lies, and stores it into every member's receive buffer; then all are done when all say so. So an allreduce of B
+ * bytes costs each member B bytes of reads and B of writes, in one pass, whatever the number of members, and nothing is
+ * copied in or out. The other kinds are the same with fewer sources or targets: an allgather has one source a share (its
+ * owner), a reduce-scatter one target, a broadcast one source for all shares (the root).
+ *
+ * Buffers that are not in an exported region go through staging, in segments: a member with a foreign send buffer copies
+ * each segment into its staging for the others to read, one with a foreign receive buffer copies it out of the staging
+ * that the others stored to. Two halves each, so that copying overlaps with work. Counters in the slot say how far each
+ * is; half h is used again for segment g+2 once all are through with g.
+ *
+ * Sources are taken in the order of the members, each element by one member alone: equal bits on all ranks, the same as
+ * those of one-shot and direct. */
+#include <string.h>
+
+#include "transport/coll_map.h"
+
+/* Elements of a block: what is read and stored before going on; fits the first cache with its sources. And what one call
+ * of progress does at most, so that several in flight are served in turn. */
+#define BLOCK_BYTES ((size_t)16 << 10)
+#define BUDGET_BYTES ((size_t)1 << 20)
+
+/* --- who reads and writes what --- */
+
+static bool is_source(const coll_operation *operation, int32_t member, int32_t worker) {
+    switch (operation->call.kind) {
+    case WEFTI_ALLGATHER: return member == worker;
+    case WEFTI_BROADCAST: return member == operation->call.root;
+    default: return true;
+    }
+}
+
+static bool is_target(const coll_operation *operation, int32_t member, int32_t worker) {
+    switch (operation->call.kind) {
+    case WEFTI_REDUCE_SCATTER: return member == worker;
+    case WEFTI_BROADCAST: {
+        const coll_group *group = coll_group_of(operation);
+        return member != operation->call.root || !map_slot_of(group->map, member, operation->sequence)->in_place;
+    }
+    default: return true;
+    }
+}
+
+/* Where the share of `worker` begins, in elements, and how long it is. */
+typedef struct share_place {
+    size_t source, target, count;
+} share_place;
+
+static share_place place_of(const coll_operation *operation, int32_t worker) {
+    const wefti_collective_call *call = &operation->call;
+    int32_t                      size = operation->base.group->size;
+    switch (call->kind) {
+    case WEFTI_REDUCE_SCATTER: return (share_place){(size_t)worker * call->count, 0, call->count};
+    case WEFTI_ALLGATHER: return (share_place){0, (size_t)worker * call->count, call->count};
+    default: {
+        coll_range part = wefti_coll_part(call->count, operation->element_bytes, size, worker);
+        return (share_place){part.first, part.first, part.count};
+    }
+    }
+}
+
+/* --- staging --- */
+
+static uint8_t *stage_of(const coll_operation *operation, int32_t member, bool out, uint64_t segment, int32_t worker) {
+    const coll_group *group = coll_group_of(operation);
+    return group->map->peers[member].base + group->map->stage_offset + (size_t)operation->set * STAGE_BYTES +
+           (out ? 2 : 0) * STAGE_HALF_BYTES + (size_t)(segment & 1) * STAGE_HALF_BYTES +
+           (size_t)worker * operation->share->piece * operation->element_bytes;
+}
+
+static map_slot *own_slot(const coll_operation *operation) {
+    const coll_group *group = coll_group_of(operation);
+    return map_slot_of(group->map, group->base.index, operation->sequence);
+}
+
+static uint64_t read_counter(const _Atomic uint64_t *counter) {
+    return atomic_load_explicit(counter, memory_order_acquire);
+}
+
+/* Segments that all other members have worked on; stops looking below `enough`. */
+static bool all_worked(coll_operation *operation, uint64_t enough) {
+    const coll_group *group = coll_group_of(operation);
+    for (int32_t i = 0; i < group->base.size; i++) {
+        if (i == group->base.index) continue;
+        if (read_counter(&map_slot_of(group->map, i, operation->sequence)->worked) >= enough) continue;
+        wefti_coll_look_at_peer(operation, i);
+        return false;
+    }
+    return true;
+}
+
+/* The elements of `worker`'s share in `segment`: first within the share, and count. */
+static coll_range segment_range(const coll_share *share, size_t count, uint64_t segment) {
+    if (segment >= count / share->piece + 1) return (coll_range){count, 0};
+    size_t first = (size_t)segment * share->piece, rest = count - first;
+    return (coll_range){first, rest < share->piece ? rest : share->piece};
+}
+
+/* Copies a segment between this rank's own buffer and its staging, for all other workers. */
+static void copy_segment(coll_operation *operation, bool out, uint64_t segment) {
+    coll_share       *share = operation->share;
+    const coll_group *group = coll_group_of(operation);
+    int32_t           me = group->base.index;
+    for (int32_t worker = 0; worker < group->base.size; worker++) {
+        if (worker == me || !(out ? is_target : is_source)(operation, me, worker)) continue;
+        share_place place = place_of(operation, worker);
+        coll_range  range = segment_range(share, place.count, segment);
+        size_t      bytes = range.count * operation->element_bytes;
+        uint8_t    *stage = stage_of(operation, me, out, segment, worker);
+        if (!bytes) continue;
+        if (out)
+            memcpy((uint8_t *)operation->call.receive + (place.target + range.first) * operation->element_bytes, stage, bytes);
+        else
+            memcpy(stage, (const uint8_t *)operation->call.send + (place.source + range.first) * operation->element_bytes,
+                   bytes);
+    }
+}
+
+static bool stage_in(coll_operation *operation) {
+    coll_share *share = operation->share;
+    if (share->staged >= share->segments) return false;
+    if (share->staged >= 2 && !all_worked(operation, share->staged - 1)) return false;
+    copy_segment(operation, false, share->staged);
+    atomic_store_explicit(&own_slot(operation)->staged, ++share->staged, memory_order_release);
+    return true;
+}
+
+static bool copy_out(coll_operation *operation) {
+    coll_share *share = operation->share;
+    if (share->copied >= share->segments || !all_worked(operation, share->copied + 1)) return false;
+    copy_segment(operation, true, share->copied);
+    atomic_store_explicit(&own_slot(operation)->copied, ++share->copied, memory_order_release);
+    return true;
+}
+
+/* --- work on the own share --- */
+
+/* Whether sources are there and targets are free for `segment` of this rank's share. */
+static bool clear_to_work(coll_operation *operation, uint64_t segment) {
+    coll_share       *share = operation->share;
+    const coll_group *group = coll_group_of(operation);
+    int32_t           me = group->base.index;
+    if (segment < share->cleared) return true;
+    for (int32_t i = 0; i < group->base.size; i++) {
+        if (i == me) continue;
+        const map_slot *slot = map_slot_of(group->map, i, operation->sequence);
+        bool late = !share->send[i] && is_source(operation, i, me) && read_counter(&slot->staged) <= segment;
+        bool full = !share->receive[i] && is_target(operation, i, me) && read_counter(&slot->copied) + 2 <= segment;
+        if (!late && !full) continue;
+        wefti_coll_look_at_peer(operation, i);
+        return false;
+    }
+    share->cleared = segment + 1;
+    return true;
+}
+
+/* Reduces and stores `count` elements of the share from `first` on, which lie in `segment`. */
+static weft_status work_block(coll_operation *operation, share_place place, uint64_t segment, size_t first, size_t count) {
+    coll_share *share = operation->share;
+    coll_group *group = coll_group_of(operation);
+    int32_t     me = group->base.index, sources = 0;
+    size_t      element = operation->element_bytes, in_piece = (first - (size_t)segment * share->piece) * element;
+    for (int32_t i = 0; i < group->base.size; i++) {
+        if (!is_source(operation, i, me)) continue;
+        group->sources[sources++] = share->send[i] ? share->send[i] + (place.source + first) * element
+                                                   : stage_of(operation, i, false, segment, me) + in_piece;
+    }
+    const void *result = group->sources[0];
+    if (operation->call.kind == WEFTI_ALLREDUCE || operation->call.kind == WEFTI_REDUCE_SCATTER) {
+        void *own = share->receive[me] + (place.target + first) * element;
+        WEFTI_TRY(wefti_coll_reduce(operation, own, sources, count, true));
+        result = own;
+    }
+    for (int32_t i = 0; i < group->base.size; i++) {
+        if (!is_target(operation, i, me)) continue;
+        void *to = share->receive[i] ? share->receive[i] + (place.target + first) * element
+                                     : stage_of(operation, i, true, segment, me) + in_piece;
+        if (to != result) memcpy(to, result, count * element);
+    }
+    return WEFT_OK;
+}
+
+/* Works on the share until it is done, somebody is waited for, or `budget` bytes are spent. *moved_out: something was
+ * done. */
+static weft_status work(coll_operation *operation, size_t *budget, bool *moved_out) {
+    coll_share *share = operation->share;
+    share_place place = place_of(operation, operation->base.group->index);
+    size_t      block = BLOCK_BYTES / operation->element_bytes;
+    *moved_out = false;
+    while (share->worked < share->segments && *budget > 0) {
+        if (share->cursor < place.count) {
+            uint64_t segment = share->cursor / share->piece;
+            if (!clear_to_work(operation, segment)) return WEFT_OK;
+            coll_range range = segment_range(share, place.count, segment);
+            size_t     rest = range.first + range.count - share->cursor, count = rest < block ? rest : block;
+            WEFTI_TRY(work_block(operation, place, segment, share->cursor, count));
+            share->cursor += count;
+            size_t bytes = count * operation->element_bytes;
+            *budget -= bytes < *budget ? bytes : *budget;
+        }
+        *moved_out = true;
+        uint64_t worked = share->cursor == place.count ? share->segments : share->cursor / share->piece;
+        if (worked != share->worked) atomic_store_explicit(&own_slot(operation)->worked, worked, memory_order_release);
+        share->worked = worked;
+    }
+    return WEFT_OK;
+}
+
+/* --- the operation --- */
+
+static void locate(const coll_group *group, const void *buffer, size_t bytes, uint32_t *region_out, uint64_t *offset_out) {
+    wefti_wire_region *region = NULL;
+    if (group->base.wire->ops->region_of && bytes)
+        region = group->base.wire->ops->region_of(group->base.wire, buffer, bytes);
+    *region_out = region ? region->id : 0;
+    *offset_out = region ? (uint64_t)((const uint8_t *)buffer - (const uint8_t *)region->base) : 0;
+}
+
+void wefti_coll_twoshot_begin(coll_operation *operation) {
+    const coll_group            *group = coll_group_of(operation);
+    const wefti_collective_call *call = &operation->call;
+    size_t                       bytes = coll_bytes(operation), all = bytes * (size_t)group->base.size;
+    map_slot                    *slot = wefti_coll_slot_fill(operation);
+    bool reads = call->kind != WEFTI_BROADCAST || call->root == group->base.index;
+    locate(group, call->send, !reads ? 0 : call->kind == WEFTI_REDUCE_SCATTER ? all : bytes, &slot->send_region,
+           &slot->send_offset);
+    locate(group, call->receive, call->kind == WEFTI_ALLGATHER ? all : bytes, &slot->receive_region, &slot->receive_offset);
+    slot->in_place = call->send == call->receive;
+    atomic_store_explicit(&slot->staged, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->worked, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->copied, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->done, 0, memory_order_relaxed);
+    coll_share *share = operation->share;
+    *share = (coll_share){.send = share->send, .receive = share->receive};
+    map_slot_publish(slot, operation->sequence);
+}
+
+/* This rank's address of a buffer of member `index`. */
+static weft_status address_of(coll_operation *operation, int32_t index, uint32_t region_id, uint64_t offset,
+                              uint8_t **address_out) {
+    coll_group            *group = coll_group_of(operation);
+    wefti_wire_peer_region region;
+    *address_out = NULL;
+    if (region_id == 0) return WEFT_OK;
+    weft_status status = group->base.wire->ops->peer_region(group->base.wire, group->ranks[index], region_id, &region);
+    if (status == WEFT_E_PEER) {
+        wefti_coll_suspect(operation, index);
+        return WEFT_E_AGAIN;
+    }
+    if (status != WEFT_OK) return status;
+    if (!region.base || offset >= region.size_bytes)
+        return wefti_fail(WEFT_E_CORRUPT, "rank %d says its buffer is at %llu in a region of %zu bytes",
+                          (int)group->ranks[index], (unsigned long long)offset, region.size_bytes);
+    *address_out = (uint8_t *)region.base + offset;
+    return WEFT_OK;
+}
+
+/* Whether anybody else reads (out: writes) the buffer of `member`. */
+static bool others_use(const coll_operation *operation, int32_t member, bool out) {
+    int32_t size = operation->base.group->size, other = member == 0 ? size - 1 : 0;
+    return (out ? is_target : is_source)(operation, member, other);
+}
+
+/* Finds out where all buffers are, once all slots have been seen. */
+static weft_status resolve(coll_operation *operation) {
+    coll_group *group = coll_group_of(operation);
+    coll_share *share = operation->share;
+    int32_t     size = group->base.size, me = group->base.index;
+    for (; share->resolved < size; share->resolved++) {
+        int32_t         i = share->resolved;
+        const map_slot *slot = map_slot_of(group->map, i, operation->sequence);
+        bool            read = others_use(operation, i, false), written = others_use(operation, i, true);
+        if ((read && slot->send_region == 0) || (written && slot->receive_region == 0)) share->foreign = true;
+        if (i == me) continue;
+        WEFTI_TRY(address_of(operation, i, slot->send_region, slot->send_offset, &share->send[i]));
+        WEFTI_TRY(address_of(operation, i, slot->receive_region, slot->receive_offset, &share->receive[i]));
+    }
+    const map_slot *own = map_slot_of(group->map, me, operation->sequence);
+    share->send[me] = (uint8_t *)operation->call.send;
+    share->receive[me] = operation->call.receive;
+    size_t longest = place_of(operation, 0).count; /* the first has the longest part */
+    size_t line = WEFTI_CACHE_LINE / operation->element_bytes;
+    share->piece = share->foreign ? STAGE_HALF_BYTES / operation->element_bytes / (size_t)size / line * line : longest;
+    if (share->piece == 0) share->piece = 1;
+    share->segments = (longest + share->piece - 1) / share->piece;
+    if (!others_use(operation, me, false) || own->send_region) share->staged = share->segments;
+    if (!others_use(operation, me, true) || own->receive_region) share->copied = share->segments;
+    return WEFT_OK;
+}
+
+static weft_status wait_for_all(coll_operation *operation) {
+    const coll_group *group = coll_group_of(operation);
+    coll_share       *share = operation->share;
+    for (; share->done < group->base.size; share->done++) {
+        int32_t i = share->done;
+        if (i == group->base.index || read_counter(&map_slot_of(group->map, i, operation->sequence)->done)) continue;
+        wefti_coll_look_at_peer(operation, i);
+        return WEFT_E_AGAIN;
+    }
+    return WEFT_OK;
+}
+
+weft_status wefti_coll_twoshot_advance(coll_operation *operation) {
+    coll_group *group = coll_group_of(operation);
+    coll_share *share = operation->share;
+    if (share->over) return wait_for_all(operation);
+    WEFTI_TRY(wefti_coll_slots_seen(operation));
+    if (share->resolved < group->base.size) {
+        if (!wefti_coll_turn(operation)) return WEFT_E_AGAIN;
+        WEFTI_TRY(resolve(operation));
+    }
+    size_t budget = BUDGET_BYTES;
+    bool   moved;
+    do {
+        WEFTI_TRY(work(operation, &budget, &moved));
+        moved |= stage_in(operation);
+        moved |= copy_out(operation);
+        group->moves += moved;
+    } while (moved && budget > 0);
+    if (share->worked < share->segments || share->copied < share->segments || share->staged < share->segments)
+        return WEFT_E_AGAIN;
+    atomic_store_explicit(&own_slot(operation)->done, 1, memory_order_release);
+    share->over = true;
+    return wait_for_all(operation);
+}
