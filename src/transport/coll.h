@@ -28,16 +28,16 @@ enum {
 #define COLL_DEFAULT_TIMEOUT_NS (30 * WEFTI_SECOND_NS)
 #define COLL_DEFAULT_IN_FLIGHT 64
 
-typedef struct coll_group     coll_group;
+typedef struct coll_group coll_group;
 typedef struct coll_operation coll_operation;
-typedef struct coll_lane      coll_lane;
+typedef struct coll_lane coll_lane;
 
 /* What ranks compare before they use each other's data. Goes over the wire. */
 typedef struct coll_header {
     uint64_t count;
     uint32_t sequence; /* its lower half */
-    uint8_t  kind, dtype, op, algorithm;
-    int32_t  root;
+    uint8_t kind, dtype, op, algorithm;
+    int32_t root;
     uint32_t magic;
     uint64_t reserved;
 } coll_header;
@@ -51,9 +51,9 @@ _Static_assert(sizeof(coll_header) == 32, "the payload behind it stays aligned")
  * waits, another status for a fault that it found (the group raises it). */
 typedef struct coll_algorithm {
     const char *name;
-    uint32_t    kinds;  /* bit by wefti_collective_kind */
-    bool        mapped; /* needs a wire that maps peers */
-    bool        large;  /* needs one of the group's COLL_SETS */
+    uint32_t kinds; /* bit by wefti_collective_kind */
+    bool mapped;    /* needs a wire that maps peers */
+    bool large;     /* needs one of the group's COLL_SETS */
     bool (*fits)(const coll_group *group, const wefti_collective_call *call, size_t bytes);
     double (*cost_ns)(const coll_group *group, wefti_collective_kind kind, size_t bytes); /* by the model */
     void (*begin)(coll_operation *operation); /* at start; may publish or queue, must not wait */
@@ -61,7 +61,7 @@ typedef struct coll_algorithm {
 } coll_algorithm;
 
 extern const coll_algorithm wefti_coll_algorithms[];
-extern const int            wefti_coll_algorithm_count;
+extern const int wefti_coll_algorithm_count;
 
 /* --- messages --- */
 
@@ -69,68 +69,68 @@ extern const int            wefti_coll_algorithm_count;
  * round's work on the data and queues the next round. */
 struct coll_lane {
     weft_status (*step)(coll_operation *operation, coll_lane *lane); /* WEFT_OK: finished; WEFT_E_AGAIN: has queued */
-    wefti_wire_op *transfers; /* [capacity] */
-    int32_t        queued, posted;
-    int32_t        index, round;
-    size_t         segment;
-    uint8_t       *scratch; /* 2 × COLL_SEGMENT_BYTES, for lanes of large operations */
-    bool           finished;
+    wefti_wire_op *transfers;                                        /* [capacity] */
+    int32_t queued, posted;
+    int32_t index, round;
+    size_t segment;
+    uint8_t *scratch; /* 2 × COLL_SEGMENT_BYTES, for lanes of large operations */
+    bool finished;
 };
 
 /* --- mapped memory --- */
 
-typedef struct coll_map   coll_map;
+typedef struct coll_map coll_map;
 typedef struct coll_share coll_share;
 
 /* --- operations and groups --- */
 
 struct coll_operation {
-    wefti_collective      base;
+    wefti_collective base;
     wefti_collective_call call;
-    uint64_t              sequence;
-    uint64_t              started_ns, deadline_ns; /* 0 until the first look at the clock */
+    uint64_t sequence;
+    uint64_t started_ns, deadline_ns; /* 0 until the first look at the clock */
     const coll_algorithm *algorithm;
-    coll_operation       *next;       /* in the list of free ones, or of those in flight */
-    weft_status           status;
-    bool                  finished;
-    bool                  suspected;  /* has told the fault object of a peer */
-    int32_t               set;        /* of a large operation; else -1 */
-    uint64_t              large_number;
-    int32_t               waits_for;  /* index of a rank whose part is missing; -1 */
-    int32_t               gone;       /* 1 + index of a member whose link was seen down while its part was missing */
-    uint32_t              looks;      /* in vain */
-    size_t                element_bytes;
+    coll_operation *next; /* in the list of free ones, or of those in flight */
+    weft_status status;
+    bool finished;
+    bool suspected; /* has told the fault object of a peer */
+    int32_t set;    /* of a large operation; else -1 */
+    uint64_t large_number;
+    int32_t waits_for; /* index of a rank whose part is missing; -1 */
+    int32_t gone;      /* 1 + index of a member whose link was seen down while its part was missing */
+    uint32_t looks;    /* in vain */
+    size_t element_bytes;
     /* messages */
-    int32_t     lane_count;
-    coll_lane   lanes[COLL_LANES + 1]; /* the last exchanges headers for the algorithms that do not carry them */
-    uint8_t    *outbox, *inbox;        /* [fan] messages of COLL_MESSAGE_BYTES each */
+    int32_t lane_count;
+    coll_lane lanes[COLL_LANES + 1]; /* the last exchanges headers for the algorithms that do not carry them */
+    uint8_t *outbox, *inbox;         /* [fan] messages of COLL_MESSAGE_BYTES each */
     /* mapped */
-    int32_t     seen;                  /* members whose slot has been seen */
+    int32_t seen; /* members whose slot has been seen */
     coll_share *share;
 };
 
 struct coll_group {
-    wefti_group           base;
-    const wefti_host     *host;
-    const wefti_reducer  *reducer;
-    bool                  owns_fault, failed, crowded; /* crowded: more ranks than cores */
-    uint16_t              id, epoch;
-    uint64_t              timeout_ns;
-    int32_t               in_flight;  /* capacity */
-    int32_t               fan;        /* of the lanes */
-    int32_t              *ranks;      /* [size] */
+    wefti_group base;
+    const wefti_host *host;
+    const wefti_reducer *reducer;
+    bool owns_fault, failed, crowded; /* crowded: more ranks than cores */
+    uint16_t id, epoch;
+    uint64_t timeout_ns;
+    int32_t in_flight; /* capacity */
+    int32_t fan;       /* of the lanes */
+    int32_t *ranks;    /* [size] */
     const coll_algorithm *forced[WEFTI_COLLECTIVE_KIND_COUNT];
-    coll_operation       *operations; /* [in_flight] */
-    coll_operation       *free, *first, *last; /* free ones; those in flight in order of start */
-    int32_t               active;
-    uint64_t              moves;      /* counts what was done, so that waits tell a slow operation from a stuck one */
-    uint64_t              large_started, large_finished; /* those before it are all finished */
-    uint64_t              large_done_mask;               /* which of the next 64 are */
-    const void          **sources;    /* [size], for calls of the reducer */
-    wefti_wire_op        *transfers;  /* the lanes' */
-    uint8_t              *messages;   /* outboxes and inboxes */
-    uint8_t              *scratch;    /* COLL_SETS × COLL_LANES × 2 × COLL_SEGMENT_BYTES; only where nothing is mapped */
-    coll_map             *map;        /* NULL where the wire does not map */
+    coll_operation *operations;          /* [in_flight] */
+    coll_operation *free, *first, *last; /* free ones; those in flight in order of start */
+    int32_t active;
+    uint64_t moves; /* counts what was done, so that waits tell a slow operation from a stuck one */
+    uint64_t large_started, large_finished; /* those before it are all finished */
+    uint64_t large_done_mask;               /* which of the next 64 are */
+    const void **sources;                   /* [size], for calls of the reducer */
+    wefti_wire_op *transfers;               /* the lanes' */
+    uint8_t *messages;                      /* outboxes and inboxes */
+    uint8_t *scratch; /* COLL_SETS × COLL_LANES × 2 × COLL_SEGMENT_BYTES; only where nothing is mapped */
+    coll_map *map;    /* NULL where the wire does not map */
 };
 
 static inline coll_group *coll_group_of(const coll_operation *operation) { return (coll_group *)operation->base.group; }
@@ -169,24 +169,24 @@ const char *wefti_coll_kind_name(wefti_collective_kind kind);
 
 /* --- coll_choose.c --- */
 
-weft_status           wefti_coll_read_forced(coll_group *group, const char *name);
+weft_status wefti_coll_read_forced(coll_group *group, const char *name);
 const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_collective_call *call, size_t bytes);
 
 /* --- coll_lanes.c --- */
 
 /* Steps of tags: 0 carries headers, 1 + lane the segments. */
-uint64_t    wefti_coll_tag(const coll_group *group, uint64_t sequence, uint32_t step);
-void        wefti_coll_lane_begin(coll_operation *operation, int32_t index,
-                                  weft_status (*step)(coll_operation *operation, coll_lane *lane));
-void        wefti_coll_lane_send(coll_operation *operation, coll_lane *lane, int32_t to, uint32_t step, const void *buffer,
-                                 size_t bytes);
-void        wefti_coll_lane_recv(coll_operation *operation, coll_lane *lane, int32_t from, uint32_t step, void *buffer,
-                                 size_t bytes);
+uint64_t wefti_coll_tag(const coll_group *group, uint64_t sequence, uint32_t step);
+void wefti_coll_lane_begin(coll_operation *operation, int32_t index,
+                           weft_status (*step)(coll_operation *operation, coll_lane *lane));
+void wefti_coll_lane_send(coll_operation *operation, coll_lane *lane, int32_t to, uint32_t step, const void *buffer,
+                          size_t bytes);
+void wefti_coll_lane_recv(coll_operation *operation, coll_lane *lane, int32_t from, uint32_t step, void *buffer,
+                          size_t bytes);
 /* Begins the exchange of headers with the neighbours, in the lane that is there for it. */
-void        wefti_coll_greet(coll_operation *operation);
+void wefti_coll_greet(coll_operation *operation);
 weft_status wefti_coll_lanes_advance(coll_operation *operation);
 /* Gets every transfer of the group back from the wire. */
-void        wefti_coll_lanes_end(coll_group *group);
+void wefti_coll_lanes_end(coll_group *group);
 
 /* --- coll_small.c, coll_ring.c --- */
 
@@ -201,10 +201,10 @@ void wefti_coll_chain_begin(coll_operation *operation);
 
 weft_status wefti_coll_map_open(coll_group *group);
 /* Waits a little for the others to be through with this rank's memory, then gives it back. */
-void        wefti_coll_map_close(coll_group *group);
-void        wefti_coll_oneshot_begin(coll_operation *operation);
+void wefti_coll_map_close(coll_group *group);
+void wefti_coll_oneshot_begin(coll_operation *operation);
 weft_status wefti_coll_oneshot_advance(coll_operation *operation);
-void        wefti_coll_twoshot_begin(coll_operation *operation);
+void wefti_coll_twoshot_begin(coll_operation *operation);
 weft_status wefti_coll_twoshot_advance(coll_operation *operation);
 
 #endif

@@ -21,9 +21,8 @@ static bool reduces(wefti_collective_kind kind) { return kind == WEFTI_ALLREDUCE
 
 static void header_words(const coll_header *header, char *text_out, size_t text_bytes) {
     wefti_collective_kind kind = (wefti_collective_kind)header->kind;
-    const char           *how = header->algorithm < wefti_coll_algorithm_count
-                                    ? wefti_coll_algorithms[header->algorithm].name
-                                    : "an unknown algorithm";
+    const char *how = header->algorithm < wefti_coll_algorithm_count ? wefti_coll_algorithms[header->algorithm].name
+                                                                     : "an unknown algorithm";
     if (kind == WEFTI_BARRIER)
         snprintf(text_out, text_bytes, "a barrier (%s)", how);
     else if (reduces(kind))
@@ -39,7 +38,7 @@ static void header_words(const coll_header *header, char *text_out, size_t text_
 }
 
 void wefti_coll_words(const coll_operation *operation, char *text_out, size_t text_bytes) {
-    char        call[160];
+    char call[160];
     coll_header header = wefti_coll_header(operation);
     header_words(&header, call, sizeof call);
     snprintf(text_out, text_bytes, "operation %llu of group %u, %s", (unsigned long long)operation->sequence,
@@ -48,7 +47,7 @@ void wefti_coll_words(const coll_operation *operation, char *text_out, size_t te
 
 coll_header wefti_coll_header(const coll_operation *operation) {
     const wefti_collective_call *call = &operation->call;
-    bool                         op = reduces(call->kind), root = call->kind == WEFTI_BROADCAST;
+    bool op = reduces(call->kind), root = call->kind == WEFTI_BROADCAST;
     return (coll_header){.count = call->kind == WEFTI_BARRIER ? 0 : call->count,
                          .sequence = (uint32_t)operation->sequence,
                          .kind = (uint8_t)call->kind,
@@ -63,36 +62,38 @@ weft_status wefti_coll_compare(coll_operation *operation, int32_t index, const c
     coll_header ours = wefti_coll_header(operation);
     if (memcmp(&ours, theirs, sizeof ours) == 0) return WEFT_OK;
     const coll_group *group = coll_group_of(operation);
-    int32_t           me = coll_index(group);
+    int32_t me = coll_index(group);
     if (theirs->magic != COLL_MAGIC)
-        return wefti_fail(WEFT_E_MISMATCH, "operation %llu of group %u: rank %d sent no header; does it run another version?",
+        return wefti_fail(WEFT_E_MISMATCH,
+                          "operation %llu of group %u: rank %d sent no header; does it run another version?",
                           (unsigned long long)operation->sequence, (unsigned)group->id, (int)group->base.ranks[index]);
-    char              mine[160], other[160];
+    char mine[160], other[160];
     header_words(&ours, mine, sizeof mine);
     header_words(theirs, other, sizeof other);
     bool mine_first = me < index;
-    return wefti_fail(WEFT_E_MISMATCH,
-                      "ranks disagree on operation %llu of group %u: rank %d calls %s, rank %d calls %s; all members must "
-                      "issue the same calls in the same order",
-                      (unsigned long long)operation->sequence, (unsigned)group->id,
-                      (int)group->base.ranks[mine_first ? me : index], mine_first ? mine : other,
-                      (int)group->base.ranks[mine_first ? index : me], mine_first ? other : mine);
+    return wefti_fail(
+        WEFT_E_MISMATCH,
+        "ranks disagree on operation %llu of group %u: rank %d calls %s, rank %d calls %s; all members must "
+        "issue the same calls in the same order",
+        (unsigned long long)operation->sequence, (unsigned)group->id, (int)group->base.ranks[mine_first ? me : index],
+        mine_first ? mine : other, (int)group->base.ranks[mine_first ? index : me], mine_first ? other : mine);
 }
 
 weft_status wefti_coll_wrong_length(coll_operation *operation, int32_t index, size_t bytes, size_t expected) {
     char words[224];
     wefti_coll_words(operation, words, sizeof words);
-    return wefti_fail(WEFT_E_MISMATCH, "%s: rank %d sent %zu bytes where %zu were due; do all ranks make the same call?",
-                      words, (int)coll_group_of(operation)->base.ranks[index], bytes, expected);
+    return wefti_fail(WEFT_E_MISMATCH,
+                      "%s: rank %d sent %zu bytes where %zu were due; do all ranks make the same call?", words,
+                      (int)coll_group_of(operation)->base.ranks[index], bytes, expected);
 }
 
 void wefti_coll_suspect(coll_operation *operation, int32_t index) {
     if (operation->suspected) return;
     operation->suspected = true;
     const coll_group *group = coll_group_of(operation);
-    char              words[224], cause[320];
-    int32_t           rank = group->base.ranks[index];
-    bool              left = group->base.wire->ops->link(group->base.wire, rank) == WEFTI_LINK_LEFT;
+    char words[224], cause[320];
+    int32_t rank = group->base.ranks[index];
+    bool left = group->base.wire->ops->link(group->base.wire, rank) == WEFTI_LINK_LEFT;
     wefti_coll_words(operation, words, sizeof words);
     snprintf(cause, sizeof cause, "%s during %s", left ? "it left" : "the link to it broke", words);
     wefti_fault_suspect(group->base.fault, rank, cause);

@@ -1,8 +1,8 @@
 /* The list of algorithms, and the choice among them.
  *
- * Each algorithm that fits a call has a cost by a model of latency α, time per byte β of the wire and time per byte γ of
- * memory; the least one is taken. The choice depends on nothing but the group and the call, so all members choose the
- * same; headers compare it nevertheless. A name from the options or from WEFT_ALLREDUCE, WEFT_REDUCE_SCATTER,
+ * Each algorithm that fits a call has a cost by a model of latency α, time per byte β of the wire and time per byte γ
+ * of memory; the least one is taken. The choice depends on nothing but the group and the call, so all members choose
+ * the same; headers compare it nevertheless. A name from the options or from WEFT_ALLREDUCE, WEFT_REDUCE_SCATTER,
  * WEFT_ALLGATHER or WEFT_BROADCAST forces one wherever it fits. */
 #include <stdlib.h>
 #include <string.h>
@@ -67,7 +67,8 @@ static double cost_ring(const coll_group *group, wefti_collective_kind kind, siz
 static double cost_chain(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
     double segment = (double)bytes < (double)COLL_SEGMENT_BYTES ? (double)bytes : (double)COLL_SEGMENT_BYTES;
-    return (coll_size(group) - 2) * (alpha(group) + segment * beta(group)) + 2 * alpha(group) + (double)bytes * beta(group);
+    return (coll_size(group) - 2) * (alpha(group) + segment * beta(group)) + 2 * alpha(group) +
+           (double)bytes * beta(group);
 }
 static double cost_oneshot(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     double size = coll_size(group), data = (double)bytes * (kind == WEFTI_REDUCE_SCATTER ? size : 1);
@@ -91,8 +92,8 @@ const coll_algorithm wefti_coll_algorithms[] = {
     {"tree", BIT(BROADCAST), false, false, fits_small, cost_tree, wefti_coll_tree_begin, wefti_coll_lanes_advance},
     {"dissemination", BIT(BARRIER), false, false, fits_any, cost_tree, wefti_coll_dissemination_begin,
      wefti_coll_lanes_advance},
-    {"ring", BIT(ALLREDUCE) | BIT(REDUCE_SCATTER) | BIT(ALLGATHER), false, true, fits_any, cost_ring, wefti_coll_ring_begin,
-     wefti_coll_lanes_advance},
+    {"ring", BIT(ALLREDUCE) | BIT(REDUCE_SCATTER) | BIT(ALLGATHER), false, true, fits_any, cost_ring,
+     wefti_coll_ring_begin, wefti_coll_lanes_advance},
     {"chain", BIT(BROADCAST), false, true, fits_any, cost_chain, wefti_coll_chain_begin, wefti_coll_lanes_advance},
     {"oneshot", DATA_KINDS | BIT(BARRIER), true, false, fits_slot, cost_oneshot, wefti_coll_oneshot_begin,
      wefti_coll_oneshot_advance},
@@ -134,13 +135,13 @@ static weft_status force(coll_group *group, uint32_t kinds, const char *name, co
             }
     }
     if (known) return WEFT_OK;
-    char   list[160] = "";
+    char list[160] = "";
     size_t length = 0;
     for (int i = 0; i < wefti_coll_algorithm_count; i++)
         for (int kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++)
             if ((kinds >> kind & 1) && usable(group, &wefti_coll_algorithms[i], (wefti_collective_kind)kind)) {
                 const char *also = wefti_coll_algorithms[i].name;
-                size_t      bytes = strlen(also) + 2;
+                size_t bytes = strlen(also) + 2;
                 if (length + bytes >= sizeof list) break;
                 memcpy(list + length, length ? ", " : "", length ? 2 : 0);
                 length += length ? 2 : 0;
@@ -155,7 +156,7 @@ static weft_status force(coll_group *group, uint32_t kinds, const char *name, co
 weft_status wefti_coll_read_forced(coll_group *group, const char *name) {
     static const struct {
         const char *variable;
-        uint32_t    kind;
+        uint32_t kind;
     } variables[] = {{"WEFT_ALLREDUCE", BIT(ALLREDUCE)},
                      {"WEFT_REDUCE_SCATTER", BIT(REDUCE_SCATTER)},
                      {"WEFT_ALLGATHER", BIT(ALLGATHER)},

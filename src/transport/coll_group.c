@@ -14,11 +14,11 @@
 
 #include "transport/coll.h"
 
-enum { SPINS = 32 };                          /* looks without the clock, the wire and the fault object */
-#define SPIN_NS (75 * UINT64_C(1000))         /* without letting others run */
-#define YIELD_NS (500 * UINT64_C(1000))       /* then rest: the others are busy, not late */
+enum { SPINS = 32 };                    /* looks without the clock, the wire and the fault object */
+#define SPIN_NS (75 * UINT64_C(1000))   /* without letting others run */
+#define YIELD_NS (500 * UINT64_C(1000)) /* then rest: the others are busy, not late */
 #define NAP_NS (50 * UINT64_C(1000))
-#define REST_NS (5 * WEFTI_MILLISECOND_NS)    /* at most, so that faults are heard of */
+#define REST_NS (5 * WEFTI_MILLISECOND_NS) /* at most, so that faults are heard of */
 
 static inline void pause_core(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -40,8 +40,8 @@ weft_status wefti_coll_reduce(coll_operation *operation, void *dst, int32_t sour
     coll_group *group = coll_group_of(operation);
     if (count == 0) return WEFT_OK;
     int32_t divisor = last && operation->call.op == WEFTI_REDUCE_AVG ? coll_size(group) : 1;
-    return group->reducer->reduce(group->reducer->context, dst, group->sources, source_count, count, operation->call.dtype,
-                                  operation->call.op, divisor);
+    return group->reducer->reduce(group->reducer->context, dst, group->sources, source_count, count,
+                                  operation->call.dtype, operation->call.op, divisor);
 }
 
 bool wefti_coll_turn(coll_operation *operation) {
@@ -91,7 +91,8 @@ static void free_group(coll_group *group) {
 
 static weft_status check_options(const wefti_group_options *options) {
     if (options->size < 1 || options->index < 0 || options->index >= options->size)
-        return wefti_fail(WEFT_E_INVALID, "a group of %d members has no member %d", (int)options->size, (int)options->index);
+        return wefti_fail(WEFT_E_INVALID, "a group of %d members has no member %d", (int)options->size,
+                          (int)options->index);
     if (options->id > 0x3ff) return wefti_fail(WEFT_E_INVALID, "group id %u: at most 1023", (unsigned)options->id);
     if (!options->wire && options->size > 1)
         return wefti_fail(WEFT_E_INVALID, "a group of %d members needs a wire", (int)options->size);
@@ -100,8 +101,8 @@ static weft_status check_options(const wefti_group_options *options) {
     for (int32_t i = 0; options->wire && i < options->size; i++) {
         int32_t rank = options->ranks ? options->ranks[i] : i;
         if (rank < 0 || rank >= options->wire->size || (i == options->index) != (rank == options->wire->rank))
-            return wefti_fail(WEFT_E_INVALID, "member %d of the group is said to be rank %d of %d, and this rank is %d", (int)i,
-                              (int)rank, (int)options->wire->size, (int)options->wire->rank);
+            return wefti_fail(WEFT_E_INVALID, "member %d of the group is said to be rank %d of %d, and this rank is %d",
+                              (int)i, (int)rank, (int)options->wire->size, (int)options->wire->rank);
     }
     return WEFT_OK;
 }
@@ -142,10 +143,10 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
     *group_out = NULL;
     WEFTI_TRY(check_options(options));
     coll_group *group = NULL;
-    size_t      size = (size_t)options->size;
+    size_t size = (size_t)options->size;
     WEFTI_TRY(wefti_alloc(sizeof *group, "a group", &group));
-    group->base = (wefti_group){wefti_collective_engine_weft(), options->wire, options->fault, options->size, options->index,
-                                NULL, 0};
+    group->base = (wefti_group){
+        wefti_collective_engine_weft(), options->wire, options->fault, options->size, options->index, NULL, 0};
     group->host = options->host ? options->host : options->wire ? options->wire->host : wefti_host_system();
     group->reducer = options->reducer ? options->reducer : wefti_reducer_host();
     group->id = options->id;
@@ -157,7 +158,8 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
     weft_status status = wefti_alloc(size * sizeof *group->ranks, "a group's ranks", &group->ranks);
     if (status == WEFT_OK) status = wefti_alloc(size * sizeof *group->sources, "a group's sources", &group->sources);
     if (status == WEFT_OK)
-        status = wefti_alloc((size_t)group->in_flight * sizeof *group->operations, "a group's operations", &group->operations);
+        status = wefti_alloc((size_t)group->in_flight * sizeof *group->operations, "a group's operations",
+                             &group->operations);
     if (status == WEFT_OK) status = fill_group(group, options);
     if (status != WEFT_OK) {
         group_close(&group->base);
@@ -203,12 +205,13 @@ static weft_status raise_fault(coll_group *group, weft_status status, int32_t ra
 
 static weft_status time_out(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
-    char        words[224];
-    int32_t     missing = operation->waits_for;
-    int32_t     rank = missing >= 0 && missing != coll_index(group) ? group->ranks[missing] : -1;
+    char words[224];
+    int32_t missing = operation->waits_for;
+    int32_t rank = missing >= 0 && missing != coll_index(group) ? group->ranks[missing] : -1;
     wefti_coll_words(operation, words, sizeof words);
     if (rank >= 0)
-        wefti_fail(WEFT_E_TIMEOUT, "%s: no answer from rank %d within %.3g s", words, (int)rank, (double)group->timeout_ns / 1e9);
+        wefti_fail(WEFT_E_TIMEOUT, "%s: no answer from rank %d within %.3g s", words, (int)rank,
+                   (double)group->timeout_ns / 1e9);
     else
         wefti_fail(WEFT_E_TIMEOUT, "%s: not done within %.3g s", words, (double)group->timeout_ns / 1e9);
     return raise_fault(group, WEFT_E_TIMEOUT, rank);
@@ -244,7 +247,7 @@ static void finish(coll_group *group, coll_operation *previous, coll_operation *
 /* A group of one: the result is the send buffer. */
 static weft_status run_alone(coll_operation *operation) {
     const wefti_collective_call *call = &operation->call;
-    size_t                       bytes = coll_bytes(operation);
+    size_t bytes = coll_bytes(operation);
     if (call->kind == WEFTI_ALLREDUCE || call->kind == WEFTI_REDUCE_SCATTER) {
         coll_group_of(operation)->sources[0] = call->send;
         return wefti_coll_reduce(operation, call->receive, 1, call->count, true);
@@ -283,8 +286,8 @@ static weft_status group_start(wefti_group *base, const wefti_collective_call *c
     WEFTI_TRY(look_for_fault(group));
     WEFTI_TRY(wefti_coll_check_call(group, call));
     coll_operation *operation = group->free;
-    bool            far = group->first && base->sequence - group->first->sequence >= (uint64_t)group->in_flight;
-    bool            many = group->large_started - group->large_finished >= 64;
+    bool far = group->first && base->sequence - group->first->sequence >= (uint64_t)group->in_flight;
+    bool many = group->large_started - group->large_finished >= 64;
     if (!operation || far || many)
         return wefti_fail(WEFT_E_AGAIN, "%d operations are in flight in group %u already", (int)group->in_flight,
                           (unsigned)group->id);
@@ -314,7 +317,7 @@ static weft_status advance_all(coll_group *group) {
     coll_operation *previous = NULL;
     for (coll_operation *operation = group->first, *next; operation; operation = next) {
         next = operation->next;
-        bool        turn = !operation->algorithm->large || operation->algorithm->mapped || wefti_coll_turn(operation);
+        bool turn = !operation->algorithm->large || operation->algorithm->mapped || wefti_coll_turn(operation);
         weft_status status = turn ? operation->algorithm->advance(operation) : WEFT_E_AGAIN;
         if (status == WEFT_OK)
             finish(group, previous, operation);
@@ -361,7 +364,7 @@ static weft_status spend(coll_operation *operation) {
 
 static weft_status group_test(wefti_collective *handle) {
     coll_operation *operation = (coll_operation *)handle;
-    coll_group     *group = coll_group_of(operation);
+    coll_group *group = coll_group_of(operation);
     if (!operation->finished) (void)!group_progress(&group->base, wefti_host_now(group->host));
     return operation->finished ? spend(operation) : WEFT_E_AGAIN;
 }
@@ -394,8 +397,8 @@ static void idle(coll_group *group, const coll_operation *operation, uint64_t id
 
 static weft_status group_wait(wefti_collective *handle, uint64_t timeout_ns) {
     coll_operation *operation = (coll_operation *)handle;
-    coll_group     *group = coll_group_of(operation);
-    uint64_t        until_ns = 0, moved_ns = 0, moves = 0;
+    coll_group *group = coll_group_of(operation);
+    uint64_t until_ns = 0, moved_ns = 0, moves = 0;
     if (!operation->finished && operation->algorithm->mapped && !group->crowded) spin(group, operation);
     while (!operation->finished) {
         uint64_t now_ns = wefti_host_now(group->host);
@@ -412,17 +415,20 @@ static weft_status group_wait(wefti_collective *handle, uint64_t timeout_ns) {
     return spend(operation);
 }
 
-static uint64_t operation_sequence(const wefti_collective *handle) { return ((const coll_operation *)handle)->sequence; }
+static uint64_t operation_sequence(const wefti_collective *handle) {
+    return ((const coll_operation *)handle)->sequence;
+}
 
 static void group_describe(const wefti_group *base, wefti_text *text) {
     const coll_group *group = (const coll_group *)base;
-    uint64_t          now_ns = wefti_host_now(group->host);
+    uint64_t now_ns = wefti_host_now(group->host);
     for (const coll_operation *operation = group->first; operation; operation = operation->next) {
         char words[224];
         wefti_coll_words(operation, words, sizeof words);
         double age_ms = operation->started_ns ? (double)(now_ns - operation->started_ns) / 1e6 : 0;
         wefti_text_add(text, "%s: %zu bytes, %.3f ms old", words, coll_bytes(operation), age_ms);
-        if (operation->waits_for >= 0) wefti_text_add(text, ", waits for rank %d", (int)group->ranks[operation->waits_for]);
+        if (operation->waits_for >= 0)
+            wefti_text_add(text, ", waits for rank %d", (int)group->ranks[operation->waits_for]);
         wefti_text_add(text, "\n");
     }
 }

@@ -63,7 +63,7 @@ static weft_status post_queued(coll_operation *operation, coll_lane *lane) {
     wefti_wire *wire = operation->base.group->wire;
     while (lane->posted < lane->queued) {
         wefti_wire_op *transfer = &lane->transfers[lane->posted];
-        weft_status    status = wire->ops->post(wire, transfer);
+        weft_status status = wire->ops->post(wire, transfer);
         if (status == WEFT_E_PEER) {
             wefti_coll_suspect(operation, (int32_t)(intptr_t)transfer->user);
             return WEFT_E_AGAIN;
@@ -78,10 +78,11 @@ static weft_status post_queued(coll_operation *operation, coll_lane *lane) {
  * their length is looked at with their content. */
 static weft_status look_at(coll_operation *operation, const wefti_wire_op *transfer) {
     int32_t index = (int32_t)(intptr_t)transfer->user;
-    bool    carries_header = (transfer->tag & 0xfffff) == 0;
+    bool carries_header = (transfer->tag & 0xfffff) == 0;
     switch (transfer->status) {
     case WEFT_OK:
-        if (transfer->kind != WEFTI_WIRE_RECV || carries_header || transfer->done_bytes == transfer->bytes) return WEFT_OK;
+        if (transfer->kind != WEFTI_WIRE_RECV || carries_header || transfer->done_bytes == transfer->bytes)
+            return WEFT_OK;
         break;
     case WEFT_E_MISMATCH: break;
     case WEFT_E_PEER:
@@ -145,8 +146,8 @@ weft_status wefti_coll_lanes_advance(coll_operation *operation) {
 
 static weft_status greet_step(coll_operation *operation, coll_lane *lane) {
     coll_group *group = coll_group_of(operation);
-    int32_t     size = coll_size(group), me = coll_index(group);
-    int32_t     right = (me + 1) % size, left = (me + size - 1) % size;
+    int32_t size = coll_size(group), me = coll_index(group);
+    int32_t right = (me + 1) % size, left = (me + size - 1) % size;
     if (lane->round++ == 0) {
         coll_header header = wefti_coll_header(operation);
         memcpy(operation->outbox, &header, sizeof header);
@@ -168,14 +169,15 @@ void wefti_coll_greet(coll_operation *operation) {
 /* Transfers that the wire still has; takes back the receives among them where it can. */
 static int32_t pending_transfers(coll_group *group, bool cancel) {
     const wefti_wire_ops *ops = group->base.wire->ops;
-    int32_t               pending = 0;
+    int32_t pending = 0;
     for (int32_t i = 0; i < group->in_flight; i++) {
         coll_operation *operation = &group->operations[i];
         for (int32_t k = 0; k < operation->lane_count; k++) {
             coll_lane *lane = &operation->lanes[k];
             for (int32_t t = 0; t < lane->posted; t++) {
                 wefti_wire_op *transfer = &lane->transfers[t];
-                if (!transfer->done && cancel && transfer->kind == WEFTI_WIRE_RECV) (void)!ops->cancel(group->base.wire, transfer);
+                if (!transfer->done && cancel && transfer->kind == WEFTI_WIRE_RECV)
+                    (void)!ops->cancel(group->base.wire, transfer);
                 pending += !transfer->done;
             }
         }

@@ -25,7 +25,7 @@ enum { STEP_OPEN = 0xfffff, STEP_CLOSE = 0xffffe, LOOKS = 64 };
 static size_t slots_bytes(const coll_map *map) { return wefti_align_up(map->depth * sizeof(map_slot), 4096); }
 
 weft_status wefti_coll_map_open(coll_group *group) {
-    size_t    size = (size_t)group->base.size, in_flight = (size_t)group->in_flight;
+    size_t size = (size_t)group->base.size, in_flight = (size_t)group->in_flight;
     coll_map *map = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *map, "a mapped group", &map));
     group->map = map;
@@ -52,11 +52,11 @@ weft_status wefti_coll_map_open(coll_group *group) {
 
 /* Exchanges region ids with one member; WEFT_OK once its region is mapped. */
 static weft_status meet(coll_group *group, int32_t index) {
-    coll_map   *map = group->map;
-    map_peer   *peer = &map->peers[index];
+    coll_map *map = group->map;
+    map_peer *peer = &map->peers[index];
     wefti_wire *wire = group->base.wire;
-    int32_t     rank = group->ranks[index];
-    uint64_t    tag = wefti_coll_tag(group, 0, STEP_OPEN);
+    int32_t rank = group->ranks[index];
+    uint64_t tag = wefti_coll_tag(group, 0, STEP_OPEN);
     if (!peer->received) {
         peer->transfers[0] = wefti_wire_recv(rank, tag, peer->info, sizeof peer->info);
         peer->transfers[0].flags = WEFTI_WIRE_SILENT;
@@ -72,13 +72,14 @@ static weft_status meet(coll_group *group, int32_t index) {
     if (!peer->transfers[0].done) return WEFT_E_AGAIN;
     WEFTI_TRY(peer->transfers[0].status);
     if (peer->info[1] != map->size_bytes)
-        return wefti_fail(WEFT_E_MISMATCH, "group %u: rank %d opened it with other options (%llu bytes of slots, here %zu)",
+        return wefti_fail(WEFT_E_MISMATCH,
+                          "group %u: rank %d opened it with other options (%llu bytes of slots, here %zu)",
                           (unsigned)group->id, (int)rank, (unsigned long long)peer->info[1], map->size_bytes);
     wefti_wire_peer_region region;
     WEFTI_TRY(wire->ops->peer_region(wire, rank, (uint32_t)peer->info[0], &region));
     if (!region.base || region.size_bytes < map->size_bytes)
-        return wefti_fail(WEFT_E_CORRUPT, "group %u: the region of rank %d is not as large as it said", (unsigned)group->id,
-                          (int)rank);
+        return wefti_fail(WEFT_E_CORRUPT, "group %u: the region of rank %d is not as large as it said",
+                          (unsigned)group->id, (int)rank);
     peer->base = region.base;
     map->ready++;
     return WEFT_OK;
@@ -105,10 +106,10 @@ static weft_status meet_all(coll_operation *operation, int32_t index) {
 
 /* All members say that they look at nobody's slots any more. True once all have. */
 static bool part(coll_group *group) {
-    coll_map   *map = group->map;
+    coll_map *map = group->map;
     wefti_wire *wire = group->base.wire;
-    uint64_t    until_ns = wefti_host_now(group->host) + LINGER_NS, now_ns;
-    size_t      size = (size_t)group->base.size;
+    uint64_t until_ns = wefti_host_now(group->host) + LINGER_NS, now_ns;
+    size_t size = (size_t)group->base.size;
     for (size_t i = 0; i < 2 * size; i++) {
         int32_t index = (int32_t)(i % size);
         if (index == group->base.index) continue;
@@ -156,7 +157,7 @@ static bool holds_transfers(const coll_group *group) {
 
 void wefti_coll_map_close(coll_group *group) {
     coll_map *map = group->map;
-    size_t    size = (size_t)group->base.size, in_flight = (size_t)group->in_flight;
+    size_t size = (size_t)group->base.size, in_flight = (size_t)group->in_flight;
     /* Where the farewell fails, the region is left to the wire, which frees it when it closes. */
     bool parted = map->region && map->byes && !group->failed && map->ready == group->base.size && part(group);
     if (map->peers && map->byes && holds_transfers(group))
@@ -173,10 +174,11 @@ void wefti_coll_map_close(coll_group *group) {
 /* --- slots --- */
 
 map_slot *wefti_coll_slot_fill(coll_operation *operation) {
-    const coll_group            *group = coll_group_of(operation);
+    const coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    map_slot                    *slot = map_slot_of(group->map, group->base.index, operation->sequence);
-    bool reduces = call->kind == WEFTI_ALLREDUCE || call->kind == WEFTI_REDUCE_SCATTER, barrier = call->kind == WEFTI_BARRIER;
+    map_slot *slot = map_slot_of(group->map, group->base.index, operation->sequence);
+    bool reduces = call->kind == WEFTI_ALLREDUCE || call->kind == WEFTI_REDUCE_SCATTER,
+         barrier = call->kind == WEFTI_BARRIER;
     slot->count = call->count;
     slot->kind = (uint8_t)call->kind;
     slot->dtype = barrier ? 0 : (uint8_t)call->dtype;
@@ -210,9 +212,9 @@ static weft_status slot_differs(coll_operation *operation, int32_t index, const 
 }
 
 weft_status wefti_coll_slots_seen(coll_operation *operation) {
-    coll_group     *group = coll_group_of(operation);
+    coll_group *group = coll_group_of(operation);
     const coll_map *map = group->map;
-    int32_t         size = group->base.size, me = group->base.index;
+    int32_t size = group->base.size, me = group->base.index;
     const map_slot *own = map_slot_of(map, me, operation->sequence);
     for (; operation->seen < size; operation->seen++) {
         int32_t index = operation->seen;
@@ -234,7 +236,7 @@ weft_status wefti_coll_slots_seen(coll_operation *operation) {
 /* Bytes that a member puts into its slot. */
 static size_t put_bytes(const coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    size_t            bytes = coll_bytes(operation);
+    size_t bytes = coll_bytes(operation);
     switch (operation->call.kind) {
     case WEFTI_REDUCE_SCATTER: return bytes * (size_t)group->base.size;
     case WEFTI_BROADCAST: return operation->call.root == group->base.index ? bytes : 0;
@@ -245,8 +247,8 @@ static size_t put_bytes(const coll_operation *operation) {
 
 void wefti_coll_oneshot_begin(coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    map_slot         *slot = wefti_coll_slot_fill(operation);
-    size_t            bytes = put_bytes(operation);
+    map_slot *slot = wefti_coll_slot_fill(operation);
+    size_t bytes = put_bytes(operation);
     if (bytes > 0 && bytes <= SLOT_INLINE_BYTES)
         memcpy(slot->data, operation->call.send, bytes);
     else if (bytes > 0)
@@ -262,10 +264,10 @@ static const uint8_t *put_by(const coll_operation *operation, int32_t index, siz
 }
 
 weft_status wefti_coll_oneshot_advance(coll_operation *operation) {
-    coll_group                  *group = coll_group_of(operation);
+    coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    size_t                       bytes = coll_bytes(operation);
-    int32_t                      size = group->base.size;
+    size_t bytes = coll_bytes(operation);
+    int32_t size = group->base.size;
     WEFTI_TRY(wefti_coll_slots_seen(operation));
     if (bytes == 0) return WEFT_OK;
     switch (call->kind) {

@@ -14,9 +14,9 @@ typedef struct map_slot {
     /* What the others check, and tiny data, in one line: one transfer between cores is all that 8 bytes take. */
     _Alignas(64) _Atomic uint64_t stamp; /* sequence + 1, stored last: the line (and the next) is complete */
     uint64_t count;
-    uint8_t  kind, dtype, op, algorithm;
-    int32_t  root;
-    uint8_t  data[SLOT_INLINE_BYTES];
+    uint8_t kind, dtype, op, algorithm;
+    int32_t root;
+    uint8_t data[SLOT_INLINE_BYTES];
     /* twoshot: where the buffers are; region 0: in staging. */
     uint32_t send_region, receive_region;
     uint64_t send_offset, receive_offset;
@@ -31,34 +31,34 @@ _Static_assert(sizeof(map_slot) == 192, "three cache lines");
 
 /* What a peer's region is like here. */
 typedef struct map_peer {
-    uint8_t      *base;     /* of its region in this rank's memory; NULL until known */
-    uint64_t      info[2];  /* what it sent: region id, layout */
+    uint8_t *base;              /* of its region in this rank's memory; NULL until known */
+    uint64_t info[2];           /* what it sent: region id, layout */
     wefti_wire_op transfers[2]; /* receive, send */
-    bool          sent, received; /* posted */
+    bool sent, received;        /* posted */
 } map_peer;
 
 struct coll_map {
     wefti_wire_region *region; /* this rank's: slots, then their payloads, then staging */
-    map_peer          *peers;  /* [size] */
-    uint64_t           info[2];
-    uint64_t           depth;  /* slots: 2 · in_flight */
-    size_t             payload_offset, stage_offset, size_bytes;
-    coll_share        *shares; /* [in_flight] */
-    void             **pointers; /* [in_flight · 2 · size]: the shares' */
-    int32_t            ready;  /* members whose region is known */
-    wefti_wire_op     *byes;   /* [2 · size] */
+    map_peer *peers;           /* [size] */
+    uint64_t info[2];
+    uint64_t depth; /* slots: 2 · in_flight */
+    size_t payload_offset, stage_offset, size_bytes;
+    coll_share *shares;  /* [in_flight] */
+    void **pointers;     /* [in_flight · 2 · size]: the shares' */
+    int32_t ready;       /* members whose region is known */
+    wefti_wire_op *byes; /* [2 · size] */
 };
 
 /* A large operation's view of the others. */
 struct coll_share {
-    uint8_t **send, **receive; /* [size] where each member's buffer begins here; NULL: foreign, use its staging */
-    uint64_t  staged, worked, copied; /* as in the slot */
-    uint64_t  segments, cleared;      /* of all; of those this rank may work on without another look at the others */
-    size_t    piece;  /* elements of one share in a segment; all of it where nobody is foreign */
-    size_t    cursor; /* elements of this rank's share that are done */
-    int32_t   resolved, done; /* members */
-    bool      foreign;        /* somebody's buffers go through staging */
-    bool      over;           /* has said that it is done */
+    uint8_t **send, **receive;       /* [size] where each member's buffer begins here; NULL: foreign, use its staging */
+    uint64_t staged, worked, copied; /* as in the slot */
+    uint64_t segments, cleared;      /* of all; of those this rank may work on without another look at the others */
+    size_t piece;                    /* elements of one share in a segment; all of it where nobody is foreign */
+    size_t cursor;                   /* elements of this rank's share that are done */
+    int32_t resolved, done;          /* members */
+    bool foreign;                    /* somebody's buffers go through staging */
+    bool over;                       /* has said that it is done */
 };
 
 static inline map_slot *map_slot_of(const coll_map *map, int32_t member, uint64_t sequence) {

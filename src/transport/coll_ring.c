@@ -1,19 +1,21 @@
 /* Algorithms for large operations over messages.
  *
  * ring    The data of an allreduce is cut into one part a member. A part travels once around the ring and is reduced at
- *         each stop (reduce-scatter), then once more and is stored at each stop (allgather); reduce-scatter and allgather
- *         are its halves. A rank sends and receives 2(n-1)/n of the bytes, the least there can be. Part i is reduced in
- *         the order i+1, i+2, …, i, wherever and whenever that happens: all ranks get equal bits in every run.
- * chain   Broadcast: each member hands on what it gets, segment by segment.
+ *         each stop (reduce-scatter), then once more and is stored at each stop (allgather); reduce-scatter and
+ * allgather are its halves. A rank sends and receives 2(n-1)/n of the bytes, the least there can be. Part i is reduced
+ * in the order i+1, i+2, …, i, wherever and whenever that happens: all ranks get equal bits in every run. chain
+ * Broadcast: each member hands on what it gets, segment by segment.
  *
- * Parts are cut into segments, which the lanes take in turn; while one lane reduces, the others' segments are on the way.
- * What is being reduced stays in the lane's scratch, which fits the cache, until it is complete; so only results are
- * written to `receive`, and `send` may be the same memory. Scratch: two segments a lane. */
+ * Parts are cut into segments, which the lanes take in turn; while one lane reduces, the others' segments are on the
+ * way. What is being reduced stays in the lane's scratch, which fits the cache, until it is complete; so only results
+ * are written to `receive`, and `send` may be the same memory. Scratch: two segments a lane. */
 #include <string.h>
 
 #include "transport/coll.h"
 
-static size_t segment_elements(const coll_operation *operation) { return COLL_SEGMENT_BYTES / operation->element_bytes; }
+static size_t segment_elements(const coll_operation *operation) {
+    return COLL_SEGMENT_BYTES / operation->element_bytes;
+}
 
 /* Where part `index` lies in the larger of the two buffers. */
 static coll_range part_of(const coll_operation *operation, int32_t index) {
@@ -26,7 +28,7 @@ static coll_range part_of(const coll_operation *operation, int32_t index) {
 /* Segment `segment` of part `index`; empty where the part is shorter. */
 static coll_range segment_of(const coll_operation *operation, int32_t index, size_t segment) {
     coll_range part = part_of(operation, index);
-    size_t     most = segment_elements(operation), before = segment * most;
+    size_t most = segment_elements(operation), before = segment * most;
     if (before >= part.count) return (coll_range){part.first, 0};
     size_t rest = part.count - before;
     return (coll_range){part.first + before, rest < most ? rest : most};
@@ -35,7 +37,7 @@ static coll_range segment_of(const coll_operation *operation, int32_t index, siz
 /* Segments of the longest part. */
 static size_t segment_count(const coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    size_t            most = segment_elements(operation), longest = operation->call.count;
+    size_t most = segment_elements(operation), longest = operation->call.count;
     if (operation->call.kind == WEFTI_ALLREDUCE) {
         longest = 0;
         for (int32_t i = 0; i < coll_size(group); i++) {
@@ -54,7 +56,7 @@ static int32_t around(const coll_group *group, int32_t index) {
 static void ring_transfer(coll_operation *operation, coll_lane *lane, coll_range out, const void *from, coll_range in,
                           void *to) {
     const coll_group *group = coll_group_of(operation);
-    uint32_t          step = 1 + (uint32_t)lane->index;
+    uint32_t step = 1 + (uint32_t)lane->index;
     if (in.count)
         wefti_coll_lane_recv(operation, lane, around(group, coll_index(group) - 1), step, to,
                              in.count * operation->element_bytes);
@@ -66,11 +68,11 @@ static void ring_transfer(coll_operation *operation, coll_lane *lane, coll_range
 /* Reduces what came in round `round`: into the other ranks' partial result, or the finished part of this one. */
 static weft_status ring_reduce(coll_operation *operation, coll_lane *lane, int32_t round) {
     coll_group *group = coll_group_of(operation);
-    int32_t     size = coll_size(group), me = coll_index(group);
-    bool        last = round == size - 2;
-    coll_range  range = segment_of(operation, around(group, me - round - 2), lane->segment);
-    uint8_t    *partial = lane->scratch + (size_t)(round & 1) * COLL_SEGMENT_BYTES;
-    void       *dst = partial;
+    int32_t size = coll_size(group), me = coll_index(group);
+    bool last = round == size - 2;
+    coll_range range = segment_of(operation, around(group, me - round - 2), lane->segment);
+    uint8_t *partial = lane->scratch + (size_t)(round & 1) * COLL_SEGMENT_BYTES;
+    void *dst = partial;
     if (last) {
         size_t first = range.first;
         if (operation->call.kind == WEFTI_REDUCE_SCATTER) first -= (size_t)me * operation->call.count;
@@ -83,10 +85,10 @@ static weft_status ring_reduce(coll_operation *operation, coll_lane *lane, int32
 
 /* Queues round `round` of the first time around. */
 static void ring_queue_reduce(coll_operation *operation, coll_lane *lane, int32_t round) {
-    coll_group    *group = coll_group_of(operation);
-    int32_t        me = coll_index(group);
-    coll_range     out = segment_of(operation, around(group, me - round - 1), lane->segment);
-    coll_range     in = segment_of(operation, around(group, me - round - 2), lane->segment);
+    coll_group *group = coll_group_of(operation);
+    int32_t me = coll_index(group);
+    coll_range out = segment_of(operation, around(group, me - round - 1), lane->segment);
+    coll_range in = segment_of(operation, around(group, me - round - 2), lane->segment);
     const uint8_t *from = round == 0 ? (const uint8_t *)operation->call.send + out.first * operation->element_bytes
                                      : lane->scratch + (size_t)((round - 1) & 1) * COLL_SEGMENT_BYTES;
     ring_transfer(operation, lane, out, from, in, lane->scratch + (size_t)(round & 1) * COLL_SEGMENT_BYTES);
@@ -95,19 +97,19 @@ static void ring_queue_reduce(coll_operation *operation, coll_lane *lane, int32_
 /* Queues round `round` of the second. */
 static void ring_queue_gather(coll_operation *operation, coll_lane *lane, int32_t round) {
     coll_group *group = coll_group_of(operation);
-    int32_t     me = coll_index(group);
-    coll_range  out = segment_of(operation, around(group, me - round), lane->segment);
-    coll_range  in = segment_of(operation, around(group, me - round - 1), lane->segment);
-    uint8_t    *receive = operation->call.receive;
+    int32_t me = coll_index(group);
+    coll_range out = segment_of(operation, around(group, me - round), lane->segment);
+    coll_range in = segment_of(operation, around(group, me - round - 1), lane->segment);
+    uint8_t *receive = operation->call.receive;
     ring_transfer(operation, lane, out, receive + out.first * operation->element_bytes, in,
                   receive + in.first * operation->element_bytes);
 }
 
 /* In an allgather: puts this rank's own part where the second time around sends it from. */
 static void ring_place_own(coll_operation *operation, const coll_lane *lane) {
-    coll_range  own = segment_of(operation, coll_index(coll_group_of(operation)), lane->segment);
-    size_t      bytes = own.count * operation->element_bytes;
-    uint8_t    *to = (uint8_t *)operation->call.receive + own.first * operation->element_bytes;
+    coll_range own = segment_of(operation, coll_index(coll_group_of(operation)), lane->segment);
+    size_t bytes = own.count * operation->element_bytes;
+    uint8_t *to = (uint8_t *)operation->call.receive + own.first * operation->element_bytes;
     const void *from = (const uint8_t *)operation->call.send + lane->segment * COLL_SEGMENT_BYTES;
     if (bytes && to != from) memcpy(to, from, bytes);
 }
@@ -116,9 +118,9 @@ static void ring_place_own(coll_operation *operation, const coll_lane *lane) {
  * receive here (parts differ in length) goes straight on to the next. */
 static weft_status ring_step(coll_operation *operation, coll_lane *lane) {
     wefti_collective_kind kind = operation->call.kind;
-    int32_t               steps = coll_size(coll_group_of(operation)) - 1;
-    int32_t               reduces = kind == WEFTI_ALLGATHER ? 0 : steps, gathers = kind == WEFTI_REDUCE_SCATTER ? 0 : steps;
-    size_t                segments = segment_count(operation);
+    int32_t steps = coll_size(coll_group_of(operation)) - 1;
+    int32_t reduces = kind == WEFTI_ALLGATHER ? 0 : steps, gathers = kind == WEFTI_REDUCE_SCATTER ? 0 : steps;
+    size_t segments = segment_count(operation);
     for (;;) {
         if (lane->segment >= segments) return WEFT_OK;
         int32_t round = lane->round++; /* the one to begin; the one before it is done */
@@ -139,7 +141,8 @@ static weft_status ring_step(coll_operation *operation, coll_lane *lane) {
 
 static void begin_lanes(coll_operation *operation, weft_status (*step)(coll_operation *operation, coll_lane *lane)) {
     size_t segments = segment_count(operation);
-    for (int32_t i = 0; i < COLL_LANES && (i == 0 || (size_t)i < segments); i++) wefti_coll_lane_begin(operation, i, step);
+    for (int32_t i = 0; i < COLL_LANES && (i == 0 || (size_t)i < segments); i++)
+        wefti_coll_lane_begin(operation, i, step);
     wefti_coll_greet(operation);
 }
 
@@ -148,18 +151,19 @@ void wefti_coll_ring_begin(coll_operation *operation) { begin_lanes(operation, r
 /* --- chain --- */
 
 static weft_status chain_step(coll_operation *operation, coll_lane *lane) {
-    const coll_group            *group = coll_group_of(operation);
+    const coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    int32_t                      size = coll_size(group), me = coll_index(group);
-    int32_t                      place = around(group, me - call->root);
-    uint32_t                     step = 1 + (uint32_t)lane->index;
+    int32_t size = coll_size(group), me = coll_index(group);
+    int32_t place = around(group, me - call->root);
+    uint32_t step = 1 + (uint32_t)lane->index;
     for (;;) {
         size_t begin = lane->segment * segment_elements(operation);
         if (begin >= call->count) return WEFT_OK;
-        size_t   count = call->count - begin < segment_elements(operation) ? call->count - begin : segment_elements(operation);
-        size_t   bytes = count * operation->element_bytes, offset = begin * operation->element_bytes;
+        size_t count =
+            call->count - begin < segment_elements(operation) ? call->count - begin : segment_elements(operation);
+        size_t bytes = count * operation->element_bytes, offset = begin * operation->element_bytes;
         uint8_t *to = (uint8_t *)call->receive + offset;
-        int32_t  round = lane->round++;
+        int32_t round = lane->round++;
         if (round == 0 && place != 0) {
             wefti_coll_lane_recv(operation, lane, around(group, me - 1), step, to, bytes);
             return WEFT_E_AGAIN;

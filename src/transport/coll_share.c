@@ -3,13 +3,13 @@
  * Each member has a share of the result. It reduces its share block by block, reading every member's send buffer where
  * it lies, and stores it into every member's receive buffer; then all are done when all say so. So an allreduce of B
  * bytes costs each member B bytes of reads and B of writes, in one pass, whatever the number of members, and nothing is
- * copied in or out. The other kinds are the same with fewer sources or targets: an allgather has one source a share (its
- * owner), a reduce-scatter one target, a broadcast one source for all shares (the root).
+ * copied in or out. The other kinds are the same with fewer sources or targets: an allgather has one source a share
+ * (its owner), a reduce-scatter one target, a broadcast one source for all shares (the root).
  *
- * Buffers that are not in an exported region go through staging, in segments: a member with a foreign send buffer copies
- * each segment into its staging for the others to read, one with a foreign receive buffer copies it out of the staging
- * that the others stored to. Two halves each, so that copying overlaps with work. Counters in the slot say how far each
- * is; half h is used again for segment g+2 once all are through with g.
+ * Buffers that are not in an exported region go through staging, in segments: a member with a foreign send buffer
+ * copies each segment into its staging for the others to read, one with a foreign receive buffer copies it out of the
+ * staging that the others stored to. Two halves each, so that copying overlaps with work. Counters in the slot say how
+ * far each is; half h is used again for segment g+2 once all are through with g.
  *
  * Sources are taken in the order of the members, each element by one member alone: equal bits on all ranks, the same as
  * those of one-shot and direct. */
@@ -17,8 +17,8 @@
 
 #include "transport/coll_map.h"
 
-/* Elements of a block: what is read and stored before going on; fits the first cache with its sources. And what one call
- * of progress does at most, so that several in flight are served in turn. */
+/* Elements of a block: what is read and stored before going on; fits the first cache with its sources. And what one
+ * call of progress does at most, so that several in flight are served in turn. */
 #define BLOCK_BYTES ((size_t)16 << 10)
 #define BUDGET_BYTES ((size_t)1 << 20)
 
@@ -50,7 +50,7 @@ typedef struct share_place {
 
 static share_place place_of(const coll_operation *operation, int32_t worker) {
     const wefti_collective_call *call = &operation->call;
-    int32_t                      size = operation->base.group->size;
+    int32_t size = operation->base.group->size;
     switch (call->kind) {
     case WEFTI_REDUCE_SCATTER: return (share_place){(size_t)worker * call->count, 0, call->count};
     case WEFTI_ALLGATHER: return (share_place){0, (size_t)worker * call->count, call->count};
@@ -100,20 +100,22 @@ static coll_range segment_range(const coll_share *share, size_t count, uint64_t 
 
 /* Copies a segment between this rank's own buffer and its staging, for all other workers. */
 static void copy_segment(coll_operation *operation, bool out, uint64_t segment) {
-    coll_share       *share = operation->share;
+    coll_share *share = operation->share;
     const coll_group *group = coll_group_of(operation);
-    int32_t           me = group->base.index;
+    int32_t me = group->base.index;
     for (int32_t worker = 0; worker < group->base.size; worker++) {
         if (worker == me || !(out ? is_target : is_source)(operation, me, worker)) continue;
         share_place place = place_of(operation, worker);
-        coll_range  range = segment_range(share, place.count, segment);
-        size_t      bytes = range.count * operation->element_bytes;
-        uint8_t    *stage = stage_of(operation, me, out, segment, worker);
+        coll_range range = segment_range(share, place.count, segment);
+        size_t bytes = range.count * operation->element_bytes;
+        uint8_t *stage = stage_of(operation, me, out, segment, worker);
         if (!bytes) continue;
         if (out)
-            memcpy((uint8_t *)operation->call.receive + (place.target + range.first) * operation->element_bytes, stage, bytes);
+            memcpy((uint8_t *)operation->call.receive + (place.target + range.first) * operation->element_bytes, stage,
+                   bytes);
         else
-            memcpy(stage, (const uint8_t *)operation->call.send + (place.source + range.first) * operation->element_bytes,
+            memcpy(stage,
+                   (const uint8_t *)operation->call.send + (place.source + range.first) * operation->element_bytes,
                    bytes);
     }
 }
@@ -139,9 +141,9 @@ static bool copy_out(coll_operation *operation) {
 
 /* Whether sources are there and targets are free for `segment` of this rank's share. */
 static bool clear_to_work(coll_operation *operation, uint64_t segment) {
-    coll_share       *share = operation->share;
+    coll_share *share = operation->share;
     const coll_group *group = coll_group_of(operation);
-    int32_t           me = group->base.index;
+    int32_t me = group->base.index;
     if (segment < share->cleared) return true;
     for (int32_t i = 0; i < group->base.size; i++) {
         if (i == me) continue;
@@ -157,11 +159,12 @@ static bool clear_to_work(coll_operation *operation, uint64_t segment) {
 }
 
 /* Reduces and stores `count` elements of the share from `first` on, which lie in `segment`. */
-static weft_status work_block(coll_operation *operation, share_place place, uint64_t segment, size_t first, size_t count) {
+static weft_status work_block(coll_operation *operation, share_place place, uint64_t segment, size_t first,
+                              size_t count) {
     coll_share *share = operation->share;
     coll_group *group = coll_group_of(operation);
-    int32_t     me = group->base.index, sources = 0;
-    size_t      element = operation->element_bytes, in_piece = (first - (size_t)segment * share->piece) * element;
+    int32_t me = group->base.index, sources = 0;
+    size_t element = operation->element_bytes, in_piece = (first - (size_t)segment * share->piece) * element;
     for (int32_t i = 0; i < group->base.size; i++) {
         if (!is_source(operation, i, me)) continue;
         group->sources[sources++] = share->send[i] ? share->send[i] + (place.source + first) * element
@@ -187,14 +190,14 @@ static weft_status work_block(coll_operation *operation, share_place place, uint
 static weft_status work(coll_operation *operation, size_t *budget, bool *moved_out) {
     coll_share *share = operation->share;
     share_place place = place_of(operation, operation->base.group->index);
-    size_t      block = BLOCK_BYTES / operation->element_bytes;
+    size_t block = BLOCK_BYTES / operation->element_bytes;
     *moved_out = false;
-    while (share->worked < share->segments && *budget > 0) {
+    while (share->worked<share->segments && * budget> 0) {
         if (share->cursor < place.count) {
             uint64_t segment = share->cursor / share->piece;
             if (!clear_to_work(operation, segment)) return WEFT_OK;
             coll_range range = segment_range(share, place.count, segment);
-            size_t     rest = range.first + range.count - share->cursor, count = rest < block ? rest : block;
+            size_t rest = range.first + range.count - share->cursor, count = rest < block ? rest : block;
             WEFTI_TRY(work_block(operation, place, segment, share->cursor, count));
             share->cursor += count;
             size_t bytes = count * operation->element_bytes;
@@ -210,7 +213,8 @@ static weft_status work(coll_operation *operation, size_t *budget, bool *moved_o
 
 /* --- the operation --- */
 
-static void locate(const coll_group *group, const void *buffer, size_t bytes, uint32_t *region_out, uint64_t *offset_out) {
+static void locate(const coll_group *group, const void *buffer, size_t bytes, uint32_t *region_out,
+                   uint64_t *offset_out) {
     wefti_wire_region *region = NULL;
     if (group->base.wire->ops->region_of && bytes)
         region = group->base.wire->ops->region_of(group->base.wire, buffer, bytes);
@@ -219,14 +223,18 @@ static void locate(const coll_group *group, const void *buffer, size_t bytes, ui
 }
 
 void wefti_coll_twoshot_begin(coll_operation *operation) {
-    const coll_group            *group = coll_group_of(operation);
+    const coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    size_t                       bytes = coll_bytes(operation), all = bytes * (size_t)group->base.size;
-    map_slot                    *slot = wefti_coll_slot_fill(operation);
+    size_t bytes = coll_bytes(operation), all = bytes * (size_t)group->base.size;
+    map_slot *slot = wefti_coll_slot_fill(operation);
     bool reads = call->kind != WEFTI_BROADCAST || call->root == group->base.index;
-    locate(group, call->send, !reads ? 0 : call->kind == WEFTI_REDUCE_SCATTER ? all : bytes, &slot->send_region,
-           &slot->send_offset);
-    locate(group, call->receive, call->kind == WEFTI_ALLGATHER ? all : bytes, &slot->receive_region, &slot->receive_offset);
+    locate(group, call->send,
+           !reads                               ? 0
+           : call->kind == WEFTI_REDUCE_SCATTER ? all
+                                                : bytes,
+           &slot->send_region, &slot->send_offset);
+    locate(group, call->receive, call->kind == WEFTI_ALLGATHER ? all : bytes, &slot->receive_region,
+           &slot->receive_offset);
     slot->in_place = call->send == call->receive;
     atomic_store_explicit(&slot->staged, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->worked, 0, memory_order_relaxed);
@@ -240,7 +248,7 @@ void wefti_coll_twoshot_begin(coll_operation *operation) {
 /* This rank's address of a buffer of member `index`. */
 static weft_status address_of(coll_operation *operation, int32_t index, uint32_t region_id, uint64_t offset,
                               uint8_t **address_out) {
-    coll_group            *group = coll_group_of(operation);
+    coll_group *group = coll_group_of(operation);
     wefti_wire_peer_region region;
     *address_out = NULL;
     if (region_id == 0) return WEFT_OK;
@@ -267,11 +275,11 @@ static bool others_use(const coll_operation *operation, int32_t member, bool out
 static weft_status resolve(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
     coll_share *share = operation->share;
-    int32_t     size = group->base.size, me = group->base.index;
+    int32_t size = group->base.size, me = group->base.index;
     for (; share->resolved < size; share->resolved++) {
-        int32_t         i = share->resolved;
+        int32_t i = share->resolved;
         const map_slot *slot = map_slot_of(group->map, i, operation->sequence);
-        bool            read = others_use(operation, i, false), written = others_use(operation, i, true);
+        bool read = others_use(operation, i, false), written = others_use(operation, i, true);
         if ((read && slot->send_region == 0) || (written && slot->receive_region == 0)) share->foreign = true;
         if (i == me) continue;
         WEFTI_TRY(address_of(operation, i, slot->send_region, slot->send_offset, &share->send[i]));
@@ -292,7 +300,7 @@ static weft_status resolve(coll_operation *operation) {
 
 static weft_status wait_for_all(coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    coll_share       *share = operation->share;
+    coll_share *share = operation->share;
     for (; share->done < group->base.size; share->done++) {
         int32_t i = share->done;
         if (i == group->base.index || read_counter(&map_slot_of(group->map, i, operation->sequence)->done)) continue;
@@ -312,7 +320,7 @@ weft_status wefti_coll_twoshot_advance(coll_operation *operation) {
         WEFTI_TRY(resolve(operation));
     }
     size_t budget = BUDGET_BYTES;
-    bool   moved;
+    bool moved;
     do {
         WEFTI_TRY(work(operation, &budget, &moved));
         moved |= stage_in(operation);

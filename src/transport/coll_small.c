@@ -2,10 +2,10 @@
  *
  * direct         everyone sends to everyone; one latency; reduces in the order of the members, so the bits are those of
  *                one reducer call, whatever the timing. n-1 messages of the payload a rank.
- * doubling       log2 n exchanges with partners at distance 1, 2, 4, …; where n is no power of two, the first ranks fold
- *                into pairs before and unfold after. The lower one is always the left operand: all ranks get equal bits.
- * tree           broadcast from parent to children in a binomial tree: log2 n latencies.
- * dissemination  barrier: in round k a rank tells the one 2^k further on; log2 n rounds.
+ * doubling       log2 n exchanges with partners at distance 1, 2, 4, …; where n is no power of two, the first ranks
+ * fold into pairs before and unfold after. The lower one is always the left operand: all ranks get equal bits. tree
+ * broadcast from parent to children in a binomial tree: log2 n latencies. dissemination  barrier: in round k a rank
+ * tells the one 2^k further on; log2 n rounds.
  *
  * Memory: per operation in flight, outbox and inbox of a few messages of COLL_MESSAGE_BYTES. */
 #include <string.h>
@@ -16,8 +16,9 @@ static uint8_t *message_at(uint8_t *box, int32_t index) { return box + (size_t)i
 static uint8_t *payload_of(uint8_t *message) { return message + sizeof(coll_header); }
 
 /* Puts header and payload into place `slot` of the outbox and queues it. */
-static void send_small(coll_operation *operation, coll_lane *lane, int32_t slot, int32_t to, const void *data, size_t bytes) {
-    uint8_t    *message = message_at(operation->outbox, slot);
+static void send_small(coll_operation *operation, coll_lane *lane, int32_t slot, int32_t to, const void *data,
+                       size_t bytes) {
+    uint8_t *message = message_at(operation->outbox, slot);
     coll_header header = wefti_coll_header(operation);
     memcpy(message, &header, sizeof header);
     if (bytes > 0) memcpy(payload_of(message), data, bytes);
@@ -29,11 +30,11 @@ static void recv_small(coll_operation *operation, coll_lane *lane, int32_t slot,
 }
 
 /* Checks the message in place `slot` of the inbox, which transfer number `transfer` brought, and gives its payload. */
-static weft_status open_small(coll_operation *operation, const coll_lane *lane, int32_t slot, int32_t transfer, size_t bytes,
-                              uint8_t **payload_out) {
+static weft_status open_small(coll_operation *operation, const coll_lane *lane, int32_t slot, int32_t transfer,
+                              size_t bytes, uint8_t **payload_out) {
     const wefti_wire_op *op = &lane->transfers[transfer];
-    int32_t              from = (int32_t)(intptr_t)op->user;
-    uint8_t             *message = message_at(operation->inbox, slot);
+    int32_t from = (int32_t)(intptr_t)op->user;
+    uint8_t *message = message_at(operation->inbox, slot);
     if (op->done_bytes < sizeof(coll_header))
         return wefti_coll_wrong_length(operation, from, op->done_bytes, sizeof(coll_header) + bytes);
     WEFTI_TRY(wefti_coll_compare(operation, from, (const coll_header *)message));
@@ -49,17 +50,18 @@ static weft_status open_small(coll_operation *operation, const coll_lane *lane, 
 static int32_t other(const coll_group *group, int32_t slot) { return slot < coll_index(group) ? slot : slot + 1; }
 
 static weft_status direct_finish(coll_operation *operation, coll_lane *lane) {
-    coll_group                  *group = coll_group_of(operation);
+    coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    size_t                       bytes = coll_bytes(operation);
-    int32_t                      me = coll_index(group), size = coll_size(group);
-    size_t                       own = call->kind == WEFTI_REDUCE_SCATTER ? (size_t)me * bytes : 0;
+    size_t bytes = coll_bytes(operation);
+    int32_t me = coll_index(group), size = coll_size(group);
+    size_t own = call->kind == WEFTI_REDUCE_SCATTER ? (size_t)me * bytes : 0;
     for (int32_t slot = 0; slot < size - 1; slot++) {
         uint8_t *payload = NULL;
         WEFTI_TRY(open_small(operation, lane, slot, slot, bytes, &payload));
         int32_t from = other(group, slot);
         group->sources[from] = payload;
-        if (call->kind == WEFTI_ALLGATHER && bytes) memcpy((uint8_t *)call->receive + (size_t)from * bytes, payload, bytes);
+        if (call->kind == WEFTI_ALLGATHER && bytes)
+            memcpy((uint8_t *)call->receive + (size_t)from * bytes, payload, bytes);
     }
     if (call->kind == WEFTI_ALLGATHER) {
         uint8_t *part = (uint8_t *)call->receive + (size_t)me * bytes;
@@ -74,8 +76,8 @@ static weft_status direct_step(coll_operation *operation, coll_lane *lane) {
     coll_group *group = coll_group_of(operation);
     if (lane->round++ > 0) return direct_finish(operation, lane);
     int32_t others = coll_size(group) - 1;
-    size_t  bytes = coll_bytes(operation);
-    bool    scatter = operation->call.kind == WEFTI_REDUCE_SCATTER;
+    size_t bytes = coll_bytes(operation);
+    bool scatter = operation->call.kind == WEFTI_REDUCE_SCATTER;
     for (int32_t slot = 0; slot < others; slot++) recv_small(operation, lane, slot, other(group, slot));
     for (int32_t slot = 0; slot < others; slot++) {
         int32_t to = other(group, slot);
@@ -103,9 +105,10 @@ static int32_t power_below(int32_t size) {
 enum { DOUBLING_START, DOUBLING_GIVEN, DOUBLING_TAKEN, DOUBLING_EXCHANGED, DOUBLING_UNFOLDED };
 
 /* receive = left ∘ right, of what is here and what the partner sent. */
-static weft_status combine(coll_operation *operation, const coll_lane *lane, const void *mine, bool mine_left, bool last) {
+static weft_status combine(coll_operation *operation, const coll_lane *lane, const void *mine, bool mine_left,
+                           bool last) {
     coll_group *group = coll_group_of(operation);
-    uint8_t    *payload = NULL;
+    uint8_t *payload = NULL;
     WEFTI_TRY(open_small(operation, lane, 0, 0, coll_bytes(operation), &payload));
     group->sources[0] = mine_left ? mine : payload;
     group->sources[1] = mine_left ? payload : mine;
@@ -115,9 +118,9 @@ static weft_status combine(coll_operation *operation, const coll_lane *lane, con
 /* Queues the exchange of `mine` with the partner at the lane's distance, or the unfolding after the last. */
 static weft_status doubling_exchange(coll_operation *operation, coll_lane *lane, const void *mine) {
     const coll_group *group = coll_group_of(operation);
-    int32_t           me = coll_index(group), power = power_below(coll_size(group)), rest = coll_size(group) - power;
-    bool              folded = me < 2 * rest;
-    size_t            bytes = coll_bytes(operation);
+    int32_t me = coll_index(group), power = power_below(coll_size(group)), rest = coll_size(group) - power;
+    bool folded = me < 2 * rest;
+    size_t bytes = coll_bytes(operation);
     if ((int32_t)lane->segment < power) {
         int32_t partner = (folded ? me / 2 : me - rest) ^ (int32_t)lane->segment;
         partner = partner < rest ? partner * 2 : partner + rest;
@@ -134,7 +137,7 @@ static weft_status doubling_exchange(coll_operation *operation, coll_lane *lane,
 
 static weft_status doubling_start(coll_operation *operation, coll_lane *lane) {
     const coll_group *group = coll_group_of(operation);
-    int32_t           me = coll_index(group), rest = coll_size(group) - power_below(coll_size(group));
+    int32_t me = coll_index(group), rest = coll_size(group) - power_below(coll_size(group));
     lane->segment = 1;
     if (me >= 2 * rest) return doubling_exchange(operation, lane, operation->call.send);
     if (me % 2 == 0) {
@@ -149,12 +152,12 @@ static weft_status doubling_start(coll_operation *operation, coll_lane *lane) {
 }
 
 static weft_status doubling_step(coll_operation *operation, coll_lane *lane) {
-    const coll_group            *group = coll_group_of(operation);
+    const coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    int32_t                      me = coll_index(group), power = power_below(coll_size(group));
-    int32_t                      rest = coll_size(group) - power, distance = (int32_t)lane->segment;
-    bool                         folded = me < 2 * rest;
-    uint8_t                     *result = NULL;
+    int32_t me = coll_index(group), power = power_below(coll_size(group));
+    int32_t rest = coll_size(group) - power, distance = (int32_t)lane->segment;
+    bool folded = me < 2 * rest;
+    uint8_t *result = NULL;
     switch (lane->round) {
     case DOUBLING_START: return doubling_start(operation, lane);
     case DOUBLING_GIVEN:
@@ -166,7 +169,7 @@ static weft_status doubling_step(coll_operation *operation, coll_lane *lane) {
         return doubling_exchange(operation, lane, call->receive);
     case DOUBLING_EXCHANGED: {
         const void *mine = distance == 1 && !folded ? call->send : call->receive;
-        bool        mine_left = ((folded ? me / 2 : me - rest) & distance) == 0;
+        bool mine_left = ((folded ? me / 2 : me - rest) & distance) == 0;
         WEFTI_TRY(combine(operation, lane, mine, mine_left, distance * 2 == power));
         lane->segment *= 2;
         return doubling_exchange(operation, lane, call->receive);
@@ -183,11 +186,11 @@ void wefti_coll_doubling_begin(coll_operation *operation) { wefti_coll_lane_begi
  * bit. */
 static weft_status tree_step(coll_operation *operation, coll_lane *lane) {
     coll_group *group = coll_group_of(operation);
-    int32_t     size = coll_size(group), root = operation->call.root;
-    int32_t     place = (coll_index(group) + size - root) % size;
-    int32_t     bit = place & -place;
-    size_t      bytes = coll_bytes(operation);
-    int32_t     round = lane->round++;
+    int32_t size = coll_size(group), root = operation->call.root;
+    int32_t place = (coll_index(group) + size - root) % size;
+    int32_t bit = place & -place;
+    size_t bytes = coll_bytes(operation);
+    int32_t round = lane->round++;
     if (round == 0 && place != 0) {
         recv_small(operation, lane, 0, (place - bit + root) % size);
         return WEFT_E_AGAIN;
@@ -221,7 +224,7 @@ void wefti_coll_tree_begin(coll_operation *operation) { wefti_coll_lane_begin(op
 
 static weft_status dissemination_step(coll_operation *operation, coll_lane *lane) {
     coll_group *group = coll_group_of(operation);
-    int32_t     size = coll_size(group), me = coll_index(group);
+    int32_t size = coll_size(group), me = coll_index(group);
     if (lane->round > 0) {
         uint8_t *payload = NULL;
         WEFTI_TRY(open_small(operation, lane, 0, 0, 0, &payload));

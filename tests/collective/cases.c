@@ -15,7 +15,7 @@ static void put(weft_dtype dtype, void *array, size_t i, double value) {
     case WEFT_F64: ((double *)array)[i] = value; break;
     case WEFT_F16: ((_Float16 *)array)[i] = (_Float16)value; break;
     case WEFT_BF16: {
-        float    single = (float)value;
+        float single = (float)value;
         uint32_t bits;
         memcpy(&bits, &single, 4);
         ((uint16_t *)array)[i] = (uint16_t)(bits >> 16); /* inputs are exact */
@@ -34,7 +34,7 @@ static double get(weft_dtype dtype, const void *array, size_t i) {
     case WEFT_F16: return (double)((const _Float16 *)array)[i];
     case WEFT_BF16: {
         uint32_t bits = (uint32_t)((const uint16_t *)array)[i] << 16;
-        float    single;
+        float single;
         memcpy(&single, &bits, 4);
         return (double)single;
     }
@@ -106,13 +106,17 @@ static bool is_foreign(const rank_world *world, placement where) {
     return where == FOREIGN || (where == MIXED && world->rank % 2 == 1);
 }
 
-static int32_t parts_sent(const call_case *what, int32_t ranks) { return what->kind == WEFTI_REDUCE_SCATTER ? ranks : 1; }
-static int32_t parts_received(const call_case *what, int32_t ranks) { return what->kind == WEFTI_ALLGATHER ? ranks : 1; }
+static int32_t parts_sent(const call_case *what, int32_t ranks) {
+    return what->kind == WEFTI_REDUCE_SCATTER ? ranks : 1;
+}
+static int32_t parts_received(const call_case *what, int32_t ranks) {
+    return what->kind == WEFTI_ALLGATHER ? ranks : 1;
+}
 
 static void place_buffers(const rank_world *world, ready_call *ready) {
     const call_case *what = &ready->what;
-    size_t           part = what->count * weft_dtype_bytes(what->dtype);
-    uint8_t         *send = ready->block + GUARD_BYTES, *receive = send + ready->send_bytes + GUARD_BYTES;
+    size_t part = what->count * weft_dtype_bytes(what->dtype);
+    uint8_t *send = ready->block + GUARD_BYTES, *receive = send + ready->send_bytes + GUARD_BYTES;
     if (what->in_place) {
         if (what->kind == WEFTI_ALLGATHER)
             send = receive + (size_t)world->rank * part;
@@ -127,8 +131,8 @@ static void place_buffers(const rank_world *world, ready_call *ready) {
 
 ready_call call_prepare(rank_world *world, arenas *memory, call_case what) {
     ready_call ready = {.what = what};
-    size_t     element = weft_dtype_bytes(what.dtype), part = what.count * element;
-    int32_t    ranks = world->size;
+    size_t element = weft_dtype_bytes(what.dtype), part = what.count * element;
+    int32_t ranks = world->size;
     ready.send_bytes = part * (size_t)parts_sent(&what, ranks);
     ready.receive_bytes = part * (size_t)parts_received(&what, ranks);
     size_t total = wefti_align_up(3 * GUARD_BYTES + ready.send_bytes + ready.receive_bytes, 64);
@@ -136,8 +140,8 @@ ready_call call_prepare(rank_world *world, arenas *memory, call_case what) {
     ready.block = (is_foreign(world, what.where) ? memory->foreign : memory->exported) + memory->used;
     memory->used += total;
     memset(ready.block, GUARD, total);
-    ready.call = (wefti_collective_call){.kind = what.kind, .dtype = what.dtype, .op = what.op, .root = what.root,
-                                         .count = what.count};
+    ready.call = (wefti_collective_call){
+        .kind = what.kind, .dtype = what.dtype, .op = what.op, .root = what.root, .count = what.count};
     place_buffers(world, &ready);
     if (what.kind == WEFTI_BARRIER || (what.kind == WEFTI_BROADCAST && world->rank != what.root)) return ready;
     for (size_t i = 0; i < ready.send_bytes / element; i++)
@@ -161,14 +165,15 @@ static void check_guard(rank_world *world, const uint8_t *guard, const char *whi
 
 void call_check(rank_world *world, const ready_call *ready) {
     const call_case *what = &ready->what;
-    size_t           element = weft_dtype_bytes(what->dtype);
+    size_t element = weft_dtype_bytes(what->dtype);
     if (what->kind == WEFTI_BARRIER) return;
     for (size_t i = 0; i < ready->receive_bytes / element; i++) {
         double expected = expected_at(world, what, i), got = get(what->dtype, ready->call.receive, i);
         CHECK(fabs(got - expected) <= tolerance(what) * fabs(expected),
-              "kind %d, %s, %s, count %zu, root %d, %s, placement %d, %d ranks: element %zu is %g, not %g", (int)what->kind,
-              weft_dtype_name(what->dtype), wefti_reduce_op_name(what->op), what->count, (int)what->root,
-              what->in_place ? "in place" : "out of place", (int)what->where, (int)world->size, i, got, expected);
+              "kind %d, %s, %s, count %zu, root %d, %s, placement %d, %d ranks: element %zu is %g, not %g",
+              (int)what->kind, weft_dtype_name(what->dtype), wefti_reduce_op_name(what->op), what->count,
+              (int)what->root, what->in_place ? "in place" : "out of place", (int)what->where, (int)world->size, i, got,
+              expected);
     }
     check_guard(world, ready->block, "before");
     check_guard(world, ready->block + GUARD_BYTES + ready->send_bytes, "between");
@@ -186,7 +191,7 @@ void call_run(rank_world *world, wefti_group *group, arenas *memory, call_case w
 
 wefti_group *group_of_all(rank_world *world, const wefti_group_options *options) {
     wefti_group_options all = options ? *options : (wefti_group_options){0};
-    wefti_group        *group = NULL;
+    wefti_group *group = NULL;
     all.wire = world->wire;
     all.size = world->size;
     all.index = world->rank;

@@ -10,30 +10,30 @@ typedef enum placement { EXPORTED, FOREIGN, MIXED, PLACEMENTS } placement; /* MI
 
 typedef struct call_case {
     wefti_collective_kind kind;
-    weft_dtype            dtype;
-    wefti_reduce_op       op;
-    size_t                count;
-    int32_t               root;
-    bool                  in_place;
-    placement             where;
-    uint32_t              seed;
+    weft_dtype dtype;
+    wefti_reduce_op op;
+    size_t count;
+    int32_t root;
+    bool in_place;
+    placement where;
+    uint32_t seed;
 } call_case;
 
 /* A rank's memory for calls: two arenas of the same size. */
 typedef struct arenas {
     wefti_wire_region *region;
-    uint8_t           *exported, *foreign;
-    size_t             bytes, used;
+    uint8_t *exported, *foreign;
+    size_t bytes, used;
 } arenas;
 void arenas_open(rank_world *world, arenas *memory, size_t bytes);
 void arenas_close(rank_world *world, arenas *memory);
 
 /* A call that was made ready: buffers are filled, and what is around them too. */
 typedef struct ready_call {
-    call_case             what;
+    call_case what;
     wefti_collective_call call;
-    uint8_t              *block; /* guard, send, guard, receive, guard */
-    size_t                send_bytes, receive_bytes;
+    uint8_t *block; /* guard, send, guard, receive, guard */
+    size_t send_bytes, receive_bytes;
 } ready_call;
 /* Takes memory from the arenas and fills it. */
 ready_call call_prepare(rank_world *world, arenas *memory, call_case what);
