@@ -1,0 +1,264 @@
+/* Matrix products, convolutions and pooling. */
+#include <math.h>
+#include <string.h>
+
+#include "device/conformance.h"
+
+/* ---- definitions ---- */
+
+static double element4(const tensor *t, int64_t a, int64_t b, int64_t c, int64_t d) {
+    const int64_t index[4] = {a, b, c, d};
+    return tensor_get(t, index);
+}
+
+static void define_matmul(const test_case *self, const tensor *a, const tensor *b, tensor *y) {
+    int32_t ra = a->shape.rank, rb = b->shape.rank, ry = y->shape.rank;
+    bool    ta = self->attrs.matmul.trans_a, tb = self->attrs.matmul.trans_b;
+    int64_t inner = a->shape.dim[ta ? ra - 2 : ra - 1];
+    for (int64_t i = 0; i < y->n; i++) {
+        int64_t index[WEFT_MAX_RANK], at[WEFT_MAX_RANK], bt[WEFT_MAX_RANK];
+        unravel(y->shape, i, index);
+        for (int32_t d = 0; d < ra - 2; d++) at[d] = a->shape.dim[d] == 1 ? 0 : index[ry - ra + d];
+        for (int32_t d = 0; d < rb - 2; d++) bt[d] = b->shape.dim[d] == 1 ? 0 : index[ry - rb + d];
+        for (int64_t k = 0; k < inner; k++) {
+            at[ta ? ra - 1 : ra - 2] = index[ry - 2];
+            at[ta ? ra - 2 : ra - 1] = k;
+            bt[tb ? rb - 1 : rb - 2] = k;
+            bt[tb ? rb - 2 : rb - 1] = index[ry - 1];
+            double term = tensor_get(a, at) * tensor_get(b, bt);
+            y->f[i] += term;
+            y->scale[i] += fabs(term);
+        }
+    }
+}
+
+/* Every product x * w * y of a convolution, handed to whichever of the three is wanted. */
+static void define_conv(const test_case *self, const tensor *first, const tensor *second, tensor *result) {
+    bool           to_x = self->op == WEFT_OP_CONV2D_BACKWARD_INPUT, to_w = self->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT;
+    const tensor  *x = to_x ? result : to_w ? second : first, *w = to_w ? result : second, *y = to_x || to_w ? first : result;
+    const int32_t *stride = self->attrs.conv.stride, *pad = self->attrs.conv.pad, *dilation = self->attrs.conv.dilation;
+    int64_t        out_per_group = w->shape.dim[0] / self->attrs.conv.groups;
+    for (int64_t i = 0; i < y->n; i++) {
+        int64_t at[4];
+        unravel(y->shape, i, at);
+        for (int64_t c = 0; c < w->shape.dim[1]; c++)
+            for (int64_t kh = 0; kh < w->shape.dim[2]; kh++)
+                for (int64_t kw = 0; kw < w->shape.dim[3]; kw++) {
+                    int64_t h = at[2] * stride[0] + kh * dilation[0] - pad[0], v = at[3] * stride[1] + kw * dilation[1] - pad[2];
+                    if (h < 0 || v < 0 || h >= x->shape.dim[2] || v >= x->shape.dim[3]) continue;
+                    const int64_t xt[4] = {at[0], at[1] / out_per_group * w->shape.dim[1] + c, h, v}, wt[4] = {at[1], c, kh, kw};
+                    int64_t       xi = ravel(x->shape, xt), wi = ravel(w->shape, wt), ti = to_x ? xi : to_w ? wi : i;
+                    double        term = to_x ? y->f[i] * w->f[wi] : to_w ? y->f[i] * x->f[xi] : x->f[xi] * w->f[wi];
+                    result->f[ti] += term;
+                    result->scale[ti] += fabs(term);
+                }
+    }
+}
+
+/* Calls for window element (h, v) of output (p, q), also where it lies in the padding. */
+static bool window_element(const test_case *self, weft_shape x, int64_t p, int64_t q, int32_t i, int64_t *h_out, int64_t *v_out) {
+    *h_out = p * self->attrs.pool.stride[0] - self->attrs.pool.pad[0] + i / self->attrs.pool.window[1];
+    *v_out = q * self->attrs.pool.stride[1] - self->attrs.pool.pad[2] + i % self->attrs.pool.window[1];
+    return *h_out >= 0 && *v_out >= 0 && *h_out < x.dim[2] && *v_out < x.dim[3];
+}
+
+static void define_max_pool(const test_case *self, const tensor *x, tensor *y, tensor *index) {
+    for (int64_t i = 0; i < y->n; i++) {
+        int64_t at[4], h, v, chosen = -1;
+        double  best = -INFINITY;
+        unravel(y->shape, i, at);
+        for (int32_t e = 0; e < self->attrs.pool.window[0] * self->attrs.pool.window[1]; e++) {
+            if (!window_element(self, x->shape, at[2], at[3], e, &h, &v)) continue;
+            double value = element4(x, at[0], at[1], h, v);
+            if (chosen < 0 || (!isnan(best) && (isnan(value) || value > best))) best = value, chosen = h * x->shape.dim[3] + v;
+        }
+        y->f[i] = best;
+        index->i[i] = chosen;
+    }
+}
+
+static void define_indexed(const test_case *self, const tensor *first, const tensor *index, tensor *y) {
+    bool    take = self->op == WEFT_OP_MAX_POOL2D_TAKE;
+    int64_t plane_y = y->shape.dim[2] * y->shape.dim[3], plane_i = index->shape.dim[2] * index->shape.dim[3];
+    int64_t plane_x = first->shape.dim[2] * first->shape.dim[3];
+    for (int64_t i = 0; i < index->n; i++) {
+        int64_t plane = i / plane_i, chosen = index->i[i];
+        if (chosen < 0 || chosen >= (take ? plane_x : plane_y)) continue;
+        if (take) {
+            y->f[i] = first->f[plane * plane_x + chosen];
+        } else {
+            y->f[plane * plane_y + chosen] += first->f[i];
+            y->scale[plane * plane_y + chosen] += fabs(first->f[i]);
+        }
+    }
+}
+
+/* y += x/divisor, or x += y/divisor, for every pair of a window and an element of it. */
+static void define_average(const test_case *self, const tensor *from, tensor *to) {
+    bool       backward = self->op == WEFT_OP_AVG_POOL2D_BACKWARD;
+    weft_shape x = backward ? to->shape : from->shape, y = backward ? from->shape : to->shape;
+    int32_t    window = self->attrs.pool.window[0] * self->attrs.pool.window[1];
+    for (int64_t i = 0; i < weft_shape_elements(y); i++) {
+        int64_t at[4], h, v, inside = 0;
+        unravel(y, i, at);
+        for (int32_t e = 0; e < window; e++) inside += window_element(self, x, at[2], at[3], e, &h, &v);
+        for (int32_t e = 0; e < window; e++) {
+            if (!window_element(self, x, at[2], at[3], e, &h, &v)) continue;
+            const int64_t xt[4] = {at[0], at[1], h, v};
+            int64_t       xi = ravel(x, xt), source = backward ? i : xi, target = backward ? xi : i;
+            double        term = from->f[source] / (double)(self->attrs.pool.exclude_pad ? inside : window);
+            to->f[target] += term;
+            to->scale[target] += fabs(term);
+        }
+    }
+}
+
+void define_product(const test_case *self, const tensor *inputs, tensor *outputs) {
+    switch (self->op) {
+    case WEFT_OP_MATMUL: define_matmul(self, &inputs[0], &inputs[1], &outputs[0]); return;
+    case WEFT_OP_MAX_POOL2D: define_max_pool(self, &inputs[0], &outputs[0], &outputs[1]); return;
+    case WEFT_OP_MAX_POOL2D_BACKWARD:
+    case WEFT_OP_MAX_POOL2D_TAKE: define_indexed(self, &inputs[0], &inputs[1], &outputs[0]); return;
+    case WEFT_OP_AVG_POOL2D:
+    case WEFT_OP_AVG_POOL2D_BACKWARD: define_average(self, &inputs[0], &outputs[0]); return;
+    default: define_conv(self, &inputs[0], &inputs[1], &outputs[0]); return;
+    }
+}
+
+/* ---- cases ---- */
+
+static const weft_dtype floats[] = {WEFT_F32, WEFT_F64, WEFT_BF16, WEFT_F16};
+
+static test_case product_case(weft_op op, weft_dtype dtype, weft_shape a, weft_shape b, weft_shape y, layout how_a, layout how_b) {
+    test_case one;
+    memset(&one, 0, sizeof one);
+    one.op = op;
+    one.n_inputs = 2;
+    one.n_outputs = 1;
+    one.inputs[0] = (argument){dtype, a, how_a, -2, 2, false};
+    one.inputs[1] = (argument){dtype, b, how_b, -2, 2, false};
+    one.outputs[0] = (argument){.dtype = dtype, .shape = y};
+    one.seed = (uint64_t)op;
+    return one;
+}
+
+static void visit_matmul(case_visitor visit, void *context, weft_dtype dtype, int64_t m, int64_t n, int64_t k, weft_shape batch_a,
+                         weft_shape batch_b, weft_shape batch_y, int hows) {
+    for (int trans = 0; trans < 4; trans++)
+        for (int how = 0; how < hows; how++) {
+            static const layout ways[6][2] = {{PLAIN, PLAIN}, {TURNED, PLAIN}, {PLAIN, GAPPED}, {REPEATED, TURNED}, {GAPPED, REPEATED}, {TURNED, TURNED}};
+            weft_shape a = batch_a, b = batch_b, y = batch_y;
+            a.dim[a.rank++] = trans & 1 ? k : m, a.dim[a.rank++] = trans & 1 ? m : k;
+            b.dim[b.rank++] = trans & 2 ? n : k, b.dim[b.rank++] = trans & 2 ? k : n;
+            y.dim[y.rank++] = m, y.dim[y.rank++] = n;
+            test_case one = product_case(WEFT_OP_MATMUL, dtype, a, b, y, ways[how][0], ways[how][1]);
+            one.attrs.matmul.trans_a = trans & 1;
+            one.attrs.matmul.trans_b = trans >> 1;
+            visit(context, &one);
+        }
+}
+
+static void visit_matmuls(case_visitor visit, void *context) {
+    static const int64_t small[][3] = {{1, 1, 1}, {1, 7, 3}, {5, 1, 4}, {3, 5, 0}, {0, 3, 2}, {2, 0, 3}, {7, 9, 11}, {17, 33, 8}, {6, 16, 1}};
+    static const int64_t large[][3] = {{64, 64, 64}, {65, 127, 129}, {1, 513, 300}, {300, 1, 257}, {97, 10, 784}, {130, 70, 5}, {33, 260, 70}};
+    weft_shape none = weft_shape_scalar();
+    for (size_t d = 0; d < WEFTI_COUNT(floats); d++) {
+        for (size_t s = 0; s < WEFTI_COUNT(small); s++)
+            visit_matmul(visit, context, floats[d], small[s][0], small[s][1], small[s][2], none, none, none, 6);
+        for (size_t s = 0; s < WEFTI_COUNT(large) && d < 2; s++)
+            visit_matmul(visit, context, floats[d], large[s][0], large[s][1], large[s][2], none, none, none, d == 0 ? 2 : 1);
+        visit_matmul(visit, context, floats[d], 3, 5, 4, weft_shape(6), weft_shape(6), weft_shape(6), 6);
+        visit_matmul(visit, context, floats[d], 3, 5, 4, weft_shape(2, 3), none, weft_shape(2, 3), 6);
+        visit_matmul(visit, context, floats[d], 3, 5, 4, none, weft_shape(4), weft_shape(4), 6);
+        visit_matmul(visit, context, floats[d], 2, 3, 4, weft_shape(2, 1), weft_shape(1, 3), weft_shape(2, 3), 6);
+        visit_matmul(visit, context, floats[d], 2, 3, 4, weft_shape(0), weft_shape(1), weft_shape(0), 1);
+    }
+}
+
+typedef struct conv_row {
+    int64_t n, c, h, w, o, kh, kw;
+    int32_t stride[2], pad[4], dilation[2], groups;
+} conv_row;
+
+static const conv_row convs[] = {
+    {1, 1, 1, 1, 1, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1},   {2, 3, 5, 7, 4, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},
+    {2, 4, 9, 8, 6, 3, 2, {2, 3}, {0, 2, 1, 0}, {1, 1}, 2},   {3, 4, 9, 10, 4, 3, 3, {1, 1}, {2, 2, 2, 2}, {2, 2}, 4},
+    {1, 2, 8, 8, 3, 5, 5, {1, 2}, {2, 2, 2, 2}, {1, 1}, 1},   {2, 3, 4, 4, 5, 4, 4, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1},
+    {0, 3, 4, 4, 5, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},   {2, 8, 7, 7, 16, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1},
+    {2, 8, 7, 7, 16, 1, 1, {2, 2}, {0, 0, 0, 0}, {1, 1}, 1},  {2, 3, 6, 6, 2, 2, 2, {3, 3}, {0, 0, 0, 0}, {1, 1}, 1},
+    {1, 2, 10, 3, 2, 3, 1, {1, 1}, {3, 0, 0, 0}, {3, 1}, 1},
+};
+static const conv_row large_convs[] = {
+    {5, 1, 28, 28, 32, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1}, {3, 16, 14, 14, 33, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},
+    {2, 16, 15, 15, 32, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, 1}, {2, 32, 9, 9, 32, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 32},
+};
+
+static void visit_conv(case_visitor visit, void *context, weft_dtype dtype, const conv_row *row, layout how) {
+    int64_t    oh = (row->h + row->pad[0] + row->pad[1] - row->dilation[0] * (row->kh - 1) - 1) / row->stride[0] + 1;
+    int64_t    ow = (row->w + row->pad[2] + row->pad[3] - row->dilation[1] * (row->kw - 1) - 1) / row->stride[1] + 1;
+    weft_shape x = weft_shape(row->n, row->c, row->h, row->w), w = weft_shape(row->o, row->c / row->groups, row->kh, row->kw);
+    weft_shape y = weft_shape(row->n, row->o, oh, ow);
+    layout     other = how == PLAIN ? PLAIN : (layout)((how + 1) % LAYOUT_COUNT);
+    test_case  cases[3] = {product_case(WEFT_OP_CONV2D, dtype, x, w, y, how, other),
+                           product_case(WEFT_OP_CONV2D_BACKWARD_INPUT, dtype, y, w, x, how, other),
+                           product_case(WEFT_OP_CONV2D_BACKWARD_WEIGHT, dtype, y, x, w, how, other)};
+    for (int k = 0; k < 3; k++) {
+        memcpy(cases[k].attrs.conv.stride, row->stride, sizeof row->stride);
+        memcpy(cases[k].attrs.conv.pad, row->pad, sizeof row->pad);
+        memcpy(cases[k].attrs.conv.dilation, row->dilation, sizeof row->dilation);
+        cases[k].attrs.conv.groups = row->groups;
+        if (k == 1) cases[k].attrs.conv.input = x;
+        if (k == 2) cases[k].attrs.conv.weight = w;
+        visit(context, &cases[k]);
+    }
+}
+
+typedef struct pool_row {
+    int64_t n, c, h, w;
+    int32_t window[2], stride[2], pad[4];
+} pool_row;
+static const pool_row pools[] = {
+    {1, 1, 1, 1, {1, 1}, {1, 1}, {0, 0, 0, 0}}, {2, 3, 6, 8, {2, 2}, {2, 2}, {0, 0, 0, 0}}, {2, 3, 7, 9, {3, 2}, {2, 1}, {1, 1, 0, 1}},
+    {3, 2, 5, 5, {5, 5}, {1, 1}, {0, 0, 0, 0}}, {1, 2, 7, 7, {3, 3}, {3, 3}, {2, 2, 1, 1}}, {0, 2, 4, 4, {2, 2}, {2, 2}, {0, 0, 0, 0}},
+    {2, 2, 4, 3, {2, 2}, {2, 2}, {1, 1, 1, 1}}, {4, 33, 26, 26, {2, 2}, {2, 2}, {0, 0, 0, 0}},
+};
+
+static void draw_ties(const test_case *self, tensor *inputs) {
+    if (self->op != WEFT_OP_MAX_POOL2D) return;
+    for (int64_t i = 0; i < inputs[0].n; i++) inputs[0].f[i] = rint(inputs[0].f[i]);
+    if (self->inputs[0].layout == PLAIN && inputs[0].n > 20) inputs[0].f[7] = inputs[0].f[8] = NAN;
+}
+
+static void visit_pool(case_visitor visit, void *context, weft_dtype dtype, const pool_row *row, layout how) {
+    int64_t    oh = (row->h + row->pad[0] + row->pad[1] - row->window[0]) / row->stride[0] + 1;
+    int64_t    ow = (row->w + row->pad[2] + row->pad[3] - row->window[1]) / row->stride[1] + 1;
+    weft_shape x = weft_shape(row->n, row->c, row->h, row->w), y = weft_shape(row->n, row->c, oh, ow);
+    static const weft_op ops[] = {WEFT_OP_MAX_POOL2D, WEFT_OP_MAX_POOL2D_BACKWARD, WEFT_OP_MAX_POOL2D_TAKE, WEFT_OP_AVG_POOL2D,
+                                  WEFT_OP_AVG_POOL2D_BACKWARD};
+    for (int k = 0; k < 5; k++) {
+        bool      backward = k == 1 || k == 4;
+        test_case one = product_case(ops[k], dtype, backward ? y : x, y, backward ? x : y, how, k == 2 ? how : PLAIN);
+        memcpy(one.attrs.pool.window, row->window, sizeof row->window);
+        memcpy(one.attrs.pool.stride, row->stride, sizeof row->stride);
+        memcpy(one.attrs.pool.pad, row->pad, sizeof row->pad);
+        if (backward) one.attrs.pool.input = x;
+        one.n_inputs = k == 1 || k == 2 ? 2 : 1;
+        one.inputs[1] = (argument){WEFT_I32, y, k == 2 ? how : PLAIN, -1, (double)(row->h * row->w), false};
+        if (k == 0) one.n_outputs = 2, one.outputs[1] = (argument){.dtype = WEFT_I32, .shape = y}, one.derive = draw_ties;
+        visit(context, &one);
+        if (k < 3) continue;
+        one.attrs.pool.exclude_pad = 1;
+        visit(context, &one);
+    }
+}
+
+void visit_products(case_visitor visit, void *context) {
+    visit_matmuls(visit, context);
+    for (size_t d = 0; d < WEFTI_COUNT(floats); d++) {
+        for (int how = 0; how < LAYOUT_COUNT; how++) {
+            for (size_t s = 0; s < WEFTI_COUNT(convs); s++) visit_conv(visit, context, floats[d], &convs[s], (layout)how);
+            for (size_t s = 0; s < WEFTI_COUNT(pools); s++) visit_pool(visit, context, floats[d], &pools[s], (layout)how);
+        }
+        for (size_t s = 0; s < WEFTI_COUNT(large_convs) && d < 2; s++) visit_conv(visit, context, floats[d], &large_convs[s], PLAIN);
+    }
+}

@@ -1,0 +1,225 @@
+/* Reductions over every set of axes, and updates by solver rules. */
+#include <math.h>
+#include <string.h>
+
+#include "core/iface/rule.h"
+#include "core/rules/rules.h"
+#include "device/conformance.h"
+
+static double extent_of(const test_case *self, weft_shape shape) {
+    double extent = 1;
+    for (int32_t axis = 0; axis < shape.rank; axis++)
+        if (self->attrs.reduce.axes >> axis & 1) extent *= (double)shape.dim[axis];
+    return self->attrs.reduce.count != 0 ? self->attrs.reduce.count : extent;
+}
+
+/* The output element that input index `index` goes into. */
+static int64_t destination(const test_case *self, weft_shape x, const int64_t *index) {
+    int64_t to = 0;
+    for (int32_t axis = 0; axis < x.rank; axis++)
+        if (!(self->attrs.reduce.axes >> axis & 1)) to = to * x.dim[axis] + index[axis];
+    return to;
+}
+
+static int64_t along(const test_case *self, weft_shape x, const int64_t *index) {
+    for (int32_t axis = 0; axis < x.rank; axis++)
+        if (self->attrs.reduce.axes >> axis & 1) return index[axis];
+    return 0;
+}
+
+static bool beats(weft_op op, double a, double b) {
+    if (isnan(b)) return false;
+    return isnan(a) || (op == WEFT_OP_MIN ? a < b : a > b);
+}
+
+static void take_in(const test_case *self, const tensor *x, int64_t i, const int64_t *index, tensor *y, double *best, bool *any) {
+    int64_t to = destination(self, x->shape, index);
+    bool    floating = weft_dtype_is_float(x->dtype);
+    if (self->op == WEFT_OP_SUM || self->op == WEFT_OP_MEAN) {
+        y->f[to] += x->f[i];
+        y->i[to] += x->i[i];
+        y->scale[to] += fabs(x->f[i]);
+    } else if (!any[to] || beats(self->op, x->f[i], best[to])) {
+        best[to] = x->f[i];
+        any[to] = true;
+        y->f[to] = x->f[i];
+        y->i[to] = self->op == WEFT_OP_ARGMAX ? along(self, x->shape, index) : floating ? 0 : x->i[i];
+    }
+}
+
+void define_reduction(const test_case *self, const tensor *inputs, tensor *outputs) {
+    const tensor *x = &inputs[0];
+    tensor       *y = &outputs[0];
+    if (self->op == WEFT_OP_EXTENT) {
+        y->f[0] = extent_of(self, x->shape);
+        return;
+    }
+    if (self->op == WEFT_OP_MEAN_BACKWARD) {
+        for (int64_t i = 0; i < y->n; i++) {
+            int64_t index[WEFT_MAX_RANK];
+            unravel(y->shape, i, index);
+            y->f[i] = x->f[destination(self, y->shape, index)] / extent_of(self, y->shape);
+        }
+        return;
+    }
+    double best[4096];
+    bool   any[4096] = {false};
+    for (int64_t i = 0; i < x->n; i++) {
+        int64_t index[WEFT_MAX_RANK];
+        unravel(x->shape, i, index);
+        take_in(self, x, i, index, y, best, any);
+    }
+    for (int64_t i = 0; i < y->n; i++) {
+        if (self->op == WEFT_OP_MEAN) {
+            y->f[i] /= extent_of(self, x->shape);
+            y->scale[i] /= extent_of(self, x->shape);
+        }
+        if (y->dtype == WEFT_I32) y->i[i] = (int32_t)y->i[i];
+        if (y->dtype == WEFT_U8) y->i[i] = (uint8_t)y->i[i];
+        if (!isfinite(y->scale[i])) y->scale[i] = 0;
+    }
+}
+
+/* ---- updates ---- */
+
+/* Adam, momentum and SGD by their papers, in the order of core/iface/rule.h. */
+void define_update(const test_case *self, const tensor *inputs, tensor *outputs) {
+    const double *h = inputs[2].f;
+    double        rate = h[WEFTI_HYPER_RATE], l2 = self->attrs.update.l2, l1 = self->attrs.update.l1;
+    for (int64_t i = 0; i < outputs[0].n; i++) {
+        double theta = inputs[0].f[i], g = inputs[1].f[i] * h[WEFTI_HYPER_SCALE], step = 0, start = theta;
+        if (h[WEFTI_HYPER_CLIP] > 0) g = fmin(fmax(g, -h[WEFTI_HYPER_CLIP]), h[WEFTI_HYPER_CLIP]);
+        if (!self->attrs.update.decoupled) g += l2 * theta;
+        switch (self->attrs.update.rule->id) {
+        case WEFTI_RULE_MOMENTUM: step = h[WEFTI_HYPER_A] * inputs[3].f[i] + g; break;
+        case WEFTI_RULE_ADAM: {
+            double m = h[WEFTI_HYPER_A] * inputs[3].f[i] + (1 - h[WEFTI_HYPER_A]) * g;
+            double v = h[WEFTI_HYPER_B] * inputs[4].f[i] + (1 - h[WEFTI_HYPER_B]) * g * g;
+            m /= 1 - pow(h[WEFTI_HYPER_A], h[WEFTI_HYPER_STEP]);
+            v /= 1 - pow(h[WEFTI_HYPER_B], h[WEFTI_HYPER_STEP]);
+            step = m / (sqrt(v) + h[WEFTI_HYPER_EPS]);
+            break;
+        }
+        default: step = g;
+        }
+        if (self->attrs.update.decoupled) theta -= rate * l2 * theta;
+        theta -= rate * step;
+        if (l1 != 0) theta = theta > 0 ? fmax(theta - rate * l1, 0) : fmin(theta + rate * l1, 0);
+        outputs[0].f[i] = h[WEFTI_HYPER_SKIP] != 0 ? start : theta;
+        outputs[0].scale[i] = fabs(start) + rate * (fabs(step) + 1);
+    }
+}
+
+static void set_hyper(const test_case *self, tensor *inputs) {
+    static const double hyper[WEFTI_HYPER_COUNT] = {0.1, 0.5, 0, 3, 0, 0.9, 0.99, 1e-8};
+    memcpy(inputs[2].f, hyper, sizeof hyper);
+    if (self->seed % 3 == 1) inputs[2].f[WEFTI_HYPER_CLIP] = 0.4;
+    if (self->seed % 5 == 4) inputs[2].f[WEFTI_HYPER_SKIP] = 1;
+}
+
+static void visit_updates(case_visitor visit, void *context) {
+    static const wefti_rule_id rules[] = {WEFTI_RULE_SGD, WEFTI_RULE_MOMENTUM, WEFTI_RULE_ADAM};
+    static const weft_shape    shapes[] = {{0, {0}}, {1, {7}}, {1, {0}}, {2, {33, 65}}, {1, {40001}}};
+    for (size_t k = 0; k < 3; k++)
+        for (size_t s = 0; s < WEFTI_COUNT(shapes); s++)
+            for (int how = 0; how < LAYOUT_COUNT; how++)
+                for (int dtype = WEFT_F32; dtype <= WEFT_F64; dtype++) {
+                    test_case one;
+                    memset(&one, 0, sizeof one);
+                    one.op = WEFT_OP_UPDATE;
+                    one.attrs.update.rule = wefti_rule_of(rules[k]);
+                    one.n_inputs = 3 + one.attrs.update.rule->n_states;
+                    one.n_outputs = 1;
+                    for (int32_t i = 0; i < one.n_inputs; i++)
+                        one.inputs[i] = (argument){(weft_dtype)dtype, shapes[s], i == 1 ? (layout)how : PLAIN, i < 3 ? -2 : 0.1, 2, false};
+                    one.inputs[2] = (argument){WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), PLAIN, 0, 1, false};
+                    one.outputs[0] = one.inputs[0];
+                    one.in_place = true;
+                    one.seed = (uint64_t)(k * 7 + s + (size_t)how);
+                    one.derive = set_hyper;
+                    if (how == 1) one.attrs.update.l2 = 0.3;
+                    if (how == 2) one.attrs.update.l2 = 0.3, one.attrs.update.decoupled = 1;
+                    if (how == 3) one.attrs.update.l1 = 0.8;
+                    visit(context, &one);
+                }
+}
+
+/* ---- reductions ---- */
+
+static test_case reduction_case(weft_op op, weft_dtype dtype, weft_shape shape, uint32_t axes, layout how) {
+    test_case one;
+    memset(&one, 0, sizeof one);
+    one.op = op;
+    one.attrs.reduce.axes = axes;
+    one.attrs.reduce.keep = (int32_t)(axes % 2);
+    one.n_inputs = one.n_outputs = 1;
+    one.inputs[0] = (argument){dtype, shape, how, -5, 5, op != WEFT_OP_SUM && op != WEFT_OP_MEAN};
+    one.outputs[0].dtype = op == WEFT_OP_ARGMAX ? WEFT_I64 : dtype;
+    for (int32_t axis = 0; axis < shape.rank; axis++) {
+        bool away = axes >> axis & 1;
+        if (!away || one.attrs.reduce.keep) one.outputs[0].shape.dim[one.outputs[0].shape.rank++] = away ? 1 : shape.dim[axis];
+    }
+    one.seed = (uint64_t)op * 100 + axes;
+    return one;
+}
+
+static bool extreme_of_nothing(const test_case *one) {
+    return one->op != WEFT_OP_SUM && one->op != WEFT_OP_MEAN && weft_shape_elements(one->inputs[0].shape) == 0;
+}
+
+static void visit_sets(case_visitor visit, void *context, weft_op op, weft_dtype dtype, weft_shape shape, layout how) {
+    for (uint32_t axes = 0; axes < 1u << shape.rank; axes++) {
+        test_case one = reduction_case(op, dtype, shape, axes, how);
+        if (op == WEFT_OP_ARGMAX && __builtin_popcount(axes) != 1) continue;
+        if (extreme_of_nothing(&one)) continue;
+        visit(context, &one);
+        if (op != WEFT_OP_MEAN) continue;
+        one.attrs.reduce.count = 17;
+        visit(context, &one);
+        if (weft_shape_elements(shape) == 0) continue;
+        argument x = one.inputs[0];
+        one.op = WEFT_OP_MEAN_BACKWARD;
+        one.attrs.reduce.shape = shape;
+        one.inputs[0] = one.outputs[0];
+        one.inputs[0].layout = how;
+        one.inputs[0].low = -5, one.inputs[0].high = 5;
+        one.outputs[0] = x;
+        for (int count = 0; count < 2; count++) {
+            one.attrs.reduce.count = count * 11;
+            visit(context, &one);
+        }
+    }
+}
+
+static void visit_extents(case_visitor visit, void *context) {
+    static const weft_dtype dtypes[] = {WEFT_F32, WEFT_F64, WEFT_F16, WEFT_I64, WEFT_BOOL};
+    for (size_t d = 0; d < WEFTI_COUNT(dtypes); d++)
+        for (int count = 0; count < 2; count++) {
+            test_case one = reduction_case(WEFT_OP_EXTENT, dtypes[d], weft_shape(3, 4, 5), 5, PLAIN);
+            one.outputs[0] = (argument){.dtype = weft_dtype_is_float(dtypes[d]) ? dtypes[d] : WEFT_F32, .shape = weft_shape_scalar()};
+            one.attrs.reduce.count = count * 9;
+            visit(context, &one);
+        }
+}
+
+void visit_reductions(case_visitor visit, void *context) {
+    static const weft_op    ops[] = {WEFT_OP_SUM, WEFT_OP_MEAN, WEFT_OP_MAX, WEFT_OP_MIN, WEFT_OP_ARGMAX};
+    static const weft_dtype dtypes[] = {WEFT_F32, WEFT_F64, WEFT_BF16, WEFT_F16, WEFT_I64, WEFT_I32, WEFT_U8};
+    static const weft_shape shapes[] = {{0, {0}}, {1, {1}}, {1, {0}}, {1, {301}}, {2, {3, 5}}, {3, {2, 0, 4}}, {3, {5, 3, 7}}, {4, {2, 3, 1, 17}}};
+    static const weft_shape large[] = {{1, {50001}}, {2, {70, 333}}, {2, {1000, 5}}, {3, {9, 17, 130}}};
+    for (size_t k = 0; k < WEFTI_COUNT(ops); k++)
+        for (size_t d = 0; d < WEFTI_COUNT(dtypes); d++) {
+            if (ops[k] == WEFT_OP_MEAN && !weft_dtype_is_float(dtypes[d])) continue;
+            for (size_t s = 0; s < WEFTI_COUNT(shapes); s++)
+                for (int how = 0; how < LAYOUT_COUNT; how++) visit_sets(visit, context, ops[k], dtypes[d], shapes[s], (layout)how);
+            for (size_t s = 0; s < WEFTI_COUNT(large); s++)
+                if (d < 2)
+                    for (uint32_t axes = 1; axes < 1u << large[s].rank; axes++) {
+                        test_case one = reduction_case(ops[k], dtypes[d], large[s], axes, PLAIN);
+                        if (ops[k] == WEFT_OP_ARGMAX && __builtin_popcount(axes) != 1) continue;
+                        if (weft_shape_elements(one.outputs[0].shape) <= 4096) visit(context, &one);
+                    }
+        }
+    visit_extents(visit, context);
+    visit_updates(visit, context);
+}
