@@ -1,0 +1,253 @@
+/* The plan while it is made: items (what is computed) over values (what they read and write).
+ *
+ * Import turns a graph into items in the order of its ids; each pass changes items and values in place. Everything is
+ * referred to by index. A value is a *root*, which has memory of its own, or a *view*, a strided window on its root's
+ * memory; views cost nothing and have no item. Items that were removed stay in the array, marked dead; `order` lists the
+ * living ones, sorted by key. Keys are the node ids times WEFTI_KEY_STEP, so that there is room between two.
+ *
+ * Invariants between passes: an item's inputs are computed by earlier items of the order or are leaves; a value that an item
+ * computes is a root, contiguous, at offset 0; no item reads a variable's value after an item that overwrites it. */
+#ifndef WEFTI_PLAN_IR_H
+#define WEFTI_PLAN_IR_H
+
+#include "core/iface/collective.h"
+#include "core/iface/world.h"
+#include "core/plan/plan.h"
+
+#define WEFTI_KEY_STEP 256
+#define WEFTI_ALIGNMENT 64 /* of every value, in bytes: a cache line, and what kernels like to load */
+
+/* --- memory that lives as long as its owner, given out piece by piece --- */
+
+typedef struct wefti_bump {
+    struct wefti_bump_block *blocks;
+    size_t                   used_bytes;
+} wefti_bump;
+/* Zeroed memory, aligned to 16 bytes. */
+WEFT_MUST_CHECK weft_status wefti_bump_take(wefti_bump *bump, size_t size_bytes, void *memory_out);
+WEFT_MUST_CHECK weft_status wefti_bump_string(wefti_bump *bump, const char *text, const char **copy_out);
+void wefti_bump_release(wefti_bump *bump);
+
+/* --- values --- */
+
+typedef enum wefti_place {
+    WEFTI_PLACE_ARENA, WEFTI_PLACE_EXPORTED, WEFTI_PLACE_CONSTANT, WEFTI_PLACE_VARIABLE, WEFTI_PLACE_INPUT
+} wefti_place;
+
+typedef struct wefti_value {
+    weft_dtype dtype;
+    weft_shape shape;
+    int32_t    item;   /* who computes it; -1: a leaf, or a view */
+    int32_t    output; /* which of the item's outputs */
+    int32_t    root;   /* whose memory it is: itself, or the value it is a view of */
+    int64_t    stride[WEFT_MAX_RANK]; /* elements */
+    int64_t    offset;                /* of element 0 from the root's start, elements */
+    wefti_place place; /* roots: where the memory is … */
+    int32_t     index; /* … and which variable, input or constant it is */
+    int32_t     block; /* ARENA, EXPORTED roots: block of memory.c; -1: none yet … */
+    int64_t     inside_bytes; /* … and where in it */
+    bool        kept;    /* roots: an output, alive until the next run */
+    bool        uniform; /* every element is `constant` */
+    double      constant;
+} wefti_value;
+
+static inline int64_t wefti_value_elements(const wefti_value *value) { return weft_shape_elements(value->shape); }
+static inline int64_t wefti_value_bytes(const wefti_value *value) {
+    return weft_shape_elements(value->shape) * (int64_t)weft_dtype_bytes(value->dtype);
+}
+
+/* --- items --- */
+
+typedef struct wefti_item {
+    weft_op            op;
+    uint32_t           flags; /* WEFTI_NODE_… */
+    const wefti_attrs *attrs;
+    const char        *name;
+    int32_t            n_inputs, n_outputs;
+    int32_t           *inputs, *outputs; /* values */
+    int64_t            key;
+    double             flops;
+    int32_t            graph_ops; /* nodes of the graph that it does */
+    bool               dead;
+    int64_t            scratch_bytes;
+    int32_t            scratch_block; /* -1: none */
+    int32_t            segment;       /* -1: a collective */
+} wefti_item;
+
+/* --- leaves --- */
+
+typedef struct wefti_plan_input {
+    const char *name;
+    int32_t     value;
+} wefti_plan_input;
+
+typedef struct wefti_plan_variable {
+    const char        *name;
+    const weft_tensor *leaf;  /* of the plan's graph */
+    int32_t            value;
+} wefti_plan_variable;
+
+/* Part of the constants' block: a scalar, an arithmetic sequence, the elements of an array, or the step number. */
+typedef enum wefti_constant_kind { WEFTI_CONSTANT_FULL, WEFTI_CONSTANT_ARANGE, WEFTI_CONSTANT_ARRAY, WEFTI_CONSTANT_STEP } wefti_constant_kind;
+typedef struct wefti_plan_constant {
+    wefti_constant_kind kind;
+    weft_dtype          dtype;
+    int64_t             elements, offset_bytes; /* offset in the block */
+    double              start, step;            /* FULL: start */
+    const weft_array   *array;
+} wefti_plan_constant;
+
+/* --- memory and steps, as the last passes leave them --- */
+
+/* A piece of arena or exported region, alive over positions [first, last] of the order. */
+typedef struct wefti_block_range {
+    wefti_place place;
+    int64_t     bytes, offset_bytes;
+    int32_t     first, last;
+} wefti_block_range;
+
+typedef enum wefti_step_kind { WEFTI_STEP_LAUNCH, WEFTI_STEP_START, WEFTI_STEP_WAIT } wefti_step_kind;
+typedef struct wefti_plan_step {
+    wefti_step_kind kind;
+    int32_t         index; /* LAUNCH: segment; START, WAIT: collective */
+} wefti_plan_step;
+
+typedef struct wefti_plan_segment {
+    int32_t begin, end; /* positions in the order */
+} wefti_plan_segment;
+
+typedef struct wefti_plan_collective {
+    int32_t item;
+    int64_t bytes; /* of what this rank gives */
+} wefti_plan_collective;
+
+/* --- the whole --- */
+
+typedef struct wefti_ir {
+    weft_world         *world;
+    wefti_device       *device;
+    wefti_plan_options  options;
+    weft_graph         *graph; /* what is planned: the rewritten one, or the caller's */
+    wefti_bump          keep;  /* items' arrays, names, fused programs */
+
+    wefti_item  *items;
+    int32_t      n_items, items_capacity;
+    wefti_value *values;
+    int32_t      n_values, values_capacity;
+    int32_t     *order; /* [n_order] living items */
+    int32_t      n_order, order_capacity;
+
+    int32_t *outputs; /* [n_outputs] values */
+    int32_t  n_outputs;
+
+    wefti_plan_input    *inputs;
+    int32_t              n_inputs, inputs_capacity;
+    wefti_plan_variable *variables;
+    int32_t              n_variables, variables_capacity;
+    wefti_plan_constant *constants;
+    int32_t              n_constants, constants_capacity;
+    int64_t              constant_bytes;
+    int32_t              step_constant; /* its index; -1: the step is not read */
+
+    wefti_block_range *blocks;
+    int32_t            n_blocks, blocks_capacity;
+    int64_t            arena_bytes, exported_bytes, peak_bytes, value_bytes;
+
+    wefti_plan_segment    *segments;
+    int32_t                n_segments, segments_capacity;
+    wefti_plan_collective *collectives;
+    int32_t                n_collectives, collectives_capacity;
+    wefti_plan_step       *steps;
+    int32_t                n_steps, steps_capacity;
+} wefti_ir;
+
+void wefti_ir_release(wefti_ir *ir);
+
+/* Makes room for one more element of an array of the ir. */
+WEFT_MUST_CHECK weft_status wefti_ir_room(void *array, int32_t count, int32_t *capacity, size_t element_bytes);
+
+/* Adds an item with room for its inputs and outputs (values -1), alive, but not in the order yet. */
+WEFT_MUST_CHECK weft_status wefti_ir_item(wefti_ir *ir, weft_op op, const wefti_attrs *attrs, int32_t n_inputs,
+                                          int32_t n_outputs, const char *name, int64_t key, int32_t *item_out);
+/* Adds a contiguous root in the arena; `item` -1: none computes it. */
+WEFT_MUST_CHECK weft_status wefti_ir_value(wefti_ir *ir, weft_dtype dtype, weft_shape shape, int32_t item, int32_t output,
+                                           int32_t *value_out);
+/* A zeroed union that lives as long as the plan. */
+WEFT_MUST_CHECK weft_status wefti_ir_attrs(wefti_ir *ir, wefti_attrs **attrs_out);
+/* Adds an item that copies `value` into memory of its own, just before `key`. */
+WEFT_MUST_CHECK weft_status wefti_ir_copy(wefti_ir *ir, int32_t value, int64_t key, const char *name, int32_t *copy_out);
+/* The value that is `value` of one constant (exactly so in its dtype), of rank 0; equal ones are shared. */
+WEFT_MUST_CHECK weft_status wefti_ir_scalar(wefti_ir *ir, weft_dtype dtype, double constant, int32_t *value_out);
+/* Adds a constant to the block, and gives its index. */
+WEFT_MUST_CHECK weft_status wefti_ir_constant(wefti_ir *ir, const wefti_plan_constant *constant, int32_t *index_out);
+
+/* Fills `order` with the living items, by key; drops those that nothing needs. */
+WEFT_MUST_CHECK weft_status wefti_ir_settle(wefti_ir *ir);
+
+/* Which items read each value: users[start[v] … start[v+1]) are item indices, in the order's order, an item once per read. */
+typedef struct wefti_uses {
+    int32_t *start, *users;
+    size_t   start_bytes, users_bytes;
+} wefti_uses;
+WEFT_MUST_CHECK weft_status wefti_ir_uses(const wefti_ir *ir, bool by_root, wefti_uses *uses_out);
+void wefti_uses_release(wefti_uses *uses);
+
+/* ended_out[v], for every value: the item that overwrites the variable's memory that root v stands for, by ASSIGN or
+ * UPDATE; -1: none. The array is the caller's, n_values long. */
+WEFT_MUST_CHECK weft_status wefti_ir_endings(const wefti_ir *ir, int32_t *ended_out);
+
+/* What must come after what: item order[k] before order[to[e]], start[k] <= e < start[k+1]: data, then readers and writers
+ * of a variable before its next writer. Every edge goes forward in the order. */
+typedef struct wefti_edges {
+    int32_t *start, *to;
+    size_t   start_bytes, to_bytes;
+} wefti_edges;
+WEFT_MUST_CHECK weft_status wefti_ir_edges(const wefti_ir *ir, wefti_edges *edges_out);
+void wefti_edges_release(wefti_edges *edges);
+
+/* Whether the value's elements lie in row-major order without gaps, starting at any offset. */
+bool wefti_value_is_dense(const wefti_value *value);
+void wefti_dense_strides(weft_shape shape, int64_t *stride_out);
+/* Whether the item changes a variable: how many of its first inputs' variables, and which inputs those are. */
+static inline bool wefti_item_writes(const wefti_item *item, int32_t input) {
+    if (item->op == WEFT_OP_ASSIGN) return input == 0;
+    return item->op == WEFT_OP_UPDATE && (input == 0 || input >= 3);
+}
+static inline bool wefti_item_has_effect(const wefti_item *item) {
+    return item->op == WEFT_OP_ASSIGN || item->op == WEFT_OP_UPDATE;
+}
+static inline bool wefti_item_is_comm(const wefti_item *item) { return wefti_ops[item->op].family == WEFTI_COMM; }
+/* The group of a COMM item; NULL: this rank alone. */
+struct wefti_group *wefti_ir_group(const wefti_ir *ir, const wefti_item *item);
+
+/* The item as the device's query sees it: operands without buffers. Arrays are of the caller: [n_inputs], [n_outputs]. */
+void wefti_item_call(const wefti_ir *ir, const wefti_item *item, wefti_operand *inputs, wefti_operand *outputs,
+                     wefti_call *call_out);
+/* Asks the device; the error names the item. */
+WEFT_MUST_CHECK weft_status wefti_item_query(const wefti_ir *ir, const wefti_item *item, int64_t *scratch_bytes_out);
+
+/* --- the passes, in their order --- */
+
+/* A pruned copy of a graph with MODE decided, for strategies; outputs_out[i] stands for outputs[i]. */
+WEFT_MUST_CHECK weft_status wefti_plan_copy(weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
+                                            weft_graph **graph_out, weft_tensor **outputs_out);
+/* Import: what outputs and effects need of ir->graph becomes items and values. */
+WEFT_MUST_CHECK weft_status wefti_pass_resolve(wefti_ir *ir, weft_tensor *const *outputs);
+
+WEFT_MUST_CHECK weft_status wefti_pass_exchange(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_simplify(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_views(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_hazards(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_fuse(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_bucket(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_schedule(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_stage(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_memory(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_segments(wefti_ir *ir);
+
+/* Gives every block an offset so that blocks alive at the same position never overlap; `bytes_out` is what they take and
+ * `peak_out` the least that any layout could. */
+WEFT_MUST_CHECK weft_status wefti_lay_out(wefti_block_range *blocks, int32_t n_blocks, wefti_place place, bool reuse,
+                                          int64_t *bytes_out, int64_t *peak_out);
+
+#endif

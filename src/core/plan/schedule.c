@@ -1,0 +1,328 @@
+/* Schedule: the order of ids, with communication as early and what waits for it as late as dependencies allow.
+ *
+ * bucket: ALL_REDUCEs whose results are wanted only at the end of the step (gradients) are joined, in the order in which they become
+ * ready, into messages of about the asked size; the first is smaller so that the wire starts early. Joined ones never depend on one another.
+ *
+ * schedule: a list schedule by rank (class, key). A collective stands right behind its last input. What depends on a collective and
+ * leads to no further one (updates, metrics) is the *tail*: it comes behind everything else, in the order of the collectives it waits for,
+ * so that as many as possible are in flight while there is something to compute. Recomputed items sink to their first reader. n log n. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/plan/ir.h"
+
+/* --- what depends on communication --- */
+
+typedef struct flow {
+    wefti_edges edges;
+    int32_t    *depth;  /* by position: collectives on the longest way to it, itself not counted */
+    uint8_t    *tail;   /* by position */
+    size_t      n;
+} flow;
+
+static void flow_release(flow *f) {
+    wefti_edges_release(&f->edges);
+    wefti_free(f->depth, f->n * sizeof *f->depth);
+    wefti_free(f->tail, f->n);
+}
+
+static weft_status flow_of(const wefti_ir *ir, flow *f) {
+    weft_status status;
+    *f = (flow){.n = (size_t)ir->n_order};
+    WEFTI_TRY_GOTO(wefti_ir_edges(ir, &f->edges), failed);
+    WEFTI_TRY_GOTO(wefti_alloc(f->n * sizeof *f->depth, "a plan", &f->depth), failed);
+    WEFTI_TRY_GOTO(wefti_alloc(f->n, "a plan", &f->tail), failed);
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        int32_t through = f->depth[k] + wefti_item_is_comm(&ir->items[ir->order[k]]);
+        for (int32_t e = f->edges.start[k]; e < f->edges.start[k + 1]; e++)
+            if (through > f->depth[f->edges.to[e]]) f->depth[f->edges.to[e]] = through;
+    }
+    for (int32_t k = ir->n_order - 1; k >= 0; k--) {
+        bool leads = wefti_item_is_comm(&ir->items[ir->order[k]]);
+        for (int32_t e = f->edges.start[k]; e < f->edges.start[k + 1] && !leads; e++)
+            leads = wefti_item_is_comm(&ir->items[ir->order[f->edges.to[e]]]) || f->tail[f->edges.to[e]] == 2;
+        f->tail[k] = leads ? 2 : 0; /* 2: leads to communication */
+    }
+    for (int32_t k = 0; k < ir->n_order; k++) f->tail[k] = f->tail[k] == 0 && f->depth[k] > 0;
+    return WEFT_OK;
+failed:
+    flow_release(f);
+    return status;
+}
+
+/* --- as early as possible, as late as possible --- */
+
+/* The key that a recomputed item can sink to: right before its first reader, and before what it reads is overwritten. */
+static int64_t sunk_key(const wefti_ir *ir, const wefti_uses *uses, const int32_t *ended, const wefti_item *item) {
+    int64_t first = INT64_MAX;
+    for (int32_t o = 0; o < item->n_outputs; o++)
+        for (int32_t u = uses->start[item->outputs[o]]; u < uses->start[item->outputs[o] + 1]; u++)
+            first = wefti_min_i64(first, ir->items[uses->users[u]].key);
+    if (first == INT64_MAX) return item->key;
+    for (int32_t i = 0; i < item->n_inputs; i++) {
+        int32_t writer = ended[ir->values[item->inputs[i]].root];
+        if (writer >= 0) first = wefti_min_i64(first, ir->items[writer].key);
+    }
+    return wefti_max_i64(item->key, first - 1);
+}
+
+/* Keys of recomputed items, from the last; then those of collectives: right behind the last input. */
+static weft_status move_keys(wefti_ir *ir) {
+    weft_status status;
+    wefti_uses  uses = {0};
+    int32_t    *ended = NULL;
+    size_t      ended_bytes = (size_t)ir->n_values * sizeof *ended;
+    WEFTI_TRY_GOTO(wefti_ir_uses(ir, true, &uses), done);
+    WEFTI_TRY_GOTO(wefti_alloc(ended_bytes, "a plan", &ended), done);
+    WEFTI_TRY_GOTO(wefti_ir_endings(ir, ended), done);
+    for (int32_t k = ir->n_order - 1; k >= 0; k--) {
+        wefti_item *item = &ir->items[ir->order[k]];
+        if (!(item->flags & WEFTI_NODE_RECOMPUTED) || wefti_item_is_comm(item) || wefti_item_has_effect(item)) continue;
+        item->key = sunk_key(ir, &uses, ended, item);
+    }
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        wefti_item *item = &ir->items[ir->order[k]];
+        if (!wefti_item_is_comm(item)) continue;
+        item->key = 0;
+        for (int32_t i = 0; i < item->n_inputs; i++) {
+            int32_t producer = ir->values[ir->values[item->inputs[i]].root].item;
+            if (producer >= 0 && ir->items[producer].key >= item->key) item->key = ir->items[producer].key + 1;
+        }
+    }
+done:
+    wefti_uses_release(&uses);
+    wefti_free(ended, ended_bytes);
+    return status;
+}
+
+/* --- the list schedule --- */
+
+typedef struct rank {
+    int32_t class;    /* 0, or 1 for the tail */
+    int32_t sequence; /* tail: of the latest collective it waits for */
+    int64_t key;
+    int32_t position;
+} rank;
+
+static int compare_ranks(const rank *a, const rank *b) {
+    if (a->class != b->class) return a->class < b->class ? -1 : 1;
+    if (a->sequence != b->sequence) return a->sequence < b->sequence ? -1 : 1;
+    if (a->key != b->key) return a->key < b->key ? -1 : 1;
+    return a->position < b->position ? -1 : a->position > b->position;
+}
+static int compare_rank_pointers(const void *left, const void *right) { return compare_ranks(left, right); }
+
+typedef struct scheduler {
+    wefti_ir *ir;
+    flow      flow;
+    rank     *ranks;   /* by position */
+    int32_t  *waiting; /* by position: edges into it that are not done */
+    int32_t  *heap, n_heap;
+    int32_t  *order;
+} scheduler;
+
+static void push(scheduler *s, int32_t position) {
+    int32_t at = s->n_heap++;
+    for (; at > 0 && compare_ranks(&s->ranks[position], &s->ranks[s->heap[(at - 1) / 2]]) < 0; at = (at - 1) / 2)
+        s->heap[at] = s->heap[(at - 1) / 2];
+    s->heap[at] = position;
+}
+
+static int32_t pop(scheduler *s) {
+    int32_t top = s->heap[0], last = s->heap[--s->n_heap], at = 0;
+    for (;;) {
+        int32_t child = 2 * at + 1;
+        if (child >= s->n_heap) break;
+        if (child + 1 < s->n_heap && compare_ranks(&s->ranks[s->heap[child + 1]], &s->ranks[s->heap[child]]) < 0) child++;
+        if (compare_ranks(&s->ranks[last], &s->ranks[s->heap[child]]) <= 0) break;
+        s->heap[at] = s->heap[child];
+        at = child;
+    }
+    s->heap[at] = last;
+    return top;
+}
+
+/* Numbers the collectives by readiness, and hands the numbers on to what waits for them. */
+static weft_status rank_all(scheduler *s) {
+    wefti_ir *ir = s->ir;
+    rank     *comms = NULL;
+    int32_t   n = 0;
+    size_t    bytes = (size_t)ir->n_order * sizeof *comms;
+    WEFTI_TRY(wefti_alloc(bytes, "a plan", &comms));
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        const wefti_item *item = &ir->items[ir->order[k]];
+        s->ranks[k] = (rank){s->flow.tail[k], 0, item->key, k};
+        if (wefti_item_is_comm(item)) comms[n++] = s->ranks[k];
+    }
+    qsort(comms, (size_t)n, sizeof *comms, compare_rank_pointers);
+    for (int32_t i = 0; i < n; i++) s->ranks[comms[i].position].sequence = i + 1;
+    wefti_free(comms, bytes);
+    for (int32_t k = 0; k < ir->n_order; k++)
+        for (int32_t e = s->flow.edges.start[k]; e < s->flow.edges.start[k + 1]; e++) {
+            int32_t to = s->flow.edges.to[e];
+            s->waiting[to]++;
+            if (!wefti_item_is_comm(&ir->items[ir->order[to]]) && s->ranks[k].sequence > s->ranks[to].sequence)
+                s->ranks[to].sequence = s->ranks[k].sequence;
+        }
+    for (int32_t k = 0; k < ir->n_order; k++)
+        if (s->ranks[k].class == 0) s->ranks[k].sequence = 0;
+    return WEFT_OK;
+}
+
+static weft_status run_schedule(scheduler *s) {
+    wefti_ir *ir = s->ir;
+    int32_t   n = 0;
+    for (int32_t k = 0; k < ir->n_order; k++)
+        if (s->waiting[k] == 0) push(s, k);
+    while (s->n_heap > 0) {
+        int32_t k = pop(s);
+        s->order[n++] = ir->order[k];
+        for (int32_t e = s->flow.edges.start[k]; e < s->flow.edges.start[k + 1]; e++)
+            if (--s->waiting[s->flow.edges.to[e]] == 0) push(s, s->flow.edges.to[e]);
+    }
+    if (n != ir->n_order) return wefti_fail(WEFT_E_INTERNAL, "plan: %d of %d items cannot be ordered", ir->n_order - n, ir->n_order);
+    memcpy(ir->order, s->order, (size_t)n * sizeof *ir->order);
+    for (int32_t k = 0; k < n; k++) ir->items[ir->order[k]].key = (int64_t)(k + 1) * WEFTI_KEY_STEP;
+    return WEFT_OK;
+}
+
+weft_status wefti_pass_schedule(wefti_ir *ir) {
+    weft_status status;
+    scheduler   s = {.ir = ir};
+    size_t      n = (size_t)ir->n_order, n_bytes = n * sizeof(int32_t), ranks_bytes = n * sizeof(rank);
+    WEFTI_TRY_GOTO(flow_of(ir, &s.flow), done);
+    WEFTI_TRY_GOTO(wefti_alloc(ranks_bytes, "a plan", &s.ranks), done);
+    WEFTI_TRY_GOTO(wefti_alloc(n_bytes, "a plan", &s.waiting), done);
+    WEFTI_TRY_GOTO(wefti_alloc(n_bytes, "a plan", &s.heap), done);
+    WEFTI_TRY_GOTO(wefti_alloc(n_bytes, "a plan", &s.order), done);
+    WEFTI_TRY_GOTO(move_keys(ir), done);
+    WEFTI_TRY_GOTO(rank_all(&s), done);
+    status = run_schedule(&s);
+done:
+    flow_release(&s.flow);
+    wefti_free(s.ranks, ranks_bytes);
+    wefti_free(s.waiting, n_bytes);
+    wefti_free(s.heap, n_bytes);
+    wefti_free(s.order, n_bytes);
+    return status;
+}
+
+/* --- buckets --- */
+
+enum { OPEN_BUCKETS = 16, BUCKET_BYTES = 4 << 20, FIRST_BUCKET_BYTES = 1 << 20 };
+
+typedef struct bucket {
+    int32_t depth, reduce, priority, n_members;
+    int64_t group, bytes;
+    weft_dtype dtype;
+    bool    first;
+    int32_t first_member; /* in members, linked by next; -1 ends */
+    int32_t last_member;
+} bucket;
+
+typedef struct bucketer {
+    wefti_ir *ir;
+    flow      flow;
+    int32_t  *next;      /* by position: the next member of its bucket */
+    bucket    open[OPEN_BUCKETS];
+    int32_t   n_open;
+} bucketer;
+
+/* Joins a bucket's members into one item, which stands where the last of them stood. */
+static weft_status close_bucket(bucketer *b, bucket *open) {
+    wefti_ir *ir = b->ir;
+    int32_t   n = 0, joined, at = 0;
+    for (int32_t k = open->first_member; k >= 0; k = b->next[k]) n += ir->items[ir->order[k]].n_inputs;
+    if (open->n_members > 1) {
+        const wefti_item last = ir->items[ir->order[open->last_member]];
+        WEFTI_TRY(wefti_ir_item(ir, WEFT_OP_ALL_REDUCE, last.attrs, n, n, last.name, last.key, &joined));
+        ir->items[joined].flags = last.flags;
+        ir->items[joined].graph_ops = 0;
+        for (int32_t k = open->first_member; k >= 0; k = b->next[k]) {
+            wefti_item *member = &ir->items[ir->order[k]];
+            ir->items[joined].graph_ops += member->graph_ops;
+            for (int32_t i = 0; i < member->n_inputs; i++, at++) {
+                ir->items[joined].inputs[at] = member->inputs[i];
+                ir->items[joined].outputs[at] = member->outputs[i];
+                ir->values[member->outputs[i]].item = joined;
+                ir->values[member->outputs[i]].output = at;
+            }
+            member->dead = true;
+        }
+    }
+    *open = (bucket){.depth = open->depth, .reduce = open->reduce, .priority = open->priority, .group = open->group,
+                     .dtype = open->dtype, .first_member = -1, .last_member = -1};
+    return WEFT_OK;
+}
+
+static bucket *bucket_for(bucketer *b, int32_t k) {
+    const wefti_item *item = &b->ir->items[b->ir->order[k]];
+    bucket            like = {.depth = b->flow.depth[k], .reduce = item->attrs->comm.reduce,
+                              .priority = item->attrs->comm.priority, .group = item->attrs->comm.group,
+                              .dtype = b->ir->values[item->inputs[0]].dtype, .first = true, .first_member = -1, .last_member = -1};
+    for (int32_t i = 0; i < b->n_open; i++) {
+        bucket *open = &b->open[i];
+        if (open->depth == like.depth && open->reduce == like.reduce && open->priority == like.priority &&
+            open->group == like.group && open->dtype == like.dtype)
+            return open;
+    }
+    if (b->n_open == OPEN_BUCKETS) return NULL;
+    b->open[b->n_open] = like;
+    return &b->open[b->n_open++];
+}
+
+/* Only what the tail alone reads may wait for its bucket to fill. */
+static bool may_join(const bucketer *b, int32_t k) {
+    const wefti_item *item = &b->ir->items[b->ir->order[k]];
+    if (item->op != WEFT_OP_ALL_REDUCE) return false;
+    for (int32_t e = b->flow.edges.start[k]; e < b->flow.edges.start[k + 1]; e++)
+        if (!b->flow.tail[b->flow.edges.to[e]]) return false;
+    return true;
+}
+
+static weft_status fill_buckets(bucketer *b, const rank *ready, int32_t n) {
+    const weft_plan_options *options = &b->ir->options.base;
+    int64_t size = options->bucket_bytes > 0 ? options->bucket_bytes : BUCKET_BYTES;
+    int64_t first = options->first_bucket_bytes > 0 ? options->first_bucket_bytes : FIRST_BUCKET_BYTES;
+    for (int32_t i = 0; i < n; i++) {
+        int32_t           k = ready[i].position;
+        const wefti_item *item = &b->ir->items[b->ir->order[k]];
+        bucket           *open = may_join(b, k) ? bucket_for(b, k) : NULL;
+        if (!open) continue;
+        if (open->last_member >= 0) b->next[open->last_member] = k;
+        else open->first_member = k;
+        open->last_member = k;
+        open->n_members++;
+        for (int32_t j = 0; j < item->n_inputs; j++) open->bytes += wefti_value_bytes(&b->ir->values[item->inputs[j]]);
+        if (open->bytes >= (open->first && first < size ? first : size)) WEFTI_TRY(close_bucket(b, open));
+    }
+    for (int32_t i = 0; i < b->n_open; i++) WEFTI_TRY(close_bucket(b, &b->open[i]));
+    return WEFT_OK;
+}
+
+weft_status wefti_pass_bucket(wefti_ir *ir) {
+    weft_status status;
+    bucketer    b = {.ir = ir};
+    rank       *ready = NULL;
+    int32_t     n = 0;
+    size_t      next_bytes = (size_t)ir->n_order * sizeof *b.next, ready_bytes = (size_t)ir->n_order * sizeof *ready;
+    if (ir->options.base.bucket_bytes < 0) return WEFT_OK;
+    WEFTI_TRY_GOTO(flow_of(ir, &b.flow), done);
+    WEFTI_TRY_GOTO(wefti_alloc(next_bytes, "a plan", &b.next), done);
+    WEFTI_TRY_GOTO(wefti_alloc(ready_bytes, "a plan", &ready), done);
+    memset(b.next, 0xff, next_bytes);
+    WEFTI_TRY_GOTO(move_keys(ir), done);
+    for (int32_t k = 0; k < ir->n_order; k++)
+        if (wefti_item_is_comm(&ir->items[ir->order[k]])) ready[n++] = (rank){0, 0, ir->items[ir->order[k]].key, k};
+    qsort(ready, (size_t)n, sizeof *ready, compare_rank_pointers);
+    WEFTI_TRY_GOTO(fill_buckets(&b, ready, n), done);
+    /* A joined message may stand behind readers of its first members: all readers are of the tail, which goes to the end. */
+    for (int32_t k = 0; k < (int32_t)b.flow.n; k++)
+        if (b.flow.tail[k]) ir->items[ir->order[k]].key += (int64_t)(ir->graph->n_nodes + 4) * WEFTI_KEY_STEP;
+    status = wefti_ir_settle(ir);
+done:
+    flow_release(&b.flow);
+    wefti_free(b.next, next_bytes);
+    wefti_free(ready, ready_bytes);
+    return status;
+}
