@@ -46,8 +46,8 @@ typedef struct weft_plan_options {
 /* Plans. The graph is retained. *plan_out gets one reference, NULL on error: WEFT_E_INVALID (an output of another graph, two
  * worlds), the graph's own first error, WEFT_E_NOT_FOUND or WEFT_E_MISMATCH for a variable that the set lacks or has with another
  * dtype or shape, WEFT_E_UNSUPPORTED naming an op that the device cannot compute. */
-WEFT_MUST_CHECK weft_status weft_plan_create(weft_plan **plan_out, weft_world *world, weft_graph *graph,
-                                             const weft_plan_options *options);
+WEFT_MUST_CHECK weft_status weft_plan_create(weft_world *world, weft_graph *graph, const weft_plan_options *options,
+                                             weft_plan **plan_out);
 /* Allocates memory and compiles; does nothing where that is done. WEFT_E_NO_MEMORY naming what and the bytes. */
 WEFT_MUST_CHECK weft_status weft_plan_commit(weft_plan *plan);
 

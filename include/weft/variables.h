@@ -47,7 +47,7 @@ typedef struct weft_variable_info {
 /* Allocates and initialises every PARAMETER and STATE leaf of `graph`, in the order in which they were added. The graph may be
  * released afterwards; the world must outlive the set. *variables_out gets one reference, NULL on error: WEFT_E_INVALID for
  * NULL, a graph's own first error, WEFT_E_NO_MEMORY naming the bytes. */
-WEFT_MUST_CHECK weft_status weft_variables_create(weft_variables **variables_out, weft_world *world, weft_graph *graph);
+WEFT_MUST_CHECK weft_status weft_variables_create(weft_world *world, weft_graph *graph, weft_variables **variables_out);
 /* Adds the leaves of `graph` that the set does not have yet, as create does; those it has stay as they are. Nothing is
  * added on an error: WEFT_E_MISMATCH where a leaf has the name of a variable with another dtype, shape or kind. */
 WEFT_MUST_CHECK weft_status weft_variables_extend(weft_variables *variables, weft_graph *graph);

@@ -52,7 +52,7 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     options.base.training = set->training;
     options.base.variables = set->variables;
     options.base.arena_of = set->plans ? set->plans->plan : NULL;
-    weft_status status = wefti_plan_create(&fresh->plan, set->world, set->graph, &options);
+    weft_status status = wefti_plan_create(set->world, set->graph, &options, &fresh->plan);
     if (status != WEFT_OK) {
         wefti_free(fresh, sizeof *fresh);
         return wefti_while(status, "planning a batch of %lld rows", (long long)rows);

@@ -100,7 +100,7 @@ static weft_status build(weft_trainer *trainer) {
     trainer->graph = weft_graph_retain(trainer->program.loss->graph);
     uint64_t hash = program_hash(trainer->graph, &trainer->program);
     WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(hash >> 1), "the program"));
-    WEFTI_TRY(weft_variables_create(&trainer->variables, trainer->world, trainer->graph));
+    WEFTI_TRY(weft_variables_create(trainer->world, trainer->graph, &trainer->variables));
     WEFTI_TRY(open_plans(trainer));
     return trainer->program.solver.kind == WEFT_LBFGS ? wefti_lbfgs_create(trainer, &trainer->lbfgs) : WEFT_OK;
 }

@@ -74,7 +74,7 @@ static weft_tensor *guarded_hyper(const weft_program *program, wefti_training *t
 static weft_tensor *solver_state(const weft_tensor *parameter, const wefti_rule *rule, int32_t index) {
     char name[512];
     snprintf(name, sizeof name, "weft.solver.%s%d/%s", rule->name, index, parameter->node->name);
-    wefti_leaf leaf = {.init = WEFT_INIT_VALUE, .a = rule->initial[index], .batch_axis = -1};
+    wefti_leaf leaf = {.init = WEFTI_INIT_VALUE, .a = rule->initial[index], .batch_axis = -1};
     return wefti_emit_leaf(parameter->graph, WEFT_OP_STATE, NULL, parameter->dtype, parameter->shape, &leaf, name);
 }
 

@@ -27,8 +27,8 @@ typedef struct wefti_plan_options {
 } wefti_plan_options;
 
 /* weft_plan_create with a strategy's rewrite. */
-WEFT_MUST_CHECK weft_status wefti_plan_create(weft_plan **plan_out, weft_world *world, weft_graph *graph,
-                                              const wefti_plan_options *options);
+WEFT_MUST_CHECK weft_status wefti_plan_create(weft_world *world, weft_graph *graph, const wefti_plan_options *options,
+                                              weft_plan **plan_out);
 
 /* The device memory of variable `index`, for those who send or save it in place; stays where it is. */
 void *wefti_variables_memory(const weft_variables *variables, int32_t index);

@@ -1,0 +1,120 @@
+/* Arenas: the two regions that a plan's values lie in, shared by plans that never run at the same time.
+ *
+ * The exported region comes from the world's wire, so that other ranks reach it without a copy; without one it is plain device
+ * memory. Regions of a wire that were outgrown are kept until the end: a slow peer may still be reading from them. */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "core/plan/object.h"
+
+enum { PAGE_BYTES = 4096 };
+
+typedef struct old_region {
+    struct old_region *next;
+    wefti_wire_region *region;
+} old_region;
+
+struct wefti_arena {
+    atomic_int         references;
+    wefti_device      *device;
+    wefti_wire        *wire;   /* NULL: exported memory is the device's */
+    void              *memory, *exported;
+    size_t             memory_bytes, exported_bytes;
+    wefti_wire_region *region;
+    old_region        *old;
+};
+
+static wefti_wire *wire_of(const weft_world *world) {
+    return world->group && world->group->wire && world->device->vtable->host_memory ? world->group->wire : NULL;
+}
+
+int64_t wefti_arena_exported_bytes(const weft_world *world, int64_t bytes) {
+    return (int64_t)wefti_align_up((size_t)bytes, wire_of(world) ? PAGE_BYTES : WEFTI_ALIGNMENT);
+}
+
+weft_status wefti_arena_create(weft_world *world, wefti_arena **arena_out) {
+    WEFTI_TRY(wefti_alloc(sizeof **arena_out, "a plan", arena_out));
+    atomic_init(&(*arena_out)->references, 1);
+    (*arena_out)->device = world->device;
+    (*arena_out)->wire = wire_of(world);
+    return WEFT_OK;
+}
+
+wefti_arena *wefti_arena_retain(wefti_arena *arena) {
+    if (arena) atomic_fetch_add_explicit(&arena->references, 1, memory_order_relaxed);
+    return arena;
+}
+
+static void drop_exported(wefti_arena *arena) {
+    if (arena->region) arena->wire->ops->region_release(arena->region);
+    else if (arena->exported) arena->device->vtable->deallocate(arena->device, arena->exported, arena->exported_bytes);
+}
+
+void wefti_arena_release(wefti_arena *arena) {
+    if (!arena || atomic_fetch_sub_explicit(&arena->references, 1, memory_order_acq_rel) != 1) return;
+    if (arena->memory) arena->device->vtable->deallocate(arena->device, arena->memory, arena->memory_bytes);
+    drop_exported(arena);
+    while (arena->old) {
+        old_region *next = arena->old->next;
+        arena->wire->ops->region_release(arena->old->region);
+        wefti_free(arena->old, sizeof *arena->old);
+        arena->old = next;
+    }
+    wefti_free(arena, sizeof *arena);
+}
+
+static weft_status grow_memory(wefti_arena *arena, size_t bytes) {
+    if (bytes <= arena->memory_bytes) return WEFT_OK;
+    if (arena->memory) arena->device->vtable->deallocate(arena->device, arena->memory, arena->memory_bytes);
+    arena->memory = NULL;
+    arena->memory_bytes = 0;
+    WEFTI_TRY(arena->device->vtable->allocate(arena->device, bytes, "the plan's intermediate values", &arena->memory));
+    arena->memory_bytes = bytes;
+    return WEFT_OK;
+}
+
+/* Padding between messages is sent along, so it must hold something: zeros. */
+static weft_status clear(wefti_arena *arena, size_t bytes) {
+    if (arena->device->vtable->host_memory) {
+        memset(arena->exported, 0, bytes);
+        return WEFT_OK;
+    }
+    void *zeros = NULL;
+    WEFTI_TRY(wefti_alloc(bytes, "zeros", &zeros));
+    weft_status status = arena->device->vtable->write(arena->device, arena->exported, zeros, bytes);
+    wefti_free(zeros, bytes);
+    return status;
+}
+
+static weft_status grow_exported(wefti_arena *arena, size_t bytes) {
+    if (bytes <= arena->exported_bytes) return WEFT_OK;
+    if (arena->region) {
+        old_region *old = NULL;
+        WEFTI_TRY(wefti_alloc(sizeof *old, "a plan", &old));
+        *old = (old_region){arena->old, arena->region};
+        arena->old = old;
+        arena->region = NULL;
+    } else {
+        drop_exported(arena);
+    }
+    arena->exported = NULL;
+    arena->exported_bytes = 0;
+    if (arena->wire) {
+        WEFTI_TRY(arena->wire->ops->region_create(arena->wire, bytes, &arena->region));
+        arena->exported = arena->region->base;
+    } else {
+        WEFTI_TRY(arena->device->vtable->allocate(arena->device, bytes, "what collectives send", &arena->exported));
+        arena->exported_bytes = bytes;
+        return clear(arena, bytes);
+    }
+    arena->exported_bytes = bytes;
+    return WEFT_OK;
+}
+
+weft_status wefti_arena_reserve(wefti_arena *arena, int64_t arena_bytes, int64_t exported_bytes) {
+    WEFTI_TRY(grow_memory(arena, (size_t)arena_bytes));
+    return grow_exported(arena, (size_t)exported_bytes);
+}
+
+void *wefti_arena_memory(const wefti_arena *arena) { return arena->memory; }
+void *wefti_arena_exported(const wefti_arena *arena) { return arena->exported; }

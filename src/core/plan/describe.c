@@ -1,0 +1,150 @@
+/* What a plan costs, as numbers and as text; and what it took. Everything is known from the layout: nothing needs a run. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/plan/object.h"
+
+/* Bytes of distinct elements that an operand touches. */
+static int64_t touched(const wefti_value *value) {
+    int64_t elements = 1;
+    for (int32_t axis = 0; axis < value->shape.rank; axis++)
+        if (value->stride[axis] != 0 || value->shape.dim[axis] == 0) elements *= value->shape.dim[axis];
+    return elements * (int64_t)weft_dtype_bytes(value->dtype);
+}
+
+static int64_t read_bytes(const wefti_ir *ir, const wefti_item *item) {
+    int64_t bytes = 0;
+    for (int32_t i = 0; i < item->n_inputs; i++) {
+        bool again = false;
+        for (int32_t j = 0; j < i && !again; j++) again = item->inputs[j] == item->inputs[i];
+        if (!again) bytes += touched(&ir->values[item->inputs[i]]);
+    }
+    return bytes;
+}
+
+static int64_t written_bytes(const wefti_ir *ir, const wefti_item *item) {
+    int64_t bytes = 0;
+    for (int32_t o = 0; o < item->n_outputs; o++) bytes += wefti_value_bytes(&ir->values[item->outputs[o]]);
+    for (int32_t i = 1; i < item->n_inputs; i++) /* the states that an update writes, beside its output */
+        if (wefti_item_writes(item, i)) bytes += wefti_value_bytes(&ir->values[item->inputs[i]]);
+    return bytes;
+}
+
+weft_status weft_plan_op_at(const weft_plan *plan, int32_t index, weft_plan_op *op_out) {
+    if (!plan || index < 0 || index >= plan->ir.n_order)
+        return wefti_fail(WEFT_E_INVALID, "there is no operation %d: there are %d", index, plan ? plan->ir.n_order : 0);
+    const wefti_ir   *ir = &plan->ir;
+    const wefti_item *item = &ir->items[ir->order[index]];
+    *op_out = (weft_plan_op){.name = item->name, .kind = wefti_ops[item->op].name, .fused = item->graph_ops > 1 ? item->graph_ops : 1,
+                             .segment = item->segment, .flops = item->flops, .read_bytes = read_bytes(ir, item),
+                             .written_bytes = written_bytes(ir, item), .scratch_bytes = item->scratch_bytes,
+                             .time_ns = plan->profile_ns && plan->has_run ? plan->profile_ns[index] : 0};
+    return WEFT_OK;
+}
+
+/* Before the plan's own set is made: what it will hold. */
+static int64_t variable_bytes(const weft_plan *plan) {
+    if (plan->variables) return weft_variables_bytes(plan->variables);
+    int64_t bytes = 0;
+    for (int32_t i = 0; i < plan->ir.graph->n_leaves; i++) {
+        const wefti_node *leaf = plan->ir.graph->leaves[i];
+        if (leaf->op != WEFT_OP_PARAMETER && leaf->op != WEFT_OP_STATE) continue;
+        bytes += (int64_t)wefti_align_up((size_t)weft_shape_elements(leaf->outputs[0].shape) * weft_dtype_bytes(leaf->outputs[0].dtype),
+                                         WEFTI_ALIGNMENT);
+    }
+    return bytes;
+}
+
+void weft_plan_totals_read(const weft_plan *plan, weft_plan_totals *totals_out) {
+    const wefti_ir *ir = &plan->ir;
+    *totals_out = (weft_plan_totals){.arena_bytes = ir->arena_bytes, .exported_bytes = ir->exported_bytes,
+                                     .variable_bytes = variable_bytes(plan), .constant_bytes = ir->constant_bytes,
+                                     .value_bytes = ir->value_bytes, .peak_bytes = ir->peak_bytes, .ops = ir->n_order,
+                                     .segments = ir->n_segments, .collectives = ir->n_collectives};
+    for (int32_t i = 0; i < ir->n_inputs; i++) totals_out->input_bytes += wefti_value_bytes(&ir->values[ir->inputs[i].value]);
+    totals_out->total_bytes = totals_out->arena_bytes + totals_out->exported_bytes + totals_out->variable_bytes +
+                              totals_out->constant_bytes + totals_out->input_bytes;
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        const wefti_item *item = &ir->items[ir->order[k]];
+        totals_out->flops += item->flops;
+        totals_out->read_bytes += read_bytes(ir, item);
+        totals_out->written_bytes += written_bytes(ir, item);
+        totals_out->graph_ops += item->graph_ops;
+        totals_out->scratch_bytes = wefti_max_i64(totals_out->scratch_bytes, item->scratch_bytes);
+    }
+}
+
+/* --- text --- */
+
+static weft_status finish(weft_plan *plan, const char **text_out) {
+    *text_out = "";
+    if (plan->text.failed) return wefti_fail(WEFT_E_NO_MEMORY, "no memory for the text about the plan of '%s'", plan->source->name);
+    if (plan->text.bytes) *text_out = plan->text.bytes;
+    return WEFT_OK;
+}
+
+static void begin_text(weft_plan *plan) {
+    wefti_text_release(&plan->text);
+    plan->text = (wefti_text){0};
+}
+
+static void add_totals(weft_plan *plan) {
+    weft_plan_totals t;
+    weft_plan_totals_read(plan, &t);
+    wefti_text_add(&plan->text, "\nmemory, bytes\n  arena      %14lld  (%lld without reuse; at least %lld with the exported)\n",
+                   (long long)t.arena_bytes, (long long)t.value_bytes, (long long)t.peak_bytes);
+    wefti_text_add(&plan->text, "  exported   %14lld\n  variables  %14lld\n  constants  %14lld\n  inputs     %14lld\n  total      %14lld\n",
+                   (long long)t.exported_bytes, (long long)t.variable_bytes, (long long)t.constant_bytes, (long long)t.input_bytes,
+                   (long long)t.total_bytes);
+    wefti_text_add(&plan->text, "largest scratch %lld bytes\n", (long long)t.scratch_bytes);
+    wefti_text_add(&plan->text, "one run: %d ops for %d of the graph, %d segments, %d collectives, %.6g FLOP, reads %lld bytes, writes %lld\n",
+                   t.ops, t.graph_ops, t.segments, t.collectives, t.flops, (long long)t.read_bytes, (long long)t.written_bytes);
+}
+
+weft_status weft_plan_describe(weft_plan *plan, const char **text_out) {
+    if (!plan) return wefti_fail(WEFT_E_INVALID, "weft_plan_describe: the plan is NULL");
+    begin_text(plan);
+    wefti_text_add(&plan->text, "%7s  %-24s %5s %14s %14s %14s %12s  %s\n", "segment", "op", "ops", "FLOP", "read", "written",
+                   "scratch", "name");
+    for (int32_t k = 0; k < plan->ir.n_order; k++) {
+        weft_plan_op op;
+        WEFTI_TRY(weft_plan_op_at(plan, k, &op));
+        if (op.segment >= 0) wefti_text_add(&plan->text, "%7d", op.segment);
+        else wefti_text_add(&plan->text, "%7s", "-");
+        wefti_text_add(&plan->text, "  %-24s %5d %14.6g %14lld %14lld %12lld  %s\n", op.kind, op.fused, op.flops,
+                       (long long)op.read_bytes, (long long)op.written_bytes, (long long)op.scratch_bytes, op.name);
+    }
+    add_totals(plan);
+    return finish(plan, text_out);
+}
+
+static int slower_first(const void *left, const void *right) {
+    const weft_plan_op *a = left, *b = right;
+    return a->time_ns < b->time_ns ? 1 : a->time_ns > b->time_ns ? -1 : 0;
+}
+
+weft_status weft_plan_profile(weft_plan *plan, const char **text_out) {
+    if (!plan) return wefti_fail(WEFT_E_INVALID, "weft_plan_profile: the plan is NULL");
+    if (!plan->ir.options.base.profile) return wefti_fail(WEFT_E_STATE, "the plan of '%s' was made without options.profile", plan->source->name);
+    if (!plan->has_run) return wefti_fail(WEFT_E_STATE, "the plan of '%s' has not run", plan->source->name);
+    size_t        bytes = (size_t)plan->ir.n_order * sizeof(weft_plan_op);
+    weft_plan_op *ops = NULL;
+    double        total = 0;
+    WEFTI_TRY(wefti_alloc(bytes, "a profile", &ops));
+    for (int32_t k = 0; k < plan->ir.n_order; k++) {
+        (void)!weft_plan_op_at(plan, k, &ops[k]);
+        total += (double)ops[k].time_ns;
+    }
+    qsort(ops, (size_t)plan->ir.n_order, sizeof *ops, slower_first);
+    begin_text(plan);
+    wefti_text_add(&plan->text, "%12s %6s %10s %10s  %-24s %s\n", "us", "%", "GFLOP/s", "GB/s", "op", "name");
+    for (int32_t k = 0; k < plan->ir.n_order; k++) {
+        double ns = ops[k].time_ns ? (double)ops[k].time_ns : 1;
+        wefti_text_add(&plan->text, "%12.1f %6.2f %10.2f %10.2f  %-24s %s\n", (double)ops[k].time_ns / 1e3,
+                       total > 0 ? 100 * (double)ops[k].time_ns / total : 0, ops[k].flops / ns,
+                       (double)(ops[k].read_bytes + ops[k].written_bytes) / ns, ops[k].kind, ops[k].name);
+    }
+    wefti_text_add(&plan->text, "%12.1f in all; %.1f us waiting for collectives\n", total / 1e3, (double)plan->wait_ns / 1e3);
+    wefti_free(ops, bytes);
+    return finish(plan, text_out);
+}

@@ -1,0 +1,322 @@
+/* Variables: one block of device memory for each call that added some, and a table by name.
+ *
+ * Blocks never move, so plans may keep addresses. Initial values are drawn on the host by counter (core/tensor/philox.h) and written
+ * to the device, so any device starts with the same bits. Looking up a name is a hash; creation is linear in elements. */
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/iface/world.h"
+#include "core/plan/object.h"
+#include "core/tensor/operand.h"
+#include "core/tensor/philox.h"
+
+typedef struct variable {
+    char              *name;
+    weft_variable_kind kind;
+    weft_dtype         dtype;
+    weft_shape         shape;
+    int64_t            bytes;
+    wefti_leaf         leaf;
+    void              *memory;
+} variable;
+
+typedef struct variable_block {
+    struct variable_block *next;
+    void                  *memory;
+    size_t                 size_bytes;
+} variable_block;
+
+struct weft_variables {
+    atomic_int      references;
+    wefti_device   *device;
+    variable       *list;
+    int32_t         count, capacity;
+    int32_t        *table; /* indices by hash of the name, -1 free; at least twice as large as the list */
+    int32_t         table_size;
+    variable_block *blocks;
+    int64_t         bytes;
+};
+
+/* --- initial values --- */
+
+static double initial_value(const wefti_leaf *leaf, weft_dtype dtype, int64_t i) {
+    switch ((wefti_init_kind)leaf->init) {
+    case WEFTI_INIT_ONES: return 1;
+    case WEFTI_INIT_VALUE: return leaf->a;
+    case WEFTI_INIT_UNIFORM: return leaf->a + (leaf->b - leaf->a) * wefti_random_uniform(leaf->key, 0, i, dtype);
+    case WEFTI_INIT_NORMAL: return leaf->a + leaf->b * wefti_random_normal(leaf->key, 0, i, dtype);
+    default: return 0;
+    }
+}
+
+static void fill_initial(const wefti_leaf *leaf, weft_dtype dtype, int64_t elements, void *values_out) {
+    if (leaf->init == WEFTI_INIT_ZEROS) memset(values_out, 0, (size_t)elements * weft_dtype_bytes(dtype));
+    else
+        for (int64_t i = 0; i < elements; i++) wefti_store_f64(values_out, i, dtype, initial_value(leaf, dtype, i));
+}
+
+weft_status wefti_leaf_initial(const weft_tensor *leaf, void *values_out) {
+    if (!leaf->node || !leaf->node->leaf || (leaf->node->op != WEFT_OP_PARAMETER && leaf->node->op != WEFT_OP_STATE))
+        return wefti_fail(WEFT_E_INVALID, "'%s' is no parameter or state and has no initial value", weft_tensor_name(leaf));
+    fill_initial(leaf->node->leaf, leaf->dtype, weft_shape_elements(leaf->shape), values_out);
+    return WEFT_OK;
+}
+
+static weft_status initialise(weft_variables *v, const variable *it) {
+    if (v->device->vtable->host_memory) {
+        fill_initial(&it->leaf, it->dtype, weft_shape_elements(it->shape), it->memory);
+        return WEFT_OK;
+    }
+    void *values = NULL;
+    WEFTI_TRY(wefti_alloc((size_t)it->bytes, "initial values", &values));
+    fill_initial(&it->leaf, it->dtype, weft_shape_elements(it->shape), values);
+    weft_status status = v->device->vtable->write(v->device, it->memory, values, (size_t)it->bytes);
+    wefti_free(values, (size_t)it->bytes);
+    return status;
+}
+
+/* --- names --- */
+
+static uint32_t hash_name(const char *name) { /* FNV-1a */
+    uint32_t hash = 2166136261u;
+    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * 16777619u;
+    return hash;
+}
+
+static void enter(weft_variables *v, int32_t index) {
+    uint32_t mask = (uint32_t)v->table_size - 1, at = hash_name(v->list[index].name) & mask;
+    while (v->table[at] >= 0) at = (at + 1) & mask;
+    v->table[at] = index;
+}
+
+int32_t weft_variables_find(const weft_variables *v, const char *name) {
+    if (!v || !name || v->table_size == 0) return -1;
+    uint32_t mask = (uint32_t)v->table_size - 1;
+    for (uint32_t at = hash_name(name) & mask; v->table[at] >= 0; at = (at + 1) & mask)
+        if (strcmp(v->list[v->table[at]].name, name) == 0) return v->table[at];
+    return -1;
+}
+
+static weft_status make_room(weft_variables *v, int32_t more) {
+    while (v->capacity < v->count + more)
+        WEFTI_TRY(wefti_ir_room(&v->list, v->capacity, &v->capacity, sizeof *v->list));
+    if (v->table_size >= 2 * v->capacity) return WEFT_OK;
+    int32_t *table = NULL, size = 128;
+    while (size < 2 * v->capacity) size *= 2;
+    WEFTI_TRY(wefti_alloc((size_t)size * sizeof *table, "variables", &table));
+    wefti_free(v->table, (size_t)v->table_size * sizeof *table);
+    memset(table, 0xff, (size_t)size * sizeof *table);
+    v->table = table;
+    v->table_size = size;
+    for (int32_t i = 0; i < v->count; i++) enter(v, i);
+    return WEFT_OK;
+}
+
+/* --- adding --- */
+
+static bool is_variable(const wefti_node *node) { return node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE; }
+
+static weft_variable_kind kind_of(const wefti_node *node) {
+    return node->op == WEFT_OP_PARAMETER ? WEFT_VARIABLE_PARAMETER : WEFT_VARIABLE_STATE;
+}
+
+weft_status wefti_variables_match(const weft_variables *v, int32_t index, const weft_tensor *leaf) {
+    const variable *it = &v->list[index];
+    if (it->dtype != leaf->dtype || !weft_shape_equal(it->shape, leaf->shape) || it->kind != kind_of(leaf->node))
+        return wefti_fail(WEFT_E_MISMATCH, "variable '%s' is a %s %s %s, the graph has a %s %s %s of that name", it->name,
+                          it->kind == WEFT_VARIABLE_PARAMETER ? "parameter" : "state", weft_dtype_name(it->dtype),
+                          weft_shape_text(it->shape).text, wefti_ops[leaf->node->op].name, weft_dtype_name(leaf->dtype),
+                          weft_shape_text(leaf->shape).text);
+    return WEFT_OK;
+}
+
+/* How many leaves are new, and the bytes that they take. */
+static weft_status measure(const weft_variables *v, weft_graph *graph, int32_t *count_out, size_t *bytes_out) {
+    *count_out = 0;
+    *bytes_out = 0;
+    for (int32_t i = 0; i < graph->n_leaves; i++) {
+        const wefti_node *node = graph->leaves[i];
+        if (!is_variable(node)) continue;
+        int32_t known = weft_variables_find(v, node->name);
+        if (known >= 0) {
+            WEFTI_TRY(wefti_variables_match(v, known, &node->outputs[0]));
+            continue;
+        }
+        size_t bytes = wefti_align_up((size_t)weft_shape_elements(node->outputs[0].shape) * weft_dtype_bytes(node->outputs[0].dtype),
+                                      WEFTI_ALIGNMENT);
+        if (!wefti_add_size(*bytes_out, bytes, bytes_out))
+            return wefti_fail(WEFT_E_OVERFLOW, "the variables of graph '%s' have more bytes than can be counted", graph->name);
+        (*count_out)++;
+    }
+    return WEFT_OK;
+}
+
+static weft_status add_variable(weft_variables *v, const wefti_node *node, char *memory) {
+    variable *it = &v->list[v->count];
+    *it = (variable){.kind = kind_of(node), .dtype = node->outputs[0].dtype, .shape = node->outputs[0].shape,
+                     .leaf = *node->leaf, .memory = memory};
+    it->leaf.value = NULL;
+    it->bytes = weft_shape_elements(it->shape) * (int64_t)weft_dtype_bytes(it->dtype);
+    WEFTI_TRY(wefti_copy_string(node->name, &it->name));
+    weft_status status = initialise(v, it);
+    if (status != WEFT_OK) {
+        wefti_free_string(it->name);
+        return wefti_while(status, "initialising variable '%s'", node->name);
+    }
+    enter(v, v->count++);
+    return WEFT_OK;
+}
+
+static void drop_block(weft_variables *v) {
+    variable_block *block = v->blocks;
+    v->blocks = block->next;
+    v->bytes -= (int64_t)block->size_bytes;
+    v->device->vtable->deallocate(v->device, block->memory, block->size_bytes);
+    wefti_free(block, sizeof *block);
+}
+
+static weft_status add_block(weft_variables *v, size_t size_bytes) {
+    variable_block *block = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *block, "variables", &block));
+    weft_status status = v->device->vtable->allocate(v->device, size_bytes, "variables", &block->memory);
+    if (status != WEFT_OK) {
+        wefti_free(block, sizeof *block);
+        return status;
+    }
+    block->size_bytes = size_bytes;
+    block->next = v->blocks;
+    v->blocks = block;
+    v->bytes += (int64_t)size_bytes;
+    return WEFT_OK;
+}
+
+/* Back to `count` variables. */
+static void forget_from(weft_variables *v, int32_t count) {
+    while (v->count > count) wefti_free_string(v->list[--v->count].name);
+    memset(v->table, 0xff, (size_t)v->table_size * sizeof *v->table);
+    for (int32_t i = 0; i < v->count; i++) enter(v, i);
+}
+
+weft_status weft_variables_extend(weft_variables *v, weft_graph *graph) {
+    int32_t more, before;
+    size_t  bytes;
+    if (!v || !graph) return wefti_fail(WEFT_E_INVALID, "weft_variables_extend: %s is NULL", v ? "the graph" : "variables");
+    WEFTI_TRY(wefti_graph_status(graph));
+    WEFTI_TRY(measure(v, graph, &more, &bytes));
+    if (more == 0) return WEFT_OK;
+    WEFTI_TRY(make_room(v, more));
+    WEFTI_TRY(add_block(v, bytes));
+    char *memory = v->blocks->memory;
+    before = v->count;
+    for (int32_t i = 0; i < graph->n_leaves; i++) {
+        const wefti_node *node = graph->leaves[i];
+        if (!is_variable(node) || weft_variables_find(v, node->name) >= 0) continue;
+        weft_status status = add_variable(v, node, memory);
+        if (status != WEFT_OK) {
+            forget_from(v, before);
+            drop_block(v);
+            return status;
+        }
+        memory += wefti_align_up((size_t)v->list[v->count - 1].bytes, WEFTI_ALIGNMENT);
+    }
+    return WEFT_OK;
+}
+
+weft_status weft_variables_create(weft_world *world, weft_graph *graph, weft_variables **variables_out) {
+    *variables_out = NULL;
+    if (!world || !graph)
+        return wefti_fail(WEFT_E_INVALID, "weft_variables_create: the %s is NULL", world ? "graph" : "world");
+    weft_variables *v = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *v, "variables", &v));
+    atomic_init(&v->references, 1);
+    v->device = world->device;
+    weft_status status = weft_variables_extend(v, graph);
+    if (status != WEFT_OK) {
+        weft_variables_release(v);
+        return status;
+    }
+    *variables_out = v;
+    return WEFT_OK;
+}
+
+weft_variables *weft_variables_retain(weft_variables *v) {
+    if (v) atomic_fetch_add_explicit(&v->references, 1, memory_order_relaxed);
+    return v;
+}
+
+void weft_variables_release(weft_variables *v) {
+    if (!v || atomic_fetch_sub_explicit(&v->references, 1, memory_order_acq_rel) != 1) return;
+    for (int32_t i = 0; i < v->count; i++) wefti_free_string(v->list[i].name);
+    while (v->blocks) drop_block(v);
+    wefti_free(v->list, (size_t)v->capacity * sizeof *v->list);
+    wefti_free(v->table, (size_t)v->table_size * sizeof *v->table);
+    wefti_free(v, sizeof *v);
+}
+
+/* --- questions --- */
+
+int32_t weft_variables_count(const weft_variables *v) { return v ? v->count : 0; }
+int64_t weft_variables_bytes(const weft_variables *v) { return v ? v->bytes : 0; }
+void   *wefti_variables_memory(const weft_variables *v, int32_t index) { return v->list[index].memory; }
+
+weft_status weft_variables_info(const weft_variables *v, int32_t index, weft_variable_info *info_out) {
+    if (!v || index < 0 || index >= v->count)
+        return wefti_fail(WEFT_E_INVALID, "there is no variable %d: there are %d", index, weft_variables_count(v));
+    const variable *it = &v->list[index];
+    *info_out = (weft_variable_info){it->name,  it->kind,        it->dtype, it->shape, it->bytes, it->leaf.frozen,
+                                     it->leaf.unregularised};
+    return WEFT_OK;
+}
+
+/* --- values --- */
+
+/* A variable whose name has the same last part, for the message. */
+static const char *like(const weft_variables *v, const char *name) {
+    const char *last = strrchr(name, '.');
+    last = last ? last + 1 : name;
+    for (int32_t i = 0; i < v->count; i++)
+        if (*last && strstr(v->list[i].name, last)) return v->list[i].name;
+    return NULL;
+}
+
+weft_status wefti_variables_missing(const weft_variables *v, const char *name) {
+    const char *other = like(v, name);
+    return wefti_fail(WEFT_E_NOT_FOUND, "there is no variable '%s' among %d%s%s%s", name, v->count,
+                      other ? " (there is '" : "", other ? other : "", other ? "')" : "");
+}
+
+static weft_status look_up(const weft_variables *v, const char *name, const void *values, const variable **variable_out) {
+    if (!v || !name) return wefti_fail(WEFT_E_INVALID, "variables: the %s is NULL", v ? "name" : "set");
+    int32_t index = weft_variables_find(v, name);
+    if (index < 0) return wefti_variables_missing(v, name);
+    *variable_out = &v->list[index];
+    if (!values && v->list[index].bytes > 0) return wefti_fail(WEFT_E_INVALID, "variable '%s': the memory is NULL", name);
+    return WEFT_OK;
+}
+
+weft_status weft_variables_get(const weft_variables *v, const char *name, void *values_out, size_t bytes) {
+    const variable *it = NULL;
+    WEFTI_TRY(look_up(v, name, values_out, &it));
+    if (bytes != (size_t)it->bytes)
+        return wefti_fail(WEFT_E_MISMATCH, "variable '%s' is %s %s, %lld bytes; there is room for %zu", name,
+                          weft_dtype_name(it->dtype), weft_shape_text(it->shape).text, (long long)it->bytes, bytes);
+    return v->device->vtable->read(v->device, values_out, it->memory, bytes);
+}
+
+weft_status weft_variables_set(weft_variables *v, const char *name, weft_dtype dtype, weft_shape shape, const void *values) {
+    const variable *it = NULL;
+    WEFTI_TRY(look_up(v, name, values, &it));
+    if (dtype != it->dtype)
+        return wefti_fail(WEFT_E_DTYPE, "variable '%s' is %s, not %s", name, weft_dtype_name(it->dtype), weft_dtype_name(dtype));
+    if (!weft_shape_equal(shape, it->shape))
+        return wefti_fail(WEFT_E_SHAPE, "variable '%s' has shape %s, not %s", name, weft_shape_text(it->shape).text,
+                          weft_shape_text(shape).text);
+    return v->device->vtable->write(v->device, it->memory, values, (size_t)it->bytes);
+}
+
+weft_status weft_variables_reset(weft_variables *v) {
+    if (!v) return wefti_fail(WEFT_E_INVALID, "weft_variables_reset: variables is NULL");
+    for (int32_t i = 0; i < v->count; i++) WEFTI_TRY(initialise(v, &v->list[i]));
+    return WEFT_OK;
+}
