@@ -6,10 +6,10 @@
  * Cost: the source's buffer, and 4 KiB for widening small integers. */
 #include <string.h>
 
+#include "io/bytes.h"
 #include "io/source.h"
 #include "weft/idx.h"
 
-/* WEFTI_IDX_TYPE(code, name, bytes in the file, dtype handed out) */
 typedef struct idx_type {
     const char *name;
     uint8_t     bytes;
@@ -121,24 +121,6 @@ fail:
 
 const weft_idx_info *weft_idx_describe(const weft_idx *idx) { return &idx->info; }
 
-/* `count` elements of 2, 4 or 8 bytes to the host's order, in place. */
-static void swap_bytes(void *data, size_t count, size_t bytes) {
-    uint8_t *at = data;
-    for (size_t i = 0; i < count; i++, at += bytes) {
-        if (bytes == 4) {
-            uint32_t value;
-            memcpy(&value, at, 4);
-            value = __builtin_bswap32(value);
-            memcpy(at, &value, 4);
-        } else {
-            uint64_t value;
-            memcpy(&value, at, 8);
-            value = __builtin_bswap64(value);
-            memcpy(at, &value, 8);
-        }
-    }
-}
-
 static weft_status read_exactly(weft_idx *idx, void *out, size_t bytes) {
     size_t got = 0;
     WEFTI_TRY(wefti_source_read(idx->source, out, bytes, &got));
@@ -169,7 +151,7 @@ static weft_status read_rows(weft_idx *idx, int64_t rows, void *rows_out) {
         WEFTI_TRY(read_widened(idx, rows_out, count));
     } else {
         WEFTI_TRY(read_exactly(idx, rows_out, count * idx->type.bytes));
-        if (idx->type.bytes > 1) swap_bytes(rows_out, count, idx->type.bytes);
+        wefti_swap_bytes(rows_out, count, idx->type.bytes);
     }
     idx->rows_left -= rows;
     return idx->rows_left == 0 && idx->row_elements > 0 ? expect_end(idx) : WEFT_OK;
