@@ -92,7 +92,7 @@ void wefti_fault_suspect(wefti_fault *fault, int32_t rank, const char *cause) {
 
 static weft_status verdict(const wefti_fault *fault) {
     int32_t rank = atomic_load_explicit(&fault->rank, memory_order_relaxed);
-    if (rank < 0) return wefti_fail(fault->status, "%s", fault->cause);
+    if (rank < 0 || fault->status != WEFT_E_PEER) return wefti_fail(fault->status, "%s", fault->cause);
     return wefti_fail(fault->status, "rank %d failed: %s", (int)rank, fault->cause);
 }
 
@@ -109,6 +109,10 @@ weft_status wefti_fault_status(wefti_fault *fault) {
         pthread_mutex_unlock(&fault->lock);
     }
     return atomic_load_explicit(&fault->state, memory_order_acquire) == FAULT_DECIDED ? verdict(fault) : WEFT_OK;
+}
+
+weft_status wefti_fault_verdict(const wefti_fault *fault) {
+    return atomic_load_explicit(&fault->state, memory_order_acquire) == FAULT_DECIDED ? fault->status : WEFT_OK;
 }
 
 int32_t wefti_fault_rank(const wefti_fault *fault) {

@@ -17,6 +17,8 @@ typedef struct wefti_fault_hooks {
 void wefti_fault_set_hooks(wefti_fault *fault, const wefti_fault_hooks *hooks);
 /* As wefti_fault_raise for a verdict that came from another rank: the hook is not called. */
 void wefti_fault_learn(wefti_fault *fault, weft_status status, int32_t rank, const char *cause);
+/* The verdict's status, WEFT_OK while there is none; sets no message and calls no hook. */
+weft_status wefti_fault_verdict(const wefti_fault *fault);
 /* The cause of the verdict; "" while there is none. Valid as long as the fault. */
 const char *wefti_fault_cause(const wefti_fault *fault);
 

@@ -1,0 +1,372 @@
+/* The control channel: what all ranks do.
+ *
+ * A pump that never blocks does everything, under one lock: a thread runs it (by default), or whoever waits. The thread
+ * sleeps in poll on all sockets, so a peer's death is known when the kernel says so, and wakes twice a second for
+ * heartbeats. The fault object calls back when it decides; that only sets a flag and wakes the thread, so no two locks
+ * are ever taken in both orders (channel, then fault). */
+#include "transport/control.h"
+
+#include <netdb.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "transport/control_inside.h"
+
+void wefti_control_fail(wefti_control *control, weft_status status) {
+    if (control->failed != WEFT_OK) return;
+    control->failed = status;
+    snprintf(control->failure, sizeof control->failure, "%s", weft_error_message());
+}
+
+/* --- verdicts --- */
+
+static void rouse(wefti_control *control) {
+    uint64_t one = 1;
+    ssize_t  ignored = write(control->wake, &one, sizeof one);
+    (void)ignored;
+}
+
+static void decided(void *context, weft_status status, int32_t rank, const char *cause) {
+    (void)status, (void)rank, (void)cause;
+    wefti_control *control = context;
+    atomic_store(&control->tell, true);
+    rouse(control);
+}
+
+void wefti_control_tell(wefti_control *control, control_member *member) {
+    weft_status status = wefti_fault_verdict(control->fault);
+    if (status == WEFT_OK || member->told || !wefti_control_reaches(member)) return;
+    const char *cause = wefti_fault_cause(control->fault);
+    member->told = true;
+    (void)!wefti_frames_send(&member->frames,
+                             (wefti_frame){CONTROL_FAULT, (uint32_t)strlen(cause), wefti_fault_rank(control->fault),
+                                           (uint32_t)status},
+                             cause);
+}
+
+static int32_t member_count(const wefti_control *control) { return control->place->rank == 0 ? control->place->size : 1; }
+
+static void tell_all(wefti_control *control) {
+    for (int32_t i = 0; i < member_count(control); i++) wefti_control_tell(control, &control->members[i]);
+}
+
+void wefti_control_hear(wefti_control *control, control_member *member, int32_t from, const wefti_frame *frame,
+                        const uint8_t *payload) {
+    switch ((control_kind)frame->kind) {
+    case CONTROL_BEAT: member->beats = true; break;
+    case CONTROL_BYE: member->state = MEMBER_LEFT; break;
+    case CONTROL_FAULT: {
+        char        cause[CONTROL_CAUSE_BYTES];
+        size_t      length = frame->length < sizeof cause - 1 ? frame->length : sizeof cause - 1;
+        weft_status status = frame->value > WEFT_END && frame->value < WEFT_STATUS_COUNT ? (weft_status)frame->value
+                                                                                         : WEFT_E_PEER;
+        memcpy(cause, payload, length);
+        cause[length] = 0;
+        member->told = true;
+        wefti_fault_learn(control->fault, status, frame->rank < control->place->size ? frame->rank : from, cause);
+        tell_all(control); /* rank 0 passes it on */
+        break;
+    }
+    default: break; /* of a later version */
+    }
+}
+
+/* --- the pump --- */
+
+static void beat(wefti_control *control, uint64_t now_ns) {
+    if (control->no_thread || now_ns < control->beat_ns) return;
+    control->beat_ns = now_ns + CONTROL_BEAT_NS;
+    for (int32_t i = 0; i < member_count(control); i++)
+        if (wefti_control_reaches(&control->members[i]))
+            (void)!wefti_frames_send(&control->members[i].frames, (wefti_frame){CONTROL_BEAT, 0, control->place->rank, 0}, NULL);
+}
+
+static void pump(wefti_control *control, uint64_t now_ns) {
+    if (control->place->rank == 0)
+        wefti_control_server_pump(control, now_ns);
+    else
+        wefti_control_client_pump(control, now_ns);
+    beat(control, now_ns);
+    if (atomic_exchange(&control->tell, false)) tell_all(control);
+    pthread_cond_broadcast(&control->changed);
+}
+
+static nfds_t descriptors(wefti_control *control, struct pollfd *list) {
+    nfds_t count = 0;
+    list[count++] = (struct pollfd){.fd = control->wake, .events = POLLIN};
+    if (control->listener >= 0) list[count++] = (struct pollfd){.fd = control->listener, .events = POLLIN};
+    for (int i = 0; control->guests && i < CONTROL_MOST_GUESTS; i++)
+        if (control->guests[i].socket >= 0)
+            list[count++] = (struct pollfd){.fd = control->guests[i].socket, .events = POLLIN};
+    if (control->dialled >= 0)
+        list[count++] = (struct pollfd){.fd = control->dialled, .events = control->connected ? POLLIN : POLLOUT};
+    for (int32_t i = 0; i < member_count(control); i++) {
+        const wefti_frames *frames = &control->members[i].frames;
+        if (wefti_control_reaches(&control->members[i]))
+            list[count++] = (struct pollfd){.fd = frames->socket,
+                                            .events = (short)(POLLIN | (frames->out_have ? POLLOUT : 0))};
+    }
+    return count;
+}
+
+/* How long nothing needs to be done but what sockets bring. */
+static int idle_ms(const wefti_control *control) {
+    bool joining = control->place->rank == 0 ? control->listener >= 0 : control->members[0].state == MEMBER_ABSENT;
+    return joining ? 20 : 200;
+}
+
+static void *run_thread(void *context) {
+    wefti_control *control = context;
+    struct pollfd *list = (struct pollfd *)(control + 1); /* room for all, see open */
+    while (!atomic_load(&control->stop)) {
+        pthread_mutex_lock(&control->lock);
+        pump(control, wefti_host_now(control->host));
+        nfds_t count = descriptors(control, list);
+        int    wait_ms = idle_ms(control);
+        pthread_mutex_unlock(&control->lock);
+        poll(list, count, wait_ms);
+        if (list[0].revents) {
+            uint64_t rings;
+            ssize_t  ignored = read(control->wake, &rings, sizeof rings);
+            (void)ignored;
+        }
+    }
+    return NULL;
+}
+
+/* Where there is no thread: called by wefti_fault_status, so by every wait. */
+static void listen_now(void *context) {
+    wefti_control *control = context;
+    uint64_t       now_ns = wefti_host_now(control->host);
+    if (now_ns < control->listened_ns + WEFTI_MILLISECOND_NS) return;
+    if (pthread_mutex_trylock(&control->lock) != 0) return;
+    control->listened_ns = now_ns;
+    pump(control, now_ns);
+    pthread_mutex_unlock(&control->lock);
+}
+
+/* --- exchanging --- */
+
+static weft_status time_out(wefti_control *control, const char *name, uint64_t timeout_ns) {
+    wefti_text text = {0};
+    int32_t    first = 0;
+    if (control->place->rank == 0) {
+        wefti_control_server_missing(control, name, (double)timeout_ns / 1e9, &text, &first);
+        wefti_fault_raise(control->fault, WEFT_E_TIMEOUT, first, text.bytes);
+        tell_all(control);
+    } else if (control->members[0].state == MEMBER_ABSENT) {
+        wefti_text_add(&text, "rank 0 of %d was not found at %s within %.3g s: %s", (int)control->place->size,
+                       control->place->store, (double)timeout_ns / 1e9, control->last_refusal);
+    } else {
+        wefti_text_add(&text, "rank 0 did not finish '%s' within %.3g s", name, (double)timeout_ns / 1e9);
+    }
+    weft_status status = wefti_fail(WEFT_E_TIMEOUT, "%s", text.bytes ? text.bytes : "out of memory");
+    wefti_text_release(&text);
+    return status;
+}
+
+/* Lets go of the lock until something may have changed, or for a moment. */
+static void wait_a_little(wefti_control *control) {
+    if (!control->no_thread) {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += 20 * 1000 * 1000;
+        if (until.tv_nsec >= 1000000000) {
+            until.tv_nsec -= 1000000000;
+            until.tv_sec++;
+        }
+        pthread_cond_timedwait(&control->changed, &control->lock, &until);
+        return;
+    }
+    pump(control, wefti_host_now(control->host));
+    if (control->round.done) return;
+    struct pollfd *list = (struct pollfd *)(control + 1);
+    nfds_t         count = descriptors(control, list);
+    pthread_mutex_unlock(&control->lock);
+    poll(list + 1, count - 1, 5);
+    pthread_mutex_lock(&control->lock);
+}
+
+/* Sends this rank's part, once it has joined. */
+static void contribute(wefti_control *control, const uint8_t *payload, size_t bytes, bool *sent) {
+    if (*sent || control->members[0].state != MEMBER_HERE) return;
+    *sent = true;
+    if (control->place->rank == 0)
+        wefti_control_server_take(control, 0, control->round.number, payload, bytes);
+    else
+        (void)!wefti_frames_send(&control->members[0].frames,
+                                 (wefti_frame){CONTROL_EXCHANGE, (uint32_t)bytes, control->place->rank, control->round.number},
+                                 payload);
+    rouse(control); /* the thread may have to wait for the socket to take the rest */
+}
+
+weft_status wefti_control_exchange(wefti_control *control, const char *name, const void *mine, size_t bytes,
+                                   uint64_t timeout_ns, void *all_out) {
+    uint8_t     payload[WEFTI_EXCHANGE_NAME_BYTES + WEFTI_EXCHANGE_MOST_BYTES] = {0};
+    weft_status status = WEFT_E_AGAIN;
+    bool        sent = false;
+    if (bytes > WEFTI_EXCHANGE_MOST_BYTES)
+        return wefti_fail(WEFT_E_OVERFLOW, "an exchange of %zu bytes; at most %d", bytes, WEFTI_EXCHANGE_MOST_BYTES);
+    snprintf((char *)payload, WEFTI_EXCHANGE_NAME_BYTES, "%s", name);
+    if (bytes) memcpy(payload + WEFTI_EXCHANGE_NAME_BYTES, mine, bytes);
+    /* The others wait a second longer than rank 0, which knows who is missing and says so. */
+    uint64_t patience_ns = timeout_ns + (control->place->rank == 0 ? 0 : WEFTI_SECOND_NS);
+    uint64_t deadline_ns = wefti_deadline_after(wefti_host_now(control->host), patience_ns);
+    pthread_mutex_lock(&control->lock);
+    control->round.done = false;
+    if (control->place->rank != 0) {
+        control->round.open = true;
+        control->round.bytes = bytes;
+    }
+    while (status == WEFT_E_AGAIN) {
+        contribute(control, payload, WEFTI_EXCHANGE_NAME_BYTES + bytes, &sent);
+        if (control->round.done)
+            status = WEFT_OK;
+        else if (wefti_fault_verdict(control->fault) != WEFT_OK)
+            status = wefti_fault_status(control->fault);
+        else if (control->failed != WEFT_OK)
+            status = wefti_fail(control->failed, "%s", control->failure);
+        else if (wefti_host_now(control->host) >= deadline_ns)
+            status = time_out(control, name, timeout_ns);
+        else
+            wait_a_little(control);
+    }
+    if (status == WEFT_OK) memcpy(all_out, control->round.all, bytes * (size_t)control->place->size);
+    pthread_mutex_unlock(&control->lock);
+    return status;
+}
+
+/* --- opening and closing --- */
+
+static size_t control_bytes(const wefti_place *place) {
+    return sizeof(wefti_control) + ((size_t)place->size + CONTROL_MOST_GUESTS + 4) * sizeof(struct pollfd);
+}
+static size_t round_bytes(const wefti_place *place) { return (size_t)place->size * WEFTI_EXCHANGE_MOST_BYTES; }
+
+static void free_all(wefti_control *control) {
+    const wefti_place *place = control->place;
+    for (int32_t i = 0; control->members && i < member_count(control); i++) wefti_frames_close(&control->members[i].frames);
+    for (int i = 0; control->guests && i < CONTROL_MOST_GUESTS; i++)
+        if (control->guests[i].socket >= 0) close(control->guests[i].socket);
+    if (control->listener >= 0) close(control->listener);
+    if (control->dialled >= 0) close(control->dialled);
+    if (control->wake >= 0) close(control->wake);
+    wefti_free(control->members, (size_t)member_count(control) * sizeof *control->members);
+    wefti_free(control->guests, CONTROL_MOST_GUESTS * sizeof *control->guests);
+    wefti_free(control->round.all, round_bytes(place));
+    pthread_cond_destroy(&control->changed);
+    pthread_mutex_destroy(&control->lock);
+    wefti_free(control, control_bytes(place));
+}
+
+static weft_status start_thread(wefti_control *control) {
+    sigset_t all, before;
+    sigfillset(&all); /* signals are the program's: none is to land here */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&control->thread, NULL, run_thread, control);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error) return wefti_fail(WEFT_E_NO_MEMORY, "cannot start the control thread: %s", strerror(error));
+    control->has_thread = true;
+    return WEFT_OK;
+}
+
+static weft_status set_up(wefti_control *control) {
+    const wefti_place *place = control->place;
+    WEFTI_TRY(wefti_alloc((size_t)member_count(control) * sizeof *control->members, "members", &control->members));
+    for (int32_t i = 0; i < member_count(control); i++) control->members[i].frames.socket = -1;
+    WEFTI_TRY(wefti_alloc(round_bytes(place), "an exchange", &control->round.all));
+    control->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (control->wake < 0) return wefti_fail_errno("cannot create an eventfd for the control thread");
+    if (place->store[0]) WEFTI_TRY(wefti_socket_resolve(place->store, &control->address));
+    if (place->rank == 0) {
+        WEFTI_TRY(wefti_alloc(CONTROL_MOST_GUESTS * sizeof *control->guests, "guests", &control->guests));
+        for (int i = 0; i < CONTROL_MOST_GUESTS; i++) control->guests[i].socket = -1;
+        control->members[0].state = MEMBER_HERE;
+        WEFTI_TRY(wefti_control_server_open(control));
+        control->terms.admit = wefti_control_server_admit;
+        control->terms.context = control;
+    }
+    if (!wefti_socket_is_loopback(&control->address) && (!place->secret_bytes || !wefti_can_authenticate()))
+        return wefti_fail(WEFT_E_AUTH, "the rendezvous at %s is not on loopback, which demands a secret: %s",
+                          wefti_socket_text(&control->address).text,
+                          wefti_can_authenticate() ? "set WEFT_SECRET, or WEFT_SECRET_FILE to a file of mode 0600, on every rank"
+                                                   : "but this build lacks libsodium");
+    return WEFT_OK;
+}
+
+weft_status wefti_control_open(const wefti_control_options *options, wefti_control **control_out) {
+    const wefti_place *place = options->place;
+    wefti_control     *control = NULL;
+    WEFTI_TRY(wefti_alloc(control_bytes(place), "the control channel", &control));
+    control->host = options->host;
+    control->place = place;
+    control->fault = options->fault;
+    control->no_thread = options->no_thread;
+    control->listener = control->dialled = control->wake = -1;
+    control->terms = (wefti_terms){.host = options->host, .purpose = WEFTI_FOR_STORE, .rank = place->rank, .size = place->size,
+                                   .job = place->job, .secret = place->secret, .secret_bytes = place->secret_bytes};
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&control->lock, NULL);
+    pthread_cond_init(&control->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    weft_status status = set_up(control);
+    if (status == WEFT_OK) {
+        wefti_fault_set_hooks(control->fault, &(wefti_fault_hooks){.decided = decided,
+                                                                   .listen = control->no_thread ? listen_now : NULL,
+                                                                   .context = control,
+                                                                   .grace_ns = CONTROL_GRACE_NS});
+        if (!control->no_thread) status = start_thread(control);
+        if (status == WEFT_OK) {
+            *control_out = control;
+            return WEFT_OK;
+        }
+        wefti_fault_set_hooks(control->fault, NULL);
+    }
+    free_all(control);
+    return status;
+}
+
+void wefti_control_close(wefti_control *control) {
+    if (!control) return;
+    wefti_fault_set_hooks(control->fault, NULL);
+    atomic_store(&control->stop, true);
+    rouse(control);
+    if (control->has_thread) pthread_join(control->thread, NULL);
+    tell_all(control); /* a verdict goes before the goodbye, so that nobody takes our end for the first fault */
+    for (int32_t i = 0; i < member_count(control); i++)
+        if (wefti_control_reaches(&control->members[i]))
+            (void)!wefti_frames_send(&control->members[i].frames, (wefti_frame){CONTROL_BYE, 0, control->place->rank, 0}, NULL);
+    /* What the socket did not take at once (a peer that does not read) is given a moment. */
+    uint64_t until_ns = wefti_host_now(control->host) + WEFTI_SECOND_NS / 5;
+    for (int32_t i = 0; i < member_count(control); i++)
+        while (wefti_control_reaches(&control->members[i]) && control->members[i].frames.out_have && wefti_host_now(control->host) < until_ns &&
+               wefti_frames_flush(&control->members[i].frames) == WEFT_OK)
+            control->host->sleep(control->host->context, WEFTI_MILLISECOND_NS);
+    free_all(control);
+}
+
+void wefti_control_interface(wefti_control *control, char *text_out, size_t most_bytes) {
+    wefti_socket_address here = control->address;
+    pthread_mutex_lock(&control->lock);
+    if (control->place->rank != 0 && wefti_control_reaches(&control->members[0])) {
+        here.bytes = sizeof here.storage;
+        getsockname(control->members[0].frames.socket, (struct sockaddr *)&here.storage, &here.bytes);
+    }
+    pthread_mutex_unlock(&control->lock);
+    if (getnameinfo((struct sockaddr *)&here.storage, here.bytes, text_out, (socklen_t)most_bytes, NULL, 0, NI_NUMERICHOST) != 0)
+        snprintf(text_out, most_bytes, "127.0.0.1");
+}
+
+uint64_t wefti_control_strangers(wefti_control *control) {
+    pthread_mutex_lock(&control->lock);
+    uint64_t strangers = control->strangers;
+    pthread_mutex_unlock(&control->lock);
+    return strangers;
+}

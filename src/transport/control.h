@@ -1,0 +1,34 @@
+/* The control channel: a star of TCP connections around rank 0, which serves the rendezvous store. It carries the
+ * exchanges of set-up, heartbeats, goodbyes and the news of a fault, apart from all data. */
+#ifndef WEFTI_TRANSPORT_CONTROL_H
+#define WEFTI_TRANSPORT_CONTROL_H
+
+#include "transport/fault.h"
+#include "transport/transport.h"
+
+typedef struct wefti_control wefti_control;
+
+typedef struct wefti_control_options {
+    const wefti_host  *host;
+    const wefti_place *place;      /* rank, size, store, job, secret; borrowed for the life of the channel */
+    uint64_t           timeout_ns; /* for joining */
+    bool               no_thread;
+    wefti_fault       *fault;      /* hooked to the channel until it is closed */
+} wefti_control_options;
+
+enum { WEFTI_EXCHANGE_MOST_BYTES = 4096, WEFTI_EXCHANGE_NAME_BYTES = 32 };
+
+/* Serves the store (rank 0) or begins to look for it. */
+WEFT_MUST_CHECK weft_status wefti_control_open(const wefti_control_options *options, wefti_control **control_out);
+/* The contract of wefti_transport_exchange. The first one is the joining. */
+WEFT_MUST_CHECK weft_status wefti_control_exchange(wefti_control *control, const char *name, const void *mine,
+                                                   size_t bytes, uint64_t timeout_ns, void *all_out);
+/* Says goodbye (and the verdict, where there is one), and ends. NULL is fine. */
+void wefti_control_close(wefti_control *control);
+/* The address of this host that reaches the others, as text without a port: what wires bind to where nothing else is
+ * said. Loopback where the store is there. */
+void wefti_control_interface(wefti_control *control, char *text_out, size_t most_bytes);
+/* Connections that were dropped because they were none of this job. */
+uint64_t wefti_control_strangers(wefti_control *control);
+
+#endif

@@ -1,0 +1,118 @@
+/* The control channel at the other ranks: finding the store, and listening to rank 0.
+ *
+ * Rank 0 may start later, so a refused connection is tried again until the deadline. Where the launcher names no port of
+ * ours (torchrun's own store has the one it names), a few ports in a row are tried, and whoever answers without being
+ * rank 0 of this job is passed over. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "transport/control_inside.h"
+
+#define REDIAL_NS (20 * WEFTI_MILLISECOND_NS)
+
+static void hang_up(wefti_control *control, uint64_t now_ns) {
+    close(control->dialled);
+    control->dialled = -1;
+    control->connected = control->shaking = false;
+    control->redial_ns = now_ns + REDIAL_NS;
+    control->port_try = (control->port_try + 1) % control->place->store_ports;
+    snprintf(control->last_refusal, sizeof control->last_refusal, "%s", weft_error_message());
+}
+
+/* Whether to try again after what the handshake said. */
+static bool is_final(const wefti_control *control, weft_status status) {
+    switch (status) {
+    case WEFT_E_LINK:
+    case WEFT_E_TIMEOUT: return false;
+    case WEFT_E_NOT_FOUND: return false; /* an older job may be about to give the port back */
+    case WEFT_E_CORRUPT: return control->place->store_ports == 1;
+    default: return true;
+    }
+}
+
+static void join(wefti_control *control, uint64_t now_ns) {
+    weft_status status = WEFT_OK;
+    if (control->dialled < 0) {
+        if (now_ns < control->redial_ns) return;
+        wefti_socket_address address = control->address;
+        wefti_socket_set_port(&address, (uint16_t)(wefti_socket_port(&address) + control->port_try));
+        if (wefti_socket_dial(&address, &control->dialled) != WEFT_OK) {
+            control->dialled = -1;
+            control->redial_ns = now_ns + REDIAL_NS;
+            snprintf(control->last_refusal, sizeof control->last_refusal, "%s", weft_error_message());
+            return;
+        }
+    }
+    if (!control->connected) {
+        status = wefti_socket_connected(control->dialled);
+        if (status == WEFT_E_AGAIN) return;
+        if (status != WEFT_OK) {
+            hang_up(control, now_ns);
+            return;
+        }
+        control->connected = true;
+        status = wefti_handshake_call(&control->shake, &control->terms, control->dialled, 0, now_ns);
+        if (status != WEFT_OK) {
+            wefti_control_fail(control, status);
+            return;
+        }
+    }
+    status = wefti_handshake_progress(&control->shake, now_ns);
+    if (status == WEFT_E_AGAIN) return;
+    if (status != WEFT_OK) {
+        if (is_final(control, status)) wefti_control_fail(control, status);
+        hang_up(control, now_ns);
+        return;
+    }
+    size_t most = (size_t)control->place->size * WEFTI_EXCHANGE_MOST_BYTES;
+    wefti_frames_open(&control->members[0].frames, control->dialled, (uint32_t)(most < 1024 ? 1024 : most), now_ns);
+    control->members[0].state = MEMBER_HERE;
+    control->dialled = -1;
+}
+
+static void lose_server(wefti_control *control, weft_status status) {
+    char cause[CONTROL_CAUSE_BYTES];
+    control->members[0].state = MEMBER_DEAD;
+    wefti_frames_close(&control->members[0].frames);
+    snprintf(cause, sizeof cause, status == WEFT_E_TIMEOUT ? "it has been silent for %.3g s (stopped, or cut off)"
+                                  : status == WEFT_E_CORRUPT ? "it sent nonsense over the control channel"
+                                                             : "its process has ended, or it refused this rank (another one "
+                                                               "may have the same number)",
+             (double)CONTROL_SILENCE_NS / 1e9);
+    wefti_fault_raise(control->fault, WEFT_E_PEER, 0, cause);
+}
+
+static void take_result(wefti_control *control, const wefti_frame *frame, const uint8_t *payload) {
+    control_round *round = &control->round;
+    if (!round->open || frame->value != round->number || frame->length != round->bytes * (size_t)control->place->size) {
+        lose_server(control, WEFT_E_CORRUPT);
+        return;
+    }
+    memcpy(round->all, payload, frame->length);
+    round->open = false;
+    round->done = true;
+    round->number++;
+}
+
+void wefti_control_client_pump(wefti_control *control, uint64_t now_ns) {
+    control_member *server = &control->members[0];
+    if (server->state == MEMBER_ABSENT && control->failed == WEFT_OK) join(control, now_ns);
+    while (server->state == MEMBER_HERE) {
+        wefti_frame    frame;
+        const uint8_t *payload;
+        weft_status    status = wefti_frames_next(&server->frames, now_ns, &frame, &payload);
+        if (status == WEFT_E_AGAIN) {
+            if (wefti_frames_flush(&server->frames) != WEFT_OK) lose_server(control, WEFT_E_LINK);
+            else if (server->beats && now_ns > server->frames.heard_ns + CONTROL_SILENCE_NS)
+                lose_server(control, WEFT_E_TIMEOUT);
+            return;
+        }
+        if (status != WEFT_OK)
+            lose_server(control, status);
+        else if (frame.kind == CONTROL_RESULT)
+            take_result(control, &frame, payload);
+        else
+            wefti_control_hear(control, server, 0, &frame, payload);
+    }
+}

@@ -1,0 +1,106 @@
+/* Inside of the control channel: control.c has what all ranks do, control_server.c what rank 0 does, control_client.c
+ * what the others do. All of it runs under the channel's lock. */
+#ifndef WEFTI_TRANSPORT_CONTROL_INSIDE_H
+#define WEFTI_TRANSPORT_CONTROL_INSIDE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "transport/control.h"
+#include "transport/frames.h"
+#include "transport/handshake.h"
+#include "transport/socket.h"
+
+enum { CONTROL_MOST_GUESTS = 64, CONTROL_CAUSE_BYTES = 240 };
+#define CONTROL_BEAT_NS (WEFTI_SECOND_NS / 2)
+#define CONTROL_SILENCE_NS (4 * WEFTI_SECOND_NS)
+#define CONTROL_GRACE_NS (WEFTI_SECOND_NS * 3 / 10)
+
+typedef enum control_kind {
+    CONTROL_EXCHANGE = 1, /* payload: name, then the rank's bytes; value: the round */
+    CONTROL_RESULT,       /* payload: everyone's bytes; value: the round */
+    CONTROL_BEAT,
+    CONTROL_FAULT,        /* payload: the cause; rank and status (value) of the verdict */
+    CONTROL_BYE
+} control_kind;
+
+typedef enum control_member_state { MEMBER_ABSENT, MEMBER_HERE, MEMBER_LEFT, MEMBER_DEAD } control_member_state;
+
+typedef struct control_member {
+    wefti_frames         frames;
+    control_member_state state;
+    bool                 beats; /* it has sent a heartbeat, so its silence means something */
+    bool                 told;  /* of the verdict */
+    bool                 came;  /* to this round */
+} control_member;
+
+typedef struct control_guest {
+    int             socket; /* -1: free */
+    wefti_handshake shake;
+} control_guest;
+
+/* One exchange, as rank 0 gathers it and the others wait for it. */
+typedef struct control_round {
+    uint32_t    number;  /* of the one that goes on, or comes next */
+    bool        open;    /* rank 0: somebody has come */
+    bool        done;    /* the result is in `all` */
+    char        name[WEFTI_EXCHANGE_NAME_BYTES];
+    size_t      bytes;
+    int32_t     first;   /* rank that came first, to be named in a disagreement */
+    uint8_t    *all;     /* [size * WEFTI_EXCHANGE_MOST_BYTES], by rank, packed by `bytes` */
+} control_round;
+
+struct wefti_control {
+    const wefti_host  *host;
+    const wefti_place *place;
+    wefti_fault       *fault;
+    wefti_terms        terms;
+    pthread_mutex_t    lock;
+    pthread_cond_t     changed;
+    pthread_t          thread;
+    bool               has_thread, no_thread;
+    _Atomic bool       stop, tell; /* tell: there is a verdict of our own to send */
+    int                wake;       /* eventfd: the thread shall look */
+    uint64_t           listened_ns, beat_ns;
+    weft_status        failed;     /* joining has failed for good … */
+    char               failure[WEFTI_MESSAGE_BYTES]; /* … for this reason */
+    uint64_t           strangers;
+    control_round      round;
+    wefti_socket_address address;  /* of the store */
+    control_member    *members;    /* rank 0: [size]; others: [1], which is rank 0 */
+    /* rank 0 */
+    int            listener;
+    control_guest *guests;
+    /* others */
+    int             dialled;       /* -1: not */
+    bool            connected, shaking;
+    int             port_try;
+    uint64_t        redial_ns;
+    wefti_handshake shake;
+    char            last_refusal[WEFTI_MESSAGE_BYTES];
+};
+
+/* Whether there is a connection to the member. */
+static inline bool wefti_control_reaches(const control_member *member) {
+    return member->state == MEMBER_HERE && member->frames.socket >= 0;
+}
+/* Remembers that joining has failed, with the thread's message. */
+void wefti_control_fail(wefti_control *control, weft_status status);
+/* Sends the verdict to a member that has not been told. */
+void wefti_control_tell(wefti_control *control, control_member *member);
+/* What all frames but those of exchanges mean; `from` is the sender. */
+void wefti_control_hear(wefti_control *control, control_member *member, int32_t from, const wefti_frame *frame,
+                        const uint8_t *payload);
+
+weft_status wefti_control_server_open(wefti_control *control);
+weft_status wefti_control_server_admit(void *context, int32_t rank);
+void        wefti_control_server_pump(wefti_control *control, uint64_t now_ns);
+/* Puts a rank's bytes into the round, rank 0's own too. */
+void wefti_control_server_take(wefti_control *control, int32_t rank, uint32_t number, const uint8_t *payload,
+                               size_t bytes);
+/* Names who has not come; what a timeout says. */
+void wefti_control_server_missing(wefti_control *control, const char *name, double seconds, wefti_text *text,
+                                  int32_t *first_out);
+void wefti_control_client_pump(wefti_control *control, uint64_t now_ns);
+
+#endif

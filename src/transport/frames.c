@@ -1,0 +1,96 @@
+/* Frames over a stream socket. Buffers grow to the largest frame that was really announced within the bound, and are kept;
+ * a payload is handed out where it lies. The peers have proved themselves, but lengths are checked all the same. */
+#include "transport/frames.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { HEADER_BYTES = 20 };
+static const uint8_t magic[4] = {'W', 'F', 'R', 1};
+
+static void put32(uint8_t *at, uint32_t value) {
+    for (int i = 0; i < 4; i++) at[i] = (uint8_t)(value >> 8 * i);
+}
+static uint32_t get32(const uint8_t *at) {
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+void wefti_frames_open(wefti_frames *frames, int socket, uint32_t most_bytes, uint64_t now_ns) {
+    *frames = (wefti_frames){.socket = socket, .most_bytes = most_bytes, .heard_ns = now_ns};
+}
+
+void wefti_frames_close(wefti_frames *frames) {
+    if (frames->socket >= 0) close(frames->socket);
+    wefti_free(frames->in, frames->in_capacity);
+    wefti_free(frames->out, frames->out_capacity);
+    *frames = (wefti_frames){.socket = -1};
+}
+
+static weft_status make_room(uint8_t **buffer, size_t *capacity, size_t needed) {
+    if (needed <= *capacity) return WEFT_OK;
+    size_t grown = *capacity ? *capacity : 4096;
+    while (grown < needed) grown *= 2;
+    WEFTI_TRY(wefti_grow(buffer, *capacity, grown, "a control message"));
+    *capacity = grown;
+    return WEFT_OK;
+}
+
+weft_status wefti_frames_flush(wefti_frames *frames) {
+    while (frames->out_sent < frames->out_have) {
+        ssize_t sent = send(frames->socket, frames->out + frames->out_sent, frames->out_have - frames->out_sent,
+                            MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR) continue;
+        if (sent < 0 && errno == EAGAIN) return WEFT_OK;
+        if (sent <= 0) return wefti_fail(WEFT_E_LINK, "the control connection has ended");
+        frames->out_sent += (size_t)sent;
+    }
+    frames->out_have = frames->out_sent = 0;
+    return WEFT_OK;
+}
+
+weft_status wefti_frames_send(wefti_frames *frames, wefti_frame frame, const void *payload) {
+    WEFTI_TRY(make_room(&frames->out, &frames->out_capacity, frames->out_have + HEADER_BYTES + frame.length));
+    uint8_t *at = frames->out + frames->out_have;
+    memcpy(at, magic, sizeof magic);
+    put32(at + 4, frame.kind);
+    put32(at + 8, frame.length);
+    put32(at + 12, (uint32_t)frame.rank);
+    put32(at + 16, frame.value);
+    if (frame.length) memcpy(at + HEADER_BYTES, payload, frame.length);
+    frames->out_have += HEADER_BYTES + frame.length;
+    return wefti_frames_flush(frames);
+}
+
+/* Receives until `needed` bytes are there. */
+static weft_status receive(wefti_frames *frames, size_t needed, uint64_t now_ns) {
+    WEFTI_TRY(make_room(&frames->in, &frames->in_capacity, needed));
+    while (frames->in_have < needed) {
+        ssize_t got = recv(frames->socket, frames->in + frames->in_have, needed - frames->in_have, MSG_DONTWAIT);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0 && errno == EAGAIN) return WEFT_E_AGAIN;
+        if (got == 0) return wefti_fail(WEFT_E_LINK, "the control connection was closed");
+        if (got < 0) return wefti_fail(WEFT_E_LINK, "the control connection has ended: %s", strerror(errno));
+        frames->in_have += (size_t)got;
+        frames->heard_ns = now_ns;
+    }
+    return WEFT_OK;
+}
+
+weft_status wefti_frames_next(wefti_frames *frames, uint64_t now_ns, wefti_frame *frame_out, const uint8_t **payload_out) {
+    weft_status status = receive(frames, HEADER_BYTES, now_ns);
+    if (status != WEFT_OK) return status;
+    if (memcmp(frames->in, magic, sizeof magic) != 0)
+        return wefti_fail(WEFT_E_CORRUPT, "a control message with a header that is none");
+    *frame_out = (wefti_frame){get32(frames->in + 4), get32(frames->in + 8), (int32_t)get32(frames->in + 12),
+                               get32(frames->in + 16)};
+    if (frame_out->length > frames->most_bytes)
+        return wefti_fail(WEFT_E_CORRUPT, "a control message of %u bytes; at most %u", frame_out->length,
+                          frames->most_bytes);
+    status = receive(frames, HEADER_BYTES + frame_out->length, now_ns);
+    if (status != WEFT_OK) return status;
+    *payload_out = frames->in + HEADER_BYTES;
+    frames->in_have = 0;
+    return WEFT_OK;
+}

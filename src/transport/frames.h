@@ -1,0 +1,32 @@
+/* Frames over a stream socket: a fixed header and up to a bounded payload, both ways, never blocking. */
+#ifndef WEFTI_TRANSPORT_FRAMES_H
+#define WEFTI_TRANSPORT_FRAMES_H
+
+#include "core/iface/host.h"
+
+typedef struct wefti_frame {
+    uint32_t kind;
+    uint32_t length; /* of the payload */
+    int32_t  rank;
+    uint32_t value;
+} wefti_frame;
+
+typedef struct wefti_frames {
+    int      socket;      /* -1: none */
+    uint32_t most_bytes;  /* bound on a payload that comes in */
+    uint8_t *in, *out;
+    size_t   in_have, in_capacity, out_have, out_sent, out_capacity;
+    uint64_t heard_ns;    /* when anything came last */
+} wefti_frames;
+
+void wefti_frames_open(wefti_frames *frames, int socket, uint32_t most_bytes, uint64_t now_ns);
+void wefti_frames_close(wefti_frames *frames); /* closes the socket too */
+/* Queues a frame and sends what the socket takes. */
+weft_status wefti_frames_send(wefti_frames *frames, wefti_frame frame, const void *payload);
+/* Sends what is queued, as far as the socket takes it. WEFT_E_LINK when it has ended. */
+weft_status wefti_frames_flush(wefti_frames *frames);
+/* The next frame: WEFT_OK with its payload (valid until the next call), WEFT_E_AGAIN, WEFT_E_LINK when the other end
+ * has gone, WEFT_E_CORRUPT for a header that is none. */
+weft_status wefti_frames_next(wefti_frames *frames, uint64_t now_ns, wefti_frame *frame_out, const uint8_t **payload_out);
+
+#endif

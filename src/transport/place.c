@@ -1,0 +1,195 @@
+/* Where this process stands: what launchers say in the environment.
+ *
+ * Weft's own variables win, so that any launcher can be overruled:
+ *   WEFT_RANK, WEFT_WORLD_SIZE           who this is, of how many
+ *   WEFT_LOCAL_RANK, WEFT_LOCAL_SIZE     on this host (optional)
+ *   WEFT_STORE=host:port                 where rank 0 serves the rendezvous
+ *   WEFT_STORE_FD                        rank 0: that socket, bound and listening already
+ *   WEFT_JOB                             a name for the job, the same on all of its ranks
+ *   WEFT_INTERFACE                       address of this host that wires bind to (default: loopback)
+ *   WEFT_SECRET, WEFT_SECRET_FILE        the job's secret, itself or in a file that only its owner can read
+ * Other launchers give no port of ours, so a few ports from a number made of the job's name are tried. */
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "transport/transport.h"
+
+enum { LEAST_SECRET_BYTES = 16, PORTS_TO_TRY = 16, FIRST_PORT = 20000, PORT_RANGE = 12000 };
+
+/* A launcher's variables; NULL where it has none for that. */
+typedef struct launcher {
+    const char *name, *rank, *size, *local_rank, *local_size;
+} launcher;
+
+static const launcher launchers[] = {
+    {"weftrun", "WEFT_RANK", "WEFT_WORLD_SIZE", "WEFT_LOCAL_RANK", "WEFT_LOCAL_SIZE"},
+    {"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"},
+    {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"},
+    {"PMI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"},
+    {"Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", NULL},
+};
+
+static const char *variable(const char *name) {
+    const char *value = name ? getenv(name) : NULL;
+    return value && *value ? value : NULL;
+}
+
+static weft_status read_number(const char *name, int32_t least, int32_t most, int32_t *number_out) {
+    const char *text = variable(name);
+    char       *end = NULL;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    if (end == text || *end || errno || value < least || value > most)
+        return wefti_fail(WEFT_E_INVALID, "%s=%s: expected a number from %d to %d", name, text, (int)least, (int)most);
+    *number_out = (int32_t)value;
+    return WEFT_OK;
+}
+
+static weft_status read_launcher(const launcher *from, wefti_place *place) {
+    if (!variable(from->rank) || !variable(from->size))
+        return wefti_fail(WEFT_E_INVALID, "%s is set, but %s is not: set both or neither",
+                          variable(from->rank) ? from->rank : from->size, variable(from->rank) ? from->size : from->rank);
+    WEFTI_TRY(read_number(from->size, 1, 1 << 20, &place->size));
+    WEFTI_TRY(read_number(from->rank, 0, 1 << 20, &place->rank));
+    if (place->rank >= place->size)
+        return wefti_fail(WEFT_E_INVALID, "%s=%d and %s=%d: ranks go from 0 to %d", from->rank, (int)place->rank, from->size,
+                          (int)place->size, (int)place->size - 1);
+    place->launcher = from->name;
+    if (variable(from->local_rank)) WEFTI_TRY(read_number(from->local_rank, 0, 1 << 20, &place->local_rank));
+    if (variable(from->local_size)) WEFTI_TRY(read_number(from->local_size, 1, 1 << 20, &place->local_size));
+    return WEFT_OK;
+}
+
+/* --- the job's secret --- */
+
+static weft_status keep_secret(wefti_place *place, const char *text, size_t length, const char *where) {
+    while (length > 0 && isspace((unsigned char)text[length - 1])) length--;
+    if (length < LEAST_SECRET_BYTES || length > sizeof place->secret)
+        return wefti_fail(WEFT_E_INVALID, "the secret in %s has %zu bytes; expected %d to %zu (as `openssl rand -hex 32` makes)",
+                          where, length, LEAST_SECRET_BYTES, sizeof place->secret);
+    memcpy(place->secret, text, length);
+    place->secret_bytes = length;
+    return WEFT_OK;
+}
+
+static weft_status read_secret_file(const char *path, wefti_place *place) {
+    char text[256];
+    int  file = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (file < 0) return wefti_fail_errno("cannot open WEFT_SECRET_FILE=%s", path);
+    struct stat info;
+    ssize_t     got = -1;
+    bool        sound = fstat(file, &info) == 0 && S_ISREG(info.st_mode);
+    bool        closed = sound && (info.st_mode & 077) == 0 && info.st_uid == geteuid();
+    if (closed) got = read(file, text, sizeof text);
+    close(file);
+    if (!sound) return wefti_fail(WEFT_E_INVALID, "WEFT_SECRET_FILE=%s is no regular file", path);
+    if (!closed)
+        return wefti_fail(WEFT_E_AUTH, "WEFT_SECRET_FILE=%s has mode %04o: others could read it; give it to this user and "
+                          "run chmod 600 %s", path, (unsigned)(info.st_mode & 07777), path);
+    if (got < 0) return wefti_fail(WEFT_E_IO, "cannot read WEFT_SECRET_FILE=%s", path);
+    weft_status status = keep_secret(place, text, (size_t)got, path);
+    explicit_bzero(text, sizeof text);
+    return status;
+}
+
+static weft_status read_secret(wefti_place *place) {
+    if (variable("WEFT_SECRET"))
+        return keep_secret(place, variable("WEFT_SECRET"), strlen(variable("WEFT_SECRET")), "WEFT_SECRET");
+    return variable("WEFT_SECRET_FILE") ? read_secret_file(variable("WEFT_SECRET_FILE"), place) : WEFT_OK;
+}
+
+/* --- the store --- */
+
+static int32_t port_of_job(const char *job) {
+    uint32_t hash = 2166136261u;
+    for (const char *at = job; *at; at++) hash = (hash ^ (uint8_t)*at) * 16777619u;
+    return FIRST_PORT + (int32_t)(hash % PORT_RANGE);
+}
+
+/* The first host of a Slurm list: "node[3-7,9],other" gives node3. */
+static void first_host(const char *list, char *host_out, size_t most) {
+    size_t used = 0;
+    bool   inside = false;
+    for (const char *at = list; *at && used + 1 < most; at++) {
+        if (*at == '[') {
+            inside = true;
+            continue;
+        }
+        if (*at == ',' || *at == ']' || (inside && *at == '-')) break;
+        host_out[used++] = *at;
+    }
+    host_out[used] = 0;
+}
+
+static void set_job(wefti_place *place, const char *kind, const char *first, const char *second) {
+    if (variable("WEFT_JOB"))
+        snprintf(place->job, sizeof place->job, "%s", variable("WEFT_JOB"));
+    else
+        snprintf(place->job, sizeof place->job, "%.10s-%.30s-%.20s", kind, first ? first : "", second ? second : "");
+}
+
+static weft_status find_store(wefti_place *place) {
+    const char *store = variable("WEFT_STORE");
+    place->store_ports = 1;
+    if (strcmp(place->launcher, "torchrun") == 0) {
+        set_job(place, "torchrun", variable("TORCHELASTIC_RUN_ID"), variable("MASTER_PORT"));
+        if (!store && variable("MASTER_ADDR") && variable("MASTER_PORT")) {
+            int32_t port = 0; /* its own store is there; ours comes after it */
+            WEFTI_TRY(read_number("MASTER_PORT", 1, 65535 - PORTS_TO_TRY - 1, &port));
+            snprintf(place->store, sizeof place->store, "%.200s:%d", variable("MASTER_ADDR"), (int)port + 1);
+            place->store_ports = PORTS_TO_TRY;
+        }
+    } else if (strcmp(place->launcher, "Open MPI") == 0 || strcmp(place->launcher, "PMI") == 0) {
+        const char *space = variable("PMIX_NAMESPACE");
+        set_job(place, "mpi", space ? space : variable("OMPI_MCA_ess_base_jobid"), variable("PMI_JOBID"));
+        if (!store && place->local_size == place->size) {
+            snprintf(place->store, sizeof place->store, "127.0.0.1:%d", (int)port_of_job(place->job));
+            place->store_ports = PORTS_TO_TRY;
+        }
+    } else if (strcmp(place->launcher, "Slurm") == 0) {
+        const char *nodes = variable("SLURM_STEP_NODELIST") ? variable("SLURM_STEP_NODELIST") : variable("SLURM_NODELIST");
+        const char *count = variable("SLURM_STEP_NUM_NODES") ? variable("SLURM_STEP_NUM_NODES") : variable("SLURM_NNODES");
+        char        host[200] = "127.0.0.1";
+        set_job(place, "slurm", variable("SLURM_JOB_ID"), variable("SLURM_STEP_ID"));
+        if (nodes && count && strcmp(count, "1") != 0) first_host(nodes, host, sizeof host);
+        if (!store && (nodes || count)) {
+            snprintf(place->store, sizeof place->store, "%s:%d", host, (int)port_of_job(place->job));
+            place->store_ports = PORTS_TO_TRY;
+        }
+    } else {
+        set_job(place, "weft", NULL, NULL);
+    }
+    if (store) {
+        if (strlen(store) >= sizeof place->store) return wefti_fail(WEFT_E_INVALID, "WEFT_STORE is too long");
+        snprintf(place->store, sizeof place->store, "%s", store);
+    }
+    if (place->rank == 0 && variable("WEFT_STORE_FD"))
+        WEFTI_TRY(read_number("WEFT_STORE_FD", 0, 1 << 20, &place->store_descriptor));
+    return WEFT_OK;
+}
+
+weft_status wefti_place_read(wefti_place *place_out) {
+    wefti_place *place = place_out;
+    *place = (wefti_place){.size = 1, .local_rank = -1, .local_size = -1, .launcher = "none", .store_ports = 1,
+                           .store_descriptor = -1};
+    for (size_t i = 0; i < WEFTI_COUNT(launchers); i++) {
+        /* One of the two alone is a mistake for our own; other launchers' names are common words. */
+        bool rank = variable(launchers[i].rank), size = variable(launchers[i].size);
+        if (i == 0 ? !(rank || size) : !(rank && size)) continue;
+        WEFTI_TRY(read_launcher(&launchers[i], place));
+        break;
+    }
+    if (variable("WEFT_INTERFACE")) {
+        if (strlen(variable("WEFT_INTERFACE")) >= sizeof place->interface)
+            return wefti_fail(WEFT_E_INVALID, "WEFT_INTERFACE is too long: expected an address of this host");
+        snprintf(place->interface, sizeof place->interface, "%s", variable("WEFT_INTERFACE"));
+    }
+    WEFTI_TRY(read_secret(place));
+    return find_store(place);
+}

@@ -1,0 +1,259 @@
+/* Composing the transport: place, control channel, wire, group, fault.
+ *
+ * Joining takes three exchanges over the control channel: who runs where (which decides the wire, the same on all ranks),
+ * the wire's addresses, and that everyone is connected. A rank that fails on the way tells the others why, so that they
+ * fail with its reason instead of a timeout. */
+#include "transport/transport.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "transport/control.h"
+
+enum { WIRE_NAME_BYTES = 16 };
+
+typedef struct transport_inside {
+    wefti_transport transport; /* first */
+    wefti_place     place;
+    wefti_control  *control;
+} transport_inside;
+
+/* What ranks tell each other when they join. */
+typedef struct introduction {
+    uint64_t host;                  /* equal on ranks that can share memory */
+    char     wire[WIRE_NAME_BYTES]; /* wished for */
+} introduction;
+
+typedef struct wire_address {
+    uint64_t bytes;
+    uint8_t  address[WEFTI_WIRE_ADDRESS_BYTES];
+} wire_address;
+
+/* A number for this host, name spaces and user, which must agree for memory to be shared. */
+static uint64_t host_number(void) {
+    uint64_t    hash = UINT64_C(14695981039346656037);
+    char        boot[64] = "";
+    struct stat network = {0};
+    FILE       *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+    if (file) {
+        if (!fgets(boot, sizeof boot, file)) boot[0] = 0;
+        fclose(file);
+    }
+    if (stat("/proc/self/ns/net", &network) != 0) network.st_ino = 0;
+    for (const char *at = boot; *at; at++) hash = (hash ^ (uint8_t)*at) * UINT64_C(1099511628211);
+    hash = (hash ^ network.st_ino) * UINT64_C(1099511628211);
+    return (hash ^ geteuid()) * UINT64_C(1099511628211);
+}
+
+/* --- place --- */
+
+static weft_status find_place(const wefti_transport_options *options, wefti_place *place) {
+    if (options->size == 0) {
+        WEFTI_TRY(wefti_place_read(place));
+    } else {
+        /* The environment still gives the job, the secret and, for rank 0, the store's socket. */
+        if (options->size < 1 || options->rank < 0 || options->rank >= options->size)
+            return wefti_fail(WEFT_E_INVALID, "rank %d of %d: ranks go from 0 to the size less one", (int)options->rank,
+                              (int)options->size);
+        WEFTI_TRY(wefti_place_read(place));
+        if (place->size > 1 && (place->size != options->size || place->rank != options->rank))
+            return wefti_fail(WEFT_E_MISMATCH, "the program says rank %d of %d, its launcher (%s) rank %d of %d",
+                              (int)options->rank, (int)options->size, place->launcher, (int)place->rank, (int)place->size);
+        place->rank = options->rank;
+        place->size = options->size;
+    }
+    if (options->store) {
+        if (strlen(options->store) >= sizeof place->store) return wefti_fail(WEFT_E_INVALID, "the store's address is too long");
+        snprintf(place->store, sizeof place->store, "%s", options->store);
+        place->store_ports = 1;
+    }
+    if (place->size > 1 && !place->store[0] && place->store_descriptor < 0)
+        return wefti_fail(WEFT_E_INVALID, "%s says %d ranks, but not where they meet: set WEFT_STORE=host:port, with an "
+                          "address of rank 0's host, on every rank", options->size ? "the program" : place->launcher,
+                          (int)place->size);
+    return WEFT_OK;
+}
+
+static weft_status find_wish(const wefti_transport_options *options, char wish_out[WIRE_NAME_BYTES]) {
+    const char *wish = options->wire ? options->wire : getenv("WEFT_WIRE");
+    if (!wish || !*wish) wish = "auto";
+    memset(wish_out, 0, WIRE_NAME_BYTES);
+    for (const wefti_wire_kind *kind = wefti_wire_kinds; kind->name; kind++)
+        if (strcmp(kind->name, wish) == 0 && strcmp(wish, "inproc") != 0) snprintf(wish_out, WIRE_NAME_BYTES, "%s", wish);
+    if (strcmp(wish, "auto") == 0) snprintf(wish_out, WIRE_NAME_BYTES, "auto");
+    return wish_out[0] ? WEFT_OK
+                       : wefti_fail(WEFT_E_NOT_FOUND, "there is no wire '%s' between processes; there are: auto, shm, tcp",
+                                    wish);
+}
+
+/* --- joining --- */
+
+/* From everyone's introduction: who shares this host, and the wire that all take. */
+static weft_status choose_wire(wefti_transport *transport, const introduction *all, const char **wire_out) {
+    bool one_host = true;
+    for (int32_t rank = 0; rank < transport->size; rank++) {
+        if (strcmp(all[rank].wire, all[0].wire) != 0)
+            return wefti_fail(WEFT_E_MISMATCH, "rank 0 wants the wire '%.15s', rank %d '%.15s': set WEFT_WIRE alike on all",
+                              all[0].wire, (int)rank, all[rank].wire);
+        if (all[rank].host != all[transport->rank].host) {
+            one_host = false;
+            continue;
+        }
+        if (rank < transport->rank) transport->local_rank++;
+        transport->local_size++;
+    }
+    if (strcmp(all[0].wire, "shm") == 0 && !one_host)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "the shm wire works inside one host (and one user), and the ranks are on "
+                          "several: use the tcp wire");
+    *wire_out = strcmp(all[0].wire, "auto") != 0 ? all[0].wire : one_host ? "shm" : "tcp";
+    return WEFT_OK;
+}
+
+static weft_status wait_for_links(transport_inside *inside, uint64_t deadline_ns) {
+    wefti_transport  *transport = &inside->transport;
+    const wefti_host *host = transport->host;
+    for (int32_t peer = 0; peer < transport->size; peer++)
+        for (;;) {
+            wefti_wire_link link = transport->wire->ops->link(transport->wire, peer);
+            if (link == WEFTI_LINK_UP) break;
+            uint64_t now_ns = wefti_host_now(host);
+            WEFTI_TRY(wefti_fault_status(transport->fault));
+            if (link != WEFTI_LINK_CONNECTING)
+                return wefti_fail(WEFT_E_PEER, "the %s link to rank %d broke while the ranks connected",
+                                  transport->wire->can.name, (int)peer);
+            if (now_ns >= deadline_ns)
+                return wefti_fail(WEFT_E_TIMEOUT, "the %s link to rank %d did not come up in time", transport->wire->can.name,
+                                  (int)peer);
+            WEFTI_TRY(wefti_wire_progress(transport->wire, now_ns));
+            if (transport->wire->ops->link(transport->wire, peer) != WEFTI_LINK_UP)
+                wefti_wire_rest(transport->wire, WEFTI_MILLISECOND_NS);
+        }
+    return WEFT_OK;
+}
+
+static weft_status connect_wire(transport_inside *inside, const char *name, uint64_t deadline_ns) {
+    wefti_transport   *transport = &inside->transport;
+    char               interface[64];
+    wefti_wire_options options = {.host = transport->host, .rank = transport->rank, .size = transport->size,
+                                  .job = inside->place.job, .secret = inside->place.secret,
+                                  .secret_bytes = inside->place.secret_bytes};
+    snprintf(interface, sizeof interface, "%s", inside->place.interface);
+    if (!interface[0]) wefti_control_interface(inside->control, interface, sizeof interface);
+    options.interface = interface;
+    WEFTI_TRY(wefti_wire_open(name, &options, &transport->wire));
+    transport->wire_name = transport->wire->can.name;
+    wire_address  mine = {0}, *all = NULL;
+    size_t        bytes = 0, all_bytes = (size_t)transport->size * sizeof *all;
+    weft_status   status = transport->wire->ops->address(transport->wire, mine.address, &bytes);
+    mine.bytes = bytes;
+    if (status == WEFT_OK) status = wefti_alloc(all_bytes, "addresses", &all);
+    if (status == WEFT_OK) status = wefti_transport_exchange(transport, "addresses", &mine, sizeof mine, all);
+    for (int32_t peer = 0; peer < transport->size && status == WEFT_OK; peer++) {
+        if (peer == transport->rank) continue;
+        if (all[peer].bytes > WEFTI_WIRE_ADDRESS_BYTES)
+            status = wefti_fail(WEFT_E_CORRUPT, "rank %d gave an address of %llu bytes", (int)peer,
+                                (unsigned long long)all[peer].bytes);
+        else
+            status = transport->wire->ops->connect(transport->wire, peer, all[peer].address, all[peer].bytes);
+    }
+    wefti_free(all, all_bytes);
+    return status == WEFT_OK ? wait_for_links(inside, deadline_ns) : status;
+}
+
+static weft_status open_group(transport_inside *inside, const wefti_transport_options *options) {
+    wefti_transport    *transport = &inside->transport;
+    wefti_group_options group = {.host = transport->host,
+                                 .wire = transport->wire,
+                                 .size = transport->size,
+                                 .index = transport->rank,
+                                 .timeout_ns = transport->timeout_ns,
+                                 .reducer = options->reducer,
+                                 .fault = transport->fault};
+    return wefti_collective_engine_weft()->open(&group, &transport->group);
+}
+
+static weft_status join(transport_inside *inside, const wefti_transport_options *options) {
+    wefti_transport *transport = &inside->transport;
+    uint64_t         deadline_ns = wefti_deadline_after(wefti_host_now(transport->host), transport->timeout_ns);
+    introduction     mine = {.host = host_number()}, *all = NULL;
+    size_t           all_bytes = (size_t)transport->size * sizeof *all;
+    const char      *wire = NULL;
+    char             ready = 1;
+    WEFTI_TRY(find_wish(options, mine.wire));
+    WEFTI_TRY(wefti_control_open(&(wefti_control_options){.host = transport->host, .place = &inside->place,
+                                                          .timeout_ns = transport->timeout_ns,
+                                                          .no_thread = options->no_control_thread, .fault = transport->fault},
+                                 &inside->control));
+    WEFTI_TRY(wefti_alloc(all_bytes, "introductions", &all));
+    weft_status status = wefti_transport_exchange(transport, "join", &mine, sizeof mine, all);
+    if (status == WEFT_OK) status = choose_wire(transport, all, &wire);
+    if (status == WEFT_OK) status = connect_wire(inside, wire, deadline_ns);
+    wefti_free(all, all_bytes);
+    if (status == WEFT_OK) status = open_group(inside, options);
+    char *everyone = NULL;
+    if (status == WEFT_OK) status = wefti_alloc((size_t)transport->size, "readiness", &everyone);
+    if (status == WEFT_OK) status = wefti_transport_exchange(transport, "ready", &ready, 1, everyone);
+    wefti_free(everyone, (size_t)transport->size);
+    return status;
+}
+
+weft_status wefti_transport_open(const wefti_transport_options *options, wefti_transport **transport_out) {
+    static const wefti_transport_options defaults;
+    transport_inside *inside = NULL;
+    *transport_out = NULL;
+    if (!options) options = &defaults;
+    WEFTI_TRY(wefti_alloc(sizeof *inside, "the transport", &inside));
+    wefti_transport *transport = &inside->transport;
+    transport->host = options->host ? options->host : wefti_host_system();
+    transport->timeout_ns = options->timeout_ns ? options->timeout_ns : WEFTI_TRANSPORT_TIMEOUT_NS;
+    transport->wire_name = "none";
+    weft_status status = find_place(options, &inside->place);
+    if (status == WEFT_OK) status = wefti_fault_create(transport->host, &transport->fault);
+    if (status == WEFT_OK) {
+        transport->rank = inside->place.rank;
+        transport->size = inside->place.size;
+        transport->launcher = inside->place.launcher;
+        if (transport->size > 1)
+            status = join(inside, options);
+        else
+            transport->local_size = 1;
+    }
+    if (status != WEFT_OK) {
+        if (inside->control) wefti_transport_fail(transport, status, weft_error_message());
+        char message[WEFTI_MESSAGE_BYTES];
+        snprintf(message, sizeof message, "%s", weft_error_message());
+        wefti_transport_close(transport);
+        return wefti_fail(status, "%s", message);
+    }
+    *transport_out = transport;
+    return WEFT_OK;
+}
+
+void wefti_transport_close(wefti_transport *transport) {
+    if (!transport) return;
+    transport_inside *inside = (transport_inside *)transport;
+    if (transport->group) transport->group->engine->close(transport->group);
+    /* The goodbye on the control channel comes first: a link that ends after it is no fault to anybody. */
+    wefti_control_close(inside->control);
+    if (transport->wire) transport->wire->ops->close(transport->wire, WEFTI_SECOND_NS);
+    wefti_fault_release(transport->fault);
+    explicit_bzero(&inside->place, sizeof inside->place);
+    wefti_free(inside, sizeof *inside);
+}
+
+weft_status wefti_transport_exchange(wefti_transport *transport, const char *name, const void *mine, size_t bytes,
+                                     void *all_out) {
+    transport_inside *inside = (transport_inside *)transport;
+    if (inside->control) return wefti_control_exchange(inside->control, name, mine, bytes, transport->timeout_ns, all_out);
+    if (bytes) memcpy(all_out, mine, bytes);
+    return WEFT_OK;
+}
+
+void wefti_transport_fail(wefti_transport *transport, weft_status status, const char *cause) {
+    char text[WEFTI_MESSAGE_BYTES];
+    snprintf(text, sizeof text, "rank %d: %s", (int)transport->rank, cause);
+    wefti_fault_raise(transport->fault, status, transport->rank, text);
+}

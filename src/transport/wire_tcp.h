@@ -1,0 +1,147 @@
+/* Inside of the TCP wire: wire_tcp.c opens, connects and closes; wire_tcp_out.c posts and sends; wire_tcp_in.c receives. */
+#ifndef WEFTI_TRANSPORT_WIRE_TCP_H
+#define WEFTI_TRANSPORT_WIRE_TCP_H
+
+#include "transport/handshake.h"
+#include "transport/socket.h"
+#include "transport/wire_common.h"
+
+enum {
+    TCP_HEADER_BYTES = 40,
+    TCP_STAGE_BYTES = 64 << 10,    /* read ahead: headers and small messages of one system call */
+    TCP_EAGER_BYTES = 256 << 10,   /* above it, the answer that the receive is posted costs little beside the copy */
+    TCP_MOST_GUESTS = 64,
+    TCP_MOST_REGIONS = 65536,
+    TCP_TOKEN_LISTENER = 1 << 24
+};
+
+/* What a frame is. Every frame has the same header; `bytes` of payload follow MESSAGE, DATA, WRITE and READ_DATA. */
+typedef enum tcp_kind {
+    TCP_MESSAGE = 1, /* tag, bytes */
+    TCP_READY,       /* a large message waits: tag, bytes, token (sender's) */
+    TCP_CLEAR,       /* send it: token (sender's), offset (receiver's token) */
+    TCP_DATA,        /* the large message: token (receiver's), bytes */
+    TCP_WRITE,       /* region, offset, bytes; with NOTIFY in flags: tag */
+    TCP_READ,        /* region, offset, bytes, token (reader's) */
+    TCP_READ_DATA,   /* token (reader's), bytes */
+    TCP_REGION,      /* region, bytes: there is one */
+    TCP_WITHDRAWN,   /* region: there is not any more */
+    TCP_BYE
+} tcp_kind;
+
+typedef struct tcp_header {
+    uint8_t  kind, flags;
+    uint32_t region;
+    uint64_t tag, bytes, token, offset;
+} tcp_header;
+
+/* What an operation does next; in scratch[3]. scratch[0] is its token, [1] the peer's. */
+typedef enum tcp_step { STEP_MESSAGE, STEP_READY, STEP_DATA, STEP_WRITE, STEP_READ, STEP_CLEAR, STEP_WAIT } tcp_step;
+
+/* A read of a peer that is to be served from a region here. */
+typedef struct tcp_serve {
+    struct tcp_serve *next;
+    uint32_t          region;
+    uint64_t          offset, bytes, token;
+} tcp_serve;
+
+typedef enum tcp_region_state { TCP_REGION_UNKNOWN, TCP_REGION_KNOWN, TCP_REGION_GONE } tcp_region_state;
+typedef struct tcp_peer_region {
+    size_t           size_bytes;
+    tcp_region_state state;
+} tcp_peer_region;
+
+/* What is being sent: one frame at a time. */
+typedef struct tcp_out {
+    bool           active;
+    uint8_t        header[TCP_HEADER_BYTES];
+    const uint8_t *payload;
+    size_t         bytes, sent; /* of header and payload together */
+    wefti_wire_op *op;          /* whose frame it is, or NULL */
+} tcp_out;
+
+/* What is being received. */
+typedef struct tcp_in {
+    uint8_t       *stage;      /* [TCP_STAGE_BYTES] */
+    size_t         have, used; /* bytes in it, and of those taken */
+    bool           in_payload;
+    tcp_header     header;     /* of the frame whose payload comes in */
+    uint8_t       *target;     /* where the next byte goes; NULL: nowhere */
+    size_t         left, skip; /* bytes for the target, then bytes that do not fit */
+    wefti_wire_op *op;
+    wefti_message *message;
+} tcp_in;
+
+typedef struct tcp_link {
+    wefti_wire_link      state;
+    int                  socket;
+    bool                 dials, connected, shaken, heard_bye, broken, wants_out;
+    uint64_t             redial_ns, dial_until_ns;
+    wefti_socket_address address;
+    uint8_t              cookie[WEFTI_COOKIE_BYTES];
+    wefti_terms          terms;
+    wefti_handshake      shake;
+    wefti_op_list        out_ops, waiting;
+    tcp_serve           *serve_first, *serve_last;
+    tcp_out              out;
+    tcp_in               in;
+    uint32_t             told; /* announcements of regions that were sent */
+    tcp_peer_region     *regions;
+    uint32_t             region_capacity;
+} tcp_link;
+
+typedef struct tcp_region {
+    wefti_wire_region region;
+    bool              owned;
+} tcp_region;
+
+typedef struct tcp_announcement {
+    tcp_kind kind;
+    uint32_t region;
+} tcp_announcement;
+
+typedef struct tcp_guest {
+    int             socket; /* -1: free */
+    wefti_handshake shake;
+} tcp_guest;
+
+typedef struct tcp_wire {
+    wefti_wire_base      base;
+    tcp_link            *links; /* [size] */
+    wefti_terms          terms;
+    char                 job[WEFTI_JOB_BYTES];
+    uint8_t              secret[64];
+    uint8_t              cookie[WEFTI_COOKIE_BYTES];
+    wefti_socket_address address;
+    int                  listener, poller;
+    bool                 direct;   /* so few links that asking each beats asking the poller */
+    bool                 settled;  /* all links are up: nobody is expected */
+    uint64_t             last_token, served_ns;
+    tcp_guest            guests[TCP_MOST_GUESTS];
+    uint64_t             strangers;
+    tcp_region         **regions; /* [region_count] by id - 1 */
+    uint32_t             region_count, region_capacity;
+    tcp_announcement    *log;
+    uint32_t             log_count, log_capacity;
+    tcp_serve           *free_serves;
+} tcp_wire;
+
+weft_status wefti_tcp_post(wefti_wire *wire, wefti_wire_op *op);
+/* Sends what the link's socket takes. */
+void wefti_tcp_send(tcp_wire *wire, int32_t peer);
+bool wefti_tcp_has_output(const tcp_wire *wire, const tcp_link *link);
+/* Receives what has come. */
+void wefti_tcp_receive(tcp_wire *wire, int32_t peer);
+/* Begins to take a large message into a receive. */
+void wefti_tcp_take_ready(tcp_wire *wire, int32_t peer, wefti_wire_op *op, uint64_t bytes, uint64_t token);
+/* Ends a link and all that waits on it. */
+void wefti_tcp_link_end(tcp_wire *wire, int32_t peer, wefti_wire_link state);
+/* [offset, offset + bytes) of an own region; NULL where there is no such memory. */
+uint8_t *wefti_tcp_region_memory(const tcp_wire *wire, uint32_t id, uint64_t offset, uint64_t bytes);
+weft_status wefti_tcp_peer_region(wefti_wire *wire, int32_t peer, uint32_t id, wefti_wire_peer_region *region_out);
+/* The place of a peer's region, growing the table; NULL where that fails. */
+tcp_peer_region *wefti_tcp_peer_slot(tcp_link *link, uint32_t id);
+void wefti_tcp_header_write(uint8_t *bytes, const tcp_header *header);
+bool wefti_tcp_header_read(const uint8_t *bytes, tcp_header *header);
+
+#endif

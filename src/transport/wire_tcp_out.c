@@ -1,0 +1,307 @@
+/* The TCP wire: posting and sending.
+ *
+ * One frame is on its way on each link at a time; a post with nothing before it tries the socket at once, so a small
+ * message costs one system call. Order of choice when a frame is through: announcements of regions, then operations in
+ * posted order (answers to large messages among them), then reads of the peer. A send is done when the system has
+ * taken its last byte. */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/uio.h>
+
+#include "transport/wire_tcp.h"
+
+/* --- headers: little endian, whatever the host --- */
+
+static uint8_t *put64(uint8_t *at, uint64_t value) {
+    for (int i = 0; i < 8; i++) at[i] = (uint8_t)(value >> 8 * i);
+    return at + 8;
+}
+static uint64_t get64(const uint8_t *at) {
+    uint64_t value = 0;
+    for (int i = 0; i < 8; i++) value |= (uint64_t)at[i] << 8 * i;
+    return value;
+}
+
+void wefti_tcp_header_write(uint8_t *bytes, const tcp_header *header) {
+    uint64_t first = (uint64_t)header->kind | (uint64_t)header->flags << 8 | UINT64_C(0xf17e) << 16 |
+                     (uint64_t)header->region << 32;
+    bytes = put64(bytes, first);
+    bytes = put64(bytes, header->tag);
+    bytes = put64(bytes, header->bytes);
+    bytes = put64(bytes, header->token);
+    put64(bytes, header->offset);
+}
+
+bool wefti_tcp_header_read(const uint8_t *bytes, tcp_header *header) {
+    uint64_t first = get64(bytes);
+    *header = (tcp_header){.kind = (uint8_t)first, .flags = (uint8_t)(first >> 8), .region = (uint32_t)(first >> 32),
+                           .tag = get64(bytes + 8), .bytes = get64(bytes + 16), .token = get64(bytes + 24),
+                           .offset = get64(bytes + 32)};
+    return (first >> 16 & 0xffff) == 0xf17e && header->kind >= TCP_MESSAGE && header->kind <= TCP_BYE;
+}
+
+/* --- choosing the next frame --- */
+
+static void begin_frame(tcp_out *out, const tcp_header *header, const void *payload, size_t payload_bytes,
+                        wefti_wire_op *op) {
+    wefti_tcp_header_write(out->header, header);
+    out->payload = payload;
+    out->bytes = TCP_HEADER_BYTES + payload_bytes;
+    out->sent = 0;
+    out->op = op;
+    out->active = true;
+}
+
+static void begin_operation(tcp_wire *wire, tcp_out *out, wefti_wire_op *op) {
+    tcp_header header = {.tag = op->tag, .bytes = op->bytes};
+    switch ((tcp_step)op->scratch[3]) {
+    case STEP_MESSAGE: header.kind = TCP_MESSAGE; break;
+    case STEP_READY:
+        header.kind = TCP_READY;
+        header.token = op->scratch[0] = ++wire->last_token;
+        begin_frame(out, &header, NULL, 0, op);
+        return;
+    case STEP_DATA:
+        header.kind = TCP_DATA;
+        header.token = op->scratch[1];
+        break;
+    case STEP_WRITE:
+        header.kind = TCP_WRITE;
+        header.flags = op->flags & WEFTI_WIRE_NOTIFY;
+        header.region = op->region;
+        header.offset = op->offset;
+        break;
+    case STEP_READ:
+        header.kind = TCP_READ;
+        header.region = op->region;
+        header.offset = op->offset;
+        header.token = op->scratch[0] = ++wire->last_token;
+        begin_frame(out, &header, NULL, 0, op);
+        return;
+    default: /* STEP_CLEAR */
+        header = (tcp_header){.kind = TCP_CLEAR, .token = op->scratch[1], .offset = op->scratch[0] = ++wire->last_token};
+        begin_frame(out, &header, NULL, 0, op);
+        return;
+    }
+    begin_frame(out, &header, op->buffer, op->bytes, op);
+}
+
+/* Announcements that still matter, in order; false where there are none. */
+static bool begin_announcement(tcp_wire *wire, tcp_link *link) {
+    while (link->told < wire->log_count) {
+        const tcp_announcement *news = &wire->log[link->told++];
+        const tcp_region       *region = wire->regions[news->region - 1];
+        tcp_header              header = {.kind = (uint8_t)news->kind, .region = news->region};
+        if (news->kind == TCP_REGION) {
+            if (!region) continue; /* withdrawn since, which is told next */
+            header.bytes = region->region.size_bytes;
+        }
+        begin_frame(&link->out, &header, NULL, 0, NULL);
+        return true;
+    }
+    return false;
+}
+
+static bool begin_serve(tcp_wire *wire, tcp_link *link) {
+    tcp_serve *serve = link->serve_first;
+    if (!serve) return false;
+    link->serve_first = serve->next;
+    if (!serve->next) link->serve_last = NULL;
+    const uint8_t *memory = wefti_tcp_region_memory(wire, serve->region, serve->offset, serve->bytes);
+    /* Checked when it came in; released since against the contract: the empty answer tells the reader. */
+    tcp_header header = {.kind = TCP_READ_DATA, .bytes = memory ? serve->bytes : 0, .token = serve->token};
+    begin_frame(&link->out, &header, memory, header.bytes, NULL);
+    serve->next = wire->free_serves;
+    wire->free_serves = serve;
+    return true;
+}
+
+static bool begin_next(tcp_wire *wire, tcp_link *link) {
+    if (link->told < wire->log_count && begin_announcement(wire, link)) return true;
+    wefti_wire_op *op = wefti_op_take_first(&link->out_ops);
+    if (op) {
+        begin_operation(wire, &link->out, op);
+        return true;
+    }
+    return begin_serve(wire, link);
+}
+
+/* --- sending --- */
+
+static void frame_sent(tcp_wire *wire, tcp_link *link) {
+    wefti_wire_op *op = link->out.op;
+    link->out.active = false;
+    link->out.op = NULL;
+    if (!op) return;
+    switch ((tcp_step)op->scratch[3]) {
+    case STEP_READY:
+    case STEP_READ:
+    case STEP_CLEAR:
+        op->scratch[3] = STEP_WAIT;
+        wefti_op_append(&link->waiting, op);
+        break;
+    default: wefti_wire_finish(&wire->base, op, WEFT_OK, op->peer, op->bytes); break;
+    }
+}
+
+/* Sends as much of the frame as the socket takes; false where it takes no more. */
+static bool send_frame(tcp_link *link) {
+    tcp_out *out = &link->out;
+    while (out->sent < out->bytes) {
+        struct iovec parts[2];
+        int          count = 0;
+        size_t       payload_sent = 0;
+        if (out->sent < TCP_HEADER_BYTES)
+            parts[count++] = (struct iovec){out->header + out->sent, TCP_HEADER_BYTES - out->sent};
+        else
+            payload_sent = out->sent - TCP_HEADER_BYTES;
+        if (out->bytes > TCP_HEADER_BYTES)
+            parts[count++] = (struct iovec){(void *)(out->payload + payload_sent),
+                                            out->bytes - TCP_HEADER_BYTES - payload_sent};
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
+        ssize_t       sent = sendmsg(link->socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR) continue;
+        if (sent < 0 && (errno == EAGAIN || errno == ENOBUFS)) return false;
+        if (sent <= 0) {
+            link->broken = true; /* the receiving side finds the end, after what still lies there */
+            return false;
+        }
+        out->sent += (size_t)sent;
+    }
+    return true;
+}
+
+bool wefti_tcp_has_output(const tcp_wire *wire, const tcp_link *link) {
+    return link->out.active || link->out_ops.first || link->serve_first || link->told < wire->log_count;
+}
+
+void wefti_tcp_send(tcp_wire *wire, int32_t peer) {
+    tcp_link *link = &wire->links[peer];
+    for (int frames = 0; frames < 64 && link->state == WEFTI_LINK_UP && !link->broken; frames++) {
+        if (!link->out.active && !begin_next(wire, link)) return;
+        if (!send_frame(link)) return;
+        frame_sent(wire, link);
+    }
+}
+
+/* --- posting --- */
+
+static void finish_early(tcp_wire *wire, wefti_wire_op *op, wefti_message *message) {
+    size_t fits = message->bytes < op->bytes ? message->bytes : op->bytes;
+    if (fits) memcpy(op->buffer, message->data, fits);
+    wefti_wire_finish_recv(&wire->base, op, message->peer, message->bytes);
+    wefti_match_free(&wire->base.match, message);
+}
+
+static weft_status post_recv(tcp_wire *wire, wefti_wire_op *op) {
+    wefti_match   *match = &wire->base.match;
+    wefti_message *message = wefti_match_posted(match, op);
+    if (!message) {
+        if (op->peer == WEFTI_WIRE_ANY_PEER || wire->links[op->peer].state == WEFTI_LINK_UP) return WEFT_OK;
+        wefti_op_remove(&match->posted[op->peer], op);
+        return wefti_wire_fail_link(&wire->base.wire, op->peer, wire->links[op->peer].state);
+    }
+    int32_t peer = message->peer;
+    if (message->kind == TCP_READY) {
+        if (wire->links[peer].state == WEFTI_LINK_UP)
+            wefti_tcp_take_ready(wire, peer, op, message->bytes, message->token[0]);
+        else
+            wefti_wire_finish(&wire->base, op, WEFT_E_PEER, peer, 0);
+        wefti_match_free(match, message);
+    } else if (message->kind == TCP_WRITE) {
+        wefti_wire_finish(&wire->base, op, WEFT_OK, peer, message->bytes);
+        wefti_match_free(match, message);
+    } else if (message->filled < message->bytes) {
+        message->op = op; /* finished when the rest is in */
+    } else {
+        finish_early(wire, op, message);
+    }
+    return WEFT_OK;
+}
+
+/* A message to oneself never sees a socket. */
+static weft_status post_to_self(tcp_wire *wire, wefti_wire_op *op) {
+    wefti_match   *match = &wire->base.match;
+    int32_t        self = wire->base.wire.rank;
+    wefti_wire_op *recv = wefti_match_arrived(match, self, op->tag);
+    wire->base.counts.received_messages++;
+    wire->base.counts.received_bytes += op->bytes;
+    if (recv) {
+        size_t fits = op->bytes < recv->bytes ? op->bytes : recv->bytes;
+        if (fits) memcpy(recv->buffer, op->buffer, fits);
+        wefti_wire_finish_recv(&wire->base, recv, self, op->bytes);
+    } else {
+        bool           eager = op->bytes <= TCP_EAGER_BYTES;
+        wefti_message *message = wefti_match_keep(match, self, op->tag, op->bytes, eager ? op->bytes : 0);
+        if (!message) return WEFT_E_AGAIN;
+        message->kind = eager ? TCP_MESSAGE : TCP_READY;
+        message->filled = op->bytes;
+        message->token[0] = (uint64_t)(uintptr_t)op;
+        if (!eager) {
+            op->scratch[3] = STEP_WAIT;
+            wefti_op_append(&wire->links[self].waiting, op);
+            return WEFT_OK;
+        }
+        if (op->bytes) memcpy(message->data, op->buffer, op->bytes);
+    }
+    wefti_wire_finish(&wire->base, op, WEFT_OK, self, op->bytes);
+    return WEFT_OK;
+}
+
+static weft_status one_sided_to_self(tcp_wire *wire, wefti_wire_op *op) {
+    uint8_t *memory = wefti_tcp_region_memory(wire, op->region, op->offset, op->bytes);
+    int32_t  self = wire->base.wire.rank;
+    if (op->kind == WEFTI_WIRE_READ) {
+        if (op->bytes) memcpy(op->buffer, memory, op->bytes);
+    } else {
+        if (op->bytes) memcpy(memory, op->buffer, op->bytes);
+        wefti_wire_op *recv = op->flags & WEFTI_WIRE_NOTIFY ? wefti_match_arrived(&wire->base.match, self, op->tag) : NULL;
+        if (recv) {
+            wefti_wire_finish(&wire->base, recv, WEFT_OK, self, op->bytes);
+        } else if (op->flags & WEFTI_WIRE_NOTIFY) {
+            wefti_message *message = wefti_match_keep(&wire->base.match, self, op->tag, op->bytes, 0);
+            if (!message) return WEFT_E_AGAIN;
+            message->kind = TCP_WRITE;
+        }
+    }
+    wefti_wire_finish(&wire->base, op, WEFT_OK, self, op->bytes);
+    return WEFT_OK;
+}
+
+static weft_status check_region(tcp_wire *wire, const wefti_wire_op *op) {
+    wefti_wire_peer_region region;
+    WEFTI_TRY(wefti_tcp_peer_region(&wire->base.wire, op->peer, op->region, &region));
+    if (op->offset > region.size_bytes || op->bytes > region.size_bytes - op->offset)
+        return wefti_fail(WEFT_E_INVALID, "tcp: bytes %llu to %llu are outside region %u of rank %d, which has %zu",
+                          (unsigned long long)op->offset, (unsigned long long)(op->offset + op->bytes), op->region,
+                          (int)op->peer, region.size_bytes);
+    return WEFT_OK;
+}
+
+weft_status wefti_tcp_post(wefti_wire *self, wefti_wire_op *op) {
+    tcp_wire *wire = (tcp_wire *)self;
+    WEFTI_TRY(wefti_wire_check_post(&wire->base, op));
+    tcp_link *link = op->peer == WEFTI_WIRE_ANY_PEER ? NULL : &wire->links[op->peer];
+    if (link && link->state == WEFTI_LINK_CONNECTING) return WEFT_E_AGAIN;
+    if (op->kind == WEFTI_WIRE_RECV) return post_recv(wire, op);
+    if (link->state != WEFTI_LINK_UP) return wefti_wire_fail_link(self, op->peer, link->state);
+    bool one_sided = op->kind != WEFTI_WIRE_SEND;
+    if (one_sided) WEFTI_TRY(check_region(wire, op));
+    weft_status status = WEFT_OK;
+    if (op->peer == self->rank) {
+        status = one_sided ? one_sided_to_self(wire, op) : post_to_self(wire, op);
+    } else {
+        op->scratch[3] = op->kind == WEFTI_WIRE_WRITE  ? STEP_WRITE
+                         : op->kind == WEFTI_WIRE_READ ? STEP_READ
+                         : op->bytes > TCP_EAGER_BYTES ? STEP_READY
+                                                       : STEP_MESSAGE;
+        bool idle = !wefti_tcp_has_output(wire, link);
+        wefti_op_append(&link->out_ops, op);
+        if (idle) wefti_tcp_send(wire, op->peer);
+    }
+    if (status != WEFT_OK) return status;
+    wire->base.counts.sent_messages++;
+    wire->base.counts.sent_bytes += op->bytes;
+    return WEFT_OK;
+}

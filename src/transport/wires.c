@@ -1,0 +1,45 @@
+/* The wires that this build has, by name, and the slow link that tests put before them.
+ *
+ *   WEFT_WIRE_DELAY_US  microseconds that every message takes longer (for tests of overlap)
+ *   WEFT_WIRE_GBPS      gigabits a second that one direction of a link carries at most */
+#include <stdlib.h>
+#include <string.h>
+
+#include "transport/wire_common.h"
+
+const wefti_wire_kind wefti_wire_kinds[] = {
+    {"inproc", wefti_wire_inproc_open},
+    {"shm", wefti_wire_shm_open},
+    {"tcp", wefti_wire_tcp_open},
+    {NULL, NULL},
+};
+
+static weft_status read_amount(const char *name, double *amount_out) {
+    const char *text = getenv(name);
+    *amount_out = 0;
+    if (!text || !*text) return WEFT_OK;
+    char *end = NULL;
+    *amount_out = strtod(text, &end);
+    if (end == text || *end || !(*amount_out >= 0) || *amount_out > 1e9)
+        return wefti_fail(WEFT_E_INVALID, "%s=%s: expected a number from 0 on", name, text);
+    return WEFT_OK;
+}
+
+weft_status wefti_wire_open(const char *name, const wefti_wire_options *options, wefti_wire **wire_out) {
+    double      delay_us, gigabits;
+    wefti_wire *wire = NULL;
+    *wire_out = NULL;
+    WEFTI_TRY(read_amount("WEFT_WIRE_DELAY_US", &delay_us));
+    WEFTI_TRY(read_amount("WEFT_WIRE_GBPS", &gigabits));
+    const wefti_wire_kind *kind = wefti_wire_kinds;
+    while (kind->name && strcmp(kind->name, name) != 0) kind++;
+    if (!kind->name) return wefti_fail(WEFT_E_NOT_FOUND, "there is no wire '%s'; there are: inproc, shm, tcp", name);
+    WEFTI_TRY(kind->open(options, &wire));
+    if (delay_us > 0 || gigabits > 0) {
+        weft_status status = wefti_wire_delay_open(wire, (uint64_t)(delay_us * 1000), gigabits / 8, wire_out);
+        if (status != WEFT_OK) wire->ops->close(wire, 0);
+        return status;
+    }
+    *wire_out = wire;
+    return WEFT_OK;
+}

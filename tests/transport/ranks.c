@@ -1,0 +1,84 @@
+#include "ranks.h"
+
+#include <arpa/inet.h>
+#include <criterion/criterion.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t ranks_now(void) { return wefti_host_now(wefti_host_system()); }
+
+void ranks_pick_store(char store_out[64]) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t          length = sizeof address;
+    int                probe = socket(AF_INET, SOCK_STREAM, 0);
+    cr_assert(bind(probe, (struct sockaddr *)&address, length) == 0);
+    getsockname(probe, (struct sockaddr *)&address, &length);
+    close(probe);
+    snprintf(store_out, 64, "127.0.0.1:%d", ntohs(address.sin_port));
+}
+
+static _Noreturn void run(ranks *all, int32_t rank, rank_function function) {
+    char number[16];
+    alarm(90);
+    snprintf(number, sizeof number, "%d", (int)rank);
+    setenv("WEFT_RANK", number, 0);
+    snprintf(number, sizeof number, "%d", (int)all->size);
+    setenv("WEFT_WORLD_SIZE", number, 0);
+    setenv("WEFT_STORE", all->store, 0);
+    setenv("WEFT_JOB", "a test", 0);
+    rank_result *result = &all->results[rank];
+    result->fault_rank = -1;
+    result->status = function(all, rank);
+    if (result->status != WEFT_OK) snprintf(result->message, sizeof result->message, "%s", weft_error_message());
+    result->at_ns = ranks_now();
+    atomic_store(&result->finished, 1);
+    _exit(0);
+}
+
+ranks *ranks_start(int32_t size, rank_function function) {
+    ranks *all = mmap(NULL, sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(all, MAP_FAILED);
+    all->size = size;
+    ranks_pick_store(all->store);
+    for (int32_t rank = 0; rank < size; rank++) {
+        all->children[rank] = fork();
+        if (all->children[rank] == 0) run(all, rank, function);
+        cr_assert(all->children[rank] > 0);
+    }
+    return all;
+}
+
+void ranks_join(ranks *all) {
+    uint64_t until_ns = ranks_now() + 60 * WEFTI_SECOND_NS;
+    for (int32_t rank = 0; rank < all->size; rank++) {
+        int status;
+        while (waitpid(all->children[rank], &status, WNOHANG) == 0) {
+            if (ranks_now() > until_ns) kill(all->children[rank], SIGKILL);
+            struct timespec pause = {0, 1000 * 1000};
+            nanosleep(&pause, NULL);
+        }
+        cr_expect(!WIFSIGNALED(status) || WTERMSIG(status) == SIGKILL, "rank %d ended by signal %d", (int)rank,
+                  WTERMSIG(status));
+        cr_expect(!WIFEXITED(status) || WEXITSTATUS(status) == 0, "rank %d exited with %d", (int)rank, WEXITSTATUS(status));
+    }
+    cr_assert(ranks_now() < until_ns, "a rank hung");
+}
+
+void ranks_free(ranks *all) { munmap(all, sizeof *all); }
+
+void ranks_wait_ready(ranks *all, int32_t count) {
+    uint64_t until_ns = ranks_now() + 30 * WEFTI_SECOND_NS;
+    while (atomic_load(&all->ready) < count) {
+        cr_assert(ranks_now() < until_ns, "%d of %d ranks came to the point; rank 0 says: %s", (int)atomic_load(&all->ready),
+                  (int)count, all->results[0].message);
+        struct timespec pause = {0, 200 * 1000};
+        nanosleep(&pause, NULL);
+    }
+}
