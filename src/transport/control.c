@@ -236,7 +236,8 @@ weft_status wefti_control_exchange(wefti_control *control, const char *name, con
         else
             wait_a_little(control);
     }
-    if (status == WEFT_OK) memcpy(all_out, control->round.all, bytes * (size_t)control->place->size);
+    if (status == WEFT_OK)
+        memcpy(all_out, control->round.all[(control->round.number - 1) % 2], bytes * (size_t)control->place->size);
     pthread_mutex_unlock(&control->lock);
     return status;
 }
@@ -258,7 +259,7 @@ static void free_all(wefti_control *control) {
     if (control->wake >= 0) close(control->wake);
     wefti_free(control->members, (size_t)member_count(control) * sizeof *control->members);
     wefti_free(control->guests, CONTROL_MOST_GUESTS * sizeof *control->guests);
-    wefti_free(control->round.all, round_bytes(place));
+    for (int i = 0; i < 2; i++) wefti_free(control->round.all[i], round_bytes(place));
     pthread_cond_destroy(&control->changed);
     pthread_mutex_destroy(&control->lock);
     wefti_free(control, control_bytes(place));
@@ -279,7 +280,7 @@ static weft_status set_up(wefti_control *control) {
     const wefti_place *place = control->place;
     WEFTI_TRY(wefti_alloc((size_t)member_count(control) * sizeof *control->members, "members", &control->members));
     for (int32_t i = 0; i < member_count(control); i++) control->members[i].frames.socket = -1;
-    WEFTI_TRY(wefti_alloc(round_bytes(place), "an exchange", &control->round.all));
+    for (int i = 0; i < 2; i++) WEFTI_TRY(wefti_alloc(round_bytes(place), "an exchange", &control->round.all[i]));
     control->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (control->wake < 0) return wefti_fail_errno("cannot create an eventfd for the control thread");
     if (place->store[0]) WEFTI_TRY(wefti_socket_resolve(place->store, &control->address));

@@ -89,7 +89,7 @@ static void take_result(wefti_control *control, const wefti_frame *frame, const 
         lose_server(control, WEFT_E_CORRUPT);
         return;
     }
-    memcpy(round->all, payload, frame->length);
+    memcpy(round->all[round->number % 2], payload, frame->length);
     round->open = false;
     round->done = true;
     round->number++;

@@ -47,7 +47,8 @@ typedef struct control_round {
     char        name[WEFTI_EXCHANGE_NAME_BYTES];
     size_t      bytes;
     int32_t     first;   /* rank that came first, to be named in a disagreement */
-    uint8_t    *all;     /* [size * WEFTI_EXCHANGE_MOST_BYTES], by rank, packed by `bytes` */
+    uint8_t    *all[2];  /* [size * WEFTI_EXCHANGE_MOST_BYTES] by rank, by the round's parity: the others may begin the next
+                            round before rank 0 has taken this one's result */
 } control_round;
 
 struct wefti_control {

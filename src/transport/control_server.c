@@ -119,7 +119,7 @@ static void finish_round(wefti_control *control) {
     wefti_frame frame = {CONTROL_RESULT, (uint32_t)(round->bytes * (size_t)control->place->size), 0, round->number};
     for (int32_t rank = 0; rank < control->place->size; rank++) {
         control->members[rank].came = false;
-        if (rank > 0) (void)!wefti_frames_send(&control->members[rank].frames, frame, round->all);
+        if (rank > 0) (void)!wefti_frames_send(&control->members[rank].frames, frame, round->all[round->number % 2]);
     }
     round->open = false;
     round->done = true;
@@ -152,7 +152,7 @@ void wefti_control_server_take(wefti_control *control, int32_t rank, uint32_t nu
         wefti_fault_raise(control->fault, WEFT_E_MISMATCH, rank, cause);
         return;
     }
-    memcpy(round->all + (size_t)rank * bytes, payload + sizeof name, bytes);
+    memcpy(round->all[number % 2] + (size_t)rank * bytes, payload + sizeof name, bytes);
     control->members[rank].came = true;
     for (int32_t other = 0; other < control->place->size; other++)
         if (control->members[other].state == MEMBER_LEFT && !control->members[other].came)

@@ -223,10 +223,8 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
     }
     if (status != WEFT_OK) {
         if (inside->control) wefti_transport_fail(transport, status, weft_error_message());
-        char message[WEFTI_MESSAGE_BYTES];
-        snprintf(message, sizeof message, "%s", weft_error_message());
         wefti_transport_close(transport);
-        return wefti_fail(status, "%s", message);
+        return status;
     }
     *transport_out = transport;
     return WEFT_OK;
@@ -235,6 +233,8 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
 void wefti_transport_close(wefti_transport *transport) {
     if (!transport) return;
     transport_inside *inside = (transport_inside *)transport;
+    char              message[WEFTI_MESSAGE_BYTES]; /* leaving is not to hide why */
+    snprintf(message, sizeof message, "%s", weft_error_message());
     if (transport->group) transport->group->engine->close(transport->group);
     /* The goodbye on the control channel comes first: a link that ends after it is no fault to anybody. */
     wefti_control_close(inside->control);
@@ -242,6 +242,7 @@ void wefti_transport_close(wefti_transport *transport) {
     wefti_fault_release(transport->fault);
     explicit_bzero(&inside->place, sizeof inside->place);
     wefti_free(inside, sizeof *inside);
+    (void)wefti_fail(WEFT_OK, "%s", message);
 }
 
 weft_status wefti_transport_exchange(wefti_transport *transport, const char *name, const void *mine, size_t bytes,

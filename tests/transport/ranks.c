@@ -2,10 +2,12 @@
 
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -48,9 +50,10 @@ ranks *ranks_start(int32_t size, rank_function function) {
     all->size = size;
     ranks_pick_store(all->store);
     for (int32_t rank = 0; rank < size; rank++) {
-        all->children[rank] = fork();
-        if (all->children[rank] == 0) run(all, rank, function);
-        cr_assert(all->children[rank] > 0);
+        pid_t child = fork(); /* not straight into what the child shares, which would write its 0 there */
+        if (child == 0) run(all, rank, function);
+        cr_assert(child > 0);
+        all->children[rank] = child;
     }
     return all;
 }
@@ -58,12 +61,14 @@ ranks *ranks_start(int32_t size, rank_function function) {
 void ranks_join(ranks *all) {
     uint64_t until_ns = ranks_now() + 60 * WEFTI_SECOND_NS;
     for (int32_t rank = 0; rank < all->size; rank++) {
-        int status;
-        while (waitpid(all->children[rank], &status, WNOHANG) == 0) {
+        int status = 0;
+        pid_t ended;
+        while ((ended = waitpid(all->children[rank], &status, WNOHANG)) == 0) {
             if (ranks_now() > until_ns) kill(all->children[rank], SIGKILL);
             struct timespec pause = {0, 1000 * 1000};
             nanosleep(&pause, NULL);
         }
+        cr_assert_eq(ended, all->children[rank], "%s", strerror(errno));
         cr_expect(!WIFSIGNALED(status) || WTERMSIG(status) == SIGKILL, "rank %d ended by signal %d", (int)rank,
                   WTERMSIG(status));
         cr_expect(!WIFEXITED(status) || WEXITSTATUS(status) == 0, "rank %d exited with %d", (int)rank, WEXITSTATUS(status));
