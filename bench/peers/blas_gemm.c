@@ -1,5 +1,5 @@
-/* Matrix products by a packaged BLAS, on one thread: what Weft's own are measured against, and what a choice between BLIS
- * and OpenBLAS rests on. Linked once with each (see run.sh). One JSON object a line and shape.
+/* Matrix products by a packaged BLAS, on one thread: what Weft's own are measured against, and what a choice between
+ * BLIS and OpenBLAS rests on. Linked once with each (see run.sh). One JSON object a line and shape.
  *
  * usage: blas_gemm NAME [SECONDS]
  *
@@ -69,7 +69,10 @@ int main(int argc, char **argv) {
     }
     float *a = malloc(most * sizeof *a), *b = malloc(most * sizeof *b), *c = calloc(most, sizeof *c);
     if (!a || !b || !c) return 1;
-    for (size_t i = 0; i < most; ++i) a[i] = (float)(i * 37 % 101) / 101 - 0.5f, b[i] = (float)(i * 53 % 97) / 97 - 0.5f;
+    for (size_t i = 0; i < most; ++i) {
+        a[i] = (float)(i * 37 % 101) / 101 - 0.5f;
+        b[i] = (float)(i * 53 % 97) / 97 - 0.5f;
+    }
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; ++i) {
         const shape *s = &shapes[i];
         multiply(s, a, b, c);

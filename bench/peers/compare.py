@@ -43,40 +43,44 @@ def spread(values):
 
 # --- training ---
 
-TRAININGS = {  # the sample, its arguments, tokens per sample, the batch, steps whose losses are compared
-    "mlp": ("train_images", ["--model", "mlp", "--batch", 64, "--epochs", 3], 1, 64, 900),
-    "cnn": ("train_images", ["--model", "cnn", "--batch", 64, "--epochs", 1], 1, 64, 400),
-    "gpt": ("train_text", ["--batch", 12, "--steps", 25], 256, 12, 20),
+# The sample, its arguments, what a row counts for, the batch, its steps, how many of them are compared by loss.
+TRAININGS = {
+    "mlp": ("train_images", ["--model", "mlp", "--batch", 64, "--epochs", 3], 1, 64, 2812, 900),
+    "cnn": ("train_images", ["--model", "cnn", "--batch", 64, "--epochs", 1], 1, 64, 937, 600),
+    "gpt": ("train_text", ["--batch", 12, "--max-steps", 30, "--sample", 0], 256, 12, 30, 30),
 }
+LOSS_ROOM = 0.15  # by how much the mean losses of the second half may differ, relative: other random numbers, same fall
 
 
 def train_weft(options, net, work):
     """One run of the sample: rate in samples (for gpt tokens) a second, memory, and loss by step."""
-    program, arguments, per_sample, _, _ = TRAININGS[net]
+    program, arguments = TRAININGS[net][:2]
     log = os.path.join(work, "metrics.jsonl")
-    command = [os.path.join(options.build, "bin", program), *arguments, "--log", log]
+    command = [os.path.join(options.build, "bin", program), *arguments, "--quiet", "--log", log]
     if net == "gpt":
         command += ["--text", options.text]
     _, memory = run(command, WEFT_THREADS=options.threads)
     with open(log, encoding="utf-8") as file:
         events = objects(file.read())
-    losses = {e["step"]: e["loss"] for e in events if "step" in e and "loss" in e}
-    return events[-1]["samples_per_second"] * per_sample, memory, losses
+    losses = {e["step"]: e["loss"] for e in events if e["event"] == "step"}
+    rate = events[-1]["tokens_per_second" if net == "gpt" else "samples_per_second"]
+    return rate, memory, losses
 
 
 def train_torch(options, net, mode, losses=0):
     command = [sys.executable, os.path.join(HERE, "torch_train.py"), "--net", net, "--mode", mode,
-               "--threads", options.threads, "--windows", 3, "--window-seconds", 4 if net == "gpt" else 1.5]
+               "--threads", options.threads, "--windows", 3, "--window-seconds", 6 if net == "gpt" else 1.5]
     if net == "gpt":
         command += ["--text", options.text]
     if losses:
-        command += ["--losses", losses]
+        command += ["--losses", losses, "--steps", TRAININGS[net][4]]
     text, _ = run(command)
     return {record["metric"]: record for record in objects(text)}
 
 
-def mean_of_last(losses, count):
-    tail = losses[-max(1, count // 10):]
+def second_half(losses, steps):
+    """The mean loss of the second half of the first `steps` steps, by those that were logged."""
+    tail = [loss for step, loss in losses.items() if steps / 2 < step <= steps]
     return sum(tail) / len(tail)
 
 
@@ -84,35 +88,36 @@ def train(options, net):
     modes = ["eager", "compile"] + (["eager-nhwc", "compile-nhwc"] if net == "cnn" else [])
     first = {mode: train_torch(options, net, mode) for mode in modes}
     for mode in modes:
-        print(f"  PyTorch {mode}: {first[mode]['throughput']['median']} {first[mode]['throughput']['unit']}")
+        print(f"  PyTorch {mode}: {first[mode]['throughput']['median']}", flush=True)
     best = max(modes, key=lambda mode: first[mode]["throughput"]["median"])
-    steps = TRAININGS[net][4]
-    ours, memories, peers, limits, peer_memories, losses = [], [], [], [], [], {}
+    batch, steps = TRAININGS[net][3], TRAININGS[net][5]
+    rates, memories, peers, limits, peer_memories, falls = [], [], [], [], [], []
     with tempfile.TemporaryDirectory() as work:
         for round_number in range(ROUNDS):
             peer = train_torch(options, net, best, losses=steps if round_number == 0 else 0)
             rate, memory, losses = train_weft(options, net, work)
-            ours.append(rate)
+            rates.append(rate)
             memories.append(memory)
             peers.append(peer["throughput"]["median"])
             limits.append(peer["throughput"]["limit"])
             peer_memories.append(peer["memory"]["median"])
             if round_number == 0:
-                peer_losses = peer["losses"]["losses"][:steps]
-            print(f"  round {round_number + 1}: Weft {rate:.0f}, PyTorch {peers[-1]:.0f} {peer['throughput']['unit']}")
-    case = f"{net} batch {TRAININGS[net][3]} threads {options.threads}"
+                theirs = dict(enumerate(peer["losses"]["losses"], 1))
+                falls = [second_half(losses, steps), second_half(theirs, steps)]
+            print(f"  round {round_number + 1}: Weft {rate:.0f}, PyTorch {peers[-1]:.0f} {peer['throughput']['unit']}",
+                  flush=True)
     name = f"pytorch {peer['throughput']['version']} {best}"
-    yield {"bench": "train", "case": case, "metric": "throughput", "unit": peer["throughput"]["unit"], **spread(ours),
+    common = {"bench": "train", "case": f"{net} batch {batch} threads {options.threads}"}
+    yield {**common, "metric": "throughput", "unit": peer["throughput"]["unit"], **spread(rates),
            "limit": round(statistics.median(limits), 1), "peer": name, "peer_median": statistics.median(peers),
-           "ratio": round(statistics.median(ours) / statistics.median(peers), 3)}
-    yield {"bench": "train", "case": case, "metric": "memory", "unit": "MiB", **spread(memories), "peer": name,
+           "ratio": round(statistics.median(rates) / statistics.median(peers), 3)}
+    yield {**common, "metric": "memory", "unit": "MiB", **spread(memories), "peer": name,
            "peer_median": statistics.median(peer_memories), "peer_anonymous": peer["memory"]["anonymous"],
            "ratio": round(statistics.median(peer_memories) / statistics.median(memories), 3)}
-    mine = [losses[step] for step in sorted(losses) if step <= steps]
-    if mine:
-        yield {"bench": "train", "case": case, "metric": f"loss after {steps} steps", "unit": "nat",
-               "median": round(mean_of_last(mine, len(mine)), 4), "peer": name,
-               "peer_median": round(mean_of_last(peer_losses, steps), 4)}
+    yield {**common, "metric": f"mean loss of steps {steps // 2 + 1} to {steps}", "unit": "nat",
+           "median": round(falls[0], 4), "runs": 1, "peer": name, "peer_median": round(falls[1], 4), "ratio": round(falls[1] / falls[0], 3)}
+    if abs(falls[0] / falls[1] - 1) > LOSS_ROOM:
+        sys.exit(f"error: the losses do not fall alike: Weft {falls[0]:.4f}, PyTorch {falls[1]:.4f}")
 
 
 # --- allreduce ---
@@ -177,8 +182,9 @@ def allreduce(options, wire):
                 continue
             peer_median, median = statistics.median(theirs[key]), statistics.median(values)
             ratio = peer_median / median if metric == "time" else median / peer_median
-            yield {"bench": f"allreduce-{wire}", "case": case, "metric": metric, "unit": last[(size, metric, case)]["unit"],
-                   **spread(values), "limit": last[(size, metric, case)].get("limit"), "peer": peer,
+            record = last[(size, metric, case)]
+            yield {"bench": f"allreduce-{wire}", "case": case, "metric": metric, "unit": record["unit"],
+                   **spread(values), "limit": record.get("limit"), "peer": peer,
                    "peer_median": peer_median, "ratio": round(ratio, 3)}
 
 

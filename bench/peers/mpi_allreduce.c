@@ -2,8 +2,8 @@
  *
  * usage: mpirun -n N mpi_allreduce [--min BYTES] [--max BYTES] [--seconds S] [--windows N]
  *
- * Each size is checked once, warmed up, and then timed in windows of equally many operations, back to back, as nccl-tests
- * does; a window's time is that of the slowest rank. Bus bandwidth is 2(n-1)/n times bytes over time. */
+ * Each size is checked once, warmed up, and then timed in windows of equally many operations, back to back, as
+ * nccl-tests does; a window's time is that of the slowest rank. Bus bandwidth is 2(n-1)/n times bytes over time. */
 #include <math.h>
 #include <mpi.h>
 #include <stdio.h>

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Trains one of the three yardstick networks in PyTorch on the CPU and reports how fast, one JSON object a line.
 
-The networks, data, batch and solver are those of Weft's samples (train_images --model mlp|cnn, train_text). PyTorch is
-given every advantage that a careful user would take: the whole data set lies decoded in memory (no loader at all), the
-solver is the fused one, and the modes to choose from are eager and torch.compile, each also in channels-last layout
+The networks, data, batch, solver and schedule are those of Weft's samples (train_images --model mlp|cnn, train_text).
+PyTorch is given every advantage that a careful user would take: the whole data set lies decoded in memory (no loader
+at all), the solver is the fused one, and the modes to choose from are eager and torch.compile, each also in channels-last layout
 for the convolutional network. Time is taken in windows of equal length after a warm-up; the figure is the median.
 """
 import argparse
 import gzip
 import json
+import math
 import os
 import resource
 import statistics
@@ -28,6 +29,7 @@ parser.add_argument("--warmup-steps", type=int, help="default 30, for gpt 3")
 parser.add_argument("--images", default="/usr/share/datasets/fashion-mnist", help="folder with the gzip IDX files")
 parser.add_argument("--text", default="/usr/share/common-licenses/GPL-3", help="text that gpt learns")
 parser.add_argument("--losses", type=int, default=0, help="report the loss of this many first steps")
+parser.add_argument("--steps", type=int, default=0, help="length of the learning rate's schedule; 0: constant")
 parser.add_argument("--seed", type=int, default=1)
 args = parser.parse_args()
 
@@ -52,6 +54,7 @@ def read_idx(path):
 
 def image_batches(batch):
     images = read_idx(os.path.join(args.images, "train-images-idx3-ubyte.gz")).float().div_(255).unsqueeze(1)
+    images.sub_(0.2860).div_(0.3530)
     labels = read_idx(os.path.join(args.images, "train-labels-idx1-ubyte.gz")).long()
     while True:
         order = torch.randperm(len(images))
@@ -85,7 +88,7 @@ class Block(nn.Module):
                    for part in self.qkv(self.norm1(x)).split(C, dim=2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).reshape(B, T, C))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
 
 class Gpt(nn.Module):
@@ -94,9 +97,12 @@ class Gpt(nn.Module):
         self.token, self.place = nn.Embedding(letters, WIDTH), nn.Embedding(CONTEXT, WIDTH)
         self.blocks = nn.Sequential(*[Block() for _ in range(LAYERS)])
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, letters, bias=False)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif "norm" not in name:
+                last = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * LAYERS) if last else 0.02)
 
     def forward(self, tokens):
         x = self.token(tokens) + self.place.weight[: tokens.shape[1]]
@@ -143,8 +149,10 @@ batches = text_batches(batch) if args.net == "gpt" else image_batches(batch)
 model = build(None)
 if args.mode.endswith("nhwc"):
     model = model.to(memory_format=torch.channels_last)
-solver_class = torch.optim.AdamW if args.net == "gpt" else torch.optim.Adam
-solver = solver_class(model.parameters(), lr=args.lr, fused=True)
+if args.net == "gpt":
+    solver = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
+else:
+    solver = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
 
 
 def loss_of(inputs, labels):
@@ -155,14 +163,32 @@ def loss_of(inputs, labels):
 loss_function = torch.compile(loss_of) if args.mode.startswith("compile") else loss_of
 
 
+def rate_of(step_number):
+    """Warm-up over a twentieth for gpt, then a cosine down to a share of the rate."""
+    warmup, floor = (args.steps // 20, 0.1) if args.net == "gpt" else (0, 0.02)
+    if step_number < warmup:
+        return args.lr * (step_number + 1) / warmup
+    share = min(1.0, (step_number - warmup) / max(1, args.steps - warmup))
+    return args.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+steps_done = 0
+
+
 def step():
+    global steps_done
     inputs, labels = next(batches)
     if args.mode.endswith("nhwc"):
         inputs = inputs.to(memory_format=torch.channels_last)
     solver.zero_grad(set_to_none=True)
     loss = loss_function(inputs, labels)
     loss.backward()
+    if args.net == "gpt":
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    if args.steps:
+        solver.param_groups[0]["lr"] = rate_of(steps_done)
     solver.step()
+    steps_done += 1
     return loss.item()
 
 
