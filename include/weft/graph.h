@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "weft/array.h"
 #include "weft/custom.h"
 #include "weft/dtype.h"
 #include "weft/shape.h"
@@ -149,6 +150,9 @@ weft_tensor *weft_state_with(weft_graph *graph, const char *name, weft_shape sha
  * new value. */
 weft_tensor *weft_assign(weft_tensor *state, weft_tensor *x);
 
+/* The elements of an array, which the graph retains: they must not change as long as it lives (an array that is not
+ * contiguous is copied). `name` is unique in the graph; NULL makes one. */
+weft_tensor *weft_constant(weft_graph *graph, const char *name, weft_array *array);
 /* A tensor of one value; integers saturate, bool is value != 0. */
 weft_tensor *weft_full(weft_graph *graph, weft_dtype dtype, weft_shape shape, double value);
 weft_tensor *weft_scalar(weft_graph *graph, weft_dtype dtype, double value);

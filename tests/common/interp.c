@@ -114,6 +114,11 @@ interp *interp_open(weft_graph *graph, weft_tensor *const *targets, int32_t coun
             in->buffers[in->first[id] + i] =
                 needed[id] || leaf ? zeros((size_t)weft_shape_elements(t->shape), weft_dtype_bytes(t->dtype)) : NULL;
         }
+    for (int32_t i = 0; i < graph->n_leaves; i++) {
+        const wefti_node *node = graph->leaves[i];
+        if (node->op == WEFT_OP_CONSTANT)
+            memcpy(in->buffers[in->first[node->id]], weft_array_data(node->leaf->value), weft_array_bytes(node->leaf->value));
+    }
     compile(in, needed);
     free(needed);
     return in;

@@ -88,6 +88,21 @@ weft_tensor *weft_assign(weft_tensor *state, weft_tensor *x) {
     return assigned;
 }
 
+weft_tensor *weft_constant(weft_graph *graph, const char *name, weft_array *array) {
+    if (!array) return wefti_graph_fail(graph, WEFT_E_INVALID, "constant '%s': the array is NULL", name ? name : "");
+    weft_array *dense = NULL;
+    if (weft_array_is_contiguous(array)) {
+        dense = weft_array_retain(array);
+    } else {
+        weft_status status = weft_array_copy(array, &dense);
+        if (status != WEFT_OK) return wefti_graph_latch(graph, status);
+    }
+    wefti_leaf   leaf = {.batch_axis = -1, .value = dense};
+    weft_tensor *tensor = wefti_emit_leaf(graph, WEFT_OP_CONSTANT, NULL, weft_array_dtype(dense), weft_array_shape(dense), &leaf, name);
+    weft_array_release(dense); /* the leaf has its own reference */
+    return tensor;
+}
+
 weft_tensor *weft_full(weft_graph *graph, weft_dtype dtype, weft_shape shape, double value) {
     wefti_attrs attrs = wefti_no_attrs();
     attrs.full.value = value;

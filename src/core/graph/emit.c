@@ -191,10 +191,13 @@ weft_tensor *wefti_emit_leaf(weft_graph *graph, weft_op op, const wefti_attrs *a
     if (op == WEFT_OP_STEP && graph->step) return graph->step;
     bool named = named_leaf(op);
     char buffer[64];
-    if (named && (!name || !*name))
+    if (named && op != WEFT_OP_CONSTANT && (!name || !*name))
         return wefti_graph_fail(graph, WEFT_E_INVALID, "%s: a name is needed", wefti_ops[op].name);
     if (!name) name = default_name(graph, op, buffer, sizeof buffer);
     if (!leaf_fits(graph, op, dtype, shape, name)) return &graph->poison;
+    if (op == WEFT_OP_CONSTANT && (!leaf || !leaf->value || weft_array_dtype(leaf->value) != dtype ||
+                                   !weft_shape_equal(weft_array_shape(leaf->value), shape) || !weft_array_is_contiguous(leaf->value)))
+        return wefti_graph_fail(graph, WEFT_E_INVALID, "constant '%s': its array must be contiguous and of its dtype and shape", name);
     for (int32_t axis = shape.rank; axis < WEFT_MAX_RANK; axis++) shape.dim[axis] = 0;
 
     weft_tensor *step = op == WEFT_OP_RANDOM ? wefti_graph_step(graph) : NULL;
@@ -211,11 +214,15 @@ weft_tensor *wefti_emit_leaf(weft_graph *graph, weft_op op, const wefti_attrs *a
     weft_tensor *tensor = add_node(graph, node, &type);
     if (wefti_poisoned(tensor)) return tensor;
     if (named) graph->leaves[graph->n_leaves++] = node;
+    if (op == WEFT_OP_CONSTANT) weft_array_retain(record->value);
     if (op == WEFT_OP_STEP) graph->step = tensor;
     return tensor;
 }
 
-void wefti_graph_drop_constants(weft_graph *graph) { (void)graph; }
+void wefti_graph_drop_constants(weft_graph *graph) {
+    for (int32_t i = 0; i < graph->n_leaves; i++)
+        if (graph->leaves[i]->op == WEFT_OP_CONSTANT) weft_array_release(graph->leaves[i]->leaf->value);
+}
 
 weft_tensor *wefti_output(weft_tensor *tensor, int32_t index) {
     if (wefti_poisoned(tensor)) return tensor;

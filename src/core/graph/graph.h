@@ -13,7 +13,6 @@
 #include "core/iface/op.h"
 #include "weft/graph.h"
 
-typedef struct weft_array weft_array; /* weft/array.h */
 typedef struct wefti_node wefti_node;
 
 struct weft_tensor {
