@@ -219,8 +219,10 @@ static void visit_unary(case_visitor visit, void *context, op_row row) {
     for (size_t d = 0; d < WEFTI_COUNT(numbers); d++) {
         if (!weft_dtype_is_float(numbers[d]) && !row.integers) continue;
         for (size_t s = 0; s < WEFTI_COUNT(shapes); s++)
-            for (int how = 0; how < LAYOUT_COUNT; how++) {
-                test_case one = unary_case(row, numbers[d], shapes[s], (layout)how);
+            for (int k = 0; k < 2; k++) {
+                /* Plain, and one of the other layouts in turn. */
+                layout    how = k == 0 ? PLAIN : (layout)(1 + (s + d + row.op) % (LAYOUT_COUNT - 1));
+                test_case one = unary_case(row, numbers[d], shapes[s], how);
                 visit(context, &one);
             }
         test_case in_place = unary_case(row, numbers[d], weft_shape(9, 11), PLAIN);
@@ -259,7 +261,8 @@ static void visit_binary(case_visitor visit, void *context, op_row row) {
     for (size_t d = 0; d < WEFTI_COUNT(numbers); d++) {
         if (!weft_dtype_is_float(numbers[d]) && !row.integers) continue;
         for (size_t s = 0; s < WEFTI_COUNT(pairs); s++)
-            for (int how = 0; how < 6; how++) {
+            for (int k = 0; k < 3; k++) {
+                size_t              how = k == 0 ? 0 : (s + d + row.op + (size_t)k) % 6;
                 static const layout ways[6][2] = {{PLAIN, PLAIN}, {GAPPED, PLAIN}, {PLAIN, TURNED}, {REPEATED, GAPPED}, {PLAIN, REPEATED}, {TURNED, TURNED}};
                 test_case one = binary_case(row, numbers[d], pairs[s], ways[how][0], ways[how][1]);
                 visit(context, &one);

@@ -211,7 +211,8 @@ void visit_reductions(case_visitor visit, void *context) {
         for (size_t d = 0; d < WEFTI_COUNT(dtypes); d++) {
             if (ops[k] == WEFT_OP_MEAN && !weft_dtype_is_float(dtypes[d])) continue;
             for (size_t s = 0; s < WEFTI_COUNT(shapes); s++)
-                for (int how = 0; how < LAYOUT_COUNT; how++) visit_sets(visit, context, ops[k], dtypes[d], shapes[s], (layout)how);
+                for (int how = (int)((s + d) % 2); how < LAYOUT_COUNT; how += 2)
+                    visit_sets(visit, context, ops[k], dtypes[d], shapes[s], (layout)how);
             for (size_t s = 0; s < WEFTI_COUNT(large); s++)
                 if (d < 2)
                     for (uint32_t axes = 1; axes < 1u << large[s].rank; axes++) {

@@ -50,8 +50,9 @@ static bool agrees(const tensor *expected, int64_t i, const void *got) {
 }
 
 typedef struct tally {
-    wefti_device *device, *two, *three;
-    int           cases, wrong;
+    wefti_device *const *devices;
+    int32_t              n_devices;
+    int                  at, cases, wrong;
 } tally;
 
 static void complain(tally *self, const test_case *one, const char *why) {
@@ -63,69 +64,70 @@ static void draw_inputs(const test_case *one, tensor *inputs) {
     if (one->derive) one->derive(one, inputs);
 }
 
-static void check_case(void *context, const test_case *one) {
-    tally *self = context;
-    tensor inputs[MOST_INPUTS], outputs[MOST_OUTPUTS];
-    void  *got[MOST_OUTPUTS] = {NULL};
-    char   why[256];
-    self->cases++;
-    draw_inputs(one, inputs);
-    for (int32_t k = 0; k < one->n_outputs; k++) outputs[k] = tensor_create(one->outputs[k].dtype, one->outputs[k].shape);
-    if (!compute(self->device, one, inputs, got, why)) complain(self, one, why);
-    else define(one, inputs, outputs);
+static void check_on(tally *self, wefti_device *device, const test_case *one, const tensor *inputs, const tensor *expected) {
+    void *got[MOST_OUTPUTS] = {NULL};
+    char  why[256];
+    if (!compute(device, one, inputs, got, why)) complain(self, one, why);
     for (int32_t k = 0; k < one->n_outputs && !why[0]; k++)
-        for (int64_t i = 0; i < outputs[k].n; i++) {
-            if (agrees(&outputs[k], i, got[k])) continue;
-            snprintf(why, sizeof why, "output %d element %lld is %.9g, expected %.9g", (int)k, (long long)i,
-                     wefti_load_f64(got[k], i, outputs[k].dtype),
-                     weft_dtype_is_float(outputs[k].dtype) ? outputs[k].f[i] : (double)outputs[k].i[i]);
+        for (int64_t i = 0; i < expected[k].n; i++) {
+            if (agrees(&expected[k], i, got[k])) continue;
+            snprintf(why, sizeof why, "output %d element %lld is %.9g, expected %.9g (device %d)", (int)k, (long long)i,
+                     wefti_load_f64(got[k], i, expected[k].dtype),
+                     weft_dtype_is_float(expected[k].dtype) ? expected[k].f[i] : (double)expected[k].i[i], self->at);
             complain(self, one, why);
             break;
         }
-    for (int32_t k = 0; k < one->n_outputs; k++) {
-        tensor_release(&outputs[k]);
-        free(got[k]);
-    }
+    for (int32_t k = 0; k < one->n_outputs; k++) free(got[k]);
+}
+
+static void check_case(void *context, const test_case *one) {
+    tally *self = context;
+    tensor inputs[MOST_INPUTS], expected[MOST_OUTPUTS];
+    self->cases++;
+    draw_inputs(one, inputs);
+    for (int32_t k = 0; k < one->n_outputs; k++) expected[k] = tensor_create(one->outputs[k].dtype, one->outputs[k].shape);
+    define(one, inputs, expected);
+    for (self->at = 0; self->at < self->n_devices; self->at++) check_on(self, self->devices[self->at], one, inputs, expected);
+    for (int32_t k = 0; k < one->n_outputs; k++) tensor_release(&expected[k]);
     for (int32_t i = 0; i < one->n_inputs; i++) tensor_release(&inputs[i]);
 }
 
-void conformance_check(wefti_device *device) {
-    tally self = {.device = device};
+void conformance_check(wefti_device *const *devices, int32_t n_devices) {
+    tally self = {.devices = devices, .n_devices = n_devices};
     conformance_visit(check_case, &self);
     cr_assert_gt(self.cases, 1000);
-    cr_assert_eq(self.wrong, 0, "%d of %d cases are wrong", self.wrong, self.cases);
+    cr_assert_eq(self.wrong, 0, "%d results of %d cases are wrong", self.wrong, self.cases);
 }
 
-/* Small cases seldom have more than one part: every seventh will do. */
+/* Small cases seldom have more than one part: one in thirteen will do. */
 static bool is_worth_it(const tally *self, const test_case *one) {
     int64_t most = weft_shape_elements(one->outputs[0].shape);
     for (int32_t i = 0; i < one->n_inputs; i++) most = wefti_max_i64(most, weft_shape_elements(one->inputs[i].shape));
-    return most >= 1000 || self->cases % 7 == 0;
+    return most >= 1000 || self->cases % 13 == 0;
 }
 
 static void compare_case(void *context, const test_case *one) {
-    tally        *self = context;
-    wefti_device *devices[3] = {self->device, self->two, self->three};
-    tensor        inputs[MOST_INPUTS];
-    void         *got[3][MOST_OUTPUTS] = {{NULL}};
-    char          why[256];
+    tally *self = context;
+    tensor inputs[MOST_INPUTS];
+    void  *first[MOST_OUTPUTS] = {NULL}, *got[MOST_OUTPUTS];
+    char   why[256];
     self->cases++;
     if (!is_worth_it(self, one)) return;
     draw_inputs(one, inputs);
-    for (int d = 0; d < 3; d++)
-        if (!compute(devices[d], one, inputs, got[d], why)) complain(self, one, why);
-    for (int d = 0; d < 3; d++)
-        for (int32_t k = 0; k < one->n_outputs; k++) {
+    for (int32_t d = 0; d < self->n_devices; d++) {
+        if (!compute(self->devices[d], one, inputs, d ? got : first, why)) complain(self, one, why);
+        for (int32_t k = 0; d && k < one->n_outputs; k++) {
             size_t bytes = (size_t)weft_shape_elements(one->outputs[k].shape) * weft_dtype_bytes(one->outputs[k].dtype);
-            if (got[0][k] && got[d][k] && memcmp(got[0][k], got[d][k], bytes) != 0) complain(self, one, "the bits differ");
-            if (d > 0) free(got[d][k]);
+            if (first[k] && got[k] && memcmp(first[k], got[k], bytes) != 0) complain(self, one, "the bits differ");
+            free(got[k]);
         }
-    for (int32_t k = 0; k < one->n_outputs; k++) free(got[0][k]);
+    }
+    for (int32_t k = 0; k < one->n_outputs; k++) free(first[k]);
     for (int32_t i = 0; i < one->n_inputs; i++) tensor_release(&inputs[i]);
 }
 
-void conformance_same_bits(wefti_device *one, wefti_device *two, wefti_device *three) {
-    tally self = {.device = one, .two = two, .three = three};
+void conformance_same_bits(wefti_device *const *devices, int32_t n_devices) {
+    tally self = {.devices = devices, .n_devices = n_devices};
     conformance_visit(compare_case, &self);
     cr_assert_eq(self.wrong, 0, "%d of %d cases differ", self.wrong, self.cases);
 }

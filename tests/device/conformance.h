@@ -1,8 +1,8 @@
 /* The conformance suite of devices: one list of cases (op x dtype x awkward shape x strides x broadcasting), computed by a
  * device and compared with definitions evaluated in f64 here, apart from any device's kernels.
  *
- * A device's test creates it and calls conformance_check(device), and conformance_same_bits(one, two, three) where devices must
- * agree to the bit. */
+ * A device's test creates it and calls conformance_check, and conformance_same_bits with devices that must agree to the
+ * bit. Several devices at once draw and define each case only once. */
 #ifndef TESTS_DEVICE_CONFORMANCE_H
 #define TESTS_DEVICE_CONFORMANCE_H
 
@@ -59,10 +59,10 @@ void visit_moves(case_visitor visit, void *context);
 void visit_products(case_visitor visit, void *context);
 void visit_rows(case_visitor visit, void *context);
 
-/* Runs every case and compares it with its definition. Fails the test after listing up to 20 cases that are wrong. */
-void conformance_check(wefti_device *device);
-/* Runs the large cases and a choice of the others on all three, and compares bits. */
-void conformance_same_bits(wefti_device *one, wefti_device *two, wefti_device *three);
+/* Runs every case on every device and compares it with its definition. Fails the test after listing up to 20 that are wrong. */
+void conformance_check(wefti_device *const *devices, int32_t n_devices);
+/* Runs the large cases and a choice of the others on all devices, and compares bits. */
+void conformance_same_bits(wefti_device *const *devices, int32_t n_devices);
 /* Runs fused programs whole and as one call an instruction, and compares bits. */
 void conformance_fusion(wefti_device *device);
 
