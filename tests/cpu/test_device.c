@@ -60,7 +60,8 @@ static uint64_t allocations(void) {
 Test(cpu_launch, allocates_nothing_and_times_every_call) {
     wefti_device *device = create(WEFTI_CPU_AUTO, 2);
     enum { N = 100000 };
-    float        *buffers[3];
+    float        *buffers[4];
+    int64_t       scratch_bytes = 0;
     wefti_attrs   attrs;
     memset(&attrs, 0, sizeof attrs);
     for (int i = 0; i < 3; i++) {
@@ -75,12 +76,13 @@ Test(cpu_launch, allocates_nothing_and_times_every_call) {
         {.op = WEFT_OP_RELU, .attrs = &attrs, .n_inputs = 1, .n_outputs = 1, .inputs = &out, .outputs = &out, .name = "again"},
     };
     for (int i = 0; i < 3; i++) {
-        int64_t scratch = 1;
-        cr_assert_eq(device->vtable->query(device, &calls[i], &scratch), WEFT_OK);
-        cr_assert_eq(scratch, 0);
+        calls[i].scratch_buffer = 3;
+        cr_assert_eq(device->vtable->query(device, &calls[i], &calls[i].scratch_bytes), WEFT_OK);
+        scratch_bytes = wefti_max_i64(scratch_bytes, calls[i].scratch_bytes);
     }
+    cr_assert_eq(device->vtable->allocate(device, (size_t)scratch_bytes, "scratch", (void **)&buffers[3]), WEFT_OK);
     wefti_program *program = NULL;
-    wefti_segment  segment = {.calls = calls, .n_calls = 3, .n_buffers = 3};
+    wefti_segment  segment = {.calls = calls, .n_calls = 3, .n_buffers = 4};
     cr_assert_eq(device->vtable->compile(device, &segment, &program), WEFT_OK);
     int          between = 0;
     uint64_t     profile[3] = {0};
@@ -93,6 +95,7 @@ Test(cpu_launch, allocates_nothing_and_times_every_call) {
     for (int k = 0; k < N; k++) cr_assert_eq(buffers[2][k], (k % 100 - 50) > 0 ? 2 * (k % 100 - 50) : 0);
     device->vtable->release_program(program);
     for (int i = 0; i < 3; i++) device->vtable->deallocate(device, buffers[i], N * 4);
+    device->vtable->deallocate(device, buffers[3], (size_t)scratch_bytes);
     device->vtable->release(device);
     weft_memory_counts counts;
     weft_memory_read(&counts);
