@@ -13,6 +13,7 @@
 #include "core/iface/world.h"
 #include "core/plan/object.h"
 #include "core/plan/plan.h"
+#include "weft/batch.h"
 #include "weft/layers.h"
 #include "weft/loss.h"
 

@@ -24,6 +24,7 @@ static void flow_release(flow *f) {
     wefti_edges_release(&f->edges);
     wefti_free(f->depth, f->n * sizeof *f->depth);
     wefti_free(f->tail, f->n);
+    *f = (flow){0};
 }
 
 static weft_status flow_of(const wefti_ir *ir, flow *f) {

@@ -1,0 +1,219 @@
+/* Communication in plans: values, buckets, places in the schedule, and faults; over a group of imagined ranks. */
+#include "plan/fake_group.h"
+#include "plan/support.h"
+
+static weft_tensor *all_reduce(weft_tensor *x, int32_t reduce) {
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.comm.reduce = reduce;
+    return wefti_apply(WEFT_OP_ALL_REDUCE, &attrs, (weft_tensor *[]){x}, 1, NULL);
+}
+static weft_tensor *along(weft_op op, weft_tensor *x, int32_t axis, weft_shape result) {
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.comm.axis = axis;
+    attrs.comm.global = result;
+    return wefti_apply(op, &attrs, (weft_tensor *[]){x}, 1, NULL);
+}
+
+typedef struct scene {
+    weft_world *world;
+    weft_graph *g;
+    fake_group  group;
+} scene;
+
+static scene *scene_open(int32_t size, int32_t index) {
+    scene *s = calloc(1, sizeof *s);
+    s->world = world_open(WEFTI_CPU_REFERENCE);
+    s->g = graph_new(3);
+    fake_group_open(&s->group, size, index);
+    s->world->size = size;
+    s->world->rank = index;
+    s->world->group = &s->group.base;
+    return s;
+}
+static void scene_close(scene *s) {
+    weft_graph_release(s->g);
+    world_close(s->world);
+    fake_group_close(&s->group);
+    free(s);
+}
+static void run_and_fetch(weft_plan *plan, const float *x, weft_shape shape, float *out, size_t bytes) {
+    OK(weft_plan_run(plan, &(weft_feed){"x", WEFT_F32, shape, x}, 1));
+    OK(weft_plan_fetch(plan, 0, out, bytes));
+}
+
+Test(plan_comm, reduces_values_of_every_origin) {
+    for (int32_t delay = 0; delay < 3; delay++) {
+        scene *s = scene_open(3, 1);
+        s->group.delay = delay;
+        float        data[5] = {1, 2, 3, 4, 5}, out[5];
+        weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(5)), *w = weft_parameter(s->g, "w", weft_shape(5), .init = weft_init_ones());
+        weft_tensor *square = weft_square(x), *reduced = all_reduce(square, WEFTI_REDUCE_SUM);
+        weft_tensor *results[] = {
+            all_reduce(x, WEFTI_REDUCE_SUM),                             /* a fed array */
+            all_reduce(w, WEFTI_REDUCE_AVG),                             /* a variable */
+            reduced,                                                     /* computed */
+            weft_add(square, reduced),                                   /* computed, and read again afterwards */
+            all_reduce(weft_expand(weft_slice(x, 0, 1, 2), weft_shape(5)), WEFTI_REDUCE_SUM), /* a window */
+            all_reduce(weft_full(s->g, WEFT_F32, weft_shape(5), 2), WEFTI_REDUCE_SUM),        /* a constant */
+            all_reduce(reduced, WEFTI_REDUCE_MAX),                       /* of another collective */
+            all_reduce(square, WEFTI_REDUCE_SUM),                        /* sent twice */
+            NULL};
+        weft_plan *plan = plan_of(s->world, s->g, false, (weft_plan_options){0}, results);
+        float want[8][5];
+        for (int i = 0; i < 5; i++) {
+            float v = data[i];
+            want[0][i] = 3 * v; want[1][i] = 1; want[2][i] = 3 * v * v; want[3][i] = 4 * v * v;
+            want[4][i] = 6; want[5][i] = 6; want[6][i] = 3 * v * v; want[7][i] = 3 * v * v;
+        }
+        for (int run = 0; run < 3; run++) {
+            run_and_fetch(plan, data, weft_shape(5), out, sizeof out);
+            for (int o = 0; o < 8; o++) {
+                OK(weft_plan_fetch(plan, o, out, sizeof out));
+                for (int i = 0; i < 5; i++) cr_assert_eq(out[i], want[o][i], "output %d[%d] is %g, not %g", o, i, out[i], want[o][i]);
+            }
+        }
+        cr_assert_eq(s->group.n_in_flight, 0);
+        weft_plan_release(plan);
+        scene_close(s);
+    }
+}
+
+Test(plan_comm, gathers_and_scatters_along_any_axis_evenly_or_not) {
+    for (int32_t axis = 0; axis < 3; axis++)
+        for (int64_t total = 1; total <= 7; total++)
+            for (int32_t index = 0; index < 3; index++) {
+                scene  *s = scene_open(3, index);
+                int64_t first, count, at[3];
+                weft_batch_share(total, index, 3, &first, &count);
+                weft_shape whole = weft_shape(2, 3, 2), part, in;
+                whole.dim[axis] = total;
+                part = whole;
+                part.dim[axis] = count;
+                /* scatter(x) sums equal copies; the own part comes back three times as large. */
+                weft_tensor *x = weft_input(s->g, "x", WEFT_F32, whole);
+                weft_tensor *mine = along(WEFT_OP_REDUCE_SCATTER, x, axis, part);
+                /* The imagined ranks give what this one gives, so gathering is only tried where parts are equal. */
+                bool         even = total % 3 == 0;
+                weft_tensor *back = even ? along(WEFT_OP_ALL_GATHER, mine, axis, whole) : mine;
+                weft_plan   *plan = plan_of(s->world, s->g, false, (weft_plan_options){0}, LIST(mine, back));
+                float        data[64], out[64];
+                fill(data, 64, 5);
+                run_and_fetch(plan, data, whole, out, (size_t)weft_shape_elements(part) * 4);
+                int64_t n = 0;
+                for (at[0] = 0; at[0] < part.dim[0]; at[0]++)
+                    for (at[1] = 0; at[1] < part.dim[1]; at[1]++)
+                        for (at[2] = 0; at[2] < part.dim[2]; at[2]++, n++) {
+                            int64_t from[3] = {at[0], at[1], at[2]};
+                            from[axis] += first;
+                            float want = data[(from[0] * whole.dim[1] + from[1]) * whole.dim[2] + from[2]];
+                            cr_assert_eq(out[n], want + want + want);
+                        }
+                in = even ? whole : part;
+                OK(weft_plan_fetch(plan, 1, out, (size_t)weft_shape_elements(in) * 4));
+                for (int64_t i = 0; even && i < weft_shape_elements(whole); i++) {
+                    int64_t inner = 1, position;
+                    for (int a = axis + 1; a < 3; a++) inner *= whole.dim[a];
+                    position = i / inner % total; /* each rank's part holds what this rank's does */
+                    float want = data[i + (first + position % count - position) * inner];
+                    cr_assert_eq(out[i], want + want + want);
+                }
+                weft_plan_release(plan);
+                scene_close(s);
+            }
+}
+
+/* A chain of layers whose gradients are reduced and then applied; micro says how many reductions there are. */
+static weft_plan *layers(scene *s, int32_t n, weft_plan_options options) {
+    weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(4, 8)), *h = x, *wrt[16], *grad[16], *outputs[2] = {0};
+    char         name[16];
+    for (int32_t i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "w%d", i);
+        wrt[i] = weft_parameter(s->g, name, weft_shape(8, 8));
+        h = weft_tanh(weft_matmul(h, wrt[i]));
+    }
+    outputs[0] = all_reduce(weft_mean(weft_square(h)), WEFTI_REDUCE_AVG);
+    OK(weft_gradients(weft_mean(weft_square(h)), wrt, n, grad));
+    for (int32_t i = 0; i < n; i++)
+        weft_assign(wrt[i], weft_sub(wrt[i], weft_mul_scalar(all_reduce(grad[i], WEFTI_REDUCE_AVG), 0.1)));
+    return plan_of(s->world, s->g, true, options, outputs);
+}
+
+Test(plan_comm, buckets_gradients_and_starts_them_in_the_backward_pass) {
+    scene     *s = scene_open(2, 0);
+    weft_plan *plan = layers(s, 12, (weft_plan_options){.bucket_bytes = 3 * 256, .first_bucket_bytes = 256, .trace = true});
+    /* The loss fills the first bucket up to 4 bytes; then one gradient of 256; then three at a time. */
+    int32_t starts = 0, launches_after_first = 0, waits = 0;
+    for (int32_t i = 0; i < plan->ir.n_steps; i++) {
+        wefti_step_kind kind = plan->ir.steps[i].kind;
+        starts += kind == WEFTI_STEP_START;
+        waits += kind == WEFTI_STEP_WAIT;
+        launches_after_first += kind == WEFTI_STEP_LAUNCH && starts > 0 && starts < plan->ir.n_collectives;
+        cr_assert(kind != WEFTI_STEP_WAIT || starts == plan->ir.n_collectives, "waits before everything was started");
+    }
+    cr_assert_eq(starts, 5, "%d collectives", starts);
+    cr_assert_eq(waits, starts);
+    cr_assert_geq(launches_after_first, 3, "nothing is computed while messages are in flight");
+    float x[32];
+    fill(x, 32, 9);
+    s->group.delay = 1000;
+    OK(weft_plan_run(plan, &(weft_feed){"x", WEFT_F32, weft_shape(4, 8), x}, 1));
+    cr_assert_eq(s->group.most_in_flight, 5, "at most %d in flight", s->group.most_in_flight);
+    weft_trace_event events[64];
+    int32_t          n = weft_plan_trace(plan, events, 64), collectives = 0;
+    for (int32_t i = 0; i < n; i++) {
+        cr_assert_leq(events[i].begin_ns, events[i].end_ns);
+        collectives += events[i].kind == WEFT_TRACE_COLLECTIVE;
+    }
+    cr_assert_eq(collectives, 5);
+    cr_assert_eq(events[n - 1].kind, WEFT_TRACE_RUN);
+    weft_plan_release(plan);
+    scene_close(s);
+}
+
+Test(plan_comm, equal_ranks_on_equal_batches_train_as_one_does) {
+    float one[12][64], x[32];
+    fill(x, 32, 9);
+    for (int32_t variant = 0; variant < 6; variant++) {
+        int32_t size = variant == 0 ? 1 : 4;
+        scene  *s = scene_open(size, 0);
+        s->group.delay = variant == 2 ? 5 : 0;
+        if (variant == 3) s->group.most = 1;
+        weft_plan_options options = {.bucket_bytes = variant == 4 ? -1 : 600, .no_in_place = variant == 5, .no_reuse = variant == 5};
+        weft_plan *plan = layers(s, 12, options);
+        for (int32_t step = 0; step < 5; step++) OK(weft_plan_run(plan, &(weft_feed){"x", WEFT_F32, weft_shape(4, 8), x}, 1));
+        cr_assert_eq(s->group.n_started == 0, size == 1, "a group of one communicates");
+        for (int32_t i = 0; i < 12; i++) {
+            char  name[16];
+            float got[64];
+            snprintf(name, sizeof name, "w%d", i);
+            OK(weft_variables_get(weft_plan_variables(plan), name, variant == 0 ? one[i] : got, sizeof got));
+            if (variant) cr_assert_eq(memcmp(one[i], got, sizeof got), 0, "variant %d: '%s' differs", variant, name);
+        }
+        weft_plan_release(plan);
+        scene_close(s);
+    }
+}
+
+Test(plan_comm, a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight) {
+    for (int32_t fail_at = 0; fail_at < 5; fail_at++) {
+        scene     *s = scene_open(2, 0);
+        weft_plan *plan = layers(s, 12, (weft_plan_options){.bucket_bytes = 3 * 256, .first_bucket_bytes = 256});
+        float      x[32] = {0};
+        s->group.fail_at = fail_at;
+        s->group.delay = fail_at;
+        FAILS(WEFT_E_PEER, weft_plan_run(plan, &(weft_feed){"x", WEFT_F32, weft_shape(4, 8), x}, 1), "rank 1 is gone");
+        cr_assert_eq(s->group.n_in_flight, 0);
+        FAILS(WEFT_E_STATE, weft_plan_fetch(plan, 0, x, 4), "has not run");
+        weft_plan_release(plan);
+        scene_close(s);
+    }
+}
+
+Test(plan_comm, a_share_of_the_wrong_size_is_named) {
+    scene       *s = scene_open(3, 1);
+    weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(3, 2));
+    weft_tensor *y = along(WEFT_OP_ALL_GATHER, x, 0, weft_shape(7, 2));
+    weft_plan   *plan = NULL;
+    FAILS(WEFT_E_SHAPE, weft_plan_create(s->world, s->g, &(weft_plan_options){.outputs = &y, .n_outputs = 1}, &plan), "its share is 2");
+    scene_close(s);
+}
