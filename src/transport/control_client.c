@@ -68,6 +68,7 @@ static void join(wefti_control *control, uint64_t now_ns) {
     size_t most = (size_t)control->place->size * WEFTI_EXCHANGE_MOST_BYTES;
     wefti_frames_open(&control->members[0].frames, control->dialled, (uint32_t)(most < 1024 ? 1024 : most), now_ns);
     control->members[0].state = MEMBER_HERE;
+    control->beat_ns = 0; /* at once: from the first heartbeat on, silence means something */
     control->dialled = -1;
 }
 

@@ -81,6 +81,7 @@ static void welcome(wefti_control *control, control_guest *guest, uint64_t now_n
     }
     wefti_frames_open(&member->frames, guest->socket, WEFTI_EXCHANGE_NAME_BYTES + WEFTI_EXCHANGE_MOST_BYTES, now_ns);
     member->state = MEMBER_HERE;
+    control->beat_ns = 0; /* at once: from the first heartbeat on, silence means something */
     guest->socket = -1;
     wefti_log(WEFT_LOG_DEBUG, "rank %d has joined", (int)rank);
 }

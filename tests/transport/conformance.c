@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -176,6 +177,7 @@ static void run_processes(const wire_setup *setup, int32_t ranks, shared_state *
     for (int32_t rank = 0; rank < ranks; rank++) {
         children[rank] = fork();
         if (children[rank] == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
             alarm(LIMIT_S * 2);
             rank_start start = {{NULL, rank, ranks, AS_PROCESSES, shared, NULL, false}, setup, function};
             run_rank(&start);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -28,6 +29,7 @@ void ranks_pick_store(char store_out[64]) {
 
 static _Noreturn void run(ranks *all, int32_t rank, rank_function function) {
     char number[16];
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* also a stopped one goes when the test ends */
     alarm(90);
     snprintf(number, sizeof number, "%d", (int)rank);
     setenv("WEFT_RANK", number, 0);
