@@ -1,0 +1,14 @@
+/* The benchmarks of weft-bench. */
+#ifndef WEFT_BENCH_BENCH_H
+#define WEFT_BENCH_BENCH_H
+
+#include "harness.h"
+
+int bench_allreduce(int argc, char **argv);
+int bench_reduce_scatter(int argc, char **argv);
+int bench_allgather(int argc, char **argv);
+int bench_broadcast(int argc, char **argv);
+int bench_sendrecv(int argc, char **argv);
+int bench_latency(int argc, char **argv);
+
+#endif

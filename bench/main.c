@@ -1,0 +1,27 @@
+/* weft-bench: one program for all benchmarks. */
+#include <stdio.h>
+#include <string.h>
+
+#include "bench.h"
+
+static const bench_command commands[] = {
+    {"allreduce", "sum over all ranks, in the manner of nccl-tests", bench_allreduce},
+    {"reduce-scatter", "each rank gets its part of the sum", bench_reduce_scatter},
+    {"allgather", "each rank gets everyone's part", bench_allgather},
+    {"broadcast", "everyone gets the root's data", bench_broadcast},
+    {"sendrecv", "one-way bandwidth between two ranks", bench_sendrecv},
+    {"latency", "half a round trip between two ranks", bench_latency},
+};
+
+int main(int argc, char **argv) {
+    if (argc >= 2)
+        for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+            if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+    bool help = argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
+    FILE *out = help ? stdout : stderr;
+    if (argc >= 2 && !help) fprintf(out, "error: there is no benchmark '%s'\n", argv[1]);
+    fprintf(out, "usage: weft-bench WHAT [option...]   (weft-bench WHAT --help lists its options)\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+        fprintf(out, "  %-16s %s\n", commands[i].name, commands[i].help);
+    return help ? 0 : 2;
+}

@@ -1,0 +1,58 @@
+/* Ranks for benchmarks: processes (threads for the in-process wire) that are connected by a wire. */
+#ifndef WEFT_BENCH_RANKS_H
+#define WEFT_BENCH_RANKS_H
+
+#include <stdatomic.h>
+
+#include "core/iface/collective.h"
+#include "transport/wire_common.h"
+
+enum { BENCH_MOST_RANKS = 64, BENCH_MOST_WINDOWS = 64 };
+
+/* What the ranks share outside of any wire, so that timing disturbs nothing. */
+typedef struct bench_shared {
+    _Atomic int arrived, generation, failed;
+    double      seconds[BENCH_MOST_RANKS];
+    int64_t     number;
+    int         sockets[BENCH_MOST_RANKS][2]; /* [rank]: to the right, to the left: plain TCP on loopback; -1 */
+    struct {
+        size_t  bytes;
+        uint8_t address[WEFTI_WIRE_ADDRESS_BYTES];
+    } addresses[BENCH_MOST_RANKS];
+} bench_shared;
+
+typedef struct bench_rank {
+    int32_t       rank, size;
+    const char   *wire_name;
+    wefti_wire   *wire;
+    bench_shared *shared;
+    void         *argument;
+} bench_rank;
+
+/* Runs `body` on `size` ranks; exit status 0 where all gave 0. Sockets between neighbours are made for "tcp". */
+int bench_run_ranks(const char *wire_name, int32_t size, int (*body)(bench_rank *rank), void *argument);
+
+/* Waits for all ranks; polls nothing. Ends the program where one has failed. */
+void bench_meet(bench_rank *rank);
+/* Everyone gives seconds; all get the most. */
+double bench_slowest(bench_rank *rank, double seconds);
+/* All get what rank 0 gives. */
+int64_t bench_agree(bench_rank *rank, int64_t number);
+/* Prints the message of the latest failure and ends this rank. */
+_Noreturn void bench_fail(bench_rank *rank, const char *what);
+#define BENCH_TRY(rank, call)                                \
+    do {                                                     \
+        if ((call) != WEFT_OK) bench_fail((rank), #call); \
+    } while (0)
+
+/* --- limits: what the machine gives for the same bytes, without a library --- */
+
+/* Seconds in which every rank copies `bytes` from `from` to `to`, all at once. */
+double bench_copy_seconds(bench_rank *rank, void *to, const void *from, size_t bytes);
+/* Seconds in which every rank sends `bytes` to the right and receives as many from the left over plain sockets, in
+ * `turns` exchanges that each wait for the one before; NAN where there are no sockets. */
+double bench_socket_seconds(bench_rank *rank, void *to, const void *from, size_t bytes, int turns);
+/* Seconds for one cache line to go from rank to rank and an answer back, halved: two ranks polling shared memory. */
+double bench_line_seconds(bench_rank *rank);
+
+#endif
