@@ -1,6 +1,6 @@
-/* Collectives in the manner of nccl-tests: verify, then time windows of equally many operations, back to back; a window's
- * time is that of the slowest rank. algbw is bytes over time; busbw scales it by what each rank must move at least, so
- * that it can be held against the limit, which the same ranks measure with plain copies or plain sockets. */
+/* Collectives in the manner of nccl-tests: verify, then time windows of equally many operations, back to back; a
+ * window's time is that of the slowest rank. algbw is bytes over time; busbw scales it by what each rank must move at
+ * least, so that it can be held against the limit, which the same ranks measure with plain copies or plain sockets. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,27 +10,27 @@
 
 typedef struct collective_options {
     wefti_collective_kind kind;
-    const char           *name, *wire, *dtype_name, *op_name, *algorithm, *json_path;
-    double                ranks, windows, seconds;
-    bench_sizes           sizes;
-    bool                  foreign, in_place, check, no_limit;
-    weft_dtype            dtype;
-    wefti_reduce_op       op;
-    FILE                 *json;
+    const char *name, *wire, *dtype_name, *op_name, *algorithm, *json_path;
+    double ranks, windows, seconds;
+    bench_sizes sizes;
+    bool foreign, in_place, check, no_limit;
+    weft_dtype dtype;
+    wefti_reduce_op op;
+    FILE *json;
 } collective_options;
 
 typedef struct buffers {
     uint8_t *send, *receive;
-    size_t   bytes; /* of each */
+    size_t bytes; /* of each */
 } buffers;
 
 /* --- one size --- */
 
 typedef struct measured {
     bench_spread seconds;
-    double       limit_seconds;
-    int64_t      wrong;
-    const char  *algorithm;
+    double limit_seconds;
+    int64_t wrong;
+    const char *algorithm;
 } measured;
 
 /* What busbw makes of algbw: nccl-tests' factors. */
@@ -44,7 +44,7 @@ static double bus_factor(wefti_collective_kind kind, int32_t ranks) {
 }
 
 static void put(weft_dtype dtype, void *array, size_t i, double value) {
-    float    single = (float)value;
+    float single = (float)value;
     uint32_t bits;
     switch (dtype) {
     case WEFT_F32: ((float *)array)[i] = single; break;
@@ -122,12 +122,16 @@ static double limit_seconds(const collective_options *options, bench_rank *rank,
 
 static measured measure(const collective_options *options, bench_rank *rank, wefti_group *group, const buffers *memory,
                         size_t bytes) {
-    size_t  element = weft_dtype_bytes(options->dtype), ranks = (size_t)rank->size;
-    bool    parts = options->kind == WEFTI_REDUCE_SCATTER || options->kind == WEFTI_ALLGATHER;
-    size_t  all = bytes / element, count = parts ? all / ranks : all;
-    size_t  own = (size_t)rank->rank * count * element;
-    wefti_collective_call call = {.kind = options->kind, .dtype = options->dtype, .op = options->op, .send = memory->send,
-                                  .receive = memory->receive, .count = count};
+    size_t element = weft_dtype_bytes(options->dtype), ranks = (size_t)rank->size;
+    bool parts = options->kind == WEFTI_REDUCE_SCATTER || options->kind == WEFTI_ALLGATHER;
+    size_t all = bytes / element, count = parts ? all / ranks : all;
+    size_t own = (size_t)rank->rank * count * element;
+    wefti_collective_call call = {.kind = options->kind,
+                                  .dtype = options->dtype,
+                                  .op = options->op,
+                                  .send = memory->send,
+                                  .receive = memory->receive,
+                                  .count = count};
     if (options->in_place && options->kind == WEFTI_ALLGATHER)
         call.send = memory->receive + own;
     else if (options->in_place)
@@ -136,16 +140,19 @@ static measured measure(const collective_options *options, bench_rank *rank, wef
     result.algorithm = rank->size == 1 ? "copy" : wefti_coll_choose((coll_group *)group, &call, count * element)->name;
     bool sends = options->kind != WEFTI_BROADCAST || rank->rank == 0;
     if (options->check)
-        result.wrong = verify(options, rank, group, &call, !sends ? 0 : options->kind == WEFTI_REDUCE_SCATTER ? count * ranks : count,
+        result.wrong = verify(options, rank, group, &call,
+                              !sends                                  ? 0
+                              : options->kind == WEFTI_REDUCE_SCATTER ? count * ranks
+                                                                      : count,
                               options->kind == WEFTI_ALLGATHER ? count * ranks : count);
     memset(memory->send, 0, bytes); /* so that repeated sums in place stay what they are */
     memset(memory->receive, 0, bytes);
     double one = window(rank, group, &call, 3), again = window(rank, group, &call, 3);
     one = again < one ? again : one;
-    double  wanted = options->seconds / one;
+    double wanted = options->seconds / one;
     int64_t operations = bench_agree(rank, wanted < 2 ? 2 : wanted > 100000 ? 100000 : (int64_t)wanted);
-    double  samples[BENCH_MOST_WINDOWS];
-    int     windows = (int)options->windows;
+    double samples[BENCH_MOST_WINDOWS];
+    int windows = (int)options->windows;
     for (int w = 0; w < windows; w++) samples[w] = window(rank, group, &call, operations);
     result.seconds = bench_spread_of(samples, windows);
     return result;
@@ -156,19 +163,21 @@ static measured measure(const collective_options *options, bench_rank *rank, wef
 static void report(const collective_options *options, const bench_rank *rank, size_t bytes, const measured *result) {
     double factor = bus_factor(options->kind, rank->size), gigabytes = (double)bytes / 1e9;
     double limit = factor * gigabytes / result->limit_seconds, bus = factor * gigabytes / result->seconds.median;
-    char   size[16], what[64], extra[160], limit_text[32] = "unmeasured", share[16] = "-";
+    char size[16], what[64], extra[160], limit_text[32] = "unmeasured", share[16] = "-";
     if (!isnan(limit)) {
         snprintf(limit_text, sizeof limit_text, "%.2f", limit);
         snprintf(share, sizeof share, "%.0f %%", 100 * bus / limit);
     }
     bench_size_text(bytes, size, sizeof size);
-    printf("%8s %10zu %5s %5s  %-13s %10.2f %9.2f %9.2f %10s %6s %6lld\n", size, bytes / weft_dtype_bytes(options->dtype),
-           options->dtype_name, options->kind <= WEFTI_REDUCE_SCATTER ? options->op_name : "-", result->algorithm,
+    printf("%8s %10zu %5s %5s  %-13s %10.2f %9.2f %9.2f %10s %6s %6lld\n", size,
+           bytes / weft_dtype_bytes(options->dtype), options->dtype_name,
+           options->kind <= WEFTI_REDUCE_SCATTER ? options->op_name : "-", result->algorithm,
            result->seconds.median * 1e6, gigabytes / result->seconds.median, bus, limit_text, share,
            (long long)result->wrong);
     fflush(stdout);
     snprintf(what, sizeof what, "%zu bytes, %d ranks%s", bytes, (int)rank->size, options->foreign ? ", foreign" : "");
-    snprintf(extra, sizeof extra, "\"wire\": \"%s\", \"dtype\": \"%s\", \"algorithm\": \"%s\", \"in_place\": %s, \"wrong\": %lld",
+    snprintf(extra, sizeof extra,
+             "\"wire\": \"%s\", \"dtype\": \"%s\", \"algorithm\": \"%s\", \"in_place\": %s, \"wrong\": %lld",
              rank->wire_name, options->dtype_name, result->algorithm, options->in_place ? "true" : "false",
              (long long)result->wrong);
     bench_record record = {.bench = options->name, .what = what, .metric = "time", .unit = "us", .extra = extra};
@@ -187,19 +196,20 @@ static void print_head(const collective_options *options, const bench_rank *rank
            options->foreign ? "foreign" : "in the exported region", options->in_place ? ", in place" : "",
            strcmp(rank->wire_name, "tcp") == 0 ? "plain sockets that move the same bytes"
                                                : "copies of the same footprint by the same ranks");
-    printf("%8s %10s %5s %5s  %-13s %10s %9s %9s %10s %6s %6s\n", "size", "count", "type", "op", "algorithm", "time", "algbw",
-           "busbw", "limit", "share", "wrong");
+    printf("%8s %10s %5s %5s  %-13s %10s %9s %9s %10s %6s %6s\n", "size", "count", "type", "op", "algorithm", "time",
+           "algbw", "busbw", "limit", "share", "wrong");
     printf("%8s %10s %5s %5s  %-13s %10s %9s %9s %10s\n", "(B)", "(elements)", "", "", "", "(us)", "(GB/s)", "(GB/s)",
            "(GB/s)");
 }
 
 static int body(bench_rank *rank) {
     const collective_options *options = rank->argument;
-    wefti_group              *group = NULL;
-    wefti_wire_region        *region = NULL;
-    buffers                   memory = {.bytes = wefti_align_up(options->sizes.last, 4096)};
-    wefti_group_options       how = {.wire = rank->wire, .size = rank->size, .index = rank->rank, .algorithm = options->algorithm};
-    int64_t                   wrong = 0;
+    wefti_group *group = NULL;
+    wefti_wire_region *region = NULL;
+    buffers memory = {.bytes = wefti_align_up(options->sizes.last, 4096)};
+    wefti_group_options how = {
+        .wire = rank->wire, .size = rank->size, .index = rank->rank, .algorithm = options->algorithm};
+    int64_t wrong = 0;
     BENCH_TRY(rank, wefti_collective_engine_weft()->open(&how, &group));
     bool can_export = rank->wire->ops->region_create && !options->foreign &&
                       rank->wire->ops->region_create(rank->wire, 2 * memory.bytes, &region) == WEFT_OK;
@@ -229,15 +239,24 @@ static weft_dtype read_dtype(const char *name) {
 
 static wefti_reduce_op read_op(const char *name) {
     for (int op = 0; op < WEFTI_REDUCE_OP_COUNT; op++)
-        if (strcmp(wefti_reduce_op_name((wefti_reduce_op)op), name) == 0 && op != WEFTI_REDUCE_AVG) return (wefti_reduce_op)op;
+        if (strcmp(wefti_reduce_op_name((wefti_reduce_op)op), name) == 0 && op != WEFTI_REDUCE_AVG)
+            return (wefti_reduce_op)op;
     fprintf(stderr, "error: there is no reduction '%s'\n", name);
     exit(2);
 }
 
 static int run(int argc, char **argv, wefti_collective_kind kind, const char *help) {
-    collective_options options = {.kind = kind, .name = argv[0], .wire = "shm", .dtype_name = "f32", .op_name = "sum",
-                                  .ranks = 2, .windows = 9, .seconds = 0.1, .sizes = {8, (size_t)64 << 20}, .check = true};
-    bool               no_check = false;
+    collective_options options = {.kind = kind,
+                                  .name = argv[0],
+                                  .wire = "shm",
+                                  .dtype_name = "f32",
+                                  .op_name = "sum",
+                                  .ranks = 2,
+                                  .windows = 9,
+                                  .seconds = 0.1,
+                                  .sizes = {8, (size_t)64 << 20},
+                                  .check = true};
+    bool no_check = false;
     const bench_option list[] = {
         {"wire", "inproc, shm (default) or tcp", BENCH_TEXT, &options.wire},
         {"ranks", "how many (2); they are started here", BENCH_NUMBER, &options.ranks},

@@ -9,10 +9,10 @@ enum { DEPTH = 8 }; /* messages on the way, as other tools have it */
 
 typedef struct point_options {
     const char *name, *wire, *json_path;
-    double      windows, seconds;
+    double windows, seconds;
     bench_sizes sizes;
-    bool        foreign, ping;
-    FILE       *json;
+    bool foreign, ping;
+    FILE *json;
 } point_options;
 
 static void post(bench_rank *rank, wefti_wire_op *op) {
@@ -40,11 +40,13 @@ static void stream(bench_rank *rank, uint8_t *memory, size_t bytes, int64_t mess
         wefti_wire_op *op = &ops[i % DEPTH];
         if (i >= DEPTH && i - DEPTH < messages) finish(rank, op);
         if (i >= messages) continue;
-        *op = rank->rank == 0 ? wefti_wire_send(1, WEFTI_TAG_TEST, memory, bytes) : wefti_wire_recv(0, WEFTI_TAG_TEST, memory, bytes);
+        *op = rank->rank == 0 ? wefti_wire_send(1, WEFTI_TAG_TEST, memory, bytes)
+                              : wefti_wire_recv(0, WEFTI_TAG_TEST, memory, bytes);
         op->flags = WEFTI_WIRE_SILENT;
         post(rank, op);
     }
-    run_one(rank, rank->rank == 0 ? wefti_wire_recv(1, WEFTI_TAG_TEST + 1, NULL, 0) : wefti_wire_send(0, WEFTI_TAG_TEST + 1, NULL, 0));
+    run_one(rank, rank->rank == 0 ? wefti_wire_recv(1, WEFTI_TAG_TEST + 1, NULL, 0)
+                                  : wefti_wire_send(0, WEFTI_TAG_TEST + 1, NULL, 0));
 }
 
 static void ping_pong(bench_rank *rank, uint8_t *memory, size_t bytes, int64_t turns) {
@@ -67,14 +69,14 @@ static double window(bench_rank *rank, uint8_t *memory, size_t bytes, int64_t co
 
 static double limit_of(bench_rank *rank, uint8_t *memory, size_t bytes, size_t most) {
     const point_options *options = rank->argument;
-    if (strcmp(rank->wire_name, "tcp") == 0)
-        return bench_socket_seconds(rank, memory + most, memory, bytes, 1);
+    if (strcmp(rank->wire_name, "tcp") == 0) return bench_socket_seconds(rank, memory + most, memory, bytes, 1);
     if (options->ping && bytes <= 64) return bench_line_seconds(rank);
     return bench_copy_seconds(rank, memory + most, memory, bytes);
 }
 
-static void report(const point_options *options, const bench_rank *rank, size_t bytes, bench_spread seconds, double limit) {
-    char   size[16], what[48], extra[48], limit_text[32] = "unmeasured";
+static void report(const point_options *options, const bench_rank *rank, size_t bytes, bench_spread seconds,
+                   double limit) {
+    char size[16], what[48], extra[48], limit_text[32] = "unmeasured";
     double gigabytes = (double)bytes / 1e9;
     if (!isnan(limit)) snprintf(limit_text, sizeof limit_text, "%.2f", options->ping ? limit * 1e6 : gigabytes / limit);
     bench_size_text(bytes, size, sizeof size);
@@ -84,14 +86,15 @@ static void report(const point_options *options, const bench_rank *rank, size_t 
     snprintf(extra, sizeof extra, "\"wire\": \"%s\"", rank->wire_name);
     bench_record record = {options->name, what, "time", "us", bench_spread_times(seconds, 1e6), limit * 1e6, extra};
     bench_write(options->json, &record);
-    record = (bench_record){options->name, what, "busbw", "GB/s", bench_spread_over(seconds, gigabytes), gigabytes / limit, extra};
+    record = (bench_record){options->name,     what, "busbw", "GB/s", bench_spread_over(seconds, gigabytes),
+                            gigabytes / limit, extra};
     bench_write(options->json, &record);
 }
 
 static int body(bench_rank *rank) {
     const point_options *options = rank->argument;
-    wefti_wire_region   *region = NULL;
-    size_t               most = wefti_align_up(options->sizes.last ? options->sizes.last : 1, 4096);
+    wefti_wire_region *region = NULL;
+    size_t most = wefti_align_up(options->sizes.last ? options->sizes.last : 1, 4096);
     bool can_export = !options->foreign && rank->wire->ops->region_create &&
                       rank->wire->ops->region_create(rank->wire, 2 * most, &region) == WEFT_OK;
     uint8_t *memory = can_export ? region->base : malloc(2 * most);
@@ -102,9 +105,9 @@ static int body(bench_rank *rank) {
                can_export ? "in the exported region" : "foreign", "size (B)", "time (us)", "GB/s",
                options->ping ? "limit (us)" : "limit (GB/s)");
     for (size_t bytes = options->sizes.first; bytes <= options->sizes.last; bytes *= 2) {
-        double  limit = limit_of(rank, memory, bytes, most), samples[BENCH_MOST_WINDOWS];
-        double  one = window(rank, memory, bytes, 4), again = window(rank, memory, bytes, 4);
-        double  wanted = options->seconds / (again < one ? again : one);
+        double limit = limit_of(rank, memory, bytes, most), samples[BENCH_MOST_WINDOWS];
+        double one = window(rank, memory, bytes, 4), again = window(rank, memory, bytes, 4);
+        double wanted = options->seconds / (again < one ? again : one);
         int64_t count = bench_agree(rank, wanted < 4 ? 4 : wanted > 100000 ? 100000 : (int64_t)wanted);
         for (int w = 0; w < (int)options->windows; w++) samples[w] = window(rank, memory, bytes, count);
         bench_spread seconds = bench_spread_of(samples, (int)options->windows);
@@ -117,16 +120,19 @@ static int body(bench_rank *rank) {
 }
 
 static int run(int argc, char **argv, bool ping, const char *help) {
-    point_options      options = {.name = argv[0], .wire = "shm", .windows = 9, .seconds = 0.1, .ping = ping,
-                                  .sizes = {8, ping ? (size_t)64 << 10 : (size_t)64 << 20}};
-    const bench_option list[] = {
-        {"wire", "inproc, shm (default) or tcp", BENCH_TEXT, &options.wire},
-        {"sizes", "bytes, doubling from the first to the last", BENCH_SIZES, &options.sizes},
-        {"foreign", "buffers outside of the exported region", BENCH_FLAG, &options.foreign},
-        {"windows", "timed windows a size (9)", BENCH_NUMBER, &options.windows},
-        {"seconds", "length of a window (0.1)", BENCH_NUMBER, &options.seconds},
-        {"json", "file for one JSON object a line", BENCH_TEXT, &options.json_path},
-        {0}};
+    point_options options = {.name = argv[0],
+                             .wire = "shm",
+                             .windows = 9,
+                             .seconds = 0.1,
+                             .ping = ping,
+                             .sizes = {8, ping ? (size_t)64 << 10 : (size_t)64 << 20}};
+    const bench_option list[] = {{"wire", "inproc, shm (default) or tcp", BENCH_TEXT, &options.wire},
+                                 {"sizes", "bytes, doubling from the first to the last", BENCH_SIZES, &options.sizes},
+                                 {"foreign", "buffers outside of the exported region", BENCH_FLAG, &options.foreign},
+                                 {"windows", "timed windows a size (9)", BENCH_NUMBER, &options.windows},
+                                 {"seconds", "length of a window (0.1)", BENCH_NUMBER, &options.seconds},
+                                 {"json", "file for one JSON object a line", BENCH_TEXT, &options.json_path},
+                                 {0}};
     bench_read_options(argc, argv, help, list);
     if (!(options.windows >= 1 && options.windows <= BENCH_MOST_WINDOWS)) options.windows = 9;
     options.json = bench_open_json(options.json_path);
@@ -135,5 +141,9 @@ static int run(int argc, char **argv, bool ping, const char *help) {
     return status;
 }
 
-int bench_sendrecv(int argc, char **argv) { return run(argc, argv, false, "Rank 0 sends to rank 1, 8 messages on the way."); }
-int bench_latency(int argc, char **argv) { return run(argc, argv, true, "Ranks 0 and 1 answer each other; half a round trip."); }
+int bench_sendrecv(int argc, char **argv) {
+    return run(argc, argv, false, "Rank 0 sends to rank 1, 8 messages on the way.");
+}
+int bench_latency(int argc, char **argv) {
+    return run(argc, argv, true, "Ranks 0 and 1 answer each other; half a round trip.");
+}

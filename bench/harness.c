@@ -67,9 +67,9 @@ static void take(const char *command, const bench_option *option, const char *va
 void bench_read_options(int argc, char **argv, const char *help, const bench_option *options) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) print_help(argv[0], help, options);
-        const char         *name = strncmp(argv[i], "--", 2) == 0 ? argv[i] + 2 : NULL;
+        const char *name = strncmp(argv[i], "--", 2) == 0 ? argv[i] + 2 : NULL;
         const bench_option *option = options;
-        size_t              length = name ? strcspn(name, "=") : 0;
+        size_t length = name ? strcspn(name, "=") : 0;
         while (option->name && !(name && strlen(option->name) == length && strncmp(option->name, name, length) == 0))
             option++;
         if (!option->name) refuse(argv[0], "no such option:", argv[i]);
@@ -127,11 +127,12 @@ FILE *bench_open_json(const char *path) {
 
 void bench_write(FILE *file, const bench_record *record) {
     if (!file) return;
-    fprintf(file,
-            "{\"bench\": \"%s\", \"case\": \"%s\", \"metric\": \"%s\", \"unit\": \"%s\", \"median\": %.6g, \"low\": %.6g, "
-            "\"high\": %.6g, \"runs\": %d",
-            record->bench, record->what, record->metric, record->unit, record->spread.median, record->spread.low,
-            record->spread.high, record->spread.runs);
+    fprintf(
+        file,
+        "{\"bench\": \"%s\", \"case\": \"%s\", \"metric\": \"%s\", \"unit\": \"%s\", \"median\": %.6g, \"low\": %.6g, "
+        "\"high\": %.6g, \"runs\": %d",
+        record->bench, record->what, record->metric, record->unit, record->spread.median, record->spread.low,
+        record->spread.high, record->spread.runs);
     if (isnan(record->limit))
         fprintf(file, ", \"limit\": \"unmeasured\"");
     else

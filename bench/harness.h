@@ -27,7 +27,8 @@ typedef struct bench_option {
 typedef struct bench_sizes {
     size_t first, last;
 } bench_sizes;
-/* Reads argv; prints the help (and exits with 0), or what is wrong (and exits with 2). `options` end with a NULL name. */
+/* Reads argv; prints the help (and exits with 0), or what is wrong (and exits with 2). `options` end with a NULL name.
+ */
 void bench_read_options(int argc, char **argv, const char *help, const bench_option *options);
 
 /* --- samples --- */
@@ -35,25 +36,25 @@ void bench_read_options(int argc, char **argv, const char *help, const bench_opt
 #define BENCH_UNMEASURED ((double)NAN)
 typedef struct bench_spread {
     double median, low, high;
-    int    runs;
+    int runs;
 } bench_spread;
 /* Sorts the samples. */
 bench_spread bench_spread_of(double *samples, int count);
 /* factor · s, or factor / s, of each. */
 bench_spread bench_spread_times(bench_spread spread, double factor);
 bench_spread bench_spread_over(bench_spread spread, double factor);
-double       bench_now_s(void);
+double bench_now_s(void);
 
 /* --- records --- */
 
 typedef struct bench_record {
-    const char  *bench, *what, *metric, *unit; /* what: the case */
+    const char *bench, *what, *metric, *unit; /* what: the case */
     bench_spread spread;
-    double       limit;  /* in the same unit; BENCH_UNMEASURED: none */
-    const char  *extra;  /* more members, as `"algorithm": "ring"`; NULL: none */
+    double limit;      /* in the same unit; BENCH_UNMEASURED: none */
+    const char *extra; /* more members, as `"algorithm": "ring"`; NULL: none */
 } bench_record;
 /* Appends one line to the JSON file; nothing where `file` is NULL. */
-void  bench_write(FILE *file, const bench_record *record);
+void bench_write(FILE *file, const bench_record *record);
 /* Opens what --json names; NULL for a NULL name. Exits where it cannot. */
 FILE *bench_open_json(const char *path);
 /* "64M", "8". */

@@ -1,5 +1,5 @@
-/* What the machine gives for the same bytes without a library: copies, plain sockets, one cache line. Each is measured by
- * the very ranks that are measured with Weft, in the same run; the best of a few tries counts, for it is a limit. */
+/* What the machine gives for the same bytes without a library: copies, plain sockets, one cache line. Each is measured
+ * by the very ranks that are measured with Weft, in the same run; the best of a few tries counts, for it is a limit. */
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 enum { TRIES = 5 };
 
 double bench_copy_seconds(bench_rank *rank, void *to, const void *from, size_t bytes) {
-    int    times = bytes > ((size_t)1 << 20) ? 2 : 20;
+    int times = bytes > ((size_t)1 << 20) ? 2 : 20;
     double best = 1e9;
     for (int try = 0; try < TRIES; try++) {
         bench_meet(rank);
@@ -52,7 +52,7 @@ static bool exchange(int right, int left, uint8_t *to, const uint8_t *from, size
 double bench_socket_seconds(bench_rank *rank, void *to, const void *from, size_t bytes, int turns) {
     int right = rank->shared->sockets[rank->rank][0], left = rank->shared->sockets[rank->rank][1];
     if (right < 0 || left < 0) return BENCH_UNMEASURED;
-    int    times = bytes > ((size_t)1 << 20) ? 2 : bytes > 65536 ? 10 : 200;
+    int times = bytes > ((size_t)1 << 20) ? 2 : bytes > 65536 ? 10 : 200;
     double best = 1e9;
     for (int try = 0; try < TRIES; try++) {
         bench_meet(rank);
@@ -76,7 +76,7 @@ double bench_line_seconds(bench_rank *rank) {
         if (rank->rank == 0) rank->shared->number = 0;
         bench_meet(rank);
         _Atomic int64_t *line = (_Atomic int64_t *)&rank->shared->number;
-        double           begin = bench_now_s();
+        double begin = bench_now_s();
         for (int64_t i = 0; i < LINES && rank->rank < 2; i++) {
             while (atomic_load_explicit(line, memory_order_acquire) != 2 * i + rank->rank)
                 ;

@@ -1,5 +1,5 @@
-/* Making ranks, connecting them, and keeping their clocks together. Ranks are forked before anything is opened; what they
- * share is one anonymous mapping. Waiting there spins for a short while and then lets others run. */
+/* Making ranks, connecting them, and keeping their clocks together. Ranks are forked before anything is opened; what
+ * they share is one anonymous mapping. Waiting there spins for a short while and then lets others run. */
 #include "ranks.h"
 
 #include <arpa/inet.h>
@@ -25,7 +25,7 @@ _Noreturn void bench_fail(bench_rank *rank, const char *what) {
 
 void bench_meet(bench_rank *rank) {
     bench_shared *shared = rank->shared;
-    int           generation = atomic_load(&shared->generation), spins = 0;
+    int generation = atomic_load(&shared->generation), spins = 0;
     if (atomic_fetch_add(&shared->arrived, 1) + 1 == rank->size) {
         atomic_store(&shared->arrived, 0);
         atomic_fetch_add(&shared->generation, 1);
@@ -58,14 +58,16 @@ int64_t bench_agree(bench_rank *rank, int64_t number) {
 
 static void connect_all(bench_rank *rank, void *hub) {
     wefti_wire_options options = {.rank = rank->rank, .size = rank->size, .job = "weft-bench", .shared = hub};
-    bench_shared      *shared = rank->shared;
-    BENCH_TRY(rank, (rank->wire_name[0] == 'i' ? wefti_wire_inproc_open : wefti_wire_shm_open)(&options, &rank->wire));
+    bench_shared *shared = rank->shared;
+    BENCH_TRY(rank, wefti_wire_open(rank->wire_name, &options, &rank->wire));
     const wefti_wire_ops *ops = rank->wire->ops;
-    BENCH_TRY(rank, ops->address(rank->wire, shared->addresses[rank->rank].address, &shared->addresses[rank->rank].bytes));
+    BENCH_TRY(rank,
+              ops->address(rank->wire, shared->addresses[rank->rank].address, &shared->addresses[rank->rank].bytes));
     bench_meet(rank);
     for (int32_t peer = 0; peer < rank->size; peer++)
         if (peer != rank->rank)
-            BENCH_TRY(rank, ops->connect(rank->wire, peer, shared->addresses[peer].address, shared->addresses[peer].bytes));
+            BENCH_TRY(rank,
+                      ops->connect(rank->wire, peer, shared->addresses[peer].address, shared->addresses[peer].bytes));
     for (int32_t peer = 0; peer < rank->size; peer++) {
         double begin = (double)wefti_host_now(rank->wire->host);
         while (ops->link(rank->wire, peer) != WEFTI_LINK_UP) {
@@ -96,9 +98,9 @@ static void pin(const bench_rank *rank) {
 
 typedef struct rank_start {
     bench_rank rank;
-    void      *hub;
+    void *hub;
     int (*body)(bench_rank *rank);
-    int        status;
+    int status;
 } rank_start;
 
 static void *run_rank(void *context) {
@@ -112,7 +114,7 @@ static void *run_rank(void *context) {
 }
 
 static int run_threads(rank_start *starts, int32_t size) {
-    pthread_t         threads[BENCH_MOST_RANKS];
+    pthread_t threads[BENCH_MOST_RANKS];
     wefti_inproc_hub *hub = NULL;
     if (wefti_inproc_hub_create(size, &hub) != WEFT_OK) bench_fail(&starts[0].rank, "hub");
     for (int32_t i = 0; i < size; i++) {
@@ -161,7 +163,7 @@ static int run_processes(rank_start *starts, int32_t size) {
 
 static int listen_here(struct sockaddr_in *address_out) {
     socklen_t length = sizeof *address_out;
-    int       listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     *address_out = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (listener < 0 || bind(listener, (struct sockaddr *)address_out, length) != 0 || listen(listener, 1) != 0 ||
         getsockname(listener, (struct sockaddr *)address_out, &length) != 0) {
@@ -174,8 +176,8 @@ static int listen_here(struct sockaddr_in *address_out) {
 static void make_sockets(bench_shared *shared, int32_t size) {
     for (int32_t i = 0; i < size; i++) {
         struct sockaddr_in address;
-        int                listener = listen_here(&address), on = 1;
-        int                out = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        int listener = listen_here(&address), on = 1;
+        int out = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (out < 0 || connect(out, (struct sockaddr *)&address, sizeof address) != 0) {
             perror("a plain connection");
             exit(1);

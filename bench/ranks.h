@@ -12,21 +12,21 @@ enum { BENCH_MOST_RANKS = 64, BENCH_MOST_WINDOWS = 64 };
 /* What the ranks share outside of any wire, so that timing disturbs nothing. */
 typedef struct bench_shared {
     _Atomic int arrived, generation, failed;
-    double      seconds[BENCH_MOST_RANKS];
-    int64_t     number;
-    int         sockets[BENCH_MOST_RANKS][2]; /* [rank]: to the right, to the left: plain TCP on loopback; -1 */
+    double seconds[BENCH_MOST_RANKS];
+    int64_t number;
+    int sockets[BENCH_MOST_RANKS][2]; /* [rank]: to the right, to the left: plain TCP on loopback; -1 */
     struct {
-        size_t  bytes;
+        size_t bytes;
         uint8_t address[WEFTI_WIRE_ADDRESS_BYTES];
     } addresses[BENCH_MOST_RANKS];
 } bench_shared;
 
 typedef struct bench_rank {
-    int32_t       rank, size;
-    const char   *wire_name;
-    wefti_wire   *wire;
+    int32_t rank, size;
+    const char *wire_name;
+    wefti_wire *wire;
     bench_shared *shared;
-    void         *argument;
+    void *argument;
 } bench_rank;
 
 /* Runs `body` on `size` ranks; exit status 0 where all gave 0. Sockets between neighbours are made for "tcp". */
@@ -40,9 +40,9 @@ double bench_slowest(bench_rank *rank, double seconds);
 int64_t bench_agree(bench_rank *rank, int64_t number);
 /* Prints the message of the latest failure and ends this rank. */
 _Noreturn void bench_fail(bench_rank *rank, const char *what);
-#define BENCH_TRY(rank, call)                                \
-    do {                                                     \
-        if ((call) != WEFT_OK) bench_fail((rank), #call); \
+#define BENCH_TRY(rank, call)                                                                                          \
+    do {                                                                                                               \
+        if ((call) != WEFT_OK) bench_fail((rank), #call);                                                              \
     } while (0)
 
 /* --- limits: what the machine gives for the same bytes, without a library --- */

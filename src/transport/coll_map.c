@@ -37,6 +37,7 @@ weft_status wefti_coll_map_open(coll_group *group) {
     WEFTI_TRY(wefti_alloc(2 * size * sizeof *map->byes, "a mapped group's farewells", &map->byes));
     WEFTI_TRY(wefti_alloc(in_flight * sizeof *map->shares, "large collectives", &map->shares));
     WEFTI_TRY(wefti_alloc(in_flight * 2 * size * sizeof *map->pointers, "large collectives' buffers", &map->pointers));
+    WEFTI_TRY(wefti_alloc_raw(BLOCK_BYTES, 4096, "a block of results", &map->block));
     for (size_t i = 0; i < in_flight; i++) {
         map->shares[i].send = (uint8_t **)map->pointers + i * 2 * size;
         map->shares[i].receive = map->shares[i].send + size;
@@ -163,6 +164,7 @@ void wefti_coll_map_close(coll_group *group) {
     if (map->peers && map->byes && holds_transfers(group))
         group->base.wire->ops->abort(group->base.wire, WEFT_E_ABORTED, -1);
     if (parted) group->base.wire->ops->region_release(map->region);
+    wefti_free(map->block, BLOCK_BYTES);
     wefti_free(map->pointers, in_flight * 2 * size * sizeof *map->pointers);
     wefti_free(map->shares, in_flight * sizeof *map->shares);
     wefti_free(map->byes, 2 * size * sizeof *map->byes);

@@ -5,6 +5,8 @@
 #include "transport/coll.h"
 
 enum { SLOT_INLINE_BYTES = 40 };
+/* What is read and stored before going on: fits the first cache with its sources. */
+#define BLOCK_BYTES ((size_t)16 << 10)
 /* Staging of one rank for one large operation with foreign buffers: in and out, two halves each. */
 #define STAGE_HALF_BYTES ((size_t)1 << 20)
 #define STAGE_BYTES (4 * STAGE_HALF_BYTES)
@@ -47,6 +49,7 @@ struct coll_map {
     void **pointers;     /* [in_flight · 2 · size]: the shares' */
     int32_t ready;       /* members whose region is known */
     wefti_wire_op *byes; /* [2 · size] */
+    uint8_t *block;      /* [BLOCK_BYTES] what was just reduced */
 };
 
 /* A large operation's view of the others. */
@@ -58,6 +61,7 @@ struct coll_share {
     size_t cursor;                   /* elements of this rank's share that are done */
     int32_t resolved, done;          /* members */
     bool foreign;                    /* somebody's buffers go through staging */
+    bool stream;                     /* results leave past the caches */
     bool over;                       /* has said that it is done */
 };
 

@@ -14,13 +14,18 @@
  * Sources are taken in the order of the members, each element by one member alone: equal bits on all ranks, the same as
  * those of one-shot and direct. */
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "transport/coll_map.h"
 
-/* Elements of a block: what is read and stored before going on; fits the first cache with its sources. And what one
- * call of progress does at most, so that several in flight are served in turn. */
-#define BLOCK_BYTES ((size_t)16 << 10)
+/* What one call of progress does at most, so that several in flight are served in turn. */
 #define BUDGET_BYTES ((size_t)1 << 20)
+/* Results of this size and more leave by stores that pass the caches by, where they do not overwrite their own sources:
+ * an ordinary store would first read the line it is about to overwrite. Below, they would only be driven out of caches
+ * that hold them. Measured: the same at 1 MiB, half as long at 64 MiB. */
+#define STREAM_BYTES ((size_t)2 << 20)
 
 /* --- who reads and writes what --- */
 
@@ -158,6 +163,36 @@ static bool clear_to_work(coll_operation *operation, uint64_t segment) {
     return true;
 }
 
+/* memcpy past the caches. The caller orders it by stream_fence before it tells others. */
+static void stream_copy(void *to, const void *from, size_t bytes) {
+#if defined(__SSE2__)
+    if ((((uintptr_t)to | (uintptr_t)from) & 15) == 0 && bytes >= WEFTI_CACHE_LINE) {
+        size_t lines = bytes / WEFTI_CACHE_LINE;
+        __m128i *out = to;
+        const __m128i *in = from;
+        for (size_t i = 0; i < lines; i++, in += 4, out += 4) {
+            __m128i a = _mm_load_si128(in), b = _mm_load_si128(in + 1), c = _mm_load_si128(in + 2),
+                    d = _mm_load_si128(in + 3);
+            _mm_stream_si128(out, a);
+            _mm_stream_si128(out + 1, b);
+            _mm_stream_si128(out + 2, c);
+            _mm_stream_si128(out + 3, d);
+        }
+        size_t done = lines * WEFTI_CACHE_LINE;
+        to = (uint8_t *)to + done;
+        from = (const uint8_t *)from + done;
+        bytes -= done;
+    }
+#endif
+    if (bytes) memcpy(to, from, bytes);
+}
+static void copy(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+static void stream_fence(void) {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
 /* Reduces and stores `count` elements of the share from `first` on, which lie in `segment`. */
 static weft_status work_block(coll_operation *operation, share_place place, uint64_t segment, size_t first,
                               size_t count) {
@@ -172,7 +207,7 @@ static weft_status work_block(coll_operation *operation, share_place place, uint
     }
     const void *result = group->sources[0];
     if (operation->call.kind == WEFTI_ALLREDUCE || operation->call.kind == WEFTI_REDUCE_SCATTER) {
-        void *own = share->receive[me] + (place.target + first) * element;
+        void *own = share->stream ? group->map->block : share->receive[me] + (place.target + first) * element;
         WEFTI_TRY(wefti_coll_reduce(operation, own, sources, count, true));
         result = own;
     }
@@ -180,7 +215,7 @@ static weft_status work_block(coll_operation *operation, share_place place, uint
         if (!is_target(operation, i, me)) continue;
         void *to = share->receive[i] ? share->receive[i] + (place.target + first) * element
                                      : stage_of(operation, i, true, segment, me) + in_piece;
-        if (to != result) memcpy(to, result, count * element);
+        if (to != result) (share->stream ? stream_copy : copy)(to, result, count * element);
     }
     return WEFT_OK;
 }
@@ -205,6 +240,7 @@ static weft_status work(coll_operation *operation, size_t *budget, bool *moved_o
         }
         *moved_out = true;
         uint64_t worked = share->cursor == place.count ? share->segments : share->cursor / share->piece;
+        if (worked != share->worked && share->stream) stream_fence();
         if (worked != share->worked) atomic_store_explicit(&own_slot(operation)->worked, worked, memory_order_release);
         share->worked = worked;
     }
@@ -235,6 +271,7 @@ void wefti_coll_twoshot_begin(coll_operation *operation) {
            &slot->send_region, &slot->send_offset);
     locate(group, call->receive, call->kind == WEFTI_ALLGATHER ? all : bytes, &slot->receive_region,
            &slot->receive_offset);
+    /* Exactly for all-reduce and broadcast; the others are if the smaller buffer is a part of the larger. */
     slot->in_place = call->send == call->receive;
     atomic_store_explicit(&slot->staged, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->worked, 0, memory_order_relaxed);
@@ -293,6 +330,8 @@ static weft_status resolve(coll_operation *operation) {
     share->piece = share->foreign ? STAGE_HALF_BYTES / operation->element_bytes / (size_t)size / line * line : longest;
     if (share->piece == 0) share->piece = 1;
     share->segments = (longest + share->piece - 1) / share->piece;
+    size_t result = coll_bytes(operation) * (operation->call.kind == WEFTI_ALLGATHER ? (size_t)size : 1);
+    share->stream = result >= STREAM_BYTES && !share->foreign && !own->in_place;
     if (!others_use(operation, me, false) || own->send_region) share->staged = share->segments;
     if (!others_use(operation, me, true) || own->receive_region) share->copied = share->segments;
     return WEFT_OK;
