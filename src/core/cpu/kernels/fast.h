@@ -12,4 +12,16 @@ extern const wefti_cpu_kernel wefti_kernel_matmul;
 #define wefti_kernel_reduce WEFTI_CPU_NAME(wefti_kernel_reduce)
 extern const wefti_cpu_kernel wefti_kernel_elementwise, wefti_kernel_fused, wefti_kernel_reduce;
 
+#define wefti_kernel_conv WEFTI_CPU_NAME(wefti_kernel_conv)
+#define wefti_kernel_conv_weight WEFTI_CPU_NAME(wefti_kernel_conv_weight)
+extern const wefti_cpu_kernel wefti_kernel_conv, wefti_kernel_conv_weight;
+
+#define wefti_kernel_update WEFTI_CPU_NAME(wefti_kernel_update)
+extern const wefti_cpu_kernel wefti_kernel_update;
+
+/* As wefti_cpu_reduce. */
+#define wefti_fast_reduce WEFTI_CPU_NAME(wefti_fast_reduce)
+weft_status wefti_fast_reduce(void *context, void *dst, const void *const *sources, int32_t source_count, size_t count,
+                              weft_dtype dtype, wefti_reduce_op op, int32_t divisor);
+
 #endif

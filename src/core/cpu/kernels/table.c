@@ -64,6 +64,10 @@ const wefti_cpu_fast WEFTI_CPU_NAME(wefti_cpu_fast) = {
         [WEFT_OP_MAX] = REDUCE,
         [WEFT_OP_MIN] = REDUCE,
         [WEFT_OP_MATMUL] = {&wefti_kernel_matmul},
+        [WEFT_OP_CONV2D] = {&wefti_kernel_conv},
+        [WEFT_OP_CONV2D_BACKWARD_INPUT] = {&wefti_kernel_conv},
+        [WEFT_OP_CONV2D_BACKWARD_WEIGHT] = {&wefti_kernel_conv_weight},
+        [WEFT_OP_UPDATE] = {&wefti_kernel_update},
     },
-    .reduce = wefti_cpu_reduce,
+    .reduce = wefti_fast_reduce,
 };
