@@ -1,0 +1,158 @@
+/* Trains a character-level GPT on any text file and writes some text of its own at the end. Run it alone, or on two ranks:
+ * weftrun -n 2 train_text --text shakespeare.txt */
+#include <math.h>
+#include <stdio.h>
+
+#include "cli.h"
+#include "weft.h"
+
+static const char *text_path, *log_path, *plot_path, *checkpoint_path;
+static int64_t     layers = 6, heads = 6, width = 384, context = 256, batch_size = 12, epochs = 1, max_steps, seed = 1, sample = 400,
+               accumulate = 1, checkpoint_every;
+static double      rate = 1e-3, dropout = 0, clip = 1, temperature = 0.8;
+static bool        resume, quiet, describe, recompute;
+
+static weft_tensor *block(weft_tensor *x, int64_t i) {
+    weft_graph *g = weft_tensor_graph(x);
+    char        name[32];
+    snprintf(name, sizeof name, "block%lld", (long long)i);
+    weft_scope_push(g, name);
+    if (recompute) weft_recompute_begin(g);
+    weft_tensor *h = weft_self_attention(weft_layer_norm(x, "norm1"), "attention", .heads = (int32_t)heads, .causal = true,
+                                         .init = weft_init_normal(0, 0.02), .out_init = weft_init_normal(0, 0.02 / sqrt(2.0 * (double)layers)));
+    x = weft_add(x, weft_dropout(h, dropout));
+    h = weft_gelu_tanh(weft_linear(weft_layer_norm(x, "norm2"), "up", .out = 4 * width, .weight_init = weft_init_normal(0, 0.02)));
+    h = weft_linear(h, "down", .out = width, .weight_init = weft_init_normal(0, 0.02 / sqrt(2.0 * (double)layers)));
+    x = weft_add(x, weft_dropout(h, dropout));
+    if (recompute) weft_recompute_end(g);
+    weft_scope_pop(g);
+    return x;
+}
+
+/* tokens [B, T] -> logits [B, T, V] */
+static weft_tensor *gpt(weft_tensor *tokens, int32_t vocabulary) {
+    weft_graph  *g = weft_tensor_graph(tokens);
+    weft_tensor *places = weft_arange(g, WEFT_I32, context, 0, 1);
+    weft_tensor *x = weft_add(weft_embedding(tokens, "tokens_in", .count = vocabulary, .size = width, .init = weft_init_normal(0, 0.02)),
+                              weft_embedding(places, "places", .count = context, .size = width, .init = weft_init_normal(0, 0.02)));
+    x = weft_dropout(x, dropout);
+    for (int64_t i = 0; i < layers; i++) x = block(x, i);
+    return weft_linear(weft_layer_norm(x, "norm"), "head", .out = vocabulary, .no_bias = true, .weight_init = weft_init_normal(0, 0.02));
+}
+
+/* Draws an index from softmax(logits/temperature). */
+static int32_t draw(const float *logits, int32_t n, uint64_t *state) {
+    double highest = -INFINITY, sum = 0;
+    for (int32_t i = 0; i < n; i++) highest = fmax(highest, logits[i]);
+    for (int32_t i = 0; i < n; i++) sum += exp((logits[i] - highest) / temperature);
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    double at = sum * (double)(*state >> 11) / 9007199254740992.0;
+    for (int32_t i = 0; i < n; i++)
+        if ((at -= exp((logits[i] - highest) / temperature)) < 0) return i;
+    return n - 1;
+}
+
+/* Every rank computes the same row; rank 0 prints it. */
+static weft_status write_text(weft_world *world, weft_trainer *trainer, weft_tensor *logits, const weft_alphabet *alphabet) {
+    weft_evaluator *evaluator = NULL;
+    int32_t        *window = calloc((size_t)context, sizeof *window);
+    uint64_t        state = (uint64_t)seed;
+    int64_t         length = 1;
+    weft_status     status = weft_evaluator_create(trainer, &logits, 1, &evaluator);
+    weft_batch      batch = {.field_count = 1, .global_rows = weft_world_size(world), .first_row = weft_world_rank(world), .local_rows = 1};
+    batch.field[0] = (weft_batch_field){"tokens", WEFT_I32, weft_shape(1, context), window};
+    for (int64_t i = 0; i < sample && status == WEFT_OK; i++) {
+        weft_plan_value value;
+        if ((status = weft_evaluator_run(evaluator, &batch)) != WEFT_OK) break;
+        if ((status = weft_evaluator_output(evaluator, 0, &value)) != WEFT_OK) break;
+        int32_t next = draw((const float *)value.data + (length - 1) * alphabet->count, alphabet->count, &state);
+        if (length == context) memmove(window, window + 1, (size_t)--length * sizeof *window);
+        window[length++] = next;
+        if (weft_world_rank(world) == 0) putchar(alphabet->byte_of[next]);
+    }
+    if (weft_world_rank(world) == 0) putchar('\n');
+    weft_evaluator_release(evaluator);
+    free(window);
+    return status;
+}
+
+static weft_status train(weft_world *world, weft_graph *graph, weft_loader *loader, const weft_alphabet *alphabet) {
+    weft_tensor *tokens = weft_input(graph, "tokens", WEFT_I32, weft_shape(batch_size, context));
+    weft_tensor *targets = weft_input(graph, "targets", WEFT_I32, weft_shape(batch_size, context));
+    weft_tensor *logits = gpt(tokens, alphabet->count);
+    int64_t      steps = max_steps > 0 ? max_steps : epochs * weft_loader_batches(loader);
+    weft_program program = {.loss = weft_cross_entropy(logits, targets),
+                            .solver = weft_adamw(rate, .beta2 = 0.99, .weight_decay = 0.1, .clip_norm = clip,
+                                                 .schedule = {.kind = WEFT_COSINE, .warmup = steps / 20, .steps = steps - steps / 20, .floor = 0.1}),
+                            .strategy = {.accumulate = (int32_t)accumulate}};
+    weft_trainer *trainer = NULL;
+    const char   *text = NULL;
+    weft_status   status = weft_trainer_create(world, &program, &trainer);
+    if (status == WEFT_OK && describe && weft_world_rank(world) == 0 && (status = weft_plan_describe(weft_trainer_plan(trainer), &text)) == WEFT_OK)
+        puts(text);
+    if (status == WEFT_OK)
+        status = weft_fit(trainer, loader,
+                          &(weft_fit_options){.log_path = log_path, .plot_path = plot_path, .checkpoint_path = checkpoint_path,
+                                              .checkpoint_every = checkpoint_every, .resume = resume, .epochs = epochs, .max_steps = max_steps,
+                                              .units_per_row = context, .unit = "tokens", .progress = quiet ? NULL : stdout},
+                          NULL);
+    if (status == WEFT_OK && sample > 0) status = write_text(world, trainer, logits, alphabet);
+    weft_trainer_release(trainer);
+    return status;
+}
+
+int main(int argc, char **argv) {
+    const cli_option options[] = {
+        {"text", CLI_TEXT, &text_path, "the file to learn from; needed"},
+        {"layers", CLI_INTEGER, &layers, "blocks"},
+        {"heads", CLI_INTEGER, &heads, "attention heads; divide the width"},
+        {"width", CLI_INTEGER, &width, "size of a token's vector"},
+        {"context", CLI_INTEGER, &context, "characters that the model sees"},
+        {"batch", CLI_INTEGER, &batch_size, "sequences of a batch, over all ranks"},
+        {"accumulate", CLI_INTEGER, &accumulate, "micro-batches of a step"},
+        {"recompute", CLI_FLAG, &recompute, "keep less, compute blocks again in the backward pass"},
+        {"epochs", CLI_INTEGER, &epochs, "passes over the text"},
+        {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps; 0: after the epochs"},
+        {"rate", CLI_REAL, &rate, "learning rate of AdamW"},
+        {"dropout", CLI_REAL, &dropout, "share of activations that are dropped"},
+        {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any"},
+        {"seed", CLI_INTEGER, &seed, "of parameters, shuffling and the text"},
+        {"sample", CLI_INTEGER, &sample, "characters to write at the end"},
+        {"temperature", CLI_REAL, &temperature, "of the text: lower is safer"},
+        {"log", CLI_TEXT, &log_path, "metrics as JSON lines"},
+        {"plot", CLI_TEXT, &plot_path, "SVG of the loss"},
+        {"checkpoint", CLI_TEXT, &checkpoint_path, "safetensors file, written after each epoch"},
+        {"checkpoint-every", CLI_INTEGER, &checkpoint_every, "also every so many steps"},
+        {"resume", CLI_FLAG, &resume, "go on from the checkpoint where there is one"},
+        {"describe", CLI_FLAG, &describe, "print the plan: operations, bytes and FLOPs"},
+        {"quiet", CLI_FLAG, &quiet, "no progress"},
+    };
+    int end = cli_parse(argc, argv, "Trains a character-level GPT on a text file, and lets it write.", options, sizeof options / sizeof *options);
+    if (end >= 0) return end;
+    if (!text_path) {
+        fprintf(stderr, "train_text: --text FILE is needed; --help lists the options\n");
+        return 2;
+    }
+    weft_world   *world = NULL;
+    weft_graph   *graph = NULL;
+    weft_loader  *loader = NULL;
+    weft_tokens  *tokens = NULL;
+    weft_alphabet alphabet;
+    weft_status   status;
+    if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
+    if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed}, &graph)) != WEFT_OK) goto done;
+    if ((status = weft_tokens_open(text_path, 1, &tokens)) != WEFT_OK) goto done;
+    if ((status = weft_tokens_alphabet(tokens, &alphabet)) != WEFT_OK) goto done;
+    weft_text_source    source = {.path = text_path, .length = context, .alphabet = &alphabet};
+    weft_loader_options how = {.batch = batch_size, .rank = weft_world_rank(world), .ranks = weft_world_size(world),
+                               .seed = (uint64_t)seed, .epochs = epochs};
+    if ((status = weft_loader_open_text(&source, &how, &loader)) != WEFT_OK) goto done;
+    status = train(world, graph, loader, &alphabet);
+done:
+    if (status != WEFT_OK) fprintf(stderr, "train_text: %s\n", weft_error_message());
+    weft_loader_release(loader);
+    weft_tokens_release(tokens);
+    weft_graph_release(graph);
+    weft_world_release(world);
+    return status == WEFT_OK ? 0 : 1;
+}

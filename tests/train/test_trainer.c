@@ -1,0 +1,120 @@
+/* What a trainer refuses, and what it does when a loss is not finite. One rank, in process. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "weft.h"
+
+static weft_world *world;
+static weft_graph *graph;
+
+static void open_world(void) {
+    cr_assert_eq(weft_world_create(&(weft_world_options){.size = 1}, &world), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(weft_graph_create(NULL, &graph), WEFT_OK);
+}
+static void close_world(void) {
+    weft_graph_release(graph);
+    weft_world_release(world);
+}
+TestSuite(trainer, .init = open_world, .fini = close_world);
+
+static void refused(const weft_program *program, weft_status status, const char *word) {
+    weft_trainer *trainer = (weft_trainer *)&trainer;
+    weft_status   got = weft_trainer_create(world, program, &trainer);
+    cr_assert_eq(got, status, "%s: %s", weft_status_name(got), weft_error_message());
+    cr_assert_null(trainer);
+    cr_assert_not_null(strstr(weft_error_message(), word), "'%s' lacks '%s'", weft_error_message(), word);
+}
+
+/* mean((x w - y)^2) on 4 rows */
+static weft_tensor *line(void) {
+    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(4, 2)), *y = weft_input(graph, "y", WEFT_F32, weft_shape(4, 1));
+    return weft_mse(weft_linear(x, "layer", .out = 1), y);
+}
+
+Test(trainer, refuses_a_program_without_a_loss) { refused(&(weft_program){.solver = weft_sgd(0.1)}, WEFT_E_INVALID, "loss"); }
+Test(trainer, refuses_a_loss_of_many_elements) {
+    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(4, 2));
+    refused(&(weft_program){.loss = weft_linear(x, "layer", .out = 3), .solver = weft_sgd(0.1)}, WEFT_E_SHAPE, "[4, 3]");
+}
+Test(trainer, refuses_a_loss_without_parameters) {
+    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(4, 2));
+    refused(&(weft_program){.loss = weft_mean(x), .solver = weft_sgd(0.1)}, WEFT_E_INVALID, "no parameter");
+}
+Test(trainer, refuses_a_solver_without_a_rate) { refused(&(weft_program){.loss = line()}, WEFT_E_INVALID, "learning rate"); }
+Test(trainer, refuses_negative_regularisers) {
+    refused(&(weft_program){.loss = line(), .solver = weft_sgd(0.1), .regulariser = weft_l1(-1)}, WEFT_E_INVALID, "regulariser");
+}
+Test(trainer, refuses_lbfgs_with_l1) {
+    refused(&(weft_program){.loss = line(), .solver = weft_lbfgs(1), .regulariser = weft_l1(0.1)}, WEFT_E_UNSUPPORTED, "smooth");
+}
+Test(trainer, refuses_a_strategy_of_other_ranks) {
+    refused(&(weft_program){.loss = line(), .solver = weft_sgd(0.1), .strategy = {.data = 3}}, WEFT_E_INVALID, "data = 3");
+}
+Test(trainer, hands_on_the_graphs_own_error) {
+    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(4, 2)), *y = weft_input(graph, "y", WEFT_F32, weft_shape(3, 7));
+    weft_tensor *loss = weft_mean(weft_matmul(x, y));
+    weft_trainer *trainer = NULL;
+    cr_assert_eq(weft_trainer_create(world, &(weft_program){.loss = loss, .solver = weft_sgd(0.1)}, &trainer), WEFT_E_SHAPE);
+    cr_assert_not_null(strstr(weft_error_message(), "matmul"), "%s", weft_error_message());
+}
+
+static void step_with(weft_trainer *trainer, float bad, weft_status expected, weft_report *report) {
+    float      x[8] __attribute__((aligned(64))) = {1, 2, 3, 4, 5, 6, 7, bad}, y[4] __attribute__((aligned(64))) = {1, 2, 3, 4};
+    weft_batch batch = {.field_count = 2, .global_rows = 4, .local_rows = 4};
+    batch.field[0] = (weft_batch_field){"x", WEFT_F32, weft_shape(4, 2), x};
+    batch.field[1] = (weft_batch_field){"y", WEFT_F32, weft_shape(4, 1), y};
+    weft_status status = weft_trainer_step(trainer, &batch, report);
+    cr_assert_eq(status, expected, "%s: %s", weft_status_name(status), weft_error_message());
+}
+
+Test(trainer, stops_on_nan_and_has_changed_nothing) {
+    weft_trainer *trainer = NULL;
+    weft_report   report;
+    float         before[2], after[2];
+    cr_assert_eq(weft_trainer_create(world, &(weft_program){.loss = line(), .solver = weft_adam(0.01)}, &trainer), WEFT_OK, "%s", weft_error_message());
+    step_with(trainer, 8, WEFT_OK, &report);
+    cr_assert_eq(report.step, 1);
+    cr_assert(isfinite(report.loss));
+    cr_assert_eq(weft_variables_get(weft_trainer_variables(trainer), "layer.weight", before, sizeof before), WEFT_OK);
+    step_with(trainer, NAN, WEFT_E_NAN, &report);
+    cr_assert_not_null(strstr(weft_error_message(), "step 2"), "%s", weft_error_message());
+    cr_assert_not_null(strstr(weft_error_message(), "rank 0"), "%s", weft_error_message());
+    cr_assert_eq(weft_variables_get(weft_trainer_variables(trainer), "layer.weight", after, sizeof after), WEFT_OK);
+    cr_assert_arr_eq(before, after, sizeof before);
+    step_with(trainer, 8, WEFT_OK, &report);
+    weft_trainer_release(trainer);
+}
+
+Test(trainer, may_skip_nan) {
+    weft_trainer *trainer = NULL;
+    weft_report   report;
+    cr_assert_eq(weft_trainer_create(world, &(weft_program){.loss = line(), .solver = weft_sgd(0.01, .clip_norm = 1), .ignore_nan = true}, &trainer), WEFT_OK);
+    step_with(trainer, INFINITY, WEFT_OK, &report);
+    cr_assert(report.skipped);
+    step_with(trainer, 8, WEFT_OK, &report);
+    cr_assert_not(report.skipped);
+    cr_assert(report.gradient_norm > 0);
+    weft_trainer_release(trainer);
+}
+
+Test(trainer, refuses_batches_that_do_not_fit) {
+    weft_trainer *trainer = NULL;
+    float         x[8] = {0}, y[4] = {0};
+    cr_assert_eq(weft_trainer_create(world, &(weft_program){.loss = line(), .solver = weft_sgd(0.01)}, &trainer), WEFT_OK);
+    weft_batch batch = {.field_count = 1, .global_rows = 4, .local_rows = 4};
+    batch.field[0] = (weft_batch_field){"x", WEFT_F32, weft_shape(4, 2), x};
+    cr_assert_eq(weft_trainer_step(trainer, &batch, NULL), WEFT_E_NOT_FOUND);
+    cr_assert_not_null(strstr(weft_error_message(), "'y'"), "%s", weft_error_message());
+    batch.field_count = 2;
+    batch.field[1] = (weft_batch_field){"y", WEFT_F64, weft_shape(4, 1), y};
+    cr_assert_eq(weft_trainer_step(trainer, &batch, NULL), WEFT_E_DTYPE);
+    batch.field[1] = (weft_batch_field){"y", WEFT_F32, weft_shape(4, 2), y};
+    cr_assert_eq(weft_trainer_step(trainer, &batch, NULL), WEFT_E_SHAPE);
+    batch.local_rows = 3;
+    cr_assert_eq(weft_trainer_step(trainer, &batch, NULL), WEFT_E_SHAPE);
+    batch.global_rows = 0;
+    cr_assert_eq(weft_trainer_step(trainer, &batch, NULL), WEFT_E_INVALID);
+    cr_assert_eq(weft_trainer_step(trainer, NULL, NULL), WEFT_E_INVALID);
+    weft_trainer_release(trainer);
+}
