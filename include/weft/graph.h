@@ -1,19 +1,19 @@
 /* Graphs: tensor math, written once and checked while it is written.
  *
- * A graph is pure data: no memory of tensors, no device, no world. Builders add nodes and give back the result's tensor,
- * which the graph owns: there is nothing to free but the graph. Shapes are global (over all ranks); a strategy that
- * splits the program later never changes what it means.
+ * A graph is pure data: no memory of tensors, no device, no world. Builders add nodes and give back the result's
+ * tensor, which the graph owns: there is nothing to free but the graph. Shapes are global (over all ranks); a strategy
+ * that splits the program later never changes what it means.
  *
  * Errors. Builders never give NULL. The first error is latched in the graph with its message, and the builder gives a
- * poisoned tensor that goes on through the expression; ask weft_graph_check once at the end. A builder that is given NULL
- * gives a poisoned tensor that belongs to no graph, and latches the error in the graph of its other inputs.
+ * poisoned tensor that goes on through the expression; ask weft_graph_check once at the end. A builder that is given
+ * NULL gives a poisoned tensor that belongs to no graph, and latches the error in the graph of its other inputs.
  *
  * Options travel in structs whose zero means the default. In C, weft_sum(x, .axes = weft_axes(0), .keep = true) is
  * weft_sum_with(x, &options); C++ calls the _with functions, where NULL options mean all defaults.
  *
- * Operands of one op have one dtype (weft_cast changes it) and broadcast as NumPy's: shapes are aligned from the right, and
- * an axis of 1 stretches. Axes may be negative: -1 is the last. Names are copied. f16 and bf16 are computed in f32 and rounded
- * once an op. A graph belongs to one thread at a time; nothing here blocks. */
+ * Operands of one op have one dtype (weft_cast changes it) and broadcast as NumPy's: shapes are aligned from the right,
+ * and an axis of 1 stretches. Axes may be negative: -1 is the last. Names are copied. f16 and bf16 are computed in f32
+ * and rounded once an op. A graph belongs to one thread at a time; nothing here blocks. */
 #ifndef WEFT_GRAPH_H
 #define WEFT_GRAPH_H
 
@@ -61,8 +61,9 @@ weft_tensor *weft_graph_parameter(weft_graph *graph, int32_t index);
 void weft_scope_push(weft_graph *graph, const char *name);
 void weft_scope_pop(weft_graph *graph);
 
-/* What is built between these two is computed again by the backward pass instead of being kept (activation checkpointing): only
- * what enters the segment, and what is used outside of it, stays in memory. The same dropout masks are drawn. Segments do not nest. */
+/* What is built between these two is computed again by the backward pass instead of being kept (activation
+ * checkpointing): only what enters the segment, and what is used outside of it, stays in memory. The same dropout masks
+ * are drawn. Segments do not nest. */
 void weft_recompute_begin(weft_graph *graph);
 void weft_recompute_end(weft_graph *graph);
 
@@ -74,7 +75,7 @@ weft_dtype  weft_tensor_dtype(const weft_tensor *tensor);  /* F32 where poisoned
 weft_shape  weft_tensor_shape(const weft_tensor *tensor);  /* a scalar's where poisoned */
 const char *weft_tensor_name(const weft_tensor *tensor);   /* of the node that made it; "" where poisoned */
 weft_graph *weft_tensor_graph(const weft_tensor *tensor);  /* NULL where it belongs to none */
-/* Names the node that made the tensor, for reports and fetches; leaves keep theirs (WEFT_E_INVALID). Gives the tensor. */
+/* Names the node that made the tensor, for reports; leaves keep theirs (WEFT_E_INVALID). Gives the tensor. */
 weft_tensor *weft_named(weft_tensor *tensor, const char *name);
 
 /* A list of axes; none means the default of the function that takes it. */
@@ -105,8 +106,8 @@ typedef enum weft_init_kind {
     WEFT_INIT_XAVIER_UNIFORM, /* gain a (0: 1) over the root of the mean of fan in and fan out (Glorot & Bengio 2010) */
     WEFT_INIT_XAVIER_NORMAL
 } weft_init_kind;
-/* How a parameter starts. Fans are read from the shape as [out, in, receptive field...]. Elements are drawn by a counter from the
- * graph's seed, the name and the element's index: any split of the tensor draws the same. */
+/* How a parameter starts. Fans are read from the shape as [out, in, receptive field...]. Elements are drawn by a
+ * counter from the graph's seed, the name and the element's index: any split of the tensor draws the same. */
 typedef struct weft_init {
     weft_init_kind kind;
     double         a, b;
@@ -121,7 +122,9 @@ static inline weft_init weft_init_of(weft_init_kind kind, double a, double b) {
 static inline weft_init weft_init_zeros(void) { return weft_init_of(WEFT_INIT_ZEROS, 0, 0); }
 static inline weft_init weft_init_ones(void) { return weft_init_of(WEFT_INIT_ONES, 0, 0); }
 static inline weft_init weft_init_value(double value) { return weft_init_of(WEFT_INIT_VALUE, value, 0); }
-static inline weft_init weft_init_uniform(double low, double high) { return weft_init_of(WEFT_INIT_UNIFORM, low, high); }
+static inline weft_init weft_init_uniform(double low, double high) {
+    return weft_init_of(WEFT_INIT_UNIFORM, low, high);
+}
 static inline weft_init weft_init_normal(double mean, double deviation) {
     return weft_init_of(WEFT_INIT_NORMAL, mean, deviation);
 }
@@ -146,8 +149,8 @@ typedef struct weft_state_options {
 } weft_state_options;
 /* A variable that steps keep and weft_assign changes, as running statistics are. `name` is unique in the graph. */
 weft_tensor *weft_state_with(weft_graph *graph, const char *name, weft_shape shape, const weft_state_options *options);
-/* Stores x (dtype and shape of the state) into a state at every training step, after all reads of its old value. Gives the
- * new value. */
+/* Stores x (dtype and shape of the state) into a state at every training step, after all reads of its old value. Gives
+ * the new value. */
 weft_tensor *weft_assign(weft_tensor *state, weft_tensor *x);
 
 /* The elements of an array, which the graph retains: they must not change as long as it lives (an array that is not
@@ -194,7 +197,7 @@ weft_tensor *weft_round(weft_tensor *x); /* to nearest even */
 weft_tensor *weft_clamp(weft_tensor *x, double low, double high);
 weft_tensor *weft_not(weft_tensor *x);      /* bool */
 weft_tensor *weft_isfinite(weft_tensor *x); /* bool; floating inputs */
-/* To another dtype: float to integer truncates and saturates, NaN gives 0; to bool x != 0. The same dtype gives x itself. */
+/* To another dtype: float to integer truncates and saturates, NaN gives 0; to bool x != 0. x itself where it has it. */
 weft_tensor *weft_cast(weft_tensor *x, weft_dtype dtype);
 /* x, through which no gradient flows. */
 weft_tensor *weft_detach(weft_tensor *x);
@@ -273,8 +276,8 @@ weft_tensor *weft_squeeze(weft_tensor *x, int32_t axis);   /* the axis must have
 weft_tensor *weft_unsqueeze(weft_tensor *x, int32_t axis); /* a new axis of 1 before `axis`; -1: at the end */
 /* Broadcast to `shape`. */
 weft_tensor *weft_expand(weft_tensor *x, weft_shape shape);
-/* Indices begin, begin + step, ... below end along one axis. Negative begin and end count from the end; INT64_MAX as end means
- * to the end. step >= 1. */
+/* Indices begin, begin + step, ... below end along one axis. Negative begin and end count from the end; INT64_MAX as
+ * end means to the end. step >= 1. */
 weft_tensor *weft_slice(weft_tensor *x, int32_t axis, int64_t begin, int64_t end);
 weft_tensor *weft_slice_step(weft_tensor *x, int32_t axis, int64_t begin, int64_t end, int64_t step);
 weft_tensor *weft_concat(weft_tensor *const *tensors, int32_t count, int32_t axis);
@@ -289,8 +292,8 @@ typedef struct weft_pad_options {
 weft_tensor *weft_pad_with(weft_tensor *x, const weft_pad_options *options);
 /* x[:axis] + index.shape + x[axis+1:]: slices of x at index (i32 or i64) along an axis. Out of range reads zeros. */
 weft_tensor *weft_gather(weft_tensor *x, weft_tensor *index, int32_t axis);
-/* x plus the slices of `updates` (shaped as weft_gather's result) added at index along an axis. Out of range is dropped; the
- * order is fixed. */
+/* x plus the slices of `updates` (shaped as weft_gather's result) added at index along an axis. Out of range is
+ * dropped; the order is fixed. */
 weft_tensor *weft_scatter_add(weft_tensor *x, weft_tensor *index, weft_tensor *updates, int32_t axis);
 
 /* ---- products ---- */
@@ -304,8 +307,8 @@ weft_tensor *weft_matmul_with(weft_tensor *a, weft_tensor *b, const weft_matmul_
 
 /* ---- the application's own ---- */
 
-/* Applies a custom op (see weft/custom.h): `options_bytes` bytes at `options` are copied into the graph. Gives output 0; the
- * others by weft_custom_output. */
+/* Applies a custom op (see weft/custom.h): `options_bytes` bytes at `options` are copied into the graph. Gives output
+ * 0; the others by weft_custom_output. */
 weft_tensor *weft_custom(weft_graph *graph, const weft_custom_op *op, weft_tensor *const *inputs, int32_t n_inputs,
                          const char *name, const void *options, int32_t options_bytes);
 weft_tensor *weft_custom_output(weft_tensor *output0, int32_t index);
@@ -315,10 +318,10 @@ weft_tensor *weft_training(weft_tensor *a, weft_tensor *b);
 
 /* ---- gradients ---- */
 
-/* Extends the graph by the gradients of `loss` (one floating element) with respect to wrt[count] (floating tensors of its
- * graph, which may lie anywhere). gradients_out[i] has wrt[i]'s dtype and shape, zeros where the loss does not depend on it. The
- * result can be differentiated again where the ops allow. WEFT_E_UNSUPPORTED, naming the op, where one on the way has no
- * gradient; the error is latched too, and every gradients_out[i] poisoned. */
+/* Extends the graph by the gradients of `loss` (one floating element) with respect to wrt[count] (floating tensors of
+ * its graph, which may lie anywhere). gradients_out[i] has wrt[i]'s dtype and shape, zeros where the loss does not
+ * depend on it. The result can be differentiated again where the ops allow. WEFT_E_UNSUPPORTED, naming the op, where
+ * one on the way has no gradient; the error is latched too, and every gradients_out[i] poisoned. */
 WEFT_MUST_CHECK weft_status weft_gradients(weft_tensor *loss, weft_tensor *const *wrt, int32_t count,
                                            weft_tensor **gradients_out);
 

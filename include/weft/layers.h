@@ -1,9 +1,9 @@
 /* Layers: parameters and the math on them, under one name.
  *
- * A layer called "conv1" makes the parameters "conv1.weight" and "conv1.bias" (with the open scope before them) and names its
- * result "conv1". Its parameters are F64 where x is F64, otherwise F32; with f16 or bf16 inputs they are cast where they are
- * used. To share a parameter, give its tensor in the options. A layer without a name is called after its kind and a number.
- * Errors are the graph's (see weft/graph.h). Source: src/core/graph/layers_*.c. */
+ * A layer called "conv1" makes the parameters "conv1.weight" and "conv1.bias" (with the open scope before them) and
+ * names its result "conv1". Its parameters are F64 where x is F64, otherwise F32; with f16 or bf16 inputs they are cast
+ * where they are used. To share a parameter, give its tensor in the options. A layer without a name is called after its
+ * kind and a number. Errors are the graph's (see weft/graph.h). Source: src/core/graph/layers_*.c. */
 #ifndef WEFT_LAYERS_H
 #define WEFT_LAYERS_H
 
@@ -19,7 +19,7 @@ typedef struct weft_linear_options {
     int64_t      out; /* features of the result; needed unless `weight` is given */
     bool         no_bias;
     weft_init    weight_init, bias_init; /* default: uniform within 1/sqrt(features of x), both */
-    weft_tensor *weight, *bias;          /* [out, in], [out]: used instead of new ones; a weight without a bias means no bias */
+    weft_tensor *weight, *bias; /* [out, in], [out]: used instead of new ones; a weight without a bias means no bias */
 } weft_linear_options;
 /* x [..., in] -> x * weight^T + bias [..., out]. */
 weft_tensor *weft_linear_with(weft_tensor *x, const char *name, const weft_linear_options *options);
@@ -29,7 +29,7 @@ typedef struct weft_embedding_options {
     weft_init    init;   /* default: normal(0, 1) */
     weft_tensor *weight; /* [count, size]: used instead of a new one */
 } weft_embedding_options;
-/* index [...] (i32 or i64) -> the rows of a table [count, size] there: [..., size]. An index out of range gives zeros. */
+/* index [...] (i32 or i64) -> the rows of a table there: [..., size]. An index out of range gives zeros. */
 weft_tensor *weft_embedding_with(weft_tensor *index, const char *name, const weft_embedding_options *options);
 
 /* ---- convolution and pooling: images [N, C, H, W] ---- */
@@ -38,7 +38,7 @@ typedef struct weft_conv2d_options {
     int32_t   filters, kernel;       /* both needed */
     int32_t   stride, pad, dilation; /* of both axes; stride and dilation 0 mean 1 */
     int32_t   groups;                /* 0 means 1 */
-    bool      same;                  /* pads so that the result has ceil(size/stride); more of it below and to the right */
+    bool same; /* pads so that the result has ceil(size/stride); more of it below and to the right */
     bool      no_bias;
     int32_t   kernel_of[2], stride_of[2], dilation_of[2]; /* of height and width; used where not 0 */
     int32_t   pad_of[4];                                  /* top, bottom, left, right; used where any is not 0 */
@@ -69,9 +69,9 @@ typedef struct weft_batch_norm_options {
     double momentum; /* weight of the new in the running statistics; 0 means 0.1 */
     bool   no_affine;
 } weft_batch_norm_options;
-/* x [N, C, ...] with mean and variance over all axes but C: of the global batch while training, running otherwise. Parameters
- * "name.weight" (1) and "name.bias" (0), states "name.running_mean" and "name.running_variance" (unbiased), all [C]; f32 (f64
- * for f64). */
+/* x [N, C, ...] with mean and variance over all axes but C: of the global batch while training, running otherwise.
+ * Parameters "name.weight" (1) and "name.bias" (0), states "name.running_mean" and "name.running_variance" (unbiased),
+ * all [C]; f32 (f64 for f64). */
 weft_tensor *weft_batch_norm_with(weft_tensor *x, const char *name, const weft_batch_norm_options *options);
 
 typedef struct weft_norm_layer_options {
@@ -91,7 +91,7 @@ weft_tensor *weft_group_norm_with(weft_tensor *x, const char *name, const weft_n
 
 weft_tensor *weft_softmax(weft_tensor *x, int32_t axis);
 weft_tensor *weft_log_softmax(weft_tensor *x, int32_t axis);
-/* While training, each element is zeroed with probability p (0 <= p < 1) and the others are divided by 1-p; otherwise x. */
+/* While training, each element is 0 with probability p (0 <= p < 1) and divided by 1-p otherwise; else x. */
 weft_tensor *weft_dropout(weft_tensor *x, double p);
 
 /* ---- attention ---- */
@@ -101,8 +101,8 @@ typedef struct weft_attention_options {
     double      scale;  /* 0 means 1/sqrt(D) */
     const char *name;
 } weft_attention_options;
-/* softmax(scale*q*k^T)*v in memory linear in the lengths: q [B, H, T, D], k [B, Hk, S, D], v [B, Hk, S, Dv], H a multiple of Hk
- * (grouped heads) -> [B, H, T, Dv]. */
+/* softmax(scale*q*k^T)*v in memory linear in the lengths: q [B, H, T, D], k [B, Hk, S, D], v [B, Hk, S, Dv], H a
+ * multiple of Hk (grouped heads) -> [B, H, T, Dv]. */
 weft_tensor *weft_attention_with(weft_tensor *q, weft_tensor *k, weft_tensor *v, const weft_attention_options *options);
 
 typedef struct weft_rotary_options {

@@ -1,6 +1,6 @@
-/* Losses. A mean is over all elements (for cross-entropy: all rows that count) of the global batch, however many ranks share
- * it. Predictions and targets have one shape: they do not broadcast, so that [N, 1] against [N] is an error and not a bug.
- * Errors are the graph's (see weft/graph.h). Source: src/core/graph/losses.c. */
+/* Losses. A mean is over all elements (for cross-entropy: all rows that count) of the global batch, however many ranks
+ * share it. Predictions and targets have one shape: they do not broadcast, so that [N, 1] against [N] is an error and
+ * not a bug. Errors are the graph's (see weft/graph.h). Source: src/core/graph/losses.c. */
 #ifndef WEFT_LOSS_H
 #define WEFT_LOSS_H
 
@@ -18,9 +18,10 @@ typedef struct weft_cross_entropy_options {
     int64_t        ignored;
     double         smoothing; /* in [0, 1]: this much of the target is spread over all classes */
 } weft_cross_entropy_options;
-/* -log softmax(logits)[label] by row: logits [..., classes], label [...] of i32 or i64. The result is f32 (f64 for f64): a
- * scalar, or [...] with WEFT_NONE. A label out of range gives NaN. */
-weft_tensor *weft_cross_entropy_with(weft_tensor *logits, weft_tensor *label, const weft_cross_entropy_options *options);
+/* -log softmax(logits)[label] by row: logits [..., classes], label [...] of i32 or i64. The result is f32 (f64 for
+ * f64): a scalar, or [...] with WEFT_NONE. A label out of range gives NaN. */
+weft_tensor *weft_cross_entropy_with(weft_tensor *logits, weft_tensor *label,
+                                     const weft_cross_entropy_options *options);
 
 typedef struct weft_loss_options {
     weft_reduction reduction;

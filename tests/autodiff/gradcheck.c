@@ -50,18 +50,20 @@ static int32_t differentiable_leaves(weft_graph *graph, weft_tensor **leaves) {
 }
 
 /* Compares gradients of `loss` with differences of it, element by element. */
-static void compare(weft_graph *graph, weft_tensor *loss, weft_tensor **leaves, weft_tensor **gradients, int32_t count, gradcheck o,
-                    const char *order) {
+static void compare(weft_graph *graph, weft_tensor *loss, weft_tensor **leaves, weft_tensor **gradients, int32_t count,
+                    gradcheck o, const char *order) {
     weft_tensor *targets[MOST_LEAVES + 1] = {loss};
     for (int32_t i = 0; i < count; i++) targets[i + 1] = gradients[i];
-    interp *in = interp_open(graph, targets, count + 1, !o.evaluation), *plain = interp_open(graph, &loss, 1, !o.evaluation);
+    interp *in = interp_open(graph, targets, count + 1, !o.evaluation),
+           *plain = interp_open(graph, &loss, 1, !o.evaluation);
     fill(in, graph, o);
     fill(plain, graph, o);
     interp_run(in, 3);
     const double h = 2e-5, tolerance = o.tolerance ? o.tolerance : 1e-6;
     for (int32_t l = 0; l < count; l++) {
         int64_t elements = weft_shape_elements(leaves[l]->shape);
-        cr_assert(weft_shape_equal(gradients[l]->shape, leaves[l]->shape), "%s: shape of the gradient of %s", o.name, leaves[l]->node->name);
+        cr_assert(weft_shape_equal(gradients[l]->shape, leaves[l]->shape), "%s: shape of the gradient of %s", o.name,
+                  leaves[l]->node->name);
         cr_assert_leq(elements, MOST_ELEMENTS, "%s: too many elements for differences", o.name);
         double scale = 1e-3;
         for (int64_t i = 0; i < elements; i++) scale = fmax(scale, fabs(interp_get(in, gradients[l], i)));
@@ -76,8 +78,9 @@ static void compare(weft_graph *graph, weft_tensor *loss, weft_tensor **leaves, 
             interp_set_one(plain, leaves[l], i, at);
             double expected = (8 * (side[2] - side[1]) - (side[3] - side[0])) / (12 * h); /* fourth order */
             double got = interp_get(in, gradients[l], i);
-            cr_assert(fabs(got - expected) <= tolerance * fmax(scale, fabs(expected)), "%s: %s gradient of %s[%lld] is %.12g, differences give %.12g",
-                      o.name, order, leaves[l]->node->name, (long long)i, got, expected);
+            cr_assert(fabs(got - expected) <= tolerance * fmax(scale, fabs(expected)),
+                      "%s: %s gradient of %s[%lld] is %.12g, differences give %.12g", o.name, order,
+                      leaves[l]->node->name, (long long)i, got, expected);
         }
     }
     interp_close(plain);
@@ -90,11 +93,13 @@ void check_gradients(weft_tensor *y, gradcheck options) {
     cr_assert(weft_tensor_ok(y), "%s: %s", options.name, graph ? weft_graph_message(graph) : weft_error_message());
     int32_t      count = differentiable_leaves(graph, leaves);
     weft_tensor *loss = weighted(y, 0);
-    cr_assert_eq(weft_gradients(loss, leaves, count, gradients), WEFT_OK, "%s: %s", options.name, weft_graph_message(graph));
+    cr_assert_eq(weft_gradients(loss, leaves, count, gradients), WEFT_OK, "%s: %s", options.name,
+                 weft_graph_message(graph));
     compare(graph, loss, leaves, gradients, count, options, "first");
     if (options.first_only) return;
     weft_tensor *product = weft_scalar(graph, WEFT_F64, 0);
     for (int32_t i = 0; i < count; i++) product = weft_add(product, weighted(gradients[i], i + 0.7));
-    cr_assert_eq(weft_gradients(product, leaves, count, second), WEFT_OK, "%s, twice: %s", options.name, weft_graph_message(graph));
+    cr_assert_eq(weft_gradients(product, leaves, count, second), WEFT_OK, "%s, twice: %s", options.name,
+                 weft_graph_message(graph));
     compare(graph, product, leaves, second, count, options, "second");
 }

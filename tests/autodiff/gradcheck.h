@@ -13,8 +13,8 @@ typedef struct gradcheck {
     double      tolerance;    /* 0: 1e-6 relative to the largest gradient */
 } gradcheck;
 
-/* Checks `y` (any shape, floating) of a graph of f64 leaves: sum(y*w) for a fixed w is differentiated with respect to every floating
- * input and parameter. The graph is extended. */
+/* Checks `y` (any shape, floating) of a graph of f64 leaves: sum(y*w) for a fixed w is differentiated with respect to
+ * every floating input and parameter. The graph is extended. */
 void check_gradients(weft_tensor *y, gradcheck options);
 
 #endif

@@ -24,7 +24,8 @@ static bool needs(const weft_tensor *target, const weft_tensor *tensor) {
     bool *seen = calloc((size_t)graph->n_nodes, 1);
     seen[target->node->id] = true;
     for (int32_t id = target->node->id; id >= 0; id--)
-        for (int32_t i = 0; seen[id] && graph->nodes[id]->op != WEFT_OP_EXTENT && i < graph->nodes[id]->n_inputs; i++) seen[graph->nodes[id]->inputs[i]->node->id] = true;
+        for (int32_t i = 0; seen[id] && graph->nodes[id]->op != WEFT_OP_EXTENT && i < graph->nodes[id]->n_inputs; i++)
+            seen[graph->nodes[id]->inputs[i]->node->id] = true;
     bool found = seen[tensor->node->id];
     free(seen);
     return found;
@@ -35,7 +36,8 @@ static int32_t count_of(const weft_tensor *target, weft_op op) {
     int32_t count = 0;
     for (int32_t id = 0; id <= target->node->id; id++) {
         const wefti_node *node = graph->nodes[id];
-        bool computes = wefti_ops[node->op].family != WEFTI_LEAF && wefti_ops[node->op].family != WEFTI_VIEW && node->op != WEFT_OP_EXTENT;
+        bool computes = wefti_ops[node->op].family != WEFTI_LEAF && wefti_ops[node->op].family != WEFTI_VIEW &&
+                        node->op != WEFT_OP_EXTENT;
         if (op == WEFT_OP_COUNT ? computes : node->op == op) count += needs(target, &node->outputs[0]);
     }
     return count;
@@ -82,21 +84,24 @@ Test(autodiff_walk, stops_at_detach_comparisons_and_integers) {
 }
 
 Test(autodiff_walk, builds_only_what_is_needed) {
-    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(8, 4)), *label = weft_input(graph, "label", WEFT_I32, weft_shape(8));
+    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(8, 4)),
+                *label = weft_input(graph, "label", WEFT_I32, weft_shape(8));
     weft_tensor *h = weft_relu(weft_linear(x, "a", .out = 6));
     weft_tensor *loss = weft_cross_entropy(weft_linear(h, "b", .out = 3), label);
     weft_tensor *wrt[4], *g[4];
     for (int32_t i = 0; i < 4; i++) wrt[i] = weft_graph_parameter(graph, i);
     int32_t before = graph->n_nodes;
     cr_assert_eq(weft_gradients(loss, wrt, 4, g), WEFT_OK);
-    /* One loss backward, one product each for both weights and the hidden layer, one relu, two bias sums, one division by the count. */
+    /* One loss backward, one product each for both weights and the hidden layer, one relu, two bias sums, one division
+     * by the count. */
     int32_t products = 0, moves = 0, computing = 0;
     for (int32_t id = before; id < graph->n_nodes; id++) {
         const wefti_node *node = graph->nodes[id];
         cr_assert(node->flags & WEFTI_NODE_BACKWARD);
         products += node->op == WEFT_OP_MATMUL;
         moves += node->op == WEFT_OP_PERMUTE || wefti_ops[node->op].family == WEFTI_MOVE;
-        computing += wefti_ops[node->op].family != WEFTI_LEAF && wefti_ops[node->op].family != WEFTI_VIEW && node->op != WEFT_OP_EXTENT;
+        computing += wefti_ops[node->op].family != WEFTI_LEAF && wefti_ops[node->op].family != WEFTI_VIEW &&
+                     node->op != WEFT_OP_EXTENT;
     }
     cr_assert_eq(products, 3);
     cr_assert_eq(moves, 0);
@@ -113,6 +118,14 @@ Test(autodiff_walk, relu_reads_its_result_so_that_its_input_can_go) {
     for (int32_t id = 0; id < graph->n_nodes; id++)
         if (graph->nodes[id]->op == WEFT_OP_RELU_BACKWARD) relu = graph->nodes[id];
     cr_assert_eq(relu->inputs[1], y);
+}
+
+Test(autodiff_walk, lays_the_gradients_of_parts_side_by_side) {
+    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(2, 3, 8)), *g;
+    weft_tensor *loss = weft_sum(weft_self_attention(x, "a", .heads = 2));
+    cr_assert_eq(weft_gradients(loss, &x, 1, &g), WEFT_OK);
+    cr_assert_eq(count_of(g, WEFT_OP_CONCAT), 1);
+    cr_assert_eq(count_of(g, WEFT_OP_PAD), 0);
 }
 
 Test(autodiff_walk, folds_constants_of_means_and_scalars) {
@@ -134,8 +147,8 @@ Test(autodiff_walk, batch_norm_sums_need_the_gradient_and_the_centred_input_only
         if (node->op != WEFT_OP_SUM || (!needs(g[0], &node->outputs[0]) && !needs(g[1], &node->outputs[0]))) continue;
         const wefti_node *term = node->inputs[0]->node;
         for (int32_t i = 0; term->op == WEFT_OP_MUL && i < 2; i++)
-            cr_assert_eq(weft_shape_elements(term->inputs[i]->shape), 300, "%s is summed of a product with %s", node->name,
-                         term->inputs[i]->node->name);
+            cr_assert_eq(weft_shape_elements(term->inputs[i]->shape), 300, "%s is summed of a product with %s",
+                         node->name, term->inputs[i]->node->name);
     }
 }
 
@@ -162,14 +175,17 @@ static void two_blocks(bool checkpointed, double *gradients_out, int32_t *kept_o
     bool *read = calloc((size_t)forward, 1);
     for (int32_t id = forward; id < graph->n_nodes; id++)
         for (int32_t i = 0; i < graph->nodes[id]->n_inputs; i++)
-            if (graph->nodes[id]->inputs[i]->node->id < forward && graph->nodes[id]->op != WEFT_OP_EXTENT) read[graph->nodes[id]->inputs[i]->node->id] = true;
+            if (graph->nodes[id]->inputs[i]->node->id < forward && graph->nodes[id]->op != WEFT_OP_EXTENT)
+                read[graph->nodes[id]->inputs[i]->node->id] = true;
     *kept_out = 0;
-    for (int32_t id = 0; id < forward; id++) *kept_out += read[id] && wefti_ops[graph->nodes[id]->op].family != WEFTI_LEAF;
+    for (int32_t id = 0; id < forward; id++)
+        *kept_out += read[id] && wefti_ops[graph->nodes[id]->op].family != WEFTI_LEAF;
     free(read);
     interp *in = interp_open(graph, g, 8, true);
     for (int32_t i = 0; i < graph->n_leaves; i++) {
         const weft_tensor *leaf = &graph->leaves[i]->outputs[0];
-        for (int64_t e = 0; e < weft_shape_elements(leaf->shape); e++) interp_set_one(in, leaf, e, sin(1.7 * (double)e + i));
+        for (int64_t e = 0; e < weft_shape_elements(leaf->shape); e++)
+            interp_set_one(in, leaf, e, sin(1.7 * (double)e + i));
     }
     interp_run(in, 4);
     for (int32_t i = 0, n = 0; i < 8; i++)
@@ -197,8 +213,9 @@ Test(autodiff_walk, recomputed_segments_give_the_same_bits_and_keep_less) {
         cr_assert_neq(node->op, WEFT_OP_STEP, "%s", node->name);
         for (int32_t i = 0; i < node->n_inputs; i++) {
             const wefti_node *from = node->inputs[i]->node;
-            cr_assert(from->segment != node->segment || from->flags & WEFTI_NODE_RECOMPUTED || wefti_ops[from->op].family == WEFTI_LEAF, "%s reads %s",
-                      node->name, from->name);
+            cr_assert(from->segment != node->segment || from->flags & WEFTI_NODE_RECOMPUTED ||
+                          wefti_ops[from->op].family == WEFTI_LEAF,
+                      "%s reads %s", node->name, from->name);
         }
     }
     cr_assert_gt(copies, 8);
@@ -232,19 +249,25 @@ static weft_status cube_shape(const weft_custom_type *inputs, const void *option
 }
 static weft_status cube_forward(const weft_custom_data *inputs, const void *options, weft_custom_data *outputs_out) {
     const double *x = inputs[0].data, scale = *(const double *)options;
-    for (int64_t i = 0; i < weft_shape_elements(inputs[0].shape); i++) ((double *)outputs_out[0].data)[i] = scale * x[i] * x[i] * x[i];
+    for (int64_t i = 0; i < weft_shape_elements(inputs[0].shape); i++)
+        ((double *)outputs_out[0].data)[i] = scale * x[i] * x[i] * x[i];
     return WEFT_OK;
 }
-static weft_status cube_backward(const weft_custom_data *inputs, const weft_custom_data *outputs, const weft_custom_data *gy,
-                                 const void *options, weft_custom_data *gx_out) {
+static weft_status cube_backward(const weft_custom_data *inputs, const weft_custom_data *outputs,
+                                 const weft_custom_data *gy, const void *options, weft_custom_data *gx_out) {
     (void)outputs;
     const double *x = inputs[0].data, scale = *(const double *)options;
     for (int64_t i = 0; gx_out[0].data && i < weft_shape_elements(inputs[0].shape); i++)
         ((double *)gx_out[0].data)[i] = 3 * scale * x[i] * x[i] * ((const double *)gy[0].data)[i];
     return WEFT_OK;
 }
-static const weft_custom_op cube = {.name = "cube", .n_inputs = 1, .n_outputs = 1, .shape = cube_shape, .forward = cube_forward,
-                                    .backward = cube_backward, .row_local = true};
+static const weft_custom_op cube = {.name = "cube",
+                                    .n_inputs = 1,
+                                    .n_outputs = 1,
+                                    .shape = cube_shape,
+                                    .forward = cube_forward,
+                                    .backward = cube_backward,
+                                    .row_local = true};
 
 Test(autodiff_walk, custom_ops_are_differentiated_by_their_own_function) {
     weft_tensor *x = f64("x", weft_shape(3, 2)), *s = weft_sin(x);
@@ -257,7 +280,9 @@ Test(autodiff_walk, custom_ops_are_differentiated_by_their_own_function) {
 Test(autodiff_walk, custom_ops_refuse) {
     weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(3));
     cr_assert_not(weft_tensor_ok(weft_custom(graph, &cube, &x, 1, "c", NULL, 0)));
-    cr_assert(strstr(weft_graph_message(graph), "custom 'c' of x f32 [3]: the shape rule of op 'cube' refuses these inputs"), "%s", weft_graph_message(graph));
+    cr_assert(
+        strstr(weft_graph_message(graph), "custom 'c' of x f32 [3]: the shape rule of op 'cube' refuses these inputs"),
+        "%s", weft_graph_message(graph));
     weft_graph_release(graph);
     open_graph();
     weft_tensor *two[2] = {f64("x", weft_shape(3)), f64("y", weft_shape(3))};
@@ -296,7 +321,8 @@ Test(autodiff_walk, refuses_what_has_no_gradient) {
     x = f64("x", weft_shape(3));
     assert_refused(weft_sum(weft_cast(x, WEFT_I32)), x, WEFT_E_DTYPE, "the loss 'sum_2' must be floating, not i32");
     x = weft_input(graph, "x", WEFT_I64, weft_shape(3));
-    assert_refused(weft_sum(weft_cast(x, WEFT_F32)), x, WEFT_E_DTYPE, "'x' is i64: only floating tensors have gradients");
+    assert_refused(weft_sum(weft_cast(x, WEFT_F32)), x, WEFT_E_DTYPE,
+                   "'x' is i64: only floating tensors have gradients");
     x = f64("x", weft_shape(3));
     assert_refused(weft_sum(x), NULL, WEFT_E_INVALID, "tensor 0 ('') is NULL");
     assert_refused(NULL, NULL, WEFT_E_INVALID, "the loss is NULL");

@@ -115,7 +115,10 @@ Test(autodiff_ops, views_and_moves) {
     CHECK(weft_slice_step(S, 2, 1, 4, 2), .low = -1, .high = 1);
     CHECK(weft_slice(S, 1, 2, 2), .low = -1, .high = 1);
     CHECK(weft_expand(weft_square(f64("v", weft_shape(3, 1))), weft_shape(2, 3, 4)), .low = -1, .high = 1);
-    CHECK(weft_concat((weft_tensor *[]){S, weft_square(f64("v", weft_shape(2, 1, 4))), weft_exp(f64("u", weft_shape(2, 0, 4)))}, 3, 1), .low = -1, .high = 1);
+    CHECK(weft_concat(
+              (weft_tensor *[]){S, weft_square(f64("v", weft_shape(2, 1, 4))), weft_exp(f64("u", weft_shape(2, 0, 4)))},
+              3, 1),
+          .low = -1, .high = 1);
     CHECK(weft_pad(S, .low = {1, 0, 2}, .high = {0, 1}, .value = 2), .low = -1, .high = 1);
     CHECK(weft_gather(S, i32("i", weft_shape(2, 2)), 1), .integers = 4);
     CHECK(weft_gather(S, i32("i", weft_shape_scalar()), 0), .integers = 2);
@@ -124,10 +127,25 @@ Test(autodiff_ops, views_and_moves) {
 #undef S
 }
 
+Test(autodiff_ops, slices_that_part_overlap_and_leave_gaps) {
+    weft_tensor *m = f64("m", weft_shape(2, 7)), *parts[3];
+    weft_split_sizes(m, 1, (int64_t[]){2, 4, 1}, 3, parts);
+    CHECK(weft_concat((weft_tensor *[]){weft_exp(parts[2]), weft_square(parts[0]), weft_sin(parts[1])}, 3, 1), .low = -1, .high = 1);
+    m = f64("m", weft_shape(2, 7));
+    weft_tensor *sum = weft_sum(weft_square(weft_slice(m, 1, 1, 3)));
+    sum = weft_add(sum, weft_sum(weft_exp(weft_slice(m, 1, 2, 5))));
+    sum = weft_add(sum, weft_sum(weft_sin(weft_slice(m, 1, 5, 6))));
+    sum = weft_add(sum, weft_sum(weft_square(weft_slice(m, 0, 1, 2))));
+    sum = weft_add(sum, weft_sum(weft_square(weft_slice(m, 0, 0, 2))));
+    sum = weft_add(sum, weft_sum(weft_square(weft_slice(m, 1, 4, 4))));
+    CHECK(weft_add(sum, weft_sum(weft_exp(m))), .low = -1, .high = 1);
+}
+
 Test(autodiff_ops, products) {
     for (int flags = 0; flags < 4; flags++) {
         bool         ta = flags & 1, tb = flags & 2;
-        weft_tensor *a = f64("a", ta ? weft_shape(4, 3) : weft_shape(3, 4)), *b = f64("b", tb ? weft_shape(2, 4) : weft_shape(4, 2));
+        weft_tensor *a = f64("a", ta ? weft_shape(4, 3) : weft_shape(3, 4)),
+                    *b = f64("b", tb ? weft_shape(2, 4) : weft_shape(4, 2));
         CHECK(weft_matmul(a, b, .transpose_a = ta, .transpose_b = tb), .low = -1, .high = 1);
         a = f64("a", ta ? weft_shape(2, 1, 4, 3) : weft_shape(2, 1, 3, 4));
         b = f64("b", tb ? weft_shape(3, 2, 4) : weft_shape(3, 4, 2));
@@ -144,19 +162,31 @@ Test(autodiff_ops, convolutions) {
     weft_tensor *x = f64("x", weft_shape(2, 2, 5, 4));
     CHECK(weft_conv2d(x, "c", .weight = f64("w", weft_shape(3, 2, 3, 2))), .low = -1, .high = 1);
     x = f64("x", weft_shape(1, 4, 5, 6));
-    CHECK(weft_conv2d(x, "c", .weight = f64("w", weft_shape(2, 2, 2, 3)), .bias = f64("b", weft_shape(2)), .groups = 2, .stride_of = {2, 1},
-                      .pad_of = {1, 0, 2, 1}, .dilation_of = {1, 2}), .low = -1, .high = 1);
+    CHECK(weft_conv2d(x, "c", .weight = f64("w", weft_shape(2, 2, 2, 3)), .bias = f64("b", weft_shape(2)), .groups = 2,
+                      .stride_of = {2, 1}, .pad_of = {1, 0, 2, 1}, .dilation_of = {1, 2}),
+          .low = -1, .high = 1);
     x = f64("x", weft_shape(1, 2, 4, 4));
-    CHECK(weft_conv2d(x, "c", .weight = f64("w", weft_shape(4, 1, 3, 3)), .groups = 2, .same = true), .low = -1, .high = 1);
+    CHECK(weft_conv2d(x, "c", .weight = f64("w", weft_shape(4, 1, 3, 3)), .groups = 2, .same = true), .low = -1,
+          .high = 1);
 }
 
 Test(autodiff_ops, pooling) {
     CHECK(weft_max_pool2d(f64("x", weft_shape(2, 1, 5, 4)), .window = 2), .low = -1, .high = 1);
-    CHECK(weft_square(weft_max_pool2d(f64("x", weft_shape(1, 2, 5, 6)), .window = 3, .stride = 2, .pad = 1)), .low = -1, .high = 1);
-    CHECK(weft_square(weft_avg_pool2d(f64("x", weft_shape(1, 2, 5, 6)), .window_of = {3, 2}, .stride = 2, .pad_of = {1, 0, 0, 1})), .low = -1, .high = 1);
-    CHECK(weft_square(weft_avg_pool2d(f64("x", weft_shape(1, 2, 5, 5)), .window = 3, .stride = 2, .pad = 1, .exclude_pad = true)), .low = -1, .high = 1);
+    CHECK(weft_square(weft_max_pool2d(f64("x", weft_shape(1, 2, 5, 6)), .window = 3, .stride = 2, .pad = 1)), .low = -1,
+          .high = 1);
+    CHECK(weft_square(weft_avg_pool2d(f64("x", weft_shape(1, 2, 5, 6)), .window_of = {3, 2}, .stride = 2,
+                                      .pad_of = {1, 0, 0, 1})),
+          .low = -1, .high = 1);
+    CHECK(weft_square(weft_avg_pool2d(f64("x", weft_shape(1, 2, 5, 5)), .window = 3, .stride = 2, .pad = 1,
+                                      .exclude_pad = true)),
+          .low = -1, .high = 1);
     CHECK(weft_square(weft_global_avg_pool2d(f64("x", weft_shape(2, 3, 2, 3)))), .low = -1, .high = 1);
     CHECK(weft_square(weft_global_max_pool2d(f64("x", weft_shape(2, 3, 2, 3)))), .low = -1, .high = 1);
+}
+
+Test(autodiff_ops, pooling_after_bias_and_relu) {
+    weft_tensor *x = f64("x", weft_shape(1, 2, 5, 4)), *w = f64("w", weft_shape(2, 2, 2, 2)), *b = f64("b", weft_shape(2));
+    CHECK(weft_max_pool2d(weft_relu(weft_conv2d(x, "c", .weight = w, .bias = b)), .window = 2), .low = -1, .high = 1);
 }
 
 Test(autodiff_ops, rows) {
@@ -205,14 +235,23 @@ Test(autodiff_ops, dropout_by_mode) {
 Test(autodiff_ops, dense_layers) {
     CHECK(weft_tanh(weft_linear(f64("x", weft_shape(2, 3, 4)), "l", .out = 3)), .low = -1, .high = 1);
     CHECK(weft_linear(f64("x", weft_shape(4)), "l", .out = 3, .no_bias = true), .low = -1, .high = 1);
-    CHECK(weft_tanh(weft_embedding(i32("i", weft_shape(2, 3)), "e", .weight = f64("w", weft_shape(4, 2)))), .integers = 5);
+    CHECK(weft_tanh(weft_embedding(i32("i", weft_shape(2, 3)), "e", .weight = f64("w", weft_shape(4, 2)))),
+          .integers = 5);
 }
 
 Test(autodiff_ops, attention) {
-    CHECK(weft_attention(f64("q", weft_shape(1, 2, 3, 4)), f64("k", weft_shape(1, 2, 5, 4)), f64("v", weft_shape(1, 2, 5, 3))), .first_only = true);
-    CHECK(weft_attention(f64("q", weft_shape(2, 4, 3, 2)), f64("k", weft_shape(2, 2, 3, 2)), f64("v", weft_shape(2, 2, 3, 2)), .causal = true), .first_only = true);
-    CHECK(weft_attention(f64("q", weft_shape(1, 2, 2, 2)), f64("k", weft_shape(1, 1, 4, 2)), f64("v", weft_shape(1, 1, 4, 2)), .causal = true, .scale = 0.3), .first_only = true);
-    CHECK(weft_self_attention(f64("x", weft_shape(2, 3, 8)), "a", .heads = 2, .kv_heads = 1, .causal = true, .rotary = true), .first_only = true);
+    CHECK(weft_attention(f64("q", weft_shape(1, 2, 3, 4)), f64("k", weft_shape(1, 2, 5, 4)),
+                         f64("v", weft_shape(1, 2, 5, 3))),
+          .first_only = true);
+    CHECK(weft_attention(f64("q", weft_shape(2, 4, 3, 2)), f64("k", weft_shape(2, 2, 3, 2)),
+                         f64("v", weft_shape(2, 2, 3, 2)), .causal = true),
+          .first_only = true);
+    CHECK(weft_attention(f64("q", weft_shape(1, 2, 2, 2)), f64("k", weft_shape(1, 1, 4, 2)),
+                         f64("v", weft_shape(1, 1, 4, 2)), .causal = true, .scale = 0.3),
+          .first_only = true);
+    CHECK(weft_self_attention(f64("x", weft_shape(2, 3, 8)), "a", .heads = 2, .kv_heads = 1, .causal = true,
+                              .rotary = true),
+          .first_only = true);
 }
 
 Test(autodiff_ops, losses) {
@@ -221,7 +260,8 @@ Test(autodiff_ops, losses) {
     CHECK(weft_cross_entropy(LOGITS, LABEL), .integers = 3);
     CHECK(weft_cross_entropy(LOGITS, LABEL, .smoothing = 0.2, .reduction = WEFT_NONE), .integers = 3);
     CHECK(weft_cross_entropy(LOGITS, LABEL, .ignore = true, .ignored = 1), .integers = 3);
-    CHECK(weft_cross_entropy(LOGITS, LABEL, .ignore = true, .ignored = 1, .reduction = WEFT_SUM, .smoothing = 0.1), .integers = 3);
+    CHECK(weft_cross_entropy(LOGITS, LABEL, .ignore = true, .ignored = 1, .reduction = WEFT_SUM, .smoothing = 0.1),
+          .integers = 3);
     CHECK(weft_cross_entropy(f64("x", weft_shape(2, 2, 3)), i32("label", weft_shape(2, 2))), .integers = 3);
     CHECK(weft_mse(X, f64("t", weft_shape(3, 1, 5))), .low = -1, .high = 1);
     CHECK(weft_mae(X, f64("t", weft_shape(3, 1, 5)), .reduction = WEFT_SUM), .low = -1, .high = 1);

@@ -1,4 +1,5 @@
-/* Each output has a buffer of its own; all needed calls form one segment of the reference device, in the order of ids. */
+/* Each output has a buffer of its own; all needed calls form one segment of the reference device, in the order of ids.
+ */
 #include "common/interp.h"
 
 #include <criterion/criterion.h>
@@ -17,7 +18,9 @@ struct interp {
     bool           training;
 };
 
-static void must(weft_status status) { cr_assert_eq(status, WEFT_OK, "%s: %s", weft_status_name(status), weft_error_message()); }
+static void must(weft_status status) {
+    cr_assert_eq(status, WEFT_OK, "%s: %s", weft_status_name(status), weft_error_message());
+}
 
 static void *zeros(size_t count, size_t bytes) {
     void *memory = aligned_alloc(64, (count * bytes + 127) / 64 * 64);
@@ -48,8 +51,12 @@ static wefti_operand operand(const interp *in, const weft_tensor *tensor) {
 
 static bool computed(const wefti_node *node) {
     switch (node->op) {
-    case WEFT_OP_INPUT: case WEFT_OP_PARAMETER: case WEFT_OP_STATE: case WEFT_OP_CONSTANT: case WEFT_OP_STEP: case WEFT_OP_MODE:
-        return false;
+    case WEFT_OP_INPUT:
+    case WEFT_OP_PARAMETER:
+    case WEFT_OP_STATE:
+    case WEFT_OP_CONSTANT:
+    case WEFT_OP_STEP:
+    case WEFT_OP_MODE: return false;
     default: return true;
     }
 }
@@ -75,8 +82,13 @@ static void compile(interp *in, const bool *needed) {
         for (int32_t i = 0; i < node->n_inputs; i++) operands[i] = operand(in, node->inputs[i]);
         for (int32_t i = 0; i < node->n_outputs; i++) operands[node->n_inputs + i] = operand(in, &node->outputs[i]);
         wefti_call *call = &calls[n_calls++];
-        *call = (wefti_call){.op = node->op, .attrs = &node->attrs, .n_inputs = node->n_inputs, .n_outputs = node->n_outputs,
-                             .inputs = operands, .outputs = operands + node->n_inputs, .name = node->name};
+        *call = (wefti_call){.op = node->op,
+                             .attrs = &node->attrs,
+                             .n_inputs = node->n_inputs,
+                             .n_outputs = node->n_outputs,
+                             .inputs = operands,
+                             .outputs = operands + node->n_inputs,
+                             .name = node->name};
         int64_t scratch = 0;
         must(in->device->vtable->query(in->device, call, &scratch));
         if (scratch > 0) { /* a buffer of its own, too */
@@ -117,7 +129,8 @@ interp *interp_open(weft_graph *graph, weft_tensor *const *targets, int32_t coun
     for (int32_t i = 0; i < graph->n_leaves; i++) {
         const wefti_node *node = graph->leaves[i];
         if (node->op == WEFT_OP_CONSTANT)
-            memcpy(in->buffers[in->first[node->id]], weft_array_data(node->leaf->value), weft_array_bytes(node->leaf->value));
+            memcpy(in->buffers[in->first[node->id]], weft_array_data(node->leaf->value),
+                   weft_array_bytes(node->leaf->value));
     }
     compile(in, needed);
     free(needed);

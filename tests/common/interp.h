@@ -1,5 +1,5 @@
-/* A graph run one call at a time on the plain CPU kernels: nothing is fused, planned, or reused. What tests hold plans and
- * gradients against. Failures fail the test. */
+/* A graph run one call at a time on the plain CPU kernels: nothing is fused, planned, or reused. What tests hold plans
+ * and gradients against. Failures fail the test. */
 #ifndef TESTS_COMMON_INTERP_H
 #define TESTS_COMMON_INTERP_H
 
@@ -7,8 +7,8 @@
 
 typedef struct interp interp;
 
-/* Makes ready to compute `targets` (tensors of the graph): with `training`, MODE gives its first input. Variables and inputs start
- * as zeros. The graph must outlive it. */
+/* Makes ready to compute `targets` (tensors of the graph): with `training`, MODE gives its first input. Variables and
+ * inputs start as zeros. The graph must outlive it. */
 interp *interp_open(weft_graph *graph, weft_tensor *const *targets, int32_t count, bool training);
 void    interp_close(interp *in);
 /* Sets every element of a leaf, in row-major order. */

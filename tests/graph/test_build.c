@@ -46,7 +46,8 @@ Test(graph_build, shapes_of_the_first_program) {
 }
 
 Test(graph_build, starts_parameters_by_their_fans) {
-    const wefti_leaf *leaf = weft_parameter(graph, "k", weft_shape(8, 3, 5, 5), .init = weft_init_kaiming_normal())->node->leaf;
+    const wefti_leaf *leaf =
+        weft_parameter(graph, "k", weft_shape(8, 3, 5, 5), .init = weft_init_kaiming_normal())->node->leaf;
     cr_assert_eq(leaf->init, WEFTI_INIT_NORMAL);
     cr_assert_float_eq(leaf->b, sqrt(2.0 / 75), 1e-12);
     leaf = weft_parameter(graph, "x", weft_shape(8, 3), .init = weft_init_xavier_uniform())->node->leaf;
@@ -96,8 +97,10 @@ Test(graph_build, resolves_shapes) {
 
 Test(graph_build, layers_give_the_shapes_they_say) {
     weft_tensor *x = input("x", weft_shape(2, 6, 9, 7));
-    assert_shape(weft_conv2d(x, "a", .filters = 4, .kernel_of = {3, 5}, .stride = 2, .same = true), weft_shape(2, 4, 5, 4));
-    assert_shape(weft_conv2d(x, "b", .filters = 4, .kernel = 3, .pad = 1, .dilation = 2, .groups = 2), weft_shape(2, 4, 7, 5));
+    assert_shape(weft_conv2d(x, "a", .filters = 4, .kernel_of = {3, 5}, .stride = 2, .same = true),
+                 weft_shape(2, 4, 5, 4));
+    assert_shape(weft_conv2d(x, "b", .filters = 4, .kernel = 3, .pad = 1, .dilation = 2, .groups = 2),
+                 weft_shape(2, 4, 7, 5));
     assert_shape(weft_graph_find(graph, "b.weight"), weft_shape(4, 3, 3, 3));
     assert_shape(weft_avg_pool2d(x, .window = 3, .stride = 2, .pad_of = {1, 0, 0, 1}), weft_shape(2, 6, 4, 3));
     assert_shape(weft_global_avg_pool2d(x), weft_shape(2, 6));
@@ -115,7 +118,8 @@ Test(graph_build, layers_give_the_shapes_they_say) {
     weft_tensor *tokens = weft_input(graph, "tokens", WEFT_I32, weft_shape(2, 5));
     weft_tensor *e = weft_embedding(tokens, "wte", .count = 11, .size = 8);
     assert_shape(e, weft_shape(2, 5, 8));
-    assert_shape(weft_self_attention(e, "attn", .heads = 4, .kv_heads = 2, .causal = true, .rotary = true), weft_shape(2, 5, 8));
+    assert_shape(weft_self_attention(e, "attn", .heads = 4, .kv_heads = 2, .causal = true, .rotary = true),
+                 weft_shape(2, 5, 8));
     assert_shape(weft_graph_find(graph, "attn.qkv.weight"), weft_shape(16, 8));
     assert_shape(weft_linear(e, "tied", .weight = weft_graph_find(graph, "wte.weight")), weft_shape(2, 5, 11));
     cr_assert_null(weft_graph_find(graph, "tied.bias"));
@@ -150,7 +154,8 @@ typedef struct wrong {
 
 static void assert_wrong(weft_tensor *tensor, weft_status status, const char *part) {
     cr_assert_not(weft_tensor_ok(tensor), "not refused: '%s'", part);
-    cr_assert_eq(weft_graph_check(graph), status, "%s for '%s': %s", weft_status_name(graph->status), part, graph->message);
+    cr_assert_eq(weft_graph_check(graph), status, "%s for '%s': %s", weft_status_name(graph->status), part,
+                 graph->message);
     cr_assert(strstr(weft_graph_message(graph), part), "'%s' lacks '%s'", weft_graph_message(graph), part);
     weft_graph_release(graph);
     open_graph();
@@ -158,12 +163,17 @@ static void assert_wrong(weft_tensor *tensor, weft_status status, const char *pa
 #define X(...) input("x", weft_shape(__VA_ARGS__))
 
 Test(graph_build, refuses_bad_leaves) {
-    assert_wrong(weft_input(graph, "x", WEFT_F32, weft_shape(2), .batch_axis = 1), WEFT_E_INVALID, "input 'x': batch axis 1");
-    assert_wrong(weft_parameter(graph, "p", weft_shape(2), .dtype = WEFT_BF16), WEFT_E_DTYPE, "parameter 'p': parameters are f32 or f64");
-    assert_wrong(weft_parameter(graph, "p", weft_shape(2), .init = weft_init_uniform(1, 0)), WEFT_E_INVALID, "uniform with 1 and 0");
-    assert_wrong(weft_parameter(graph, "p", weft_shape(2), .init = weft_init_normal(0, -1)), WEFT_E_INVALID, "normal with 0 and -1");
+    assert_wrong(weft_input(graph, "x", WEFT_F32, weft_shape(2), .batch_axis = 1), WEFT_E_INVALID,
+                 "input 'x': batch axis 1");
+    assert_wrong(weft_parameter(graph, "p", weft_shape(2), .dtype = WEFT_BF16), WEFT_E_DTYPE,
+                 "parameter 'p': parameters are f32 or f64");
+    assert_wrong(weft_parameter(graph, "p", weft_shape(2), .init = weft_init_uniform(1, 0)), WEFT_E_INVALID,
+                 "uniform with 1 and 0");
+    assert_wrong(weft_parameter(graph, "p", weft_shape(2), .init = weft_init_normal(0, -1)), WEFT_E_INVALID,
+                 "normal with 0 and -1");
     assert_wrong(weft_parameter(graph, "p", weft_shape(2), .init = {.kind = 77}), WEFT_E_INVALID, "77 is no kind");
-    assert_wrong(weft_state(graph, "s", weft_shape(2), .dtype = WEFT_I64, .init = weft_init_normal(0, 1)), WEFT_E_DTYPE, "state 's'");
+    assert_wrong(weft_state(graph, "s", weft_shape(2), .dtype = WEFT_I64, .init = weft_init_normal(0, 1)), WEFT_E_DTYPE,
+                 "state 's'");
     assert_wrong(weft_random_normal(graph, WEFT_I32, weft_shape(2)), WEFT_E_DTYPE, "random: values are floating");
     assert_wrong(weft_arange(graph, WEFT_BOOL, 3, 0, 1), WEFT_E_DTYPE, "arange");
     assert_wrong(weft_arange(graph, WEFT_F32, -3, 0, 1), WEFT_E_SHAPE, "negative");
@@ -206,20 +216,29 @@ Test(graph_build, refuses_bad_axes_and_shapes) {
 Test(graph_build, refuses_bad_layers) {
     assert_wrong(weft_linear(X(2, 3), "l"), WEFT_E_INVALID, "linear 'l': .out must be at least 1");
     assert_wrong(weft_linear(weft_scalar(graph, WEFT_F32, 1), "l", .out = 2), WEFT_E_SHAPE, "a scalar has no features");
-    assert_wrong(weft_linear(X(2, 3), "l", .weight = weft_parameter(graph, "w", weft_shape(4, 2))), WEFT_E_SHAPE, "must be [out, 3], not [4, 2]");
-    assert_wrong(weft_embedding(weft_input(graph, "i", WEFT_I32, weft_shape(2)), "e", .size = 3), WEFT_E_INVALID, "embedding 'e'");
+    assert_wrong(weft_linear(X(2, 3), "l", .weight = weft_parameter(graph, "w", weft_shape(4, 2))), WEFT_E_SHAPE,
+                 "must be [out, 3], not [4, 2]");
+    assert_wrong(weft_embedding(weft_input(graph, "i", WEFT_I32, weft_shape(2)), "e", .size = 3), WEFT_E_INVALID,
+                 "embedding 'e'");
     assert_wrong(weft_embedding(X(2), "e", .count = 2, .size = 3), WEFT_E_DTYPE, "gather 'e'");
-    assert_wrong(weft_conv2d(X(2, 3), "c", .filters = 1, .kernel = 1), WEFT_E_SHAPE, "conv2d 'c' of x [2, 3]: the image must be");
+    assert_wrong(weft_conv2d(X(2, 3), "c", .filters = 1, .kernel = 1), WEFT_E_SHAPE,
+                 "conv2d 'c' of x [2, 3]: the image must be");
     assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 1), WEFT_E_INVALID, ".kernel must be at least 1");
-    assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 4, .kernel = 1, .groups = 2), WEFT_E_SHAPE, "do not divide into 2 groups");
-    assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 1, .kernel = 5), WEFT_E_SHAPE, "a kernel of 5 x 5 with dilation 1 x 1 is larger than the padded image, 4 x 4");
-    assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 1, .kernel = 3, .same = true, .pad = 1), WEFT_E_INVALID, ".same chooses");
-    assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 1, .kernel = 3, .stride = -1), WEFT_E_INVALID, "stride must be at least 1");
+    assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 4, .kernel = 1, .groups = 2), WEFT_E_SHAPE,
+                 "do not divide into 2 groups");
+    assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 1, .kernel = 5), WEFT_E_SHAPE,
+                 "a kernel of 5 x 5 with dilation 1 x 1 is larger than the padded image, 4 x 4");
+    assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 1, .kernel = 3, .same = true, .pad = 1), WEFT_E_INVALID,
+                 ".same chooses");
+    assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 1, .kernel = 3, .stride = -1), WEFT_E_INVALID,
+                 "stride must be at least 1");
     assert_wrong(weft_max_pool2d(X(2, 3, 4, 4)), WEFT_E_INVALID, "the window must be at least 1");
-    assert_wrong(weft_max_pool2d(X(2, 3, 4, 4), .window = 2, .pad = 2), WEFT_E_INVALID, "less than the window of 2, not 2");
+    assert_wrong(weft_max_pool2d(X(2, 3, 4, 4), .window = 2, .pad = 2), WEFT_E_INVALID,
+                 "less than the window of 2, not 2");
     assert_wrong(weft_global_avg_pool2d(X(2, 3)), WEFT_E_SHAPE, "global_avg_pool2d of x [2, 3]");
     assert_wrong(weft_batch_norm(X(2), "bn"), WEFT_E_SHAPE, "batch_norm 'bn' of x [2]");
-    assert_wrong(weft_batch_norm(weft_input(graph, "i", WEFT_I32, weft_shape(2, 2)), "bn"), WEFT_E_DTYPE, "batch_norm 'bn'");
+    assert_wrong(weft_batch_norm(weft_input(graph, "i", WEFT_I32, weft_shape(2, 2)), "bn"), WEFT_E_DTYPE,
+                 "batch_norm 'bn'");
     assert_wrong(weft_group_norm(X(2, 3), "gn", .groups = 2), WEFT_E_SHAPE, "group_norm 'gn'");
     assert_wrong(weft_layer_norm(X(2, 3), "ln", .axes = 3), WEFT_E_INVALID, "normalize 'ln'");
     assert_wrong(weft_softmax(X(2, 3), 2), WEFT_E_INVALID, "softmax of x [2, 3]: axis 2");
@@ -230,7 +249,8 @@ Test(graph_build, refuses_bad_layers) {
 
 Test(graph_build, refuses_bad_losses) {
     weft_tensor *l = weft_input(graph, "l", WEFT_I32, weft_shape(2));
-    assert_wrong(weft_mse(X(2, 1), input("t", weft_shape(2))), WEFT_E_SHAPE, "mse of x [2, 1] and target t [2]: the shapes must be the same");
+    assert_wrong(weft_mse(X(2, 1), input("t", weft_shape(2))), WEFT_E_SHAPE,
+                 "mse of x [2, 1] and target t [2]: the shapes must be the same");
     (void)l;
     l = weft_input(graph, "l", WEFT_I32, weft_shape(3));
     assert_wrong(weft_cross_entropy(X(2, 5), l), WEFT_E_SHAPE, "the label must be [2], not [3]");
@@ -239,9 +259,11 @@ Test(graph_build, refuses_bad_losses) {
     l = weft_input(graph, "l", WEFT_I32, weft_shape(2));
     assert_wrong(weft_cross_entropy(X(2, 5), l, .smoothing = 1.5), WEFT_E_INVALID, "smoothing must be in [0, 1]");
     l = weft_input(graph, "l", WEFT_I32, weft_shape(2));
-    assert_wrong(weft_cross_entropy(X(2, 5), l, .ignore = true, .ignored = INT64_C(1) << 40), WEFT_E_INVALID, "out of range for i32");
+    assert_wrong(weft_cross_entropy(X(2, 5), l, .ignore = true, .ignored = INT64_C(1) << 40), WEFT_E_INVALID,
+                 "out of range for i32");
     assert_wrong(weft_huber(X(2), input("t", weft_shape(2)), .delta = -1), WEFT_E_INVALID, "delta must be positive");
-    assert_wrong(weft_bce_with_logits(X(2), input("t", weft_shape(2)), .positive_weight = -1), WEFT_E_INVALID, "positive weight");
+    assert_wrong(weft_bce_with_logits(X(2), input("t", weft_shape(2)), .positive_weight = -1), WEFT_E_INVALID,
+                 "positive weight");
     assert_wrong(weft_mse(X(2), input("t", weft_shape(2)), .reduction = 9), WEFT_E_INVALID, "9 is no reduction");
 }
 

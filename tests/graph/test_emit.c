@@ -6,7 +6,9 @@
 
 static weft_graph *graph;
 
-static void open_graph(void) { cr_assert_eq(weft_graph_create(&(weft_graph_options){.seed = 7, .name = "g"}, &graph), WEFT_OK); }
+static void open_graph(void) {
+    cr_assert_eq(weft_graph_create(&(weft_graph_options){.seed = 7, .name = "g"}, &graph), WEFT_OK);
+}
 static void close_graph(void) {
     weft_graph_release(graph);
     weft_memory_counts counts;
@@ -187,7 +189,9 @@ Test(graph_emit, refuses_bad_ranks_dtypes_arities_and_outputs) {
 
 static void *fail_allocate(void *context, size_t size_bytes, size_t alignment_bytes) {
     int *left = context;
-    return (*left)-- > 0 ? aligned_alloc(alignment_bytes, (size_bytes + alignment_bytes - 1) / alignment_bytes * alignment_bytes) : NULL;
+    return (*left)-- > 0
+               ? aligned_alloc(alignment_bytes, (size_bytes + alignment_bytes - 1) / alignment_bytes * alignment_bytes)
+               : NULL;
 }
 static void fail_release(void *context, void *memory, size_t size_bytes) {
     (void)context, (void)size_bytes;

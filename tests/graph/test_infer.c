@@ -35,27 +35,29 @@ static weft_status infer(weft_op op, const wefti_attrs *attrs, weft_tensor *cons
     wefti_attrs none = wefti_no_attrs();
     return wefti_infer(op, attrs ? attrs : &none, inputs, n, "node", types, &n_types);
 }
-#define INFER(op, attrs, ...) \
-    infer(WEFT_OP_##op, attrs, (weft_tensor *[]){__VA_ARGS__}, (int32_t)(sizeof((weft_tensor *[]){__VA_ARGS__}) / sizeof(weft_tensor *)))
+#define INFER(op, attrs, ...)                                                                                          \
+    infer(WEFT_OP_##op, attrs, (weft_tensor *[]){__VA_ARGS__},                                                         \
+          (int32_t)(sizeof((weft_tensor *[]){__VA_ARGS__}) / sizeof(weft_tensor *)))
 
 /* What a call gives, and that it gives nothing else. */
-#define GIVES(expected_dtype, expected_shape, op, attrs, ...)                                                        \
-    do {                                                                                                             \
-        cr_assert_eq(INFER(op, attrs, __VA_ARGS__), WEFT_OK, "%s", weft_error_message());                            \
-        cr_assert_eq(types[0].dtype, expected_dtype, #op " gives %s", weft_dtype_name(types[0].dtype));              \
-        cr_assert(weft_shape_equal(types[0].shape, expected_shape), #op " gives %s", weft_shape_text(types[0].shape).text); \
-        weft_graph_release(graph);                                                                                   \
-        open_graph();                                                                                                \
+#define GIVES(expected_dtype, expected_shape, op, attrs, ...)                                                          \
+    do {                                                                                                               \
+        cr_assert_eq(INFER(op, attrs, __VA_ARGS__), WEFT_OK, "%s", weft_error_message());                              \
+        cr_assert_eq(types[0].dtype, expected_dtype, #op " gives %s", weft_dtype_name(types[0].dtype));                \
+        cr_assert(weft_shape_equal(types[0].shape, expected_shape), #op " gives %s",                                   \
+                  weft_shape_text(types[0].shape).text);                                                               \
+        weft_graph_release(graph);                                                                                     \
+        open_graph();                                                                                                  \
     } while (0)
-#define FAILS(expected_status, part, op, attrs, ...)                                                                 \
-    do {                                                                                                             \
-        weft_status got_status = INFER(op, attrs, __VA_ARGS__);                                                      \
-        cr_assert_eq(got_status, expected_status, #op ": %s: %s", weft_status_name(got_status), weft_error_message());     \
-        cr_assert_eq(n_types, 0);                                                                                    \
-        cr_assert(strstr(weft_error_message(), part), "'%s' lacks '%s'", weft_error_message(), part);                \
-        cr_assert(strstr(weft_error_message(), " 'node'"), "'%s' does not name the node", weft_error_message());      \
-        weft_graph_release(graph);                                                                                   \
-        open_graph();                                                                                                \
+#define FAILS(expected_status, part, op, attrs, ...)                                                                   \
+    do {                                                                                                               \
+        weft_status got_status = INFER(op, attrs, __VA_ARGS__);                                                        \
+        cr_assert_eq(got_status, expected_status, #op ": %s: %s", weft_status_name(got_status), weft_error_message()); \
+        cr_assert_eq(n_types, 0);                                                                                      \
+        cr_assert(strstr(weft_error_message(), part), "'%s' lacks '%s'", weft_error_message(), part);                  \
+        cr_assert(strstr(weft_error_message(), " 'node'"), "'%s' does not name the node", weft_error_message());       \
+        weft_graph_release(graph);                                                                                     \
+        open_graph();                                                                                                  \
     } while (0)
 
 Test(graph_infer, every_op_has_a_name_and_flops_that_can_be_asked) {
@@ -69,10 +71,13 @@ Test(graph_infer, leaves_are_not_inferred) {
 }
 
 Test(graph_infer, elementwise_of_one) {
-    static const weft_op arithmetic[] = {WEFT_OP_NEG, WEFT_OP_ABS, WEFT_OP_SIGN, WEFT_OP_SQUARE, WEFT_OP_RELU, WEFT_OP_CLAMP};
-    static const weft_op floating[] = {WEFT_OP_EXP, WEFT_OP_EXPM1, WEFT_OP_LOG, WEFT_OP_LOG1P, WEFT_OP_SQRT, WEFT_OP_RSQRT, WEFT_OP_RECIPROCAL,
-                                       WEFT_OP_SIN, WEFT_OP_COS, WEFT_OP_TANH, WEFT_OP_SIGMOID, WEFT_OP_ERF, WEFT_OP_SOFTPLUS, WEFT_OP_GELU,
-                                       WEFT_OP_GELU_TANH, WEFT_OP_SILU, WEFT_OP_FLOOR, WEFT_OP_CEIL, WEFT_OP_ROUND};
+    static const weft_op arithmetic[] = {WEFT_OP_NEG,    WEFT_OP_ABS,  WEFT_OP_SIGN,
+                                         WEFT_OP_SQUARE, WEFT_OP_RELU, WEFT_OP_CLAMP};
+    static const weft_op floating[] = {WEFT_OP_EXP,      WEFT_OP_EXPM1, WEFT_OP_LOG,        WEFT_OP_LOG1P,
+                                       WEFT_OP_SQRT,     WEFT_OP_RSQRT, WEFT_OP_RECIPROCAL, WEFT_OP_SIN,
+                                       WEFT_OP_COS,      WEFT_OP_TANH,  WEFT_OP_SIGMOID,    WEFT_OP_ERF,
+                                       WEFT_OP_SOFTPLUS, WEFT_OP_GELU,  WEFT_OP_GELU_TANH,  WEFT_OP_SILU,
+                                       WEFT_OP_FLOOR,    WEFT_OP_CEIL,  WEFT_OP_ROUND};
     for (size_t i = 0; i < WEFTI_COUNT(arithmetic); i++) {
         weft_tensor *x = I(2, 0, 3), *flag = B(2);
         cr_assert_eq(infer(arithmetic[i], NULL, &x, 1), WEFT_OK);
@@ -111,7 +116,8 @@ Test(graph_infer, elementwise_of_two_and_three) {
     GIVES(WEFT_F32, weft_shape(2, 3, 4), ADD, NULL, F(2, 1, 4), F(3, 1));
     GIVES(WEFT_I64, weft_shape(3), MUL, NULL, L(3), SCALAR(WEFT_I64));
     GIVES(WEFT_F32, weft_shape(0, 3), SUB, NULL, F(1, 3), F(0, 1));
-    FAILS(WEFT_E_SHAPE, "add 'node' of a f32 [2, 3], b f32 [4]: [2, 3] and [4] do not broadcast", ADD, NULL, F(2, 3), F(4));
+    FAILS(WEFT_E_SHAPE, "add 'node' of a f32 [2, 3], b f32 [4]: [2, 3] and [4] do not broadcast", ADD, NULL, F(2, 3),
+          F(4));
     FAILS(WEFT_E_SHAPE, "do not broadcast", DIV, NULL, F(0), F(2));
     FAILS(WEFT_E_DTYPE, "f32 and f64 differ: give both one dtype with weft_cast", MAXIMUM, NULL, F(2), D(2));
     FAILS(WEFT_E_DTYPE, "arithmetic is not defined for bool", ADD, NULL, B(2), B(2));
@@ -205,7 +211,8 @@ Test(graph_infer, moves) {
     GIVES(WEFT_F32, weft_shape(2, 5, 6, 4), GATHER, &attrs, F(2, 3, 4), I(5, 6));
     FAILS(WEFT_E_DTYPE, "input 1 must be i32 or i64, not f32", GATHER, &attrs, F(2, 3, 4), F(5));
     FAILS(WEFT_E_INVALID, "axis 1 is out of range for rank 1", GATHER, &attrs, F(2), I(5));
-    FAILS(WEFT_E_SHAPE, "would have 9 dimensions, at most 8 are possible", GATHER, &attrs, F(1, 1, 1, 1, 1), I(1, 1, 1, 1, 1));
+    FAILS(WEFT_E_SHAPE, "would have 9 dimensions, at most 8 are possible", GATHER, &attrs, F(1, 1, 1, 1, 1),
+          I(1, 1, 1, 1, 1));
     GIVES(WEFT_F32, weft_shape(2, 3), SCATTER_ADD, &attrs, F(2, 3), L(5), F(2, 5));
     FAILS(WEFT_E_SHAPE, "the updates must be [2, 5], not [5, 2]", SCATTER_ADD, &attrs, F(2, 3), L(5), F(5, 2));
     FAILS(WEFT_E_DTYPE, "f32 and f64 differ", SCATTER_ADD, &attrs, F(2, 3), L(5), D(2, 5));
@@ -224,15 +231,16 @@ Test(graph_infer, products) {
     wefti_attrs attrs = wefti_no_attrs();
     GIVES(WEFT_F32, weft_shape(7, 2, 3, 5), MATMUL, &attrs, F(2, 3, 4), F(7, 1, 4, 5));
     GIVES(WEFT_F32, weft_shape(3, 5), MATMUL, &attrs, F(3, 0), F(0, 5));
-    FAILS(WEFT_E_SHAPE, "matmul 'node' of a f32 [64, 128], b f32 [100, 10]: inner sizes 128 and 100 differ (of a x b)", MATMUL, &attrs,
-          F(64, 128), F(100, 10));
+    FAILS(WEFT_E_SHAPE, "matmul 'node' of a f32 [64, 128], b f32 [100, 10]: inner sizes 128 and 100 differ (of a x b)",
+          MATMUL, &attrs, F(64, 128), F(100, 10));
     FAILS(WEFT_E_SHAPE, "at least 2 dimensions", MATMUL, &attrs, F(3), F(3, 4));
     FAILS(WEFT_E_SHAPE, "leading axes do not broadcast", MATMUL, &attrs, F(2, 3, 4), F(3, 4, 5));
     FAILS(WEFT_E_DTYPE, "differ", MATMUL, &attrs, F(3, 4), D(4, 5));
     FAILS(WEFT_E_DTYPE, "must be floating", MATMUL, &attrs, I(3, 4), I(4, 5));
     attrs.matmul.trans_a = attrs.matmul.trans_b = 1;
     GIVES(WEFT_F32, weft_shape(3, 5), MATMUL, &attrs, F(4, 3), F(5, 4));
-    FAILS(WEFT_E_SHAPE, "inner sizes 3 and 4 differ (of a transposed x b transposed)", MATMUL, &attrs, F(3, 4), F(5, 4));
+    FAILS(WEFT_E_SHAPE, "inner sizes 3 and 4 differ (of a transposed x b transposed)", MATMUL, &attrs, F(3, 4),
+          F(5, 4));
 }
 
 static wefti_attrs conv(void) {
@@ -247,7 +255,8 @@ Test(graph_infer, convolutions) {
     GIVES(WEFT_F32, weft_shape(2, 8, 4, 3), CONV2D, &attrs, F(2, 3, 6, 5), F(8, 3, 3, 3));
     GIVES(WEFT_F32, weft_shape(0, 8, 4, 3), CONV2D, &attrs, F(0, 3, 6, 5), F(8, 3, 3, 3));
     FAILS(WEFT_E_SHAPE, "the image must be [N, C, H, W]", CONV2D, &attrs, F(2, 3, 6), F(8, 3, 3, 3));
-    FAILS(WEFT_E_SHAPE, "3 channels in 1 groups need a weight with 3 channels, not 4", CONV2D, &attrs, F(2, 3, 6, 5), F(8, 4, 3, 3));
+    FAILS(WEFT_E_SHAPE, "3 channels in 1 groups need a weight with 3 channels, not 4", CONV2D, &attrs, F(2, 3, 6, 5),
+          F(8, 4, 3, 3));
     FAILS(WEFT_E_SHAPE, "larger than the padded image, 2 x 5", CONV2D, &attrs, F(2, 3, 2, 5), F(8, 3, 3, 3));
     FAILS(WEFT_E_SHAPE, "the kernel must not be empty", CONV2D, &attrs, F(2, 3, 2, 5), F(8, 3, 0, 3));
     FAILS(WEFT_E_DTYPE, "differ", CONV2D, &attrs, F(2, 3, 6, 5), D(8, 3, 3, 3));
@@ -269,8 +278,10 @@ Test(graph_infer, convolutions) {
     attrs.conv.weight = weft_shape(8, 3, 3, 3);
     GIVES(WEFT_F32, weft_shape(2, 3, 6, 5), CONV2D_BACKWARD_INPUT, &attrs, F(2, 8, 4, 3), F(8, 3, 3, 3));
     GIVES(WEFT_F32, weft_shape(8, 3, 3, 3), CONV2D_BACKWARD_WEIGHT, &attrs, F(2, 8, 4, 3), F(2, 3, 6, 5));
-    FAILS(WEFT_E_SHAPE, "the gradient must be [2, 8, 4, 3], not [2, 8, 4, 4]", CONV2D_BACKWARD_INPUT, &attrs, F(2, 8, 4, 4), F(8, 3, 3, 3));
-    FAILS(WEFT_E_SHAPE, "the gradient must be [2, 8, 4, 3], not [2, 8, 3, 3]", CONV2D_BACKWARD_WEIGHT, &attrs, F(2, 8, 3, 3), F(2, 3, 6, 5));
+    FAILS(WEFT_E_SHAPE, "the gradient must be [2, 8, 4, 3], not [2, 8, 4, 4]", CONV2D_BACKWARD_INPUT, &attrs,
+          F(2, 8, 4, 4), F(8, 3, 3, 3));
+    FAILS(WEFT_E_SHAPE, "the gradient must be [2, 8, 4, 3], not [2, 8, 3, 3]", CONV2D_BACKWARD_WEIGHT, &attrs,
+          F(2, 8, 3, 3), F(2, 3, 6, 5));
 }
 
 Test(graph_infer, pooling) {
@@ -307,7 +318,8 @@ Test(graph_infer, rows) {
     GIVES(WEFT_F32, weft_shape(2, 3), SOFTMAX, &attrs, F(2, 3));
     GIVES(WEFT_F32, weft_shape(2, 3), LOG_SOFTMAX_BACKWARD, &attrs, F(2, 3), F(2, 3));
     FAILS(WEFT_E_SHAPE, "a scalar has no last axis", LOG_SOFTMAX, &attrs, SCALAR(WEFT_F32));
-    FAILS(WEFT_E_SHAPE, "the result of the forward pass must be [2, 3], not [3]", SOFTMAX_BACKWARD, &attrs, F(2, 3), F(3));
+    FAILS(WEFT_E_SHAPE, "the result of the forward pass must be [2, 3], not [3]", SOFTMAX_BACKWARD, &attrs, F(2, 3),
+          F(3));
     FAILS(WEFT_E_DTYPE, "differ", SOFTMAX_BACKWARD, &attrs, F(2, 3), D(2, 3));
     attrs.rows.axes = 2;
     GIVES(WEFT_BF16, weft_shape(2, 3, 4), NORMALIZE, &attrs, H(2, 3, 4));
@@ -318,7 +330,8 @@ Test(graph_infer, rows) {
     FAILS(WEFT_E_DTYPE, "rstd must be f32, not bf16", NORMALIZE_BACKWARD, &attrs, H(2, 3, 4), H(2, 3, 4), H(2));
     FAILS(WEFT_E_SHAPE, "rstd must be [2], not [3]", NORMALIZE_BACKWARD, &attrs, F(2, 3, 4), F(2, 3, 4), F(3));
     FAILS(WEFT_E_INVALID, "the last 2 axes of 1 cannot be normalised", NORMALIZE, &attrs, F(2));
-    FAILS(WEFT_E_INVALID, "the last 2 axes of 1 cannot be normalised", NORMALIZE_BACKWARD, &attrs, F(2), F(2), SCALAR(WEFT_F32));
+    FAILS(WEFT_E_INVALID, "the last 2 axes of 1 cannot be normalised", NORMALIZE_BACKWARD, &attrs, F(2), F(2),
+          SCALAR(WEFT_F32));
     FAILS(WEFT_E_SHAPE, "axis 2 is empty", NORMALIZE, &attrs, F(2, 3, 0));
     attrs.rows.eps = -1;
     FAILS(WEFT_E_INVALID, "eps must not be negative, got -1", NORMALIZE, &attrs, F(2, 3));
@@ -338,9 +351,12 @@ Test(graph_infer, losses) {
     FAILS(WEFT_E_SHAPE, "the label must be [2], not [2, 5]", CROSS_ENTROPY, &attrs, F(2, 5), I(2, 5));
     FAILS(WEFT_E_SHAPE, "at least one class", CROSS_ENTROPY, &attrs, F(2, 0), I(2));
     FAILS(WEFT_E_SHAPE, "at least one class", CROSS_ENTROPY, &attrs, SCALAR(WEFT_F32), I(2));
-    FAILS(WEFT_E_DTYPE, "input 1 must be i32 or i64, not u8", CROSS_ENTROPY, &attrs, F(2, 5), of(WEFT_U8, weft_shape(2)));
-    FAILS(WEFT_E_DTYPE, "the gradient must be f32, not bf16", CROSS_ENTROPY_BACKWARD, &attrs, H(2), H(2, 5), I(2), F(2));
-    FAILS(WEFT_E_SHAPE, "the log-sum-exp must be [2], not [3]", CROSS_ENTROPY_BACKWARD, &attrs, F(2), F(2, 5), I(2), F(3));
+    FAILS(WEFT_E_DTYPE, "input 1 must be i32 or i64, not u8", CROSS_ENTROPY, &attrs, F(2, 5),
+          of(WEFT_U8, weft_shape(2)));
+    FAILS(WEFT_E_DTYPE, "the gradient must be f32, not bf16", CROSS_ENTROPY_BACKWARD, &attrs, H(2), H(2, 5), I(2),
+          F(2));
+    FAILS(WEFT_E_SHAPE, "the log-sum-exp must be [2], not [3]", CROSS_ENTROPY_BACKWARD, &attrs, F(2), F(2, 5), I(2),
+          F(3));
     FAILS(WEFT_E_SHAPE, "the gradient must be [2], not [5]", CROSS_ENTROPY_BACKWARD, &attrs, F(5), F(2, 5), I(2), F(2));
     attrs.loss.smoothing = -0.1;
     FAILS(WEFT_E_INVALID, "smoothing must be in [0, 1], not -0.1", CROSS_ENTROPY, &attrs, F(2, 5), I(2));
@@ -349,20 +365,27 @@ Test(graph_infer, losses) {
 Test(graph_infer, attention) {
     wefti_attrs attrs = wefti_no_attrs();
     GIVES(WEFT_F32, weft_shape(2, 4, 3, 6), ATTENTION, &attrs, F(2, 4, 3, 8), F(2, 2, 5, 8), F(2, 2, 5, 6));
-    FAILS(WEFT_E_SHAPE, "must be [B, heads, length, size]", ATTENTION, &attrs, F(2, 3, 8), F(2, 2, 5, 8), F(2, 2, 5, 6));
-    FAILS(WEFT_E_SHAPE, "batch sizes 2, 3 and 2 differ", ATTENTION, &attrs, F(2, 4, 3, 8), F(3, 2, 5, 8), F(2, 2, 5, 6));
-    FAILS(WEFT_E_SHAPE, "4 query heads need key and value heads that divide them, not 3 and 3", ATTENTION, &attrs, F(2, 4, 3, 8), F(2, 3, 5, 8), F(2, 3, 5, 6));
+    FAILS(WEFT_E_SHAPE, "must be [B, heads, length, size]", ATTENTION, &attrs, F(2, 3, 8), F(2, 2, 5, 8),
+          F(2, 2, 5, 6));
+    FAILS(WEFT_E_SHAPE, "batch sizes 2, 3 and 2 differ", ATTENTION, &attrs, F(2, 4, 3, 8), F(3, 2, 5, 8),
+          F(2, 2, 5, 6));
+    FAILS(WEFT_E_SHAPE, "4 query heads need key and value heads that divide them, not 3 and 3", ATTENTION, &attrs,
+          F(2, 4, 3, 8), F(2, 3, 5, 8), F(2, 3, 5, 6));
     FAILS(WEFT_E_SHAPE, "5 keys and 4 values differ", ATTENTION, &attrs, F(2, 4, 3, 8), F(2, 2, 5, 8), F(2, 2, 4, 6));
-    FAILS(WEFT_E_SHAPE, "query size 8 and key size 7 differ", ATTENTION, &attrs, F(2, 4, 3, 8), F(2, 2, 5, 7), F(2, 2, 5, 6));
+    FAILS(WEFT_E_SHAPE, "query size 8 and key size 7 differ", ATTENTION, &attrs, F(2, 4, 3, 8), F(2, 2, 5, 7),
+          F(2, 2, 5, 6));
     FAILS(WEFT_E_SHAPE, "no keys to attend to", ATTENTION, &attrs, F(2, 4, 3, 8), F(2, 2, 0, 8), F(2, 2, 0, 6));
     FAILS(WEFT_E_DTYPE, "differ", ATTENTION, &attrs, F(2, 4, 3, 8), D(2, 2, 5, 8), F(2, 2, 5, 6));
-    cr_assert_eq(INFER(ATTENTION_BACKWARD, &attrs, F(1, 2, 3, 6), F(1, 2, 3, 8), F(1, 1, 5, 8), F(1, 1, 5, 6), F(1, 2, 3, 6), F(1, 2, 3)), WEFT_OK);
+    cr_assert_eq(INFER(ATTENTION_BACKWARD, &attrs, F(1, 2, 3, 6), F(1, 2, 3, 8), F(1, 1, 5, 8), F(1, 1, 5, 6),
+                       F(1, 2, 3, 6), F(1, 2, 3)),
+                 WEFT_OK);
     cr_assert_eq(n_types, 3);
     cr_assert(weft_shape_equal(types[2].shape, weft_shape(1, 1, 5, 6)));
-    FAILS(WEFT_E_SHAPE, "the log-sum-exp must be [1, 2, 3], not [1, 2, 4]", ATTENTION_BACKWARD, &attrs, F(1, 2, 3, 6), F(1, 2, 3, 8), F(1, 1, 5, 8),
-          F(1, 1, 5, 6), F(1, 2, 3, 6), F(1, 2, 4));
+    FAILS(WEFT_E_SHAPE, "the log-sum-exp must be [1, 2, 3], not [1, 2, 4]", ATTENTION_BACKWARD, &attrs, F(1, 2, 3, 6),
+          F(1, 2, 3, 8), F(1, 1, 5, 8), F(1, 1, 5, 6), F(1, 2, 3, 6), F(1, 2, 4));
     attrs.attention.causal = 1;
-    FAILS(WEFT_E_SHAPE, "causal: the first of 6 queries would see none of 5 keys", ATTENTION, &attrs, F(2, 4, 6, 8), F(2, 2, 5, 8), F(2, 2, 5, 6));
+    FAILS(WEFT_E_SHAPE, "causal: the first of 6 queries would see none of 5 keys", ATTENTION, &attrs, F(2, 4, 6, 8),
+          F(2, 2, 5, 8), F(2, 2, 5, 6));
 }
 
 Test(graph_infer, plan_and_effects) {
@@ -378,8 +401,10 @@ Test(graph_infer, plan_and_effects) {
     FAILS(WEFT_E_DTYPE, "parameters are f32 or f64, not bf16", UPDATE, NULL, STATE(WEFT_BF16, "p", 2), H(2), D(8));
     FAILS(WEFT_E_SHAPE, "the gradient must be [2], not [3]", UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(3), D(8));
     FAILS(WEFT_E_DTYPE, "the rule's numbers", UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(2), F(8));
-    FAILS(WEFT_E_DTYPE, "the rule's state must be f32, not f64", UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(2), D(8), STATE(WEFT_F64, "m", 2));
-    FAILS(WEFT_E_SHAPE, "the rule's state must be [2], not [3]", UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(2), D(8), STATE(WEFT_F32, "m", 3));
+    FAILS(WEFT_E_DTYPE, "the rule's state must be f32, not f64", UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(2), D(8),
+          STATE(WEFT_F64, "m", 2));
+    FAILS(WEFT_E_SHAPE, "the rule's state must be [2], not [3]", UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(2), D(8),
+          STATE(WEFT_F32, "m", 3));
     FAILS(WEFT_E_INTERNAL, "the fused program does not fit its call", FUSED, NULL, F(2));
 }
 
@@ -412,9 +437,11 @@ Test(graph_infer, counts_operations) {
     cr_assert_eq(wefti_node_flops(weft_exp(c)->node), 3);
     wefti_attrs attrs = conv();
     weft_tensor *inputs[2] = {F(2, 3, 6, 5), F(8, 3, 3, 3)};
-    cr_assert_eq(wefti_node_flops(wefti_emit(graph, WEFT_OP_CONV2D, &attrs, inputs, 2, NULL)->node), 2.0 * (2 * 8 * 4 * 3) * 27);
+    cr_assert_eq(wefti_node_flops(wefti_emit(graph, WEFT_OP_CONV2D, &attrs, inputs, 2, NULL)->node),
+                 2.0 * (2 * 8 * 4 * 3) * 27);
     attrs = wefti_no_attrs();
     attrs.attention.causal = 1;
     weft_tensor *qkv[3] = {F(1, 2, 3, 8), F(1, 2, 3, 8), F(1, 2, 3, 8)};
-    cr_assert_eq(wefti_node_flops(wefti_emit(graph, WEFT_OP_ATTENTION, &attrs, qkv, 3, NULL)->node), 2 * 6 * (2 * 16 + 5));
+    cr_assert_eq(wefti_node_flops(wefti_emit(graph, WEFT_OP_ATTENTION, &attrs, qkv, 3, NULL)->node),
+                 2 * 6 * (2 * 16 + 5));
 }

@@ -25,7 +25,8 @@ static void expect(weft_tensor *y, weft_tensor *x, const double *values, const d
     interp_set(in, x, values);
     interp_run(in, 0);
     for (int64_t i = 0; i < weft_shape_elements(y->shape); i++)
-        cr_assert_float_eq(interp_get(in, y, i), expected[i], 1e-12, "[%d] is %.15g, not %.15g", (int)i, interp_get(in, y, i), expected[i]);
+        cr_assert_float_eq(interp_get(in, y, i), expected[i], 1e-12, "[%d] is %.15g, not %.15g", (int)i,
+                           interp_get(in, y, i), expected[i]);
     interp_close(in);
 }
 
@@ -58,10 +59,13 @@ Test(graph_values, split_concat_pad_and_slices) {
     weft_tensor *x = f64("x", weft_shape(2, 3)), *parts[3];
     weft_split(x, 1, 3, parts);
     expect(weft_concat((weft_tensor *[]){parts[2], parts[0]}, 2, 0), x, six, (double[]){3, -5, 1, 4});
-    expect(weft_pad(x, .low = {0, 1}, .high = {1}, .value = 9), x, six, (double[]){9, 1, -2, 3, 9, 4, 0, -5, 9, 9, 9, 9});
+    expect(weft_pad(x, .low = {0, 1}, .high = {1}, .value = 9), x, six,
+           (double[]){9, 1, -2, 3, 9, 4, 0, -5, 9, 9, 9, 9});
     expect(weft_slice_step(x, 1, 0, INT64_MAX, 2), x, six, (double[]){1, 3, 4, -5});
     expect(weft_slice(x, -1, -1, INT64_MAX), x, six, (double[]){3, -5});
-    expect(weft_softmax(x, 0), x, six, (double[]){1 / (1 + exp(3)), 1 / (1 + exp(2)), 1 / (1 + exp(-8)), 1 / (1 + exp(-3)), 1 / (1 + exp(-2)), 1 / (1 + exp(8))});
+    expect(weft_softmax(x, 0), x, six,
+           (double[]){1 / (1 + exp(3)), 1 / (1 + exp(2)), 1 / (1 + exp(-8)), 1 / (1 + exp(-3)), 1 / (1 + exp(-2)),
+                      1 / (1 + exp(8))});
 }
 
 Test(graph_values, scalars_and_constants) {
@@ -122,7 +126,8 @@ Test(graph_values, batch_norm_tracks_its_statistics) {
     weft_tensor *x = f64("x", weft_shape(4, 2)), *y = weft_batch_norm(x, "bn", .momentum = 0.25, .eps = 1e-12);
     const double values[8] = {1, 10, 2, 20, 3, 30, 6, 40}; /* means 3, 25; variances 3.5, 125; unbiased times 4/3 */
     weft_tensor *targets[3] = {y, &graph->effects[0]->outputs[0], &graph->effects[1]->outputs[0]};
-    weft_tensor *mean = weft_graph_find(graph, "bn.running_mean"), *variance = weft_graph_find(graph, "bn.running_variance");
+    weft_tensor *mean = weft_graph_find(graph, "bn.running_mean"),
+                *variance = weft_graph_find(graph, "bn.running_variance");
     interp      *in = interp_open(graph, targets, 3, true), *evaluation = interp_open(graph, &y, 1, false);
     interp_set(in, x, values);
     interp_set(in, weft_graph_find(graph, "bn.weight"), (double[]){1, 2});
@@ -154,11 +159,30 @@ Test(graph_values, grouped_norms) {
     for (int i = 0; i < 6; i++) expected[i] = (six[i] - mean) / sqrt(variance + 1e-12);
     expect(y, x, six, expected);
     expect(weft_rms_norm(x, "rms", .no_affine = true, .axes = 2, .eps = 1e-12), x, six,
-           (double[]){1 / sqrt(55.0 / 6), -2 / sqrt(55.0 / 6), 3 / sqrt(55.0 / 6), 4 / sqrt(55.0 / 6), 0, -5 / sqrt(55.0 / 6)});
+           (double[]){1 / sqrt(55.0 / 6), -2 / sqrt(55.0 / 6), 3 / sqrt(55.0 / 6), 4 / sqrt(55.0 / 6), 0,
+                      -5 / sqrt(55.0 / 6)});
+}
+
+Test(graph_values, pooling_goes_before_bias_and_relu_and_gives_the_same_bits) {
+    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(2, 1, 9, 9)), *w = weft_parameter(graph, "w", weft_shape(3, 1, 3, 3));
+    weft_tensor *h = weft_relu(weft_conv2d(x, "c", .weight = w, .bias = weft_parameter(graph, "b", weft_shape(3))));
+    weft_tensor *early = weft_max_pool2d(h, .window = 3, .stride = 2, .pad = 1);
+    weft_tensor *late = weft_max_pool2d(weft_neg(weft_neg(h)), .window = 3, .stride = 2, .pad = 1);
+    cr_assert_eq(early->node->op, WEFT_OP_RELU);
+    cr_assert_eq(late->node->op, WEFT_OP_MAX_POOL2D);
+    weft_tensor *targets[2] = {early, late};
+    interp      *in = interp_open(graph, targets, 2, true);
+    for (int i = 0; i < 162; i++) interp_set_one(in, x, i, sin(i * 1.9));
+    for (int i = 0; i < 27; i++) interp_set_one(in, w, i, cos(i * 2.3));
+    for (int i = 0; i < 3; i++) interp_set_one(in, weft_graph_find(graph, "b"), i, 0.3 * i - 0.4);
+    interp_run(in, 0);
+    cr_assert_eq(memcmp(interp_data(in, early), interp_data(in, late), 2 * 3 * 16 * sizeof(float)), 0);
+    interp_close(in);
 }
 
 Test(graph_values, dropout_keeps_the_mean_and_changes_with_the_step) {
-    weft_tensor *x = weft_full(graph, WEFT_F64, weft_shape(100, 100), 1), *y = weft_dropout(x, 0.25), *z = weft_dropout(x, 0.25);
+    weft_tensor *x = weft_full(graph, WEFT_F64, weft_shape(100, 100), 1), *y = weft_dropout(x, 0.25),
+                *z = weft_dropout(x, 0.25);
     weft_tensor *targets[2] = {y, z};
     interp      *in = interp_open(graph, targets, 2, true);
     double       sum[2] = {0}, same = 0;

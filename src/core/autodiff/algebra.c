@@ -1,6 +1,6 @@
-/* The arithmetic of gradients. Each function is a builder that first looks whether its result is known: a constant, an operand as it
- * is, or the same thing on fewer elements. A constant is one number seen through views, so it is never stored. What a
- * fold leaves behind unused is pruned by the plan. */
+/* The arithmetic of gradients. Each function is a builder that first looks whether its result is known: a constant, an
+ * operand as it is, or the same thing on fewer elements. A constant is one number seen through views, so it is never
+ * stored. What a fold leaves behind unused is pruned by the plan. */
 #include "core/autodiff/autodiff.h"
 
 static bool usable(const weft_tensor *x) { return x->node && x->graph->status == WEFT_OK; }
@@ -48,7 +48,8 @@ static weft_shape joint(const weft_tensor *a, const weft_tensor *b) {
     return shape;
 }
 
-/* An elementwise node of two, in which a broadcast operand is read where it is stored: the other one has the shape already. */
+/* An elementwise node of two, in which a broadcast operand is read where it is stored: the other one has the shape
+ * already. */
 static weft_tensor *elementwise(weft_op op, weft_tensor *a, weft_tensor *b) {
     weft_shape shape = joint(a, b);
     if (weft_shape_equal(b->shape, shape)) a = unexpanded(a);
@@ -133,12 +134,14 @@ static bool constant_along(const weft_tensor *x, weft_shape shape, uint32_t axes
 weft_tensor *wefti_summed(weft_tensor *x, uint32_t axes) {
     if (!usable(x) || axes == 0) return x;
     wefti_node *node = x->node;
-    if (node->op == WEFT_OP_NEG && node->flags & WEFTI_NODE_BACKWARD) return wefti_negated(wefti_summed(node->inputs[0], axes));
+    if (node->op == WEFT_OP_NEG && node->flags & WEFTI_NODE_BACKWARD)
+        return wefti_negated(wefti_summed(node->inputs[0], axes));
     /* sum(a*b) = a*sum(b) where a does not vary along the axes: a smaller product, and a sum that others may share. */
     if ((node->op == WEFT_OP_MUL || node->op == WEFT_OP_DIV) && node->flags & WEFTI_NODE_BACKWARD) {
         weft_tensor *a = node->inputs[0], *b = node->inputs[1];
         if (constant_along(b, x->shape, axes) && weft_shape_equal(a->shape, x->shape))
-            return node->op == WEFT_OP_MUL ? wefti_times(wefti_summed(a, axes), b) : wefti_over(wefti_summed(a, axes), b);
+            return node->op == WEFT_OP_MUL ? wefti_times(wefti_summed(a, axes), b)
+                                           : wefti_over(wefti_summed(a, axes), b);
         if (node->op == WEFT_OP_MUL && constant_along(a, x->shape, axes) && weft_shape_equal(b->shape, x->shape))
             return wefti_times(a, wefti_summed(b, axes));
     }

@@ -1,11 +1,12 @@
 /* Gradients by graph extension: what rules are given and what they use.
  *
- * A rule is handed one node with the gradients of its outputs, and adds the nodes that give the gradients of its inputs. It
- * reads forward values only through wefti_primal and wefti_result, which give a recomputed copy where the node lies in a
- * recomputation segment. Gradients always have the dtype and shape of what they belong to.
+ * A rule is handed one node with the gradients of its outputs, and adds the nodes that give the gradients of its
+ * inputs. It reads forward values only through wefti_primal and wefti_result, which give a recomputed copy where the
+ * node lies in a recomputation segment. Gradients always have the dtype and shape of what they belong to.
  *
- * The arithmetic here folds what costs nothing to fold: gradients that are constants, products with one, sums with nothing, factors
- * that do not vary along what is summed. Sizes that count samples are never folded into numbers: see core/iface/op.h. */
+ * The arithmetic here folds what costs nothing to fold: gradients that are constants, products with one, sums with
+ * nothing, factors that do not vary along what is summed. Sizes that count samples are never folded into numbers: see
+ * core/iface/op.h. */
 #ifndef WEFTI_AUTODIFF_H
 #define WEFTI_AUTODIFF_H
 
@@ -31,6 +32,21 @@ weft_tensor *wefti_result(wefti_gradient_call *call, int32_t k);
 void wefti_give(wefti_gradient_call *call, int32_t i, weft_tensor *gradient);
 /* The gradient of output k; zeros where there is none. */
 weft_tensor *wefti_incoming(wefti_gradient_call *call, int32_t k);
+
+/* ---- slices; src/core/autodiff/slices.c ---- */
+
+/* The gradient of a slice of a tensor, which waits until those of all its slices are there. */
+typedef struct wefti_piece {
+    struct wefti_piece *next;
+    int32_t             axis;
+    int64_t             start; /* along that axis; all of the others */
+    weft_tensor        *gradient;
+} wefti_piece;
+
+/* Whether a SLICE node takes a contiguous part along one axis, and of which. */
+bool wefti_slice_is_piece(const wefti_node *slice, int32_t *axis_out);
+/* The gradient of x from those of its slices: side by side where they do not overlap. */
+weft_tensor *wefti_joined(const weft_tensor *x, wefti_piece *pieces);
 
 /* ---- arithmetic that folds; src/core/autodiff/algebra.c ---- */
 
@@ -61,8 +77,8 @@ static inline weft_tensor *wefti_node1(weft_op op, const wefti_attrs *attrs, wef
     return wefti_apply(op, attrs, &a, 1, NULL);
 }
 
-/* One per name in column `gradient` of ops.def; an op whose rule is not declared here does not compile. `zero` stops the
- * walk, `refused` is an error: neither is called. */
+/* One per name in column `gradient` of ops.def; an op whose rule is not declared here does not compile. `zero` stops
+ * the walk, `refused` is an error: neither is called. */
 wefti_gradient_rule wefti_gradient_zero, wefti_gradient_refused, wefti_gradient_copy, wefti_gradient_cast,
     wefti_gradient_neg, wefti_gradient_abs, wefti_gradient_square, wefti_gradient_exp, wefti_gradient_expm1,
     wefti_gradient_log, wefti_gradient_log1p, wefti_gradient_sqrt, wefti_gradient_rsqrt, wefti_gradient_reciprocal,

@@ -26,7 +26,9 @@ void wefti_gradient_rsqrt(wefti_gradient_call *call) {
     call->gx[0] = wefti_times(wefti_scaled(G, -0.5), weft_mul(y, weft_square(y)));
 }
 
-void wefti_gradient_reciprocal(wefti_gradient_call *call) { call->gx[0] = wefti_times(wefti_negated(G), weft_square(Y)); }
+void wefti_gradient_reciprocal(wefti_gradient_call *call) {
+    call->gx[0] = wefti_times(wefti_negated(G), weft_square(Y));
+}
 
 /* 1 - x */
 static weft_tensor *one_minus(weft_tensor *x) { return weft_sub(weft_scalar(x->graph, x->dtype, 1), x); }
@@ -46,15 +48,20 @@ void wefti_gradient_erf(wefti_gradient_call *call) {
 /* y > 0 exactly where x > 0: reading y, which the next op mostly keeps anyway, lets x be overwritten. */
 void wefti_gradient_relu(wefti_gradient_call *call) { call->gx[0] = wefti_node2(WEFT_OP_RELU_BACKWARD, NULL, G, Y); }
 void wefti_gradient_gelu(wefti_gradient_call *call) { call->gx[0] = wefti_node2(WEFT_OP_GELU_BACKWARD, NULL, G, X); }
-void wefti_gradient_gelu_tanh(wefti_gradient_call *call) { call->gx[0] = wefti_node2(WEFT_OP_GELU_TANH_BACKWARD, NULL, G, X); }
+void wefti_gradient_gelu_tanh(wefti_gradient_call *call) {
+    call->gx[0] = wefti_node2(WEFT_OP_GELU_TANH_BACKWARD, NULL, G, X);
+}
 void wefti_gradient_silu(wefti_gradient_call *call) { call->gx[0] = wefti_node2(WEFT_OP_SILU_BACKWARD, NULL, G, X); }
 
 /* g where the mask is true, 0 elsewhere. */
-static weft_tensor *masked(weft_tensor *mask, weft_tensor *g) { return weft_where(mask, g, weft_scalar(g->graph, g->dtype, 0)); }
+static weft_tensor *masked(weft_tensor *mask, weft_tensor *g) {
+    return weft_where(mask, g, weft_scalar(g->graph, g->dtype, 0));
+}
 
 void wefti_gradient_clamp(wefti_gradient_call *call) {
     double       lo = call->node->attrs.clamp.lo, hi = call->node->attrs.clamp.hi;
-    weft_tensor *x = X, *above = lo == -INFINITY ? NULL : weft_ge_scalar(x, lo), *below = hi == INFINITY ? NULL : weft_le_scalar(x, hi);
+    weft_tensor *x = X, *above = lo == -INFINITY ? NULL : weft_ge_scalar(x, lo),
+                *below = hi == INFINITY ? NULL : weft_le_scalar(x, hi);
     weft_tensor *inside = above && below ? weft_and(above, below) : above ? above : below;
     call->gx[0] = inside ? masked(inside, G) : G;
 }
@@ -104,7 +111,8 @@ void wefti_gradient_pow(wefti_gradient_call *call) {
     weft_tensor *x = X, *y = wefti_primal(call, 1);
     double       exponent;
     if (call->needed[0] && wefti_is_constant(y, &exponent)) {
-        if (exponent != 0) wefti_give(call, 0, wefti_times(wefti_scaled(G, exponent), weft_pow_scalar(x, exponent - 1)));
+        if (exponent != 0)
+            wefti_give(call, 0, wefti_times(wefti_scaled(G, exponent), weft_pow_scalar(x, exponent - 1)));
     } else if (call->needed[0]) {
         /* x^0 is 1 everywhere, also at 0, where y*x^(y-1) would be 0 times infinity. */
         weft_tensor *slope = weft_mul(y, weft_pow(x, weft_add_scalar(y, -1)));
@@ -151,7 +159,8 @@ static void second(wefti_gradient_call *call, weft_tensor *(*second_derivative)(
 
 /* phi(x)*(2 - x^2), phi the normal density */
 static weft_tensor *gelu_second(weft_tensor *x) {
-    weft_tensor *squared = weft_square(x), *density = weft_mul_scalar(weft_exp(weft_mul_scalar(squared, -0.5)), 1 / sqrt(2 * M_PI));
+    weft_tensor *squared = weft_square(x),
+                *density = weft_mul_scalar(weft_exp(weft_mul_scalar(squared, -0.5)), 1 / sqrt(2 * M_PI));
     return weft_mul(density, weft_add_scalar(weft_neg(squared), 2));
 }
 
@@ -160,7 +169,8 @@ static weft_tensor *gelu_tanh_second(weft_tensor *x) {
     const double c = sqrt(2 / M_PI), a = 0.044715;
     weft_tensor *squared = weft_square(x), *slope = weft_add_scalar(weft_mul_scalar(squared, 3 * a * c), c);
     weft_tensor *t = weft_tanh(weft_mul(x, weft_add_scalar(weft_mul_scalar(squared, a * c), c)));
-    weft_tensor *sum = weft_sub(weft_add(slope, weft_mul_scalar(squared, 3 * a * c)), weft_mul(weft_mul(x, t), weft_square(slope)));
+    weft_tensor *sum =
+        weft_sub(weft_add(slope, weft_mul_scalar(squared, 3 * a * c)), weft_mul(weft_mul(x, t), weft_square(slope)));
     return weft_mul(one_minus(weft_square(t)), sum);
 }
 

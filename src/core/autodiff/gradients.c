@@ -1,8 +1,10 @@
-/* The walk: marks what depends on the wanted tensors, then goes back from the loss and asks each node's rule for the gradients of
- * its inputs, adding up where a tensor has several users. Only nodes on a way from a wanted tensor to the loss are asked.
+/* The walk: marks what depends on the wanted tensors, then goes back from the loss and asks each node's rule for the
+ * gradients of its inputs, adding up where a tensor has several users. Only nodes on a way from a wanted tensor to the
+ * loss are asked.
  *
- * Recomputation: where the backward pass of a node in a segment reads a value made in that segment, it reads a copy that is
- * computed again from what enters the segment. Copies are made once each, in forward order, and only where they are read.
+ * Recomputation: where the backward pass of a node in a segment reads a value made in that segment, it reads a copy
+ * that is computed again from what enters the segment. Copies are made once each, in forward order, and only where they
+ * are read.
  *
  * Cost: linear in nodes and edges, plus a scan of the segment for each value that is copied. */
 #include <stdio.h>
@@ -26,6 +28,7 @@ typedef struct wefti_gradient_walk {
     int32_t      *first;     /* [n_nodes] number of a node's output 0 */
     bool         *needed;    /* [n_tensors] depends on a wanted tensor */
     weft_tensor **gradient;  /* [n_tensors] so far */
+    wefti_piece **pieces;    /* [n_tensors] gradients of slices that are not in it yet */
     wefti_node  **copy;      /* [n_nodes] of a recomputed node */
     bool         *wanted;    /* [n_nodes] scratch: to be copied */
     weft_tensor **gy, **gx;  /* [widest outputs], [widest inputs] */
@@ -37,10 +40,11 @@ typedef struct wefti_gradient_walk {
 void wefti_gradient_zero(wefti_gradient_call *call) { (void)call; }
 
 void wefti_gradient_refused(wefti_gradient_call *call) {
-    wefti_graph_fail(call->graph, WEFT_E_UNSUPPORTED,
-                     "gradients: %s '%s' cannot be differentiated%s: put weft_detach around it if its gradient is not wanted",
-                     wefti_ops[call->node->op].name, call->node->name,
-                     call->node->flags & WEFTI_NODE_BACKWARD ? " again (it is itself part of a gradient)" : "");
+    wefti_graph_fail(
+        call->graph, WEFT_E_UNSUPPORTED,
+        "gradients: %s '%s' cannot be differentiated%s: put weft_detach around it if its gradient is not wanted",
+        wefti_ops[call->node->op].name, call->node->name,
+        call->node->flags & WEFTI_NODE_BACKWARD ? " again (it is itself part of a gradient)" : "");
 }
 
 static int32_t number(const walk *w, const weft_tensor *tensor) { return w->first[tensor->node->id] + tensor->index; }
@@ -72,7 +76,8 @@ static void copy_node(walk *w, wefti_node *node) {
     graph->flags |= WEFTI_NODE_RECOMPUTED;
     graph->segment = node->segment;
     if (node->op == WEFT_OP_RANDOM)
-        made = wefti_emit_leaf(graph, node->op, &node->attrs, node->outputs[0].dtype, node->outputs[0].shape, node->leaf, node->name);
+        made = wefti_emit_leaf(graph, node->op, &node->attrs, node->outputs[0].dtype, node->outputs[0].shape,
+                               node->leaf, node->name);
     else
         made = wefti_emit(graph, node->op, &node->attrs, inputs, node->n_inputs, node->name);
     graph->segment = 0;
@@ -136,10 +141,12 @@ static weft_status open_walk(walk *w, weft_graph *graph, int32_t n_nodes) {
         if ((size_t)node->n_outputs > outputs) outputs = (size_t)node->n_outputs;
     }
     size_t nodes = (size_t)n_nodes, tensors = (size_t)w->n_tensors, inputs = (size_t)w->widest + 1;
-    w->memory_bytes = (nodes + tensors + outputs + inputs) * sizeof(void *) + nodes * sizeof(int32_t) + tensors + nodes + inputs;
+    w->memory_bytes =
+        (nodes + 2 * tensors + outputs + inputs) * sizeof(void *) + nodes * sizeof(int32_t) + tensors + nodes + inputs;
     WEFTI_TRY(wefti_alloc(w->memory_bytes, "gradients", &w->memory));
     char *at = w->memory; /* pointers first, bytes last: everything stays aligned */
     w->gradient = (weft_tensor **)at, at += tensors * sizeof(void *);
+    w->pieces = (wefti_piece **)at, at += tensors * sizeof(void *);
     w->copy = (wefti_node **)at, at += nodes * sizeof(void *);
     w->gy = (weft_tensor **)at, at += outputs * sizeof(void *);
     w->gx = (weft_tensor **)at, at += inputs * sizeof(void *);
@@ -165,13 +172,37 @@ static void mark(walk *w, weft_tensor *const *wrt, int32_t count) {
     }
 }
 
+/* The gradient of a tensor all of whose users have been asked; NULL where there is none. */
+static weft_tensor *whole_gradient(walk *w, weft_tensor *x) {
+    int32_t at = number(w, x);
+    if (w->pieces[at]) {
+        weft_tensor *joined = wefti_joined(x, w->pieces[at]);
+        w->pieces[at] = NULL;
+        w->gradient[at] = w->gradient[at] ? wefti_plus(w->gradient[at], joined) : joined;
+    }
+    return w->gradient[at];
+}
+
+/* Keeps the gradient of a slice for whole_gradient; false where the slice is not of that kind. */
+static bool keep_piece(walk *w, wefti_node *node, weft_tensor *gradient) {
+    int32_t axis;
+    if (node->op != WEFT_OP_SLICE || !wefti_slice_is_piece(node, &axis)) return false;
+    wefti_piece *piece = wefti_graph_memory(w->graph, sizeof *piece);
+    if (!piece) return true; /* latched */
+    wefti_piece **list = &w->pieces[number(w, node->inputs[0])];
+    *piece = (wefti_piece){*list, axis, node->attrs.slice.start[axis], gradient};
+    *list = piece;
+    return true;
+}
+
 static void accumulate(walk *w, wefti_node *node, int32_t i, weft_tensor *gradient) {
     weft_tensor *x = node->inputs[i];
     if (wefti_poisoned(gradient)) return;
     if (gradient->dtype != x->dtype || !weft_shape_equal(gradient->shape, x->shape)) {
-        wefti_graph_fail(w->graph, WEFT_E_INTERNAL, "gradients: the rule of %s '%s' gave %s %s for input %d, which is %s %s",
-                         wefti_ops[node->op].name, node->name, weft_dtype_name(gradient->dtype),
-                         weft_shape_text(gradient->shape).text, i, weft_dtype_name(x->dtype), weft_shape_text(x->shape).text);
+        wefti_graph_fail(
+            w->graph, WEFT_E_INTERNAL, "gradients: the rule of %s '%s' gave %s %s for input %d, which is %s %s",
+            wefti_ops[node->op].name, node->name, weft_dtype_name(gradient->dtype),
+            weft_shape_text(gradient->shape).text, i, weft_dtype_name(x->dtype), weft_shape_text(x->shape).text);
         return;
     }
     weft_tensor **sum = &w->gradient[number(w, x)];
@@ -180,20 +211,21 @@ static void accumulate(walk *w, wefti_node *node, int32_t i, weft_tensor *gradie
 
 static void differentiate(walk *w, wefti_node *node) {
     bool reached = false, any = false;
-    for (int32_t k = 0; k < node->n_outputs; k++) {
-        w->gy[k] = w->gradient[w->first[node->id] + k];
-        reached |= w->gy[k] != NULL;
-    }
-    if (!reached || rules[node->op] == wefti_gradient_zero) return;
+    weft_graph *graph = w->graph;
+    if (rules[node->op] == wefti_gradient_zero) return;
     for (int32_t i = 0; i < node->n_inputs; i++) {
         w->gx[i] = NULL;
         w->input_needed[i] = w->needed[number(w, node->inputs[i])];
         any |= w->input_needed[i];
     }
     if (!any) return;
-    /* What the rule adds is called after the node: "conv1/conv2d_backward_weight_57". */
-    weft_graph *graph = w->graph;
+    /* What is added is called after the node: "conv1/conv2d_backward_weight_57". */
     snprintf(graph->scope, sizeof graph->scope, "%.200s/", node->name);
+    for (int32_t k = 0; k < node->n_outputs; k++) {
+        w->gy[k] = whole_gradient(w, &node->outputs[k]);
+        reached |= w->gy[k] != NULL;
+    }
+    if (!reached || graph->status != WEFT_OK || keep_piece(w, node, w->gy[0])) return;
     wefti_gradient_call call = {graph, node, w->gy, w->gx, w->input_needed, w};
     rules[node->op](&call);
     for (int32_t i = 0; i < node->n_inputs && graph->status == WEFT_OK; i++)
@@ -204,15 +236,17 @@ static weft_status check(weft_tensor *loss, weft_tensor *const *wrt, int32_t cou
     weft_graph *graph = loss->graph;
     for (int32_t i = 0; i < count; i++) {
         if (!wrt[i] || wrt[i]->graph != graph) {
-            wefti_graph_fail(graph, WEFT_E_INVALID, "gradients: tensor %d ('%s') is NULL or does not belong to the graph of '%s'", i,
+            wefti_graph_fail(graph, WEFT_E_INVALID,
+                             "gradients: tensor %d ('%s') is NULL or does not belong to the graph of '%s'", i,
                              weft_tensor_name(wrt[i]), loss->node->name);
         } else if (!weft_dtype_is_float(wrt[i]->dtype)) {
-            wefti_graph_fail(graph, WEFT_E_DTYPE, "gradients: '%s' is %s: only floating tensors have gradients", wrt[i]->node->name,
-                             weft_dtype_name(wrt[i]->dtype));
+            wefti_graph_fail(graph, WEFT_E_DTYPE, "gradients: '%s' is %s: only floating tensors have gradients",
+                             wrt[i]->node->name, weft_dtype_name(wrt[i]->dtype));
         }
     }
     if (weft_shape_elements(loss->shape) != 1)
-        wefti_graph_fail(graph, WEFT_E_SHAPE, "gradients: the loss '%s' must have one element, not %s: take weft_mean or weft_sum of it",
+        wefti_graph_fail(graph, WEFT_E_SHAPE,
+                         "gradients: the loss '%s' must have one element, not %s: take weft_mean or weft_sum of it",
                          loss->node->name, weft_shape_text(loss->shape).text);
     else if (!weft_dtype_is_float(loss->dtype))
         wefti_graph_fail(graph, WEFT_E_DTYPE, "gradients: the loss '%s' must be floating, not %s", loss->node->name,
@@ -234,7 +268,7 @@ static weft_status run(weft_tensor *loss, weft_tensor *const *wrt, int32_t count
     for (int32_t id = loss->node->id; id >= 0 && graph->status == WEFT_OK; id--) differentiate(&w, graph->nodes[id]);
     graph->scope[0] = '\0';
     for (int32_t i = 0; i < count; i++) {
-        weft_tensor *gradient = wrt[i]->node->id < w.n_nodes ? w.gradient[number(&w, wrt[i])] : NULL;
+        weft_tensor *gradient = wrt[i]->node->id < w.n_nodes ? whole_gradient(&w, wrt[i]) : NULL;
         gradients_out[i] = gradient ? gradient : wefti_constant_like(wrt[i], 0);
     }
     wefti_free(w.memory, w.memory_bytes);

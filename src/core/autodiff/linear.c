@@ -1,4 +1,4 @@
-/* Gradients of matrix products, convolutions and pooling. Products are written with transpose flags: nothing is moved. */
+/* Gradients of matrix products, convolutions and pooling. Products are written with transpose flags: nothing moves. */
 #include "core/autodiff/autodiff.h"
 
 #define G call->gy[0]
@@ -23,7 +23,8 @@ void wefti_gradient_matmul(wefti_gradient_call *call) {
     }
 }
 
-/* ---- convolution: three ops, each linear in two of image, weight and gradient; each one's gradients are the other two ---- */
+/* ---- convolution: three ops, each linear in two of image, weight and gradient; each one's gradients are the other two
+ * ---- */
 
 /* The same attributes with the shapes that the backward ops need. */
 static wefti_attrs conv_attrs(wefti_gradient_call *call, weft_shape input, weft_shape weight) {

@@ -1,5 +1,5 @@
-/* Gradients of row-local ops, losses, attention, and the application's own ops. In comments u is the incoming gradient, sums
- * and means run over the row, K is its length. */
+/* Gradients of row-local ops, losses, attention, and the application's own ops. In comments u is the incoming gradient,
+ * sums and means run over the row, K is its length. */
 #include "core/autodiff/autodiff.h"
 
 #define G call->gy[0]
@@ -37,9 +37,11 @@ void wefti_gradient_normalize_backward(wefti_gradient_call *call) {
     const wefti_attrs *attrs = &call->node->attrs;
     weft_tensor       *g = wefti_primal(call, 0), *y = wefti_primal(call, 1), *rstd = wefti_primal(call, 2), *u = G;
     uint32_t           axes = wefti_last_axes(g->shape.rank, attrs->rows.axes);
-    if (call->needed[0]) call->gx[0] = wefti_node3(WEFT_OP_NORMALIZE_BACKWARD, attrs, u, y, rstd); /* self-adjoint in g */
+    if (call->needed[0])
+        call->gx[0] = wefti_node3(WEFT_OP_NORMALIZE_BACKWARD, attrs, u, y, rstd); /* self-adjoint in g */
     if (call->needed[1]) { /* -rstd*(u*mean(g*y) + g*mean(u*y)) */
-        weft_tensor *sum = wefti_plus(wefti_times(u, mean_kept(wefti_times(g, y), axes)), wefti_times(g, mean_kept(wefti_times(u, y), axes)));
+        weft_tensor *sum = wefti_plus(wefti_times(u, mean_kept(wefti_times(g, y), axes)),
+                                      wefti_times(g, mean_kept(wefti_times(u, y), axes)));
         call->gx[1] = wefti_negated(wefti_times(sum, as(wefti_kept(rstd, g->shape, axes), g)));
     }
     if (call->needed[2]) { /* sum(u*out)/rstd */
@@ -85,7 +87,8 @@ void wefti_gradient_rotary(wefti_gradient_call *call) {
 
 /* ---- cross-entropy ---- */
 
-static weft_tensor *entropy_backward(const wefti_attrs *attrs, weft_tensor *g, weft_tensor *logits, weft_tensor *label, weft_tensor *lse) {
+static weft_tensor *entropy_backward(const wefti_attrs *attrs, weft_tensor *g, weft_tensor *logits, weft_tensor *label,
+                                     weft_tensor *lse) {
     weft_tensor *inputs[4] = {g, logits, label, lse};
     return wefti_apply(WEFT_OP_CROSS_ENTROPY_BACKWARD, attrs, inputs, 4, NULL);
 }
@@ -128,11 +131,16 @@ void wefti_gradient_cross_entropy_backward(wefti_gradient_call *call) {
 
 void wefti_gradient_attention(wefti_gradient_call *call) {
     if (call->gy[1]) {
-        wefti_graph_fail(call->graph, WEFT_E_UNSUPPORTED, "gradients: attention '%s' is not differentiated through its log-sum-exp",
-                         call->node->name);
+        wefti_graph_fail(call->graph, WEFT_E_UNSUPPORTED,
+                         "gradients: attention '%s' is not differentiated through its log-sum-exp", call->node->name);
         return;
     }
-    weft_tensor *inputs[6] = {G, wefti_primal(call, 0), wefti_primal(call, 1), wefti_primal(call, 2), wefti_result(call, 0), wefti_result(call, 1)};
+    weft_tensor *inputs[6] = {G,
+                              wefti_primal(call, 0),
+                              wefti_primal(call, 1),
+                              wefti_primal(call, 2),
+                              wefti_result(call, 0),
+                              wefti_result(call, 1)};
     weft_tensor *backward = wefti_apply(WEFT_OP_ATTENTION_BACKWARD, &call->node->attrs, inputs, 6, NULL);
     for (int32_t i = 0; i < 3; i++) call->gx[i] = wefti_output(backward, i);
 }

@@ -1,5 +1,5 @@
-/* What builders share: short forms of wefti_apply, and axes. Builders check what only they know (options, axes) and leave
- * dtypes and shapes to the shape rules; they look at a tensor's shape only after wefti_usable. */
+/* What builders share: short forms of wefti_apply, and axes. Builders check what only they know (options, axes) and
+ * leave dtypes and shapes to the shape rules; they look at a tensor's shape only after wefti_usable. */
 #ifndef WEFTI_GRAPH_BUILD_H
 #define WEFTI_GRAPH_BUILD_H
 
@@ -30,8 +30,8 @@ bool wefti_axis(weft_tensor *x, int32_t axis, const char *what, int32_t *axis_ou
 /* A list of axes as a mask; none means all. */
 bool wefti_axes(weft_tensor *x, weft_axes_list axes, const char *what, uint32_t *mask_out);
 /* A parameter of a layer, used in x's dtype. */
-weft_tensor *wefti_layer_parameter(weft_tensor *x, const char *name, const char *suffix, weft_shape shape, weft_init init,
-                                   bool unregularised);
+weft_tensor *wefti_layer_parameter(weft_tensor *x, const char *name, const char *suffix, weft_shape shape,
+                                   weft_init init, bool unregularised);
 /* `name`, or one made of kind and number. */
 const char *wefti_layer_name(weft_graph *graph, const char *name, const char *kind);
 

@@ -146,10 +146,18 @@ static weft_tensor *reduce_with(weft_op op, weft_tensor *x, const weft_reduce_op
     return wefti_reduced(op, x, mask, o.keep);
 }
 
-weft_tensor *weft_sum_with(weft_tensor *x, const weft_reduce_options *options) { return reduce_with(WEFT_OP_SUM, x, options); }
-weft_tensor *weft_mean_with(weft_tensor *x, const weft_reduce_options *options) { return reduce_with(WEFT_OP_MEAN, x, options); }
-weft_tensor *weft_max_with(weft_tensor *x, const weft_reduce_options *options) { return reduce_with(WEFT_OP_MAX, x, options); }
-weft_tensor *weft_min_with(weft_tensor *x, const weft_reduce_options *options) { return reduce_with(WEFT_OP_MIN, x, options); }
+weft_tensor *weft_sum_with(weft_tensor *x, const weft_reduce_options *options) {
+    return reduce_with(WEFT_OP_SUM, x, options);
+}
+weft_tensor *weft_mean_with(weft_tensor *x, const weft_reduce_options *options) {
+    return reduce_with(WEFT_OP_MEAN, x, options);
+}
+weft_tensor *weft_max_with(weft_tensor *x, const weft_reduce_options *options) {
+    return reduce_with(WEFT_OP_MAX, x, options);
+}
+weft_tensor *weft_min_with(weft_tensor *x, const weft_reduce_options *options) {
+    return reduce_with(WEFT_OP_MIN, x, options);
+}
 
 weft_tensor *weft_argmax(weft_tensor *x, int32_t axis) {
     int32_t resolved;
@@ -177,7 +185,8 @@ weft_tensor *weft_norm_with(weft_tensor *x, const weft_norm_options *options) {
     double            p = o.p == 0 ? 2 : o.p;
     if (!wefti_usable(x)) return wefti_unusable(x, "norm");
     if (!wefti_axes(x, o.axes, "norm", &mask)) return &x->graph->poison;
-    if (!(p > 0)) return wefti_graph_fail(x->graph, WEFT_E_INVALID, "norm of '%s': p must be positive, not %g", x->node->name, p);
+    if (!(p > 0))
+        return wefti_graph_fail(x->graph, WEFT_E_INVALID, "norm of '%s': p must be positive, not %g", x->node->name, p);
     if (p == INFINITY) return wefti_reduced(WEFT_OP_MAX, weft_abs(x), mask, o.keep);
     if (p == 1) return wefti_reduced(WEFT_OP_SUM, weft_abs(x), mask, o.keep);
     weft_tensor *terms = p == 2 ? weft_square(x) : weft_pow_scalar(weft_abs(x), p);

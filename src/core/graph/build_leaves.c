@@ -10,14 +10,15 @@ weft_tensor *weft_input_with(weft_graph *graph, const char *name, weft_dtype dty
     int32_t            axis = o.batch_axis < 0 ? o.batch_axis + shape.rank : o.batch_axis;
     if (shape.rank == 0) o.replicated = true;
     if (!o.replicated && shape.rank > 0 && (axis < 0 || axis >= shape.rank))
-        return wefti_graph_fail(graph, WEFT_E_INVALID, "input '%s': batch axis %d is out of range for %s", name ? name : "",
-                                o.batch_axis, weft_shape_text(shape).text);
+        return wefti_graph_fail(graph, WEFT_E_INVALID, "input '%s': batch axis %d is out of range for %s",
+                                name ? name : "", o.batch_axis, weft_shape_text(shape).text);
     wefti_leaf leaf = {.batch_axis = o.replicated ? -1 : axis};
     return wefti_emit_leaf(graph, WEFT_OP_INPUT, NULL, dtype, shape, &leaf, name);
 }
 
 /* What `init` means for a tensor of this shape: constants and plain ranges in place of fans. */
-static bool resolve_init(weft_graph *graph, const char *what, const char *name, weft_init init, weft_shape shape, wefti_leaf *leaf) {
+static bool resolve_init(weft_graph *graph, const char *what, const char *name, weft_init init, weft_shape shape,
+                         wefti_leaf *leaf) {
     double receptive = 1, fan_in, fan_out, deviation;
     for (int32_t axis = 2; axis < shape.rank; axis++) receptive *= (double)shape.dim[axis];
     fan_in = shape.rank > 1 ? (double)shape.dim[1] * receptive : (double)weft_shape_elements(shape);
@@ -45,25 +46,27 @@ static bool resolve_init(weft_graph *graph, const char *what, const char *name, 
         break;
     }
     default:
-        wefti_graph_fail(graph, WEFT_E_INVALID, "%s '%s': %d is no kind of initialisation", what, name ? name : "", (int)init.kind);
+        wefti_graph_fail(graph, WEFT_E_INVALID, "%s '%s': %d is no kind of initialisation", what, name ? name : "",
+                         (int)init.kind);
         return false;
     }
     bool range = leaf->init == WEFTI_INIT_UNIFORM;
     if (!(leaf->a == leaf->a) || !(leaf->b == leaf->b) || (range && leaf->b < leaf->a) ||
         (leaf->init == WEFTI_INIT_NORMAL && leaf->b < 0)) {
-        wefti_graph_fail(graph, WEFT_E_INVALID, "%s '%s': %s with %g and %g is no initialisation", what, name ? name : "",
-                         range ? "uniform" : "normal", leaf->a, leaf->b);
+        wefti_graph_fail(graph, WEFT_E_INVALID, "%s '%s': %s with %g and %g is no initialisation", what,
+                         name ? name : "", range ? "uniform" : "normal", leaf->a, leaf->b);
         return false;
     }
     return true;
 }
 
-weft_tensor *weft_parameter_with(weft_graph *graph, const char *name, weft_shape shape, const weft_parameter_options *options) {
+weft_tensor *weft_parameter_with(weft_graph *graph, const char *name, weft_shape shape,
+                                 const weft_parameter_options *options) {
     weft_parameter_options defaults = {0}, o = options ? *options : defaults;
     wefti_leaf             leaf = {.frozen = o.frozen, .unregularised = o.unregularised, .batch_axis = -1};
     if (o.dtype != WEFT_F32 && o.dtype != WEFT_F64)
-        return wefti_graph_fail(graph, WEFT_E_DTYPE, "parameter '%s': parameters are f32 or f64, not %s", name ? name : "",
-                                weft_dtype_name(o.dtype));
+        return wefti_graph_fail(graph, WEFT_E_DTYPE, "parameter '%s': parameters are f32 or f64, not %s",
+                                name ? name : "", weft_dtype_name(o.dtype));
     if (o.init.kind == WEFT_INIT_DEFAULT && shape.rank >= 2) o.init.kind = WEFT_INIT_XAVIER_UNIFORM;
     if (!resolve_init(graph, "parameter", name, o.init, shape, &leaf)) return graph ? &graph->poison : &wefti_orphan;
     leaf.key = wefti_graph_key(graph, name, true);
@@ -98,7 +101,8 @@ weft_tensor *weft_constant(weft_graph *graph, const char *name, weft_array *arra
         if (status != WEFT_OK) return wefti_graph_latch(graph, status);
     }
     wefti_leaf   leaf = {.batch_axis = -1, .value = dense};
-    weft_tensor *tensor = wefti_emit_leaf(graph, WEFT_OP_CONSTANT, NULL, weft_array_dtype(dense), weft_array_shape(dense), &leaf, name);
+    weft_tensor *tensor =
+        wefti_emit_leaf(graph, WEFT_OP_CONSTANT, NULL, weft_array_dtype(dense), weft_array_shape(dense), &leaf, name);
     weft_array_release(dense); /* the leaf has its own reference */
     return tensor;
 }
@@ -118,7 +122,8 @@ weft_tensor *wefti_scalar_like(weft_tensor *x, double value) {
 }
 
 weft_tensor *weft_arange(weft_graph *graph, weft_dtype dtype, int64_t count, double start, double step) {
-    if (dtype == WEFT_BOOL) return wefti_graph_fail(graph, WEFT_E_DTYPE, "arange: bool has no range: compare one of numbers");
+    if (dtype == WEFT_BOOL)
+        return wefti_graph_fail(graph, WEFT_E_DTYPE, "arange: bool has no range: compare one of numbers");
     wefti_attrs attrs = wefti_no_attrs();
     attrs.arange.start = start;
     attrs.arange.step = step;
@@ -159,8 +164,9 @@ const char *wefti_layer_name(weft_graph *graph, const char *name, const char *ki
     return wefti_graph_text(graph, text);
 }
 
-weft_tensor *wefti_layer_parameter(weft_tensor *x, const char *name, const char *suffix, weft_shape shape, weft_init init,
-                                   bool unregularised) {
+weft_tensor *wefti_layer_parameter(weft_tensor *x, const char *name, const char *suffix, weft_shape shape,
+                                   weft_init init, bool unregularised) {
     weft_parameter_options options = {.dtype = wefti_wide(x->dtype), .init = init, .unregularised = unregularised};
-    return weft_cast(weft_parameter_with(x->graph, wefti_graph_join(x->graph, name, suffix), shape, &options), x->dtype);
+    return weft_cast(weft_parameter_with(x->graph, wefti_graph_join(x->graph, name, suffix), shape, &options),
+                     x->dtype);
 }

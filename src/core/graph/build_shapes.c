@@ -1,5 +1,5 @@
-/* Builders of views, moves and matrix products. They resolve what shape rules do not know: -1, ends counted from the end,
- * axes by name. */
+/* Builders of views, moves and matrix products. They resolve what shape rules do not know: -1, ends counted from the
+ * end, axes by name. */
 #include <string.h>
 
 #include "core/graph/build.h"
@@ -22,16 +22,17 @@ weft_tensor *weft_reshape(weft_tensor *x, weft_shape shape) {
     for (int32_t axis = 0; axis < shape.rank; axis++) {
         if (shape.dim[axis] != -1) continue;
         if (open >= 0)
-            return wefti_graph_fail(x->graph, WEFT_E_SHAPE, "reshape of %s %s to %s: only one size may be -1", x->node->name,
-                                    weft_shape_text(x->shape).text, weft_shape_text(shape).text);
+            return wefti_graph_fail(x->graph, WEFT_E_SHAPE, "reshape of %s %s to %s: only one size may be -1",
+                                    x->node->name, weft_shape_text(x->shape).text, weft_shape_text(shape).text);
         open = axis;
         known.dim[axis] = 1;
     }
     if (open >= 0) {
         int64_t rest = weft_shape_elements(known), have = weft_shape_elements(x->shape);
         if (rest <= 0 || have % rest)
-            return wefti_graph_fail(x->graph, WEFT_E_SHAPE, "reshape of %s %s to %s: its %lld elements leave nothing for -1",
-                                    x->node->name, weft_shape_text(x->shape).text, weft_shape_text(shape).text, (long long)have);
+            return wefti_graph_fail(x->graph, WEFT_E_SHAPE,
+                                    "reshape of %s %s to %s: its %lld elements leave nothing for -1", x->node->name,
+                                    weft_shape_text(x->shape).text, weft_shape_text(shape).text, (long long)have);
         shape.dim[open] = have / rest;
     }
     return view(WEFT_OP_RESHAPE, x, shape);
@@ -40,7 +41,8 @@ weft_tensor *weft_reshape(weft_tensor *x, weft_shape shape) {
 weft_tensor *weft_flatten(weft_tensor *x) {
     if (!wefti_usable(x)) return wefti_unusable(x, "flatten");
     if (x->shape.rank < 1)
-        return wefti_graph_fail(x->graph, WEFT_E_SHAPE, "flatten of %s: a scalar has no first axis to keep", x->node->name);
+        return wefti_graph_fail(x->graph, WEFT_E_SHAPE, "flatten of %s: a scalar has no first axis to keep",
+                                x->node->name);
     weft_shape rest = x->shape;
     rest.dim[0] = 1;
     return wefti_reshaped(x, weft_shape(x->shape.dim[0], weft_shape_elements(rest)));
@@ -49,8 +51,9 @@ weft_tensor *weft_flatten(weft_tensor *x) {
 weft_tensor *weft_permute(weft_tensor *x, weft_axes_list axes) {
     if (!wefti_usable(x)) return wefti_unusable(x, "permute");
     if (axes.count != x->shape.rank)
-        return wefti_graph_fail(x->graph, WEFT_E_INVALID, "permute of %s %s: %d axes are named, each of the %d must be, once",
-                                x->node->name, weft_shape_text(x->shape).text, axes.count, x->shape.rank);
+        return wefti_graph_fail(x->graph, WEFT_E_INVALID,
+                                "permute of %s %s: %d axes are named, each of the %d must be, once", x->node->name,
+                                weft_shape_text(x->shape).text, axes.count, x->shape.rank);
     wefti_attrs attrs = wefti_no_attrs();
     for (int32_t i = 0; i < axes.count; i++)
         attrs.view.axes[i] = axes.axis[i] < 0 ? axes.axis[i] + x->shape.rank : axes.axis[i];
@@ -109,8 +112,9 @@ weft_tensor *weft_slice_step(weft_tensor *x, int32_t axis, int64_t begin, int64_
     int64_t size = x->shape.dim[along], first = begin < 0 ? begin + size : begin;
     int64_t last = end == INT64_MAX ? size : end < 0 ? end + size : end;
     if (first < 0 || last > size || first > last || step < 1)
-        return wefti_graph_fail(x->graph, WEFT_E_INVALID, "slice of %s %s: %lld to %lld with step %lld is out of range for axis %d",
-                                x->node->name, weft_shape_text(x->shape).text, (long long)begin, (long long)end, (long long)step, axis);
+        return wefti_graph_fail(
+            x->graph, WEFT_E_INVALID, "slice of %s %s: %lld to %lld with step %lld is out of range for axis %d",
+            x->node->name, weft_shape_text(x->shape).text, (long long)begin, (long long)end, (long long)step, axis);
     wefti_attrs attrs = wefti_no_attrs();
     for (int32_t i = 0; i < x->shape.rank; i++) {
         attrs.slice.step[i] = 1;
@@ -140,8 +144,10 @@ void weft_split_sizes(weft_tensor *x, int32_t axis, const int64_t *sizes, int32_
     bool fits = true;
     for (int32_t i = 0; i < count; i++) fits = fits && sizes[i] >= 0 && wefti_add_i64(total, sizes[i], &total);
     if (!fits || total != x->shape.dim[along]) {
-        poison_all(wefti_graph_fail(x->graph, WEFT_E_SHAPE, "split of %s %s: the %d sizes add up to %lld, axis %d has %lld", x->node->name,
-                                    weft_shape_text(x->shape).text, count, (long long)total, axis, (long long)x->shape.dim[along]),
+        poison_all(wefti_graph_fail(x->graph, WEFT_E_SHAPE,
+                                    "split of %s %s: the %d sizes add up to %lld, axis %d has %lld", x->node->name,
+                                    weft_shape_text(x->shape).text, count, (long long)total, axis,
+                                    (long long)x->shape.dim[along]),
                    count, parts_out);
         return;
     }
@@ -161,12 +167,13 @@ void weft_split(weft_tensor *x, int32_t axis, int32_t count, weft_tensor **parts
     }
     int64_t size = x->shape.dim[along];
     if (count < 1 || size % count) {
-        poison_all(wefti_graph_fail(x->graph, WEFT_E_SHAPE, "split of %s %s: axis %d does not divide into %d parts", x->node->name,
-                                    weft_shape_text(x->shape).text, axis, count),
+        poison_all(wefti_graph_fail(x->graph, WEFT_E_SHAPE, "split of %s %s: axis %d does not divide into %d parts",
+                                    x->node->name, weft_shape_text(x->shape).text, axis, count),
                    count, parts_out);
         return;
     }
-    for (int32_t i = 0; i < count; i++) parts_out[i] = weft_slice(x, along, i * (size / count), (i + 1) * (size / count));
+    for (int32_t i = 0; i < count; i++)
+        parts_out[i] = weft_slice(x, along, i * (size / count), (i + 1) * (size / count));
 }
 
 /* ---- moves ---- */
@@ -186,8 +193,8 @@ weft_tensor *weft_pad_with(weft_tensor *x, const weft_pad_options *options) {
         attrs.pad.value = options->value;
         for (int32_t axis = wefti_usable(x) ? x->shape.rank : WEFT_MAX_RANK; axis < WEFT_MAX_RANK; axis++)
             if (options->low[axis] || options->high[axis])
-                return wefti_graph_fail(x->graph, WEFT_E_INVALID, "pad of %s %s: axis %d is out of range", x->node->name,
-                                        weft_shape_text(x->shape).text, axis);
+                return wefti_graph_fail(x->graph, WEFT_E_INVALID, "pad of %s %s: axis %d is out of range",
+                                        x->node->name, weft_shape_text(x->shape).text, axis);
     }
     return wefti_unary_with(WEFT_OP_PAD, &attrs, x);
 }
@@ -240,7 +247,8 @@ weft_tensor *weft_matmul_with(weft_tensor *a, weft_tensor *b, const weft_matmul_
 weft_tensor *weft_custom(weft_graph *graph, const weft_custom_op *op, weft_tensor *const *inputs, int32_t n_inputs,
                          const char *name, const void *options, int32_t options_bytes) {
     if (!op || !op->name || !op->shape || !op->forward)
-        return wefti_graph_fail(graph, WEFT_E_INVALID, "custom '%s': an op needs a name, a shape rule and a forward function",
+        return wefti_graph_fail(graph, WEFT_E_INVALID,
+                                "custom '%s': an op needs a name, a shape rule and a forward function",
                                 name ? name : "");
     if (options_bytes < 0 || (options_bytes > 0 && !options))
         return wefti_graph_fail(graph, WEFT_E_INVALID, "custom '%s': %d bytes of options at %p", name ? name : op->name,

@@ -14,8 +14,10 @@ typedef struct wefti_custom_link {
 static bool grow(weft_graph *graph, void *array, int32_t count, int32_t *capacity, const char *what) {
     if (count < *capacity) return true;
     int32_t wider = *capacity ? 2 * *capacity : 64;
-    if (wider < *capacity || wefti_grow(array, (size_t)*capacity * sizeof(void *), (size_t)wider * sizeof(void *), what) != WEFT_OK) {
-        wefti_graph_fail(graph, WEFT_E_NO_MEMORY, "graph '%s': no memory for more than %d %s", graph->name, count, what);
+    if (wider < *capacity ||
+        wefti_grow(array, (size_t)*capacity * sizeof(void *), (size_t)wider * sizeof(void *), what) != WEFT_OK) {
+        wefti_graph_fail(graph, WEFT_E_NO_MEMORY, "graph '%s': no memory for more than %d %s", graph->name, count,
+                         what);
         return false;
     }
     *capacity = wider;
@@ -32,8 +34,9 @@ const char *wefti_graph_scoped(weft_graph *graph, const char *name) {
 }
 
 static bool same_custom(const weft_custom_op *a, const weft_custom_op *b) {
-    return a->shape == b->shape && a->forward == b->forward && a->backward == b->backward && a->n_inputs == b->n_inputs &&
-           a->n_outputs == b->n_outputs && a->row_local == b->row_local && strcmp(a->name, b->name) == 0;
+    return a->shape == b->shape && a->forward == b->forward && a->backward == b->backward &&
+           a->n_inputs == b->n_inputs && a->n_outputs == b->n_outputs && a->row_local == b->row_local &&
+           strcmp(a->name, b->name) == 0;
 }
 
 const wefti_custom *wefti_graph_custom(weft_graph *graph, const weft_custom_op *op) {
@@ -105,7 +108,8 @@ static const char *default_name(const weft_graph *graph, weft_op op, char *buffe
 }
 
 /* Fails on inputs that are NULL or of another graph; gives false on poisoned ones too. */
-static bool inputs_usable(weft_graph *graph, weft_op op, weft_tensor *const *inputs, int32_t n_inputs, const char *name) {
+static bool inputs_usable(weft_graph *graph, weft_op op, weft_tensor *const *inputs, int32_t n_inputs,
+                          const char *name) {
     const char *op_name = wefti_ops[op].name;
     for (int32_t i = 0; i < n_inputs; i++) {
         const weft_tensor *x = inputs[i];
@@ -114,13 +118,14 @@ static bool inputs_usable(weft_graph *graph, weft_op op, weft_tensor *const *inp
             return false;
         }
         if (!x->graph) {
-            wefti_graph_fail(graph, WEFT_E_INVALID, "%s '%s': input %d belongs to no graph: an earlier builder was given NULL",
-                             op_name, name, i);
+            wefti_graph_fail(graph, WEFT_E_INVALID,
+                             "%s '%s': input %d belongs to no graph: an earlier builder was given NULL", op_name, name,
+                             i);
             return false;
         }
         if (x->graph != graph) {
-            wefti_graph_fail(graph, WEFT_E_INVALID, "%s '%s': input %d, '%s', belongs to graph '%s', not to '%s'", op_name,
-                             name, i, weft_tensor_name(x), x->graph->name, graph->name);
+            wefti_graph_fail(graph, WEFT_E_INVALID, "%s '%s': input %d, '%s', belongs to graph '%s', not to '%s'",
+                             op_name, name, i, weft_tensor_name(x), x->graph->name, graph->name);
             return false;
         }
     }
@@ -138,17 +143,20 @@ weft_tensor *wefti_emit(weft_graph *graph, weft_op op, const wefti_attrs *attrs,
     wefti_type  few[WEFTI_FUSED_MAX], *types = few;
     int32_t     n_types = (int32_t)WEFTI_COUNT(few), n_outputs = 0;
     wefti_attrs none = wefti_no_attrs();
-    if (n_inputs > n_types && !(types = wefti_graph_memory(graph, (size_t)n_inputs * sizeof *types))) return &graph->poison;
+    if (n_inputs > n_types && !(types = wefti_graph_memory(graph, (size_t)n_inputs * sizeof *types)))
+        return &graph->poison;
     weft_status status = wefti_infer(op, attrs ? attrs : &none, inputs, n_inputs, name, types, &n_outputs);
     if (status != WEFT_OK) return wefti_graph_latch(graph, status);
     wefti_node *node = new_node(graph, op, attrs, inputs, n_inputs, n_outputs, name);
     return node ? add_node(graph, node, types) : &graph->poison;
 }
 
-weft_tensor *wefti_apply(weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs, int32_t n_inputs, const char *name) {
+weft_tensor *wefti_apply(weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs, int32_t n_inputs,
+                         const char *name) {
     weft_graph *graph = NULL;
     for (int32_t i = 0; i < n_inputs && !graph; i++) graph = inputs[i] ? inputs[i]->graph : NULL;
-    if (!graph) return wefti_graph_fail(NULL, WEFT_E_INVALID, "%s: input 0 is NULL or belongs to no graph", wefti_ops[op].name);
+    if (!graph)
+        return wefti_graph_fail(NULL, WEFT_E_INVALID, "%s: input 0 is NULL or belongs to no graph", wefti_ops[op].name);
     return wefti_emit(graph, op, attrs, inputs, n_inputs, name);
 }
 
@@ -171,7 +179,8 @@ static bool leaf_fits(weft_graph *graph, weft_op op, weft_dtype dtype, weft_shap
     } else if ((unsigned)dtype >= WEFT_DTYPE_COUNT) {
         wefti_graph_fail(graph, WEFT_E_DTYPE, "%s '%s': %d is no dtype", op_name, name, (int)dtype);
     } else if (shape.rank < 0 || shape.rank > WEFT_MAX_RANK) {
-        wefti_graph_fail(graph, WEFT_E_SHAPE, "%s '%s': a shape has at most %d dimensions", op_name, name, WEFT_MAX_RANK);
+        wefti_graph_fail(graph, WEFT_E_SHAPE, "%s '%s': a shape has at most %d dimensions", op_name, name,
+                         WEFT_MAX_RANK);
     } else if (elements < 0 || elements > INT64_MAX / (int64_t)weft_dtype_bytes(dtype)) {
         bool negative = false;
         for (int32_t axis = 0; axis < shape.rank; axis++) negative |= shape.dim[axis] < 0;
@@ -184,8 +193,8 @@ static bool leaf_fits(weft_graph *graph, weft_op op, weft_dtype dtype, weft_shap
     return false;
 }
 
-weft_tensor *wefti_emit_leaf(weft_graph *graph, weft_op op, const wefti_attrs *attrs, weft_dtype dtype, weft_shape shape,
-                             const wefti_leaf *leaf, const char *name) {
+weft_tensor *wefti_emit_leaf(weft_graph *graph, weft_op op, const wefti_attrs *attrs, weft_dtype dtype,
+                             weft_shape shape, const wefti_leaf *leaf, const char *name) {
     if (!graph) return wefti_graph_fail(NULL, WEFT_E_INVALID, "%s: the graph is NULL", wefti_ops[op].name);
     if (graph->status != WEFT_OK) return &graph->poison;
     if (op == WEFT_OP_STEP && graph->step) return graph->step;
@@ -195,9 +204,11 @@ weft_tensor *wefti_emit_leaf(weft_graph *graph, weft_op op, const wefti_attrs *a
         return wefti_graph_fail(graph, WEFT_E_INVALID, "%s: a name is needed", wefti_ops[op].name);
     if (!name) name = default_name(graph, op, buffer, sizeof buffer);
     if (!leaf_fits(graph, op, dtype, shape, name)) return &graph->poison;
-    if (op == WEFT_OP_CONSTANT && (!leaf || !leaf->value || weft_array_dtype(leaf->value) != dtype ||
-                                   !weft_shape_equal(weft_array_shape(leaf->value), shape) || !weft_array_is_contiguous(leaf->value)))
-        return wefti_graph_fail(graph, WEFT_E_INVALID, "constant '%s': its array must be contiguous and of its dtype and shape", name);
+    if (op == WEFT_OP_CONSTANT &&
+        (!leaf || !leaf->value || weft_array_dtype(leaf->value) != dtype ||
+         !weft_shape_equal(weft_array_shape(leaf->value), shape) || !weft_array_is_contiguous(leaf->value)))
+        return wefti_graph_fail(graph, WEFT_E_INVALID,
+                                "constant '%s': its array must be contiguous and of its dtype and shape", name);
     for (int32_t axis = shape.rank; axis < WEFT_MAX_RANK; axis++) shape.dim[axis] = 0;
 
     weft_tensor *step = op == WEFT_OP_RANDOM ? wefti_graph_step(graph) : NULL;
@@ -207,9 +218,11 @@ weft_tensor *wefti_emit_leaf(weft_graph *graph, weft_op op, const wefti_attrs *a
     if (leaf) *record = *leaf;
     node->leaf = record;
     if (named && weft_graph_find(graph, node->name))
-        return wefti_graph_fail(graph, WEFT_E_EXISTS, "%s '%s': the graph has a leaf of this name already: choose another, or open a scope",
+        return wefti_graph_fail(graph, WEFT_E_EXISTS,
+                                "%s '%s': the graph has a leaf of this name already: choose another, or open a scope",
                                 wefti_ops[op].name, node->name);
-    if (named && !grow(graph, &graph->leaves, graph->n_leaves, &graph->leaves_capacity, "leaves")) return &graph->poison;
+    if (named && !grow(graph, &graph->leaves, graph->n_leaves, &graph->leaves_capacity, "leaves"))
+        return &graph->poison;
     wefti_type   type = {dtype, shape};
     weft_tensor *tensor = add_node(graph, node, &type);
     if (wefti_poisoned(tensor)) return tensor;

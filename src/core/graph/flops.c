@@ -25,7 +25,7 @@ static double flops_matmul(const wefti_node *node) {
 /* The forward pass and both backward passes multiply the same pairs: every result element with its filter. */
 static double flops_conv2d(const wefti_node *node) {
     const weft_tensor *result = node->op == WEFT_OP_CONV2D ? &node->outputs[0] : node->inputs[0];
-    weft_shape         w = node->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT ? node->attrs.conv.weight : node->inputs[1]->shape;
+    weft_shape w = node->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT ? node->attrs.conv.weight : node->inputs[1]->shape;
     return 2 * elements(result) * (double)(w.dim[1] * w.dim[2] * w.dim[3]);
 }
 
@@ -51,7 +51,9 @@ static double flops_attention_backward(const wefti_node *node) {
     return pairs(node->inputs[1], node->inputs[2], node->attrs.attention.causal) * (2 * (3 * d + 2 * dv) + 5);
 }
 
-static double flops_update(const wefti_node *node) { return elements(node->inputs[0]) * (4 + 4 * (node->n_inputs - 3)); }
+static double flops_update(const wefti_node *node) {
+    return elements(node->inputs[0]) * (4 + 4 * (node->n_inputs - 3));
+}
 
 static double flops_fused(const wefti_node *node) {
     const wefti_fused *fused = node->attrs.fused.fused;

@@ -1,8 +1,8 @@
 /* The graph object: its memory, its first error, its names and scopes.
  *
- * Everything that a graph points at is cut from blocks that live as long as the graph, so nodes are never freed one by one
- * and addresses never change; only the arrays of pointers grow. The first error wins and stays: what comes after it is
- * poisoned and adds nothing. Cost: about 500 bytes a node. */
+ * Everything that a graph points at is cut from blocks that live as long as the graph, so nodes are never freed one by
+ * one and addresses never change; only the arrays of pointers grow. The first error wins and stays: what comes after it
+ * is poisoned and adds nothing. Cost: about 500 bytes a node. */
 #include "core/graph/graph.h"
 
 #include <stdio.h>
@@ -58,7 +58,8 @@ void *wefti_graph_memory(weft_graph *graph, size_t size_bytes) {
     size_t header = wefti_align_up(sizeof(block), 16), wanted = wefti_align_up(size_bytes ? size_bytes : 1, 16);
     block *head = graph->blocks;
     if (!head || head->size_bytes - head->used_bytes < wanted) {
-        size_t room = wanted > BLOCK_BYTES / 4 ? header + wanted : BLOCK_BYTES; /* large things get blocks of their own */
+        size_t room =
+            wanted > BLOCK_BYTES / 4 ? header + wanted : BLOCK_BYTES; /* large things get blocks of their own */
         block *fresh;
         if (wanted < size_bytes || room < wanted || wefti_alloc(room, "graph nodes", &fresh) != WEFT_OK) {
             wefti_graph_fail(graph, WEFT_E_NO_MEMORY, "graph '%s': no memory for %zu more bytes of nodes",
@@ -147,8 +148,8 @@ void weft_scope_push(weft_graph *graph, const char *name) {
     if (!name || !*name) {
         wefti_graph_fail(graph, WEFT_E_INVALID, "scope: a name is needed");
     } else if (graph->scope_depth == WEFTI_SCOPE_DEPTH || used + strlen(name) + 2 > WEFTI_SCOPE_BYTES) {
-        wefti_graph_fail(graph, WEFT_E_INVALID, "scope '%s' within '%s': scopes nest up to %d deep and %d characters", name,
-                         graph->scope, WEFTI_SCOPE_DEPTH, WEFTI_SCOPE_BYTES - 1);
+        wefti_graph_fail(graph, WEFT_E_INVALID, "scope '%s' within '%s': scopes nest up to %d deep and %d characters",
+                         name, graph->scope, WEFTI_SCOPE_DEPTH, WEFTI_SCOPE_BYTES - 1);
     } else {
         graph->scope_begin[graph->scope_depth++] = (int32_t)used;
         snprintf(graph->scope + used, sizeof graph->scope - used, "%s.", name);

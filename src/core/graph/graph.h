@@ -39,8 +39,9 @@ typedef struct wefti_leaf {
 } wefti_leaf;
 
 enum {
-    WEFTI_NODE_RECOMPUTED = 1, /* a copy that the backward pass computes again: schedule it as late as possible, never merge it */
-    WEFTI_NODE_BACKWARD = 2    /* made by differentiation: for reports and for scheduling */
+    WEFTI_NODE_RECOMPUTED =
+        1, /* a copy that the backward pass computes again: schedule it as late as possible, never merge it */
+    WEFTI_NODE_BACKWARD = 2 /* made by differentiation: for reports and for scheduling */
 };
 
 struct wefti_node {
@@ -89,26 +90,27 @@ static inline wefti_attrs wefti_no_attrs(void) {
     return attrs;
 }
 
-/* Adds a node and gives its output 0; `attrs` NULL means all zero; `name` NULL makes one from op and id; inputs are copied.
- * On an error (bad arity, dtype, shape, memory; a poisoned input; inputs of another graph) latches it and gives the
- * graph's poisoned tensor. Never NULL. What attributes of CUSTOM and FUSED point at is copied into the graph. ASSIGN nodes
- * are not effects by themselves: wefti_graph_effect makes one of them. */
+/* Adds a node and gives its output 0; `attrs` NULL means all zero; `name` NULL makes one from op and id; inputs are
+ * copied. On an error (bad arity, dtype, shape, memory; a poisoned input; inputs of another graph) latches it and gives
+ * the graph's poisoned tensor. Never NULL. What attributes of CUSTOM and FUSED point at is copied into the graph.
+ * ASSIGN nodes are not effects by themselves: wefti_graph_effect makes one of them. */
 weft_tensor *wefti_emit(weft_graph *graph, weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs,
                         int32_t n_inputs, const char *name);
-/* As wefti_emit for leaves: dtype, shape and leaf record are given (the record is copied, NULL means all zero; the array of
- * a CONSTANT is retained). RANDOM gets the STEP leaf as its input. A second STEP gives the first. */
-weft_tensor *wefti_emit_leaf(weft_graph *graph, weft_op op, const wefti_attrs *attrs, weft_dtype dtype, weft_shape shape,
-                             const wefti_leaf *leaf, const char *name);
+/* As wefti_emit for leaves: dtype, shape and leaf record are given (the record is copied, NULL means all zero; the
+ * array of a CONSTANT is retained). RANDOM gets the STEP leaf as its input. A second STEP gives the first. */
+weft_tensor *wefti_emit_leaf(weft_graph *graph, weft_op op, const wefti_attrs *attrs, weft_dtype dtype,
+                             weft_shape shape, const wefti_leaf *leaf, const char *name);
 /* Output `index` of the node that made `tensor`; poisoned tensors give themselves. */
 weft_tensor *wefti_output(weft_tensor *tensor, int32_t index);
 /* As wefti_emit in the graph of the first input that has one: what public builders call. */
-weft_tensor *wefti_apply(weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs, int32_t n_inputs, const char *name);
+weft_tensor *wefti_apply(weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs, int32_t n_inputs,
+                         const char *name);
 /* Registers an ASSIGN node as an effect that every training step runs. Poisoned tensors are let pass. */
 void wefti_graph_effect(weft_tensor *assign);
 /* The STEP leaf: i64, rank 0. */
 weft_tensor *wefti_graph_step(weft_graph *graph);
-/* A key for a random stream, from the graph's seed, the scope and `name`; for nodes (leaves hash their unique names alone)
- * also from the count of random nodes so far. */
+/* A key for a random stream, from the graph's seed, the scope and `name`; for nodes (leaves hash their unique names
+ * alone) also from the count of random nodes so far. */
 uint64_t wefti_graph_key(weft_graph *graph, const char *name, bool leaf);
 /* "conv1" and "weight" give "conv1.weight" in graph memory; never NULL. */
 const char *wefti_graph_join(weft_graph *graph, const char *name, const char *suffix);
@@ -122,9 +124,9 @@ static inline bool wefti_poisoned(const weft_tensor *tensor) { return tensor->no
 /* Memory that lives as long as the graph, zeroed; NULL (and the error latched) when there is none. */
 void *wefti_graph_memory(weft_graph *graph, size_t size_bytes);
 
-/* The shape rule of `op`: checks inputs and fills dtype and shape of the outputs (there is room for the larger of n_inputs and
- * WEFTI_FUSED_MAX; the count in *n_outputs_out). Used by wefti_emit; errors name op, node name, input names and shapes.
- * Leaves have none: WEFT_E_INTERNAL. */
+/* The shape rule of `op`: checks inputs and fills dtype and shape of the outputs (there is room for the larger of
+ * n_inputs and WEFTI_FUSED_MAX; the count in *n_outputs_out). Used by wefti_emit; errors name op, node name, input
+ * names and shapes. Leaves have none: WEFT_E_INTERNAL. */
 typedef struct wefti_type { weft_dtype dtype; weft_shape shape; } wefti_type;
 weft_status wefti_infer(weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs, int32_t n_inputs,
                         const char *name, wefti_type *outputs_out, int32_t *n_outputs_out);

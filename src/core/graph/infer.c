@@ -45,8 +45,8 @@ weft_status wefti_one_dtype(const wefti_infer_call *call, int32_t first, int32_t
 
 weft_status wefti_floating(const wefti_infer_call *call, int32_t i) {
     if (weft_dtype_is_float(call->inputs[i]->dtype)) return WEFT_OK;
-    return wefti_misfit(call, WEFT_E_DTYPE, "input %d must be floating (f32, f64, bf16 or f16), not %s: use weft_cast", i,
-                        weft_dtype_name(call->inputs[i]->dtype));
+    return wefti_misfit(call, WEFT_E_DTYPE, "input %d must be floating (f32, f64, bf16 or f16), not %s: use weft_cast",
+                        i, weft_dtype_name(call->inputs[i]->dtype));
 }
 
 weft_status wefti_index(const wefti_infer_call *call, int32_t i) {
@@ -79,7 +79,8 @@ weft_status wefti_infer(weft_op op, const wefti_attrs *attrs, weft_tensor *const
     *n_outputs_out = 0;
     if ((unsigned)op >= WEFT_OP_COUNT) return wefti_fail(WEFT_E_INTERNAL, "%d is no op", (int)op);
     const wefti_op_info *info = &wefti_ops[op];
-    wefti_infer_call     call = {op, name ? name : "", attrs, inputs, n_inputs, outputs_out, info->outputs < 0 ? 1 : info->outputs};
+    wefti_infer_call call = {
+        op, name ? name : "", attrs, inputs, n_inputs, outputs_out, info->outputs < 0 ? 1 : info->outputs};
     if (n_inputs < info->inputs_min || (info->inputs_max >= 0 && n_inputs > info->inputs_max))
         return wefti_misfit(&call, WEFT_E_INVALID, "takes %s%d input%s, got %d",
                             info->inputs_max == info->inputs_min ? "" : "at least ", info->inputs_min,
@@ -88,8 +89,8 @@ weft_status wefti_infer(weft_op op, const wefti_attrs *attrs, weft_tensor *const
     for (int32_t i = 0; i < call.n_outputs; i++) {
         weft_shape *shape = &outputs_out[i].shape;
         if (shape->rank > WEFT_MAX_RANK)
-            return wefti_misfit(&call, WEFT_E_SHAPE, "the result would have %d dimensions, at most %d are possible", shape->rank,
-                                WEFT_MAX_RANK);
+            return wefti_misfit(&call, WEFT_E_SHAPE, "the result would have %d dimensions, at most %d are possible",
+                                shape->rank, WEFT_MAX_RANK);
         for (int32_t axis = shape->rank; axis < WEFT_MAX_RANK; axis++) shape->dim[axis] = 0;
         int64_t elements = weft_shape_elements(*shape);
         if (elements < 0 || elements > INT64_MAX / (int64_t)weft_dtype_bytes(outputs_out[i].dtype))

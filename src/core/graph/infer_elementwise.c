@@ -79,7 +79,8 @@ weft_status wefti_shape_where(wefti_infer_call *call) {
 weft_status wefti_shape_dropout(wefti_infer_call *call) {
     double p = call->attrs->dropout.p;
     WEFTI_TRY(wefti_floating(call, 0));
-    if (!(p >= 0 && p < 1)) return wefti_misfit(call, WEFT_E_INVALID, "p must be at least 0 and less than 1, not %g", p);
+    if (!(p >= 0 && p < 1))
+        return wefti_misfit(call, WEFT_E_INVALID, "p must be at least 0 and less than 1, not %g", p);
     if (call->inputs[1]->dtype != WEFT_I64 || call->inputs[1]->shape.rank != 0)
         return wefti_misfit(call, WEFT_E_SHAPE, "input 1 must be the step, i64 []");
     return wefti_shape_same(call);
@@ -90,7 +91,8 @@ weft_status wefti_shape_dropout(wefti_infer_call *call) {
 static weft_status reduced_shape(wefti_infer_call *call, weft_shape x, weft_shape *shape_out) {
     weft_shape shape = weft_shape_scalar();
     uint32_t   axes = call->attrs->reduce.axes;
-    if (axes >> x.rank) return wefti_misfit(call, WEFT_E_INVALID, "an axis to reduce is out of range for rank %d", x.rank);
+    if (axes >> x.rank)
+        return wefti_misfit(call, WEFT_E_INVALID, "an axis to reduce is out of range for rank %d", x.rank);
     for (int32_t axis = 0; axis < x.rank; axis++) {
         bool gone = axes >> axis & 1;
         if (!gone) shape.dim[shape.rank++] = x.dim[axis];

@@ -29,11 +29,13 @@ int64_t wefti_window_size(int64_t input, int64_t window, int64_t stride, int64_t
 }
 
 static weft_status conv_attrs_fit(const wefti_infer_call *call) {
-    const int32_t *stride = call->attrs->conv.stride, *pad = call->attrs->conv.pad, *dilation = call->attrs->conv.dilation;
+    const int32_t *stride = call->attrs->conv.stride, *pad = call->attrs->conv.pad,
+                  *dilation = call->attrs->conv.dilation;
     if (stride[0] < 1 || stride[1] < 1)
         return wefti_misfit(call, WEFT_E_INVALID, "the stride must be at least 1, not %d x %d", stride[0], stride[1]);
     if (dilation[0] < 1 || dilation[1] < 1)
-        return wefti_misfit(call, WEFT_E_INVALID, "the dilation must be at least 1, not %d x %d", dilation[0], dilation[1]);
+        return wefti_misfit(call, WEFT_E_INVALID, "the dilation must be at least 1, not %d x %d", dilation[0],
+                            dilation[1]);
     for (int32_t i = 0; i < 4; i++)
         if (pad[i] < 0) return wefti_misfit(call, WEFT_E_INVALID, "the padding must not be negative, got %d", pad[i]);
     if (call->attrs->conv.groups < 1)
@@ -45,22 +47,27 @@ static weft_status conv_attrs_fit(const wefti_infer_call *call) {
 static weft_status conv_result(const wefti_infer_call *call, weft_shape x, weft_shape w, weft_shape *shape_out) {
     WEFTI_TRY(conv_attrs_fit(call));
     int32_t        groups = call->attrs->conv.groups;
-    const int32_t *stride = call->attrs->conv.stride, *pad = call->attrs->conv.pad, *dilation = call->attrs->conv.dilation;
+    const int32_t *stride = call->attrs->conv.stride, *pad = call->attrs->conv.pad,
+                  *dilation = call->attrs->conv.dilation;
     if (x.rank != 4 || w.rank != 4)
-        return wefti_misfit(call, WEFT_E_SHAPE, "the image must be [N, C, H, W] and the weight [O, C/groups, KH, KW], not %s and %s",
+        return wefti_misfit(call, WEFT_E_SHAPE,
+                            "the image must be [N, C, H, W] and the weight [O, C/groups, KH, KW], not %s and %s",
                             weft_shape_text(x).text, weft_shape_text(w).text);
     if (x.dim[1] % groups || x.dim[1] / groups != w.dim[1])
         return wefti_misfit(call, WEFT_E_SHAPE, "%lld channels in %d groups need a weight with %lld channels, not %lld",
                             (long long)x.dim[1], groups, (long long)(x.dim[1] / groups), (long long)w.dim[1]);
     if (w.dim[0] % groups)
-        return wefti_misfit(call, WEFT_E_SHAPE, "%lld filters do not divide into %d groups", (long long)w.dim[0], groups);
+        return wefti_misfit(call, WEFT_E_SHAPE, "%lld filters do not divide into %d groups", (long long)w.dim[0],
+                            groups);
     if (w.dim[2] < 1 || w.dim[3] < 1) return wefti_misfit(call, WEFT_E_SHAPE, "the kernel must not be empty");
     int64_t oh = wefti_window_size(x.dim[2], w.dim[2], stride[0], (int64_t)pad[0] + pad[1], dilation[0]);
     int64_t ow = wefti_window_size(x.dim[3], w.dim[3], stride[1], (int64_t)pad[2] + pad[3], dilation[1]);
     if (oh < 1 || ow < 1)
-        return wefti_misfit(call, WEFT_E_SHAPE, "a kernel of %lld x %lld with dilation %d x %d is larger than the padded image, %lld x %lld",
-                            (long long)w.dim[2], (long long)w.dim[3], dilation[0], dilation[1],
-                            (long long)(x.dim[2] + pad[0] + pad[1]), (long long)(x.dim[3] + pad[2] + pad[3]));
+        return wefti_misfit(
+            call, WEFT_E_SHAPE,
+            "a kernel of %lld x %lld with dilation %d x %d is larger than the padded image, %lld x %lld",
+            (long long)w.dim[2], (long long)w.dim[3], dilation[0], dilation[1], (long long)(x.dim[2] + pad[0] + pad[1]),
+            (long long)(x.dim[3] + pad[2] + pad[3]));
     *shape_out = weft_shape(x.dim[0], w.dim[0], oh, ow);
     return WEFT_OK;
 }
@@ -98,20 +105,23 @@ weft_status wefti_shape_conv2d_backward_weight(wefti_infer_call *call) {
 
 static weft_status pool_result(const wefti_infer_call *call, weft_shape x, weft_shape *shape_out) {
     const int32_t *window = call->attrs->pool.window, *stride = call->attrs->pool.stride, *pad = call->attrs->pool.pad;
-    if (x.rank != 4) return wefti_misfit(call, WEFT_E_SHAPE, "the image must be [N, C, H, W], not %s", weft_shape_text(x).text);
+    if (x.rank != 4)
+        return wefti_misfit(call, WEFT_E_SHAPE, "the image must be [N, C, H, W], not %s", weft_shape_text(x).text);
     if (window[0] < 1 || window[1] < 1)
         return wefti_misfit(call, WEFT_E_INVALID, "the window must be at least 1, not %d x %d", window[0], window[1]);
     if (stride[0] < 1 || stride[1] < 1)
         return wefti_misfit(call, WEFT_E_INVALID, "the stride must be at least 1, not %d x %d", stride[0], stride[1]);
     for (int32_t i = 0; i < 4; i++)
         if (pad[i] < 0 || pad[i] >= window[i / 2])
-            return wefti_misfit(call, WEFT_E_INVALID, "the padding must be at least 0 and less than the window of %d, not %d",
-                                window[i / 2], pad[i]);
+            return wefti_misfit(call, WEFT_E_INVALID,
+                                "the padding must be at least 0 and less than the window of %d, not %d", window[i / 2],
+                                pad[i]);
     int64_t oh = wefti_window_size(x.dim[2], window[0], stride[0], (int64_t)pad[0] + pad[1], 1);
     int64_t ow = wefti_window_size(x.dim[3], window[1], stride[1], (int64_t)pad[2] + pad[3], 1);
     if (oh < 1 || ow < 1 || x.dim[2] < 1 || x.dim[3] < 1)
-        return wefti_misfit(call, WEFT_E_SHAPE, "a window of %d x %d is larger than the padded image, %lld x %lld", window[0],
-                            window[1], (long long)(x.dim[2] + pad[0] + pad[1]), (long long)(x.dim[3] + pad[2] + pad[3]));
+        return wefti_misfit(call, WEFT_E_SHAPE, "a window of %d x %d is larger than the padded image, %lld x %lld",
+                            window[0], window[1], (long long)(x.dim[2] + pad[0] + pad[1]),
+                            (long long)(x.dim[3] + pad[2] + pad[3]));
     *shape_out = weft_shape(x.dim[0], x.dim[1], oh, ow);
     return WEFT_OK;
 }
@@ -137,7 +147,8 @@ weft_status wefti_shape_max_pool2d(wefti_infer_call *call) {
 
 static weft_status pool_index(const wefti_infer_call *call, weft_shape planes) {
     if (call->inputs[1]->dtype != WEFT_I32)
-        return wefti_misfit(call, WEFT_E_DTYPE, "the index must be i32, not %s", weft_dtype_name(call->inputs[1]->dtype));
+        return wefti_misfit(call, WEFT_E_DTYPE, "the index must be i32, not %s",
+                            weft_dtype_name(call->inputs[1]->dtype));
     weft_shape index = call->inputs[1]->shape;
     if (planes.rank != 4 || index.rank != 4 || planes.dim[0] != index.dim[0] || planes.dim[1] != index.dim[1])
         return wefti_misfit(call, WEFT_E_SHAPE, "the planes %s and the index %s must agree in N and C",

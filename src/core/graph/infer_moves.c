@@ -20,8 +20,8 @@ weft_status wefti_shape_permute(wefti_infer_call *call) {
     for (int32_t i = 0; i < x.rank; i++) {
         int32_t axis = call->attrs->view.axes[i];
         if (axis < 0 || axis >= x.rank || seen >> axis & 1)
-            return wefti_misfit(call, WEFT_E_INVALID, "each of the %d axes must be named once: axis %d is %s", x.rank, axis,
-                                axis < 0 || axis >= x.rank ? "out of range" : "named twice");
+            return wefti_misfit(call, WEFT_E_INVALID, "each of the %d axes must be named once: axis %d is %s", x.rank,
+                                axis, axis < 0 || axis >= x.rank ? "out of range" : "named twice");
         seen |= 1u << axis;
         shape.dim[i] = x.dim[axis];
     }
@@ -34,10 +34,14 @@ weft_status wefti_shape_slice(wefti_infer_call *call) {
     for (int32_t axis = 0; axis < x.rank; axis++) {
         int64_t start = call->attrs->slice.start[axis], step = call->attrs->slice.step[axis], last;
         int64_t size = call->attrs->slice.size[axis];
-        if (step < 1) return wefti_misfit(call, WEFT_E_INVALID, "axis %d: the step must be at least 1, not %lld", axis, (long long)step);
+        if (step < 1)
+            return wefti_misfit(call, WEFT_E_INVALID, "axis %d: the step must be at least 1, not %lld", axis,
+                                (long long)step);
         if (start < 0 || size < 0 || start > x.dim[axis] ||
-            (size > 0 && (!wefti_mul_i64(size - 1, step, &last) || !wefti_add_i64(start, last, &last) || last >= x.dim[axis])))
-            return wefti_misfit(call, WEFT_E_SHAPE, "axis %d: %lld elements from %lld with step %lld leave its size %lld", axis,
+            (size > 0 &&
+             (!wefti_mul_i64(size - 1, step, &last) || !wefti_add_i64(start, last, &last) || last >= x.dim[axis])))
+            return wefti_misfit(call, WEFT_E_SHAPE,
+                                "axis %d: %lld elements from %lld with step %lld leave its size %lld", axis,
                                 (long long)size, (long long)start, (long long)step, (long long)x.dim[axis]);
         shape.dim[axis] = size;
     }
@@ -51,7 +55,8 @@ weft_status wefti_shape_expand(wefti_infer_call *call) {
         return wefti_misfit(call, WEFT_E_SHAPE, "%s is no shape: sizes must not be negative, nor overflow",
                             weft_shape_text(shape).text);
     if (!wefti_broadcast(x, shape, &joint) || !weft_shape_equal(joint, shape))
-        return wefti_misfit(call, WEFT_E_SHAPE, "%s does not broadcast to %s: aligned from the right, sizes must agree or be 1",
+        return wefti_misfit(call, WEFT_E_SHAPE,
+                            "%s does not broadcast to %s: aligned from the right, sizes must agree or be 1",
                             weft_shape_text(x).text, weft_shape_text(shape).text);
     wefti_type_set(&call->outputs[0], call->inputs[0]->dtype, shape);
     return WEFT_OK;
@@ -80,7 +85,8 @@ weft_status wefti_shape_concat(wefti_infer_call *call) {
 weft_status wefti_shape_pad(wefti_infer_call *call) {
     weft_shape shape = call->inputs[0]->shape;
     for (int32_t axis = 0; axis < shape.rank; axis++) {
-        int64_t low = call->attrs->pad.low[axis], high = call->attrs->pad.high[axis], inner = call->attrs->pad.interior[axis];
+        int64_t low = call->attrs->pad.low[axis], high = call->attrs->pad.high[axis],
+                inner = call->attrs->pad.interior[axis];
         int64_t size = shape.dim[axis], fill = 0;
         if (low < 0 || high < 0 || inner < 0)
             return wefti_misfit(call, WEFT_E_INVALID, "axis %d: padding must not be negative: slice instead", axis);

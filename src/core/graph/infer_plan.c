@@ -55,7 +55,8 @@ weft_status wefti_shape_fused(wefti_infer_call *call) {
     for (int32_t i = 0; i < fused->n_outputs; i++) {
         const wefti_fused_output *output = &fused->output[i];
         if (output->instruction < 0 || output->instruction >= fused->n_instructions)
-            return wefti_misfit(call, WEFT_E_INTERNAL, "output %d is of instruction %d, which does not exist", i, output->instruction);
+            return wefti_misfit(call, WEFT_E_INTERNAL, "output %d is of instruction %d, which does not exist", i,
+                                output->instruction);
         weft_shape shape = fused->space;
         for (int32_t axis = 0; output->reduce >= 0 && axis < shape.rank; axis++)
             if (output->axes >> axis & 1) shape.dim[axis] = 1;
@@ -97,21 +98,25 @@ weft_status wefti_shape_custom(wefti_infer_call *call) {
     if (!call->attrs->custom.custom) return wefti_misfit(call, WEFT_E_INTERNAL, "there is no custom op");
     const weft_custom_op *op = &call->attrs->custom.custom->op;
     if (call->n_inputs != op->n_inputs)
-        return wefti_misfit(call, WEFT_E_INVALID, "op '%s' takes %d inputs, got %d", op->name, op->n_inputs, call->n_inputs);
-    if (op->n_inputs > WEFT_CUSTOM_MAX_INPUTS || op->n_outputs < 1 || op->n_outputs > WEFT_CUSTOM_MAX_OUTPUTS || !op->shape)
-        return wefti_misfit(call, WEFT_E_INVALID, "op '%s' must have 0 to %d inputs, 1 to %d outputs and a shape rule", op->name,
-                            WEFT_CUSTOM_MAX_INPUTS, WEFT_CUSTOM_MAX_OUTPUTS);
+        return wefti_misfit(call, WEFT_E_INVALID, "op '%s' takes %d inputs, got %d", op->name, op->n_inputs,
+                            call->n_inputs);
+    if (op->n_inputs > WEFT_CUSTOM_MAX_INPUTS || op->n_outputs < 1 || op->n_outputs > WEFT_CUSTOM_MAX_OUTPUTS ||
+        !op->shape)
+        return wefti_misfit(call, WEFT_E_INVALID, "op '%s' must have 0 to %d inputs, 1 to %d outputs and a shape rule",
+                            op->name, WEFT_CUSTOM_MAX_INPUTS, WEFT_CUSTOM_MAX_OUTPUTS);
     weft_custom_type inputs[WEFT_CUSTOM_MAX_INPUTS], outputs[WEFT_CUSTOM_MAX_OUTPUTS];
     for (int32_t i = 0; i < call->n_inputs; i++)
         inputs[i] = (weft_custom_type){call->inputs[i]->dtype, call->inputs[i]->shape};
     for (int32_t i = 0; i < op->n_outputs; i++) outputs[i] = (weft_custom_type){WEFT_F32, weft_shape_scalar()};
     weft_status status = op->shape(inputs, call->attrs->custom.options, outputs);
     if (status != WEFT_OK)
-        return wefti_misfit(call, status, "the shape rule of op '%s' refuses these inputs (%s)", op->name, weft_status_text(status));
+        return wefti_misfit(call, status, "the shape rule of op '%s' refuses these inputs (%s)", op->name,
+                            weft_status_text(status));
     call->n_outputs = op->n_outputs;
     for (int32_t i = 0; i < op->n_outputs; i++) {
         if ((unsigned)outputs[i].dtype >= WEFT_DTYPE_COUNT || weft_shape_elements(outputs[i].shape) < 0)
-            return wefti_misfit(call, WEFT_E_SHAPE, "the shape rule of op '%s' gave no valid dtype and shape for output %d", op->name, i);
+            return wefti_misfit(call, WEFT_E_SHAPE,
+                                "the shape rule of op '%s' gave no valid dtype and shape for output %d", op->name, i);
         wefti_type_set(&call->outputs[i], outputs[i].dtype, outputs[i].shape);
     }
     return WEFT_OK;
@@ -122,10 +127,12 @@ weft_status wefti_shape_custom_backward(wefti_infer_call *call) {
     if (!call->attrs->custom.custom) return wefti_misfit(call, WEFT_E_INTERNAL, "there is no custom op");
     const weft_custom_op *op = &call->attrs->custom.custom->op;
     if (call->n_inputs != op->n_inputs + 2 * op->n_outputs || op->n_inputs < 1)
-        return wefti_misfit(call, WEFT_E_INVALID, "op '%s' has %d inputs and %d outputs: its backward takes %d inputs, got %d",
-                            op->name, op->n_inputs, op->n_outputs, op->n_inputs + 2 * op->n_outputs, call->n_inputs);
+        return wefti_misfit(call, WEFT_E_INVALID,
+                            "op '%s' has %d inputs and %d outputs: its backward takes %d inputs, got %d", op->name,
+                            op->n_inputs, op->n_outputs, op->n_inputs + 2 * op->n_outputs, call->n_inputs);
     for (int32_t i = 0; i < op->n_outputs; i++)
-        WEFTI_TRY(wefti_shaped(call, op->n_inputs + op->n_outputs + i, call->inputs[op->n_inputs + i]->shape, "an output's gradient"));
+        WEFTI_TRY(wefti_shaped(call, op->n_inputs + op->n_outputs + i, call->inputs[op->n_inputs + i]->shape,
+                               "an output's gradient"));
     call->n_outputs = op->n_inputs;
     for (int32_t i = 0; i < op->n_inputs; i++)
         wefti_type_set(&call->outputs[i], call->inputs[i]->dtype, call->inputs[i]->shape);

@@ -25,7 +25,8 @@ weft_status wefti_shape_normalize(wefti_infer_call *call) {
     if (axes < 1 || axes > x.rank)
         return wefti_misfit(call, WEFT_E_INVALID, "the last %d axes of %d cannot be normalised", axes, x.rank);
     for (int32_t axis = x.rank - axes; axis < x.rank; axis++)
-        if (x.dim[axis] == 0) return wefti_misfit(call, WEFT_E_SHAPE, "axis %d is empty: there is no mean of nothing", axis);
+        if (x.dim[axis] == 0)
+            return wefti_misfit(call, WEFT_E_SHAPE, "axis %d is empty: there is no mean of nothing", axis);
     if (!(call->attrs->rows.eps >= 0))
         return wefti_misfit(call, WEFT_E_INVALID, "eps must not be negative, got %g", call->attrs->rows.eps);
     wefti_type_set(&call->outputs[0], call->inputs[0]->dtype, x);
@@ -108,15 +109,19 @@ static weft_status attention_fits(const wefti_infer_call *call, int32_t first, w
         return wefti_misfit(call, WEFT_E_SHAPE, "batch sizes %lld, %lld and %lld differ", (long long)q.dim[0],
                             (long long)k.dim[0], (long long)v.dim[0]);
     if (k.dim[1] != v.dim[1] || k.dim[1] < 1 || q.dim[1] % k.dim[1])
-        return wefti_misfit(call, WEFT_E_SHAPE, "%lld query heads need key and value heads that divide them, not %lld and %lld",
+        return wefti_misfit(call, WEFT_E_SHAPE,
+                            "%lld query heads need key and value heads that divide them, not %lld and %lld",
                             (long long)q.dim[1], (long long)k.dim[1], (long long)v.dim[1]);
     if (k.dim[2] != v.dim[2])
-        return wefti_misfit(call, WEFT_E_SHAPE, "%lld keys and %lld values differ", (long long)k.dim[2], (long long)v.dim[2]);
+        return wefti_misfit(call, WEFT_E_SHAPE, "%lld keys and %lld values differ", (long long)k.dim[2],
+                            (long long)v.dim[2]);
     if (k.dim[3] != q.dim[3])
-        return wefti_misfit(call, WEFT_E_SHAPE, "query size %lld and key size %lld differ", (long long)q.dim[3], (long long)k.dim[3]);
+        return wefti_misfit(call, WEFT_E_SHAPE, "query size %lld and key size %lld differ", (long long)q.dim[3],
+                            (long long)k.dim[3]);
     if (k.dim[2] < 1) return wefti_misfit(call, WEFT_E_SHAPE, "there are no keys to attend to");
     if (call->attrs->attention.causal && q.dim[2] > k.dim[2])
-        return wefti_misfit(call, WEFT_E_SHAPE, "causal: the first of %lld queries would see none of %lld keys (the last are aligned)",
+        return wefti_misfit(call, WEFT_E_SHAPE,
+                            "causal: the first of %lld queries would see none of %lld keys (the last are aligned)",
                             (long long)q.dim[2], (long long)k.dim[2]);
     *shape_out = weft_shape(q.dim[0], q.dim[1], q.dim[2], v.dim[3]);
     return WEFT_OK;

@@ -17,7 +17,8 @@ void wefti_graph_drop_constants(weft_graph *graph);
 
 /* ---- shape rules ---- */
 
-/* One node while its shape rule runs. Rules fill outputs[0 .. n_outputs-1]; n_outputs starts as ops.def's (1 where it is ANY). */
+/* One node while its shape rule runs. Rules fill outputs[0 .. n_outputs-1]; n_outputs starts as ops.def's (1 where it
+ * is ANY). */
 typedef struct wefti_infer_call {
     weft_op             op;
     const char         *name;
@@ -54,14 +55,15 @@ int64_t wefti_window_size(int64_t input, int64_t window, int64_t stride, int64_t
 /* One per name in column `shape` of ops.def; an op whose rule is not declared here does not compile. */
 wefti_shape_rule wefti_shape_leaf, wefti_shape_same, wefti_shape_cast, wefti_shape_arithmetic, wefti_shape_floating,
     wefti_shape_logical, wefti_shape_predicate, wefti_shape_dropout, wefti_shape_compare, wefti_shape_where,
-    wefti_shape_reduce, wefti_shape_reduce_floating, wefti_shape_argreduce, wefti_shape_extent, wefti_shape_mean_backward, wefti_shape_reshape, wefti_shape_permute,
-    wefti_shape_slice, wefti_shape_expand, wefti_shape_concat, wefti_shape_pad, wefti_shape_gather,
-    wefti_shape_scatter_add, wefti_shape_matmul, wefti_shape_conv2d, wefti_shape_conv2d_backward_input,
-    wefti_shape_conv2d_backward_weight, wefti_shape_max_pool2d, wefti_shape_max_pool2d_backward,
-    wefti_shape_max_pool2d_take, wefti_shape_avg_pool2d, wefti_shape_avg_pool2d_backward, wefti_shape_normalize,
-    wefti_shape_normalize_backward, wefti_shape_rows, wefti_shape_rotary, wefti_shape_cross_entropy,
-    wefti_shape_cross_entropy_backward, wefti_shape_attention, wefti_shape_attention_backward, wefti_shape_mode,
-    wefti_shape_assign, wefti_shape_update, wefti_shape_fused, wefti_shape_all_reduce, wefti_shape_all_gather,
-    wefti_shape_reduce_scatter, wefti_shape_custom, wefti_shape_custom_backward;
+    wefti_shape_reduce, wefti_shape_reduce_floating, wefti_shape_argreduce, wefti_shape_extent,
+    wefti_shape_mean_backward, wefti_shape_reshape, wefti_shape_permute, wefti_shape_slice, wefti_shape_expand,
+    wefti_shape_concat, wefti_shape_pad, wefti_shape_gather, wefti_shape_scatter_add, wefti_shape_matmul,
+    wefti_shape_conv2d, wefti_shape_conv2d_backward_input, wefti_shape_conv2d_backward_weight, wefti_shape_max_pool2d,
+    wefti_shape_max_pool2d_backward, wefti_shape_max_pool2d_take, wefti_shape_avg_pool2d,
+    wefti_shape_avg_pool2d_backward, wefti_shape_normalize, wefti_shape_normalize_backward, wefti_shape_rows,
+    wefti_shape_rotary, wefti_shape_cross_entropy, wefti_shape_cross_entropy_backward, wefti_shape_attention,
+    wefti_shape_attention_backward, wefti_shape_mode, wefti_shape_assign, wefti_shape_update, wefti_shape_fused,
+    wefti_shape_all_reduce, wefti_shape_all_gather, wefti_shape_reduce_scatter, wefti_shape_custom,
+    wefti_shape_custom_backward;
 
 #endif

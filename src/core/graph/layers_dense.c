@@ -1,32 +1,40 @@
-/* Layers on vectors: linear, embedding, normalisation, softmax, dropout, attention. Each is a few nodes; the only rules that
- * live here are which parameters there are and how they start. */
+/* Layers on vectors: linear, embedding, normalisation, softmax, dropout, attention. Each is a few nodes; the only rules
+ * that live here are which parameters there are and how they start. */
 #include <math.h>
 
 #include "core/graph/build.h"
 #include "weft/layers.h"
 
 /* x [..., C] plus or times a parameter of the last axes. */
-static weft_init default_to(weft_init init, weft_init fallback) { return init.kind == WEFT_INIT_DEFAULT ? fallback : init; }
+static weft_init default_to(weft_init init, weft_init fallback) {
+    return init.kind == WEFT_INIT_DEFAULT ? fallback : init;
+}
 
 weft_tensor *weft_linear_with(weft_tensor *x, const char *name, const weft_linear_options *options) {
     weft_linear_options defaults = {0}, o = options ? *options : defaults;
     if (!wefti_usable(x)) return wefti_unusable(x, "linear");
     weft_graph *graph = x->graph;
     name = wefti_layer_name(graph, name, "linear");
-    if (x->shape.rank < 1) return wefti_graph_fail(graph, WEFT_E_SHAPE, "linear '%s' of %s: a scalar has no features", name, x->node->name);
+    if (x->shape.rank < 1)
+        return wefti_graph_fail(graph, WEFT_E_SHAPE, "linear '%s' of %s: a scalar has no features", name,
+                                x->node->name);
     int64_t      in = x->shape.dim[x->shape.rank - 1];
     double       bound = in > 0 ? 1 / sqrt((double)in) : 0;
-    weft_tensor *weight = o.weight ? weft_cast(o.weight, x->dtype) : NULL, *bias = o.bias ? weft_cast(o.bias, x->dtype) : NULL;
+    weft_tensor *weight = o.weight ? weft_cast(o.weight, x->dtype) : NULL,
+                *bias = o.bias ? weft_cast(o.bias, x->dtype) : NULL;
     if (!weight) {
-        if (o.out < 1) return wefti_graph_fail(graph, WEFT_E_INVALID, "linear '%s': .out must be at least 1, not %lld", name, (long long)o.out);
+        if (o.out < 1)
+            return wefti_graph_fail(graph, WEFT_E_INVALID, "linear '%s': .out must be at least 1, not %lld", name,
+                                    (long long)o.out);
         weight = wefti_layer_parameter(x, name, "weight", weft_shape(o.out, in),
                                        default_to(o.weight_init, weft_init_uniform(-bound, bound)), false);
         if (!bias && !o.no_bias)
             bias = wefti_layer_parameter(x, name, "bias", weft_shape(o.out),
                                          default_to(o.bias_init, weft_init_uniform(-bound, bound)), true);
     } else if (wefti_usable(weight) && (weight->shape.rank != 2 || weight->shape.dim[1] != in)) {
-        return wefti_graph_fail(graph, WEFT_E_SHAPE, "linear '%s' of %s %s: the weight must be [out, %lld], not %s", name, x->node->name,
-                                weft_shape_text(x->shape).text, (long long)in, weft_shape_text(weight->shape).text);
+        return wefti_graph_fail(graph, WEFT_E_SHAPE, "linear '%s' of %s %s: the weight must be [out, %lld], not %s",
+                                name, x->node->name, weft_shape_text(x->shape).text, (long long)in,
+                                weft_shape_text(weight->shape).text);
     }
     if (!wefti_usable(weight)) return wefti_unusable(weight, "linear");
     weft_shape result = x->shape, flat = weft_shape(1, in);
@@ -35,10 +43,10 @@ weft_tensor *weft_linear_with(weft_tensor *x, const char *name, const weft_linea
         if (!wefti_mul_i64(flat.dim[0], x->shape.dim[axis], &flat.dim[0]))
             return wefti_graph_fail(graph, WEFT_E_OVERFLOW, "linear '%s' of %s %s: too many rows", name, x->node->name,
                                     weft_shape_text(x->shape).text);
-    /* Bias and product on two axes, so that the gradients are plain products and sums over rows. */
-    weft_tensor *y = weft_matmul_with(wefti_reshaped(x, flat), weight, &(weft_matmul_options){.transpose_b = true, .name = name});
-    if (bias) y = weft_add(y, bias);
-    return wefti_reshaped(y, result);
+    /* The product on two axes, so that its gradients are plain products; the bias on all, beside what is elementwise. */
+    weft_matmul_options product = {.transpose_b = true, .name = name};
+    weft_tensor        *y = wefti_reshaped(weft_matmul_with(wefti_reshaped(x, flat), weight, &product), result);
+    return bias ? weft_add(y, bias) : y;
 }
 
 weft_tensor *weft_embedding_with(weft_tensor *index, const char *name, const weft_embedding_options *options) {
@@ -48,10 +56,12 @@ weft_tensor *weft_embedding_with(weft_tensor *index, const char *name, const wef
     name = wefti_layer_name(graph, name, "embedding");
     if (!o.weight) {
         if (o.count < 1 || o.size < 1)
-            return wefti_graph_fail(graph, WEFT_E_INVALID, "embedding '%s': .count and .size must be at least 1, not %lld and %lld",
-                                    name, (long long)o.count, (long long)o.size);
+            return wefti_graph_fail(graph, WEFT_E_INVALID,
+                                    "embedding '%s': .count and .size must be at least 1, not %lld and %lld", name,
+                                    (long long)o.count, (long long)o.size);
         weft_parameter_options parameter = {.init = default_to(o.init, weft_init_normal(0, 1))};
-        o.weight = weft_parameter_with(graph, wefti_graph_join(graph, name, "weight"), weft_shape(o.count, o.size), &parameter);
+        o.weight = weft_parameter_with(graph, wefti_graph_join(graph, name, "weight"), weft_shape(o.count, o.size),
+                                       &parameter);
     }
     weft_tensor *inputs[2] = {o.weight, index};
     wefti_attrs  attrs = wefti_no_attrs();
@@ -97,8 +107,9 @@ weft_tensor *weft_group_norm_with(weft_tensor *x, const char *name, const weft_n
     name = wefti_layer_name(graph, name, "group_norm");
     weft_shape shape = x->shape;
     if (shape.rank < 2 || o.groups < 1 || shape.dim[1] % o.groups)
-        return wefti_graph_fail(graph, WEFT_E_SHAPE, "group_norm '%s' of %s %s: needs [N, C, ...] with C a multiple of .groups = %d",
-                                name, x->node->name, weft_shape_text(shape).text, o.groups);
+        return wefti_graph_fail(graph, WEFT_E_SHAPE,
+                                "group_norm '%s' of %s %s: needs [N, C, ...] with C a multiple of .groups = %d", name,
+                                x->node->name, weft_shape_text(shape).text, o.groups);
     weft_shape rest = shape;
     rest.dim[0] = 1;
     weft_shape   grouped = weft_shape(shape.dim[0], o.groups, weft_shape_elements(rest) / o.groups);
@@ -137,7 +148,8 @@ weft_tensor *weft_dropout(weft_tensor *x, double p) {
 
 /* ---- attention ---- */
 
-weft_tensor *weft_attention_with(weft_tensor *q, weft_tensor *k, weft_tensor *v, const weft_attention_options *options) {
+weft_tensor *weft_attention_with(weft_tensor *q, weft_tensor *k, weft_tensor *v,
+                                 const weft_attention_options *options) {
     weft_attention_options defaults = {0}, o = options ? *options : defaults;
     if (!wefti_usable(q)) return wefti_unusable(q, "attention");
     int64_t size = q->shape.rank > 0 ? q->shape.dim[q->shape.rank - 1] : 0;
@@ -168,13 +180,17 @@ weft_tensor *weft_self_attention_with(weft_tensor *x, const char *name, const we
     if (o.kv_heads == 0) o.kv_heads = o.heads;
     if (x->shape.rank != 3 || o.heads < 1 || x->shape.dim[2] % o.heads || o.kv_heads < 1 || o.heads % o.kv_heads)
         return wefti_graph_fail(graph, WEFT_E_SHAPE,
-                                "self_attention '%s' of %s %s: needs [B, T, K] with K a multiple of .heads = %d, and these of .kv_heads = %d",
+                                "self_attention '%s' of %s %s: needs [B, T, K] with K a multiple of .heads = %d, and "
+                                "these of .kv_heads = %d",
                                 name, x->node->name, weft_shape_text(x->shape).text, o.heads, o.kv_heads);
-    int64_t      b = x->shape.dim[0], t = x->shape.dim[1], width = x->shape.dim[2], d = width / o.heads, all = o.heads + 2 * o.kv_heads;
-    weft_tensor *qkv = weft_linear_with(x, wefti_graph_join(graph, name, "qkv"),
-                                        &(weft_linear_options){.out = all * d, .no_bias = o.no_bias, .weight_init = o.init});
+    int64_t b = x->shape.dim[0], t = x->shape.dim[1], width = x->shape.dim[2], d = width / o.heads,
+            all = o.heads + 2 * o.kv_heads;
+    weft_tensor *qkv =
+        weft_linear_with(x, wefti_graph_join(graph, name, "qkv"),
+                         &(weft_linear_options){.out = all * d, .no_bias = o.no_bias, .weight_init = o.init});
     qkv = wefti_reshaped(qkv, weft_shape(b, t, all, d));
-    weft_tensor *q = heads(qkv, 0, o.heads), *k = heads(qkv, o.heads, o.kv_heads), *v = heads(qkv, o.heads + o.kv_heads, o.kv_heads);
+    weft_tensor *q = heads(qkv, 0, o.heads), *k = heads(qkv, o.heads, o.kv_heads),
+                *v = heads(qkv, o.heads + o.kv_heads, o.kv_heads);
     if (o.rotary) {
         weft_rotary_options rotary = {.base = o.rotary_base};
         q = weft_rotary_with(q, &rotary);

@@ -16,14 +16,16 @@ static void pads_of(const int32_t own[4], int32_t both, int32_t pad_out[4]) {
 }
 
 /* Padding along one axis for a result of ceil(size/stride). */
-static void same_pads(int64_t size, int64_t window, int64_t stride, int64_t dilation, int32_t *low_out, int32_t *high_out) {
+static void same_pads(int64_t size, int64_t window, int64_t stride, int64_t dilation, int32_t *low_out,
+                      int32_t *high_out) {
     int64_t result = (size + stride - 1) / stride, total = (result - 1) * stride + dilation * (window - 1) + 1 - size;
     if (total < 0) total = 0;
     *low_out = (int32_t)(total / 2);
     *high_out = (int32_t)(total - total / 2);
 }
 
-static bool conv_attrs(weft_tensor *x, const char *name, const weft_conv2d_options *o, const int64_t kernel[2], wefti_attrs *attrs) {
+static bool conv_attrs(weft_tensor *x, const char *name, const weft_conv2d_options *o, const int64_t kernel[2],
+                       wefti_attrs *attrs) {
     for (int32_t axis = 0; axis < 2; axis++) {
         attrs->conv.stride[axis] = of_axis(o->stride_of, o->stride, axis, 1);
         attrs->conv.dilation[axis] = of_axis(o->dilation_of, o->dilation, axis, 1);
@@ -31,9 +33,12 @@ static bool conv_attrs(weft_tensor *x, const char *name, const weft_conv2d_optio
     attrs->conv.groups = o->groups ? o->groups : 1;
     pads_of(o->pad_of, o->pad, attrs->conv.pad);
     if (!o->same) return true;
-    if (attrs->conv.stride[0] < 1 || attrs->conv.stride[1] < 1 || attrs->conv.dilation[0] < 1 || attrs->conv.dilation[1] < 1 ||
-        attrs->conv.pad[0] || attrs->conv.pad[1] || attrs->conv.pad[2] || attrs->conv.pad[3]) {
-        wefti_graph_fail(x->graph, WEFT_E_INVALID, "conv2d '%s': .same chooses the padding itself, and needs strides and dilations of at least 1", name);
+    if (attrs->conv.stride[0] < 1 || attrs->conv.stride[1] < 1 || attrs->conv.dilation[0] < 1 ||
+        attrs->conv.dilation[1] < 1 || attrs->conv.pad[0] || attrs->conv.pad[1] || attrs->conv.pad[2] ||
+        attrs->conv.pad[3]) {
+        wefti_graph_fail(x->graph, WEFT_E_INVALID,
+                         "conv2d '%s': .same chooses the padding itself, and needs strides and dilations of at least 1",
+                         name);
         return false;
     }
     for (int32_t axis = 0; axis < 2; axis++)
@@ -47,7 +52,8 @@ static weft_tensor *by_channel(weft_tensor *values, int32_t rank) {
     if (!wefti_usable(values)) return values;
     weft_shape shape = weft_shape_scalar();
     shape.rank = rank - 1;
-    for (int32_t axis = 0; axis < shape.rank; axis++) shape.dim[axis] = axis == 0 ? weft_shape_elements(values->shape) : 1;
+    for (int32_t axis = 0; axis < shape.rank; axis++)
+        shape.dim[axis] = axis == 0 ? weft_shape_elements(values->shape) : 1;
     return wefti_reshaped(values, shape);
 }
 
@@ -57,31 +63,35 @@ weft_tensor *weft_conv2d_with(weft_tensor *x, const char *name, const weft_conv2
     weft_graph *graph = x->graph;
     name = wefti_layer_name(graph, name, "conv2d");
     if (x->shape.rank != 4)
-        return wefti_graph_fail(graph, WEFT_E_SHAPE, "conv2d '%s' of %s %s: the image must be [N, C, H, W]", name, x->node->name,
-                                weft_shape_text(x->shape).text);
+        return wefti_graph_fail(graph, WEFT_E_SHAPE, "conv2d '%s' of %s %s: the image must be [N, C, H, W]", name,
+                                x->node->name, weft_shape_text(x->shape).text);
     int64_t      kernel[2] = {of_axis(o.kernel_of, o.kernel, 0, 0), of_axis(o.kernel_of, o.kernel, 1, 0)};
-    weft_tensor *weight = o.weight ? weft_cast(o.weight, x->dtype) : NULL, *bias = o.bias ? weft_cast(o.bias, x->dtype) : NULL;
+    weft_tensor *weight = o.weight ? weft_cast(o.weight, x->dtype) : NULL,
+                *bias = o.bias ? weft_cast(o.bias, x->dtype) : NULL;
     if (wefti_usable(weight) && weight->shape.rank == 4) {
         kernel[0] = weight->shape.dim[2];
         kernel[1] = weight->shape.dim[3];
     }
     if (!weight && (o.filters < 1 || kernel[0] < 1 || kernel[1] < 1))
-        return wefti_graph_fail(graph, WEFT_E_INVALID, "conv2d '%s': .filters and .kernel must be at least 1, not %d and %lld x %lld",
-                                name, o.filters, (long long)kernel[0], (long long)kernel[1]);
+        return wefti_graph_fail(graph, WEFT_E_INVALID,
+                                "conv2d '%s': .filters and .kernel must be at least 1, not %d and %lld x %lld", name,
+                                o.filters, (long long)kernel[0], (long long)kernel[1]);
     wefti_attrs attrs = wefti_no_attrs();
     if (!conv_attrs(x, name, &o, kernel, &attrs)) return &graph->poison;
     if (!weight) {
         int32_t groups = attrs.conv.groups;
         if (groups < 1 || x->shape.dim[1] % groups || o.filters % groups)
-            return wefti_graph_fail(graph, WEFT_E_SHAPE, "conv2d '%s' of %s %s: %lld channels and %d filters do not divide into %d groups",
-                                    name, x->node->name, weft_shape_text(x->shape).text, (long long)x->shape.dim[1], o.filters, groups);
+            return wefti_graph_fail(
+                graph, WEFT_E_SHAPE, "conv2d '%s' of %s %s: %lld channels and %d filters do not divide into %d groups",
+                name, x->node->name, weft_shape_text(x->shape).text, (long long)x->shape.dim[1], o.filters, groups);
         int64_t   channels = x->shape.dim[1] / groups;
         double    fan = (double)channels * (double)kernel[0] * (double)kernel[1], bound = fan > 0 ? 1 / sqrt(fan) : 0;
         weft_init uniform = weft_init_uniform(-bound, bound);
         weight = wefti_layer_parameter(x, name, "weight", weft_shape(o.filters, channels, kernel[0], kernel[1]),
                                        o.weight_init.kind ? o.weight_init : uniform, false);
         if (!bias && !o.no_bias)
-            bias = wefti_layer_parameter(x, name, "bias", weft_shape(o.filters), o.bias_init.kind ? o.bias_init : uniform, true);
+            bias = wefti_layer_parameter(x, name, "bias", weft_shape(o.filters),
+                                         o.bias_init.kind ? o.bias_init : uniform, true);
     }
     weft_tensor *inputs[2] = {x, weight};
     weft_tensor *y = wefti_apply(WEFT_OP_CONV2D, &attrs, inputs, 2, name);
@@ -102,14 +112,36 @@ static weft_tensor *pool(weft_op op, weft_tensor *x, const weft_pool2d_options *
     return wefti_unary_with(op, &attrs, x);
 }
 
-weft_tensor *weft_max_pool2d_with(weft_tensor *x, const weft_pool2d_options *options) { return pool(WEFT_OP_MAX_POOL2D, x, options); }
-weft_tensor *weft_avg_pool2d_with(weft_tensor *x, const weft_pool2d_options *options) { return pool(WEFT_OP_AVG_POOL2D, x, options); }
+/* Whether x is the same all over each plane of an image: [C, 1, 1] or smaller. */
+static bool constant_on_planes(const weft_tensor *x) {
+    for (int32_t back = 1; back <= 2 && back <= x->shape.rank; back++)
+        if (x->shape.dim[x->shape.rank - back] != 1) return false;
+    return true;
+}
+
+/* The maximum of relu(x + bias) is relu(the maximum of x, + bias), also when rounded, for both never decrease. Pooled first, they
+ * work on a fraction of the elements, forward and backward. */
+static weft_tensor *max_pool(weft_tensor *x, const weft_pool2d_options *options) {
+    if (!wefti_usable(x) || x->shape.rank != 4) return pool(WEFT_OP_MAX_POOL2D, x, options);
+    wefti_node *node = x->node;
+    if (node->op == WEFT_OP_RELU) return weft_relu(max_pool(node->inputs[0], options));
+    if (node->op == WEFT_OP_ADD && node->inputs[0]->node->op == WEFT_OP_CONV2D && constant_on_planes(node->inputs[1]))
+        return weft_add(max_pool(node->inputs[0], options), node->inputs[1]);
+    return pool(WEFT_OP_MAX_POOL2D, x, options);
+}
+
+weft_tensor *weft_max_pool2d_with(weft_tensor *x, const weft_pool2d_options *options) {
+    return max_pool(x, options);
+}
+weft_tensor *weft_avg_pool2d_with(weft_tensor *x, const weft_pool2d_options *options) {
+    return pool(WEFT_OP_AVG_POOL2D, x, options);
+}
 
 static weft_tensor *global_pool(weft_op op, weft_tensor *x, const char *what) {
     if (!wefti_usable(x)) return wefti_unusable(x, what);
     if (x->shape.rank != 4)
-        return wefti_graph_fail(x->graph, WEFT_E_SHAPE, "%s of %s %s: the image must be [N, C, H, W]", what, x->node->name,
-                                weft_shape_text(x->shape).text);
+        return wefti_graph_fail(x->graph, WEFT_E_SHAPE, "%s of %s %s: the image must be [N, C, H, W]", what,
+                                x->node->name, weft_shape_text(x->shape).text);
     return wefti_reduced(op, x, 1u << 2 | 1u << 3, false);
 }
 
@@ -135,8 +167,8 @@ weft_tensor *weft_batch_norm_with(weft_tensor *x, const char *name, const weft_b
         return wefti_graph_fail(graph, WEFT_E_SHAPE, "batch_norm '%s' of %s %s: needs [N, C, ...]", name, x->node->name,
                                 weft_shape_text(x->shape).text);
     if (!weft_dtype_is_float(x->dtype))
-        return wefti_graph_fail(graph, WEFT_E_DTYPE, "batch_norm '%s' of %s: needs a floating input, not %s", name, x->node->name,
-                                weft_dtype_name(x->dtype));
+        return wefti_graph_fail(graph, WEFT_E_DTYPE, "batch_norm '%s' of %s: needs a floating input, not %s", name,
+                                x->node->name, weft_dtype_name(x->dtype));
     uint32_t   others = ((1u << rank) - 1) & ~2u;
     weft_dtype dtype = wefti_wide(x->dtype);
     double     momentum = o.momentum == 0 ? 0.1 : o.momentum;
@@ -146,8 +178,8 @@ weft_tensor *weft_batch_norm_with(weft_tensor *x, const char *name, const weft_b
     weft_state_options state[2] = {{.dtype = dtype}, {.dtype = dtype, .init = weft_init_ones()}};
     running[0] = weft_state_with(graph, wefti_graph_join(graph, name, "running_mean"), channels, &state[0]);
     running[1] = weft_state_with(graph, wefti_graph_join(graph, name, "running_variance"), channels, &state[1]);
-    /* The centred input is written once for the variance and once for the result. They are one value, but apart their gradients are
-     * sums that need no second pass over the input. */
+    /* The centred input is written once for the variance and once for the result. They are one value, but apart their
+     * gradients are sums that need no second pass over the input. */
     statistic[0] = wefti_reduced(WEFT_OP_MEAN, wide, others, true);
     statistic[1] = wefti_reduced(WEFT_OP_MEAN, weft_square(weft_sub(wide, statistic[0])), others, true);
     if (!wefti_usable(statistic[1])) return &graph->poison;
@@ -161,7 +193,8 @@ weft_tensor *weft_batch_norm_with(weft_tensor *x, const char *name, const weft_b
     weft_tensor *scale = weft_rsqrt(weft_add_scalar(variance, o.eps == 0 ? 1e-5 : o.eps));
     weft_tensor *shift = NULL;
     if (!o.no_affine) {
-        scale = weft_mul(scale, by_channel(wefti_layer_parameter(wide, name, "weight", channels, weft_init_ones(), true), rank));
+        scale = weft_mul(
+            scale, by_channel(wefti_layer_parameter(wide, name, "weight", channels, weft_init_ones(), true), rank));
         shift = by_channel(wefti_layer_parameter(wide, name, "bias", channels, weft_init_zeros(), true), rank);
     }
     weft_tensor *y = weft_mul(weft_sub(wide, mean), scale);
