@@ -24,4 +24,15 @@ extern const wefti_cpu_kernel wefti_kernel_update;
 weft_status wefti_fast_reduce(void *context, void *dst, const void *const *sources, int32_t source_count, size_t count,
                               weft_dtype dtype, wefti_reduce_op op, int32_t divisor);
 
+#define wefti_kernel_view WEFTI_CPU_NAME(wefti_kernel_view)
+#define wefti_kernel_assign WEFTI_CPU_NAME(wefti_kernel_assign)
+#define wefti_kernel_concat WEFTI_CPU_NAME(wefti_kernel_concat)
+#define wefti_kernel_pad WEFTI_CPU_NAME(wefti_kernel_pad)
+#define wefti_kernel_full WEFTI_CPU_NAME(wefti_kernel_full)
+#define wefti_kernel_mean_backward WEFTI_CPU_NAME(wefti_kernel_mean_backward)
+#define wefti_kernel_gather WEFTI_CPU_NAME(wefti_kernel_gather)
+#define wefti_kernel_scatter_add WEFTI_CPU_NAME(wefti_kernel_scatter_add)
+extern const wefti_cpu_kernel wefti_kernel_view, wefti_kernel_assign, wefti_kernel_concat, wefti_kernel_pad, wefti_kernel_full;
+extern const wefti_cpu_kernel wefti_kernel_mean_backward, wefti_kernel_gather, wefti_kernel_scatter_add;
+
 #endif
