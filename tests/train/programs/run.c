@@ -1,0 +1,71 @@
+/* A small training run that can be killed and resumed. usage: run CHECKPOINT STEPS EVERY [DIE_RANK DIE_STEP]
+ * Resumes from CHECKPOINT where it exists, saves every EVERY steps and at the end. At DIE_STEP the rank DIE_RANK prints "died NANOSECONDS"
+ * and kills itself; a rank that sees an error prints "error NANOSECONDS STATUS MESSAGE" and exits with 1. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "weft.h"
+
+enum { ROWS = 500, BATCH = 48, WIDTH = 64 };
+
+static long long now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+static void die(void) {
+    printf("died %lld\n", now_ns());
+    fflush(stdout);
+    kill(getpid(), SIGKILL);
+}
+
+int main(int argc, char **argv) {
+    static float   x[ROWS][WIDTH];
+    static int32_t y[ROWS];
+    if (argc < 4) return 2;
+    long          steps = atol(argv[2]), every = atol(argv[3]), die_rank = argc > 5 ? atol(argv[4]) : -1, die_step = argc > 5 ? atol(argv[5]) : -1;
+    unsigned      state = 5;
+    weft_world   *world = NULL;
+    weft_graph   *graph = NULL;
+    weft_loader  *loader = NULL;
+    weft_trainer *trainer = NULL;
+    weft_report   report = {0};
+    weft_status   status;
+    for (int i = 0; i < ROWS; i++) {
+        y[i] = i % 4;
+        for (int k = 0; k < WIDTH; k++) x[i][k] = (float)((state = state * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1 + 0.2f * (float)(k % 4 == y[i]);
+    }
+    if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
+    if ((status = weft_graph_create(&(weft_graph_options){.seed = 3}, &graph)) != WEFT_OK) goto done;
+    weft_batch_field    fields[2] = {{"x", WEFT_F32, weft_shape(ROWS, WIDTH), x}, {"y", WEFT_I32, weft_shape(ROWS), y}};
+    weft_loader_options how = {.batch = BATCH, .rank = weft_world_rank(world), .ranks = weft_world_size(world), .seed = 9, .epochs = -1};
+    if ((status = weft_loader_open_arrays(fields, 2, &how, &loader)) != WEFT_OK) goto done;
+    weft_tensor *h = weft_input(graph, "x", WEFT_F32, weft_shape(BATCH, WIDTH));
+    h = weft_dropout(weft_relu(weft_batch_norm(weft_linear(h, "hidden", .out = 96), "norm")), 0.2);
+    weft_tensor *loss = weft_cross_entropy(weft_linear(h, "head", .out = 4), weft_input(graph, "y", WEFT_I32, weft_shape(BATCH)));
+    weft_program program = {.loss = loss, .solver = weft_adamw(2e-3, .clip_norm = 1, .schedule = {.kind = WEFT_COSINE, .warmup = 5, .steps = 100})};
+    if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
+    status = weft_trainer_load(trainer, argv[1], loader);
+    if (status != WEFT_OK && status != WEFT_E_NOT_FOUND) goto done;
+    status = WEFT_OK;
+    for (long i = weft_trainer_steps(trainer) + 1; i <= steps; i++) {
+        weft_batch batch;
+        if (i == die_step && weft_world_rank(world) == die_rank) die();
+        if ((status = weft_loader_next(loader, &batch)) != WEFT_OK) goto done;
+        if ((status = weft_trainer_step(trainer, &batch, &report)) != WEFT_OK) goto done;
+        if ((i % every == 0 || i == steps) && (status = weft_trainer_save(trainer, argv[1], loader)) != WEFT_OK) goto done;
+    }
+    if (weft_world_rank(world) == 0) printf("done %lld loss %.9g\n", (long long)weft_trainer_steps(trainer), report.loss);
+done:
+    if (status != WEFT_OK) printf("error %lld %s %s\n", now_ns(), weft_status_name(status), weft_error_message());
+    fflush(stdout);
+    weft_trainer_release(trainer);
+    weft_loader_release(loader);
+    weft_graph_release(graph);
+    weft_world_release(world);
+    return status == WEFT_OK ? 0 : 1;
+}

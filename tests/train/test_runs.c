@@ -1,0 +1,104 @@
+/* Runs that are interrupted: what was saved goes on to the same bits, and a killed rank is named by all the others. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "train/run.h"
+
+static int run(int ranks, const char *wire, const char *checkpoint, const char *rest, const char *output) {
+    char arguments[1024];
+    snprintf(arguments, sizeof arguments, "%s %s", checkpoint, rest);
+    return run_ranks(ranks, wire, "train_program_run", arguments, output);
+}
+
+static void must_run(int ranks, const char *checkpoint, const char *rest) {
+    const char *output = temporary_path("output");
+    int         status = run(ranks, NULL, checkpoint, rest, output);
+    char       *text = read_text(output);
+    cr_assert_eq(status, 0, "exit status %d: %s", status, text);
+    free(text);
+}
+
+static void same_files(const char *a, const char *b) {
+    char command[1024];
+    snprintf(command, sizeof command, "cmp %s %s", a, b);
+    cr_assert_eq(system(command), 0, "the checkpoints differ");
+}
+
+Test(runs, resume_to_the_same_bits_on_one_rank) {
+    const char *whole = temporary_path("whole"), *parts = temporary_path("parts");
+    must_run(0, whole, "40 100");
+    must_run(0, parts, "7 100");
+    must_run(0, parts, "23 100");
+    must_run(0, parts, "40 100");
+    same_files(whole, parts);
+}
+
+Test(runs, resume_to_the_same_bits_on_two_ranks) {
+    const char *whole = temporary_path("whole"), *parts = temporary_path("parts");
+    must_run(2, whole, "40 100");
+    must_run(2, parts, "17 100");
+    must_run(2, parts, "40 100");
+    same_files(whole, parts);
+}
+
+/* Every survivor of three says which rank is gone, within 5 s of its death, and exits with an error. */
+static void survives(const char *wire, int victim, int step) {
+    const char *checkpoint = temporary_path("killed"), *output = temporary_path("output");
+    char        rest[64], name[32];
+    unlink(checkpoint);
+    snprintf(rest, sizeof rest, "100000 10 %d %d", victim, step);
+    snprintf(name, sizeof name, "rank %d", victim);
+    cr_assert_neq(run(3, wire, checkpoint, rest, output), 0);
+    char     *text = read_text(output), *at = strstr(text, "died ");
+    long long died = at ? atoll(at + 5) : 0;
+    cr_assert(died > 0, "nobody died: %s", text);
+    int survivors = 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        char *error = strstr(line, "error ");
+        if (!error) continue;
+        long long after = atoll(error + 6) - died;
+        cr_assert_not_null(strstr(error, "WEFT_E_PEER"), "%s", line);
+        cr_assert_not_null(strstr(error, name), "'%s' does not name %s", line, name);
+        cr_assert(after < 5000000000ll, "told after %.1f s: %s", 1e-9 * (double)after, line);
+        survivors++;
+    }
+    cr_assert_eq(survivors, 2, "%d of 2 survivors spoke", survivors);
+    free(text);
+    if (step > 10) must_run(2, checkpoint, "60 100"); /* nothing that was saved is lost, and another number of ranks goes on */
+}
+
+Test(runs, name_a_killed_rank_over_shared_memory) { survives("shm", 1, 25); }
+Test(runs, name_a_killed_first_rank_over_shared_memory) { survives("shm", 0, 25); }
+Test(runs, name_a_killed_rank_over_tcp) { survives("tcp", 2, 25); }
+Test(runs, name_a_rank_killed_at_its_first_step) { survives("tcp", 0, 1); }
+
+Test(runs, refuse_a_damaged_checkpoint) {
+    const char *checkpoint = temporary_path("damaged"), *output = temporary_path("output");
+    char        command[1024];
+    must_run(0, checkpoint, "5 100");
+    snprintf(command, sizeof command, "printf 'XXXX' | dd of=%s bs=1 seek=4000 conv=notrunc 2>/dev/null", checkpoint);
+    cr_assert_eq(system(command), 0);
+    cr_assert_eq(run(2, NULL, checkpoint, "10 100", output), 1);
+    char *text = read_text(output);
+    cr_assert_not_null(strstr(text, "WEFT_E_CORRUPT"), "%s", text);
+    cr_assert_not_null(strstr(text, checkpoint), "%s", text);
+    free(text);
+}
+
+/* A disk that fills up while saving: a limit on the size of files stands for it. The last good checkpoint stays. */
+Test(runs, keep_the_last_checkpoint_when_saving_fails) {
+    const char *checkpoint = temporary_path("kept"), *copy = temporary_path("copy"), *output = temporary_path("output");
+    char        command[2048];
+    must_run(0, checkpoint, "10 100");
+    snprintf(command, sizeof command, "cp %s %s; ulimit -f 8; trap '' XFSZ; %s/train_program_run %s 20 100 >%s 2>&1", checkpoint, copy, WEFT_BIN_DIR,
+             checkpoint, output);
+    cr_assert_neq(system(command), 0);
+    char *text = read_text(output);
+    cr_assert_not_null(strstr(text, "error "), "%s", text);
+    cr_assert_not_null(strstr(text, checkpoint), "%s", text);
+    free(text);
+    same_files(checkpoint, copy);
+}
