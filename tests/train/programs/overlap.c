@@ -1,0 +1,77 @@
+/* Measures how communication hides behind the backward pass. usage: overlap STEPS
+ * Prints "step MEDIAN_NS", and of the last step's trace "first BEGIN" (the first gradient's departure as a share of the run) and
+ * "bytes TOTAL" of the gradients. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "weft.h"
+
+enum { BATCH = 256, WIDTH = 384, LAYERS = 10 };
+
+static int ascending(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* When the first large collective of the latest run began, as a share of that run. */
+static void print_trace(weft_plan *plan) {
+    enum { EVENTS = 4096 };
+    static weft_trace_event events[EVENTS];
+    int32_t  n = weft_plan_trace(plan, events, EVENTS);
+    int      run = n ? events[n - 1].run : 0;
+    uint64_t begin = 0, end = 1, first = UINT64_MAX;
+    long long bytes = 0;
+    int      started = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (events[i].run != run) continue;
+        if (events[i].kind == WEFT_TRACE_RUN) begin = events[i].begin_ns, end = events[i].end_ns;
+        if (events[i].kind != WEFT_TRACE_COLLECTIVE) continue;
+        bytes += events[i].bytes;
+        started++;
+        if (events[i].bytes > 65536 && events[i].begin_ns < first) first = events[i].begin_ns;
+    }
+    printf("first %.4f\nbytes %lld\ncollectives %d\n", (double)(first - begin) / (double)(end - begin), bytes, started);
+}
+
+int main(int argc, char **argv) {
+    static float x[BATCH][WIDTH];
+    long         steps = argc > 1 ? atol(argv[1]) : 20;
+    uint64_t    *times = calloc((size_t)steps + 1, sizeof *times);
+    weft_world   *world = NULL;
+    weft_graph   *graph = NULL;
+    weft_trainer *trainer = NULL;
+    weft_report   report;
+    weft_status   status;
+    for (int i = 0; i < BATCH; i++)
+        for (int k = 0; k < WIDTH; k++) x[i][k] = (float)((i * WIDTH + k) % 97) / 97;
+    if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
+    if ((status = weft_graph_create(NULL, &graph)) != WEFT_OK) goto done;
+    weft_tensor *h = weft_input(graph, "x", WEFT_F32, weft_shape(BATCH, WIDTH));
+    for (int i = 0; i < LAYERS; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "layer%d", i);
+        h = weft_relu(weft_linear(h, name, .out = WIDTH));
+    }
+    weft_program program = {.loss = weft_mean(weft_square(h)), .solver = weft_sgd(1e-3), .trace = true, .strategy = {.bucket_bytes = 1 << 19}};
+    if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
+    weft_batch batch = {.field_count = 1, .global_rows = BATCH};
+    weft_batch_share(BATCH, weft_world_rank(world), weft_world_size(world), &batch.first_row, &batch.local_rows);
+    batch.field[0] = (weft_batch_field){"x", WEFT_F32, weft_shape(batch.local_rows, WIDTH), x[batch.first_row]};
+    for (long i = 0; i <= steps; i++) { /* the first is a warm-up */
+        if ((status = weft_trainer_step(trainer, &batch, &report)) != WEFT_OK) goto done;
+        if (i) times[i - 1] = report.step_ns;
+    }
+    qsort(times, (size_t)steps, sizeof *times, ascending);
+    if (weft_world_rank(world) == 0) {
+        printf("step %llu\nleast %llu\n", (unsigned long long)times[steps / 2], (unsigned long long)times[0]);
+        print_trace(weft_trainer_plan(trainer));
+    }
+done:
+    if (status != WEFT_OK) fprintf(stderr, "overlap: %s\n", weft_error_message());
+    weft_trainer_release(trainer);
+    weft_graph_release(graph);
+    weft_world_release(world);
+    free(times);
+    return status == WEFT_OK ? 0 : 1;
+}
