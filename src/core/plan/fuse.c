@@ -3,7 +3,8 @@
  * Groups grow along the order. An item joins the groups of its producers as long as nothing outside has read them yet: a group then
  * stands where its last member stood, behind all that feeds it and before all that reads it, so no cycle can arise. The first
  * reader outside *seals* a group. Reductions may still join a sealed group, for they need nothing but its values. A group that reads a
- * variable never moves behind the item that overwrites it. Views never join: what is read through a view must be stored.
+ * variable never moves behind the item that overwrites it. Views never join: what is read through a view must be stored. Neighbours
+ * that read the same large value join, too, so that it is read once: a gradient that is scaled, summed, and multiplied and summed.
  *
  * Before that, cheap producers that are read in several places, all of them elementwise, are copied into each (clone.c), so that they need
  * no memory. Every fused item has to be taken by the device; where it is refused the members stay. Each edge inside a group saves a
@@ -15,7 +16,9 @@
 
 enum {
     MOST_INPUTS = 16, /* more streams than this thrash the first-level cache of common machines */
-    FAR = 64          /* nodes apart: from there on a group may not drag more than one large input along */
+    FAR = 64,         /* nodes apart: from there on a group may not drag more than one large input along */
+    NEAR = 24,        /* nodes apart: up to there groups join that have nothing in common but what they read */
+    MOST_NEIGHBOURS = 8
 };
 
 typedef struct group {
@@ -131,6 +134,25 @@ static weft_status open_group(fuser *f, int32_t index, int32_t *group_out) {
     return WEFT_OK;
 }
 
+/* Joins near groups that read, as a whole, what the item reads as a whole. */
+static void join_neighbours(fuser *f, int32_t index) {
+    const wefti_ir   *ir = f->ir;
+    const wefti_item *item = &ir->items[index];
+    for (int32_t i = 0; i < item->n_inputs; i++) {
+        const wefti_value *value = &ir->values[item->inputs[i]];
+        int32_t            looked = 0;
+        if (value->uniform || !weft_shape_equal(value->shape, space_of(ir, item))) continue;
+        for (int32_t u = f->uses.start[value->root]; u < f->uses.start[value->root + 1] && looked < MOST_NEIGHBOURS; u++) {
+            int32_t other = f->uses.users[u], own = f->group_of[index], near = f->group_of[other];
+            if (ir->items[other].key >= item->key) break; /* users stand in order */
+            if (item->key - ir->items[other].key > (int64_t)NEAR * WEFTI_KEY_STEP || near < 0 || near == own) continue;
+            looked++;
+            if (f->groups[own].key - f->groups[near].key > (int64_t)NEAR * WEFTI_KEY_STEP) continue;
+            if (reads_in_step(f, item, near) && may_absorb(f, own, near)) absorb(f, own, near);
+        }
+    }
+}
+
 static weft_status place_elementwise(fuser *f, int32_t index) {
     const wefti_item *item = &f->ir->items[index];
     int32_t           own;
@@ -140,21 +162,30 @@ static weft_status place_elementwise(fuser *f, int32_t index) {
         if (behind < 0 || behind == own || !reads_in_step(f, item, behind)) continue;
         if (may_absorb(f, own, behind)) absorb(f, own, behind);
     }
+    join_neighbours(f, index);
     return WEFT_OK;
 }
 
-static void place_reduction(fuser *f, int32_t index) {
+/* A reduction goes to the group that makes what it reads, or waits in one of its own for neighbours. */
+static weft_status place_reduction(fuser *f, int32_t index) {
     const wefti_item *item = &f->ir->items[index];
-    int32_t           behind = group_behind(f, item->inputs[0]);
-    if (behind < 0 || item->attrs->reduce.axes == 0 || !reads_in_step(f, item, behind)) return;
-    group *g = &f->groups[behind];
-    if (g->n_members == WEFTI_FUSED_MAX) return;
-    if (g->sealed && (item->flags & WEFTI_NODE_RECOMPUTED)) return; /* it would be computed too early */
-    if (!g->sealed && !may_move(f, g, item->key)) return;
-    g->member[g->n_members++] = index;
-    g->n_reductions++;
-    if (!g->sealed) g->key = item->key;
-    f->group_of[index] = behind;
+    int32_t           behind = group_behind(f, item->inputs[0]), own;
+    if (item->attrs->reduce.axes == 0) return WEFT_OK;
+    if (behind >= 0 && reads_in_step(f, item, behind)) {
+        group *g = &f->groups[behind];
+        if (g->n_members == WEFTI_FUSED_MAX) return WEFT_OK;
+        if (g->sealed && (item->flags & WEFTI_NODE_RECOMPUTED)) return WEFT_OK; /* it would be computed too early */
+        if (!g->sealed && !may_move(f, g, item->key)) return WEFT_OK;
+        g->member[g->n_members++] = index;
+        g->n_reductions++;
+        if (!g->sealed) g->key = item->key;
+        f->group_of[index] = behind;
+        return WEFT_OK;
+    }
+    WEFTI_TRY(open_group(f, index, &own));
+    f->groups[own].n_reductions = 1;
+    join_neighbours(f, index);
+    return WEFT_OK;
 }
 
 static void seal(fuser *f, int32_t g) {
@@ -176,7 +207,7 @@ static weft_status grow_groups(fuser *f) {
         int32_t index = f->ir->order[k];
         weft_op op = f->ir->items[index].op;
         if (wefti_op_is_elementwise(op)) WEFTI_TRY(place_elementwise(f, index));
-        else if (reductions && is_reduction(op)) place_reduction(f, index);
+        else if (reductions && is_reduction(op)) WEFTI_TRY(place_reduction(f, index));
         seal_around(f, index);
     }
     return WEFT_OK;
@@ -228,6 +259,17 @@ static bool needed_outside(const fuser *f, int32_t value, int32_t g) {
     return false;
 }
 
+/* The instruction whose result a reduction takes: one that copies where it is an input. */
+static int32_t reduced_instruction(builder *b, int32_t value) {
+    int32_t source = source_of(b, value);
+    if (source < 0) return -1 - source;
+    wefti_fused_instruction *copy = &b->fused->instruction[b->fused->n_instructions];
+    *copy = (wefti_fused_instruction){.op = WEFT_OP_COPY, .dtype = b->f->ir->values[value].dtype, .source = {source}};
+    for (int32_t i = 0; i < b->fused->n_instructions; i++)
+        if (b->fused->instruction[i].op == WEFT_OP_COPY && b->fused->instruction[i].source[0] == source) return i;
+    return b->fused->n_instructions++;
+}
+
 static void add_output(builder *b, const wefti_item *item, int32_t instruction) {
     bool                reduced = is_reduction(item->op);
     wefti_fused_output *output = &b->fused->output[b->fused->n_outputs];
@@ -245,7 +287,7 @@ static weft_status build_program(builder *b) {
     for (int32_t m = 0; m < g->n_members; m++) {
         const wefti_item *item = &ir->items[g->member[m]];
         if (is_reduction(item->op)) {
-            add_output(b, item, -1 - source_of(b, item->inputs[0]));
+            add_output(b, item, reduced_instruction(b, item->inputs[0]));
             b->instruction_of[m] = -1;
             continue;
         }
@@ -299,7 +341,7 @@ static void drop_reductions(fuser *f, int32_t index) {
     }
     g->n_members = n;
     g->n_reductions = 0;
-    g->key = f->ir->items[g->member[n - 1]].key;
+    if (n > 0) g->key = f->ir->items[g->member[n - 1]].key;
 }
 
 static weft_status build_group(fuser *f, int32_t index) {

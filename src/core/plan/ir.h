@@ -207,6 +207,8 @@ void wefti_edges_release(wefti_edges *edges);
 
 /* Whether the value's elements lie in row-major order without gaps, starting at any offset. */
 bool wefti_value_is_dense(const wefti_value *value);
+/* Strides of `shape` over the same elements of the value in the same order, or false where there are none; views.c. */
+bool wefti_reshape_strides(const wefti_value *value, weft_shape shape, int64_t *stride_out);
 void wefti_dense_strides(weft_shape shape, int64_t *stride_out);
 /* Whether the item changes a variable: how many of its first inputs' variables, and which inputs those are. */
 static inline bool wefti_item_writes(const wefti_item *item, int32_t input) {
@@ -237,6 +239,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_resolve(wefti_ir *ir, weft_tensor *const 
 WEFT_MUST_CHECK weft_status wefti_pass_exchange(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_simplify(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_views(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_spaces(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_hazards(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_fuse(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_bucket(wefti_ir *ir);

@@ -32,8 +32,7 @@ static axes_list merged_axes(const wefti_value *value) {
     return list;
 }
 
-/* Strides of `shape` over the same elements in the same order, or false. */
-static bool reshape_strides(const wefti_value *value, weft_shape shape, int64_t *stride_out) {
+bool wefti_reshape_strides(const wefti_value *value, weft_shape shape, int64_t *stride_out) {
     if (weft_shape_elements(shape) == 0 || wefti_value_is_dense(value)) {
         wefti_dense_strides(shape, stride_out);
         return true;
@@ -62,7 +61,7 @@ static bool view_of(const wefti_item *item, const wefti_value *in, wefti_value *
     int32_t missing = out->shape.rank - in->shape.rank;
     switch (item->op) {
     case WEFT_OP_RESHAPE:
-        if (!reshape_strides(in, out->shape, stride)) return false;
+        if (!wefti_reshape_strides(in, out->shape, stride)) return false;
         break;
     case WEFT_OP_PERMUTE:
         for (int32_t axis = 0; axis < out->shape.rank; axis++) stride[axis] = in->stride[item->attrs->view.axes[axis]];
