@@ -26,6 +26,7 @@ weft_tensor *weft_linear_with(weft_tensor *x, const char *name, const weft_linea
 
 typedef struct weft_embedding_options {
     int64_t      count, size;
+    weft_dtype   dtype;  /* of the table: F32 or F64 */
     weft_init    init;   /* default: normal(0, 1) */
     weft_tensor *weight; /* [count, size]: used instead of a new one */
 } weft_embedding_options;

@@ -164,7 +164,8 @@ Test(graph_values, grouped_norms) {
 }
 
 Test(graph_values, pooling_goes_before_bias_and_relu_and_gives_the_same_bits) {
-    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(2, 1, 9, 9)), *w = weft_parameter(graph, "w", weft_shape(3, 1, 3, 3));
+    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(2, 1, 9, 9)),
+                *w = weft_parameter(graph, "w", weft_shape(3, 1, 3, 3));
     weft_tensor *h = weft_relu(weft_conv2d(x, "c", .weight = w, .bias = weft_parameter(graph, "b", weft_shape(3))));
     weft_tensor *early = weft_max_pool2d(h, .window = 3, .stride = 2, .pad = 1);
     weft_tensor *late = weft_max_pool2d(weft_neg(weft_neg(h)), .window = 3, .stride = 2, .pad = 1);

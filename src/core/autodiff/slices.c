@@ -1,6 +1,6 @@
-/* Gradients of slices. Alone, each would be padded with zeros to the size of the whole, and the padded ones added up. Slices
- * mostly cut a tensor into parts (queries, keys and values; gates), so their gradients are laid side by side instead: one
- * write of the whole. Parts that overlap go into further layers, which are added. */
+/* Gradients of slices. Alone, each would be padded with zeros to the size of the whole, and the padded ones added up.
+ * Slices mostly cut a tensor into parts (queries, keys and values; gates), so their gradients are laid side by side
+ * instead: one write of the whole. Parts that overlap go into further layers, which are added. */
 #include "core/autodiff/autodiff.h"
 
 bool wefti_slice_is_piece(const wefti_node *slice, int32_t *axis_out) {

@@ -43,7 +43,8 @@ weft_tensor *weft_linear_with(weft_tensor *x, const char *name, const weft_linea
         if (!wefti_mul_i64(flat.dim[0], x->shape.dim[axis], &flat.dim[0]))
             return wefti_graph_fail(graph, WEFT_E_OVERFLOW, "linear '%s' of %s %s: too many rows", name, x->node->name,
                                     weft_shape_text(x->shape).text);
-    /* The product on two axes, so that its gradients are plain products; the bias on all, beside what is elementwise. */
+    /* The product on two axes, so that its gradients are plain products; the bias on all, beside what is elementwise.
+     */
     weft_matmul_options product = {.transpose_b = true, .name = name};
     weft_tensor        *y = wefti_reshaped(weft_matmul_with(wefti_reshaped(x, flat), weight, &product), result);
     return bias ? weft_add(y, bias) : y;
@@ -59,7 +60,7 @@ weft_tensor *weft_embedding_with(weft_tensor *index, const char *name, const wef
             return wefti_graph_fail(graph, WEFT_E_INVALID,
                                     "embedding '%s': .count and .size must be at least 1, not %lld and %lld", name,
                                     (long long)o.count, (long long)o.size);
-        weft_parameter_options parameter = {.init = default_to(o.init, weft_init_normal(0, 1))};
+        weft_parameter_options parameter = {.dtype = o.dtype, .init = default_to(o.init, weft_init_normal(0, 1))};
         o.weight = weft_parameter_with(graph, wefti_graph_join(graph, name, "weight"), weft_shape(o.count, o.size),
                                        &parameter);
     }

@@ -119,8 +119,8 @@ static bool constant_on_planes(const weft_tensor *x) {
     return true;
 }
 
-/* The maximum of relu(x + bias) is relu(the maximum of x, + bias), also when rounded, for both never decrease. Pooled first, they
- * work on a fraction of the elements, forward and backward. */
+/* The maximum of relu(x + bias) is relu(the maximum of x, + bias), also when rounded, for both never decrease. Pooled
+ * first, they work on a fraction of the elements, forward and backward. */
 static weft_tensor *max_pool(weft_tensor *x, const weft_pool2d_options *options) {
     if (!wefti_usable(x) || x->shape.rank != 4) return pool(WEFT_OP_MAX_POOL2D, x, options);
     wefti_node *node = x->node;
