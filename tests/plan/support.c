@@ -62,9 +62,10 @@ void check_layout(const weft_plan *plan) {
         end[x->place] = wefti_max_i64(end[x->place], x->offset_bytes + x->bytes);
         for (int32_t b = a + 1; b < ir->n_blocks; b++) {
             const wefti_block_range *y = &ir->blocks[b];
-            bool alive = x->place == y->place && x->first <= y->last && y->first <= x->last;
+            bool alive = x->place == y->place && x->bytes > 0 && y->bytes > 0 && x->first <= y->last && y->first <= x->last;
             cr_assert(!alive || x->offset_bytes + x->bytes <= y->offset_bytes || y->offset_bytes + y->bytes <= x->offset_bytes,
-                      "blocks %d and %d overlap", a, b);
+                      "blocks %d [%d, %d] at %lld of %lld and %d [%d, %d] at %lld of %lld overlap", a, x->first, x->last,
+                      (long long)x->offset_bytes, (long long)x->bytes, b, y->first, y->last, (long long)y->offset_bytes, (long long)y->bytes);
         }
     }
     cr_assert_leq(end[WEFTI_PLACE_ARENA], ir->arena_bytes);

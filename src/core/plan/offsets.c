@@ -185,7 +185,7 @@ weft_status wefti_lay_out(wefti_block_range *blocks, int32_t n_blocks, wefti_pla
     WEFTI_TRY_GOTO(wefti_alloc(2 * n * sizeof *entries, "a plan", &entries), done);
     WEFTI_TRY_GOTO(wefti_alloc(n * sizeof(gap), "a plan", &work), done);
     for (int32_t b = 0; b < n_blocks; b++)
-        if (blocks[b].place == place) l.list[l.n++] = b;
+        if (blocks[b].place == place && blocks[b].bytes > 0) l.list[l.n++] = b; /* empty ones stay at 0 */
     *peak_out = peak_of(&l, entries);
     *bytes_out = reuse ? lay_by_time(&l, entries, work) : lay_apart(&l);
     keep(&l);

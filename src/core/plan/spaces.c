@@ -70,9 +70,11 @@ static bool input_strides(const wefti_value *value, weft_shape space, weft_shape
 /* Whether the value as it is, broadcast to `shape`, already has these strides. */
 static bool broadcasts_so(const wefti_value *value, weft_shape shape, const int64_t *stride) {
     int32_t missing = shape.rank - value->shape.rank;
+    if (missing < 0) return false;
     for (int32_t axis = 0; axis < shape.rank; axis++) {
-        int64_t own = axis < missing || value->shape.dim[axis - missing] == 1 ? 0 : value->stride[axis - missing];
-        if (missing < 0 || (axis >= missing && value->shape.dim[axis - missing] != 1 && value->shape.dim[axis - missing] != shape.dim[axis])) return false;
+        int64_t dim = axis < missing ? 1 : value->shape.dim[axis - missing];
+        int64_t own = dim == 1 ? 0 : value->stride[axis - missing];
+        if (dim != 1 && dim != shape.dim[axis]) return false;
         if (shape.dim[axis] > 1 && own != stride[axis]) return false;
     }
     return true;
@@ -166,7 +168,7 @@ static weft_status move_item(mover *m, int32_t index) {
     int64_t     stride[3][WEFT_MAX_RANK];
     weft_shape  space = ir->values[reduces ? item->inputs[0] : item->outputs[0]].shape, shape;
     const wefti_attrs *attrs;
-    if (!find_shape(ir, item, space, &shape)) return WEFT_OK;
+    if (weft_shape_elements(space) == 0 || !find_shape(ir, item, space, &shape)) return WEFT_OK;
     for (int32_t i = 0; i < item->n_inputs; i++)
         if (!input_strides(&ir->values[item->inputs[i]], space, shape, stride[i])) return WEFT_OK;
     WEFTI_TRY(move_attrs(ir, item, space, shape, &attrs, &fits));
