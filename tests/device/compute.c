@@ -70,14 +70,9 @@ static bool give(placed *p, int32_t at, size_t bytes, const char *host, char why
 static bool give_operands(placed *p, const test_case *self, const tensor *inputs, char why[256]) {
     for (int32_t i = 0; i < self->n_inputs + self->n_outputs; i++) {
         bool            input = i < self->n_inputs;
-        argument        result = {0};
-        const argument *one = &self->inputs[i];
-        if (!input) {
-            result = self->outputs[i - self->n_inputs];
-            result.layout = PLAIN;
-            one = &result;
-        }
-        size_t bytes = lay(one, &p->operands[i]);
+        argument        one = input ? self->inputs[i] : self->outputs[i - self->n_inputs];
+        if (!input) one.layout = PLAIN;
+        size_t bytes = lay(&one, &p->operands[i]);
         char  *host = malloc(bytes + GUARD);
         memset(host, FILL, bytes + GUARD);
         if (input) fill(&p->operands[i], &inputs[i], host);
