@@ -115,7 +115,8 @@ def train(options, net):
            "peer_median": statistics.median(peer_memories), "peer_anonymous": peer["memory"]["anonymous"],
            "ratio": round(statistics.median(peer_memories) / statistics.median(memories), 3)}
     yield {**common, "metric": f"mean loss of steps {steps // 2 + 1} to {steps}", "unit": "nat",
-           "median": round(falls[0], 4), "runs": 1, "peer": name, "peer_median": round(falls[1], 4), "ratio": round(falls[1] / falls[0], 3)}
+           "median": round(falls[0], 4), "runs": 1, "peer": name, "peer_median": round(falls[1], 4),
+           "ratio": round(falls[1] / falls[0], 3)}
     if abs(falls[0] / falls[1] - 1) > LOSS_ROOM:
         sys.exit(f"error: the losses do not fall alike: Weft {falls[0]:.4f}, PyTorch {falls[1]:.4f}")
 
@@ -147,17 +148,14 @@ def allreduce_gloo(options, _):
 
 
 def allreduce_weft(options, wire, work):
-    path = os.path.join(work, "weft.jsonl")
-    run([os.path.join(options.build, "bin", "weftrun"), "-n", 2, "--wire", wire,
-         os.path.join(options.build, "bin", "weft-bench"), "allreduce", "--json", path])
-    with open(path, encoding="utf-8") as file:
-        records = objects(file.read())
-    found = {}
-    for record in records:
-        size = re.match(r"\d+", str(record["case"]))
-        if size and record["metric"] in ("time", "busbw") and record.get("median") is not None:
-            found[(int(size.group()), record["metric"], record["case"])] = record
-    return found
+    path, records = os.path.join(work, "weft.jsonl"), []
+    for foreign in [[], ["--foreign"]] if wire == "shm" else [[]]:
+        run([os.path.join(options.build, "bin", "weft-bench"), "allreduce", "--wire", wire, "--ranks", 2, "--windows", 5,
+             "--seconds", 0.05, "--json", path, *foreign])
+        with open(path, encoding="utf-8") as file:
+            records += objects(file.read())
+    sizes = [int(re.match(r"\d+", record["case"]).group()) for record in records]
+    return {(size, record["metric"], record["case"]): record for size, record in zip(sizes, records)}
 
 
 def allreduce(options, wire):
