@@ -16,6 +16,24 @@ extern const wefti_cpu_kernel wefti_kernel_elementwise, wefti_kernel_fused, weft
 #define wefti_kernel_conv_weight WEFTI_CPU_NAME(wefti_kernel_conv_weight)
 extern const wefti_cpu_kernel wefti_kernel_conv, wefti_kernel_conv_weight;
 
+#define wefti_kernel_normalize WEFTI_CPU_NAME(wefti_kernel_normalize)
+#define wefti_kernel_normalize_backward WEFTI_CPU_NAME(wefti_kernel_normalize_backward)
+#define wefti_kernel_softmax WEFTI_CPU_NAME(wefti_kernel_softmax)
+#define wefti_kernel_softmax_backward WEFTI_CPU_NAME(wefti_kernel_softmax_backward)
+#define wefti_kernel_cross_entropy WEFTI_CPU_NAME(wefti_kernel_cross_entropy)
+#define wefti_kernel_cross_entropy_backward WEFTI_CPU_NAME(wefti_kernel_cross_entropy_backward)
+#define wefti_kernel_rotary WEFTI_CPU_NAME(wefti_kernel_rotary)
+extern const wefti_cpu_kernel wefti_kernel_normalize, wefti_kernel_normalize_backward, wefti_kernel_softmax,
+    wefti_kernel_softmax_backward, wefti_kernel_cross_entropy, wefti_kernel_cross_entropy_backward, wefti_kernel_rotary;
+
+#define wefti_kernel_max_pool2d WEFTI_CPU_NAME(wefti_kernel_max_pool2d)
+#define wefti_kernel_max_pool2d_backward WEFTI_CPU_NAME(wefti_kernel_max_pool2d_backward)
+#define wefti_kernel_max_pool2d_take WEFTI_CPU_NAME(wefti_kernel_max_pool2d_take)
+#define wefti_kernel_avg_pool2d WEFTI_CPU_NAME(wefti_kernel_avg_pool2d)
+#define wefti_kernel_avg_pool2d_backward WEFTI_CPU_NAME(wefti_kernel_avg_pool2d_backward)
+extern const wefti_cpu_kernel wefti_kernel_max_pool2d, wefti_kernel_max_pool2d_backward,
+    wefti_kernel_max_pool2d_take, wefti_kernel_avg_pool2d, wefti_kernel_avg_pool2d_backward;
+
 #define wefti_kernel_update WEFTI_CPU_NAME(wefti_kernel_update)
 extern const wefti_cpu_kernel wefti_kernel_update;
 
