@@ -74,21 +74,39 @@ static void max_plane(const pooling *p, const float *x, float *y, int32_t *index
     }
 }
 
-/* Windows of 2x2 side by side, the commonest: all four at once. */
-static void max_plane_2x2(const pooling *p, const float *x, float *y, int32_t *index) {
-    for (int64_t row = 0; row < p->rows; row++, y += p->columns, index += p->columns) {
-        const float *upper = x + 2 * row * p->width, *lower = upper + p->width;
-        int32_t      first = (int32_t)(2 * row * p->width), below = first + (int32_t)p->width;
-        _Pragma("GCC ivdep") for (int64_t q = 0; q < p->columns; q++) {
-            float   a = upper[2 * q], b = upper[2 * q + 1], c = lower[2 * q], d = lower[2 * q + 1];
-            int32_t at = first + 2 * (int32_t)q, under = below + 2 * (int32_t)q;
-            int32_t right = ((b > a) | (b != b)) & (a == a), other = ((d > c) | (d != d)) & (c == c);
-            float   top = right ? b : a, bottom = other ? d : c;
-            int32_t top_at = at + right, bottom_at = under + other;
-            int32_t down = ((bottom > top) | (bottom != bottom)) & (top == top);
-            y[q]     = down ? bottom : top;
-            index[q] = down ? bottom_at : top_at;
+/* Windows of 2x2 side by side that cover a plane, the commonest. Rows of such planes are short, so the plane is taken as one run: first
+ * the larger of each two that stand over each other, then the larger of each two neighbours. Both loops are long and plain. `corner` holds
+ * the index of each window's first element. */
+enum { RUN = 1024 };
+
+static void corners_of(const pooling *p, int32_t *corner) {
+    for (int64_t row = 0, q = 0; row < p->rows; row++)
+        for (int64_t column = 0; column < p->columns; column++, q++) corner[q] = (int32_t)(2 * row * p->width + 2 * column);
+}
+
+static void max_plane_2x2(const pooling *p, const int32_t *restrict corner, const float *restrict x, float *restrict y, int32_t *restrict index) {
+    float   larger[2 * RUN];
+    int32_t lower[2 * RUN]; /* 1 where the larger one is the lower */
+    int32_t width = (int32_t)p->width;
+    for (int64_t row = 0; row < p->rows; row++) {
+        const float *restrict above = x + 2 * row * width, *restrict below = above + width;
+        float *restrict       to = larger + row * width;
+        int32_t *restrict     is = lower + row * width;
+        for (int32_t i = 0; i < width; i++) {
+            float   a = above[i], b = below[i];
+            int32_t wins = ((b > a) | (b != b)) & (a == a);
+            to[i] = wins ? b : a;
+            is[i] = wins;
         }
+    }
+    int32_t count = (int32_t)(p->rows * p->columns);
+    for (int32_t q = 0; q < count; q++) {
+        float   a = larger[2 * q], b = larger[2 * q + 1];
+        int32_t la = lower[2 * q], lb = lower[2 * q + 1];
+        /* of equals, and of two NaN, the one that comes first in memory: the right one only where it is above and the left below */
+        int32_t above = lb < la, wins = ((b > a) & (a == a)) | ((b == a) & above) | ((b != b) & ((a == a) | above));
+        y[q]     = wins ? b : a;
+        index[q] = corner[q] + wins + width * (wins ? lb : la);
     }
 }
 
@@ -96,12 +114,17 @@ static void max_chunk(void *context, int64_t chunk, int32_t worker) {
     (void)worker;
     const pooling *p = context;
     int64_t        size = p->height * p->width, out = p->rows * p->columns, end = wefti_min_i64((chunk + 1) * PLANES, p->planes);
-    bool plain = p->window[0] == 2 && p->window[1] == 2 && p->stride[0] == 2 && p->stride[1] == 2 && !p->pad[0] && !p->pad[1] &&
-                 2 * p->rows <= p->height && 2 * p->columns <= p->width;
-    for (int64_t plane = chunk * PLANES; plane < end; plane++)
-        (plain ? max_plane_2x2 : max_plane)(p, (const float *)p->run->inputs[0] + plane * size,
-                                            (float *)p->run->outputs[0] + plane * out,
-                                            (int32_t *)p->run->outputs[1] + plane * out);
+    bool    plain = p->window[0] == 2 && p->window[1] == 2 && p->stride[0] == 2 && p->stride[1] == 2 && !p->pad[0] && !p->pad[1] &&
+                 2 * p->rows <= p->height && 2 * p->columns == p->width && out <= RUN;
+    int32_t corner[RUN];
+    if (plain) corners_of(p, corner);
+    for (int64_t plane = chunk * PLANES; plane < end; plane++) {
+        const float *x = (const float *)p->run->inputs[0] + plane * size;
+        float       *y = (float *)p->run->outputs[0] + plane * out;
+        int32_t     *index = (int32_t *)p->run->outputs[1] + plane * out;
+        if (plain) max_plane_2x2(p, corner, x, y, index);
+        else max_plane(p, x, y, index);
+    }
 }
 
 static void max_backward_chunk(void *context, int64_t chunk, int32_t worker) {
