@@ -13,11 +13,11 @@
  *                   fit.h       the usual loop: progress, metrics, plot, checkpoints
  *   feed            loader.h    batches from IDX images, text and arrays: shuffled, sharded, read ahead, resumable
  *                   batch.h     what a batch is
- *                   idx.h tokens.h           the files below that
+ *                   idx.h npy.h table.h tokens.h              the files below that
  *   look inside     plan.h      what will run: exact bytes and operations before anything is allocated
  *                   variables.h parameters and states by name
  *                   array.h dlpack.h         storage, views, exchange with other libraries
- *   keep            checkpoint.h safetensors.h metrics.h plot.h
+ *   keep            checkpoint.h safetensors.h metrics.h plot.h tensorboard.h timeline.h
  *   run             world.h     this process's rank, device and link to the others
  *                   threads.h   whose threads compute
  *                   status.h memory.h log.h  errors, memory, messages
@@ -42,6 +42,7 @@
 #include "weft/loss.h"
 #include "weft/memory.h"
 #include "weft/metrics.h"
+#include "weft/npy.h"
 #include "weft/plan.h"
 #include "weft/plot.h"
 #include "weft/safetensors.h"
@@ -49,7 +50,10 @@
 #include "weft/solver.h"
 #include "weft/status.h"
 #include "weft/strategy.h"
+#include "weft/table.h"
+#include "weft/tensorboard.h"
 #include "weft/threads.h"
+#include "weft/timeline.h"
 #include "weft/tokens.h"
 #include "weft/trainer.h"
 #include "weft/variables.h"

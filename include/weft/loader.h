@@ -105,6 +105,9 @@ WEFT_MUST_CHECK weft_status weft_loader_save_to(const weft_loader *loader, const
                                                 weft_checkpoint_writer *writer);
 WEFT_MUST_CHECK weft_status weft_loader_restore_from(weft_loader *loader, const char *name,
                                                      const weft_checkpoint *checkpoint);
+/* Only reads such a position, and moves no loader. */
+WEFT_MUST_CHECK weft_status weft_loader_state_read(const weft_checkpoint *checkpoint, const char *name,
+                                                   weft_loader_state *state_out);
 /* Back to the first batch of epoch 0. */
 WEFT_MUST_CHECK weft_status weft_loader_rewind(weft_loader *loader);
 

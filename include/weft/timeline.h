@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "weft/plan.h"
 #include "weft/status.h"
 
 #ifdef __cplusplus
@@ -39,6 +40,9 @@ void weft_timeline_name_thread(weft_timeline *timeline, int32_t process, int32_t
 void weft_timeline_add(weft_timeline *timeline, const weft_timeline_span *span);
 /* A number that changes over time, drawn as a curve. */
 void weft_timeline_counter(weft_timeline *timeline, int32_t process, const char *name, int64_t time_ns, double value);
+/* Adds what a plan kept of its latest runs (weft_plan_options.trace) as process `process`: rows for runs, computing, waiting,
+ * and as many for communication as went on at once. Gives how many events there were. */
+int32_t weft_timeline_add_plan(weft_timeline *timeline, const weft_plan *plan, int32_t process);
 /* Writes the rest and closes; says what went wrong since opening. Frees the timeline in any case. NULL is allowed. */
 WEFT_MUST_CHECK weft_status weft_timeline_close(weft_timeline *timeline);
 

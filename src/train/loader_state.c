@@ -40,12 +40,12 @@ weft_status weft_loader_save_to(const weft_loader *loader, const char *name, wef
     return put(writer, name, "drop_last", state.drop_last);
 }
 
-weft_status weft_loader_restore_from(weft_loader *loader, const char *name, const weft_checkpoint *checkpoint) {
+weft_status weft_loader_state_read(const weft_checkpoint *checkpoint, const char *name, weft_loader_state *state_out) {
     weft_loader_state state = {0};
     int64_t           in_order = 0, drop_last = 0;
     char              key[key_bytes];
-    if (!loader || !checkpoint)
-        return wefti_fail(WEFT_E_INVALID, "weft_loader_restore_from: needs a loader and a checkpoint");
+    if (!checkpoint || !state_out)
+        return wefti_fail(WEFT_E_INVALID, "weft_loader_state_read: needs a checkpoint and a place for the state");
     WEFTI_TRY(name_key(key, name, "seed"));
     WEFTI_TRY(weft_checkpoint_read_u64(checkpoint, key, &state.seed));
     WEFTI_TRY(get(checkpoint, name, "epoch", &state.epoch));
@@ -56,5 +56,14 @@ weft_status weft_loader_restore_from(weft_loader *loader, const char *name, cons
     WEFTI_TRY(get(checkpoint, name, "drop_last", &drop_last));
     state.in_order = in_order != 0;
     state.drop_last = drop_last != 0;
+    *state_out = state;
+    return WEFT_OK;
+}
+
+weft_status weft_loader_restore_from(weft_loader *loader, const char *name, const weft_checkpoint *checkpoint) {
+    weft_loader_state state;
+    if (!loader || !checkpoint)
+        return wefti_fail(WEFT_E_INVALID, "weft_loader_restore_from: needs a loader and a checkpoint");
+    WEFTI_TRY(weft_loader_state_read(checkpoint, name, &state));
     return weft_loader_restore(loader, &state);
 }

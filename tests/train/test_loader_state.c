@@ -35,6 +35,10 @@ Test(loader_state, goes_through_a_checkpoint) {
     cr_assert_eq(weft_loader_restore_from(other, "test", checkpoint), WEFT_E_NOT_FOUND);
     cr_assert_eq(weft_loader_restore_from(wrong, "train", checkpoint), WEFT_E_MISMATCH);
     cr_assert_eq(weft_loader_restore_from(NULL, "train", checkpoint), WEFT_E_INVALID);
+    weft_loader_state state;
+    OK(weft_loader_state_read(checkpoint, "train", &state));
+    cr_assert(state.epoch == 1 && state.batch == 2 && state.seed == UINT64_MAX && state.rows == 50 && state.batch_rows == 8);
+    cr_assert_eq(weft_loader_state_read(checkpoint, "train", NULL), WEFT_E_INVALID);
     weft_checkpoint_release(checkpoint);
     int batches = 0;
     while (weft_loader_next(loader, &a) == WEFT_OK) {

@@ -9,11 +9,24 @@
 
 enum { skipped = 77 };
 
-static tsan_test *tests;
+static tsan_test  *tests;
+static tsan_suite *suites;
 
 void tsan_register(tsan_test *test) {
     test->next = tests;
     tests = test;
+}
+
+void tsan_register_suite(tsan_suite *suite) {
+    suite->next = suites;
+    suites = suite;
+}
+
+static const tsan_suite *suite_of(const tsan_test *test) {
+    static const tsan_suite none;
+    for (const tsan_suite *suite = suites; suite; suite = suite->next)
+        if (strcmp(suite->name, test->suite) == 0) return suite;
+    return &none;
 }
 
 void tsan_check(bool holds, const char *what, const char *file, int line, const char *format, ...) {
@@ -47,9 +60,12 @@ static bool run(const tsan_test *test) {
     int   state = 0;
     pid_t child = fork();
     if (child == 0) {
+        const tsan_suite *suite = suite_of(test);
+        if (suite->init) suite->init();
         if (test->init) test->init();
         test->run();
         if (test->fini) test->fini();
+        if (suite->fini) suite->fini();
         exit(0);
     }
     if (child < 0 || waitpid(child, &state, 0) != child) {

@@ -19,7 +19,15 @@ typedef struct tsan_test {
     struct tsan_test *next;
 } tsan_test;
 
+typedef struct tsan_suite {
+    const char        *name;
+    void             (*init)(void); /* before and after each test of it */
+    void             (*fini)(void);
+    struct tsan_suite *next;
+} tsan_suite;
+
 void tsan_register(tsan_test *test);
+void tsan_register_suite(tsan_suite *suite);
 void tsan_check(bool holds, const char *what, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
 _Noreturn void tsan_skip(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -31,6 +39,13 @@ _Noreturn void tsan_skip(const char *format, ...) __attribute__((format(printf, 
         tsan_register(&test);                                                                                    \
     }                                                                                                            \
     static void suite_##_##name_##_impl(void)
+
+#define TestSuite(name_, ...)                                          \
+    __attribute__((constructor)) static void suite_##name_##_register(void) { \
+        static tsan_suite suite = {.name = #name_, __VA_ARGS__};              \
+        tsan_register_suite(&suite);                                          \
+    }                                                                         \
+    struct tsan_suite
 
 #define TSAN_CHECK(holds, what, ...) tsan_check((holds), what, __FILE__, __LINE__, " " __VA_ARGS__)
 #define cr_assert(holds, ...) TSAN_CHECK((bool)(holds), #holds, __VA_ARGS__)
