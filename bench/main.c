@@ -11,6 +11,7 @@ static const bench_command commands[] = {
     {"broadcast", "everyone gets the root's data", bench_broadcast},
     {"sendrecv", "one-way bandwidth between two ranks", bench_sendrecv},
     {"latency", "half a round trip between two ranks", bench_latency},
+    {"files", "loaders and checkpoints", bench_files},
 };
 
 int main(int argc, char **argv) {

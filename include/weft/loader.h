@@ -43,8 +43,9 @@ typedef struct weft_loader_options {
 
 /* Images and labels from a pair of IDX files, plain or gzip: fields "image" f32 and "label" i32 [rows]. A row of
  * [H, W] becomes [1, H, W]; of more dimensions it stays as it is. A pixel becomes (v - mean) / deviation, where v is the
- * stored value, u8 divided by 255. Files that cannot be read at random (gzip, or values to be converted) are unpacked
- * when opening: into memory up to `memory_bytes` each, beyond that into a nameless file in $TMPDIR (or /var/tmp). */
+ * stored value, u8 divided by 255. Large plain files of bytes are read where they lie. Others (gzip, or values to be
+ * converted, or under 4 MiB) are read when opening: into memory up to `memory_bytes` each, beyond that into a nameless
+ * file in $TMPDIR (or /var/tmp). */
 typedef struct weft_image_source {
     const char *images, *labels; /* labels may be NULL: then there is no such field */
     int64_t     first_row, rows; /* the part to use; rows 0 means all from first_row on */

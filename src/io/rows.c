@@ -3,7 +3,8 @@
  * Idea: a plain file of bytes is read where it lies, by pread (a mapping would kill the process when the file is
  * shortened). A gzip file has no random access and wider values have the wrong byte order, so these are unpacked once:
  * into memory up to the limit, beyond it into a file without a name, whose pages the system can write out and drop.
- * Cost: the unpacked size in memory or on the disk, or nothing. */
+ * Small files are held in memory too: a system call a label would cost more than the label.
+ * Cost: the unpacked size in memory or on the disk; nothing for a large plain file. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -14,7 +15,7 @@
 #include "io/rows.h"
 #include "io/source.h"
 
-enum { chunk_bytes = 1 << 20 };
+enum { chunk_bytes = 1 << 20, small_bytes = 4 << 20 };
 
 /* A file that is gone when its descriptor is closed. */
 static weft_status open_nameless(int *descriptor_out) {
@@ -76,7 +77,8 @@ weft_status wefti_rows_open(const char *path, int64_t memory_limit_bytes, wefti_
         status = wefti_fail(WEFT_E_OVERFLOW, "'%s': the size of its rows overflows", path);
         goto done;
     }
-    if (!rows_out->info.compressed && rows_out->info.dtype == WEFT_U8) {
+    bool as_it_lies = !rows_out->info.compressed && rows_out->info.dtype == WEFT_U8;
+    if (as_it_lies && bytes > wefti_min_i64(small_bytes, memory_limit_bytes)) {
         uint64_t file_bytes = 0;
         rows_out->data_offset = (uint64_t)rows_out->info.data_offset;
         status = wefti_open_regular(path, &rows_out->descriptor, &file_bytes);

@@ -218,3 +218,44 @@ Test(libsvm, reads_files_from_0) {
     cr_assert(rows.column[0] == 0 && rows.columns == 2147483647);
     weft_libsvm_release(libsvm);
 }
+
+/* Rows, columns and entries of a file; skips where the shared data is not there. */
+static void count_libsvm(const char *name, int64_t rows_expected, int64_t columns_expected) {
+    char             path[1024];
+    weft_libsvm     *libsvm = NULL;
+    weft_libsvm_rows rows;
+    weft_status      status;
+    int64_t          count = 0, columns = 0;
+    snprintf(path, sizeof path, "%s/../shared/data/%s", WEFT_SOURCE_DIR, name);
+    if (!exists(path)) cr_skip_test("%s is not there", path);
+    OK(weft_libsvm_open(path, NULL, &libsvm));
+    while ((status = weft_libsvm_read(libsvm, 1000, &rows)) == WEFT_OK) {
+        count += rows.rows;
+        if (rows.columns > columns) columns = rows.columns;
+        for (int64_t i = 0; i < rows.rows; i++) cr_assert(rows.label[i] == 0 || rows.label[i] == 1);
+    }
+    cr_assert_eq(status, WEFT_END, "%s", weft_error_message());
+    cr_assert(count == rows_expected && columns == columns_expected, "%lld rows, %lld columns", (long long)count, (long long)columns);
+    weft_libsvm_release(libsvm);
+}
+
+Test(libsvm, reads_a9a) { count_libsvm("a9a/a9a", 32560, 122); }
+Test(libsvm, reads_agaricus) { count_libsvm("agaricus/agaricus.txt.train", 6513, 126); }
+
+Test(csv, reads_higgs) {
+    const char *path = WEFT_SOURCE_DIR "/../shared/data/higgs/binary.train";
+    weft_csv   *csv = NULL;
+    float      *values = malloc(8000 * 29 * sizeof *values);
+    int64_t     got = 0;
+    if (!exists(path)) {
+        free(values);
+        cr_skip_test("%s is not there", path);
+    }
+    OK(weft_csv_open(path, NULL, &csv));
+    cr_assert_eq(weft_csv_columns(csv), 29);
+    OK(weft_csv_read(csv, 8000, WEFT_F32, values, &got));
+    cr_assert_eq(got, 7000);
+    cr_assert(values[0] == 1 && values[1] == 0.869f && values[28] == 0.877f, "%g %g %g", (double)values[0], (double)values[1], (double)values[28]);
+    weft_csv_release(csv);
+    free(values);
+}
