@@ -42,6 +42,15 @@ WEFT_MUST_CHECK weft_status weft_metrics_end_line(weft_metrics *metrics);
 /* Closes the file; an unfinished line is dropped. NULL is allowed. */
 void weft_metrics_release(weft_metrics *metrics);
 
+/* Called with the numbers of a line; a status other than WEFT_OK ends the reading. */
+typedef weft_status (*weft_metrics_visit)(void *context, double x, double y);
+
+/* Reads a metrics file back: visits every line whose "event" is `event` (NULL: every line) and that has numbers under both
+ * x_key and y_key, in order. Lines that are not JSON objects of this kind, as a torn last one, are passed over.
+ * WEFT_E_NOT_FOUND, WEFT_E_IO, WEFT_E_CORRUPT for a file that is no text, and what `visit` says. */
+WEFT_MUST_CHECK weft_status weft_metrics_read(const char *path, const char *event, const char *x_key, const char *y_key,
+                                              weft_metrics_visit visit, void *context);
+
 #ifdef __cplusplus
 }
 #endif

@@ -244,6 +244,26 @@ static weft_status loop(fit *f) {
     return log_summary(f, "end", f->result.epochs > 0 ? f->result.epochs - 1 : 0);
 }
 
+/* What the log of a resumed run says of the steps that count; those after the checkpoint are done again. */
+typedef struct history {
+    curve *to;
+    double last_step;
+} history;
+
+static weft_status take_point(void *context, double step, double value) {
+    history *h = context;
+    return step <= h->last_step ? curve_add(h->to, step, value) : WEFT_OK;
+}
+
+static weft_status read_history(fit *f) {
+    const char *path = f->options->log_path;
+    history     losses = {&f->losses, (double)f->result.steps}, accuracies = {&f->accuracies, (double)f->result.steps};
+    weft_status status = weft_metrics_read(path, "step", "step", "loss", take_point, &losses);
+    if (status == WEFT_OK) status = weft_metrics_read(path, "epoch", "step", "test_accuracy", take_point, &accuracies);
+    /* A plot that begins later is no reason not to go on. */
+    return status == WEFT_E_NOT_FOUND || status == WEFT_E_CORRUPT ? WEFT_OK : status;
+}
+
 static weft_status open_files(fit *f) {
     const weft_fit_options *o = f->options;
     if (o->resume && !o->checkpoint_path) return wefti_fail(WEFT_E_INVALID, "weft_fit: resume needs checkpoint_path");
@@ -253,6 +273,7 @@ static weft_status open_files(fit *f) {
     }
     f->result.steps = weft_trainer_steps(f->trainer);
     bool first = weft_world_rank(weft_trainer_world(f->trainer)) == 0;
+    if (first && o->log_path && o->plot_path && o->resume && f->result.steps > 0) WEFTI_TRY(read_history(f));
     if (first && o->log_path) WEFTI_TRY(weft_metrics_open(o->log_path, o->resume && f->result.steps > 0, &f->metrics));
     f->speaks = first && o->progress;
     f->live = f->speaks && isatty(fileno(o->progress));

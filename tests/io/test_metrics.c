@@ -119,6 +119,51 @@ Test(metrics, drops_a_line_that_does_not_fit_on_the_disk) {
     expect(path, "{\"a\":1}\n{\"c\":2}\n");
 }
 
+typedef struct points {
+    double x[8], y[8];
+    int    count;
+} points;
+
+static weft_status take_point(void *context, double x, double y) {
+    points *to = context;
+    if (to->count == 8) return WEFT_E_STATE;
+    to->x[to->count] = x;
+    to->y[to->count++] = y;
+    return WEFT_OK;
+}
+
+Test(metrics, are_read_back) {
+    const char *path = scratch("m.jsonl"), *text =
+        "{\"event\":\"start\",\"step\":0,\"loss\":9}\n"
+        "{\"event\":\"step\",\"step\":1,\"loss\":0.5,\"more\":[1,{\"loss\":7,\"a\":\"]}\\\"\"}],\"t\":\"x\"}\n"
+        "{ \"loss\" : 0.25 , \"x\":true, \"event\" : \"step\", \"step\": 2 }\n"
+        "{\"event\":\"step\",\"step\":3,\"loss\":null}\n"
+        "{\"event\":\"step\",\"step\":4}\n"
+        "\n[1,2]\nnonsense\n{\"event\":\"step\",\"step\":5,\"loss\":1} x\n{}\n"
+        "{\"event\":\"step\",\"step\":6,\"loss\":-1e-3}\n"
+        "{\"event\":\"step\",\"step\":7,\"lo";
+    points      found = {.count = 0}, all = {.count = 0}, full = {.count = 8};
+    write_file(path, text, strlen(text));
+    OK(weft_metrics_read(path, "step", "step", "loss", take_point, &found));
+    cr_assert_eq(found.count, 3, "%d lines", found.count);
+    cr_assert(found.x[0] == 1 && found.y[0] == 0.5 && found.x[1] == 2 && found.y[1] == 0.25 && found.x[2] == 6 && found.y[2] == -1e-3);
+    OK(weft_metrics_read(path, NULL, "step", "loss", take_point, &all));
+    cr_assert_eq(all.count, 4);
+    cr_assert_eq(weft_metrics_read(path, NULL, "step", "loss", take_point, &full), WEFT_E_STATE);
+    cr_assert_eq(weft_metrics_read(scratch("none"), NULL, "a", "b", take_point, &found), WEFT_E_NOT_FOUND);
+    cr_assert_eq(weft_metrics_read(path, NULL, NULL, "b", take_point, &found), WEFT_E_INVALID);
+    /* Every truncation is read without a fault. */
+    for (size_t length = 0; length < strlen(text); length++) {
+        points some = {.count = 0};
+        write_file(path, text, length);
+        OK(weft_metrics_read(path, "step", "step", "loss", take_point, &some));
+        cr_assert_leq(some.count, 3);
+    }
+    weft_memory_counts counts;
+    weft_memory_read(&counts);
+    cr_assert_eq(counts.held_bytes, 0u);
+}
+
 Test(metrics, refuses_bad_paths) {
     weft_metrics *metrics = NULL;
     cr_assert_eq(weft_metrics_open("/nonexistent/m", false, &metrics), WEFT_E_NOT_FOUND);
