@@ -2,8 +2,8 @@
  *
  * A pump that never blocks does everything, under one lock: a thread runs it (by default), or whoever waits. The thread
  * sleeps in poll on all sockets, so a peer's death is known when the kernel says so, and wakes twice a second for
- * heartbeats. The fault object calls back when it decides; that only sets a flag and wakes the thread, so no two locks
- * are ever taken in both orders (channel, then fault). */
+ * heartbeats. The fault object calls back, holding no lock of its own, when it is about to decide; the news is given to
+ * the sockets there and then. */
 #include "transport/control.h"
 
 #include <netdb.h>
@@ -31,28 +31,31 @@ static void rouse(wefti_control *control) {
     (void)ignored;
 }
 
-static void decided(void *context, weft_status status, int32_t rank, const char *cause) {
-    (void)status, (void)rank, (void)cause;
-    wefti_control *control = context;
-    atomic_store(&control->tell, true);
-    rouse(control);
-}
-
-void wefti_control_tell(wefti_control *control, control_member *member) {
-    weft_status status = wefti_fault_verdict(control->fault);
-    if (status == WEFT_OK || member->told || !wefti_control_reaches(member)) return;
-    const char *cause = wefti_fault_cause(control->fault);
-    member->told = true;
-    (void)!wefti_frames_send(&member->frames,
-                             (wefti_frame){CONTROL_FAULT, (uint32_t)strlen(cause), wefti_fault_rank(control->fault),
-                                           (uint32_t)status},
-                             cause);
-}
-
 static int32_t member_count(const wefti_control *control) { return control->place->rank == 0 ? control->place->size : 1; }
 
+/* Gives the news to everyone who has not had any. */
+static void broadcast(wefti_control *control, weft_status status, int32_t rank, const char *cause) {
+    for (int32_t i = 0; i < member_count(control); i++) {
+        control_member *member = &control->members[i];
+        if (member->told || !wefti_control_reaches(member)) continue;
+        member->told = true;
+        (void)!wefti_frames_send(&member->frames,
+                                 (wefti_frame){CONTROL_FAULT, (uint32_t)strlen(cause), rank, (uint32_t)status}, cause);
+    }
+}
+
+static void decided(void *context, weft_status status, int32_t rank, const char *cause) {
+    wefti_control *control = context;
+    pthread_mutex_lock(&control->lock);
+    broadcast(control, status, rank, cause);
+    pthread_mutex_unlock(&control->lock);
+    rouse(control); /* the thread may have to wait for a socket to take the rest */
+}
+
+/* For those who have joined since. */
 static void tell_all(wefti_control *control) {
-    for (int32_t i = 0; i < member_count(control); i++) wefti_control_tell(control, &control->members[i]);
+    weft_status status = wefti_fault_verdict(control->fault);
+    if (status != WEFT_OK) broadcast(control, status, wefti_fault_rank(control->fault), wefti_fault_cause(control->fault));
 }
 
 void wefti_control_hear(wefti_control *control, control_member *member, int32_t from, const wefti_frame *frame,
@@ -67,9 +70,10 @@ void wefti_control_hear(wefti_control *control, control_member *member, int32_t 
                                                                                          : WEFT_E_PEER;
         memcpy(cause, payload, length);
         cause[length] = 0;
+        int32_t rank = frame->rank < control->place->size ? frame->rank : from;
         member->told = true;
-        wefti_fault_learn(control->fault, status, frame->rank < control->place->size ? frame->rank : from, cause);
-        tell_all(control); /* rank 0 passes it on */
+        broadcast(control, status, rank, cause); /* rank 0 passes it on, before anybody here sees it */
+        wefti_fault_learn(control->fault, status, rank, cause);
         break;
     }
     default: break; /* of a later version */
@@ -92,7 +96,7 @@ static void pump(wefti_control *control, uint64_t now_ns) {
     else
         wefti_control_client_pump(control, now_ns);
     beat(control, now_ns);
-    if (atomic_exchange(&control->tell, false)) tell_all(control);
+    tell_all(control);
     pthread_cond_broadcast(&control->changed);
 }
 
@@ -158,7 +162,6 @@ static weft_status time_out(wefti_control *control, const char *name, uint64_t t
     if (control->place->rank == 0) {
         wefti_control_server_missing(control, name, (double)timeout_ns / 1e9, &text, &first);
         wefti_fault_raise(control->fault, WEFT_E_TIMEOUT, first, text.bytes);
-        tell_all(control);
     } else if (control->members[0].state == MEMBER_ABSENT) {
         wefti_text_add(&text, "rank 0 of %d was not found at %s within %.3g s: %s", (int)control->place->size,
                        control->place->store, (double)timeout_ns / 1e9, control->last_refusal);
@@ -304,6 +307,8 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
     const wefti_place *place = options->place;
     wefti_control     *control = NULL;
     WEFTI_TRY(wefti_alloc(control_bytes(place), "the control channel", &control));
+    if (place->secret_bytes && !wefti_can_authenticate())
+        wefti_log(WEFT_LOG_WARNING, "the job's secret is not used: this build lacks libsodium, and meets over loopback only");
     control->host = options->host;
     control->place = place;
     control->fault = options->fault;
@@ -314,7 +319,11 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_mutex_init(&control->lock, NULL);
+    pthread_mutexattr_t recursive;
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&control->lock, &recursive);
+    pthread_mutexattr_destroy(&recursive);
     pthread_cond_init(&control->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     weft_status status = set_up(control);

@@ -78,8 +78,7 @@ static void lose_server(wefti_control *control, weft_status status) {
     wefti_frames_close(&control->members[0].frames);
     snprintf(cause, sizeof cause, status == WEFT_E_TIMEOUT ? "it has been silent for %.3g s (stopped, or cut off)"
                                   : status == WEFT_E_CORRUPT ? "it sent nonsense over the control channel"
-                                                             : "its process has ended, or it refused this rank (another one "
-                                                               "may have the same number)",
+                                                             : "its process has ended",
              (double)CONTROL_SILENCE_NS / 1e9);
     wefti_fault_raise(control->fault, WEFT_E_PEER, 0, cause);
 }

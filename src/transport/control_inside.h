@@ -56,11 +56,11 @@ struct wefti_control {
     const wefti_place *place;
     wefti_fault       *fault;
     wefti_terms        terms;
-    pthread_mutex_t    lock;
+    pthread_mutex_t    lock;       /* recursive: a fault that is found under it is told under it */
     pthread_cond_t     changed;
     pthread_t          thread;
     bool               has_thread, no_thread;
-    _Atomic bool       stop, tell; /* tell: there is a verdict of our own to send */
+    _Atomic bool       stop;
     int                wake;       /* eventfd: the thread shall look */
     uint64_t           listened_ns, beat_ns;
     weft_status        failed;     /* joining has failed for good … */
@@ -87,8 +87,6 @@ static inline bool wefti_control_reaches(const control_member *member) {
 }
 /* Remembers that joining has failed, with the thread's message. */
 void wefti_control_fail(wefti_control *control, weft_status status);
-/* Sends the verdict to a member that has not been told. */
-void wefti_control_tell(wefti_control *control, control_member *member);
 /* What all frames but those of exchanges mean; `from` is the sender. */
 void wefti_control_hear(wefti_control *control, control_member *member, int32_t from, const wefti_frame *frame,
                         const uint8_t *payload);

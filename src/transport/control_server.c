@@ -5,6 +5,7 @@
  * rank has come. A member whose connection ends without a goodbye is dead. Memory: one buffer of a round for the world, and
  * what frames are under way. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,6 +22,7 @@ static weft_status adopt_listener(wefti_control *control) {
         return wefti_fail(WEFT_E_INVALID, "WEFT_STORE_FD=%d is no listening socket", adopted);
     control->listener = dup(adopted); /* the launcher's stays open, so that a second world in this process works */
     if (control->listener < 0) return wefti_fail_errno("cannot duplicate WEFT_STORE_FD=%d", adopted);
+    fcntl(adopted, F_SETFD, FD_CLOEXEC); /* but is not for this rank's own children */
     wefti_socket_prepare(control->listener);
     control->address.bytes = sizeof control->address.storage;
     getsockname(control->listener, (struct sockaddr *)&control->address.storage, &control->address.bytes);

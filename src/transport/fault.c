@@ -1,22 +1,26 @@
 /* The first fault of a world, as one process sees it.
  *
- * Three states: none, decided (a verdict that never changes), and in between a suspicion: a link broke, but the peer
- * may have left because of an earlier fault elsewhere, whose news is still under way on the control channel. A suspicion
- * that hears no such news within the grace time becomes the verdict. The state is one atomic, so that asking costs a
- * load while all is well; everything else is under a lock. */
+ * Four states: none, suspected (a link broke, but the peer may have left because of an earlier fault elsewhere, whose
+ * news is still under way on the control channel), telling, and decided: a verdict that never changes. A suspicion that
+ * hears no news within the grace time becomes the verdict. The others are told before anybody here can see the
+ * verdict: a program that sees it may end at once, and its own end must not be taken for the first fault.
+ *
+ * The state is one atomic, so that asking costs a load while all is well; everything else is under a lock, which the
+ * hook is called without. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 
 #include "transport/fault.h"
 
-enum { FAULT_NONE, FAULT_SUSPECTED, FAULT_DECIDED };
+enum { FAULT_NONE, FAULT_SUSPECTED, FAULT_TELLING, FAULT_DECIDED };
 
 struct wefti_fault {
     _Atomic int       state;
     _Atomic int32_t   rank; /* of the verdict */
     const wefti_host *host;
     pthread_mutex_t   lock;
+    pthread_cond_t    told;
     wefti_fault_hooks hooks;
     weft_status       status;
     char              cause[256];
@@ -31,7 +35,7 @@ weft_status wefti_fault_create(const wefti_host *host, wefti_fault **fault_out) 
     fault->host = host ? host : wefti_host_system();
     fault->rank = -1;
     fault->suspect = -1;
-    if (pthread_mutex_init(&fault->lock, NULL) != 0) {
+    if (pthread_mutex_init(&fault->lock, NULL) != 0 || pthread_cond_init(&fault->told, NULL) != 0) {
         wefti_free(fault, sizeof *fault);
         return wefti_fail(WEFT_E_NO_MEMORY, "cannot create a lock for the fault state");
     }
@@ -41,26 +45,34 @@ weft_status wefti_fault_create(const wefti_host *host, wefti_fault **fault_out) 
 
 void wefti_fault_release(wefti_fault *fault) {
     if (!fault) return;
+    pthread_cond_destroy(&fault->told);
     pthread_mutex_destroy(&fault->lock);
     wefti_free(fault, sizeof *fault);
 }
 
 void wefti_fault_set_hooks(wefti_fault *fault, const wefti_fault_hooks *hooks) {
     pthread_mutex_lock(&fault->lock);
+    while (atomic_load(&fault->state) == FAULT_TELLING) pthread_cond_wait(&fault->told, &fault->lock);
     fault->hooks = hooks ? *hooks : (wefti_fault_hooks){0};
     pthread_mutex_unlock(&fault->lock);
 }
 
-/* Under the lock: makes the verdict unless there is one. `tell`: call the hook (still under the lock, so that taking
- * the hooks off waits for it; the hook only queues a message). */
+/* Under the lock, which it lets go of while it tells: makes the verdict unless there is one, or is about to be. */
 static void decide(wefti_fault *fault, weft_status status, int32_t rank, const char *cause, bool tell) {
-    if (atomic_load_explicit(&fault->state, memory_order_relaxed) == FAULT_DECIDED) return;
+    if (atomic_load_explicit(&fault->state, memory_order_relaxed) >= FAULT_TELLING) return;
     fault->status = status;
     snprintf(fault->cause, sizeof fault->cause, "%s", cause ? cause : "");
     atomic_store_explicit(&fault->rank, rank, memory_order_relaxed);
+    wefti_fault_hooks hooks = fault->hooks;
+    if (tell && hooks.decided) {
+        atomic_store_explicit(&fault->state, FAULT_TELLING, memory_order_release);
+        pthread_mutex_unlock(&fault->lock);
+        hooks.decided(hooks.context, status, rank, fault->cause);
+        pthread_mutex_lock(&fault->lock);
+    }
     atomic_store_explicit(&fault->state, FAULT_DECIDED, memory_order_release);
+    pthread_cond_broadcast(&fault->told);
     wefti_log(WEFT_LOG_ERROR, "fault: %s, rank %d: %s", weft_status_name(status), (int)rank, fault->cause);
-    if (tell && fault->hooks.decided) fault->hooks.decided(fault->hooks.context, status, rank, fault->cause);
 }
 
 void wefti_fault_raise(wefti_fault *fault, weft_status status, int32_t rank, const char *cause) {

@@ -5,7 +5,8 @@
 #include "core/iface/collective.h"
 
 typedef struct wefti_fault_hooks {
-    /* Called once, with the verdict, by the thread that decides it: tells the other ranks. May be NULL. */
+    /* Called once by the thread that decides, with a verdict that nobody here can see yet: tells the other ranks. Must
+     * not call back into the fault. May be NULL. */
     void (*decided)(void *context, weft_status status, int32_t rank, const char *cause);
     /* Called by wefti_fault_status while there is no verdict, where no control thread listens. May be NULL. */
     void (*listen)(void *context);

@@ -8,7 +8,7 @@
 
 enum {
     TCP_HEADER_BYTES = 40,
-    TCP_STAGE_BYTES = 64 << 10,    /* read ahead: headers and small messages of one system call */
+    TCP_STAGE_BYTES = 8 << 10,     /* read ahead: what is copied from here costs less than the system call it saves */
     TCP_EAGER_BYTES = 256 << 10,   /* above it, the answer that the receive is posted costs little beside the copy */
     TCP_MOST_GUESTS = 64,
     TCP_MOST_REGIONS = 65536,

@@ -12,7 +12,7 @@
 
 typedef enum taken { TAKEN, LATER, NONSENSE } taken;
 
-enum { CALLS_A_POLL = 4 };
+enum { CALLS_A_POLL = 8 };
 
 static wefti_wire_op *find_token(const wefti_op_list *list, uint64_t token, wefti_wire_op_kind kind) {
     for (wefti_wire_op *op = list->first; op; op = op->next)
