@@ -17,12 +17,19 @@ typedef struct hub_seat {
     ring_wire    *wire;     /* while open */
 } hub_seat;
 
+typedef struct buried_region {
+    struct buried_region *next;
+    void                 *base;
+    size_t                size_bytes;
+} buried_region;
+
 struct wefti_inproc_hub {
     pthread_mutex_t  lock;
     _Atomic uint32_t changes; /* of seats: lets wires look without the lock */
     int32_t          size;
     size_t           data_bytes;
     hub_seat        *seats; /* [size] */
+    buried_region   *buried; /* of closed wires; peers may still be reading them */
 };
 
 typedef struct inproc_wire {
@@ -55,6 +62,11 @@ void wefti_inproc_hub_release(wefti_inproc_hub *hub) {
     for (int32_t rank = 0; rank < hub->size; rank++) {
         wefti_free(hub->seats[rank].segment, ring_segment_bytes(hub->size, hub->data_bytes));
         if (hub->seats[rank].doorbell >= 0) close(hub->seats[rank].doorbell);
+    }
+    for (buried_region *buried = hub->buried, *next; buried; buried = next) {
+        next = buried->next;
+        wefti_free(buried->base, buried->size_bytes);
+        wefti_free(buried, sizeof *buried);
     }
     pthread_mutex_destroy(&hub->lock);
     wefti_free(hub->seats, (size_t)hub->size * sizeof *hub->seats);
@@ -169,12 +181,22 @@ static weft_status inproc_peer_region(wefti_wire *self, int32_t peer, uint32_t i
 
 static int inproc_descriptor(wefti_wire *wire) { return ((ring_wire *)wire)->doorbell; }
 
+/* Leaves a region of a closing wire to the hub. Out of memory: lost, rather than taken from under a reader. */
+static void bury(inproc_wire *wire, ring_region *entry) {
+    buried_region *buried = NULL;
+    if (entry->owned && wefti_alloc(sizeof *buried, "a closed wire's region", &buried) == WEFT_OK) {
+        *buried = (buried_region){wire->hub->buried, entry->region.base, entry->region.size_bytes};
+        wire->hub->buried = buried;
+    }
+    wefti_ring_region_remove(&wire->ring, entry);
+}
+
 static void inproc_close(wefti_wire *self, uint64_t linger_ns) {
     inproc_wire *wire = (inproc_wire *)self;
     wefti_ring_leave(&wire->ring, linger_ns);
-    for (uint32_t i = 0; i < wire->ring.region_count; i++)
-        if (wire->ring.regions[i]) inproc_region_release(&wire->ring.regions[i]->region);
     pthread_mutex_lock(&wire->hub->lock);
+    for (uint32_t i = 0; i < wire->ring.region_count; i++)
+        if (wire->ring.regions[i]) bury(wire, wire->ring.regions[i]);
     wire->hub->seats[self->rank].wire = NULL;
     pthread_mutex_unlock(&wire->hub->lock);
     wefti_ring_close(&wire->ring);

@@ -110,8 +110,13 @@ static void hear_region(shm_link *link, const shm_packet *packet, int memory) {
 static void hear_withdrawal(shm_link *link, const shm_packet *packet) {
     shm_peer_region *slot = peer_slot(link, packet->region);
     if (!slot) return;
-    if (slot->base) munmap(slot->base, slot->size_bytes);
-    *slot = (shm_peer_region){.state = SHM_REGION_GONE};
+    /* Gives the memory back but keeps the addresses: a peer that has seen a fault releases what this rank, which has not
+     * seen it yet, may be reading in an operation that is doomed; that must not be the death of this rank too. */
+    if (slot->base && slot->state == SHM_REGION_MAPPED &&
+        mmap(slot->base, slot->size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+             -1, 0) == MAP_FAILED)
+        wefti_log(WEFT_LOG_WARNING, "shm: a withdrawn region stays mapped until the wire closes");
+    slot->state = SHM_REGION_GONE;
 }
 
 static void listen_to_peer(shm_wire *wire, int32_t peer) {
@@ -196,14 +201,17 @@ static weft_status shm_region_create(wefti_wire *self, size_t size_bytes, wefti_
     return WEFT_OK;
 }
 
-static void shm_region_release(wefti_wire_region *region) {
-    if (!region) return;
-    shm_wire    *wire = (shm_wire *)region->wire;
-    ring_region *entry = (ring_region *)region;
-    uint32_t     id = region->id;
-    munmap(region->base, region->size_bytes);
+static void free_region(shm_wire *wire, ring_region *entry) {
+    munmap(entry->region.base, entry->region.size_bytes);
     close(entry->memory);
     wefti_ring_region_remove(&wire->ring, entry);
+}
+
+static void shm_region_release(wefti_wire_region *region) {
+    if (!region) return;
+    shm_wire *wire = (shm_wire *)region->wire;
+    uint32_t  id = region->id;
+    free_region(wire, (ring_region *)region);
     /* Out of memory: peers keep a mapping that they do not use, until they close. */
     if (log_add(wire, SHM_REGION_WITHDRAWN, id) == WEFT_OK) announce_all(wire);
 }
@@ -239,8 +247,9 @@ static weft_status shm_peer_region_of(wefti_wire *self, int32_t peer, uint32_t i
 static void shm_close(wefti_wire *self, uint64_t linger_ns) {
     shm_wire *wire = (shm_wire *)self;
     wefti_ring_leave(&wire->ring, linger_ns);
+    /* Without a word: peers keep their mappings, which they may still be reading, until they close too. */
     for (uint32_t i = 0; i < wire->ring.region_count; i++)
-        if (wire->ring.regions[i]) shm_region_release(&wire->ring.regions[i]->region);
+        if (wire->ring.regions[i]) free_region(wire, wire->ring.regions[i]);
     for (int32_t peer = 0; peer < self->size; peer++) {
         shm_link *link = &wire->links[peer];
         for (uint32_t i = 0; i < link->region_capacity; i++)

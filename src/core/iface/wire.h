@@ -140,7 +140,9 @@ typedef struct wefti_wire_ops {
     /* Makes the caller's memory reachable by WRITE and READ of peers. NULL slot: WEFT_E_UNSUPPORTED. The memory must
      * outlive the region. */
     weft_status (*region_register)(wefti_wire *wire, void *memory, size_t size_bytes, wefti_wire_region **region_out);
-    /* Withdraws it. The caller has seen to it that no operation and no peer uses it any more. NULL is allowed. */
+    /* Withdraws it. The caller has seen to it that no operation and no peer uses it any more, but for peers that have
+     * not yet seen a fault: their mappings stay valid addresses, without meaning. NULL is allowed. A region that is not
+     * released is freed by close, and stays whole in the mappings of peers until they close too. */
     void (*region_release)(wefti_wire_region *region);
     /* The region `id` of `peer` (this rank included). WEFT_E_AGAIN while its announcement has not come (poll again);
      * WEFT_E_NOT_FOUND after its release; WEFT_E_PEER where the peer is gone. The mapping holds until the region is
