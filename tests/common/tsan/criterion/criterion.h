@@ -69,6 +69,19 @@ _Noreturn void tsan_skip(const char *format, ...) __attribute__((format(printf, 
 #define cr_assert_float_neq(a, b, room, ...) \
     TSAN_CHECK(fabs((double)(a) - (double)(b)) > (double)(room), #a " is not close to " #b, __VA_ARGS__)
 #define cr_assert_fail(...) TSAN_CHECK(false, "reached", __VA_ARGS__)
+/* Here an expectation that fails ends the test as an assertion does. */
+#define cr_expect cr_assert
+#define cr_expect_not cr_assert_not
+#define cr_expect_eq cr_assert_eq
+#define cr_expect_neq cr_assert_neq
+#define cr_expect_lt cr_assert_lt
+#define cr_expect_leq cr_assert_leq
+#define cr_expect_gt cr_assert_gt
+#define cr_expect_geq cr_assert_geq
+#define cr_expect_null cr_assert_null
+#define cr_expect_not_null cr_assert_not_null
+#define cr_expect_str_eq cr_assert_str_eq
+#define cr_expect_str_neq cr_assert_str_neq
 #define cr_skip_test(...) tsan_skip(" " __VA_ARGS__)
 #define cr_log_info(...) ((void)0)
 
