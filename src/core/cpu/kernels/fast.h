@@ -34,6 +34,10 @@ extern const wefti_cpu_kernel wefti_kernel_normalize, wefti_kernel_normalize_bac
 extern const wefti_cpu_kernel wefti_kernel_max_pool2d, wefti_kernel_max_pool2d_backward,
     wefti_kernel_max_pool2d_take, wefti_kernel_avg_pool2d, wefti_kernel_avg_pool2d_backward;
 
+#define wefti_kernel_attention WEFTI_CPU_NAME(wefti_kernel_attention)
+#define wefti_kernel_attention_backward WEFTI_CPU_NAME(wefti_kernel_attention_backward)
+extern const wefti_cpu_kernel wefti_kernel_attention, wefti_kernel_attention_backward;
+
 #define wefti_kernel_update WEFTI_CPU_NAME(wefti_kernel_update)
 extern const wefti_cpu_kernel wefti_kernel_update;
 

@@ -92,6 +92,8 @@ const wefti_cpu_fast WEFTI_CPU_NAME(wefti_cpu_fast) = {
         [WEFT_OP_MAX_POOL2D_TAKE] = {&wefti_kernel_max_pool2d_take},
         [WEFT_OP_AVG_POOL2D] = {&wefti_kernel_avg_pool2d},
         [WEFT_OP_AVG_POOL2D_BACKWARD] = {&wefti_kernel_avg_pool2d_backward},
+        [WEFT_OP_ATTENTION] = {&wefti_kernel_attention},
+        [WEFT_OP_ATTENTION_BACKWARD] = {&wefti_kernel_attention_backward},
         [WEFT_OP_UPDATE] = {&wefti_kernel_update},
     },
     .reduce = wefti_fast_reduce,
