@@ -11,5 +11,6 @@ int bench_broadcast(int argc, char **argv);
 int bench_sendrecv(int argc, char **argv);
 int bench_latency(int argc, char **argv);
 int bench_files(int argc, char **argv);
+int bench_gemm(int argc, char **argv);
 
 #endif

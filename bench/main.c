@@ -12,6 +12,7 @@ static const bench_command commands[] = {
     {"sendrecv", "one-way bandwidth between two ranks", bench_sendrecv},
     {"latency", "half a round trip between two ranks", bench_latency},
     {"files", "loaders and checkpoints", bench_files},
+    {"gemm", "matrix products, beside the linked BLAS", bench_gemm},
 };
 
 int main(int argc, char **argv) {
