@@ -1,216 +1,123 @@
-/* Matrix products as training has them, on one thread or several, beside the BLAS that is linked (on one thread: it has no
- * others) and the machine's peak of fused multiply-adds, measured between the products.
- *
- * The shapes are those of a multi-layer perceptron (784-512-256-10), a small convolutional network and a character GPT (384
- * wide), forward and both gradients. Each result is verified before it is timed. */
+/* Matrix products of the CPU device at the shapes of the yardstick networks; bench/peers/blas_gemm.c has the same list for the
+ * packaged BLAS libraries. Includes all that the device does: packing, cutting, the call itself. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "bench.h"
 #include "core/cpu/cpu.h"
-#include "weft.h"
 
-#if __has_include(<cblas.h>)
-#include <cblas.h>
-#define HAVE_BLAS 1
-#endif
+enum { WINDOWS = 9 };
 
-enum { RUNS = 15, CHECKED = 200 };
-
-typedef struct product {
-    const char *name;
-    bool        trans_a, trans_b;
+typedef struct shape {
     int64_t     m, n, k;
-} product;
+    const char *layout; /* nn, nt (B transposed), tn (A transposed) */
+    const char *where;
+} shape;
 
-static const product products[] = {
-    {"mlp 1 forward", false, false, 64, 512, 784},        {"mlp 1 weights", true, false, 784, 512, 64},
-    {"mlp 2 forward", false, false, 64, 256, 512},        {"mlp 2 input", false, true, 64, 512, 256},
-    {"mlp 3 forward", false, false, 64, 10, 256},         {"cnn dense forward", false, false, 64, 128, 3136},
-    {"cnn dense weights", true, false, 3136, 128, 64},    {"cnn dense input", false, true, 64, 3136, 128},
-    {"cnn columns", false, false, 64, 196, 288},          {"gpt qkv forward", false, false, 3072, 1152, 384},
-    {"gpt qkv input", false, true, 3072, 384, 1152},      {"gpt qkv weights", true, false, 384, 1152, 3072},
-    {"gpt up forward", false, false, 3072, 1536, 384},    {"gpt down forward", false, false, 3072, 384, 1536},
-    {"gpt up weights", true, false, 384, 1536, 3072},     {"square", false, false, 1024, 1024, 1024},
+static const shape shapes[] = {
+    {64, 512, 784, "nt", "mlp layer 1"},          {512, 784, 64, "tn", "mlp layer 1, weight gradient"},
+    {64, 256, 512, "nt", "mlp layer 2"},          {64, 512, 256, "nn", "mlp layer 2, input gradient"},
+    {64, 10, 256, "nt", "mlp head"},              {64, 196, 288, "nn", "cnn convolution 2, an image"},
+    {64, 128, 3136, "nt", "cnn linear"},          {128, 3136, 64, "tn", "cnn linear, weight gradient"},
+    {3072, 1152, 384, "nt", "gpt qkv"},           {3072, 1536, 384, "nt", "gpt up"},
+    {1536, 384, 3072, "tn", "gpt up, weight gradient"}, {1024, 1024, 1024, "nn", "square"},
 };
 
-typedef struct operands {
-    float *a, *b, *c;
-    size_t a_bytes, b_bytes, c_bytes;
-} operands;
-
-static void fail(const char *what) {
-    fprintf(stderr, "error: %s: %s\n", what, weft_error_message());
+static void must(weft_status status) {
+    if (status == WEFT_OK) return;
+    fprintf(stderr, "error: %s\n", weft_error_message());
     exit(1);
 }
 
-static float *allocate(size_t bytes) {
-    void *memory = NULL;
-    if (wefti_alloc_raw(bytes, 64, "a matrix", &memory) != WEFT_OK) fail("gemm");
-    return memory;
+typedef struct product {
+    wefti_device  *device;
+    wefti_program *program;
+    void          *buffers[4]; /* a, b, c, scratch */
+    size_t         bytes[4];
+} product;
+
+static wefti_operand matrix(int32_t buffer, int64_t rows, int64_t columns) {
+    return (wefti_operand){.dtype = WEFT_F32, .shape = weft_shape(rows, columns), .stride = {columns, 1}, .buffer = buffer};
 }
 
-static void fill(float *x, int64_t count, uint32_t seed) {
-    for (int64_t i = 0; i < count; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        x[i] = (float)(seed >> 8) * 0x1p-24f - 0.5f;
-    }
+static void open_product(product *p, const shape *s, wefti_attrs *attrs) {
+    bool ta = s->layout[0] == 't', tb = s->layout[1] == 't';
+    *attrs = (wefti_attrs){.matmul = {.trans_a = ta, .trans_b = tb}};
+    wefti_operand inputs[2] = {ta ? matrix(0, s->k, s->m) : matrix(0, s->m, s->k), tb ? matrix(1, s->n, s->k) : matrix(1, s->k, s->n)};
+    wefti_operand output = matrix(2, s->m, s->n);
+    wefti_call    call = {.op = WEFT_OP_MATMUL, .attrs = attrs, .n_inputs = 2, .n_outputs = 1, .inputs = inputs, .outputs = &output,
+                          .scratch_buffer = 3, .name = s->where};
+    must(p->device->vtable->query(p->device, &call, &call.scratch_bytes));
+    wefti_segment segment = {.calls = &call, .n_calls = 1, .n_buffers = 4};
+    must(p->device->vtable->compile(p->device, &segment, &p->program));
+    p->bytes[0] = (size_t)(s->m * s->k) * 4;
+    p->bytes[1] = (size_t)(s->n * s->k) * 4;
+    p->bytes[2] = (size_t)(s->m * s->n) * 4;
+    p->bytes[3] = (size_t)call.scratch_bytes;
+    for (int i = 0; i < 4; i++) must(p->device->vtable->allocate(p->device, p->bytes[i], s->where, &p->buffers[i]));
+    for (size_t i = 0; i < p->bytes[0] / 4; i++) ((float *)p->buffers[0])[i] = (float)(i * 37 % 101) / 101 - 0.5f;
+    for (size_t i = 0; i < p->bytes[1] / 4; i++) ((float *)p->buffers[1])[i] = (float)(i * 53 % 97) / 97 - 0.5f;
 }
 
-/* The greatest error of some elements, relative to the sum of absolute products, which bounds what rounding may do. */
-static double worst_error(const product *p, const operands *x) {
-    double   worst = 0;
-    uint32_t seed = 7;
-    for (int i = 0; i < CHECKED; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        int64_t row = (int64_t)(seed >> 8) % p->m, column = (int64_t)(seed >> 4) % p->n;
-        double  sum = 0, size = 0;
-        for (int64_t k = 0; k < p->k; k++) {
-            double term = (double)x->a[p->trans_a ? k * p->m + row : row * p->k + k] *
-                          (double)x->b[p->trans_b ? column * p->k + k : k * p->n + column];
-            sum += term;
-            size += fabs(term);
-        }
-        worst = fmax(worst, fabs(sum - (double)x->c[row * p->n + column]) / size);
-    }
-    return worst;
+static void close_product(product *p) {
+    p->device->vtable->release_program(p->program);
+    for (int i = 0; i < 4; i++) p->device->vtable->deallocate(p->device, p->buffers[i], p->bytes[i]);
 }
 
-static wefti_operand matrix(int64_t rows, int64_t columns, int32_t buffer) {
-    wefti_operand operand = {.dtype = WEFT_F32, .shape = weft_shape(rows, columns), .buffer = buffer};
-    wefti_contiguous_strides(operand.shape, operand.stride);
-    return operand;
-}
+static void multiply(product *p) { must(p->device->vtable->launch(p->program, &(wefti_launch){.buffers = p->buffers})); }
 
-typedef struct timing {
-    bench_spread spread; /* seconds */
-    double       error;
-} timing;
-
-static timing time_weft(wefti_device *device, const product *p, const operands *x) {
-    wefti_attrs attrs;
-    memset(&attrs, 0, sizeof attrs);
-    attrs.matmul.trans_a = p->trans_a;
-    attrs.matmul.trans_b = p->trans_b;
-    wefti_operand inputs[2] = {p->trans_a ? matrix(p->k, p->m, 0) : matrix(p->m, p->k, 0),
-                               p->trans_b ? matrix(p->n, p->k, 1) : matrix(p->k, p->n, 1)};
-    wefti_operand output = matrix(p->m, p->n, 2);
-    wefti_call    call = {.op = WEFT_OP_MATMUL, .attrs = &attrs, .n_inputs = 2, .n_outputs = 1, .inputs = inputs, .outputs = &output,
-                          .scratch_buffer = 3, .name = p->name};
-    wefti_segment  segment = {.calls = &call, .n_calls = 1, .n_buffers = 4};
-    wefti_program *program = NULL;
-    if (device->vtable->query(device, &call, &call.scratch_bytes) != WEFT_OK) fail(p->name);
-    float *scratch = allocate((size_t)call.scratch_bytes);
-    if (device->vtable->compile(device, &segment, &program) != WEFT_OK) fail(p->name);
-    void        *buffers[4] = {x->a, x->b, x->c, scratch};
-    wefti_launch launch = {.buffers = buffers};
-    double       samples[RUNS];
-    int          times = (int)fmax(1, 2e7 / (double)(p->m * p->n * p->k));
-    memset(x->c, 0xff, x->c_bytes);
-    if (device->vtable->launch(program, &launch) != WEFT_OK) fail(p->name);
-    timing result = {.error = worst_error(p, x)};
-    for (int run = 0; run < RUNS; run++) {
-        double begin = bench_now_s();
-        for (int i = 0; i < times; i++)
-            if (device->vtable->launch(program, &launch) != WEFT_OK) fail(p->name);
-        samples[run] = (bench_now_s() - begin) / times;
-    }
-    device->vtable->release_program(program);
-    wefti_free(scratch, (size_t)call.scratch_bytes);
-    result.spread = bench_spread_of(samples, RUNS);
-    return result;
-}
-
-static double time_blas(const product *p, const operands *x) {
-#ifdef HAVE_BLAS
-    double samples[RUNS];
-    int    times = (int)fmax(1, 2e7 / (double)(p->m * p->n * p->k));
-    for (int run = 0; run <= RUNS; run++) { /* the first is a warm-up */
-        double begin = bench_now_s();
-        for (int i = 0; i < times; i++)
-            cblas_sgemm(CblasRowMajor, p->trans_a ? CblasTrans : CblasNoTrans, p->trans_b ? CblasTrans : CblasNoTrans, (int)p->m,
-                        (int)p->n, (int)p->k, 1, x->a, (int)(p->trans_a ? p->m : p->k), x->b, (int)(p->trans_b ? p->k : p->n), 0,
-                        x->c, (int)p->n);
-        if (run) samples[run - 1] = (bench_now_s() - begin) / times;
-    }
-    return bench_spread_of(samples, RUNS).median;
-#else
-    (void)p, (void)x;
-    return BENCH_UNMEASURED;
-#endif
-}
-
-/* FLOP/s of one core: independent fused multiply-adds on registers, the best of a few tries. */
-static double peak_of_core(void) {
-#if defined(__x86_64__)
-    bool   wide = wefti_cpu_has(WEFTI_CPU_AVX512);
-    double best = 0;
-    if (!wefti_cpu_has(WEFTI_CPU_AVX2)) return BENCH_UNMEASURED;
-    for (int try = 0; try < 5; try++) {
-        long   count = 2000000, left = count;
-        double begin = bench_now_s();
-#define FMA(i) "vfmadd231ps %%ymm14,%%ymm15,%%ymm" #i "\n"
-#define WIDE(i) "vfmadd231ps %%zmm14,%%zmm15,%%zmm" #i "\n"
-#define TWELVE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
-#define CLOBBERED "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11"
-        if (wide)
-            __asm__ __volatile__("1:\n" TWELVE(WIDE) "dec %0\njnz 1b" : "+r"(left)::CLOBBERED);
-        else
-            __asm__ __volatile__("1:\n" TWELVE(FMA) "dec %0\njnz 1b" : "+r"(left)::CLOBBERED);
-        best = fmax(best, (double)count * 12 * (wide ? 32 : 16) / (bench_now_s() - begin));
-    }
-    return best;
-#else
-    return BENCH_UNMEASURED;
-#endif
-}
-
-static void measure(wefti_device *device, int threads, const product *p, FILE *json) {
-    operands x = {.a_bytes = (size_t)(p->m * p->k) * 4, .b_bytes = (size_t)(p->k * p->n) * 4, .c_bytes = (size_t)(p->m * p->n) * 4};
-    x.a = allocate(x.a_bytes);
-    x.b = allocate(x.b_bytes);
-    x.c = allocate(x.c_bytes);
-    fill(x.a, p->m * p->k, 1);
-    fill(x.b, p->k * p->n, 2);
-    timing weft = time_weft(device, p, &x);
-    double blas = threads == 1 ? time_blas(p, &x) : BENCH_UNMEASURED, flops = 2.0 * (double)(p->m * p->n * p->k);
-    double peak = peak_of_core() * threads;
-    char   name[80], extra[160], blas_text[32] = "unmeasured", ratio[32] = "";
-    if (weft.error > 1e-6) {
-        fprintf(stderr, "error: %s is wrong: relative error %g\n", p->name, weft.error);
+/* A hundred elements against sums in double precision. */
+static void verify(const product *p, const shape *s) {
+    const float *a = p->buffers[0], *b = p->buffers[1], *c = p->buffers[2];
+    for (int64_t probe = 0; probe < 100; probe++) {
+        int64_t i = probe * 7919 % s->m, j = probe * 104729 % s->n;
+        double  sum = 0;
+        for (int64_t q = 0; q < s->k; q++)
+            sum += (double)(s->layout[0] == 't' ? a[q * s->m + i] : a[i * s->k + q]) * (double)(s->layout[1] == 't' ? b[j * s->k + q] : b[q * s->n + j]);
+        if (fabs(sum - (double)c[i * s->n + j]) <= 1e-3 * (1 + fabs(sum))) continue;
+        fprintf(stderr, "error: %s is wrong at %lld, %lld\n", s->where, (long long)i, (long long)j);
         exit(1);
     }
-    snprintf(name, sizeof name, "%s %lldx%lldx%lld threads %d", p->name, (long long)p->m, (long long)p->n, (long long)p->k, threads);
-    if (!isnan(blas)) {
-        snprintf(blas_text, sizeof blas_text, "%.1f", flops / blas * 1e-9);
-        snprintf(ratio, sizeof ratio, "%.2f", blas / weft.spread.median);
-        snprintf(extra, sizeof extra, "\"peer\": \"blas\", \"peer_median\": %.2f, \"ratio\": %.3f", flops / blas * 1e-9,
-                 blas / weft.spread.median);
+}
+
+static bench_spread rate_of(product *p, const shape *s, double seconds) {
+    double rates[WINDOWS], flops = 2.0 * (double)s->m * (double)s->n * (double)s->k;
+    multiply(p);
+    verify(p, s);
+    for (int window = 0; window < WINDOWS; window++) {
+        int    count = 0;
+        double begin = bench_now_s(), end = begin;
+        for (; end - begin < seconds; end = bench_now_s(), count++) multiply(p);
+        rates[window] = 1e-9 * flops * count / (end - begin);
     }
-    printf("%-46s %8.1f %8s %6s %8.1f\n", name, flops / weft.spread.median * 1e-9, blas_text, ratio, peak * 1e-9);
-    bench_record record = {.bench = "gemm", .what = name, .metric = "rate", .unit = "GFLOP/s",
-                           .spread = bench_spread_over(weft.spread, flops * 1e-9), .limit = peak * 1e-9,
-                           .extra = isnan(blas) ? NULL : extra};
-    bench_write(json, &record);
-    wefti_free(x.a, x.a_bytes);
-    wefti_free(x.b, x.b_bytes);
-    wefti_free(x.c, x.c_bytes);
+    return bench_spread_of(rates, WINDOWS);
 }
 
 int bench_gemm(int argc, char **argv) {
-    double             threads = 1;
-    const char        *path = NULL;
-    const bench_option options[] = {{"threads", "threads of the CPU device (1)", BENCH_NUMBER, &threads},
-                                    {"json", "append the records to this file", BENCH_TEXT, &path},
-                                    {NULL, NULL, BENCH_FLAG, NULL}};
-    bench_read_options(argc, argv, "Matrix products of the CPU device, in GFLOP/s. WEFT_CPU_ISA forces an instruction set.", options);
-    wefti_cpu_options cpu = {.threads = {.count = (int32_t)threads}};
-    wefti_device     *device = NULL;
-    if (wefti_cpu_create(&cpu, &device) != WEFT_OK) fail("gemm");
-    FILE *json = bench_open_json(path);
-    printf("%-46s %8s %8s %6s %8s\n", "GFLOP/s", "weft", "blas", "ratio", "peak");
-    for (size_t i = 0; i < sizeof products / sizeof products[0]; i++) measure(device, (int)threads, &products[i], json);
-    device->vtable->release(device);
+    double      threads = 1, seconds = 0.05;
+    const char *json_path = NULL;
+    const bench_option options[] = {{"threads", "threads of the device", BENCH_NUMBER, &threads},
+                                    {"seconds", "of a window; there are nine", BENCH_NUMBER, &seconds},
+                                    {"json", "file for the records", BENCH_TEXT, &json_path},
+                                    {0}};
+    bench_read_options(argc, argv, "Matrix products of the CPU device, f32.", options);
+    FILE   *json = bench_open_json(json_path);
+    product p = {0};
+    must(wefti_cpu_create(&(wefti_cpu_options){.threads = {.count = (int32_t)threads}}, &p.device));
+    printf("%s, %d thread%s\n%-48s %10s %10s %10s\n", wefti_cpu_isa_name(wefti_cpu_isa_of(p.device)), (int)threads, threads == 1 ? "" : "s",
+           "m x n x k", "GFLOP/s", "low", "high");
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const shape *s = &shapes[i];
+        wefti_attrs  attrs;
+        char         what[96];
+        open_product(&p, s, &attrs);
+        bench_spread spread = rate_of(&p, s, seconds);
+        close_product(&p);
+        snprintf(what, sizeof what, "%lld x %lld x %lld %s, %s", (long long)s->m, (long long)s->n, (long long)s->k, s->layout, s->where);
+        printf("%-48s %10.1f %10.1f %10.1f\n", what, spread.median, spread.low, spread.high);
+        bench_write(json, &(bench_record){.bench = "gemm", .what = what, .metric = "rate", .unit = "GFLOP/s", .spread = spread, .limit = BENCH_UNMEASURED});
+    }
+    p.device->vtable->release(p.device);
     if (json) fclose(json);
     return 0;
 }

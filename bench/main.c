@@ -10,6 +10,7 @@ static const bench_command commands[] = {
     {"allgather", "each rank gets everyone's part", bench_allgather},
     {"broadcast", "everyone gets the root's data", bench_broadcast},
     {"sendrecv", "one-way bandwidth between two ranks", bench_sendrecv},
+    {"gemm", "matrix products of the CPU device", bench_gemm},
     {"latency", "half a round trip between two ranks", bench_latency},
     {"files", "loaders and checkpoints", bench_files},
     {"gemm", "matrix products, beside the linked BLAS", bench_gemm},

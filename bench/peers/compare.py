@@ -189,18 +189,28 @@ def allreduce(options, wire):
 # --- matrix products ---
 
 
-def blas(options):
-    """OpenBLAS beside BLIS, both static and on one thread: the choice that cmake/dependencies.cmake rests on."""
-    rates, names = {}, ("openblas", "blis")
-    for round_number in range(ROUNDS):
-        for name in names:
-            for record in objects(run([os.path.join(options.peers, f"gemm_{name}"), name])[0]):
-                rates.setdefault(record["case"], {}).setdefault(name, []).append(record["median"])
-        print(f"  round {round_number + 1} of {ROUNDS}")
+def gemm(options):
+    """Weft's matrix products beside OpenBLAS and BLIS, both static; all on one thread."""
+    rates, names = {}, ("weft", "openblas", "blis")
+    with tempfile.TemporaryDirectory() as work:
+        for round_number in range(ROUNDS):
+            for name in names:
+                if name == "weft":
+                    log = os.path.join(work, "gemm.jsonl")
+                    run([os.path.join(options.build, "bin", "weft-bench"), "gemm", "--json", log])
+                    with open(log, encoding="utf-8") as file:
+                        records = objects(file.read())
+                    os.unlink(log)
+                else:
+                    records = objects(run([os.path.join(options.peers, f"gemm_{name}"), name])[0])
+                for record in records:
+                    rates.setdefault(record["case"], {}).setdefault(name, []).append(record["median"])
+            print(f"  round {round_number + 1} of {ROUNDS}")
     for case, by_name in rates.items():
-        mine, peer = by_name["openblas"], statistics.median(by_name["blis"])
-        yield {"bench": "blas", "case": f"openblas {case}", "metric": "rate", "unit": "GFLOP/s", **spread(mine),
-               "peer": "blis", "peer_median": peer, "ratio": round(statistics.median(mine) / peer, 3)}
+        for name in names[1:]:
+            peer = statistics.median(by_name[name])
+            yield {"bench": "gemm", "case": case, "metric": "rate", "unit": "GFLOP/s", **spread(by_name["weft"]),
+                   "peer": name, "peer_median": peer, "ratio": round(statistics.median(by_name["weft"]) / peer, 3)}
 
 
 COMPARISONS = {  # name: what it compares, what it needs, how
@@ -208,7 +218,7 @@ COMPARISONS = {  # name: what it compares, what it needs, how
     "train-cnn": ("the quickstart's CNN, batch 64: PyTorch", "python", lambda o: train(o, "cnn")),
     "train-gpt": ("character GPT, 6 layers, 384 wide, context 256, batch 12: PyTorch", "python",
                   lambda o: train(o, "gpt")),
-    "blas": ("matrix products on one thread: OpenBLAS, BLIS", "blas", blas),
+    "gemm": ("matrix products on one thread: OpenBLAS, BLIS", "blas", gemm),
     "allreduce-shm": ("allreduce of 2 ranks over shared memory: Open MPI", "mpi", lambda o: allreduce(o, "shm")),
     "allreduce-tcp": ("allreduce of 2 ranks over TCP on loopback: Open MPI, Gloo", "mpi python",
                       lambda o: allreduce(o, "tcp")),
