@@ -14,7 +14,7 @@ configure_package_config_file(cmake/weftConfig.cmake.in ${PROJECT_BINARY_DIR}/cm
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/cmake/weftConfigVersion.cmake
                                  COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/cmake/weftConfig.cmake ${PROJECT_BINARY_DIR}/cmake/weftConfigVersion.cmake
-              cmake/FindWeftBlas.cmake cmake/FindWeftSodium.cmake DESTINATION ${weft_package_dir})
+              cmake/FindWeftSodium.cmake DESTINATION ${weft_package_dir})
 
 # The prefix is written relative to the file, so that the installed tree can be moved. It may be absolute only where
 # the library folder is.
