@@ -13,7 +13,6 @@ static const bench_command commands[] = {
     {"gemm", "matrix products of the CPU device", bench_gemm},
     {"latency", "half a round trip between two ranks", bench_latency},
     {"files", "loaders and checkpoints", bench_files},
-    {"gemm", "matrix products, beside the linked BLAS", bench_gemm},
 };
 
 int main(int argc, char **argv) {
