@@ -178,7 +178,7 @@ static void run_processes(const wire_setup *setup, int32_t ranks, shared_state *
         children[rank] = fork();
         if (children[rank] == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
-            alarm(LIMIT_S * 2);
+            alarm(LIMIT_S * 5); /* a last resort: a whole case on a machine that others keep busy */
             rank_start start = {{NULL, rank, ranks, AS_PROCESSES, shared, NULL, false}, setup, function};
             run_rank(&start);
             _exit(0);
