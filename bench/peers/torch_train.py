@@ -4,8 +4,8 @@
 The networks, data, batch, solver and schedule are those of Weft's samples (train_images --model mlp|cnn, train_text).
 PyTorch is given every advantage that a careful user would take: the whole data set lies decoded in memory (no loader
 at all), the solver is the fused one, and the modes to choose from are eager and torch.compile, each also in
-channels-last layout
-for the convolutional network. Time is taken in windows of equal length after a warm-up; the figure is the median.
+channels-last layout for the convolutional network. Time is taken in windows of equal length after a warm-up; the
+figure is the median.
 """
 import argparse
 import gzip
