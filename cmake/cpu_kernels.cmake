@@ -15,12 +15,17 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$" AND CMAKE_SIZEOF_VOID_P EQU
   target_compile_definitions(weft PRIVATE WEFTI_ISA_DISPATCH)
 endif()
 
+set(weft_kernel_optimisation -O3)
+if(WEFT_SANITIZE)
+  set(weft_kernel_optimisation -O1) # unrolled and instrumented loops take minutes to compile
+endif()
+
 if(weft_kernel_sources)
   foreach(isa ${weft_isas})
     add_library(weft_kernels_${isa} OBJECT ${weft_kernel_sources})
     target_include_directories(weft_kernels_${isa} PRIVATE include src)
     target_compile_definitions(weft_kernels_${isa} PRIVATE _GNU_SOURCE WEFTI_ISA=${isa} ${weft_private_definitions})
-    target_compile_options(weft_kernels_${isa} PRIVATE -O3 -fno-trapping-math ${weft_isa_flags_${isa}})
+    target_compile_options(weft_kernels_${isa} PRIVATE ${weft_kernel_optimisation} -fno-trapping-math ${weft_isa_flags_${isa}})
     target_link_libraries(weft_kernels_${isa} PRIVATE weft_flags)
     target_sources(weft PRIVATE $<TARGET_OBJECTS:weft_kernels_${isa}>)
   endforeach()

@@ -3,7 +3,7 @@
 # `scripts/test.sh --nightly` only.
 
 # The thread sanitizer is for what has threads; the rest would only cost time.
-set(weft_thread_suites "^(base|collective|cpu|io|parallel|train|transport)_")
+set(weft_thread_suites "^(base|collective|cpu|parallel|train|transport)_")
 # Not for the sanitizers: scripts that start other builds, and what measures time or memory.
 set(weft_plain_suites "^(lint|install|scripts|samples|bench)_")
 

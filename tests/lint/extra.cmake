@@ -10,7 +10,7 @@ if(WEFT_PYTHON)
     add_test(NAME lint_${check} COMMAND ${WEFT_PYTHON} ${CMAKE_CURRENT_LIST_DIR}/lint.py ${check}
                                         --source ${PROJECT_SOURCE_DIR} --library $<TARGET_FILE:weft>
                                         --cc ${CMAKE_C_COMPILER} ${cxx} --nm ${CMAKE_NM})
-    set_tests_properties(lint_${check} PROPERTIES LABELS lint TIMEOUT 120)
+    set_tests_properties(lint_${check} PROPERTIES LABELS lint TIMEOUT 300)
   endforeach()
 else()
   message(STATUS "weft: Python: none, the checks of tests/lint are left out (Debian: python3)")
