@@ -5,8 +5,8 @@
  * or taken (weft_array_take: the array frees it). Arrays of this header lie in host memory.
  *
  * Counts of references are atomic, so any thread may retain and release; the elements themselves are the program's to
- * guard. Nothing here blocks or communicates. Sizes that overflow give WEFT_E_OVERFLOW, shapes with a negative dimension
- * WEFT_E_SHAPE, a value that is no dtype WEFT_E_DTYPE. */
+ * guard. Nothing here blocks or communicates. Sizes that overflow give WEFT_E_OVERFLOW, shapes with a negative
+ * dimension WEFT_E_SHAPE, a value that is no dtype WEFT_E_DTYPE. */
 #ifndef WEFT_ARRAY_H
 #define WEFT_ARRAY_H
 
@@ -35,8 +35,8 @@ WEFT_MUST_CHECK weft_status weft_array_create_from(weft_dtype dtype, weft_shape 
 /* The caller's row-major memory, which must outlive the array and every view of it. `data` must be aligned to the
  * element (WEFT_E_INVALID), and may be NULL only where the shape has no elements. */
 WEFT_MUST_CHECK weft_status weft_array_borrow(weft_dtype dtype, weft_shape shape, void *data, weft_array **array_out);
-/* As weft_array_borrow, but the array owns the memory: when its last view is released, `deleter(context, data)` is called
- * once, on the releasing thread. On failure nothing is taken and the deleter is not called. */
+/* As weft_array_borrow, but the array owns the memory: when its last view is released, `deleter(context, data)` is
+ * called once, on the releasing thread. On failure nothing is taken and the deleter is not called. */
 WEFT_MUST_CHECK weft_status weft_array_take(weft_dtype dtype, weft_shape shape, void *data,
                                             void (*deleter)(void *context, void *data), void *context,
                                             weft_array **array_out);
@@ -62,8 +62,8 @@ bool weft_array_is_contiguous(const weft_array *array);
 
 /* --- views share the storage; each gives one reference --- */
 
-/* The same elements in row-major order under another shape. WEFT_E_SHAPE where the counts differ, WEFT_E_INVALID where the
- * array is not contiguous (copy it first). One dimension may be -1: it follows from the others. */
+/* The same elements in row-major order under another shape. WEFT_E_SHAPE where the counts differ, WEFT_E_INVALID where
+ * the array is not contiguous (copy it first). One dimension may be -1: it follows from the others. */
 WEFT_MUST_CHECK weft_status weft_array_reshape(weft_array *array, weft_shape shape, weft_array **view_out);
 /* Elements [begin, end) of `axis`. WEFT_E_SHAPE where there are none such. */
 WEFT_MUST_CHECK weft_status weft_array_slice(weft_array *array, int32_t axis, int64_t begin, int64_t end,
@@ -81,9 +81,9 @@ WEFT_MUST_CHECK weft_status weft_array_assign(weft_array *array, const weft_arra
 
 /* Hands the array out as a DLPack tensor that keeps the storage alive until its deleter is called. */
 WEFT_MUST_CHECK weft_status weft_array_to_dlpack(weft_array *array, weft_dl_managed **managed_out);
-/* Takes a DLPack tensor in: on success the array owns it and calls its deleter when the last view is released; on failure it
- * stays the caller's. WEFT_E_UNSUPPORTED for memory that the host cannot read, lanes, dtypes that Weft has not, negative
- * strides, or misaligned data; WEFT_E_SHAPE for more than WEFT_MAX_RANK dimensions. */
+/* Takes a DLPack tensor in: on success the array owns it and calls its deleter when the last view is released; on
+ * failure it stays the caller's. WEFT_E_UNSUPPORTED for memory that the host cannot read, lanes, dtypes that Weft has
+ * not, negative strides, or misaligned data; WEFT_E_SHAPE for more than WEFT_MAX_RANK dimensions. */
 WEFT_MUST_CHECK weft_status weft_array_from_dlpack(weft_dl_managed *managed, weft_array **array_out);
 
 #ifdef __cplusplus

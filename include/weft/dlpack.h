@@ -1,6 +1,6 @@
-/* The DLPack exchange format as the structures that its binary interface prescribes (DLPack 1.0, unversioned tensors, the
- * form that Python's __dlpack__ capsules named "dltensor" carry). The layouts are those of <dlpack/dlpack.h>, under names of
- * their own, so that a program may include both and cast a pointer from one to the other. */
+/* The DLPack exchange format as the structures that its binary interface prescribes (DLPack 1.0, unversioned tensors,
+ * the form that Python's __dlpack__ capsules named "dltensor" carry). The layouts are those of <dlpack/dlpack.h>, under
+ * names of their own, so that a program may include both and cast a pointer from one to the other. */
 #ifndef WEFT_DLPACK_H
 #define WEFT_DLPACK_H
 

@@ -42,7 +42,8 @@ Test(cpu_create, takes_the_instruction_set_from_the_environment) {
 Test(cpu_create, refuses_an_instruction_set_that_is_not_there) {
     wefti_device *device = NULL;
     for (int isa = WEFTI_CPU_REFERENCE; isa < WEFTI_CPU_ISA_COUNT; isa++) {
-        weft_status status = wefti_cpu_create(&(wefti_cpu_options){.isa = (wefti_cpu_isa)isa, .threads = {.count = 1}}, &device);
+        weft_status status =
+            wefti_cpu_create(&(wefti_cpu_options){.isa = (wefti_cpu_isa)isa, .threads = {.count = 1}}, &device);
         cr_assert_eq(status, wefti_cpu_has((wefti_cpu_isa)isa) ? WEFT_OK : WEFT_E_UNSUPPORTED);
         if (status == WEFT_OK) device->vtable->release(device);
         else cr_assert_not_null(strstr(weft_error_message(), wefti_cpu_isa_name((wefti_cpu_isa)isa)));
@@ -70,10 +71,28 @@ Test(cpu_launch, allocates_nothing_and_times_every_call) {
     }
     wefti_operand in[2] = {operand(WEFT_F32, weft_shape(N), 0), operand(WEFT_F32, weft_shape(N), 1)};
     wefti_operand out = operand(WEFT_F32, weft_shape(N), 2);
-    wefti_call    calls[3] = {
-        {.op = WEFT_OP_ADD, .attrs = &attrs, .n_inputs = 2, .n_outputs = 1, .inputs = in, .outputs = &out, .name = "sum"},
-        {.op = WEFT_OP_RELU, .attrs = &attrs, .n_inputs = 1, .n_outputs = 1, .inputs = &out, .outputs = &out, .name = "relu"},
-        {.op = WEFT_OP_RELU, .attrs = &attrs, .n_inputs = 1, .n_outputs = 1, .inputs = &out, .outputs = &out, .name = "again"},
+    wefti_call calls[3] = {
+        {.op = WEFT_OP_ADD,
+         .attrs = &attrs,
+         .n_inputs = 2,
+         .n_outputs = 1,
+         .inputs = in,
+         .outputs = &out,
+         .name = "sum"},
+        {.op = WEFT_OP_RELU,
+         .attrs = &attrs,
+         .n_inputs = 1,
+         .n_outputs = 1,
+         .inputs = &out,
+         .outputs = &out,
+         .name = "relu"},
+        {.op = WEFT_OP_RELU,
+         .attrs = &attrs,
+         .n_inputs = 1,
+         .n_outputs = 1,
+         .inputs = &out,
+         .outputs = &out,
+         .name = "again"},
     };
     for (int i = 0; i < 3; i++) {
         calls[i].scratch_buffer = 3;
@@ -86,7 +105,8 @@ Test(cpu_launch, allocates_nothing_and_times_every_call) {
     cr_assert_eq(device->vtable->compile(device, &segment, &program), WEFT_OK);
     int          between = 0;
     uint64_t     profile[3] = {0};
-    wefti_launch launch = {.buffers = (void *const *)buffers, .between = count_between, .context = &between, .profile_ns = profile};
+    wefti_launch launch = {
+        .buffers = (void *const *)buffers, .between = count_between, .context = &between, .profile_ns = profile};
     uint64_t     before = allocations();
     for (int step = 0; step < 10; step++) cr_assert_eq(device->vtable->launch(program, &launch), WEFT_OK);
     cr_assert_eq(allocations(), before);
@@ -119,7 +139,8 @@ static void expect_refused(const refusal *one) {
     int64_t        scratch = 0;
     wefti_program *program = NULL;
     wefti_segment  segment = {.calls = &call, .n_calls = 1, .n_buffers = 5};
-    cr_assert_eq(device->vtable->query(device, &call, &scratch), one->status, "%s: %s", wefti_ops[one->op].name, weft_error_message());
+    cr_assert_eq(device->vtable->query(device, &call, &scratch), one->status, "%s: %s", wefti_ops[one->op].name,
+                 weft_error_message());
     cr_assert_eq(device->vtable->compile(device, &segment, &program), one->status);
     cr_assert_null(program);
     cr_assert_not_null(strstr(weft_error_message(), "culprit"), "%s", weft_error_message());
@@ -153,7 +174,13 @@ Test(cpu_query, refuses_what_is_no_call) {
         {WEFT_OP_RESHAPE, 1, 1, {F32(3, 4)}, {F32(5)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_PERMUTE, 1, 1, {F32(3, 3)}, {F32(3, 3)}, {.view = {.axes = {1, 1}}}, WEFT_E_SHAPE},
         {WEFT_OP_SLICE, 1, 1, {F32(5)}, {F32(3)}, {.slice = {.start = {1}, .step = {2}, .size = {3}}}, WEFT_E_SHAPE},
-        {WEFT_OP_SLICE, 1, 1, {F32(5)}, {F32(2)}, {.slice = {.start = {0}, .step = {INT64_MAX}, .size = {2}}}, WEFT_E_SHAPE},
+        {WEFT_OP_SLICE,
+         1,
+         1,
+         {F32(5)},
+         {F32(2)},
+         {.slice = {.start = {0}, .step = {INT64_MAX}, .size = {2}}},
+         WEFT_E_SHAPE},
         {WEFT_OP_EXPAND, 1, 1, {F32(3)}, {F32(4)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_CONCAT, 2, 1, {F32(3), F32(4)}, {F32(8)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_PAD, 1, 1, {F32(3)}, {F32(5)}, {.pad = {.low = {1}}}, WEFT_E_SHAPE},
@@ -164,15 +191,32 @@ Test(cpu_query, refuses_what_is_no_call) {
         {WEFT_OP_MATMUL, 2, 1, {F32(3, 4), F32(5, 6)}, {F32(3, 6)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_MATMUL, 2, 1, {F32(3, 4), F32(4)}, {F32(3, 1)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_MATMUL, 2, 1, {I32(3, 4), I32(4, 2)}, {I32(3, 2)}, .status = WEFT_E_DTYPE},
-        {WEFT_OP_CONV2D, 2, 1, {F32(1, 3, 5, 5), F32(4, 2, 3, 3)}, {F32(1, 4, 3, 3)}, {.conv = {.groups = 1}}, WEFT_E_SHAPE},
-        {WEFT_OP_MAX_POOL2D, 1, 2, {F32(1, 3, 4, 4)}, {F32(1, 3, 2, 2), I32(1, 3, 2, 1)}, {.pool = {.window = {2, 2}}}, WEFT_E_SHAPE},
+        {WEFT_OP_CONV2D,
+         2,
+         1,
+         {F32(1, 3, 5, 5), F32(4, 2, 3, 3)},
+         {F32(1, 4, 3, 3)},
+         {.conv = {.groups = 1}},
+         WEFT_E_SHAPE},
+        {WEFT_OP_MAX_POOL2D,
+         1,
+         2,
+         {F32(1, 3, 4, 4)},
+         {F32(1, 3, 2, 2), I32(1, 3, 2, 1)},
+         {.pool = {.window = {2, 2}}},
+         WEFT_E_SHAPE},
         {WEFT_OP_AVG_POOL2D, 1, 1, {F32(1, 3, 4, 4)}, {F32(1, 3, 2, 2)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_NORMALIZE, 1, 2, {F32(3, 4)}, {F32(3, 4), F32(4)}, {.rows = {.axes = 1}}, WEFT_E_SHAPE},
         {WEFT_OP_NORMALIZE, 1, 2, {F32(3, 4)}, {F32(3, 4), F32(3)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_ROTARY, 1, 1, {F32(3, 5)}, {F32(3, 5)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_CROSS_ENTROPY, 2, 2, {F32(3, 5), I32(4)}, {F32(3), F32(3)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_CROSS_ENTROPY, 2, 2, {F32(3, 5), F32(3)}, {F32(3), F32(3)}, .status = WEFT_E_DTYPE},
-        {WEFT_OP_ATTENTION, 3, 2, {F32(1, 3, 4, 8), F32(1, 2, 4, 8), F32(1, 2, 4, 8)}, {F32(1, 3, 4, 8), F32(1, 3, 4)}, .status = WEFT_E_SHAPE},
+        {WEFT_OP_ATTENTION,
+         3,
+         2,
+         {F32(1, 3, 4, 8), F32(1, 2, 4, 8), F32(1, 2, 4, 8)},
+         {F32(1, 3, 4, 8), F32(1, 3, 4)},
+         .status = WEFT_E_SHAPE},
         {WEFT_OP_ASSIGN, 2, 1, {F32(3), F32(4)}, {F32(3)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_UPDATE, 3, 1, {F32(3), F32(3), F32(8)}, {F32(3)}, .status = WEFT_E_SHAPE},
         {WEFT_OP_FUSED, 1, 1, {F32(3)}, {F32(3)}, .status = WEFT_E_SHAPE},
@@ -210,7 +254,13 @@ Test(cpu_compile, refuses_memory_that_is_not_there) {
     wefti_attrs    attrs;
     wefti_program *program = NULL;
     memset(&attrs, 0, sizeof attrs);
-    wefti_call    call = {.op = WEFT_OP_NEG, .attrs = &attrs, .n_inputs = 1, .n_outputs = 1, .inputs = &x, .outputs = &y, .name = "culprit"};
+    wefti_call call = {.op = WEFT_OP_NEG,
+                       .attrs = &attrs,
+                       .n_inputs = 1,
+                       .n_outputs = 1,
+                       .inputs = &x,
+                       .outputs = &y,
+                       .name = "culprit"};
     wefti_segment segment = {.calls = &call, .n_calls = 1, .n_buffers = 1};
     y.buffer = 1;
     cr_assert_eq(device->vtable->compile(device, &segment, &program), WEFT_E_INVALID);
@@ -219,7 +269,12 @@ Test(cpu_compile, refuses_memory_that_is_not_there) {
     wefti_operand plane = F32(1, 1, 4, 4), index = I32(1, 1, 2, 2), g = F32(1, 1, 2, 2), in[2] = {g, index};
     int64_t       scratch = 0;
     attrs.pool.input = plane.shape;
-    call = (wefti_call){.op = WEFT_OP_MAX_POOL2D_BACKWARD, .attrs = &attrs, .n_inputs = 2, .n_outputs = 1, .inputs = in, .outputs = &plane};
+    call = (wefti_call){.op = WEFT_OP_MAX_POOL2D_BACKWARD,
+                        .attrs = &attrs,
+                        .n_inputs = 2,
+                        .n_outputs = 1,
+                        .inputs = in,
+                        .outputs = &plane};
     wefti_device *plain = create(WEFTI_CPU_REFERENCE, 1);
     cr_assert_eq(plain->vtable->query(plain, &call, &scratch), WEFT_OK);
     cr_assert_eq(scratch, 16 * 8);
@@ -238,12 +293,14 @@ static weft_status scale_forward(const weft_custom_data *inputs, const void *opt
         ((float *)outputs_out[0].data)[i] = (float)factor * ((const float *)inputs[0].data)[i];
     return WEFT_OK;
 }
-static weft_status scale_backward(const weft_custom_data *inputs, const weft_custom_data *outputs, const weft_custom_data *gradients,
-                                  const void *options, weft_custom_data *input_gradients_out) {
+static weft_status scale_backward(const weft_custom_data *inputs, const weft_custom_data *outputs,
+                                  const weft_custom_data *gradients, const void *options,
+                                  weft_custom_data *input_gradients_out) {
     (void)outputs;
     if (input_gradients_out[1].data) return WEFT_E_INTERNAL; /* the second input is an integer */
     for (int64_t i = 0; i < weft_shape_elements(inputs[0].shape); i++)
-        ((float *)input_gradients_out[0].data)[i] = (float)*(const double *)options * ((const float *)gradients[0].data)[i];
+        ((float *)input_gradients_out[0].data)[i] =
+            (float)*(const double *)options * ((const float *)gradients[0].data)[i];
     return WEFT_OK;
 }
 
@@ -266,7 +323,8 @@ static weft_status run_one(wefti_device *device, wefti_call *call, void *const *
 
 Test(cpu_custom, calls_the_application_with_packed_memory) {
     wefti_device *device = create(WEFTI_CPU_AUTO, 2);
-    wefti_custom  custom = {.op = {.name = "scale", .n_inputs = 2, .n_outputs = 1, .forward = scale_forward, .backward = scale_backward}};
+    wefti_custom custom = {
+        .op = {.name = "scale", .n_inputs = 2, .n_outputs = 1, .forward = scale_forward, .backward = scale_backward}};
     double        factor = 3;
     float         x[12], y[12], g[12], gx[12];
     int32_t       n = 7, gn = 99;
@@ -277,7 +335,13 @@ Test(cpu_custom, calls_the_application_with_packed_memory) {
     wefti_operand turned = F32(3, 4);
     turned.stride[0] = 1, turned.stride[1] = 3;
     wefti_operand in[2] = {turned, operand(WEFT_I32, weft_shape(1), 1)}, out = operand(WEFT_F32, weft_shape(3, 4), 2);
-    wefti_call    call = {.op = WEFT_OP_CUSTOM, .attrs = &attrs, .n_inputs = 2, .n_outputs = 1, .inputs = in, .outputs = &out, .name = "mine"};
+    wefti_call call = {.op = WEFT_OP_CUSTOM,
+                       .attrs = &attrs,
+                       .n_inputs = 2,
+                       .n_outputs = 1,
+                       .inputs = in,
+                       .outputs = &out,
+                       .name = "mine"};
     cr_assert_eq(run_one(device, &call, (void *[]){x, &n, y}, 3), WEFT_OK, "%s", weft_error_message());
     for (int i = 0; i < 12; i++) cr_assert_eq(y[i], 3 * x[i / 4 + i % 4 * 3]);
     factor = -1;
@@ -287,7 +351,13 @@ Test(cpu_custom, calls_the_application_with_packed_memory) {
     factor = 2;
     wefti_operand back_in[4] = {in[0], in[1], out, operand(WEFT_F32, weft_shape(3, 4), 3)};
     wefti_operand back_out[2] = {operand(WEFT_F32, weft_shape(3, 4), 4), operand(WEFT_I32, weft_shape(1), 5)};
-    call = (wefti_call){.op = WEFT_OP_CUSTOM_BACKWARD, .attrs = &attrs, .n_inputs = 4, .n_outputs = 2, .inputs = back_in, .outputs = back_out, .name = "mine"};
+    call = (wefti_call){.op = WEFT_OP_CUSTOM_BACKWARD,
+                        .attrs = &attrs,
+                        .n_inputs = 4,
+                        .n_outputs = 2,
+                        .inputs = back_in,
+                        .outputs = back_out,
+                        .name = "mine"};
     cr_assert_eq(run_one(device, &call, (void *[]){x, &n, y, g, gx, &gn}, 6), WEFT_OK, "%s", weft_error_message());
     for (int i = 0; i < 12; i++) cr_assert_eq(gx[i], 2 * g[i]);
     cr_assert_eq(gn, 0);
@@ -320,13 +390,18 @@ Test(cpu_reduce, agrees_with_the_plain_one_to_the_bit) {
                         }
                     const void *sources[3] = {memory[1], memory[0], memory[2]};
                     int32_t     divisor = op == WEFTI_REDUCE_AVG ? 3 : 1;
-                    cr_assert_eq(wefti_cpu_reduce(NULL, expected, sources, n, N, (weft_dtype)dtype, (wefti_reduce_op)op, divisor), WEFT_OK);
+                    cr_assert_eq(wefti_cpu_reduce(NULL, expected, sources, n, N, (weft_dtype)dtype, (wefti_reduce_op)op,
+                                                  divisor),
+                                 WEFT_OK);
                     void *dst = n == 2 ? (void *)memory[0] : memory[3]; /* also onto one of the sources */
-                    cr_assert_eq(device->vtable->reduce(device, dst, sources, n, N, (weft_dtype)dtype, (wefti_reduce_op)op, divisor), WEFT_OK);
+                    cr_assert_eq(device->vtable->reduce(device, dst, sources, n, N, (weft_dtype)dtype,
+                                                        (wefti_reduce_op)op, divisor),
+                                 WEFT_OK);
                     for (int64_t i = 0; i < N; i++) {
                         double want = load(expected, i, (weft_dtype)dtype), got = load(dst, i, (weft_dtype)dtype);
-                        cr_assert(want == got || (isnan(want) && isnan(got)), "%s %s of %d: element %d is %g, expected %g",
-                                  weft_dtype_name((weft_dtype)dtype), wefti_cpu_isa_name((wefti_cpu_isa)isa), (int)n, (int)i, got, want);
+                        cr_assert(want == got || (isnan(want) && isnan(got)),
+                                  "%s %s of %d: element %d is %g, expected %g", weft_dtype_name((weft_dtype)dtype),
+                                  wefti_cpu_isa_name((wefti_cpu_isa)isa), (int)n, (int)i, got, want);
                     }
                 }
         float       x = 1;
@@ -348,7 +423,8 @@ Test(cpu_reduce, follows_its_contract) {
     cr_assert_eq(out[1], 3);
     uint8_t     p[4] = {0, 0, 1, 1}, q[4] = {0, 1, 0, 1}, r[4];
     const void *bools[2] = {p, q};
-    static const wefti_reduce_op ors[] = {WEFTI_REDUCE_SUM, WEFTI_REDUCE_MAX}, ands[] = {WEFTI_REDUCE_PROD, WEFTI_REDUCE_MIN};
+    static const wefti_reduce_op ors[] = {WEFTI_REDUCE_SUM, WEFTI_REDUCE_MAX},
+                                 ands[] = {WEFTI_REDUCE_PROD, WEFTI_REDUCE_MIN};
     for (int k = 0; k < 2; k++) {
         cr_assert_eq(wefti_cpu_reduce(NULL, r, bools, 2, 4, WEFT_BOOL, ors[k], 1), WEFT_OK);
         for (int i = 0; i < 4; i++) cr_assert_eq(r[i], p[i] | q[i]);

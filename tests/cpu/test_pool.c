@@ -34,7 +34,8 @@ static void mark(void *context, int64_t chunk, int32_t worker) {
 
 static void expect_each_once(tally *self, int64_t chunks) {
     cr_assert_not(self->clash);
-    for (int64_t i = 0; i < MOST; i++) cr_assert_eq(self->hits[i], i < chunks, "chunk %lld ran %d times", (long long)i, self->hits[i]);
+    for (int64_t i = 0; i < MOST; i++)
+        cr_assert_eq(self->hits[i], i < chunks, "chunk %lld ran %d times", (long long)i, self->hits[i]);
 }
 
 static tally *fresh(wefti_pool *pool) {

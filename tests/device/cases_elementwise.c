@@ -16,16 +16,20 @@ typedef struct op_row {
 } op_row;
 
 static const op_row unary_ops[] = {
-    {WEFT_OP_COPY, -9, 9, true, true},       {WEFT_OP_DETACH, -9, 9, true, true},   {WEFT_OP_NEG, -9, 9, true, true},
-    {WEFT_OP_ABS, -9, 9, true, true},        {WEFT_OP_SIGN, -3, 3, true, true},     {WEFT_OP_SQUARE, -9, 9, true, true},
-    {WEFT_OP_EXP, -12, 9, false, true},      {WEFT_OP_EXPM1, -3, 3, false, true},   {WEFT_OP_LOG, 0.01, 30, false, true},
-    {WEFT_OP_LOG1P, -0.9, 9, false, true},   {WEFT_OP_SQRT, 0, 30, false, true},    {WEFT_OP_RSQRT, 0.01, 30, false, true},
-    {WEFT_OP_RECIPROCAL, 0.1, 9, false, true}, {WEFT_OP_SIN, -9, 9, false, true},   {WEFT_OP_COS, -9, 9, false, true},
-    {WEFT_OP_TANH, -5, 5, false, true},      {WEFT_OP_SIGMOID, -9, 9, false, true}, {WEFT_OP_ERF, -3, 3, false, true},
-    {WEFT_OP_SOFTPLUS, -9, 9, false, true},  {WEFT_OP_RELU, -3, 3, true, true},     {WEFT_OP_GELU, -4, 4, false, false},
-    {WEFT_OP_GELU_TANH, -4, 4, false, false}, {WEFT_OP_SILU, -6, 6, false, false},  {WEFT_OP_FLOOR, -9, 9, false, true},
-    {WEFT_OP_CEIL, -9, 9, false, true},      {WEFT_OP_ROUND, -9, 9, false, true},   {WEFT_OP_CLAMP, -9, 9, true, true},
-    {WEFT_OP_ISFINITE, -9, 9, false, true},
+    {WEFT_OP_COPY, -9, 9, true, true},         {WEFT_OP_DETACH, -9, 9, true, true},
+    {WEFT_OP_NEG, -9, 9, true, true},          {WEFT_OP_ABS, -9, 9, true, true},
+    {WEFT_OP_SIGN, -3, 3, true, true},         {WEFT_OP_SQUARE, -9, 9, true, true},
+    {WEFT_OP_EXP, -12, 9, false, true},        {WEFT_OP_EXPM1, -3, 3, false, true},
+    {WEFT_OP_LOG, 0.01, 30, false, true},      {WEFT_OP_LOG1P, -0.9, 9, false, true},
+    {WEFT_OP_SQRT, 0, 30, false, true},        {WEFT_OP_RSQRT, 0.01, 30, false, true},
+    {WEFT_OP_RECIPROCAL, 0.1, 9, false, true}, {WEFT_OP_SIN, -9, 9, false, true},
+    {WEFT_OP_COS, -9, 9, false, true},         {WEFT_OP_TANH, -5, 5, false, true},
+    {WEFT_OP_SIGMOID, -9, 9, false, true},     {WEFT_OP_ERF, -3, 3, false, true},
+    {WEFT_OP_SOFTPLUS, -9, 9, false, true},    {WEFT_OP_RELU, -3, 3, true, true},
+    {WEFT_OP_GELU, -4, 4, false, false},       {WEFT_OP_GELU_TANH, -4, 4, false, false},
+    {WEFT_OP_SILU, -6, 6, false, false},       {WEFT_OP_FLOOR, -9, 9, false, true},
+    {WEFT_OP_CEIL, -9, 9, false, true},        {WEFT_OP_ROUND, -9, 9, false, true},
+    {WEFT_OP_CLAMP, -9, 9, true, true},        {WEFT_OP_ISFINITE, -9, 9, false, true},
 };
 static const op_row binary_ops[] = {
     {WEFT_OP_ADD, -9, 9, true, true},      {WEFT_OP_SUB, -9, 9, true, true},      {WEFT_OP_MUL, -9, 9, true, true},
@@ -38,7 +42,8 @@ static const op_row binary_ops[] = {
 };
 
 static bool is_predicate(weft_op op) {
-    return op == WEFT_OP_ISFINITE || op == WEFT_OP_NOT || op == WEFT_OP_AND || op == WEFT_OP_OR || (op >= WEFT_OP_EQ && op <= WEFT_OP_GE);
+    return op == WEFT_OP_ISFINITE || op == WEFT_OP_NOT || op == WEFT_OP_AND || op == WEFT_OP_OR ||
+           (op >= WEFT_OP_EQ && op <= WEFT_OP_GE);
 }
 
 /* ---- definitions ---- */
@@ -188,19 +193,25 @@ void define_elementwise(const test_case *self, const tensor *inputs, tensor *out
         else if (self->op == WEFT_OP_WHERE) y->i[i] = a->i[at[0]] ? b->i[at[1]] : c->i[at[2]];
         else if (is_predicate(self->op)) y->i[i] = predicate(self->op, a->f[at[0]], unary ? 0 : b->f[at[1]]);
         else if (floating) y->f[i] = unary ? of_one(self, a->f[at[0]]) : of_two(self->op, a->f[at[0]], b->f[at[1]]);
-        else y->i[i] = wrapped(unary ? of_one_integer(self, a->i[at[0]]) : of_two_integers(self->op, a->i[at[0]], b->i[at[1]]), y->dtype);
+        else
+            y->i[i] =
+                wrapped(unary ? of_one_integer(self, a->i[at[0]]) : of_two_integers(self->op, a->i[at[0]], b->i[at[1]]),
+                        y->dtype);
         /* Where 1 + erf or 1 - t*t cancels, the size of the factor beside it bounds the error. */
         bool cancels = self->op == WEFT_OP_GELU || self->op == WEFT_OP_GELU_TANH || self->op == WEFT_OP_GELU_BACKWARD ||
                        self->op == WEFT_OP_GELU_TANH_BACKWARD || self->op == WEFT_OP_SILU_BACKWARD;
         if (cancels && isfinite(y->f[i])) y->scale[i] = fabs(a->f[at[0]]) * (unary ? 1 : 1 + fabs(b->f[at[1]]));
-        if (self->op == WEFT_OP_SIN || self->op == WEFT_OP_COS) y->scale[i] = 0.1; /* beside zeros, the argument's own rounding */
+        if (self->op == WEFT_OP_SIN || self->op == WEFT_OP_COS)
+            y->scale[i] = 0.1; /* beside zeros, the argument's own rounding */
     }
 }
 
 /* ---- cases ---- */
 
 static const weft_shape shapes[] = {
-    {0, {0}}, {1, {1}}, {1, {7}}, {1, {0}}, {2, {3, 5}}, {3, {2, 0, 4}}, {3, {2, 3, 4}}, {2, {33, 65}}, {5, {2, 1, 3, 2, 2}},
+    {0, {0}},       {1, {1}},      {1, {7}},
+    {1, {0}},       {2, {3, 5}},   {3, {2, 0, 4}},
+    {3, {2, 3, 4}}, {2, {33, 65}}, {5, {2, 1, 3, 2, 2}},
 };
 
 static test_case unary_case(op_row row, weft_dtype dtype, weft_shape shape, layout how) {
@@ -263,14 +274,17 @@ static void visit_binary(case_visitor visit, void *context, op_row row) {
         for (size_t s = 0; s < WEFTI_COUNT(pairs); s++)
             for (int k = 0; k < 3; k++) {
                 size_t              how = k == 0 ? 0 : (s + d + row.op + (size_t)k) % 6;
-                static const layout ways[6][2] = {{PLAIN, PLAIN}, {GAPPED, PLAIN}, {PLAIN, TURNED}, {REPEATED, GAPPED}, {PLAIN, REPEATED}, {TURNED, TURNED}};
+                static const layout ways[6][2] = {{PLAIN, PLAIN},     {GAPPED, PLAIN},   {PLAIN, TURNED},
+                                                  {REPEATED, GAPPED}, {PLAIN, REPEATED}, {TURNED, TURNED}};
                 test_case one = binary_case(row, numbers[d], pairs[s], ways[how][0], ways[how][1]);
                 visit(context, &one);
             }
-        test_case in_place = binary_case(row, numbers[d], (shape_pair){weft_shape(9, 11), weft_shape(11), weft_shape(9, 11)}, PLAIN, PLAIN);
+        test_case in_place = binary_case(
+            row, numbers[d], (shape_pair){weft_shape(9, 11), weft_shape(11), weft_shape(9, 11)}, PLAIN, PLAIN);
         in_place.in_place = in_place.outputs[0].dtype == numbers[d];
         visit(context, &in_place);
-        test_case large = binary_case(row, numbers[d], (shape_pair){weft_shape(3, 7001), weft_shape(7001), weft_shape(3, 7001)}, PLAIN, PLAIN);
+        test_case large = binary_case(
+            row, numbers[d], (shape_pair){weft_shape(3, 7001), weft_shape(7001), weft_shape(3, 7001)}, PLAIN, PLAIN);
         if (d == 0) visit(context, &large);
     }
 }
@@ -296,12 +310,14 @@ static void visit_choices(case_visitor visit, void *context) {
     for (int how = 0; how < LAYOUT_COUNT; how++)
         for (size_t s = 0; s < WEFTI_COUNT(pairs); s++) {
             for (size_t k = 0; k < 3; k++) {
-                test_case one = binary_case((op_row){logical[k], 0, 2, true, false}, WEFT_BOOL, pairs[s], (layout)how, PLAIN);
+                test_case one =
+                    binary_case((op_row){logical[k], 0, 2, true, false}, WEFT_BOOL, pairs[s], (layout)how, PLAIN);
                 if (k == 0) one.n_inputs = 1, one.outputs[0].shape = pairs[s].a;
                 visit(context, &one);
             }
             for (int d = 0; d < WEFT_DTYPE_COUNT; d++) {
-                test_case one = binary_case((op_row){WEFT_OP_WHERE, -9, 9, true, true}, (weft_dtype)d, pairs[s], PLAIN, (layout)how);
+                test_case one = binary_case((op_row){WEFT_OP_WHERE, -9, 9, true, true}, (weft_dtype)d, pairs[s], PLAIN,
+                                            (layout)how);
                 one.n_inputs = 3;
                 one.inputs[2] = one.inputs[1];
                 one.inputs[1] = one.inputs[0];
@@ -315,14 +331,16 @@ static void visit_dropout(case_visitor visit, void *context) {
     for (size_t d = 0; d < WEFTI_COUNT(floats); d++)
         for (size_t s = 0; s < WEFTI_COUNT(shapes); s++)
             for (int how = 0; how < LAYOUT_COUNT; how++) {
-                test_case one = unary_case((op_row){WEFT_OP_DROPOUT, -3, 3, false, false}, floats[d], shapes[s], (layout)how);
+                test_case one =
+                    unary_case((op_row){WEFT_OP_DROPOUT, -3, 3, false, false}, floats[d], shapes[s], (layout)how);
                 one.n_inputs = 2;
                 one.inputs[1] = (argument){WEFT_I64, weft_shape_scalar(), PLAIN, 3, 900, false};
                 one.attrs.dropout.p = how * 0.3;
                 one.attrs.dropout.key = UINT64_C(0x1234567890abcdef);
                 visit(context, &one);
                 if (shapes[s].rank < 2) continue;
-                one.attrs.dropout.window = (wefti_window){.split = 1, .axis = 1, .begin = 4, .global = shapes[s].dim[1] + 9};
+                one.attrs.dropout.window =
+                    (wefti_window){.split = 1, .axis = 1, .begin = 4, .global = shapes[s].dim[1] + 9};
                 visit(context, &one);
             }
 }

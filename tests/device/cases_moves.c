@@ -16,7 +16,8 @@ static void define_view(const test_case *self, const tensor *x, tensor *y) {
         unravel(y->shape, i, index);
         for (int32_t axis = 0; axis < y->shape.rank; axis++) {
             if (self->op == WEFT_OP_PERMUTE) from[self->attrs.view.axes[axis]] = index[axis];
-            if (self->op == WEFT_OP_SLICE) from[axis] = self->attrs.slice.start[axis] + index[axis] * self->attrs.slice.step[axis];
+            if (self->op == WEFT_OP_SLICE)
+                from[axis] = self->attrs.slice.start[axis] + index[axis] * self->attrs.slice.step[axis];
         }
         for (int32_t axis = 0; self->op == WEFT_OP_EXPAND && axis < x->shape.rank; axis++)
             from[axis] = x->shape.dim[axis] == 1 ? 0 : index[y->shape.rank - x->shape.rank + axis];
@@ -115,7 +116,8 @@ void define_move(const test_case *self, const tensor *inputs, tensor *outputs) {
     case WEFT_OP_FULL:
     case WEFT_OP_ARANGE:
         for (int64_t i = 0; i < y->n; i++) {
-            y->f[i] = self->op == WEFT_OP_FULL ? self->attrs.full.value : self->attrs.arange.start + (double)i * self->attrs.arange.step;
+            y->f[i] = self->op == WEFT_OP_FULL ? self->attrs.full.value
+                                               : self->attrs.arange.start + (double)i * self->attrs.arange.step;
             y->i[i] = y->dtype == WEFT_BOOL ? y->f[i] != 0 : (int64_t)y->f[i];
         }
         return;
@@ -245,7 +247,8 @@ static void visit_generators(case_visitor visit, void *context, weft_dtype dtype
             memset(&one.attrs, 0, sizeof one.attrs);
             one.attrs.random.key = UINT64_C(0xfedcba9876543210);
             one.attrs.random.kind = kind;
-            if (split) one.attrs.random.window = (wefti_window){.split = 1, .axis = split - 1, .begin = 2, .global = 75};
+            if (split)
+                one.attrs.random.window = (wefti_window){.split = 1, .axis = split - 1, .begin = 2, .global = 75};
             visit(context, &one);
         }
 }

@@ -35,7 +35,10 @@ static void define_matmul(const test_case *self, const tensor *a, const tensor *
 /* Every product x * w * y of a convolution, handed to whichever of the three is wanted. */
 static void define_conv(const test_case *self, const tensor *first, const tensor *second, tensor *result) {
     bool           to_x = self->op == WEFT_OP_CONV2D_BACKWARD_INPUT, to_w = self->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT;
-    const tensor  *x = to_x ? result : to_w ? second : first, *w = to_w ? result : second, *y = to_x || to_w ? first : result;
+    const tensor *x = to_x   ? result
+                      : to_w ? second
+                             : first,
+                 *w = to_w ? result : second, *y = to_x || to_w ? first : result;
     const int32_t *stride = self->attrs.conv.stride, *pad = self->attrs.conv.pad, *dilation = self->attrs.conv.dilation;
     int64_t        out_per_group = w->shape.dim[0] / self->attrs.conv.groups;
     for (int64_t i = 0; i < y->n; i++) {
@@ -44,9 +47,11 @@ static void define_conv(const test_case *self, const tensor *first, const tensor
         for (int64_t c = 0; c < w->shape.dim[1]; c++)
             for (int64_t kh = 0; kh < w->shape.dim[2]; kh++)
                 for (int64_t kw = 0; kw < w->shape.dim[3]; kw++) {
-                    int64_t h = at[2] * stride[0] + kh * dilation[0] - pad[0], v = at[3] * stride[1] + kw * dilation[1] - pad[2];
+                    int64_t h = at[2] * stride[0] + kh * dilation[0] - pad[0],
+                            v = at[3] * stride[1] + kw * dilation[1] - pad[2];
                     if (h < 0 || v < 0 || h >= x->shape.dim[2] || v >= x->shape.dim[3]) continue;
-                    const int64_t xt[4] = {at[0], at[1] / out_per_group * w->shape.dim[1] + c, h, v}, wt[4] = {at[1], c, kh, kw};
+                    const int64_t xt[4] = {at[0], at[1] / out_per_group * w->shape.dim[1] + c, h, v},
+                                  wt[4] = {at[1], c, kh, kw};
                     int64_t       xi = ravel(x->shape, xt), wi = ravel(w->shape, wt), ti = to_x ? xi : to_w ? wi : i;
                     double        term = to_x ? y->f[i] * w->f[wi] : to_w ? y->f[i] * x->f[xi] : x->f[xi] * w->f[wi];
                     result->f[ti] += term;
@@ -56,7 +61,8 @@ static void define_conv(const test_case *self, const tensor *first, const tensor
 }
 
 /* Calls for window element (h, v) of output (p, q), also where it lies in the padding. */
-static bool window_element(const test_case *self, weft_shape x, int64_t p, int64_t q, int32_t i, int64_t *h_out, int64_t *v_out) {
+static bool window_element(const test_case *self, weft_shape x, int64_t p, int64_t q, int32_t i, int64_t *h_out,
+                           int64_t *v_out) {
     *h_out = p * self->attrs.pool.stride[0] - self->attrs.pool.pad[0] + i / self->attrs.pool.window[1];
     *v_out = q * self->attrs.pool.stride[1] - self->attrs.pool.pad[2] + i % self->attrs.pool.window[1];
     return *h_out >= 0 && *v_out >= 0 && *h_out < x.dim[2] && *v_out < x.dim[3];
@@ -70,7 +76,8 @@ static void define_max_pool(const test_case *self, const tensor *x, tensor *y, t
         for (int32_t e = 0; e < self->attrs.pool.window[0] * self->attrs.pool.window[1]; e++) {
             if (!window_element(self, x->shape, at[2], at[3], e, &h, &v)) continue;
             double value = element4(x, at[0], at[1], h, v);
-            if (chosen < 0 || (!isnan(best) && (isnan(value) || value > best))) best = value, chosen = h * x->shape.dim[3] + v;
+            if (chosen < 0 || (!isnan(best) && (isnan(value) || value > best)))
+                best = value, chosen = h * x->shape.dim[3] + v;
         }
         y->f[i] = best;
         index->i[i] = chosen;
@@ -129,7 +136,8 @@ void define_product(const test_case *self, const tensor *inputs, tensor *outputs
 
 static const weft_dtype floats[] = {WEFT_F32, WEFT_F64, WEFT_BF16, WEFT_F16};
 
-static test_case product_case(weft_op op, weft_dtype dtype, weft_shape a, weft_shape b, weft_shape y, layout how_a, layout how_b) {
+static test_case product_case(weft_op op, weft_dtype dtype, weft_shape a, weft_shape b, weft_shape y, layout how_a,
+                              layout how_b) {
     test_case one;
     memset(&one, 0, sizeof one);
     one.op = op;
@@ -142,11 +150,12 @@ static test_case product_case(weft_op op, weft_dtype dtype, weft_shape a, weft_s
     return one;
 }
 
-static void visit_matmul(case_visitor visit, void *context, weft_dtype dtype, int64_t m, int64_t n, int64_t k, weft_shape batch_a,
-                         weft_shape batch_b, weft_shape batch_y, int hows) {
+static void visit_matmul(case_visitor visit, void *context, weft_dtype dtype, int64_t m, int64_t n, int64_t k,
+                         weft_shape batch_a, weft_shape batch_b, weft_shape batch_y, int hows) {
     for (int trans = 0; trans < 4; trans++)
         for (int how = 0; how < hows; how++) {
-            static const layout ways[6][2] = {{PLAIN, PLAIN}, {TURNED, PLAIN}, {PLAIN, GAPPED}, {REPEATED, TURNED}, {GAPPED, REPEATED}, {TURNED, TURNED}};
+            static const layout ways[6][2] = {{PLAIN, PLAIN},     {TURNED, PLAIN},    {PLAIN, GAPPED},
+                                              {REPEATED, TURNED}, {GAPPED, REPEATED}, {TURNED, TURNED}};
             weft_shape a = batch_a, b = batch_b, y = batch_y;
             a.dim[a.rank++] = trans & 1 ? k : m, a.dim[a.rank++] = trans & 1 ? m : k;
             b.dim[b.rank++] = trans & 2 ? n : k, b.dim[b.rank++] = trans & 2 ? k : n;
@@ -159,14 +168,17 @@ static void visit_matmul(case_visitor visit, void *context, weft_dtype dtype, in
 }
 
 static void visit_matmuls(case_visitor visit, void *context) {
-    static const int64_t small[][3] = {{1, 1, 1}, {1, 7, 3}, {5, 1, 4}, {3, 5, 0}, {0, 3, 2}, {2, 0, 3}, {7, 9, 11}, {17, 33, 8}, {6, 16, 1}};
-    static const int64_t large[][3] = {{64, 64, 64}, {65, 127, 129}, {1, 513, 300}, {300, 1, 257}, {97, 10, 784}, {130, 70, 5}, {33, 260, 70}};
+    static const int64_t small[][3] = {{1, 1, 1}, {1, 7, 3},  {5, 1, 4},   {3, 5, 0}, {0, 3, 2},
+                                       {2, 0, 3}, {7, 9, 11}, {17, 33, 8}, {6, 16, 1}};
+    static const int64_t large[][3] = {{64, 64, 64},  {65, 127, 129}, {1, 513, 300}, {300, 1, 257},
+                                       {97, 10, 784}, {130, 70, 5},   {33, 260, 70}};
     weft_shape none = weft_shape_scalar();
     for (size_t d = 0; d < WEFTI_COUNT(floats); d++) {
         for (size_t s = 0; s < WEFTI_COUNT(small); s++)
             visit_matmul(visit, context, floats[d], small[s][0], small[s][1], small[s][2], none, none, none, 6);
         for (size_t s = 0; s < WEFTI_COUNT(large) && d < 2; s++)
-            visit_matmul(visit, context, floats[d], large[s][0], large[s][1], large[s][2], none, none, none, d == 0 ? 2 : 1);
+            visit_matmul(visit, context, floats[d], large[s][0], large[s][1], large[s][2], none, none, none,
+                         d == 0 ? 2 : 1);
         visit_matmul(visit, context, floats[d], 3, 5, 4, weft_shape(6), weft_shape(6), weft_shape(6), 6);
         visit_matmul(visit, context, floats[d], 3, 5, 4, weft_shape(2, 3), none, weft_shape(2, 3), 6);
         visit_matmul(visit, context, floats[d], 3, 5, 4, none, weft_shape(4), weft_shape(4), 6);
@@ -189,14 +201,17 @@ static const conv_row convs[] = {
     {1, 2, 10, 3, 2, 3, 1, {1, 1}, {3, 0, 0, 0}, {3, 1}, 1},
 };
 static const conv_row large_convs[] = {
-    {5, 1, 28, 28, 32, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1}, {3, 16, 14, 14, 33, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},
-    {2, 16, 15, 15, 32, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, 1}, {2, 32, 9, 9, 32, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 32},
+    {5, 1, 28, 28, 32, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1},
+    {3, 16, 14, 14, 33, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},
+    {2, 16, 15, 15, 32, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, 1},
+    {2, 32, 9, 9, 32, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 32},
 };
 
 static void visit_conv(case_visitor visit, void *context, weft_dtype dtype, const conv_row *row, layout how) {
     int64_t    oh = (row->h + row->pad[0] + row->pad[1] - row->dilation[0] * (row->kh - 1) - 1) / row->stride[0] + 1;
     int64_t    ow = (row->w + row->pad[2] + row->pad[3] - row->dilation[1] * (row->kw - 1) - 1) / row->stride[1] + 1;
-    weft_shape x = weft_shape(row->n, row->c, row->h, row->w), w = weft_shape(row->o, row->c / row->groups, row->kh, row->kw);
+    weft_shape x = weft_shape(row->n, row->c, row->h, row->w),
+               w = weft_shape(row->o, row->c / row->groups, row->kh, row->kw);
     weft_shape y = weft_shape(row->n, row->o, oh, ow);
     layout     other = how == PLAIN ? PLAIN : (layout)((how + 1) % LAYOUT_COUNT);
     test_case  cases[3] = {product_case(WEFT_OP_CONV2D, dtype, x, w, y, how, other),
@@ -218,8 +233,9 @@ typedef struct pool_row {
     int32_t window[2], stride[2], pad[4];
 } pool_row;
 static const pool_row pools[] = {
-    {1, 1, 1, 1, {1, 1}, {1, 1}, {0, 0, 0, 0}}, {2, 3, 6, 8, {2, 2}, {2, 2}, {0, 0, 0, 0}}, {2, 3, 7, 9, {3, 2}, {2, 1}, {1, 1, 0, 1}},
-    {3, 2, 5, 5, {5, 5}, {1, 1}, {0, 0, 0, 0}}, {1, 2, 7, 7, {3, 3}, {3, 3}, {2, 2, 1, 1}}, {0, 2, 4, 4, {2, 2}, {2, 2}, {0, 0, 0, 0}},
+    {1, 1, 1, 1, {1, 1}, {1, 1}, {0, 0, 0, 0}}, {2, 3, 6, 8, {2, 2}, {2, 2}, {0, 0, 0, 0}},
+    {2, 3, 7, 9, {3, 2}, {2, 1}, {1, 1, 0, 1}}, {3, 2, 5, 5, {5, 5}, {1, 1}, {0, 0, 0, 0}},
+    {1, 2, 7, 7, {3, 3}, {3, 3}, {2, 2, 1, 1}}, {0, 2, 4, 4, {2, 2}, {2, 2}, {0, 0, 0, 0}},
     {2, 2, 4, 3, {2, 2}, {2, 2}, {1, 1, 1, 1}}, {4, 33, 26, 26, {2, 2}, {2, 2}, {0, 0, 0, 0}},
 };
 
@@ -233,8 +249,8 @@ static void visit_pool(case_visitor visit, void *context, weft_dtype dtype, cons
     int64_t    oh = (row->h + row->pad[0] + row->pad[1] - row->window[0]) / row->stride[0] + 1;
     int64_t    ow = (row->w + row->pad[2] + row->pad[3] - row->window[1]) / row->stride[1] + 1;
     weft_shape x = weft_shape(row->n, row->c, row->h, row->w), y = weft_shape(row->n, row->c, oh, ow);
-    static const weft_op ops[] = {WEFT_OP_MAX_POOL2D, WEFT_OP_MAX_POOL2D_BACKWARD, WEFT_OP_MAX_POOL2D_TAKE, WEFT_OP_AVG_POOL2D,
-                                  WEFT_OP_AVG_POOL2D_BACKWARD};
+    static const weft_op ops[] = {WEFT_OP_MAX_POOL2D, WEFT_OP_MAX_POOL2D_BACKWARD, WEFT_OP_MAX_POOL2D_TAKE,
+                                  WEFT_OP_AVG_POOL2D, WEFT_OP_AVG_POOL2D_BACKWARD};
     for (int k = 0; k < 5; k++) {
         bool      backward = k == 1 || k == 4;
         test_case one = product_case(ops[k], dtype, backward ? y : x, y, backward ? x : y, how, k == 2 ? how : PLAIN);
@@ -244,7 +260,8 @@ static void visit_pool(case_visitor visit, void *context, weft_dtype dtype, cons
         if (backward) one.attrs.pool.input = x;
         one.n_inputs = k == 1 || k == 2 ? 2 : 1;
         one.inputs[1] = (argument){WEFT_I32, y, k == 2 ? how : PLAIN, -1, (double)(row->h * row->w), false};
-        if (k == 0) one.n_outputs = 2, one.outputs[1] = (argument){.dtype = WEFT_I32, .shape = y}, one.derive = draw_ties;
+        if (k == 0)
+            one.n_outputs = 2, one.outputs[1] = (argument){.dtype = WEFT_I32, .shape = y}, one.derive = draw_ties;
         visit(context, &one);
         if (k < 3) continue;
         one.attrs.pool.exclude_pad = 1;
@@ -256,9 +273,12 @@ void visit_products(case_visitor visit, void *context) {
     visit_matmuls(visit, context);
     for (size_t d = 0; d < WEFTI_COUNT(floats); d++) {
         for (int how = 0; how < LAYOUT_COUNT; how++) {
-            for (size_t s = 0; s < WEFTI_COUNT(convs); s++) visit_conv(visit, context, floats[d], &convs[s], (layout)how);
-            for (size_t s = 0; s < WEFTI_COUNT(pools); s++) visit_pool(visit, context, floats[d], &pools[s], (layout)how);
+            for (size_t s = 0; s < WEFTI_COUNT(convs); s++)
+                visit_conv(visit, context, floats[d], &convs[s], (layout)how);
+            for (size_t s = 0; s < WEFTI_COUNT(pools); s++)
+                visit_pool(visit, context, floats[d], &pools[s], (layout)how);
         }
-        for (size_t s = 0; s < WEFTI_COUNT(large_convs) && d < 2; s++) visit_conv(visit, context, floats[d], &large_convs[s], PLAIN);
+        for (size_t s = 0; s < WEFTI_COUNT(large_convs) && d < 2; s++)
+            visit_conv(visit, context, floats[d], &large_convs[s], PLAIN);
     }
 }

@@ -32,7 +32,8 @@ static bool beats(weft_op op, double a, double b) {
     return isnan(a) || (op == WEFT_OP_MIN ? a < b : a > b);
 }
 
-static void take_in(const test_case *self, const tensor *x, int64_t i, const int64_t *index, tensor *y, double *best, bool *any) {
+static void take_in(const test_case *self, const tensor *x, int64_t i, const int64_t *index, tensor *y, double *best,
+                    bool *any) {
     int64_t to = destination(self, x->shape, index);
     bool    floating = weft_dtype_is_float(x->dtype);
     if (self->op == WEFT_OP_SUM || self->op == WEFT_OP_MEAN) {
@@ -131,7 +132,8 @@ static void visit_updates(case_visitor visit, void *context) {
                     one.n_inputs = 3 + one.attrs.update.rule->n_states;
                     one.n_outputs = 1;
                     for (int32_t i = 0; i < one.n_inputs; i++)
-                        one.inputs[i] = (argument){(weft_dtype)dtype, shapes[s], i == 1 ? (layout)how : PLAIN, i < 3 ? -2 : 0.1, 2, false};
+                        one.inputs[i] = (argument){(weft_dtype)dtype, shapes[s], i == 1 ? (layout)how : PLAIN,
+                                                   i < 3 ? -2 : 0.1,  2,         false};
                     one.inputs[2] = (argument){WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), PLAIN, 0, 1, false};
                     one.outputs[0] = one.inputs[0];
                     one.in_place = true;
@@ -157,7 +159,8 @@ static test_case reduction_case(weft_op op, weft_dtype dtype, weft_shape shape, 
     one.outputs[0].dtype = op == WEFT_OP_ARGMAX ? WEFT_I64 : dtype;
     for (int32_t axis = 0; axis < shape.rank; axis++) {
         bool away = axes >> axis & 1;
-        if (!away || one.attrs.reduce.keep) one.outputs[0].shape.dim[one.outputs[0].shape.rank++] = away ? 1 : shape.dim[axis];
+        if (!away || one.attrs.reduce.keep)
+            one.outputs[0].shape.dim[one.outputs[0].shape.rank++] = away ? 1 : shape.dim[axis];
     }
     one.seed = (uint64_t)op * 100 + axes;
     return one;
@@ -196,7 +199,8 @@ static void visit_extents(case_visitor visit, void *context) {
     for (size_t d = 0; d < WEFTI_COUNT(dtypes); d++)
         for (int count = 0; count < 2; count++) {
             test_case one = reduction_case(WEFT_OP_EXTENT, dtypes[d], weft_shape(3, 4, 5), 5, PLAIN);
-            one.outputs[0] = (argument){.dtype = weft_dtype_is_float(dtypes[d]) ? dtypes[d] : WEFT_F32, .shape = weft_shape_scalar()};
+            one.outputs[0] = (argument){.dtype = weft_dtype_is_float(dtypes[d]) ? dtypes[d] : WEFT_F32,
+                                        .shape = weft_shape_scalar()};
             one.attrs.reduce.count = count * 9;
             visit(context, &one);
         }
@@ -205,7 +209,8 @@ static void visit_extents(case_visitor visit, void *context) {
 void visit_reductions(case_visitor visit, void *context) {
     static const weft_op    ops[] = {WEFT_OP_SUM, WEFT_OP_MEAN, WEFT_OP_MAX, WEFT_OP_MIN, WEFT_OP_ARGMAX};
     static const weft_dtype dtypes[] = {WEFT_F32, WEFT_F64, WEFT_BF16, WEFT_F16, WEFT_I64, WEFT_I32, WEFT_U8};
-    static const weft_shape shapes[] = {{0, {0}}, {1, {1}}, {1, {0}}, {1, {301}}, {2, {3, 5}}, {3, {2, 0, 4}}, {3, {5, 3, 7}}, {4, {2, 3, 1, 17}}};
+    static const weft_shape shapes[] = {{0, {0}},    {1, {1}},       {1, {0}},       {1, {301}},
+                                        {2, {3, 5}}, {3, {2, 0, 4}}, {3, {5, 3, 7}}, {4, {2, 3, 1, 17}}};
     static const weft_shape large[] = {{1, {50001}}, {2, {70, 333}}, {2, {1000, 5}}, {3, {9, 17, 130}}};
     for (size_t k = 0; k < WEFTI_COUNT(ops); k++)
         for (size_t d = 0; d < WEFTI_COUNT(dtypes); d++) {

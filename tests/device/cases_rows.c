@@ -25,7 +25,8 @@ static void define_normalize(const test_case *self, const tensor *x, tensor *y, 
     }
 }
 
-static void define_normalize_backward(const test_case *self, const tensor *g, const tensor *y, const tensor *rstd, tensor *out) {
+static void define_normalize_backward(const test_case *self, const tensor *g, const tensor *y, const tensor *rstd,
+                                      tensor *out) {
     int64_t length = rstd->n ? g->n / rstd->n : 0;
     for (int64_t r = 0; r < rstd->n; r++) {
         double mean = 0, along = 0, size = 0;
@@ -75,7 +76,8 @@ static void define_rotary(const test_case *self, const tensor *x, tensor *y) {
     int64_t d = x->shape.dim[x->shape.rank - 1], positions = x->shape.dim[x->shape.rank - 2];
     for (int64_t i = 0; i < x->n; i++) {
         int64_t column = i % d, pair = column % (d / 2), first = i - column + pair;
-        double  angle = (double)(i / d % positions + self->attrs.rotary.offset) / pow(self->attrs.rotary.base, 2.0 * (double)pair / (double)d);
+        double angle = (double)(i / d % positions + self->attrs.rotary.offset) /
+                       pow(self->attrs.rotary.base, 2.0 * (double)pair / (double)d);
         double  a = x->f[first], b = x->f[first + d / 2];
         if (self->attrs.rotary.inverse) angle = -angle;
         y->f[i] = column < d / 2 ? a * cos(angle) - b * sin(angle) : a * sin(angle) + b * cos(angle);
@@ -103,7 +105,8 @@ static void define_loss(const test_case *self, const tensor *inputs, tensor *out
         for (int64_t i = 0; backward && i < classes; i++) {
             double p = exp(row[i] - lse), target = (1 - s) * (i == label->i[r]) + s / (double)classes;
             outputs[0].f[r * classes + i] = ignored ? 0 : known ? inputs[0].f[r] * (p - target) : NAN;
-            outputs[0].scale[r * classes + i] = ignored || !known ? 0 : fabs(inputs[0].f[r]) * (p * (2 + fabs(row[i]) + fabs(lse)) + target);
+            outputs[0].scale[r * classes + i] =
+                ignored || !known ? 0 : fabs(inputs[0].f[r]) * (p * (2 + fabs(row[i]) + fabs(lse)) + target);
         }
     }
 }
@@ -150,8 +153,8 @@ static void attend(const test_case *self, const tensor *q, const tensor *k, cons
     }
 }
 
-static void attend_backward_head(const test_case *self, const head *h, const double *g, double *dq, double *dk, double *dv,
-                                 double *sq, double *sk, double *sv) {
+static void attend_backward_head(const test_case *self, const head *h, const double *g, double *dq, double *dk,
+                                 double *dv, double *sq, double *sk, double *sv) {
     for (int64_t i = 0; i < h->t; i++) {
         double delta = 0, size = 0;
         for (int64_t j = 0; j < h->s; j++)
@@ -205,7 +208,9 @@ static void attend_backward(const test_case *self, const tensor *in, tensor *out
 void define_rows(const test_case *self, const tensor *inputs, tensor *outputs) {
     switch (self->op) {
     case WEFT_OP_NORMALIZE: define_normalize(self, &inputs[0], &outputs[0], &outputs[1]); return;
-    case WEFT_OP_NORMALIZE_BACKWARD: define_normalize_backward(self, &inputs[0], &inputs[1], &inputs[2], &outputs[0]); return;
+    case WEFT_OP_NORMALIZE_BACKWARD:
+        define_normalize_backward(self, &inputs[0], &inputs[1], &inputs[2], &outputs[0]);
+        return;
     case WEFT_OP_ROTARY: define_rotary(self, &inputs[0], &outputs[0]); return;
     case WEFT_OP_CROSS_ENTROPY:
     case WEFT_OP_CROSS_ENTROPY_BACKWARD: define_loss(self, inputs, outputs); return;
@@ -261,7 +266,8 @@ static void derive_exp(const test_case *self, tensor *inputs) {
 }
 
 static void visit_softmax(case_visitor visit, void *context, weft_dtype dtype, weft_shape shape, layout how) {
-    static const weft_op ops[] = {WEFT_OP_SOFTMAX, WEFT_OP_LOG_SOFTMAX, WEFT_OP_SOFTMAX_BACKWARD, WEFT_OP_LOG_SOFTMAX_BACKWARD};
+    static const weft_op ops[] = {WEFT_OP_SOFTMAX, WEFT_OP_LOG_SOFTMAX, WEFT_OP_SOFTMAX_BACKWARD,
+                                  WEFT_OP_LOG_SOFTMAX_BACKWARD};
     for (int k = 0; k < 4; k++) {
         test_case one = rows_case(ops[k], dtype, shape, how, k < 2 ? 1 : 2);
         if (k == 0) one.inputs[0].low = -20, one.inputs[0].high = 20;
@@ -273,7 +279,8 @@ static void visit_softmax(case_visitor visit, void *context, weft_dtype dtype, w
 
 static void derive_lse(const test_case *self, tensor *inputs) {
     int64_t classes = self->inputs[1].shape.dim[self->inputs[1].shape.rank - 1];
-    for (int64_t r = 0; r < inputs[3].n; r++) inputs[3].f[r] = round_to(log_sum_exp(inputs[1].f + r * classes, classes), inputs[3].dtype);
+    for (int64_t r = 0; r < inputs[3].n; r++)
+        inputs[3].f[r] = round_to(log_sum_exp(inputs[1].f + r * classes, classes), inputs[3].dtype);
 }
 
 static void visit_loss(case_visitor visit, void *context, weft_dtype dtype, weft_shape shape, layout how) {
@@ -283,7 +290,9 @@ static void visit_loss(case_visitor visit, void *context, weft_dtype dtype, weft
     if (classes == 0) return;
     for (int kind = 0; kind < 6; kind++) {
         test_case one = rows_case(WEFT_OP_CROSS_ENTROPY, dtype, shape, how, 2);
-        one.inputs[1] = (argument){kind % 2 ? WEFT_I64 : WEFT_I32, leading, how == REPEATED ? PLAIN : how, kind == 5 ? -1 : 0, (double)classes + (kind == 5), false};
+        one.inputs[1] =
+            (argument){kind % 2 ? WEFT_I64 : WEFT_I32, leading, how == REPEATED ? PLAIN : how, kind == 5 ? -1 : 0,
+                       (double)classes + (kind == 5),  false};
         one.attrs.loss.smoothing = kind % 3 == 1 ? 0.1 : 0;
         one.attrs.loss.has_ignored = kind >= 2;
         one.attrs.loss.ignored = kind == 4 ? -100 : 1;
@@ -302,7 +311,8 @@ static void visit_loss(case_visitor visit, void *context, weft_dtype dtype, weft
 }
 
 static void visit_rotary(case_visitor visit, void *context, weft_dtype dtype, layout how) {
-    static const weft_shape shapes[] = {{2, {1, 2}}, {2, {5, 8}}, {4, {2, 3, 7, 10}}, {3, {0, 4, 2}}, {4, {2, 2, 9, 64}}, {3, {2, 3, 0}}};
+    static const weft_shape shapes[] = {{2, {1, 2}},    {2, {5, 8}},        {4, {2, 3, 7, 10}},
+                                        {3, {0, 4, 2}}, {4, {2, 2, 9, 64}}, {3, {2, 3, 0}}};
     for (size_t s = 0; s < WEFTI_COUNT(shapes); s++)
         for (int32_t inverse = 0; inverse < 2; inverse++) {
             test_case one = rows_case(WEFT_OP_ROTARY, dtype, shapes[s], how, 1);
@@ -325,10 +335,11 @@ typedef struct attention_row {
     int32_t causal;
 } attention_row;
 static const attention_row attentions[] = {
-    {1, 1, 1, 1, 1, 1, 1, 0}, {2, 3, 3, 5, 7, 4, 6, 0}, {2, 4, 2, 6, 6, 8, 8, 1}, {1, 2, 1, 3, 9, 5, 3, 1}, {0, 2, 2, 3, 3, 4, 4, 1}, {1, 6, 1, 17, 17, 16, 16, 1},
-    {1, 1, 1, 0, 3, 2, 2, 0},
+    {1, 1, 1, 1, 1, 1, 1, 0}, {2, 3, 3, 5, 7, 4, 6, 0},     {2, 4, 2, 6, 6, 8, 8, 1}, {1, 2, 1, 3, 9, 5, 3, 1},
+    {0, 2, 2, 3, 3, 4, 4, 1}, {1, 6, 1, 17, 17, 16, 16, 1}, {1, 1, 1, 0, 3, 2, 2, 0},
 };
-static const attention_row large_attentions[] = {{1, 2, 2, 130, 130, 64, 64, 1}, {1, 2, 1, 70, 200, 32, 32, 1}, {1, 1, 1, 257, 65, 48, 40, 0}};
+static const attention_row large_attentions[] = {
+    {1, 2, 2, 130, 130, 64, 64, 1}, {1, 2, 1, 70, 200, 32, 32, 1}, {1, 1, 1, 257, 65, 48, 40, 0}};
 
 static void visit_attention(case_visitor visit, void *context, weft_dtype dtype, const attention_row *row, layout how) {
     weft_shape q = weft_shape(row->b, row->h, row->t, row->d), k = weft_shape(row->b, row->hk, row->s, row->d);
@@ -346,7 +357,8 @@ static void visit_attention(case_visitor visit, void *context, weft_dtype dtype,
     visit(context, &one);
     test_case back = rows_case(WEFT_OP_ATTENTION_BACKWARD, dtype, o, how, 6);
     back.attrs = one.attrs;
-    for (int i = 0; i < 3; i++) back.inputs[1 + i] = one.inputs[i], back.outputs[i] = (argument){.dtype = dtype, .shape = one.inputs[i].shape};
+    for (int i = 0; i < 3; i++)
+        back.inputs[1 + i] = one.inputs[i], back.outputs[i] = (argument){.dtype = dtype, .shape = one.inputs[i].shape};
     back.inputs[4] = (argument){dtype, o, PLAIN, 0, 1, false};
     back.inputs[5] = (argument){wide(dtype), lse, PLAIN, 0, 1, false};
     back.n_outputs = 3;
@@ -355,7 +367,8 @@ static void visit_attention(case_visitor visit, void *context, weft_dtype dtype,
 }
 
 void visit_rows(case_visitor visit, void *context) {
-    static const weft_shape shapes[] = {{1, {1}}, {1, {7}}, {2, {3, 5}}, {2, {0, 4}}, {3, {2, 3, 10}}, {2, {33, 65}}, {2, {5, 1000}}, {3, {2, 4, 128}}};
+    static const weft_shape shapes[] = {{1, {1}},        {1, {7}},      {2, {3, 5}},    {2, {0, 4}},
+                                        {3, {2, 3, 10}}, {2, {33, 65}}, {2, {5, 1000}}, {3, {2, 4, 128}}};
     for (size_t d = 0; d < WEFTI_COUNT(floats); d++)
         for (int how = 0; how < LAYOUT_COUNT; how++) {
             for (size_t s = 0; s < WEFTI_COUNT(shapes); s++) {
@@ -364,7 +377,8 @@ void visit_rows(case_visitor visit, void *context) {
                 visit_loss(visit, context, floats[d], shapes[s], (layout)how);
             }
             visit_rotary(visit, context, floats[d], (layout)how);
-            for (size_t s = 0; s < WEFTI_COUNT(attentions); s++) visit_attention(visit, context, floats[d], &attentions[s], (layout)how);
+            for (size_t s = 0; s < WEFTI_COUNT(attentions); s++)
+                visit_attention(visit, context, floats[d], &attentions[s], (layout)how);
             for (size_t s = 0; s < WEFTI_COUNT(large_attentions) && how == PLAIN && d < 2; s++)
                 visit_attention(visit, context, floats[d], &large_attentions[s], PLAIN);
         }

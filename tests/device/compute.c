@@ -1,4 +1,5 @@
-/* Runs one call on a device: lays inputs out as the case says, guards all memory that it gives, and reads results back. */
+/* Runs one call on a device: lays inputs out as the case says, guards all memory that it gives, and reads results back.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,7 +53,8 @@ static void fill(const wefti_operand *operand, const tensor *values, char *memor
         int64_t index[WEFT_MAX_RANK], offset = 0;
         unravel(operand->shape, i, index);
         for (int32_t axis = 0; axis < operand->shape.rank; axis++) offset += index[axis] * operand->stride[axis];
-        if (weft_dtype_is_float(operand->dtype)) wefti_store_f64(memory + operand->offset_bytes, offset, operand->dtype, values->f[i]);
+        if (weft_dtype_is_float(operand->dtype))
+            wefti_store_f64(memory + operand->offset_bytes, offset, operand->dtype, values->f[i]);
         else wefti_store_i64(memory + operand->offset_bytes, offset, operand->dtype, values->i[i]);
     }
 }
@@ -86,8 +88,14 @@ static bool give_operands(placed *p, const test_case *self, const tensor *inputs
 
 static bool run_call(placed *p, const test_case *self, char why[256]) {
     const wefti_device_vtable *v = p->device->vtable;
-    wefti_call call = {.op = self->op, .attrs = &self->attrs, .n_inputs = self->n_inputs, .n_outputs = self->n_outputs,
-                       .inputs = p->operands, .outputs = p->operands + self->n_inputs, .scratch_buffer = -1, .name = "test"};
+    wefti_call call = {.op = self->op,
+                       .attrs = &self->attrs,
+                       .n_inputs = self->n_inputs,
+                       .n_outputs = self->n_outputs,
+                       .inputs = p->operands,
+                       .outputs = p->operands + self->n_inputs,
+                       .scratch_buffer = -1,
+                       .name = "test"};
     weft_status status = v->query(p->device, &call, &call.scratch_bytes);
     if (status == WEFT_OK) {
         char *host = malloc((size_t)call.scratch_bytes + GUARD);
@@ -111,7 +119,8 @@ static bool run_call(placed *p, const test_case *self, char why[256]) {
 static bool read_back(placed *p, const test_case *self, void **outputs_out, char why[256]) {
     for (int32_t i = 0; i < p->n_buffers; i++) {
         char *host = malloc(p->bytes[i]);
-        if (p->device->vtable->read(p->device, host, p->buffers[i], p->bytes[i]) != WEFT_OK) snprintf(why, 256, "cannot read");
+        if (p->device->vtable->read(p->device, host, p->buffers[i], p->bytes[i]) != WEFT_OK)
+            snprintf(why, 256, "cannot read");
         for (size_t b = p->bytes[i] - GUARD; b < p->bytes[i]; b++)
             if ((unsigned char)host[b] != FILL) snprintf(why, 256, "wrote behind buffer %d", i);
         int32_t output = i - self->n_inputs;
@@ -127,7 +136,8 @@ bool compute(wefti_device *device, const test_case *self, const tensor *inputs, 
     placed p = {.device = device};
     why[0] = 0;
     for (int32_t i = 0; i < self->n_outputs; i++) outputs_out[i] = NULL;
-    bool good = give_operands(&p, self, inputs, why) && run_call(&p, self, why) && read_back(&p, self, outputs_out, why);
+    bool good =
+        give_operands(&p, self, inputs, why) && run_call(&p, self, why) && read_back(&p, self, outputs_out, why);
     for (int32_t i = 0; i < p.n_buffers; i++) device->vtable->deallocate(device, p.buffers[i], p.bytes[i]);
     return good;
 }

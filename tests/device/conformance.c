@@ -60,11 +60,13 @@ static void complain(tally *self, const test_case *one, const char *why) {
 }
 
 static void draw_inputs(const test_case *one, tensor *inputs) {
-    for (int32_t i = 0; i < one->n_inputs; i++) inputs[i] = tensor_draw(&one->inputs[i], one->seed + 1000u * (uint64_t)i);
+    for (int32_t i = 0; i < one->n_inputs; i++)
+        inputs[i] = tensor_draw(&one->inputs[i], one->seed + 1000u * (uint64_t)i);
     if (one->derive) one->derive(one, inputs);
 }
 
-static void check_on(tally *self, wefti_device *device, const test_case *one, const tensor *inputs, const tensor *expected) {
+static void check_on(tally *self, wefti_device *device, const test_case *one, const tensor *inputs,
+                     const tensor *expected) {
     void *got[MOST_OUTPUTS] = {NULL};
     char  why[256];
     if (!compute(device, one, inputs, got, why)) complain(self, one, why);
@@ -85,9 +87,11 @@ static void check_case(void *context, const test_case *one) {
     tensor inputs[MOST_INPUTS], expected[MOST_OUTPUTS];
     self->cases++;
     draw_inputs(one, inputs);
-    for (int32_t k = 0; k < one->n_outputs; k++) expected[k] = tensor_create(one->outputs[k].dtype, one->outputs[k].shape);
+    for (int32_t k = 0; k < one->n_outputs; k++)
+        expected[k] = tensor_create(one->outputs[k].dtype, one->outputs[k].shape);
     define(one, inputs, expected);
-    for (self->at = 0; self->at < self->n_devices; self->at++) check_on(self, self->devices[self->at], one, inputs, expected);
+    for (self->at = 0; self->at < self->n_devices; self->at++)
+        check_on(self, self->devices[self->at], one, inputs, expected);
     for (int32_t k = 0; k < one->n_outputs; k++) tensor_release(&expected[k]);
     for (int32_t i = 0; i < one->n_inputs; i++) tensor_release(&inputs[i]);
 }

@@ -1,5 +1,5 @@
-/* The conformance suite of devices: one list of cases (op x dtype x awkward shape x strides x broadcasting), computed by a
- * device and compared with definitions evaluated in f64 here, apart from any device's kernels.
+/* The conformance suite of devices: one list of cases (op x dtype x awkward shape x strides x broadcasting), computed
+ * by a device and compared with definitions evaluated in f64 here, apart from any device's kernels.
  *
  * A device's test creates it and calls conformance_check, and conformance_same_bits with devices that must agree to the
  * bit. Several devices at once draw and define each case only once. */
@@ -59,7 +59,8 @@ void visit_moves(case_visitor visit, void *context);
 void visit_products(case_visitor visit, void *context);
 void visit_rows(case_visitor visit, void *context);
 
-/* Runs every case on every device and compares it with its definition. Fails the test after listing up to 20 that are wrong. */
+/* Runs every case on every device and compares it with its definition. Fails the test after listing up to 20 that are
+ * wrong. */
 void conformance_check(wefti_device *const *devices, int32_t n_devices);
 /* Runs the large cases and a choice of the others on all devices, and compares bits. */
 void conformance_same_bits(wefti_device *const *devices, int32_t n_devices);
@@ -95,8 +96,8 @@ typedef struct placed {
     size_t        bytes[MOST_OPERANDS + 1];
     wefti_operand operands[MOST_OPERANDS];
 } placed;
-/* Computes a call of drawn inputs and gives the bytes of each output (contiguous), to be freed. False, with the reason in
- * `why`, where the device refused or wrote where it must not. */
+/* Computes a call of drawn inputs and gives the bytes of each output (contiguous), to be freed. False, with the reason
+ * in `why`, where the device refused or wrote where it must not. */
 bool compute(wefti_device *device, const test_case *self, const tensor *inputs, void **outputs_out, char why[256]);
 
 #endif

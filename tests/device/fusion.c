@@ -15,11 +15,13 @@ static uint64_t next(uint64_t *state) {
     return *state >> 33;
 }
 
-static const weft_op any_ops[] = {WEFT_OP_ADD, WEFT_OP_SUB, WEFT_OP_MUL, WEFT_OP_DIV, WEFT_OP_MAXIMUM, WEFT_OP_NEG, WEFT_OP_ABS, WEFT_OP_SQUARE,
-                                  WEFT_OP_RELU, WEFT_OP_CLAMP, WEFT_OP_LT, WEFT_OP_EQ, WEFT_OP_CAST, WEFT_OP_WHERE, WEFT_OP_SIGN};
-static const weft_op float_ops[] = {WEFT_OP_EXP, WEFT_OP_TANH, WEFT_OP_SIGMOID, WEFT_OP_GELU, WEFT_OP_GELU_TANH, WEFT_OP_SILU, WEFT_OP_LOG1P,
-                                    WEFT_OP_SQRT, WEFT_OP_RSQRT, WEFT_OP_RECIPROCAL, WEFT_OP_ERF, WEFT_OP_SOFTPLUS, WEFT_OP_SIN, WEFT_OP_POW,
-                                    WEFT_OP_GELU_BACKWARD, WEFT_OP_RELU_BACKWARD, WEFT_OP_SILU_BACKWARD, WEFT_OP_DROPOUT};
+static const weft_op any_ops[] = {WEFT_OP_ADD, WEFT_OP_SUB, WEFT_OP_MUL,    WEFT_OP_DIV,   WEFT_OP_MAXIMUM,
+                                  WEFT_OP_NEG, WEFT_OP_ABS, WEFT_OP_SQUARE, WEFT_OP_RELU,  WEFT_OP_CLAMP,
+                                  WEFT_OP_LT,  WEFT_OP_EQ,  WEFT_OP_CAST,   WEFT_OP_WHERE, WEFT_OP_SIGN};
+static const weft_op float_ops[] = {
+    WEFT_OP_EXP,   WEFT_OP_TANH, WEFT_OP_SIGMOID,       WEFT_OP_GELU,          WEFT_OP_GELU_TANH,     WEFT_OP_SILU,
+    WEFT_OP_LOG1P, WEFT_OP_SQRT, WEFT_OP_RSQRT,         WEFT_OP_RECIPROCAL,    WEFT_OP_ERF,           WEFT_OP_SOFTPLUS,
+    WEFT_OP_SIN,   WEFT_OP_POW,  WEFT_OP_GELU_BACKWARD, WEFT_OP_RELU_BACKWARD, WEFT_OP_SILU_BACKWARD, WEFT_OP_DROPOUT};
 
 typedef struct program {
     wefti_fused fused;
@@ -68,7 +70,8 @@ static void add_instruction(program *p, uint64_t *state) {
 }
 
 static program random_program(uint64_t seed) {
-    static const weft_shape spaces[] = {{0, {0}}, {1, {5}}, {2, {7, 33}}, {3, {4, 5, 6}}, {2, {130, 257}}, {2, {1, 300}}, {3, {2, 0, 3}}};
+    static const weft_shape spaces[] = {{0, {0}},        {1, {5}},      {2, {7, 33}},  {3, {4, 5, 6}},
+                                        {2, {130, 257}}, {2, {1, 300}}, {3, {2, 0, 3}}};
     static const weft_dtype dtypes[] = {WEFT_F32, WEFT_F32, WEFT_F64, WEFT_BF16, WEFT_F16, WEFT_I32};
     program                 p;
     uint64_t                state = seed * 77 + 5;
@@ -117,7 +120,9 @@ static bool same_values(argument one, const void *a, const void *b) {
     for (int64_t i = 0; i < weft_shape_elements(one.shape); i++) {
         size_t bytes = weft_dtype_bytes(one.dtype);
         double x = wefti_load_f64(a, i, one.dtype), y = wefti_load_f64(b, i, one.dtype);
-        if (memcmp((const char *)a + (size_t)i * bytes, (const char *)b + (size_t)i * bytes, bytes) != 0 && !(isnan(x) && isnan(y))) return false;
+        if (memcmp((const char *)a + (size_t)i * bytes, (const char *)b + (size_t)i * bytes, bytes) != 0 &&
+            !(isnan(x) && isnan(y)))
+            return false;
     }
     return true;
 }
@@ -132,8 +137,10 @@ static test_case one_instruction(const program *p, int32_t j) {
     one.n_outputs = 1;
     for (int32_t k = 0; k < one.n_inputs; k++) {
         int32_t s = it->source[k];
-        one.inputs[k] = s < 0 ? (argument){.dtype = p->fused.instruction[-1 - s].dtype, .shape = p->fused.space} : p->inputs[s];
-        if (it->op == WEFT_OP_DROPOUT && k == 1) one.inputs[k] = (argument){WEFT_I64, weft_shape_scalar(), PLAIN, 5, 6, false};
+        one.inputs[k] =
+            s < 0 ? (argument){.dtype = p->fused.instruction[-1 - s].dtype, .shape = p->fused.space} : p->inputs[s];
+        if (it->op == WEFT_OP_DROPOUT && k == 1)
+            one.inputs[k] = (argument){WEFT_I64, weft_shape_scalar(), PLAIN, 5, 6, false};
     }
     one.outputs[0] = (argument){.dtype = it->dtype, .shape = p->fused.space};
     return one;
@@ -171,7 +178,8 @@ static bool check_program(wefti_device *device, program *p, uint64_t seed, char 
     fused.attrs.fused.fused = &p->fused;
     fused.n_inputs = 4;
     fused.n_outputs = p->fused.n_outputs;
-    for (int i = 0; i < 4; i++) fused.inputs[i] = p->inputs[i], inputs[i] = tensor_draw(&p->inputs[i], seed + (uint64_t)i);
+    for (int i = 0; i < 4; i++)
+        fused.inputs[i] = p->inputs[i], inputs[i] = tensor_draw(&p->inputs[i], seed + (uint64_t)i);
     for (int32_t k = 0; k < fused.n_outputs; k++) fused.outputs[k] = output_type(p, k);
     bool good = compute(device, &fused, inputs, whole, why);
     int32_t done = 0;
@@ -193,7 +201,8 @@ static bool check_program(wefti_device *device, program *p, uint64_t seed, char 
         test_case                 reduction = one_reduction(p, k);
         if (out->reduce >= 0 && !compute(device, &reduction, &values[out->instruction], &apart, why)) good = false;
         else if (!same_values(fused.outputs[k], whole[k], apart ? apart : stored[out->instruction])) {
-            snprintf(why, 256, "output %d (%s of %s) differs", (int)k, out->reduce >= 0 ? wefti_ops[out->reduce].name : "whole",
+            snprintf(why, 256, "output %d (%s of %s) differs", (int)k,
+                     out->reduce >= 0 ? wefti_ops[out->reduce].name : "whole",
                      wefti_ops[p->fused.instruction[out->instruction].op].name);
             good = false;
         }
@@ -212,8 +221,10 @@ void conformance_fusion(wefti_device *device) {
         program p = random_program(seed);
         char    why[256] = "";
         if (check_program(device, &p, seed, why) || ++wrong > 10) continue;
-        fprintf(stderr, "  program %d over %s of %s:", (int)seed, weft_shape_text(p.fused.space).text, weft_dtype_name(p.inputs[0].dtype));
-        for (int32_t j = 0; j < p.fused.n_instructions; j++) fprintf(stderr, " %s", wefti_ops[p.fused.instruction[j].op].name);
+        fprintf(stderr, "  program %d over %s of %s:", (int)seed, weft_shape_text(p.fused.space).text,
+                weft_dtype_name(p.inputs[0].dtype));
+        for (int32_t j = 0; j < p.fused.n_instructions; j++)
+            fprintf(stderr, " %s", wefti_ops[p.fused.instruction[j].op].name);
         fprintf(stderr, ": %s\n", why);
     }
     cr_assert_eq(wrong, 0, "%d of %d programs differ", wrong, PROGRAMS);

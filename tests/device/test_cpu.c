@@ -1,4 +1,5 @@
-/* The CPU device under the conformance suite, for each instruction set of this machine, and on any number of threads. */
+/* The CPU device under the conformance suite, for each instruction set of this machine, and on any number of threads.
+ */
 #include <criterion/criterion.h>
 
 #include "core/cpu/cpu.h"

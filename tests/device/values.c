@@ -9,7 +9,11 @@ static double *doubles(int64_t n) { return calloc((size_t)(n > 0 ? n : 1), sizeo
 
 tensor tensor_create(weft_dtype dtype, weft_shape shape) {
     int64_t n = weft_shape_elements(shape);
-    return (tensor){.dtype = dtype, .shape = shape, .n = n, .f = doubles(n), .i = calloc((size_t)(n > 0 ? n : 1), sizeof(int64_t)),
+    return (tensor){.dtype = dtype,
+                    .shape = shape,
+                    .n = n,
+                    .f = doubles(n),
+                    .i = calloc((size_t)(n > 0 ? n : 1), sizeof(int64_t)),
                     .scale = doubles(n)};
 }
 
@@ -71,7 +75,8 @@ tensor tensor_draw(const argument *self, uint64_t seed) {
         if (weft_dtype_is_float(self->dtype)) {
             t.f[i] = round_to(value, self->dtype);
         } else {
-            t.i[i] = self->dtype == WEFT_BOOL ? (int64_t)(bits >> 20 & 1) : (int64_t)floor(self->low + unit * (self->high - self->low));
+            t.i[i] = self->dtype == WEFT_BOOL ? (int64_t)(bits >> 20 & 1)
+                                              : (int64_t)floor(self->low + unit * (self->high - self->low));
             if (self->dtype == WEFT_U8) t.i[i] &= 255;
             t.f[i] = (double)t.i[i];
         }

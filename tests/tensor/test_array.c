@@ -212,8 +212,12 @@ Test(array_dlpack, refuses_what_it_cannot_hold) {
     float           values[24] = {0};
     int64_t         shape[9] = {4, 6, 1, 1, 1, 1, 1, 1, 1}, strides[2] = {6, 1}, backward[2] = {-6, 1};
     int64_t         far[2] = {INT64_MAX / 2, 1}, negative[2] = {-4, 6};
-    weft_dl_managed good = {.tensor = {.data = values, .device = {WEFT_DL_CPU, 0}, .rank = 2, .dtype = {WEFT_DL_FLOAT, 32, 1},
-                                       .shape = shape, .strides = strides}};
+    weft_dl_managed good = {.tensor = {.data = values,
+                                       .device = {WEFT_DL_CPU, 0},
+                                       .rank = 2,
+                                       .dtype = {WEFT_DL_FLOAT, 32, 1},
+                                       .shape = shape,
+                                       .strides = strides}};
     expect_foreign(good, WEFT_OK);
     weft_dl_managed m = good;
     m.tensor.strides = NULL;

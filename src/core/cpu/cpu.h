@@ -5,8 +5,8 @@
  * kernel, which takes whatever op.h allows. The choice is made in query and again in compile, from the same facts.
  *
  * Bits. A kernel's results may depend on the call (op, dtypes, shapes), never on the number of threads. For elementwise
- * ops and FUSED, `accepts` must look at ops and dtypes alone, not at shapes or strides: a graph may be cut and fused anywhere,
- * and every place must round alike. */
+ * ops and FUSED, `accepts` must look at ops and dtypes alone, not at shapes or strides: a graph may be cut and fused
+ * anywhere, and every place must round alike. */
 #ifndef WEFTI_CPU_H
 #define WEFTI_CPU_H
 
@@ -14,7 +14,8 @@
 #include "core/iface/device.h"
 #include "core/tensor/operand.h"
 
-/* Which kernels are used. AUTO: WEFT_CPU_ISA (reference, baseline, avx2 or avx512) where it is set, else the best set. */
+/* Which kernels are used. AUTO: WEFT_CPU_ISA (reference, baseline, avx2 or avx512) where it is set, else the best set.
+ */
 typedef enum wefti_cpu_isa {
     WEFTI_CPU_AUTO,
     WEFTI_CPU_REFERENCE, /* the plain kernels only */
@@ -29,9 +30,9 @@ typedef struct wefti_cpu_options {
     wefti_cpu_isa isa;
 } wefti_cpu_options;
 
-/* A CPU device with its thread pool; release it through its vtable. WEFT_E_UNSUPPORTED where this machine lacks the forced
- * instruction set, WEFT_E_INVALID for bad options. A program is launched by one thread at a time; several programs may be
- * launched from several threads. */
+/* A CPU device with its thread pool; release it through its vtable. WEFT_E_UNSUPPORTED where this machine lacks the
+ * forced instruction set, WEFT_E_INVALID for bad options. A program is launched by one thread at a time; several
+ * programs may be launched from several threads. */
 WEFT_MUST_CHECK weft_status wefti_cpu_create(const wefti_cpu_options *options, wefti_device **device_out);
 /* Whether this machine and build have the instruction set. */
 bool        wefti_cpu_has(wefti_cpu_isa isa);
@@ -57,11 +58,12 @@ typedef struct wefti_cpu_kernel {
     bool (*accepts)(const wefti_call *call);
     /* Bytes of scratch; NULL: none. */
     int64_t (*scratch)(const wefti_call *call, int32_t threads);
-    /* Bytes that a compiled call keeps, and how they are filled: once, at compile. They start zeroed, aligned to 64 bytes, and
-     * are freed as bytes. NULL: none. */
+    /* Bytes that a compiled call keeps, and how they are filled: once, at compile. They start zeroed, aligned to 64
+     * bytes, and are freed as bytes. NULL: none. */
     size_t (*prepared_bytes)(const wefti_call *call);
     weft_status (*prepare)(const wefti_call *call, int32_t threads, void *prepared);
-    /* Computes. Outputs are never empty (such calls are dropped at compile, CUSTOM's aside); inputs may be. No allocation. */
+    /* Computes. Outputs are never empty (such calls are dropped at compile, CUSTOM's aside); inputs may be. No
+     * allocation. */
     weft_status (*run)(const wefti_cpu_run *run);
 } wefti_cpu_kernel;
 
@@ -73,16 +75,17 @@ static inline int64_t wefti_cpu_chunks(int64_t items, int64_t items_per_chunk) {
     return items / items_per_chunk + (items % items_per_chunk != 0);
 }
 
-/* The fast kernels of one instruction set, from src/core/cpu/kernels, which is compiled once per set: every symbol there ends
- * in the set's name, WEFTI_CPU_NAME(wefti_cpu_fast) is wefti_cpu_fast_avx2. */
+/* The fast kernels of one instruction set, from src/core/cpu/kernels, which is compiled once per set: every symbol
+ * there ends in the set's name, WEFTI_CPU_NAME(wefti_cpu_fast) is wefti_cpu_fast_avx2. */
 #define WEFTI_CPU_CHOICES 4
 #define WEFTI_CPU_PASTE_(name, isa) name##_##isa
 #define WEFTI_CPU_PASTE(name, isa) WEFTI_CPU_PASTE_(name, isa)
 #define WEFTI_CPU_NAME(name) WEFTI_CPU_PASTE(name, WEFTI_ISA)
 
 /* The device's reduction slot: wefti_reducer's contract; the context is not looked at. */
-typedef weft_status (*wefti_cpu_reduce_function)(void *context, void *dst, const void *const *sources, int32_t source_count,
-                                                 size_t count, weft_dtype dtype, wefti_reduce_op op, int32_t divisor);
+typedef weft_status (*wefti_cpu_reduce_function)(void *context, void *dst, const void *const *sources,
+                                                 int32_t source_count, size_t count, weft_dtype dtype,
+                                                 wefti_reduce_op op, int32_t divisor);
 typedef struct wefti_cpu_fast {
     const wefti_cpu_kernel   *kernels[WEFT_OP_COUNT][WEFTI_CPU_CHOICES]; /* in order of preference, NULL where none */
     wefti_cpu_reduce_function reduce;

@@ -1,9 +1,9 @@
 /* The CPU device: host memory, a thread pool, and programs that are arrays of kernel calls.
  *
- * Idea: compile chooses a kernel for each call, lets it prepare what it can, and lays everything that a launch needs into one
- * allocation; launch turns buffer numbers into pointers and runs the steps in order. Parallelism is inside the kernels.
- * Invariants: query and compile choose by the same function of the call alone; a launch allocates nothing and takes no lock.
- * Cost of a step: a few stores, beside what its kernel does. */
+ * Idea: compile chooses a kernel for each call, lets it prepare what it can, and lays everything that a launch needs
+ * into one allocation; launch turns buffer numbers into pointers and runs the steps in order. Parallelism is inside the
+ * kernels. Invariants: query and compile choose by the same function of the call alone; a launch allocates nothing and
+ * takes no lock. Cost of a step: a few stores, beside what its kernel does. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -48,8 +48,9 @@ bool wefti_cpu_has(wefti_cpu_isa isa) {
     case WEFTI_CPU_AVX2:
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     case WEFTI_CPU_AVX512:
-        return wefti_cpu_has(WEFTI_CPU_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+        return wefti_cpu_has(WEFTI_CPU_AVX2) && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl");
 #endif
     default: return false;
     }
@@ -76,9 +77,11 @@ static weft_status resolve_isa(wefti_cpu_isa asked, wefti_cpu_isa *isa_out) {
                 break;
             }
         if (text)
-            return wefti_fail(WEFT_E_INVALID, "WEFT_CPU_ISA=%s: expected auto, reference, baseline, avx2 or avx512", text);
+            return wefti_fail(WEFT_E_INVALID, "WEFT_CPU_ISA=%s: expected auto, reference, baseline, avx2 or avx512",
+                              text);
     }
-    if ((unsigned)asked >= WEFTI_CPU_ISA_COUNT) return wefti_fail(WEFT_E_INVALID, "cpu: no instruction set %d", (int)asked);
+    if ((unsigned)asked >= WEFTI_CPU_ISA_COUNT)
+        return wefti_fail(WEFT_E_INVALID, "cpu: no instruction set %d", (int)asked);
     if (!wefti_cpu_has(asked))
         return wefti_fail(WEFT_E_UNSUPPORTED, "cpu: this machine or build has no %s; use WEFT_CPU_ISA=baseline or auto",
                           isa_names[asked]);
@@ -146,8 +149,9 @@ static weft_status check_places(const wefti_segment *segment, const wefti_call *
     for (int32_t i = 0; i < call->n_inputs + call->n_outputs; i++) {
         const wefti_operand *operand = i < call->n_inputs ? &call->inputs[i] : &call->outputs[i - call->n_inputs];
         if (operand->buffer < 0 || operand->buffer >= segment->n_buffers)
-            return wefti_fail(WEFT_E_INVALID, "cpu: %s '%s' operand %d lies in buffer %d of %d", wefti_ops[call->op].name,
-                              call->name ? call->name : "", (int)i, (int)operand->buffer, (int)segment->n_buffers);
+            return wefti_fail(WEFT_E_INVALID, "cpu: %s '%s' operand %d lies in buffer %d of %d",
+                              wefti_ops[call->op].name, call->name ? call->name : "", (int)i, (int)operand->buffer,
+                              (int)segment->n_buffers);
     }
     if (call->scratch_bytes < scratch_bytes ||
         (scratch_bytes && (call->scratch_buffer < 0 || call->scratch_buffer >= segment->n_buffers)))
@@ -169,7 +173,8 @@ static size_t lay_out(const cpu_device *cpu, const wefti_segment *segment, char 
     size_t         used = 0;
     wefti_program *program = carve(base, &used, 1, sizeof *program);
     step          *steps = carve(base, &used, (size_t)segment->n_calls, sizeof *steps);
-    if (program) *program = (wefti_program){.device = (cpu_device *)(uintptr_t)cpu, .n_steps = segment->n_calls, .steps = steps};
+    if (program)
+        *program = (wefti_program){.device = (cpu_device *)(uintptr_t)cpu, .n_steps = segment->n_calls, .steps = steps};
     for (int32_t i = 0; i < segment->n_calls; i++) {
         const wefti_call       *call = &segment->calls[i];
         const wefti_cpu_kernel *kernel = is_empty(call) ? NULL : choose(cpu, call);
@@ -181,7 +186,10 @@ static size_t lay_out(const cpu_device *cpu, const wefti_segment *segment, char 
         if (!base) continue;
         if (n_inputs) memcpy(operands, call->inputs, n_inputs * sizeof *operands);
         if (n_outputs) memcpy(operands + n_inputs, call->outputs, n_outputs * sizeof *operands);
-        steps[i] = (step){.call = *call, .kernel = kernel, .inputs = (const void **)pointers, .outputs = pointers + n_inputs,
+        steps[i] = (step){.call = *call,
+                          .kernel = kernel,
+                          .inputs = (const void **)pointers,
+                          .outputs = pointers + n_inputs,
                           .prepared = prepared_bytes ? prepared : NULL};
         steps[i].call.inputs = operands;
         steps[i].call.outputs = operands + n_inputs;
@@ -230,7 +238,8 @@ static void *place(void *const *buffers, int32_t buffer, int64_t offset_bytes) {
     return (void *)((uintptr_t)buffers[buffer] + (uintptr_t)offset_bytes);
 }
 
-static weft_status run_step(const cpu_device *cpu, const step *self, void *const *buffers, const wefti_pool_idle *idle) {
+static weft_status run_step(const cpu_device *cpu, const step *self, void *const *buffers,
+                            const wefti_pool_idle *idle) {
     const wefti_call *call = &self->call;
     for (int32_t i = 0; i < call->n_inputs; i++)
         self->inputs[i] = place(buffers, call->inputs[i].buffer, call->inputs[i].offset_bytes);
@@ -250,7 +259,8 @@ static weft_status launch(wefti_program *program, const wefti_launch *launch_) {
         if (self->kernel) {
             weft_status status = run_step(program->device, self, launch_->buffers, idle.call ? &idle : NULL);
             if (status != WEFT_OK)
-                return wefti_while(status, "%s '%s'", wefti_ops[self->call.op].name, self->call.name ? self->call.name : "");
+                return wefti_while(status, "%s '%s'", wefti_ops[self->call.op].name,
+                                   self->call.name ? self->call.name : "");
         }
         if (launch_->profile_ns) launch_->profile_ns[i] = clock_ns() - begin;
         if (launch_->between) launch_->between(launch_->context);
@@ -261,7 +271,8 @@ static weft_status launch(wefti_program *program, const wefti_launch *launch_) {
 static weft_status reduce(void *device, void *dst, const void *const *sources, int32_t source_count, size_t count,
                           weft_dtype dtype, wefti_reduce_op op, int32_t divisor) {
     const cpu_device *cpu = device;
-    return (cpu->fast ? cpu->fast->reduce : wefti_cpu_reduce)(NULL, dst, sources, source_count, count, dtype, op, divisor);
+    return (cpu->fast ? cpu->fast->reduce : wefti_cpu_reduce)(NULL, dst, sources, source_count, count, dtype, op,
+                                                              divisor);
 }
 
 static int32_t threads(wefti_device *device) { return wefti_pool_threads(cpu_of(device)->pool); }

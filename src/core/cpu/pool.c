@@ -156,8 +156,8 @@ static void await_work(wefti_pool *pool, uint64_t seen) {
             }
         } while (now_ns() - begin < pool->spin_ns);
     }
-    /* Counted as a sleeper before the last look: a caller that opens the gate after that look sees the count, and changes
-     * the futex word before it wakes. */
+    /* Counted as a sleeper before the last look: a caller that opens the gate after that look sees the count, and
+     * changes the futex word before it wakes. */
     atomic_fetch_add(&pool->sleepers, 1);
     uint32_t word = atomic_load(&pool->wake);
     if (!work_waits(pool, seen)) futex_wait(&pool->wake, word);
@@ -221,7 +221,8 @@ static void run_inline(int64_t chunks, wefti_pool_body body, void *context, cons
     }
 }
 
-void wefti_pool_run(wefti_pool *pool, int64_t chunks, wefti_pool_body body, void *context, const wefti_pool_idle *idle) {
+void wefti_pool_run(wefti_pool *pool, int64_t chunks, wefti_pool_body body, void *context,
+                    const wefti_pool_idle *idle) {
     bool alone = chunks <= 1 || pool->threads == 1 || current_worker >= 0 ||
                  pool->generation != atomic_load_explicit(&fork_generation, memory_order_relaxed);
     if (alone || atomic_flag_test_and_set_explicit(&pool->held, memory_order_acquire)) {
@@ -263,7 +264,8 @@ static weft_status count_threads(const weft_threads *options, int32_t cores, int
         errno = 0;
         count = strtol(text, &end, 10);
         if (errno || *end || count < 1 || count > MAX_THREADS)
-            return wefti_fail(WEFT_E_INVALID, "WEFT_THREADS=%s: expected a number of threads, 1 to %d", text, MAX_THREADS);
+            return wefti_fail(WEFT_E_INVALID, "WEFT_THREADS=%s: expected a number of threads, 1 to %d", text,
+                              MAX_THREADS);
     }
     if (count < 0 || count > MAX_THREADS)
         return wefti_fail(WEFT_E_INVALID, "threads.count is %lld, expected 0 to %d", (long long)count, MAX_THREADS);

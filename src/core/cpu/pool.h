@@ -26,10 +26,10 @@ int32_t wefti_pool_threads(const wefti_pool *pool);
 /* Cores that this process may run on; >= 1. */
 int32_t wefti_pool_cores(void);
 
-/* Calls body(context, chunk, worker) once for every chunk in [0, chunks) and returns when all have returned; what they wrote
- * is then visible to the caller. The number of chunks must follow from the work alone. Any thread may call it; a call from
- * inside a body, in a forked child, or while another thread's region holds the pool runs on the calling thread alone.
- * Allocates nothing. `idle` may be NULL. */
+/* Calls body(context, chunk, worker) once for every chunk in [0, chunks) and returns when all have returned; what they
+ * wrote is then visible to the caller. The number of chunks must follow from the work alone. Any thread may call it; a
+ * call from inside a body, in a forked child, or while another thread's region holds the pool runs on the calling
+ * thread alone. Allocates nothing. `idle` may be NULL. */
 void wefti_pool_run(wefti_pool *pool, int64_t chunks, wefti_pool_body body, void *context, const wefti_pool_idle *idle);
 
 #endif

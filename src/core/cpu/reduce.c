@@ -21,15 +21,16 @@ static int64_t combine_i64(int64_t a, int64_t b, wefti_reduce_op op) {
 
 weft_status wefti_cpu_check_reduce(int32_t source_count, weft_dtype dtype, wefti_reduce_op op, int32_t divisor) {
     if (source_count < 1 || divisor < 1 || (unsigned)op >= WEFTI_REDUCE_OP_COUNT)
-        return wefti_fail(WEFT_E_INVALID, "reduce: %d sources, divisor %d, operation %d", (int)source_count, (int)divisor, (int)op);
+        return wefti_fail(WEFT_E_INVALID, "reduce: %d sources, divisor %d, operation %d", (int)source_count,
+                          (int)divisor, (int)op);
     if (!weft_dtype_bytes(dtype)) return wefti_fail(WEFT_E_DTYPE, "reduce: no dtype %d", (int)dtype);
     if (dtype == WEFT_BOOL && op == WEFTI_REDUCE_AVG) return wefti_fail(WEFT_E_DTYPE, "reduce: bool has no average");
     return WEFT_OK;
 }
 
 /* Every partial result of f32, f16 and bf16 is rounded to f32, as arithmetic in f32 would be. */
-static double reduce_float(const void *const *sources, int32_t source_count, size_t i, weft_dtype dtype, wefti_reduce_op op,
-                           int32_t divisor) {
+static double reduce_float(const void *const *sources, int32_t source_count, size_t i, weft_dtype dtype,
+                           wefti_reduce_op op, int32_t divisor) {
     bool   wide = dtype == WEFT_F64;
     double total = wefti_load_f64(sources[0], (int64_t)i, dtype);
     for (int32_t k = 1; k < source_count; k++) {

@@ -1,8 +1,8 @@
 /* Arrays: views (dtype, shape, strides, origin) of reference-counted storage.
  *
- * Idea: storage knows only how it is freed; everything about elements is in the view, so that a reshape or a slice is a new
- * view and no copy. Invariants: a view holds one reference of its storage; strides are not negative, and every element that
- * they reach lies in the storage. Cost: one small allocation a view, one more a storage. */
+ * Idea: storage knows only how it is freed; everything about elements is in the view, so that a reshape or a slice is a
+ * new view and no copy. Invariants: a view holds one reference of its storage; strides are not negative, and every
+ * element that they reach lies in the storage. Cost: one small allocation a view, one more a storage. */
 #include <stdatomic.h>
 #include <string.h>
 
@@ -78,7 +78,8 @@ static weft_status storage_of(void *data, size_t size_bytes, void (*deleter)(voi
     return WEFT_OK;
 }
 
-static weft_status create(const char *what, weft_dtype dtype, weft_shape shape, const void *values, weft_array **array_out) {
+static weft_status create(const char *what, weft_dtype dtype, weft_shape shape, const void *values,
+                          weft_array **array_out) {
     size_t   size_bytes = 0;
     void    *data = NULL;
     storage *own = NULL;
@@ -118,8 +119,8 @@ static weft_status adopt(const char *what, weft_dtype dtype, weft_shape shape, v
     if (!data && size_bytes)
         return wefti_fail(WEFT_E_INVALID, "%s: data is NULL for %s", what, weft_shape_text(shape).text);
     if ((uintptr_t)data % weft_dtype_bytes(dtype))
-        return wefti_fail(WEFT_E_INVALID, "%s: data is not aligned to the %zu bytes of %s", what, weft_dtype_bytes(dtype),
-                          weft_dtype_name(dtype));
+        return wefti_fail(WEFT_E_INVALID, "%s: data is not aligned to the %zu bytes of %s", what,
+                          weft_dtype_bytes(dtype), weft_dtype_name(dtype));
     WEFTI_TRY(storage_of(data, 0, deleter, context, &own));
     weft_status status = view_of(own, data, dtype, shape, array_out);
     if (status != WEFT_OK) wefti_free(own, sizeof *own);
@@ -134,7 +135,8 @@ weft_status weft_array_take(weft_dtype dtype, weft_shape shape, void *data, void
                             void *context, weft_array **array_out) {
     if (!deleter) {
         *array_out = NULL;
-        return wefti_fail(WEFT_E_INVALID, "weft_array_take: a deleter must be given; use weft_array_borrow without one");
+        return wefti_fail(WEFT_E_INVALID,
+                          "weft_array_take: a deleter must be given; use weft_array_borrow without one");
     }
     return adopt("weft_array_take", dtype, shape, data, deleter, context, array_out);
 }
@@ -210,7 +212,8 @@ weft_status weft_array_reshape(weft_array *array, weft_shape shape, weft_array *
 weft_status weft_array_slice(weft_array *array, int32_t axis, int64_t begin, int64_t end, weft_array **view_out) {
     *view_out = NULL;
     if (axis < 0 || axis >= array->shape.rank)
-        return wefti_fail(WEFT_E_SHAPE, "weft_array_slice: %s has no axis %d", weft_shape_text(array->shape).text, (int)axis);
+        return wefti_fail(WEFT_E_SHAPE, "weft_array_slice: %s has no axis %d", weft_shape_text(array->shape).text,
+                          (int)axis);
     if (begin < 0 || end < begin || end > array->shape.dim[axis])
         return wefti_fail(WEFT_E_SHAPE, "weft_array_slice: axis %d of %s has no elements [%lld, %lld)", (int)axis,
                           weft_shape_text(array->shape).text, (long long)begin, (long long)end);
@@ -238,7 +241,8 @@ static void copy_values(const weft_array *to, const weft_array *from) {
     wefti_walk_start(&a, to->shape, to->stride, 0);
     wefti_walk_start(&b, from->shape, from->stride, 0);
     for (; left > 0; left--) {
-        memcpy(to->data + a.offset * (int64_t)element_bytes, from->data + b.offset * (int64_t)element_bytes, element_bytes);
+        memcpy(to->data + a.offset * (int64_t)element_bytes, from->data + b.offset * (int64_t)element_bytes,
+               element_bytes);
         wefti_walk_advance(&a, 1);
         wefti_walk_advance(&b, 1);
     }
@@ -252,8 +256,8 @@ weft_status weft_array_copy(const weft_array *array, weft_array **copy_out) {
 
 weft_status weft_array_assign(weft_array *array, const weft_array *values) {
     if (array->dtype != values->dtype)
-        return wefti_fail(WEFT_E_DTYPE, "weft_array_assign: values of %s for an array of %s", weft_dtype_name(values->dtype),
-                          weft_dtype_name(array->dtype));
+        return wefti_fail(WEFT_E_DTYPE, "weft_array_assign: values of %s for an array of %s",
+                          weft_dtype_name(values->dtype), weft_dtype_name(array->dtype));
     if (!weft_shape_equal(array->shape, values->shape))
         return wefti_fail(WEFT_E_SHAPE, "weft_array_assign: values of shape %s for an array of shape %s",
                           weft_shape_text(values->shape).text, weft_shape_text(array->shape).text);
@@ -322,8 +326,8 @@ static weft_status strides_from_dl(const weft_dl_tensor *tensor, weft_dtype dtyp
     for (int32_t axis = 0; tensor->strides && axis < shape.rank; axis++) {
         int64_t stride = tensor->strides[axis], span = 0;
         if (stride < 0 && shape.dim[axis] > 1)
-            return wefti_fail(WEFT_E_UNSUPPORTED, "weft_array_from_dlpack: axis %d has the negative stride %lld", (int)axis,
-                              (long long)stride);
+            return wefti_fail(WEFT_E_UNSUPPORTED, "weft_array_from_dlpack: axis %d has the negative stride %lld",
+                              (int)axis, (long long)stride);
         if (shape.dim[axis] > 1 &&
             (!wefti_mul_i64(stride, shape.dim[axis] - 1, &span) || !wefti_add_i64(reach, span, &reach)))
             return wefti_fail(WEFT_E_OVERFLOW, "weft_array_from_dlpack: strides reach beyond memory");
@@ -339,7 +343,8 @@ weft_status weft_array_from_dlpack(weft_dl_managed *managed, weft_array **array_
     if (!managed) return wefti_fail(WEFT_E_INVALID, "weft_array_from_dlpack: the tensor is NULL");
     const weft_dl_tensor *tensor = &managed->tensor;
     if (tensor->device.type != WEFT_DL_CPU && tensor->device.type != WEFT_DL_CUDA_HOST)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "weft_array_from_dlpack: memory of device type %d; copy it to the host first",
+        return wefti_fail(WEFT_E_UNSUPPORTED,
+                          "weft_array_from_dlpack: memory of device type %d; copy it to the host first",
                           (int)tensor->device.type);
     if (tensor->rank < 0 || tensor->rank > WEFT_MAX_RANK || (tensor->rank > 0 && !tensor->shape))
         return wefti_fail(WEFT_E_SHAPE, "weft_array_from_dlpack: %d dimensions, expected 0 to %d", (int)tensor->rank,

@@ -1,6 +1,6 @@
-/* f16 (IEEE binary16) and bf16 (upper half of binary32), in plain integer arithmetic that rounds exactly to nearest even,
- * so that every machine and instruction set gives the same bits. A NaN stays a NaN (made quiet, payload cut). Wider types
- * go through f32: op.h says that results in these types are computed in f32 and rounded once. */
+/* f16 (IEEE binary16) and bf16 (upper half of binary32), in plain integer arithmetic that rounds exactly to nearest
+ * even, so that every machine and instruction set gives the same bits. A NaN stays a NaN (made quiet, payload cut).
+ * Wider types go through f32: op.h says that results in these types are computed in f32 and rounded once. */
 #ifndef WEFTI_HALF_H
 #define WEFTI_HALF_H
 

@@ -7,7 +7,9 @@
 #include "core/iface/op.h"
 #include "core/tensor/half.h"
 
-static inline int64_t wefti_operand_elements(const wefti_operand *operand) { return weft_shape_elements(operand->shape); }
+static inline int64_t wefti_operand_elements(const wefti_operand *operand) {
+    return weft_shape_elements(operand->shape);
+}
 
 /* Fills row-major strides. */
 static inline void wefti_contiguous_strides(weft_shape shape, int64_t stride_out[WEFT_MAX_RANK]) {
@@ -30,8 +32,10 @@ static inline bool wefti_operand_is_contiguous(const wefti_operand *operand) {
     return true;
 }
 
-/* Strides of the operand over `space`, to which it broadcasts (aligned from the right); 0 along axes that it repeats. */
-static inline void wefti_operand_expand(const wefti_operand *operand, weft_shape space, int64_t stride_out[WEFT_MAX_RANK]) {
+/* Strides of the operand over `space`, to which it broadcasts (aligned from the right); 0 along axes that it repeats.
+ */
+static inline void wefti_operand_expand(const wefti_operand *operand, weft_shape space,
+                                        int64_t stride_out[WEFT_MAX_RANK]) {
     int32_t missing = space.rank - operand->shape.rank;
     for (int32_t axis = 0; axis < space.rank; axis++) {
         int32_t own = axis - missing;
@@ -39,8 +43,8 @@ static inline void wefti_operand_expand(const wefti_operand *operand, weft_shape
     }
 }
 
-/* A walk over a space in row-major order: at any time `run` elements lie ahead on the last axis, `offset` (in elements) is
- * where the current one is, and its neighbour on that axis is `step` further. */
+/* A walk over a space in row-major order: at any time `run` elements lie ahead on the last axis, `offset` (in elements)
+ * is where the current one is, and its neighbour on that axis is `step` further. */
 typedef struct wefti_walk {
     int32_t rank;
     int64_t dim[WEFT_MAX_RANK], stride[WEFT_MAX_RANK], index[WEFT_MAX_RANK];
@@ -63,7 +67,9 @@ static inline void wefti_walk_start(wefti_walk *walk, weft_shape space, const in
         walk->offset += walk->index[axis] * walk->stride[axis];
     }
 }
-static inline int64_t wefti_walk_run(const wefti_walk *walk) { return walk->dim[walk->rank - 1] - walk->index[walk->rank - 1]; }
+static inline int64_t wefti_walk_run(const wefti_walk *walk) {
+    return walk->dim[walk->rank - 1] - walk->index[walk->rank - 1];
+}
 static inline int64_t wefti_walk_step(const wefti_walk *walk) { return walk->stride[walk->rank - 1]; }
 /* Goes on by `count` elements, at most the run. */
 static inline void wefti_walk_advance(wefti_walk *walk, int64_t count) {

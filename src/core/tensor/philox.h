@@ -1,10 +1,10 @@
-/* Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3",
- * SC 2011). Element i of stream (key, step) is a pure function of the three, so that any split over threads, ranks or
- * devices draws the same numbers.
+/* Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2,
+ * 3", SC 2011). Element i of stream (key, step) is a pure function of the three, so that any split over threads, ranks
+ * or devices draws the same numbers.
  *
- * Which word element i gets: f32, f16 and bf16 draw word i % 4 of block i / 4; f64 draws words 2*(i % 2) and 2*(i % 2) + 1 of
- * block i / 2. Normal numbers are Box-Muller pairs over elements 2j and 2j + 1 of the same words. Block b of (key, step) is
- * Philox of counter {low b, high b, low step, high step} and key {low key, high key}. */
+ * Which word element i gets: f32, f16 and bf16 draw word i % 4 of block i / 4; f64 draws words 2*(i % 2) and 2*(i % 2)
+ * + 1 of block i / 2. Normal numbers are Box-Muller pairs over elements 2j and 2j + 1 of the same words. Block b of
+ * (key, step) is Philox of counter {low b, high b, low step, high step} and key {low key, high key}. */
 #ifndef WEFTI_PHILOX_H
 #define WEFTI_PHILOX_H
 

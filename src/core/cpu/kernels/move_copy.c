@@ -1,15 +1,16 @@
 /* Copies between strided places: views that could not stay views, concat, pad, assign.
  *
- * Idea: axes of size 1 go and neighbours that lie one behind the other in both places become one, so that most copies are
- * a few long rows (memcpy). Where the source runs along another axis than the target, the two axes are copied in small
- * square tiles, which keeps both in the first cache. Threads share blocks of the target, whose size follows from the shape.
- * Cost: reads and writes every element once. */
+ * Idea: axes of size 1 go and neighbours that lie one behind the other in both places become one, so that most copies
+ * are a few long rows (memcpy). Where the source runs along another axis than the target, the two axes are copied in
+ * small square tiles, which keeps both in the first cache. Threads share blocks of the target, whose size follows from
+ * the shape. Cost: reads and writes every element once. */
 #include "core/cpu/kernels/fast.h"
 #include "core/cpu/kernels/simd.h"
 
 enum { BLOCK = 16384, TILE = 16 };
 
-/* A copy after its axes have been merged: the last is `columns`, the one that is tiled with it `rows`, the others `outer`. */
+/* A copy after its axes have been merged: the last is `columns`, the one that is tiled with it `rows`, the others
+ * `outer`. */
 typedef struct copy {
     const char *from;
     char       *to;
@@ -66,8 +67,8 @@ static void copy_chunk(void *context, int64_t chunk, int32_t worker) {
         to += outer % c->dim[axis] * c->to_stride[axis];
         outer /= c->dim[axis];
     }
-    copy_rows(c->to + to * (int64_t)c->bytes, c->from + from * (int64_t)c->bytes, wefti_min_i64(c->block_rows, c->rows - row),
-              wefti_min_i64(c->block_columns, c->columns - column), c);
+    copy_rows(c->to + to * (int64_t)c->bytes, c->from + from * (int64_t)c->bytes,
+              wefti_min_i64(c->block_rows, c->rows - row), wefti_min_i64(c->block_columns, c->columns - column), c);
 }
 
 static void take_axis(copy *c, int32_t axis, int64_t *dim, int64_t *from, int64_t *to) {
@@ -188,8 +189,8 @@ static weft_status run_pad(const wefti_cpu_run *run) {
         origin += attrs->pad.low[axis] * to[axis];
         to[axis] *= attrs->pad.interior[axis] + 1;
     }
-    run_copy(run, x->shape, run->inputs[0], x->stride, (char *)run->outputs[0] + origin * (int64_t)weft_dtype_bytes(y->dtype), to,
-             y->dtype);
+    run_copy(run, x->shape, run->inputs[0], x->stride,
+             (char *)run->outputs[0] + origin * (int64_t)weft_dtype_bytes(y->dtype), to, y->dtype);
     return WEFT_OK;
 }
 const wefti_cpu_kernel wefti_kernel_pad = {.name = "pad", .run = run_pad};
@@ -234,4 +235,5 @@ static weft_status run_mean_backward(const wefti_cpu_run *run) {
     run_copy(run, y->shape, run->scratch, from, run->outputs[0], to, y->dtype);
     return WEFT_OK;
 }
-const wefti_cpu_kernel wefti_kernel_mean_backward = {.name = "mean backward", .scratch = spread_scratch, .run = run_mean_backward};
+const wefti_cpu_kernel wefti_kernel_mean_backward = {
+    .name = "mean backward", .scratch = spread_scratch, .run = run_mean_backward};

@@ -1,9 +1,9 @@
 /* GATHER and SCATTER_ADD along an axis whose slices are contiguous, embeddings first of all.
  *
- * GATHER copies a slice for every pick. SCATTER_ADD first sorts the picks by the row that they land on (a counting sort, stable,
- * so that each row adds in the order of the picks), then writes every row of the result once, its sum kept in f64: threads
- * share rows and never meet, and rows that nothing lands on are copied.
- * Cost of SCATTER_ADD: 4 bytes of scratch a pick and a row, and each element read and written once. */
+ * GATHER copies a slice for every pick. SCATTER_ADD first sorts the picks by the row that they land on (a counting
+ * sort, stable, so that each row adds in the order of the picks), then writes every row of the result once, its sum
+ * kept in f64: threads share rows and never meet, and rows that nothing lands on are copied. Cost of SCATTER_ADD: 4
+ * bytes of scratch a pick and a row, and each element read and written once. */
 #include "core/cpu/kernels/fast.h"
 #include "core/cpu/kernels/simd.h"
 
@@ -19,7 +19,7 @@ typedef struct pick {
 static pick pick_of(const wefti_call *call) {
     const wefti_operand *x = &call->inputs[0];
     int32_t              axis = call->attrs->axis.axis;
-    pick                 p = {.outer = 1, .extent = x->shape.dim[axis], .picks = wefti_operand_elements(&call->inputs[1]), .inner = 1};
+    pick p = {.outer = 1, .extent = x->shape.dim[axis], .picks = wefti_operand_elements(&call->inputs[1]), .inner = 1};
     for (int32_t i = 0; i < x->shape.rank; i++)
         if (i != axis) *(i < axis ? &p.outer : &p.inner) *= x->shape.dim[i];
     return p;
@@ -30,7 +30,8 @@ static bool accepts_gather(const wefti_call *call) {
 }
 
 static inline int64_t pick_at(const wefti_cpu_run *run, int64_t i) {
-    return run->call->inputs[1].dtype == WEFT_I32 ? ((const int32_t *)run->inputs[1])[i] : ((const int64_t *)run->inputs[1])[i];
+    return run->call->inputs[1].dtype == WEFT_I32 ? ((const int32_t *)run->inputs[1])[i]
+                                                  : ((const int64_t *)run->inputs[1])[i];
 }
 
 static void gather_chunk(void *context, int64_t chunk, int32_t worker) {
@@ -113,7 +114,8 @@ static void scatter_row(const pick *p, int64_t row, weft_dtype dtype) {
             else if (dtype == WEFT_F64) add_slice(sums, run->inputs[2], from, count, WEFT_F64);
             else add_slice(sums, run->inputs[2], from, count, dtype);
         }
-        for (int64_t j = 0; j < count; j++) wefti_store_f64(run->outputs[0], row * p->inner + begin + j, dtype, sums[j]);
+        for (int64_t j = 0; j < count; j++)
+            wefti_store_f64(run->outputs[0], row * p->inner + begin + j, dtype, sums[j]);
     }
 }
 
@@ -135,5 +137,5 @@ static weft_status run_scatter_add(const wefti_cpu_run *run) {
     wefti_cpu_for(run, wefti_cpu_chunks(p.outer * p.extent, p.per_chunk), scatter_chunk, &p);
     return WEFT_OK;
 }
-const wefti_cpu_kernel wefti_kernel_scatter_add = {.name = "scatter-add", .accepts = accepts_scatter, .scratch = scatter_scratch,
-                                                   .run = run_scatter_add};
+const wefti_cpu_kernel wefti_kernel_scatter_add = {
+    .name = "scatter-add", .accepts = accepts_scatter, .scratch = scatter_scratch, .run = run_scatter_add};

@@ -1,9 +1,9 @@
-/* Attention and its gradient, one query after the other: nothing of size T x S is ever kept. Scores are computed anew where
- * they are needed; p = exp(score - lse). Threads share (batch, key head) pairs, so that the gradients of k and v, to
- * which all queries of a group of heads add, are added in one order; they are added up in f64 in scratch.
+/* Attention and its gradient, one query after the other: nothing of size T x S is ever kept. Scores are computed anew
+ * where they are needed; p = exp(score - lse). Threads share (batch, key head) pairs, so that the gradients of k and v,
+ * to which all queries of a group of heads add, are added in one order; they are added up in f64 in scratch.
  *
- * Causal aligns the last query with the last key: query t sees keys 0 .. t + S - T. A query that sees no key gives zeros
- * and an lse of minus infinity. */
+ * Causal aligns the last query with the last key: query t sees keys 0 .. t + S - T. A query that sees no key gives
+ * zeros and an lse of minus infinity. */
 #include "core/cpu/reference/reference.h"
 
 typedef struct attention {
@@ -16,9 +16,18 @@ typedef struct attention {
 
 static attention attention_of(const wefti_cpu_run *run, int32_t first) {
     const wefti_operand *q = &run->call->inputs[first], *k = q + 1, *v = q + 2;
-    return (attention){.run = run, .q = first, .k = first + 1, .v = first + 2, .batch = q->shape.dim[0], .heads = q->shape.dim[1],
-                       .key_heads = k->shape.dim[1], .queries = q->shape.dim[2], .keys = k->shape.dim[2],
-                       .depth = q->shape.dim[3], .value_depth = v->shape.dim[3], .scale = run->call->attrs->attention.scale,
+    return (attention){.run = run,
+                       .q = first,
+                       .k = first + 1,
+                       .v = first + 2,
+                       .batch = q->shape.dim[0],
+                       .heads = q->shape.dim[1],
+                       .key_heads = k->shape.dim[1],
+                       .queries = q->shape.dim[2],
+                       .keys = k->shape.dim[2],
+                       .depth = q->shape.dim[3],
+                       .value_depth = v->shape.dim[3],
+                       .scale = run->call->attrs->attention.scale,
                        .causal = run->call->attrs->attention.causal};
 }
 
@@ -71,8 +80,8 @@ static weft_status run_forward(const wefti_cpu_run *run) {
 const wefti_cpu_kernel wefti_reference_attention = {.name = "reference attention", .scratch = forward_scratch,
                                                     .run = run_forward};
 
-/* Backward: with dp = g . v[s] and delta = g . o, ds = p (dp - delta) scale; dq += ds k[s], dk[s] += ds q, dv[s] += p g.
- * Inputs: g, q, k, v, o, lse. */
+/* Backward: with dp = g . v[s] and delta = g . o, ds = p (dp - delta) scale; dq += ds k[s], dk[s] += ds q, dv[s] += p
+ * g. Inputs: g, q, k, v, o, lse. */
 enum { G, Q, K, V, O, LSE };
 
 typedef struct sums {

@@ -1,13 +1,14 @@
 /* Whether a call is one that op.h allows: arity, dtypes and shapes, family by family.
  *
- * Graphs are checked where they are built; this check guards memory. After it no plain kernel reads or writes outside its
- * operands, whatever a planner handed in, and no op is computed in a dtype that it has no meaning for. */
+ * Graphs are checked where they are built; this check guards memory. After it no plain kernel reads or writes outside
+ * its operands, whatever a planner handed in, and no op is computed in a dtype that it has no meaning for. */
 #include "core/cpu/reference/reference.h"
 #include "core/iface/custom.h"
 #include "core/iface/rule.h"
 
 static weft_status refuse(weft_status status, const wefti_call *call, const char *why) {
-    const wefti_operand *x = call->n_inputs > 0 ? &call->inputs[0] : NULL, *y = call->n_outputs > 0 ? &call->outputs[0] : NULL;
+    const wefti_operand *x = call->n_inputs > 0 ? &call->inputs[0] : NULL,
+                        *y = call->n_outputs > 0 ? &call->outputs[0] : NULL;
     return wefti_fail(status, "cpu: %s '%s' (%s%s -> %s%s): %s", wefti_ops[call->op].name, call->name ? call->name : "",
                       x ? weft_dtype_name(x->dtype) : "nothing", x ? weft_shape_text(x->shape).text : "",
                       y ? weft_dtype_name(y->dtype) : "nothing", y ? weft_shape_text(y->shape).text : "", why);
@@ -91,9 +92,11 @@ static weft_status check_elementwise(const wefti_call *call) {
     return WEFT_OK;
 }
 
-static weft_status check_fused_output(const wefti_call *call, const wefti_fused_output *output, const wefti_operand *y) {
+static weft_status check_fused_output(const wefti_call *call, const wefti_fused_output *output,
+                                      const wefti_operand *y) {
     const wefti_fused *fused = call->attrs->fused.fused;
-    SHAPE(output->instruction >= 0 && output->instruction < fused->n_instructions, "an output is no instruction's result");
+    SHAPE(output->instruction >= 0 && output->instruction < fused->n_instructions,
+          "an output is no instruction's result");
     DTYPE(y->dtype == fused->instruction[output->instruction].dtype, "an output has not its instruction's dtype");
     if (output->reduce < 0) {
         SHAPE(weft_shape_equal(y->shape, fused->space), "a whole output has not the program's space");
@@ -111,8 +114,9 @@ static weft_status check_fused_output(const wefti_call *call, const wefti_fused_
 
 static weft_status check_fused(const wefti_call *call) {
     const wefti_fused *fused = call->attrs->fused.fused;
-    SHAPE(fused && fused->n_inputs == call->n_inputs && fused->n_outputs == call->n_outputs && fused->n_instructions > 0 &&
-              fused->n_instructions <= WEFTI_FUSED_MAX && fused->n_outputs <= WEFTI_FUSED_MAX,
+    SHAPE(fused && fused->n_inputs == call->n_inputs && fused->n_outputs == call->n_outputs &&
+              fused->n_instructions > 0 && fused->n_instructions <= WEFTI_FUSED_MAX &&
+              fused->n_outputs <= WEFTI_FUSED_MAX,
           "the program and the call differ in size");
     for (int32_t i = 0; i < call->n_inputs; i++)
         SHAPE(broadcasts(call->inputs[i].shape, fused->space), "an input does not broadcast to the program's space");
@@ -121,8 +125,10 @@ static weft_status check_fused(const wefti_call *call) {
         SHAPE((unsigned)it->op < WEFT_OP_COUNT && wefti_op_is_elementwise(it->op), "an instruction is not elementwise");
         weft_dtype in[3] = {WEFT_F32, WEFT_F32, WEFT_F32};
         for (int32_t k = 0; k < wefti_ops[it->op].inputs_max; k++) {
-            SHAPE(it->source[k] < call->n_inputs && -1 - it->source[k] < j, "an instruction reads what is not there yet");
-            in[k] = it->source[k] < 0 ? fused->instruction[-1 - it->source[k]].dtype : call->inputs[it->source[k]].dtype;
+            SHAPE(it->source[k] < call->n_inputs && -1 - it->source[k] < j,
+                  "an instruction reads what is not there yet");
+            in[k] =
+                it->source[k] < 0 ? fused->instruction[-1 - it->source[k]].dtype : call->inputs[it->source[k]].dtype;
         }
         DTYPE(weft_dtype_bytes(it->dtype) && dtypes_fit(it->op, in, it->dtype), "an instruction has no such dtypes");
         if (it->op == WEFT_OP_DROPOUT) WEFTI_TRY(check_window(call, &it->attrs.dropout.window, fused->space));
@@ -145,9 +151,11 @@ static weft_status check_reduce(const wefti_call *call) {
         SHAPE(axes && (axes & (axes - 1)) == 0, "it takes one axis");
         DTYPE(is_index(y->dtype), "the output is not an index");
     } else {
-        DTYPE(x->dtype == y->dtype && (call->op != WEFT_OP_MEAN || weft_dtype_is_float(x->dtype)), "the op has no such dtypes");
+        DTYPE(x->dtype == y->dtype && (call->op != WEFT_OP_MEAN || weft_dtype_is_float(x->dtype)),
+              "the op has no such dtypes");
     }
-    SHAPE(call->op == WEFT_OP_SUM || call->op == WEFT_OP_MEAN || wefti_operand_elements(y) == 0 || product(x->shape, axes, true) > 0,
+    SHAPE(call->op == WEFT_OP_SUM || call->op == WEFT_OP_MEAN || wefti_operand_elements(y) == 0 ||
+              product(x->shape, axes, true) > 0,
           "a maximum or minimum of nothing");
     return WEFT_OK;
 }
@@ -160,7 +168,8 @@ static weft_status check_mean_backward(const wefti_call *call) {
     for (int32_t axis = 0, own = 0; axis < y->shape.rank; axis++) {
         bool away = axes >> axis & 1;
         if (!kept && away) continue;
-        SHAPE(own < g->shape.rank && g->shape.dim[own] == (away ? 1 : y->shape.dim[axis]), "the gradient has another shape");
+        SHAPE(own < g->shape.rank && g->shape.dim[own] == (away ? 1 : y->shape.dim[axis]),
+              "the gradient has another shape");
         own++;
     }
     DTYPE(g->dtype == y->dtype && weft_dtype_is_float(g->dtype), "the op has no such dtypes");
@@ -172,19 +181,23 @@ static weft_status check_view(const wefti_call *call) {
     const wefti_attrs   *attrs = call->attrs;
     uint32_t             seen = 0;
     DTYPE(x->dtype == y->dtype, "input and output differ in dtype");
-    if (call->op == WEFT_OP_RESHAPE) SHAPE(wefti_operand_elements(x) == wefti_operand_elements(y), "the count of elements changes");
-    else if (call->op == WEFT_OP_EXPAND) SHAPE(broadcasts(x->shape, y->shape), "the input does not broadcast to the output");
+    if (call->op == WEFT_OP_RESHAPE)
+        SHAPE(wefti_operand_elements(x) == wefti_operand_elements(y), "the count of elements changes");
+    else if (call->op == WEFT_OP_EXPAND)
+        SHAPE(broadcasts(x->shape, y->shape), "the input does not broadcast to the output");
     else SHAPE(x->shape.rank == y->shape.rank, "input and output differ in rank");
     for (int32_t axis = 0; call->op == WEFT_OP_PERMUTE && axis < y->shape.rank; axis++) {
         int32_t from = attrs->view.axes[axis];
-        SHAPE(from >= 0 && from < x->shape.rank && x->shape.dim[from] == y->shape.dim[axis], "the axes are no permutation");
+        SHAPE(from >= 0 && from < x->shape.rank && x->shape.dim[from] == y->shape.dim[axis],
+              "the axes are no permutation");
         seen |= 1u << from;
     }
     SHAPE(call->op != WEFT_OP_PERMUTE || seen == (1u << x->shape.rank) - 1, "the axes are no permutation");
     for (int32_t axis = 0; call->op == WEFT_OP_SLICE && axis < y->shape.rank; axis++) {
         int64_t start = attrs->slice.start[axis], step = attrs->slice.step[axis], size = y->shape.dim[axis], last = 0;
-        SHAPE(start >= 0 && step >= 1 && (size == 0 || (wefti_mul_i64(size - 1, step, &last) &&
-                                                        wefti_add_i64(last, start, &last) && last < x->shape.dim[axis])),
+        SHAPE(start >= 0 && step >= 1 &&
+                  (size == 0 || (wefti_mul_i64(size - 1, step, &last) && wefti_add_i64(last, start, &last) &&
+                                 last < x->shape.dim[axis])),
               "the slice leaves its input");
     }
     return WEFT_OK;
@@ -212,7 +225,8 @@ static weft_status check_pad(const wefti_call *call) {
     DTYPE(x->dtype == y->dtype, "input and output differ in dtype");
     SHAPE(x->shape.rank == y->shape.rank, "input and output differ in rank");
     for (int32_t axis = 0; axis < x->shape.rank; axis++) {
-        int64_t low = call->attrs->pad.low[axis], high = call->attrs->pad.high[axis], interior = call->attrs->pad.interior[axis];
+        int64_t low = call->attrs->pad.low[axis], high = call->attrs->pad.high[axis],
+                interior = call->attrs->pad.interior[axis];
         int64_t size = x->shape.dim[axis], between = 0, total = 0;
         SHAPE(low >= 0 && high >= 0 && interior >= 0 && wefti_mul_i64(size > 0 ? size - 1 : 0, interior, &between) &&
                   wefti_add_i64(size, between, &total) && wefti_add_i64(total, low, &total) &&
@@ -258,7 +272,7 @@ static weft_status check_matmul(const wefti_call *call) {
 }
 
 static weft_status check_conv(const wefti_call *call) {
-    bool       to_input = call->op == WEFT_OP_CONV2D_BACKWARD_INPUT, to_weight = call->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT;
+    bool to_input = call->op == WEFT_OP_CONV2D_BACKWARD_INPUT, to_weight = call->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT;
     weft_shape x = to_input ? call->outputs[0].shape : call->inputs[to_weight ? 1 : 0].shape;
     weft_shape w = to_weight ? call->outputs[0].shape : call->inputs[1].shape;
     weft_shape y = to_input || to_weight ? call->inputs[0].shape : call->outputs[0].shape;
@@ -268,7 +282,8 @@ static weft_status check_conv(const wefti_call *call) {
     SHAPE(x.rank == 4 && w.rank == 4 && y.rank == 4, "an operand has not four axes");
     SHAPE(x.dim[0] == y.dim[0] && w.dim[0] == y.dim[1] && w.dim[0] % groups == 0 && w.dim[1] * groups == x.dim[1],
           "channels, groups or batch do not fit");
-    for (int i = 0; i < 2; i++) SHAPE(call->attrs->conv.stride[i] >= 0 && call->attrs->conv.dilation[i] >= 0, "a stride is negative");
+    for (int i = 0; i < 2; i++)
+        SHAPE(call->attrs->conv.stride[i] >= 0 && call->attrs->conv.dilation[i] >= 0, "a stride is negative");
     return WEFT_OK;
 }
 
@@ -284,7 +299,8 @@ static weft_status check_pool(const wefti_call *call) {
         DTYPE(is_index(call->outputs[1].dtype), "the index is not i32");
     }
     if (indexed) {
-        SHAPE(weft_shape_equal(call->inputs[1].shape, call->op == WEFT_OP_MAX_POOL2D_TAKE ? y->shape : x), "the index has another shape");
+        SHAPE(weft_shape_equal(call->inputs[1].shape, call->op == WEFT_OP_MAX_POOL2D_TAKE ? y->shape : x),
+              "the index has another shape");
         DTYPE(is_index(call->inputs[1].dtype), "the index is not i32");
         return WEFT_OK;
     }
@@ -327,7 +343,8 @@ static weft_status check_loss(const wefti_call *call) {
     weft_shape leading = logits->shape;
     int64_t    rows = wefti_operand_elements(label);
     leading.rank--;
-    SHAPE(weft_shape_elements(leading) == rows && wefti_operand_elements(loss) == rows && wefti_operand_elements(lse) == rows,
+    SHAPE(weft_shape_elements(leading) == rows && wefti_operand_elements(loss) == rows &&
+              wefti_operand_elements(lse) == rows,
           "labels and logits differ in rows");
     DTYPE(weft_dtype_is_float(logits->dtype) && is_index(label->dtype) && loss->dtype == wide && lse->dtype == wide,
           "the op has no such dtypes");
@@ -340,15 +357,18 @@ static weft_status check_loss(const wefti_call *call) {
 static weft_status check_attention(const wefti_call *call) {
     bool                 backward = call->op == WEFT_OP_ATTENTION_BACKWARD;
     const wefti_operand *q = &call->inputs[backward], *k = q + 1, *v = q + 2;
-    const wefti_operand *o = backward ? &call->inputs[4] : &call->outputs[0], *lse = backward ? &call->inputs[5] : &call->outputs[1];
+    const wefti_operand *o = backward ? &call->inputs[4] : &call->outputs[0],
+                        *lse = backward ? &call->inputs[5] : &call->outputs[1];
     weft_dtype           dtype = q->dtype, wide = dtype == WEFT_F64 ? WEFT_F64 : WEFT_F32;
     SHAPE(q->shape.rank == 4 && k->shape.rank == 4 && v->shape.rank == 4, "q, k and v have four axes");
     const int64_t *qd = q->shape.dim, *kd = k->shape.dim, *vd = v->shape.dim;
-    SHAPE(kd[0] == qd[0] && vd[0] == qd[0] && kd[1] == vd[1] && kd[1] > 0 && qd[1] % kd[1] == 0 && kd[2] == vd[2] && kd[3] == qd[3],
+    SHAPE(kd[0] == qd[0] && vd[0] == qd[0] && kd[1] == vd[1] && kd[1] > 0 && qd[1] % kd[1] == 0 && kd[2] == vd[2] &&
+              kd[3] == qd[3],
           "q, k and v do not fit");
     SHAPE(weft_shape_equal(o->shape, weft_shape(qd[0], qd[1], qd[2], vd[3])) &&
               weft_shape_equal(lse->shape, weft_shape(qd[0], qd[1], qd[2])), "the output has another shape");
-    DTYPE(weft_dtype_is_float(dtype) && k->dtype == dtype && v->dtype == dtype && o->dtype == dtype && lse->dtype == wide,
+    DTYPE(weft_dtype_is_float(dtype) && k->dtype == dtype && v->dtype == dtype && o->dtype == dtype &&
+              lse->dtype == wide,
           "the op has no such dtypes");
     if (!backward) return WEFT_OK;
     SHAPE(weft_shape_equal(call->inputs[0].shape, o->shape), "the incoming gradient has another shape than the output");
@@ -365,15 +385,19 @@ static weft_status check_update(const wefti_call *call) {
     const wefti_rule    *rule = call->attrs->update.rule;
     if (y->dtype != WEFT_F32 && y->dtype != WEFT_F64)
         return refuse(WEFT_E_UNSUPPORTED, call, "solver rules work on f32 and f64; keep a master copy in f32");
-    SHAPE(rule && rule->n_states <= WEFTI_REFERENCE_STATES && call->n_inputs == 3 + rule->n_states, "the rule has other states");
-    SHAPE(hyper->dtype == WEFT_F64 && wefti_operand_elements(hyper) == WEFTI_HYPER_COUNT && wefti_operand_is_contiguous(hyper),
+    SHAPE(rule && rule->n_states <= WEFTI_REFERENCE_STATES && call->n_inputs == 3 + rule->n_states,
+          "the rule has other states");
+    SHAPE(hyper->dtype == WEFT_F64 && wefti_operand_elements(hyper) == WEFTI_HYPER_COUNT &&
+              wefti_operand_is_contiguous(hyper),
           "hyper is not the f64 vector of hyperparameters");
     SHAPE(weft_shape_equal(call->inputs[0].shape, y->shape) && broadcasts(call->inputs[1].shape, y->shape),
           "parameter and gradient differ in shape");
-    DTYPE(call->inputs[0].dtype == y->dtype && call->inputs[1].dtype == y->dtype, "parameter and gradient differ in dtype");
+    DTYPE(call->inputs[0].dtype == y->dtype && call->inputs[1].dtype == y->dtype,
+          "parameter and gradient differ in dtype");
     for (int32_t i = 3; i < call->n_inputs; i++)
         SHAPE(call->inputs[i].dtype == y->dtype && wefti_operand_is_contiguous(&call->inputs[i]) &&
-                  wefti_operand_elements(&call->inputs[i]) == wefti_operand_elements(y), "a state differs from the parameter");
+                  wefti_operand_elements(&call->inputs[i]) == wefti_operand_elements(y),
+              "a state differs from the parameter");
     if (!(y->dtype == WEFT_F64 ? rule->apply_f64 : rule->apply_f32))
         return refuse(WEFT_E_UNSUPPORTED, call, "the rule has no function for this dtype");
     return WEFT_OK;
@@ -383,10 +407,12 @@ static weft_status check_custom(const wefti_call *call) {
     const struct wefti_custom *custom = call->attrs->custom.custom;
     SHAPE(custom, "there is no custom op");
     if (call->op == WEFT_OP_CUSTOM) {
-        SHAPE(call->n_inputs == custom->op.n_inputs && call->n_outputs == custom->op.n_outputs, "the op has other inputs");
+        SHAPE(call->n_inputs == custom->op.n_inputs && call->n_outputs == custom->op.n_outputs,
+              "the op has other inputs");
         if (!custom->op.forward) return refuse(WEFT_E_UNSUPPORTED, call, "the custom op has no forward function");
     } else {
-        SHAPE(call->n_inputs == custom->op.n_inputs + 2 * custom->op.n_outputs && call->n_outputs == custom->op.n_inputs,
+        SHAPE(call->n_inputs == custom->op.n_inputs + 2 * custom->op.n_outputs &&
+                  call->n_outputs == custom->op.n_inputs,
               "the op has other inputs");
         if (!custom->op.backward) return refuse(WEFT_E_UNSUPPORTED, call, "the custom op has no backward function");
     }
@@ -395,13 +421,15 @@ static weft_status check_custom(const wefti_call *call) {
 
 static weft_status check_assign(const wefti_call *call) {
     const wefti_operand *x = &call->inputs[1], *y = &call->outputs[0];
-    SHAPE(broadcasts(x->shape, y->shape) && weft_shape_equal(call->inputs[0].shape, y->shape), "the value has another shape");
+    SHAPE(broadcasts(x->shape, y->shape) && weft_shape_equal(call->inputs[0].shape, y->shape),
+          "the value has another shape");
     DTYPE(x->dtype == y->dtype && call->inputs[0].dtype == y->dtype, "variable and value differ in dtype");
     return WEFT_OK;
 }
 
 static weft_status check_random(const wefti_call *call) {
-    DTYPE(weft_dtype_is_float(call->outputs[0].dtype) && is_index(call->inputs[0].dtype), "it draws floats by an integer step");
+    DTYPE(weft_dtype_is_float(call->outputs[0].dtype) && is_index(call->inputs[0].dtype),
+          "it draws floats by an integer step");
     SHAPE(wefti_operand_elements(&call->inputs[0]) == 1, "the step is not one number");
     return check_window(call, &call->attrs->random.window, call->outputs[0].shape);
 }

@@ -66,13 +66,15 @@ static weft_status run_update(const wefti_cpu_run *run) {
     wefti_cpu_for(run, wefti_cpu_chunks(self.elements, UPDATE_GRAIN), update_chunk, &self);
     return WEFT_OK;
 }
-const wefti_cpu_kernel wefti_reference_update = {.name = "reference update", .scratch = update_scratch, .run = run_update};
+const wefti_cpu_kernel wefti_reference_update = {
+    .name = "reference update", .scratch = update_scratch, .run = run_update};
 
 /* CUSTOM: the application sees contiguous memory; what is not is packed into scratch. */
 
 static int64_t packed_bytes(const wefti_operand *operand) {
     if (wefti_operand_is_contiguous(operand)) return 0;
-    return (int64_t)wefti_align_up((size_t)wefti_operand_elements(operand) * weft_dtype_bytes(operand->dtype), WEFTI_CACHE_LINE);
+    return (int64_t)wefti_align_up((size_t)wefti_operand_elements(operand) * weft_dtype_bytes(operand->dtype),
+                                   WEFTI_CACHE_LINE);
 }
 
 static int64_t custom_scratch(const wefti_call *call, int32_t threads) {
@@ -114,8 +116,8 @@ static weft_status run_custom(const wefti_cpu_run *run) {
     weft_custom_data     *data = describe(run);
     return report(op, "forward", op->forward(data, run->call->attrs->custom.options, data + run->call->n_inputs));
 }
-const wefti_cpu_kernel wefti_reference_custom = {.name = "custom", .scratch = custom_scratch, .prepared_bytes = custom_prepared,
-                                                 .run = run_custom};
+const wefti_cpu_kernel wefti_reference_custom = {
+    .name = "custom", .scratch = custom_scratch, .prepared_bytes = custom_prepared, .run = run_custom};
 
 /* Inputs are x..., y..., gy...; outputs the gradients of x. Integers have none: theirs are zero. */
 static weft_status run_custom_backward(const wefti_cpu_run *run) {
@@ -123,11 +125,14 @@ static weft_status run_custom_backward(const wefti_cpu_run *run) {
     weft_custom_data     *data = describe(run), *gradients = data + run->call->n_inputs;
     for (int32_t i = 0; i < run->call->n_outputs; i++) {
         if (weft_dtype_is_float(gradients[i].dtype)) continue;
-        memset(gradients[i].data, 0, (size_t)weft_shape_elements(gradients[i].shape) * weft_dtype_bytes(gradients[i].dtype));
+        memset(gradients[i].data, 0,
+               (size_t)weft_shape_elements(gradients[i].shape) * weft_dtype_bytes(gradients[i].dtype));
         gradients[i].data = NULL;
     }
     return report(op, "backward", op->backward(data, data + op->n_inputs, data + op->n_inputs + op->n_outputs,
                                                run->call->attrs->custom.options, gradients));
 }
-const wefti_cpu_kernel wefti_reference_custom_backward = {.name = "custom backward", .scratch = custom_scratch,
-                                                          .prepared_bytes = custom_prepared, .run = run_custom_backward};
+const wefti_cpu_kernel wefti_reference_custom_backward = {.name = "custom backward",
+                                                          .scratch = custom_scratch,
+                                                          .prepared_bytes = custom_prepared,
+                                                          .run = run_custom_backward};

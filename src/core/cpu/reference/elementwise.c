@@ -1,12 +1,11 @@
 /* Elementwise ops and FUSED, one interpreter for both: an op is a fused program of one instruction.
  *
- * Idea: the space is cut into tiles of TILE elements; inputs are read into registers (f64 or i64 arrays of a tile), each
- * instruction computes a register rounded to its dtype, and the outputs are written. Since results are rounded after every
- * instruction, fusing changes no bits. A reduced output walks the space with its reduced axes last, evaluates the program
- * again tile by tile, and adds up in f64, in row-major order of the reduced axes.
- * Invariants: all inputs of a tile are read before an output of it is written, and reduced outputs are done before whole
- * ones, so an output may be an input's memory.
- * Cost: 2 KiB of stack a register; a reduced output computes the program once more. */
+ * Idea: the space is cut into tiles of TILE elements; inputs are read into registers (f64 or i64 arrays of a tile),
+ * each instruction computes a register rounded to its dtype, and the outputs are written. Since results are rounded
+ * after every instruction, fusing changes no bits. A reduced output walks the space with its reduced axes last,
+ * evaluates the program again tile by tile, and adds up in f64, in row-major order of the reduced axes. Invariants: all
+ * inputs of a tile are read before an output of it is written, and reduced outputs are done before whole ones, so an
+ * output may be an input's memory. Cost: 2 KiB of stack a register; a reduced output computes the program once more. */
 #include "core/cpu/reference/reference.h"
 #include "core/cpu/reference/scalar.h"
 #include "core/tensor/philox.h"
@@ -72,8 +71,8 @@ static void cast_tile(const tile *x, int64_t count, tile *to) {
     }
 }
 
-/* Keeps x where uniform(key, step, global index) >= p. The global index is linear in the coordinates, so it is walked like an
- * operand. */
+/* Keeps x where uniform(key, step, global index) >= p. The global index is linear in the coordinates, so it is walked
+ * like an operand. */
 static void dropout_tile(const machine *m, const wefti_attrs *attrs, int64_t begin, int64_t count, const tile *x,
                          const tile *step, tile *to) {
     const wefti_window *window = &attrs->dropout.window;
@@ -137,8 +136,8 @@ static void compute_tile(const machine *m, const wefti_fused_instruction *it, in
     bool unary = wefti_ops[it->op].family == WEFTI_UNARY;
     for (int64_t i = 0; i < count; i++) {
         if (floating)
-            to->f[i] = wefti_round_f64(unary ? scalar_unary(it->op, &it->attrs, a->f[i]) : scalar_binary(it->op, a->f[i], b->f[i]),
-                                       it->dtype);
+            to->f[i] = wefti_round_f64(
+                unary ? scalar_unary(it->op, &it->attrs, a->f[i]) : scalar_binary(it->op, a->f[i], b->f[i]), it->dtype);
         else
             to->i[i] = wefti_wrap_i64(unary ? scalar_unary_i64(it->op, &it->attrs, it->dtype, a->i[i])
                                             : scalar_binary_i64(it->op, a->i[i], b->i[i]),
@@ -190,10 +189,12 @@ static void elementwise_chunk(void *context, int64_t chunk, int32_t worker) {
 
 static weft_status run_elementwise(const wefti_cpu_run *run) {
     const wefti_operand *output = &run->call->outputs[0];
-    single self = {.instruction = {.op = run->call->op, .dtype = output->dtype, .source = {0, 1, 2}, .attrs = *run->call->attrs}};
+    single self = {
+        .instruction = {.op = run->call->op, .dtype = output->dtype, .source = {0, 1, 2}, .attrs = *run->call->attrs}};
     self.m = (machine){.run = run, .instructions = &self.instruction, .n_instructions = 1};
     straight(&self.m, output->shape);
-    wefti_cpu_for(run, wefti_cpu_chunks(weft_shape_elements(output->shape), WEFTI_REFERENCE_GRAIN), elementwise_chunk, &self);
+    wefti_cpu_for(run, wefti_cpu_chunks(weft_shape_elements(output->shape), WEFTI_REFERENCE_GRAIN), elementwise_chunk,
+                  &self);
     return WEFT_OK;
 }
 const wefti_cpu_kernel wefti_reference_elementwise = {.name = "reference elementwise", .run = run_elementwise};
@@ -210,7 +211,8 @@ static void whole_chunk(void *context, int64_t chunk, int32_t worker) {
         int64_t count = wefti_min_i64(TILE, end - begin);
         evaluate(m, begin, count, registers);
         for (int32_t k = 0; k < fused->n_outputs; k++)
-            if (fused->output[k].reduce < 0) store_tile(m->run, k, begin, count, &registers[fused->output[k].instruction]);
+            if (fused->output[k].reduce < 0)
+                store_tile(m->run, k, begin, count, &registers[fused->output[k].instruction]);
     }
 }
 
@@ -257,7 +259,8 @@ static void reduced_chunk(void *context, int64_t chunk, int32_t worker) {
         evaluate(&self->m, chunk * self->per_total + done, count, registers);
         const tile *result = &registers[output->instruction];
         for (int64_t i = 0; i < count; i++)
-            add_to_total(output->reduce, floating, done + i == 0, floating ? result->f[i] : 0, floating ? 0 : result->i[i], &sum);
+            add_to_total(output->reduce, floating, done + i == 0, floating ? result->f[i] : 0,
+                         floating ? 0 : result->i[i], &sum);
     }
     if (output->reduce == WEFT_OP_MEAN) sum.f /= output->count != 0 ? output->count : (double)self->per_total;
     if (floating) wefti_store_f64(self->m.run->outputs[self->index], chunk, dtype, sum.f);
@@ -289,7 +292,8 @@ static weft_status run_fused(const wefti_cpu_run *run) {
         if (fused->output[k].reduce >= 0) run_reduced(run, m, k);
         else whole = true;
     }
-    if (whole) wefti_cpu_for(run, wefti_cpu_chunks(weft_shape_elements(fused->space), WEFTI_REFERENCE_GRAIN), whole_chunk, &m);
+    if (whole)
+        wefti_cpu_for(run, wefti_cpu_chunks(weft_shape_elements(fused->space), WEFTI_REFERENCE_GRAIN), whole_chunk, &m);
     return WEFT_OK;
 }
 const wefti_cpu_kernel wefti_reference_fused = {.name = "reference fused", .run = run_fused};

@@ -1,5 +1,5 @@
-/* Cross-entropy by rows: loss = (1-s)*(lse - x[label]) + s*(lse - mean(x)), lse the log-sum-exp of the row. A row with the
- * ignored label gives 0 whatever its logits; a label out of range gives NaN. */
+/* Cross-entropy by rows: loss = (1-s)*(lse - x[label]) + s*(lse - mean(x)), lse the log-sum-exp of the row. A row with
+ * the ignored label gives 0 whatever its logits; a label out of range gives NaN. */
 #include "core/cpu/reference/reference.h"
 
 static double logit(const wefti_cpu_run *run, int32_t input, int64_t row, int64_t i) {

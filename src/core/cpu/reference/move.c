@@ -28,8 +28,8 @@ static void copy_chunk(void *context, int64_t chunk, int32_t worker) {
     while (count > 0) {
         int64_t run = wefti_min_i64(wefti_walk_run(&from), count);
         for (int64_t i = 0; i < run; i++)
-            copy_element(self->to, to.offset + i * wefti_walk_step(&to), self->from, from.offset + i * wefti_walk_step(&from),
-                         self->element_bytes);
+            copy_element(self->to, to.offset + i * wefti_walk_step(&to), self->from,
+                         from.offset + i * wefti_walk_step(&from), self->element_bytes);
         wefti_walk_advance(&from, run);
         wefti_walk_advance(&to, run);
         count -= run;
@@ -52,7 +52,8 @@ void wefti_reference_pack(const wefti_cpu_run *run, const wefti_operand *operand
 static weft_status run_view(const wefti_cpu_run *run) {
     const wefti_operand *x = &run->call->inputs[0], *y = &run->call->outputs[0];
     const wefti_attrs   *attrs = run->call->attrs;
-    copy self = {.space = y->shape, .from = run->inputs[0], .to = run->outputs[0], .element_bytes = weft_dtype_bytes(y->dtype)};
+    copy self = {
+        .space = y->shape, .from = run->inputs[0], .to = run->outputs[0], .element_bytes = weft_dtype_bytes(y->dtype)};
     wefti_contiguous_strides(y->shape, self.to_stride);
     int64_t origin = 0;
     switch (run->call->op) {
@@ -113,8 +114,11 @@ static void fill_chunk(void *context, int64_t chunk, int32_t worker) {
 static weft_status run_fill(const wefti_cpu_run *run) {
     const wefti_attrs *attrs = run->call->attrs;
     bool               full = run->call->op == WEFT_OP_FULL;
-    fill self = {.to = run->outputs[0], .dtype = run->call->outputs[0].dtype, .start = full ? attrs->full.value : attrs->arange.start,
-                 .step = full ? 0 : attrs->arange.step, .elements = wefti_operand_elements(&run->call->outputs[0])};
+    fill self = {.to = run->outputs[0],
+                 .dtype = run->call->outputs[0].dtype,
+                 .start = full ? attrs->full.value : attrs->arange.start,
+                 .step = full ? 0 : attrs->arange.step,
+                 .elements = wefti_operand_elements(&run->call->outputs[0])};
     wefti_cpu_for(run, wefti_cpu_chunks(self.elements, WEFTI_REFERENCE_GRAIN), fill_chunk, &self);
     return WEFT_OK;
 }
@@ -123,7 +127,8 @@ const wefti_cpu_kernel wefti_reference_fill = {.name = "reference fill", .run = 
 static weft_status run_pad(const wefti_cpu_run *run) {
     const wefti_operand *x = &run->call->inputs[0], *y = &run->call->outputs[0];
     const wefti_attrs   *attrs = run->call->attrs;
-    fill background = {.to = run->outputs[0], .dtype = y->dtype, .start = attrs->pad.value, .elements = wefti_operand_elements(y)};
+    fill background = {
+        .to = run->outputs[0], .dtype = y->dtype, .start = attrs->pad.value, .elements = wefti_operand_elements(y)};
     wefti_cpu_for(run, wefti_cpu_chunks(background.elements, WEFTI_REFERENCE_GRAIN), fill_chunk, &background);
     if (wefti_operand_elements(x) == 0) return WEFT_OK;
     copy    self = {.space = x->shape, .from = run->inputs[0], .element_bytes = weft_dtype_bytes(x->dtype)};
@@ -148,7 +153,7 @@ typedef struct gather {
 
 static gather gather_of(const wefti_cpu_run *run) {
     const wefti_operand *x = &run->call->inputs[0];
-    gather               g = {.run = run, .outer = 1, .picks = wefti_operand_elements(&run->call->inputs[1]), .inner = 1};
+    gather g = {.run = run, .outer = 1, .picks = wefti_operand_elements(&run->call->inputs[1]), .inner = 1};
     int32_t              axis = run->call->attrs->axis.axis;
     for (int32_t i = 0; i < x->shape.rank; i++)
         if (i != axis) *(i < axis ? &g.outer : &g.inner) *= x->shape.dim[i];
@@ -184,8 +189,8 @@ static weft_status run_gather(const wefti_cpu_run *run) {
 }
 const wefti_cpu_kernel wefti_reference_gather = {.name = "reference gather", .run = run_gather};
 
-/* SCATTER_ADD: a thread owns a slice of the output along the other axes and adds the picks in their order, in f64, which a
- * scratch array of the output's size holds until all are in. */
+/* SCATTER_ADD: a thread owns a slice of the output along the other axes and adds the picks in their order, in f64,
+ * which a scratch array of the output's size holds until all are in. */
 static int64_t scatter_scratch(const wefti_call *call, int32_t threads) {
     (void)threads;
     return wefti_operand_elements(&call->outputs[0]) * 8;
@@ -210,7 +215,8 @@ static void scatter_chunk(void *context, int64_t chunk, int32_t worker) {
     for (int64_t pick = 0; pick < g->picks; pick++) {
         int64_t i = pick_of(run, pick);
         if (i < 0 || i >= extent) continue;
-        int64_t at = (outer * extent + i) * g->inner + inner, from = wefti_place(u, (outer * g->picks + pick) * g->inner + inner);
+        int64_t at = (outer * extent + i) * g->inner + inner,
+                from = wefti_place(u, (outer * g->picks + pick) * g->inner + inner);
         if (floating) f[at] += wefti_in(run, 2, from);
         else n[at] = (int64_t)((uint64_t)n[at] + (uint64_t)wefti_load_i64(run->inputs[2], from, u->dtype));
     }
@@ -259,7 +265,8 @@ static void random_chunk(void *context, int64_t chunk, int32_t worker) {
 
 static weft_status run_random(const wefti_cpu_run *run) {
     draw self = {.run = run, .step = (uint64_t)wefti_load_i64(run->inputs[0], 0, run->call->inputs[0].dtype)};
-    wefti_cpu_for(run, wefti_cpu_chunks(wefti_operand_elements(&run->call->outputs[0]), WEFTI_REFERENCE_GRAIN), random_chunk, &self);
+    wefti_cpu_for(run, wefti_cpu_chunks(wefti_operand_elements(&run->call->outputs[0]), WEFTI_REFERENCE_GRAIN),
+                  random_chunk, &self);
     return WEFT_OK;
 }
 const wefti_cpu_kernel wefti_reference_random = {.name = "reference random", .run = run_random};

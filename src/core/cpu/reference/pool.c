@@ -1,5 +1,5 @@
-/* Pooling in two dimensions. Threads share planes (n, c), so gradients that overlap within a plane are added by one thread
- * in the order of the output elements, in f64 kept in scratch. */
+/* Pooling in two dimensions. Threads share planes (n, c), so gradients that overlap within a plane are added by one
+ * thread in the order of the output elements, in f64 kept in scratch. */
 #include "core/cpu/reference/reference.h"
 
 typedef struct pooling {
@@ -70,7 +70,8 @@ const wefti_cpu_kernel wefti_reference_max_pool2d = {.name = "reference max-pool
 /* The index that MAX_POOL2D gave for element i of plane `chunk`; -1 or any value outside the plane means none. */
 static int64_t index_at(const pooling *p, int64_t chunk, int64_t i) {
     const wefti_operand *index = &p->run->call->inputs[1];
-    int64_t at = plane_at(index, chunk) + i / index->shape.dim[3] * index->stride[2] + i % index->shape.dim[3] * index->stride[3];
+    int64_t at = plane_at(index, chunk) + i / index->shape.dim[3] * index->stride[2] +
+                 i % index->shape.dim[3] * index->stride[3];
     int64_t chosen = wefti_load_i64(p->run->inputs[1], at, index->dtype);
     return chosen >= 0 && chosen < p->x.dim[2] * p->x.dim[3] ? chosen : -1;
 }
@@ -90,7 +91,8 @@ static void max_backward_plane(void *context, int64_t chunk, int32_t worker) {
     for (int64_t i = 0; i < p->y.dim[2] * columns; i++) {
         int64_t chosen = index_at(p, chunk, i);
         if (chosen >= 0)
-            sums[chosen] += wefti_in(p->run, 0, plane_at(g, chunk) + i / columns * g->stride[2] + i % columns * g->stride[3]);
+            sums[chosen] +=
+                wefti_in(p->run, 0, plane_at(g, chunk) + i / columns * g->stride[2] + i % columns * g->stride[3]);
     }
     for (int64_t i = 0; i < size; i++) wefti_out(p->run, 0, chunk * size + i, sums[i]);
 }
@@ -100,8 +102,8 @@ static weft_status run_max_backward(const wefti_cpu_run *run) {
     wefti_cpu_for(run, p.x.dim[0] * p.x.dim[1], max_backward_plane, &p);
     return WEFT_OK;
 }
-const wefti_cpu_kernel wefti_reference_max_pool2d_backward = {.name = "reference max-pool gradient", .scratch = gradient_scratch,
-                                                              .run = run_max_backward};
+const wefti_cpu_kernel wefti_reference_max_pool2d_backward = {
+    .name = "reference max-pool gradient", .scratch = gradient_scratch, .run = run_max_backward};
 
 /* MAX_POOL2D_TAKE: what other planes hold at the chosen places. */
 static void take_plane(void *context, int64_t chunk, int32_t worker) {
@@ -111,7 +113,8 @@ static void take_plane(void *context, int64_t chunk, int32_t worker) {
     (void)worker;
     for (int64_t i = 0; i < size; i++) {
         int64_t chosen = index_at(p, chunk, i), width = p->x.dim[3];
-        int64_t at = plane_at(x, chunk) + (chosen < 0 ? 0 : chosen / width * x->stride[2] + chosen % width * x->stride[3]);
+        int64_t at =
+            plane_at(x, chunk) + (chosen < 0 ? 0 : chosen / width * x->stride[2] + chosen % width * x->stride[3]);
         wefti_out(p->run, 0, chunk * size + i, chosen < 0 ? 0 : wefti_in(p->run, 0, at));
     }
 }
@@ -143,7 +146,8 @@ static void average_plane(void *context, int64_t chunk, int32_t worker) {
         window_of(p, 0, i / columns, &top, &bottom);
         window_of(p, 1, i % columns, &left, &right);
         for (int64_t h = top; h < bottom; h++)
-            for (int64_t w = left; w < right; w++) sum += wefti_in(p->run, 0, origin + h * x->stride[2] + w * x->stride[3]);
+            for (int64_t w = left; w < right; w++)
+                sum += wefti_in(p->run, 0, origin + h * x->stride[2] + w * x->stride[3]);
         wefti_out(p->run, 0, chunk * size + i, sum / divisor(p, i / columns, i % columns));
     }
 }
@@ -166,8 +170,9 @@ static void average_backward_plane(void *context, int64_t chunk, int32_t worker)
         int64_t top, bottom, left, right;
         window_of(p, 0, i / columns, &top, &bottom);
         window_of(p, 1, i % columns, &left, &right);
-        double share = wefti_in(p->run, 0, plane_at(g, chunk) + i / columns * g->stride[2] + i % columns * g->stride[3]) /
-                       divisor(p, i / columns, i % columns);
+        double share =
+            wefti_in(p->run, 0, plane_at(g, chunk) + i / columns * g->stride[2] + i % columns * g->stride[3]) /
+            divisor(p, i / columns, i % columns);
         for (int64_t h = top; h < bottom; h++)
             for (int64_t w = left; w < right; w++) sums[h * p->x.dim[3] + w] += share;
     }

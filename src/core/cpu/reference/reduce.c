@@ -1,5 +1,5 @@
-/* Reductions over a set of axes. Each output element adds up its own elements in f64 (integers in i64) in row-major order
- * of the reduced axes, and is rounded once; threads share the output elements. */
+/* Reductions over a set of axes. Each output element adds up its own elements in f64 (integers in i64) in row-major
+ * order of the reduced axes, and is rounded once; threads share the output elements. */
 #include "core/cpu/reference/reference.h"
 
 typedef struct reduction {
@@ -88,7 +88,8 @@ static int64_t first_maximum(const reduction *r, int64_t origin) {
         if (floating) {
             double a = wefti_in(r->run, 0, here), b = wefti_in(r->run, 0, there);
             if (!isnan(b) && (isnan(a) || a > b)) best = i;
-        } else if (wefti_load_i64(r->run->inputs[0], here, x->dtype) > wefti_load_i64(r->run->inputs[0], there, x->dtype)) {
+        } else if (wefti_load_i64(r->run->inputs[0], here, x->dtype) >
+                   wefti_load_i64(r->run->inputs[0], there, x->dtype)) {
             best = i;
         }
     }

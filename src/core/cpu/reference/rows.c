@@ -104,7 +104,8 @@ static weft_status run_softmax_backward(const wefti_cpu_run *run) {
     wefti_cpu_for(run, r.rows, softmax_backward_row, &r);
     return WEFT_OK;
 }
-const wefti_cpu_kernel wefti_reference_softmax_backward = {.name = "reference softmax gradient", .run = run_softmax_backward};
+const wefti_cpu_kernel wefti_reference_softmax_backward = {.name = "reference softmax gradient",
+                                                           .run = run_softmax_backward};
 
 /* ROTARY: pair (i, i + D/2) at position t turns by (t + offset)*base^(-2i/D). A row is one position. */
 static void rotary_row(void *context, int64_t row, int32_t worker) {

@@ -48,7 +48,8 @@ static inline double scalar_unary(weft_op op, const wefti_attrs *attrs, double x
     case WEFT_OP_FLOOR: return floor(x);
     case WEFT_OP_CEIL: return ceil(x);
     case WEFT_OP_ROUND: return rint(x);
-    case WEFT_OP_CLAMP: return x < attrs->clamp.lo ? fmin(attrs->clamp.lo, attrs->clamp.hi) : x > attrs->clamp.hi ? attrs->clamp.hi : x;
+    case WEFT_OP_CLAMP:
+        return x < attrs->clamp.lo ? fmin(attrs->clamp.lo, attrs->clamp.hi) : x > attrs->clamp.hi ? attrs->clamp.hi : x;
     default: return x; /* COPY, DETACH */
     }
 }
