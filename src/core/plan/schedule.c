@@ -182,7 +182,7 @@ static weft_status run_schedule(scheduler *s) {
             if (--s->waiting[s->flow.edges.to[e]] == 0) push(s, s->flow.edges.to[e]);
     }
     if (n != ir->n_order) return wefti_fail(WEFT_E_INTERNAL, "plan: %d of %d items cannot be ordered", ir->n_order - n, ir->n_order);
-    memcpy(ir->order, s->order, (size_t)n * sizeof *ir->order);
+    if (n > 0) memcpy(ir->order, s->order, (size_t)n * sizeof *ir->order);
     for (int32_t k = 0; k < n; k++) ir->items[ir->order[k]].key = (int64_t)(k + 1) * WEFTI_KEY_STEP;
     return WEFT_OK;
 }
