@@ -150,7 +150,7 @@ case_status() {
     "$weftrun" -n 3 bash -c '[ $WEFT_RANK = 2 ] && kill -SEGV $$; exit 0' 2>"$work/err"
     same "signal" 139 $?
     matches "message" "rank 2 was killed by signal 11 \(Segmentation fault\)" "$(cat "$work/err")"
-    "$weftrun" -n 3 bash -c 'sleep 0.$((5 * (2 - WEFT_RANK))); exit $((10 + WEFT_RANK))' 2>"$work/err"
+    "$weftrun" -n 3 bash -c 'sleep $((2 - WEFT_RANK)); exit $((10 + WEFT_RANK))' 2>"$work/err"
     same "the first failure counts" 12 $?
 }
 
