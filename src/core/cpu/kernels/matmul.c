@@ -7,8 +7,8 @@
  * one after the other, each by all threads. f16 and bf16 are widened to f32 first and the result is rounded once.
  * Cost: scratch for one packed operand, one block a thread, and f32 copies of 16-bit operands.
  *
- * Why not a BLAS: at the shapes of small networks (64 to 3072 rows, 384 to 1536 wide) OpenBLAS 0.3.21 and BLIS 0.9 reach 65 % and
- * 45 % of the machine's AVX-512 peak, this 85 to 92 %; `bench/peers/run.sh gemm` shows all three in one run. */
+ * Why not a BLAS: at most shapes of the yardstick networks OpenBLAS 0.3.21 and BLIS 0.9 are the slower, on one thread;
+ * `bench/peers/run.sh gemm` shows all three in one run (products with very few columns are the exception). */
 #include "core/cpu/kernels/convert.h"
 #include "core/cpu/kernels/fast.h"
 #include "core/cpu/kernels/gemm.h"
