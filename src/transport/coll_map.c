@@ -18,6 +18,7 @@
 #include "transport/coll_map.h"
 
 enum { STEP_OPEN = 0xfffff, STEP_CLOSE = 0xffffe, LOOKS = 64 };
+#define LINGER_NS (2 * WEFTI_SECOND_NS)
 
 /* --- open --- */
 
@@ -104,38 +105,12 @@ static weft_status meet_all(coll_operation *operation, int32_t index) {
 
 /* --- close --- */
 
-/* One wait of the closing; false where it has no sense to go on. */
-static bool closing_wait(coll_group *group, uint64_t begin_ns) {
-    uint64_t now_ns = wefti_host_now(group->host), waited_ns = now_ns - begin_ns;
-    if (waited_ns >= group->timeout_ns || wefti_wire_progress(group->base.wire, now_ns) != WEFT_OK) return false;
-    if (wefti_fault_status(group->base.fault) != WEFT_OK) return false;
-    if (waited_ns > WEFTI_MILLISECOND_NS)
-        wefti_wire_rest(group->base.wire, WEFTI_MILLISECOND_NS);
-    else
-        group->host->yield(group->host->context);
-    return true;
-}
-
-/* Hears the members that were not needed so far: their messages must not be left to a later group. */
-static bool meet_the_rest(coll_group *group, uint64_t begin_ns) {
-    while (group->map->ready < group->base.size) {
-        for (int32_t i = 0; i < group->base.size; i++) {
-            if (group->map->peers[i].base) continue;
-            weft_status status = meet(group, i);
-            if (status != WEFT_OK && status != WEFT_E_AGAIN) return false;
-        }
-        if (group->map->ready < group->base.size && !closing_wait(group, begin_ns)) return false;
-    }
-    return true;
-}
-
 /* All members say that they look at nobody's slots any more. True once all have. */
 static bool part(coll_group *group) {
     coll_map *map = group->map;
     wefti_wire *wire = group->base.wire;
-    uint64_t begin_ns = wefti_host_now(group->host);
+    uint64_t until_ns = wefti_host_now(group->host) + LINGER_NS, now_ns;
     size_t size = (size_t)group->base.size;
-    if (!meet_the_rest(group, begin_ns)) return false;
     for (size_t i = 0; i < 2 * size; i++) {
         int32_t index = (int32_t)(i % size);
         if (index == group->base.index) continue;
@@ -144,8 +119,9 @@ static bool part(coll_group *group) {
                                 : wefti_wire_send(group->ranks[index], tag, NULL, 0);
         map->byes[i].flags = WEFTI_WIRE_SILENT;
         weft_status status;
-        while ((status = wire->ops->post(wire, &map->byes[i])) == WEFT_E_AGAIN)
-            if (!closing_wait(group, begin_ns)) break;
+        while ((status = wire->ops->post(wire, &map->byes[i])) == WEFT_E_AGAIN &&
+               (now_ns = wefti_host_now(group->host)) < until_ns)
+            if (wefti_wire_progress(wire, now_ns) != WEFT_OK) break;
         if (status != WEFT_OK) {
             map->byes[i].done = true;
             map->byes[i].status = status;
@@ -159,8 +135,10 @@ static bool part(coll_group *group) {
             /* A member that is gone looks at nothing. */
             if (map->byes[i].done && map->byes[i].status != WEFT_OK && map->byes[i].status != WEFT_E_PEER) well = false;
         }
+        now_ns = wefti_host_now(group->host);
         if (!pending) return well;
-        if (!closing_wait(group, begin_ns)) return false;
+        if (now_ns >= until_ns || wefti_wire_progress(wire, now_ns) != WEFT_OK) return false;
+        group->host->yield(group->host->context);
     }
 }
 
@@ -182,7 +160,7 @@ void wefti_coll_map_close(coll_group *group) {
     coll_map *map = group->map;
     size_t size = (size_t)group->base.size, in_flight = (size_t)group->in_flight;
     /* Where the farewell fails, the region is left to the wire, which frees it when it closes. */
-    bool parted = map->region && map->byes && !group->failed && map->ready > 0 && part(group);
+    bool parted = map->region && map->byes && !group->failed && map->ready == group->base.size && part(group);
     if (map->peers && map->byes && holds_transfers(group))
         group->base.wire->ops->abort(group->base.wire, WEFT_E_ABORTED, -1);
     if (parted) group->base.wire->ops->region_release(map->region);
