@@ -130,6 +130,15 @@ void        wefti_wire_read_counts(const wefti_wire *wire, wefti_wire_counts *co
 /* wefti_fail for a post to a peer that is not there. */
 weft_status wefti_wire_fail_link(const wefti_wire *wire, int32_t peer, wefti_wire_link link);
 
+/* --- messages to oneself (wire_self.c) --- */
+
+/* Posts a send to this rank; a large one for which there is no receive yet waits in `waiting`, which abort is to flush. */
+weft_status wefti_self_send(wefti_wire_base *base, wefti_op_list *waiting, wefti_wire_op *op);
+/* Posts a WRITE or READ of this rank's own region; `memory` is its checked target or source. */
+weft_status wefti_self_one_sided(wefti_wire_base *base, uint8_t *memory, wefti_wire_op *op);
+/* Gives a receive the early message from this rank that it matched; frees the message. */
+void wefti_self_take(wefti_wire_base *base, wefti_op_list *waiting, wefti_wire_op *op, wefti_message *message);
+
 /* --- kinds --- */
 
 /* The kinds of wire that this build has, ended by a NULL name. */

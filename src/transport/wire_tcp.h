@@ -2,16 +2,14 @@
 #ifndef WEFTI_TRANSPORT_WIRE_TCP_H
 #define WEFTI_TRANSPORT_WIRE_TCP_H
 
-#include "transport/handshake.h"
-#include "transport/socket.h"
+#include "transport/mesh.h"
+#include "transport/regions.h"
 #include "transport/wire_common.h"
 
 enum {
     TCP_HEADER_BYTES = 40,
     TCP_STAGE_BYTES = 8 << 10,     /* read ahead: what is copied from here costs less than the system call it saves */
     TCP_EAGER_BYTES = 256 << 10,   /* above it, the answer that the receive is posted costs little beside the copy */
-    TCP_MOST_GUESTS = 64,
-    TCP_MOST_REGIONS = 65536,
     TCP_TOKEN_LISTENER = 1 << 24
 };
 
@@ -45,12 +43,6 @@ typedef struct tcp_serve {
     uint64_t          offset, bytes, token;
 } tcp_serve;
 
-typedef enum tcp_region_state { TCP_REGION_UNKNOWN, TCP_REGION_KNOWN, TCP_REGION_GONE } tcp_region_state;
-typedef struct tcp_peer_region {
-    size_t           size_bytes;
-    tcp_region_state state;
-} tcp_peer_region;
-
 /* What is being sent: one frame at a time. */
 typedef struct tcp_out {
     bool           active;
@@ -73,57 +65,25 @@ typedef struct tcp_in {
 } tcp_in;
 
 typedef struct tcp_link {
-    wefti_wire_link      state;
-    int                  socket;
-    bool                 dials, connected, shaken, heard_bye, broken, wants_out;
-    uint64_t             redial_ns, dial_until_ns;
-    wefti_socket_address address;
-    uint8_t              cookie[WEFTI_COOKIE_BYTES];
-    wefti_terms          terms;
-    wefti_handshake      shake;
-    wefti_op_list        out_ops, waiting;
-    tcp_serve           *serve_first, *serve_last;
-    tcp_out              out;
-    tcp_in               in;
-    uint32_t             told; /* announcements of regions that were sent */
-    tcp_peer_region     *regions;
-    uint32_t             region_capacity;
+    wefti_wire_link state;
+    int             socket;
+    bool            heard_bye, broken, wants_out;
+    wefti_op_list   out_ops, waiting;
+    tcp_serve      *serve_first, *serve_last;
+    tcp_out         out;
+    tcp_in          in;
+    uint32_t        told; /* news of regions that were sent */
 } tcp_link;
 
-typedef struct tcp_region {
-    wefti_wire_region region;
-    bool              owned;
-} tcp_region;
-
-typedef struct tcp_announcement {
-    tcp_kind kind;
-    uint32_t region;
-} tcp_announcement;
-
-typedef struct tcp_guest {
-    int             socket; /* -1: free */
-    wefti_handshake shake;
-} tcp_guest;
-
 typedef struct tcp_wire {
-    wefti_wire_base      base;
-    tcp_link            *links; /* [size] */
-    wefti_terms          terms;
-    char                 job[WEFTI_JOB_BYTES];
-    uint8_t              secret[64];
-    uint8_t              cookie[WEFTI_COOKIE_BYTES];
-    wefti_socket_address address;
-    int                  listener, poller;
-    bool                 direct;   /* so few links that asking each beats asking the poller */
-    bool                 settled;  /* all links are up: nobody is expected */
-    uint64_t             last_token, served_ns;
-    tcp_guest            guests[TCP_MOST_GUESTS];
-    uint64_t             strangers;
-    tcp_region         **regions; /* [region_count] by id - 1 */
-    uint32_t             region_count, region_capacity;
-    tcp_announcement    *log;
-    uint32_t             log_count, log_capacity;
-    tcp_serve           *free_serves;
+    wefti_wire_base base;
+    tcp_link       *links; /* [size] */
+    wefti_mesh      mesh;
+    wefti_regions   regions;
+    int             poller;
+    bool            direct; /* so few links that asking each beats asking the poller */
+    uint64_t        last_token;
+    tcp_serve      *free_serves;
 } tcp_wire;
 
 weft_status wefti_tcp_post(wefti_wire *wire, wefti_wire_op *op);
@@ -136,11 +96,6 @@ void wefti_tcp_receive(tcp_wire *wire, int32_t peer);
 void wefti_tcp_take_ready(tcp_wire *wire, int32_t peer, wefti_wire_op *op, uint64_t bytes, uint64_t token);
 /* Ends a link and all that waits on it. */
 void wefti_tcp_link_end(tcp_wire *wire, int32_t peer, wefti_wire_link state);
-/* [offset, offset + bytes) of an own region; NULL where there is no such memory. */
-uint8_t *wefti_tcp_region_memory(const tcp_wire *wire, uint32_t id, uint64_t offset, uint64_t bytes);
-weft_status wefti_tcp_peer_region(wefti_wire *wire, int32_t peer, uint32_t id, wefti_wire_peer_region *region_out);
-/* The place of a peer's region, growing the table; NULL where that fails. */
-tcp_peer_region *wefti_tcp_peer_slot(tcp_link *link, uint32_t id);
 void wefti_tcp_header_write(uint8_t *bytes, const tcp_header *header);
 bool wefti_tcp_header_read(const uint8_t *bytes, tcp_header *header);
 

@@ -30,15 +30,6 @@ static void begin_payload(tcp_in *in, void *target, size_t fits, size_t bytes) {
 void wefti_tcp_take_ready(tcp_wire *wire, int32_t peer, wefti_wire_op *op, uint64_t bytes, uint64_t token) {
     op->done_peer = peer;
     op->done_bytes = bytes;
-    if (peer == wire->base.wire.rank) { /* the token is the send itself, see post_to_self */
-        wefti_wire_op *send = (wefti_wire_op *)(uintptr_t)token;
-        size_t         fits = bytes < op->bytes ? bytes : op->bytes;
-        wefti_op_remove(&wire->links[peer].waiting, send);
-        memcpy(op->buffer, send->buffer, fits);
-        wefti_wire_finish(&wire->base, send, WEFT_OK, peer, send->bytes);
-        wefti_wire_finish_recv(&wire->base, op, peer, bytes);
-        return;
-    }
     op->scratch[1] = token;
     op->scratch[3] = STEP_CLEAR;
     bool idle = !wefti_tcp_has_output(wire, &wire->links[peer]);
@@ -116,7 +107,7 @@ static taken take_read_data(tcp_wire *wire, int32_t peer, const tcp_header *head
 }
 
 static taken take_write(tcp_wire *wire, int32_t peer, const tcp_header *header) {
-    uint8_t *memory = wefti_tcp_region_memory(wire, header->region, header->offset, header->bytes);
+    uint8_t *memory = wefti_regions_memory(&wire->regions, header->region, header->offset, header->bytes);
     if (!memory) return NONSENSE;
     wire->links[peer].in.op = NULL;
     begin_payload(&wire->links[peer].in, memory, header->bytes, header->bytes);
@@ -125,7 +116,7 @@ static taken take_write(tcp_wire *wire, int32_t peer, const tcp_header *header) 
 
 static taken take_read(tcp_wire *wire, int32_t peer, const tcp_header *header) {
     tcp_link *link = &wire->links[peer];
-    if (!wefti_tcp_region_memory(wire, header->region, header->offset, header->bytes)) return NONSENSE;
+    if (!wefti_regions_memory(&wire->regions, header->region, header->offset, header->bytes)) return NONSENSE;
     tcp_serve *serve = wire->free_serves;
     if (serve)
         wire->free_serves = serve->next;
@@ -141,10 +132,9 @@ static taken take_read(tcp_wire *wire, int32_t peer, const tcp_header *header) {
 }
 
 static taken take_region(tcp_wire *wire, int32_t peer, const tcp_header *header) {
-    tcp_peer_region *slot = wefti_tcp_peer_slot(&wire->links[peer], header->region);
-    if (!slot || header->bytes > PTRDIFF_MAX) return NONSENSE;
-    *slot = (tcp_peer_region){header->bytes, header->kind == TCP_REGION ? TCP_REGION_KNOWN : TCP_REGION_GONE};
-    return TAKEN;
+    wefti_told_region what = {.size_bytes = header->bytes,
+                              .state = header->kind == TCP_REGION ? WEFTI_REGION_KNOWN : WEFTI_REGION_GONE};
+    return wefti_regions_hear(&wire->regions, peer, header->region, &what) ? TAKEN : NONSENSE;
 }
 
 static taken take_header(tcp_wire *wire, int32_t peer, const tcp_header *header) {

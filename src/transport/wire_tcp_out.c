@@ -87,20 +87,13 @@ static void begin_operation(tcp_wire *wire, tcp_out *out, wefti_wire_op *op) {
     begin_frame(out, &header, op->buffer, op->bytes, op);
 }
 
-/* Announcements that still matter, in order; false where there are none. */
-static bool begin_announcement(tcp_wire *wire, tcp_link *link) {
-    while (link->told < wire->log_count) {
-        const tcp_announcement *news = &wire->log[link->told++];
-        const tcp_region       *region = wire->regions[news->region - 1];
-        tcp_header              header = {.kind = (uint8_t)news->kind, .region = news->region};
-        if (news->kind == TCP_REGION) {
-            if (!region) continue; /* withdrawn since, which is told next */
-            header.bytes = region->region.size_bytes;
-        }
-        begin_frame(&link->out, &header, NULL, 0, NULL);
-        return true;
-    }
-    return false;
+static bool begin_news(tcp_wire *wire, tcp_link *link) {
+    const wefti_region_news *news = wefti_regions_next_news(&wire->regions, &link->told);
+    if (!news) return false;
+    tcp_header header = {.kind = news->gone ? TCP_WITHDRAWN : TCP_REGION, .region = news->id};
+    if (!news->gone) header.bytes = wire->regions.own[news->id - 1]->region.size_bytes;
+    begin_frame(&link->out, &header, NULL, 0, NULL);
+    return true;
 }
 
 static bool begin_serve(tcp_wire *wire, tcp_link *link) {
@@ -108,7 +101,7 @@ static bool begin_serve(tcp_wire *wire, tcp_link *link) {
     if (!serve) return false;
     link->serve_first = serve->next;
     if (!serve->next) link->serve_last = NULL;
-    const uint8_t *memory = wefti_tcp_region_memory(wire, serve->region, serve->offset, serve->bytes);
+    const uint8_t *memory = wefti_regions_memory(&wire->regions, serve->region, serve->offset, serve->bytes);
     /* Checked when it came in; released since against the contract: the empty answer tells the reader. */
     tcp_header header = {.kind = TCP_READ_DATA, .bytes = memory ? serve->bytes : 0, .token = serve->token};
     begin_frame(&link->out, &header, memory, header.bytes, NULL);
@@ -118,7 +111,7 @@ static bool begin_serve(tcp_wire *wire, tcp_link *link) {
 }
 
 static bool begin_next(tcp_wire *wire, tcp_link *link) {
-    if (link->told < wire->log_count && begin_announcement(wire, link)) return true;
+    if (link->told < wire->regions.log_count && begin_news(wire, link)) return true;
     wefti_wire_op *op = wefti_op_take_first(&link->out_ops);
     if (op) {
         begin_operation(wire, &link->out, op);
@@ -173,7 +166,7 @@ static bool send_frame(tcp_link *link) {
 }
 
 bool wefti_tcp_has_output(const tcp_wire *wire, const tcp_link *link) {
-    return link->out.active || link->out_ops.first || link->serve_first || link->told < wire->log_count;
+    return link->out.active || link->out_ops.first || link->serve_first || link->told < wire->regions.log_count;
 }
 
 void wefti_tcp_send(tcp_wire *wire, int32_t peer) {
@@ -203,7 +196,9 @@ static weft_status post_recv(tcp_wire *wire, wefti_wire_op *op) {
         return wefti_wire_fail_link(&wire->base.wire, op->peer, wire->links[op->peer].state);
     }
     int32_t peer = message->peer;
-    if (message->kind == TCP_READY) {
+    if (peer == wire->base.wire.rank) {
+        wefti_self_take(&wire->base, &wire->links[peer].waiting, op, message);
+    } else if (message->kind == TCP_READY) {
         if (wire->links[peer].state == WEFTI_LINK_UP)
             wefti_tcp_take_ready(wire, peer, op, message->bytes, message->token[0]);
         else
@@ -220,65 +215,6 @@ static weft_status post_recv(tcp_wire *wire, wefti_wire_op *op) {
     return WEFT_OK;
 }
 
-/* A message to oneself never sees a socket. */
-static weft_status post_to_self(tcp_wire *wire, wefti_wire_op *op) {
-    wefti_match   *match = &wire->base.match;
-    int32_t        self = wire->base.wire.rank;
-    wefti_wire_op *recv = wefti_match_arrived(match, self, op->tag);
-    wire->base.counts.received_messages++;
-    wire->base.counts.received_bytes += op->bytes;
-    if (recv) {
-        size_t fits = op->bytes < recv->bytes ? op->bytes : recv->bytes;
-        if (fits) memcpy(recv->buffer, op->buffer, fits);
-        wefti_wire_finish_recv(&wire->base, recv, self, op->bytes);
-    } else {
-        bool           eager = op->bytes <= TCP_EAGER_BYTES;
-        wefti_message *message = wefti_match_keep(match, self, op->tag, op->bytes, eager ? op->bytes : 0);
-        if (!message) return WEFT_E_AGAIN;
-        message->kind = eager ? TCP_MESSAGE : TCP_READY;
-        message->filled = op->bytes;
-        message->token[0] = (uint64_t)(uintptr_t)op;
-        if (!eager) {
-            op->scratch[3] = STEP_WAIT;
-            wefti_op_append(&wire->links[self].waiting, op);
-            return WEFT_OK;
-        }
-        if (op->bytes) memcpy(message->data, op->buffer, op->bytes);
-    }
-    wefti_wire_finish(&wire->base, op, WEFT_OK, self, op->bytes);
-    return WEFT_OK;
-}
-
-static weft_status one_sided_to_self(tcp_wire *wire, wefti_wire_op *op) {
-    uint8_t *memory = wefti_tcp_region_memory(wire, op->region, op->offset, op->bytes);
-    int32_t  self = wire->base.wire.rank;
-    if (op->kind == WEFTI_WIRE_READ) {
-        if (op->bytes) memcpy(op->buffer, memory, op->bytes);
-    } else {
-        if (op->bytes) memcpy(memory, op->buffer, op->bytes);
-        wefti_wire_op *recv = op->flags & WEFTI_WIRE_NOTIFY ? wefti_match_arrived(&wire->base.match, self, op->tag) : NULL;
-        if (recv) {
-            wefti_wire_finish(&wire->base, recv, WEFT_OK, self, op->bytes);
-        } else if (op->flags & WEFTI_WIRE_NOTIFY) {
-            wefti_message *message = wefti_match_keep(&wire->base.match, self, op->tag, op->bytes, 0);
-            if (!message) return WEFT_E_AGAIN;
-            message->kind = TCP_WRITE;
-        }
-    }
-    wefti_wire_finish(&wire->base, op, WEFT_OK, self, op->bytes);
-    return WEFT_OK;
-}
-
-static weft_status check_region(tcp_wire *wire, const wefti_wire_op *op) {
-    wefti_wire_peer_region region;
-    WEFTI_TRY(wefti_tcp_peer_region(&wire->base.wire, op->peer, op->region, &region));
-    if (op->offset > region.size_bytes || op->bytes > region.size_bytes - op->offset)
-        return wefti_fail(WEFT_E_INVALID, "tcp: bytes %llu to %llu are outside region %u of rank %d, which has %zu",
-                          (unsigned long long)op->offset, (unsigned long long)(op->offset + op->bytes), op->region,
-                          (int)op->peer, region.size_bytes);
-    return WEFT_OK;
-}
-
 weft_status wefti_tcp_post(wefti_wire *self, wefti_wire_op *op) {
     tcp_wire *wire = (tcp_wire *)self;
     WEFTI_TRY(wefti_wire_check_post(&wire->base, op));
@@ -287,10 +223,12 @@ weft_status wefti_tcp_post(wefti_wire *self, wefti_wire_op *op) {
     if (op->kind == WEFTI_WIRE_RECV) return post_recv(wire, op);
     if (link->state != WEFTI_LINK_UP) return wefti_wire_fail_link(self, op->peer, link->state);
     bool one_sided = op->kind != WEFTI_WIRE_SEND;
-    if (one_sided) WEFTI_TRY(check_region(wire, op));
+    if (one_sided) WEFTI_TRY(wefti_regions_check(&wire->regions, op, link->state));
     weft_status status = WEFT_OK;
     if (op->peer == self->rank) {
-        status = one_sided ? one_sided_to_self(wire, op) : post_to_self(wire, op);
+        uint8_t *memory = one_sided ? wefti_regions_memory(&wire->regions, op->region, op->offset, op->bytes) : NULL;
+        status = one_sided ? wefti_self_one_sided(&wire->base, memory, op)
+                           : wefti_self_send(&wire->base, &link->waiting, op);
     } else {
         op->scratch[3] = op->kind == WEFTI_WIRE_WRITE  ? STEP_WRITE
                          : op->kind == WEFTI_WIRE_READ ? STEP_READ
