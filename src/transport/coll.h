@@ -116,7 +116,8 @@ struct coll_group {
     bool owns_fault, failed, crowded; /* crowded: more ranks than cores */
     uint16_t id, epoch;
     uint64_t timeout_ns;
-    int32_t in_flight; /* capacity */
+    uint64_t looked_ns; /* at deadlines, last */
+    int32_t in_flight;  /* capacity */
     int32_t fan;       /* of the lanes */
     int32_t *ranks;    /* [size] */
     const coll_algorithm *forced[WEFTI_COLLECTIVE_KIND_COUNT];

@@ -329,14 +329,19 @@ static weft_status advance_all(coll_group *group) {
     return WEFT_OK;
 }
 
+/* A look stands for a second of a deadline at most: a process that was stopped (SIGTSTP, a debugger) does not take its own
+ * absence for that of the others. */
 static weft_status look_at_deadlines(coll_group *group, uint64_t now_ns) {
+    uint64_t away_ns = now_ns > group->looked_ns + WEFTI_SECOND_NS ? now_ns - group->looked_ns - WEFTI_SECOND_NS : 0;
+    group->looked_ns = now_ns;
     for (coll_operation *operation = group->first; operation; operation = operation->next) {
         if (operation->deadline_ns == 0) {
             operation->started_ns = now_ns;
             operation->deadline_ns = wefti_deadline_after(now_ns, group->timeout_ns);
-        } else if (now_ns >= operation->deadline_ns) {
-            return time_out(operation);
+            continue;
         }
+        operation->deadline_ns = wefti_deadline_after(operation->deadline_ns, away_ns);
+        if (now_ns >= operation->deadline_ns) return time_out(operation);
     }
     return WEFT_OK;
 }

@@ -90,7 +90,15 @@ static void beat(wefti_control *control, uint64_t now_ns) {
             (void)!wefti_frames_send(&control->members[i].frames, (wefti_frame){CONTROL_BEAT, 0, control->place->rank, 0}, NULL);
 }
 
+/* A process that was stopped (SIGTSTP, a debugger) or starved has not listened: its own absence is nobody's silence. */
+static void forgive_own_pause(wefti_control *control, uint64_t now_ns) {
+    bool paused = control->pumped_ns && now_ns > control->pumped_ns + CONTROL_PAUSE_NS;
+    for (int32_t i = 0; paused && i < member_count(control); i++) control->members[i].frames.heard_ns = now_ns;
+    control->pumped_ns = now_ns;
+}
+
 static void pump(wefti_control *control, uint64_t now_ns) {
+    forgive_own_pause(control, now_ns);
     if (control->place->rank == 0)
         wefti_control_server_pump(control, now_ns);
     else

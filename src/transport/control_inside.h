@@ -14,6 +14,7 @@
 enum { CONTROL_MOST_GUESTS = 64, CONTROL_CAUSE_BYTES = 240 };
 #define CONTROL_BEAT_NS (WEFTI_SECOND_NS / 2)
 #define CONTROL_SILENCE_NS (4 * WEFTI_SECOND_NS)
+#define CONTROL_PAUSE_NS WEFTI_SECOND_NS /* between two pumps: more than that, and this process was stopped */
 #define CONTROL_GRACE_NS (WEFTI_SECOND_NS * 3 / 10)
 
 typedef enum control_kind {
@@ -62,7 +63,7 @@ struct wefti_control {
     bool               has_thread, no_thread;
     _Atomic bool       stop;
     int                wake;       /* eventfd: the thread shall look */
-    uint64_t           listened_ns, beat_ns;
+    uint64_t           listened_ns, pumped_ns, beat_ns;
     weft_status        failed;     /* joining has failed for good … */
     char               failure[WEFTI_MESSAGE_BYTES]; /* … for this reason */
     uint64_t           strangers;

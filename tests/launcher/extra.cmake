@@ -1,5 +1,6 @@
 # The launcher is tried from outside: each case of run.sh is a test of its own.
 if(TARGET weftrun)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/run.sh)
   file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/run.sh launcher_cases REGEX "^case_[a-z0-9_]+\\(\\)")
   foreach(line ${launcher_cases})
     string(REGEX REPLACE "^case_([a-z0-9_]+).*" "\\1" case "${line}")

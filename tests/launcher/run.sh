@@ -4,6 +4,7 @@
 # left behind can be found afterwards, whatever group, session or parent it has by then.
 set -u
 weftrun=$1
+trains=$(dirname "$1")/train_program_run # a small training run
 work=$(mktemp -d)
 export WEFT_TEST_MARK="$work"
 unset WEFT_WIRE WEFT_RANK
@@ -38,6 +39,11 @@ wait_for() { # wait_for SECONDS CONDITION...
 }
 nothing_left() { [ -z "$(marked)" ]; }
 lines_are() { [ "$(grep -c . "$1" 2>/dev/null)" = "$2" ]; }
+all_are() { # all_are STATE PROGRAM: whether every marked process of the program is in that state of ps(1)
+    local states
+    states=$(for pid in $(marked); do [ "/proc/$pid/exe" -ef "$2" ] && ps -o state= -p "$pid"; done | sort -u)
+    [ "$states" = "$1" ]
+}
 clean_up() {
     local status=$? left
     left=$(marked)
@@ -200,6 +206,19 @@ case_forwards_signals() {
     kill -TERM $front
     wait $front
     same "ranks that die of it" 143 $?
+}
+
+# A job that is suspended for longer than silence is allowed, and than operations may take, goes on as if nothing had been.
+case_suspends_and_goes_on() {
+    RUN_PAUSE_MS=20 RUN_TIMEOUT_MS=3000 WEFT_THREADS=1 "$weftrun" -n 2 "$trains" "$work/model" 120 10 >"$work/out" 2>&1 &
+    front=$!
+    wait_for 30 test -s "$work/model"
+    kill -TSTP $front
+    wait_for 10 all_are T "$trains"
+    sleep 6
+    kill -CONT $front
+    wait $front
+    same "status" "0: [0] done 120" "$?: $(sed 's/ loss.*//' "$work/out")"
 }
 
 case_second_signal_kills() {

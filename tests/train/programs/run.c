@@ -1,6 +1,7 @@
 /* A small training run that can be killed and resumed. usage: run CHECKPOINT STEPS EVERY [DIE_RANK DIE_STEP]
  * Resumes from CHECKPOINT where it exists, saves every EVERY steps and at the end. At DIE_STEP the rank DIE_RANK prints "died NANOSECONDS"
- * and kills itself; a rank that sees an error prints "error NANOSECONDS STATUS MESSAGE" and exits with 1. */
+ * and kills itself; a rank that sees an error prints "error NANOSECONDS STATUS MESSAGE" and exits with 1. Environment: RUN_PAUSE_MS, that
+ * rank 0 idles in each step while the others wait for it; RUN_TIMEOUT_MS, of the world. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,11 @@ static long long now_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+static long number_of(const char *name) {
+    const char *text = getenv(name);
+    return text ? atol(text) : 0;
 }
 
 static void die(void) {
@@ -39,7 +45,7 @@ int main(int argc, char **argv) {
         y[i] = i % 4;
         for (int k = 0; k < WIDTH; k++) x[i][k] = (float)((state = state * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1 + 0.2f * (float)(k % 4 == y[i]);
     }
-    if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
+    if ((status = weft_world_create(&(weft_world_options){.timeout_ns = number_of("RUN_TIMEOUT_MS") * 1000000}, &world)) != WEFT_OK) goto done;
     if ((status = weft_graph_create(&(weft_graph_options){.seed = 3}, &graph)) != WEFT_OK) goto done;
     weft_batch_field    fields[2] = {{"x", WEFT_F32, weft_shape(ROWS, WIDTH), x}, {"y", WEFT_I32, weft_shape(ROWS), y}};
     weft_loader_options how = {.batch = BATCH, .rank = weft_world_rank(world), .ranks = weft_world_size(world), .seed = 9, .epochs = -1};
@@ -55,6 +61,7 @@ int main(int argc, char **argv) {
     for (long i = weft_trainer_steps(trainer) + 1; i <= steps; i++) {
         weft_batch batch;
         if (i == die_step && weft_world_rank(world) == die_rank) die();
+        if (weft_world_rank(world) == 0) usleep((useconds_t)number_of("RUN_PAUSE_MS") * 1000);
         if ((status = weft_loader_next(loader, &batch)) != WEFT_OK) goto done;
         if ((status = weft_trainer_step(trainer, &batch, &report)) != WEFT_OK) goto done;
         if ((i % every == 0 || i == steps) && (status = weft_trainer_save(trainer, argv[1], loader)) != WEFT_OK) goto done;
