@@ -171,6 +171,13 @@ case_one_failing_ends_all() {
     same "last words" "[0] saw it" "$(cat "$work/out")"
 }
 
+# Ranks are promised to name a lost one within 5 s; they get the time to say so.
+case_settles_long_enough() {
+    "$weftrun" -n 2 bash -c '[ $WEFT_RANK = 1 ] && exit 9; sleep 5.2; echo saw it' >"$work/out" 2>/dev/null
+    same "status" 9 $?
+    same "last words" "[0] saw it" "$(cat "$work/out")"
+}
+
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
 
 case_stubborn_ranks_are_killed() {

@@ -26,7 +26,8 @@ static const char help[] =
     "  --wire NAME       how they talk: shm, tcp or auto (default: WEFT_WIRE, else auto)\n"
     "  --no-prefix       leave their output as it is; otherwise each line begins with its rank, as in \"[1] loss "
     "...\"\n"
-    "  --settle SECONDS  once a rank has failed, let the others end by themselves for so long (default 2)\n"
+    "  --settle SECONDS  once a rank has failed, let the others end by themselves for so long (default 6;\n"
+    "                    they notice a lost rank within 5)\n"
     "  --grace SECONDS   then send SIGTERM, and SIGKILL after so long (default 5)\n"
     "  -h, --help        this text\n"
     "\n"
@@ -86,7 +87,7 @@ static bool takes(char **argv, int *at, const char *name, const char **value_out
 
 /* -1 to go on, else the status to exit with. */
 int weftrun_parse(char **argv, weftrun_job *job_out) {
-    *job_out = (weftrun_job){.prefix = true, .settle = 2, .grace = 5};
+    *job_out = (weftrun_job){.prefix = true, .settle = 6, .grace = 5};
     int at = 1;
     for (; argv[at] && argv[at][0] == '-'; ++at) {
         const char *value = NULL;
