@@ -44,6 +44,7 @@ all_are() { # all_are STATE PROGRAM: whether every marked process of the program
     states=$(for pid in $(marked); do [ "/proc/$pid/exe" -ef "$2" ] && ps -o state= -p "$pid"; done | sort -u)
     [ "$states" = "$1" ]
 }
+many_are() { [ "$(marked | wc -l)" -ge "$1" ]; }
 clean_up() {
     local status=$? left
     left=$(marked)
@@ -230,9 +231,9 @@ case_suspends_and_goes_on() {
 
 case_second_signal_kills() {
     local start=$SECONDS
-    start_waiting 2 'trap "" TERM; echo ready; while :; do sleep 0.1; done' --grace 50
+    start_waiting 2 'trap "echo asked" TERM; echo ready; while :; do sleep 0.1; done' --grace 50
     kill -TERM $front
-    sleep 0.5
+    wait_for 10 lines_are "$work/out" 4 # two signals that come at once are one
     kill -TERM $front
     wait $front
     same "status" 137 $?
@@ -244,7 +245,7 @@ family='setsid sleep 300 & sleep 300 & (setsid bash -c "sleep 300 & wait" &) ; e
 
 case_front_killed() {
     start_waiting 3 "$family"
-    [ "$(marked | wc -l)" -ge 15 ] || fail "the family is not there"
+    wait_for 10 many_are 15
     kill -9 $front
     wait_for 5 nothing_left
 }
