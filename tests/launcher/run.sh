@@ -264,6 +264,38 @@ case_front_and_keeper_killed() { # what the kernel alone guarantees: the ranks t
     wait_for 5 nothing_left
 }
 
+# What the ranks of a training run hold outside of their own memory: named shared memory, and abstract sockets of shm wires.
+mapped() { cat $(marked | sed 's|.*|/proc/&/maps|') 2>/dev/null | grep -oE "$1" | sort -u; }
+sockets() { awk '$8 ~ /^@weft-/ { print $8 }' /proc/net/unix | sort -u; }
+none_listed() { [ -z "$(comm -12 "$1" <(sockets))" ]; }
+
+# Whoever of the launcher is killed in the middle of training, nothing stays: no process, no shared memory, no socket.
+case_killed_while_training() {
+    local wire victim
+    for wire in shm tcp; do
+        for victim in front keeper both; do
+            sockets >"$work/before"
+            RUN_PAUSE_MS=5 WEFT_THREADS=1 "$weftrun" -n 3 --wire $wire "$trains" "$work/$wire-$victim" 100000 10 >"$work/out" 2>&1 &
+            front=$!
+            wait_for 30 test -s "$work/$wire-$victim"
+            sockets | comm -13 "$work/before" - >"$work/during"
+            same "named shared memory over $wire" "" "$(mapped '/dev/shm/.*')"
+            if [ $wire = shm ]; then
+                matches "memory of the shm wire" memfd "$(mapped '/memfd:weft')"
+                matches "sockets of the shm wire" @weft- "$(cat "$work/during")"
+            fi
+            keeper=$(cat /proc/$front/task/$front/children)
+            case $victim in
+                front) kill -9 $front ;;
+                keeper) kill -9 $keeper ;;
+                both) kill -9 $front $keeper ;;
+            esac
+            wait_for 10 nothing_left
+            wait_for 10 none_listed "$work/during" # another test's sockets may be among them, for a while
+        done
+    done
+}
+
 case_rank_killed() {
     start_waiting 2 'echo ready $$; exec sleep 300' --settle 0
     kill -9 "$(sed -n 's/^\[1\] ready //p' "$work/out")"
