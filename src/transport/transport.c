@@ -59,8 +59,9 @@ static weft_status find_place(const wefti_transport_options *options, wefti_plac
             return wefti_fail(WEFT_E_INVALID, "rank %d of %d: ranks go from 0 to the size less one", (int)options->rank,
                               (int)options->size);
         WEFTI_TRY(wefti_place_read(place));
-        if (place->size > 1 && (place->size != options->size || place->rank != options->rank))
-            return wefti_fail(WEFT_E_MISMATCH, "the program says rank %d of %d, its launcher (%s) rank %d of %d",
+        if (strcmp(place->launcher, "none") != 0 && (place->size != options->size || place->rank != options->rank))
+            return wefti_fail(WEFT_E_MISMATCH, "the program says rank %d of %d, its launcher (%s) rank %d of %d: start as many as the "
+                              "program says, or let it leave rank and size to the launcher",
                               (int)options->rank, (int)options->size, place->launcher, (int)place->rank, (int)place->size);
         place->rank = options->rank;
         place->size = options->size;

@@ -140,6 +140,26 @@ Test(rendezvous, names_sizes_that_disagree) {
     ranks_free(all);
 }
 
+/* A program that says itself how many there are, under a launcher that says something else; also one that started it alone. */
+Test(rendezvous, names_a_launcher_that_disagrees_with_the_program) {
+    static const struct { const char *rank, *size; } launchers[] = {{"1", "4"}, {"0", "2"}, {"0", "1"}};
+    for (size_t i = 0; i < WEFTI_COUNT(launchers); i++) {
+        wefti_transport *transport = NULL;
+        char             store[64], words[64];
+        ranks_pick_store(store);
+        setenv("WEFT_RANK", launchers[i].rank, 1);
+        setenv("WEFT_WORLD_SIZE", launchers[i].size, 1);
+        snprintf(words, sizeof words, "(weftrun) rank %s of %s", launchers[i].rank, launchers[i].size);
+        weft_status status = wefti_transport_open(
+            &(wefti_transport_options){.rank = 1, .size = 2, .store = store, .timeout_ns = WEFTI_SECOND_NS}, &transport);
+        cr_expect_eq(status, WEFT_E_MISMATCH, "%s", weft_error_message());
+        cr_expect(strstr(weft_error_message(), "the program says rank 1 of 2") && strstr(weft_error_message(), words), "%s",
+                  weft_error_message());
+        cr_expect_null(transport);
+        wefti_transport_close(transport);
+    }
+}
+
 static weft_status with_wrong_secret(ranks *all, int32_t rank) {
     setenv("WEFT_SECRET", rank == 1 ? "another secret, long enough" : SECRET, 1);
     (void)all;
