@@ -142,7 +142,9 @@ static weft_status find_store(wefti_place *place) {
         if (!store && variable("MASTER_ADDR") && variable("MASTER_PORT")) {
             int32_t port = 0; /* its own store is there; ours comes after it */
             WEFTI_TRY(read_number("MASTER_PORT", 1, 65535 - PORTS_TO_TRY - 1, &port));
-            snprintf(place->store, sizeof place->store, "%.200s:%d", variable("MASTER_ADDR"), (int)port + 1);
+            /* On one machine its address may be a name that is not of loopback, which would demand a secret. */
+            const char *host = place->local_size == place->size ? "127.0.0.1" : variable("MASTER_ADDR");
+            snprintf(place->store, sizeof place->store, "%.200s:%d", host, (int)port + 1);
             place->store_ports = PORTS_TO_TRY;
         }
     } else if (strcmp(place->launcher, "Open MPI") == 0 || strcmp(place->launcher, "PMI") == 0) {
