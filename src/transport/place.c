@@ -32,12 +32,22 @@ static const launcher launchers[] = {
     {"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"},
     {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"},
     {"PMI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"},
-    {"Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", NULL},
+    /* Not SLURM_NTASKS, which a batch script has too, beside a SLURM_PROCID of 0. */
+    {"Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", NULL},
 };
 
 static const char *variable(const char *name) {
     const char *value = name ? getenv(name) : NULL;
     return value && *value ? value : NULL;
+}
+
+static bool same_values(const char *a, const char *b) {
+    return variable(a) && variable(b) && strcmp(variable(a), variable(b)) == 0;
+}
+
+/* Whether this is srun speaking PMI as well: Slurm's own variables then say more, as which nodes there are. */
+static bool is_slurms(const launcher *from) {
+    return strcmp(from->name, "PMI") == 0 && same_values(from->rank, "SLURM_PROCID") && same_values(from->size, "SLURM_STEP_NUM_TASKS");
 }
 
 static weft_status read_number(const char *name, int32_t least, int32_t most, int32_t *number_out) {
@@ -184,6 +194,7 @@ weft_status wefti_place_read(wefti_place *place_out) {
         /* One of the two alone is a mistake for our own; other launchers' names are common words. */
         bool rank = variable(launchers[i].rank), size = variable(launchers[i].size);
         if (i == 0 ? !(rank || size) : !(rank && size)) continue;
+        if (is_slurms(&launchers[i])) continue;
         WEFTI_TRY(read_launcher(&launchers[i], place));
         break;
     }

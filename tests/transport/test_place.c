@@ -92,15 +92,32 @@ Test(place, reads_slurm) {
         {"node[3-7,9],other", "node3:"}, {"alone,b", "alone:"}, {"rack1-n[01-04]", "rack1-n01:"}, {"a", "a:"}};
     for (size_t i = 0; i < WEFTI_COUNT(lists); i++) {
         wefti_place place;
-        cr_assert_eq(READ(&place, {"SLURM_PROCID", "2"}, {"SLURM_NTASKS", "4"}, {"SLURM_LOCALID", "0"}, {"SLURM_JOB_ID", "77"},
+        cr_assert_eq(READ(&place, {"SLURM_PROCID", "2"}, {"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_LOCALID", "0"}, {"SLURM_JOB_ID", "77"},
                           {"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NODELIST", lists[i].nodes}, {"SLURM_STEP_NUM_NODES", "2"}),
                      WEFT_OK);
         expect(&place, "Slurm", 2, 4, lists[i].host);
     }
     wefti_place place;
-    cr_assert_eq(READ(&place, {"SLURM_PROCID", "1"}, {"SLURM_NTASKS", "2"}, {"SLURM_JOB_ID", "77"},
+    cr_assert_eq(READ(&place, {"SLURM_PROCID", "1"}, {"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_JOB_ID", "77"},
                       {"SLURM_STEP_NODELIST", "node3"}, {"SLURM_STEP_NUM_NODES", "1"}), WEFT_OK);
     expect(&place, "Slurm", 1, 2, "127.0.0.1:");
+    /* srun with PMI says both. */
+    cr_assert_eq(READ(&place, {"SLURM_PROCID", "1"}, {"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_JOB_ID", "77"}, {"PMI_RANK", "1"},
+                      {"PMI_SIZE", "2"}, {"SLURM_STEP_NODELIST", "n[1-2]"}, {"SLURM_STEP_NUM_NODES", "2"}), WEFT_OK);
+    expect(&place, "Slurm", 1, 2, "n1:");
+    /* mpirun within one of Slurm's steps, which starts one proxy a node, is none of Slurm's. */
+    cr_assert_eq(READ(&place, {"SLURM_PROCID", "1"}, {"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_JOB_ID", "77"}, {"PMI_RANK", "3"},
+                      {"PMI_SIZE", "4"}), WEFT_OK);
+    expect(&place, "PMI", 3, 4, "");
+}
+
+/* A program alone in a batch script is one rank, whatever the job asked for. */
+Test(place, takes_a_batch_script_of_slurm_for_no_launcher) {
+    wefti_place place;
+    cr_assert_eq(READ(&place, {"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}, {"SLURM_NPROCS", "4"}, {"SLURM_LOCALID", "0"},
+                      {"SLURM_JOB_ID", "77"}, {"SLURM_NODELIST", "node[1-4]"}, {"SLURM_NNODES", "4"}), WEFT_OK);
+    expect(&place, "none", 0, 1, "");
+    cr_expect_str_empty(place.store);
 }
 
 Test(place, names_what_is_wrong) {
