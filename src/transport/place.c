@@ -116,10 +116,14 @@ static weft_status read_secret(wefti_place *place) {
 
 /* --- the store --- */
 
+static uint64_t hash_of(uint64_t hash, const char *text) { /* FNV-1a, the end of the text included */
+    do hash = (hash ^ (uint8_t)*text) * UINT64_C(1099511628211);
+    while (*text++);
+    return hash;
+}
+
 static int32_t port_of_job(const char *job) {
-    uint32_t hash = 2166136261u;
-    for (const char *at = job; *at; at++) hash = (hash ^ (uint8_t)*at) * 16777619u;
-    return FIRST_PORT + (int32_t)(hash % PORT_RANGE);
+    return FIRST_PORT + (int32_t)((hash_of(UINT64_C(14695981039346656037), job) >> 32) % PORT_RANGE);
 }
 
 /* The first host of a Slurm list: "node[3-7,9],other" gives node3. */
@@ -137,11 +141,17 @@ static void first_host(const char *list, char *host_out, size_t most) {
     host_out[used] = 0;
 }
 
+/* What launchers call a job may be long and differ in its last digits only: a number made of all of it goes behind what fits. */
 static void set_job(wefti_place *place, const char *kind, const char *first, const char *second) {
-    if (variable("WEFT_JOB"))
-        snprintf(place->job, sizeof place->job, "%s", variable("WEFT_JOB"));
+    const char *own = variable("WEFT_JOB");
+    uint64_t    hash = hash_of(UINT64_C(14695981039346656037), own ? own : first ? first : "");
+    if (own && strlen(own) < sizeof place->job)
+        snprintf(place->job, sizeof place->job, "%s", own);
+    else if (own)
+        snprintf(place->job, sizeof place->job, "%.40s-%016llx", own, (unsigned long long)hash);
     else
-        snprintf(place->job, sizeof place->job, "%.10s-%.30s-%.20s", kind, first ? first : "", second ? second : "");
+        snprintf(place->job, sizeof place->job, "%.10s-%.30s-%016llx", kind, first ? first : "",
+                 (unsigned long long)hash_of(hash, second ? second : ""));
 }
 
 static weft_status find_store(wefti_place *place) {

@@ -87,6 +87,28 @@ Test(place, reads_open_mpi) {
     cr_expect_str_neq(place.job, other.job);
 }
 
+/* Names of hosts and pods make long ones, which differ at their ends. */
+Test(place, keeps_jobs_with_long_names_apart) {
+    static const char *const names[] = {"prterun-training-cluster-node-with-a-long-name-0017-31415@1",
+                                        "prterun-training-cluster-node-with-a-long-name-0017-31416@1",
+                                        "prterun-training-cluster-node-with-a-long-name-0017-31415@2"};
+    wefti_place place[3], own[2];
+    for (size_t i = 0; i < 3; i++) {
+        cr_assert_eq(READ(&place[i], {"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "2"},
+                          {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"}, {"PMIX_NAMESPACE", names[i]}), WEFT_OK);
+        for (size_t k = 0; k < i; k++) {
+            cr_expect_str_neq(place[i].job, place[k].job);
+            cr_expect_str_neq(place[i].store, place[k].store);
+        }
+    }
+    char name[200];
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "%0150d", (int)i);
+        cr_assert_eq(READ(&own[i], {"WEFT_RANK", "0"}, {"WEFT_WORLD_SIZE", "2"}, {"WEFT_JOB", name}), WEFT_OK);
+    }
+    cr_expect_str_neq(own[0].job, own[1].job);
+}
+
 Test(place, reads_slurm) {
     static const struct { const char *nodes, *host; } lists[] = {
         {"node[3-7,9],other", "node3:"}, {"alone,b", "alone:"}, {"rack1-n[01-04]", "rack1-n01:"}, {"a", "a:"}};
