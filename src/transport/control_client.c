@@ -27,6 +27,8 @@ static bool is_final(const wefti_control *control, weft_status status) {
     case WEFT_E_TIMEOUT: return false;
     case WEFT_E_NOT_FOUND: return false; /* an older job may be about to give the port back */
     case WEFT_E_CORRUPT: return control->place->store_ports == 1;
+    case WEFT_E_MISMATCH: /* what greets us with another version may be of another job */
+        return control->place->store_ports == 1 || control->shake.stage != WEFTI_SHAKE_CHALLENGE;
     default: return true;
     }
 }

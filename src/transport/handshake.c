@@ -135,19 +135,20 @@ static weft_status server_hello(wefti_handshake *shake) {
     return WEFT_E_AGAIN;
 }
 
-/* What the server thinks of a HELLO whose proof is right. */
+/* What the server thinks of a HELLO whose proof is right. Whom it is for comes first: what a caller of another job says of itself,
+ * its version too, is no fault of this one. */
 static weft_status judge(const wefti_handshake *shake) {
     static const uint8_t no_cookie[WEFTI_COOKIE_BYTES];
     const wefti_terms   *terms = shake->terms;
     const uint8_t       *hello = shake->hello;
     char                 job[WEFTI_JOB_BYTES] = "";
     if (terms->job) memcpy(job, terms->job, strnlen(terms->job, WEFTI_JOB_BYTES - 1));
-    if (get32(hello + AT_VERSION) != WEFTI_PROTOCOL_VERSION) return WEFT_E_MISMATCH;
     if (get32(hello + AT_PURPOSE) != (uint32_t)terms->purpose || memcmp(hello + AT_JOB, job, sizeof job) != 0 ||
         get32(hello + AT_PEER) != (uint32_t)terms->rank ||
         !same_bytes(hello + AT_COOKIE, terms->cookie ? terms->cookie : no_cookie, WEFTI_COOKIE_BYTES))
         return WEFT_E_NOT_FOUND;
-    if (get32(hello + AT_SIZE) != (uint32_t)terms->size || get32(hello + AT_EPOCH) != terms->epoch)
+    if (get32(hello + AT_VERSION) != WEFTI_PROTOCOL_VERSION || get32(hello + AT_SIZE) != (uint32_t)terms->size ||
+        get32(hello + AT_EPOCH) != terms->epoch)
         return WEFT_E_MISMATCH;
     uint32_t rank = get32(hello + AT_RANK);
     if (rank >= (uint32_t)terms->size || rank == (uint32_t)terms->rank) return WEFT_E_EXISTS;

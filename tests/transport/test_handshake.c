@@ -142,6 +142,21 @@ Test(handshake, a_server_survives_every_cut_and_every_flipped_bit) {
     }
 }
 
+/* Without a secret anybody may call, also another job of an older Weft: that is a stranger, and no fault of this job. */
+Test(handshake, another_version_matters_within_the_job_only) {
+    static const struct { const char *job; weft_status status; } cases[] = {{"job", WEFT_E_MISMATCH}, {"jobs", WEFT_E_NOT_FOUND}};
+    for (size_t i = 0; i < WEFTI_COUNT(cases); i++) {
+        uint8_t         said[WEFTI_HELLO_BYTES + WEFTI_MAC_BYTES] = {0};
+        wefti_terms     client = terms_of(2, false);
+        wefti_handshake calling;
+        client.job = cases[i].job;
+        cr_assert_eq(wefti_handshake_call(&calling, &client, -1, 1, 0), WEFT_OK);
+        memcpy(said, calling.out, WEFTI_HELLO_BYTES);
+        said[8]++; /* the version, behind the magic */
+        cr_expect_eq(answer_to(said, sizeof said, false, false), cases[i].status, "%s", weft_error_message());
+    }
+}
+
 Test(handshake, a_recorded_one_cannot_be_replayed) {
     if (!wefti_can_authenticate()) return;
     wefti_terms client = terms_of(2, true), server = terms_of(1, true);

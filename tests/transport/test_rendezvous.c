@@ -1,10 +1,12 @@
 /* Meeting: ranks that agree, ranks that do not, and strangers at the door. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -335,6 +337,7 @@ static int call(const char *store) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
                                   .sin_port = htons((uint16_t)atoi(strchr(store, ':') + 1))};
     int stranger = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    cr_assert_geq(stranger, 0, "%s", strerror(errno));
     for (int i = 0; i < 2000; i++) {
         if (connect(stranger, (struct sockaddr *)&address, sizeof address) == 0) return stranger;
         usleep(2000);
@@ -364,6 +367,10 @@ Test(rendezvous, strangers_disturb_nothing) {
     cr_expect(is_hung_up_on(secure), "TLS was answered");
     cr_expect(is_hung_up_on(noise), "garbage was answered");
     enum { MANY = 1000 };
+    struct rlimit files;
+    cr_assert_eq(getrlimit(RLIMIT_NOFILE, &files), 0);
+    files.rlim_cur = files.rlim_max; /* shells often allow 1024 */
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &files), 0);
     static int silent[MANY];
     for (int i = 0; i < MANY; i++) silent[i] = call(all->store);
     atomic_store(&all->step, 1);
@@ -391,5 +398,45 @@ Test(rendezvous, a_rank_of_another_job_is_a_stranger) {
     cr_expect_eq(all->results[0].status, WEFT_OK, "%s", all->results[0].message);
     cr_expect_eq(all->results[1].status, WEFT_OK, "%s", all->results[1].message);
     cr_expect_eq(all->results[2].status, WEFT_E_TIMEOUT, "%s", all->results[2].message);
+    ranks_free(all);
+}
+
+/* Where a launcher names no port of ours, a few are tried; what listens on one and speaks another version may be another job's. */
+static weft_status stand_in_the_way(ranks *all, uint16_t port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int                listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), told = 0, yes = 1;
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 16) != 0)
+        return wefti_fail_errno("port %d", port);
+    atomic_store(&all->ready, 1);
+    while (!(atomic_load(&all->results[0].finished) && atomic_load(&all->results[1].finished))) {
+        uint8_t challenge[WEFTI_CHALLENGE_BYTES] = {'W', 'E', 'F', 'T', '\r', '\n', 0x1a, 1, WEFTI_PROTOCOL_VERSION + 1};
+        int     guest = accept(listener, NULL, NULL);
+        if (guest >= 0 && send(guest, challenge, sizeof challenge, MSG_NOSIGNAL) == sizeof challenge) told++;
+        usleep(1000);
+        if (guest >= 0) close(guest);
+    }
+    close(listener);
+    return told ? WEFT_OK : wefti_fail(WEFT_E_STATE, "nobody called");
+}
+
+static weft_status meet_beside_another_version(ranks *all, int32_t rank) {
+    char port[16], number[16];
+    int  store = atoi(strchr(all->store, ':') + 1);
+    if (rank == 2) return stand_in_the_way(all, (uint16_t)(store + 1));
+    snprintf(port, sizeof port, "%d", store);
+    snprintf(number, sizeof number, "%d", (int)rank);
+    for (const char *const *name = (const char *const[]){"WEFT_RANK", "WEFT_WORLD_SIZE", "WEFT_STORE", "WEFT_JOB", NULL}; *name; name++)
+        unsetenv(*name);
+    setenv("RANK", number, 1), setenv("LOCAL_RANK", number, 1);
+    setenv("WORLD_SIZE", "2", 1), setenv("LOCAL_WORLD_SIZE", "2", 1);
+    setenv("MASTER_ADDR", "127.0.0.1", 1), setenv("MASTER_PORT", port, 1);
+    for (int i = 0; i < 5000 && !atomic_load(&all->ready); i++) usleep(1000);
+    return meet(all, rank);
+}
+Test(rendezvous, passes_over_another_version_where_ports_are_tried) {
+    ranks *all = ranks_start(3, meet_beside_another_version);
+    ranks_join(all);
+    expect_all_well(all);
     ranks_free(all);
 }
