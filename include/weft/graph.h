@@ -149,8 +149,8 @@ typedef struct weft_state_options {
 } weft_state_options;
 /* A variable that steps keep and weft_assign changes, as running statistics are. `name` is unique in the graph. */
 weft_tensor *weft_state_with(weft_graph *graph, const char *name, weft_shape shape, const weft_state_options *options);
-/* Stores x (dtype and shape of the state) into a state at every training step, after all reads of its old value. Gives
- * the new value. */
+/* Stores x (dtype and shape of the state) into a state at every training step, after all reads of its old value; a trainer's step
+ * that is skipped because its loss is not finite stores nothing. Gives the new value. */
 weft_tensor *weft_assign(weft_tensor *state, weft_tensor *x);
 
 /* The elements of an array, which the graph retains: they must not change as long as it lives (an array that is not

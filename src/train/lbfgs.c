@@ -131,7 +131,9 @@ static weft_status evaluate(search *s, const double *point, double *gradient, do
     WEFTI_TRY(move_parameters(trainer, (double *)point, true));
     WEFTI_TRY(wefti_plan_set_get(&trainer->plans, s->batch->global_rows, &plan));
     weft_plan_set_step(plan, trainer->steps); /* all evaluations of a step see the same dropout */
-    WEFTI_TRY(wefti_plan_set_run(plan, s->batch, NULL, 0));
+    double    hyper[WEFTI_HYPER_COUNT] = {[WEFTI_HYPER_SKIP] = s->report->evaluations > 0}; /* states change once a step */
+    weft_feed feed = {"weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), hyper};
+    WEFTI_TRY(wefti_plan_set_run(plan, s->batch, &feed, 1));
     s->report->wait_ns += wefti_plan_wait_ns(plan);
     s->report->evaluations++;
     WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_LOSS, value_out));

@@ -49,7 +49,7 @@ typedef struct wefti_training {
     weft_tensor **parameters; /* [n] in the order of the graph */
     weft_tensor **gradients;  /* [n] */
     int32_t       n;
-    weft_tensor  *hyper;      /* INPUT "weft.hyper", f64[WEFTI_HYPER_COUNT]; NULL for L-BFGS */
+    weft_tensor  *hyper;      /* INPUT "weft.hyper", f64[WEFTI_HYPER_COUNT]; L-BFGS: only SKIP is read */
     weft_tensor  *norm;       /* global norm of the gradient, a scalar; NULL where not asked for */
     weft_tensor **effects;    /* [n_effects] proximal steps after the updates */
     int32_t       n_effects;

@@ -56,19 +56,43 @@ static weft_tensor *replace(weft_tensor *hyper, int32_t index, weft_tensor *scal
     return weft_concat(parts, 3, 0);
 }
 
-/* The hyperparameters as the updates read them: skip where the loss (or the norm) is not finite, scale to the norm. */
+/* Hyperparameter `index` of the step, a scalar. */
+static weft_tensor *hyper_at(weft_tensor *hyper, int32_t index) {
+    return weft_reshape(weft_slice(hyper, 0, index, index + 1), weft_shape_scalar());
+}
+
+/* The hyperparameters as the updates read them: skip where the host says so or the loss (or the norm) is not finite, scale to the
+ * norm. */
 static weft_tensor *guarded_hyper(const weft_program *program, wefti_training *training) {
     weft_graph  *graph = program->loss->graph;
     weft_tensor *loss = weft_reshape(weft_cast(program->loss, WEFT_F64), weft_shape_scalar());
-    weft_tensor *bad = weft_not(weft_isfinite(loss));
     weft_tensor *hyper = training->hyper;
+    weft_tensor *skip = weft_or(weft_ne_scalar(hyper_at(hyper, WEFTI_HYPER_SKIP), 0), weft_not(weft_isfinite(loss)));
+    if (training->norm) skip = weft_or(skip, weft_not(weft_isfinite(training->norm)));
     if (program->solver.clip_norm > 0) {
-        training->norm = global_norm(graph, training);
-        bad = weft_or(bad, weft_not(weft_isfinite(training->norm)));
         weft_tensor *limit = weft_scalar(graph, WEFT_F64, program->solver.clip_norm);
         hyper = replace(hyper, WEFTI_HYPER_SCALE, weft_minimum_scalar(weft_div(limit, training->norm), 1));
     }
-    return replace(hyper, WEFTI_HYPER_SKIP, weft_cast(bad, WEFT_F64));
+    return replace(hyper, WEFTI_HYPER_SKIP, weft_cast(skip, WEFT_F64));
+}
+
+/* A skipped step leaves states alone too: what is assigned then is the old value. The loss may depend on what was assigned, so this
+ * needs new nodes at the end; whoever read the old ones reads what they were given, which is the same value. */
+static void guard_effects(weft_graph *graph, weft_tensor *hyper) {
+    if (graph->n_effects == 0) return;
+    for (int32_t id = 0; id < graph->n_nodes; id++)
+        for (int32_t i = 0; i < graph->nodes[id]->n_inputs; i++) {
+            weft_tensor **input = &graph->nodes[id]->inputs[i];
+            bool          written = graph->nodes[id]->op == WEFT_OP_ASSIGN && i == 0;
+            while ((*input)->node->op == WEFT_OP_ASSIGN) *input = (*input)->node->inputs[written ? 0 : 1];
+        }
+    weft_tensor *skip = weft_ne_scalar(hyper_at(hyper, WEFTI_HYPER_SKIP), 0);
+    for (int32_t i = 0; i < graph->n_effects; i++) {
+        weft_tensor *state = graph->effects[i]->inputs[0];
+        weft_tensor *inputs[2] = {state, weft_where(skip, state, graph->effects[i]->inputs[1])};
+        weft_tensor *guarded = wefti_emit(graph, WEFT_OP_ASSIGN, NULL, inputs, 2, NULL);
+        if (!wefti_poisoned(guarded)) graph->effects[i] = guarded->node;
+    }
 }
 
 static weft_tensor *solver_state(const weft_tensor *parameter, const wefti_rule *rule, int32_t index) {
@@ -82,10 +106,8 @@ static weft_tensor *solver_state(const weft_tensor *parameter, const wefti_rule 
 static weft_tensor *shrink_rows(weft_tensor *parameter, weft_tensor *updated, weft_tensor *hyper, double weight) {
     weft_axes_list axes = {0, {0}};
     for (int32_t axis = 1; axis < parameter->shape.rank; axis++) axes.axis[axes.count++] = axis;
-    weft_tensor *rate = weft_cast(weft_reshape(weft_slice(hyper, 0, WEFTI_HYPER_RATE, WEFTI_HYPER_RATE + 1),
-                                               weft_shape_scalar()), parameter->dtype);
-    weft_tensor *skip = weft_ne_scalar(weft_reshape(weft_slice(hyper, 0, WEFTI_HYPER_SKIP, WEFTI_HYPER_SKIP + 1),
-                                                    weft_shape_scalar()), 0);
+    weft_tensor *rate = weft_cast(hyper_at(hyper, WEFTI_HYPER_RATE), parameter->dtype);
+    weft_tensor *skip = weft_ne_scalar(hyper_at(hyper, WEFTI_HYPER_SKIP), 0);
     weft_tensor *norm = axes.count ? weft_sqrt(weft_sum(weft_square(updated), .axes = axes, .keep = true)) : weft_abs(updated);
     weft_tensor *share = weft_div(weft_mul_scalar(rate, weight), weft_maximum_scalar(norm, 1e-30));
     weft_tensor *factor = weft_maximum_scalar(weft_sub(weft_full(parameter->graph, parameter->dtype, weft_shape_scalar(), 1), share), 0);
@@ -144,10 +166,14 @@ weft_status wefti_training_build(const weft_program *program, wefti_training *tr
     WEFTI_TRY(find_parameters(graph, program->loss, training));
     weft_tensor *loss = weft_reshape(program->loss, weft_shape_scalar());
     WEFTI_TRY(weft_gradients(loss, training->parameters, training->n, training->gradients));
-    if (program->solver.kind == WEFT_LBFGS) return wefti_graph_status(graph);
+    bool judged = program->solver.kind == WEFT_LBFGS && graph->n_effects > 0; /* the host looks at the norm, but after the states */
+    if (program->solver.clip_norm > 0 || judged) training->norm = global_norm(graph, training);
     training->hyper = weft_input(graph, "weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), .replicated = true);
-    const wefti_rule *rule = wefti_rule_for(&program->solver);
-    weft_tensor      *hyper = guarded_hyper(program, training);
-    for (int32_t i = 0; i < training->n; i++) add_update(program, rule, hyper, i, training);
+    weft_tensor *hyper = guarded_hyper(program, training);
+    if (program->solver.kind != WEFT_LBFGS) {
+        const wefti_rule *rule = wefti_rule_for(&program->solver);
+        for (int32_t i = 0; i < training->n; i++) add_update(program, rule, hyper, i, training);
+    }
+    guard_effects(graph, hyper);
     return wefti_graph_status(graph);
 }

@@ -98,6 +98,39 @@ Test(trainer, may_skip_nan) {
     weft_trainer_release(trainer);
 }
 
+/* A bad step leaves states alone too: running statistics, and a state that assigns what another assignment gave. */
+static void keeps_states(weft_solver solver, bool ignore) {
+    static const char *const names[] = {"norm.running_mean", "norm.running_variance", "seen", "twice"};
+    weft_trainer *trainer = NULL;
+    weft_report   report;
+    float         before[4][2] = {{0}}, after[4][2] = {{0}};
+    weft_tensor  *x = weft_input(graph, "x", WEFT_F32, weft_shape(4, 2)), *y = weft_input(graph, "y", WEFT_F32, weft_shape(4, 1));
+    weft_tensor  *seen = weft_assign(weft_state(graph, "seen", weft_shape(2)), weft_sum(x, .axes = weft_axes(0)));
+    weft_tensor  *twice = weft_assign(weft_state(graph, "twice", weft_shape(2)), weft_add(seen, seen));
+    weft_tensor  *h = weft_add(weft_batch_norm(x, "norm"), weft_mul_scalar(weft_detach(twice), 1e-3));
+    weft_program  program = {.loss = weft_mse(weft_linear(h, "layer", .out = 1), y), .solver = solver, .ignore_nan = ignore};
+    cr_assert_eq(weft_trainer_create(world, &program, &trainer), WEFT_OK, "%s", weft_error_message());
+    weft_variables *variables = weft_trainer_variables(trainer);
+    step_with(trainer, 8, WEFT_OK, &report);
+    for (int i = 0; i < 4; i++)
+        cr_assert_eq(weft_variables_get(variables, names[i], before[i], sizeof before[i]), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(before[2][1], 20);
+    cr_assert_eq(before[3][1], 40);
+    step_with(trainer, NAN, ignore ? WEFT_OK : WEFT_E_NAN, &report);
+    for (int i = 0; i < 4; i++) cr_assert_eq(weft_variables_get(variables, names[i], after[i], sizeof after[i]), WEFT_OK);
+    cr_assert_arr_eq(before, after, sizeof before);
+    step_with(trainer, 9, WEFT_OK, &report);
+    for (int i = 0; i < 4; i++) cr_assert_eq(weft_variables_get(variables, names[i], after[i], sizeof after[i]), WEFT_OK);
+    cr_assert_eq(after[2][1], 21);
+    cr_assert_eq(after[3][1], 42);
+    cr_assert_neq(after[0][1], before[0][1]);
+    weft_trainer_release(trainer);
+}
+
+Test(trainer, keeps_states_in_a_bad_step) { keeps_states(weft_sgd(0.01), false); }
+Test(trainer, keeps_states_in_a_skipped_step) { keeps_states(weft_adamw(0.01, .clip_norm = 1), true); }
+Test(trainer, keeps_states_in_a_bad_step_of_lbfgs) { keeps_states(weft_lbfgs(1), false); }
+
 Test(trainer, refuses_batches_that_do_not_fit) {
     weft_trainer *trainer = NULL;
     float         x[8] = {0}, y[4] = {0};
