@@ -239,8 +239,8 @@ static void visit_unary(case_visitor visit, void *context, op_row row) {
         test_case in_place = unary_case(row, numbers[d], weft_shape(9, 11), PLAIN);
         in_place.in_place = in_place.outputs[0].dtype == numbers[d];
         visit(context, &in_place);
-        test_case large = unary_case(row, numbers[d], weft_shape(3, 7001), PLAIN);
-        if (d == 0) visit(context, &large);
+        test_case large = unary_case(row, numbers[d], d == 0 ? weft_shape(3, 7001) : weft_shape(3, 3001), PLAIN);
+        if (d == 0 || (row.op + d) % 3 == 0) visit(context, &large);
     }
 }
 
@@ -283,9 +283,10 @@ static void visit_binary(case_visitor visit, void *context, op_row row) {
             row, numbers[d], (shape_pair){weft_shape(9, 11), weft_shape(11), weft_shape(9, 11)}, PLAIN, PLAIN);
         in_place.in_place = in_place.outputs[0].dtype == numbers[d];
         visit(context, &in_place);
+        int64_t   length = d == 0 ? 7001 : 3001;
         test_case large = binary_case(
-            row, numbers[d], (shape_pair){weft_shape(3, 7001), weft_shape(7001), weft_shape(3, 7001)}, PLAIN, PLAIN);
-        if (d == 0) visit(context, &large);
+            row, numbers[d], (shape_pair){weft_shape(3, length), weft_shape(length), weft_shape(3, length)}, PLAIN, PLAIN);
+        if (d == 0 || (row.op + d) % 3 == 0) visit(context, &large);
     }
 }
 

@@ -165,6 +165,28 @@ static void visit_views(case_visitor visit, void *context, weft_dtype dtype, lay
     visit(context, &one);
 }
 
+/* Rows that are copied in several parts. */
+static void visit_long_rows(case_visitor visit, void *context, weft_dtype dtype) {
+    weft_shape shape = weft_shape(3, 20001);
+    test_case  one = move_case(WEFT_OP_EXPAND, dtype, weft_shape(3, 1), shape, PLAIN);
+    one.attrs.view.shape = shape;
+    visit(context, &one);
+    one.inputs[0].shape = weft_shape(20001);
+    visit(context, &one);
+    one = move_case(WEFT_OP_PERMUTE, dtype, weft_shape(270, 300), weft_shape(300, 270), PLAIN);
+    one.attrs.view.axes[0] = 1;
+    visit(context, &one);
+    one = move_case(WEFT_OP_PAD, dtype, shape, weft_shape(5, 20004), GAPPED);
+    one.attrs.pad.low[0] = one.attrs.pad.high[0] = one.attrs.pad.low[1] = 1, one.attrs.pad.high[1] = 2;
+    visit(context, &one);
+    one = move_case(WEFT_OP_CONCAT, dtype, shape, weft_shape(3, 20008), PLAIN);
+    one.n_inputs = 2;
+    one.inputs[1] = one.inputs[0];
+    one.inputs[1].shape.dim[1] = 7;
+    one.attrs.axis.axis = 1;
+    visit(context, &one);
+}
+
 static void visit_joins(case_visitor visit, void *context, weft_dtype dtype, layout how) {
     for (int32_t axis = 0; axis < 3; axis++) {
         weft_shape shape = weft_shape(3, 4, 5), sum = shape;
@@ -193,6 +215,20 @@ static void visit_joins(case_visitor visit, void *context, weft_dtype dtype, lay
     visit(context, &one);
 }
 
+/* Many picks of whole slices, several chunks of them where they are wide. */
+static void visit_slices(case_visitor visit, void *context, int64_t width) {
+    test_case one = move_case(WEFT_OP_GATHER, WEFT_F32, weft_shape(97, width), weft_shape(11, 13, width), PLAIN);
+    one.n_inputs = 2;
+    one.inputs[1] = (argument){WEFT_I32, weft_shape(11, 13), PLAIN, 0, 97, false};
+    visit(context, &one);
+    one.op = WEFT_OP_SCATTER_ADD;
+    one.n_inputs = 3;
+    one.inputs[0].special = false;
+    one.inputs[2] = (argument){WEFT_F32, weft_shape(11, 13, width), PLAIN, -9, 9, false};
+    one.outputs[0].shape = weft_shape(97, width);
+    visit(context, &one);
+}
+
 static void visit_picks(case_visitor visit, void *context, weft_dtype dtype, layout how) {
     static const weft_shape indices[] = {{0, {0}}, {1, {6}}, {2, {2, 3}}, {1, {0}}};
     for (int32_t axis = 0; axis < 3; axis++)
@@ -215,17 +251,7 @@ static void visit_picks(case_visitor visit, void *context, weft_dtype dtype, lay
                 one.outputs[0].shape = x;
                 visit(context, &one);
             }
-    if (dtype != WEFT_F32) return;
-    test_case rows = move_case(WEFT_OP_GATHER, dtype, weft_shape(97, 64), weft_shape(11, 13, 64), how);
-    rows.n_inputs = 2;
-    rows.inputs[1] = (argument){WEFT_I32, weft_shape(11, 13), PLAIN, 0, 97, false};
-    visit(context, &rows);
-    rows.op = WEFT_OP_SCATTER_ADD;
-    rows.n_inputs = 3;
-    rows.inputs[0].special = false;
-    rows.inputs[2] = (argument){dtype, weft_shape(11, 13, 64), PLAIN, -9, 9, false};
-    rows.outputs[0].shape = weft_shape(97, 64);
-    visit(context, &rows);
+    for (int64_t width = 64; width <= 384 && dtype == WEFT_F32; width += 320) visit_slices(visit, context, width);
 }
 
 static void visit_generators(case_visitor visit, void *context, weft_dtype dtype) {
@@ -267,5 +293,6 @@ void visit_moves(case_visitor visit, void *context) {
             visit(context, &one);
         }
         visit_generators(visit, context, (weft_dtype)dtype);
+        if (dtype == WEFT_F32 || dtype == WEFT_U8) visit_long_rows(visit, context, (weft_dtype)dtype);
     }
 }

@@ -172,6 +172,8 @@ static void visit_matmuls(case_visitor visit, void *context) {
                                        {2, 0, 3}, {7, 9, 11}, {17, 33, 8}, {6, 16, 1}};
     static const int64_t large[][3] = {{64, 64, 64},  {65, 127, 129}, {1, 513, 300}, {300, 1, 257},
                                        {97, 10, 784}, {130, 70, 5},   {33, 260, 70}};
+    /* Halves are widened in runs; their k is cut into blocks too. */
+    static const int64_t large_halves[][3] = {{41, 60, 450}, {140, 130, 5}};
     weft_shape none = weft_shape_scalar();
     for (size_t d = 0; d < WEFTI_COUNT(floats); d++) {
         for (size_t s = 0; s < WEFTI_COUNT(small); s++)
@@ -179,7 +181,11 @@ static void visit_matmuls(case_visitor visit, void *context) {
         for (size_t s = 0; s < WEFTI_COUNT(large) && d < 2; s++)
             visit_matmul(visit, context, floats[d], large[s][0], large[s][1], large[s][2], none, none, none,
                          d == 0 ? 2 : 1);
+        for (size_t s = 0; s < WEFTI_COUNT(large_halves) && d >= 2; s++)
+            visit_matmul(visit, context, floats[d], large_halves[s][0], large_halves[s][1], large_halves[s][2], none, none, none, 2);
         visit_matmul(visit, context, floats[d], 3, 5, 4, weft_shape(6), weft_shape(6), weft_shape(6), 6);
+        visit_matmul(visit, context, floats[d], 3, 5, 4, weft_shape(9), weft_shape(9), weft_shape(9), 3);
+        if (d == 0) visit_matmul(visit, context, floats[d], 50, 45, 40, weft_shape(2, 4), weft_shape(4), weft_shape(2, 4), 2);
         visit_matmul(visit, context, floats[d], 3, 5, 4, weft_shape(2, 3), none, weft_shape(2, 3), 6);
         visit_matmul(visit, context, floats[d], 3, 5, 4, none, weft_shape(4), weft_shape(4), 6);
         visit_matmul(visit, context, floats[d], 2, 3, 4, weft_shape(2, 1), weft_shape(1, 3), weft_shape(2, 3), 6);
@@ -198,13 +204,17 @@ static const conv_row convs[] = {
     {1, 2, 8, 8, 3, 5, 5, {1, 2}, {2, 2, 2, 2}, {1, 1}, 1},   {2, 3, 4, 4, 5, 4, 4, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1},
     {0, 3, 4, 4, 5, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},   {2, 8, 7, 7, 16, 1, 1, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1},
     {2, 8, 7, 7, 16, 1, 1, {2, 2}, {0, 0, 0, 0}, {1, 1}, 1},  {2, 3, 6, 6, 2, 2, 2, {3, 3}, {0, 0, 0, 0}, {1, 1}, 1},
-    {1, 2, 10, 3, 2, 3, 1, {1, 1}, {3, 0, 0, 0}, {3, 1}, 1},
+    {1, 2, 10, 3, 2, 3, 1, {1, 1}, {3, 0, 0, 0}, {3, 1}, 1},  {11, 2, 4, 3, 3, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},
+    {19, 2, 3, 3, 2, 2, 2, {1, 1}, {0, 0, 0, 0}, {1, 1}, 2},  {2, 3, 4, 5, 2, 1, 1, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},
+    {1, 2, 5, 4, 3, 2, 2, {2, 1}, {2, 0, 3, 1}, {1, 1}, 1},
 };
 static const conv_row large_convs[] = {
     {5, 1, 28, 28, 32, 3, 3, {1, 1}, {0, 0, 0, 0}, {1, 1}, 1},
     {3, 16, 14, 14, 33, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},
     {2, 16, 15, 15, 32, 3, 3, {2, 2}, {1, 1, 1, 1}, {1, 1}, 1},
     {2, 32, 9, 9, 32, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 32},
+    {1, 64, 6, 5, 64, 3, 3, {1, 1}, {1, 1, 1, 1}, {1, 1}, 1},
+    {2, 128, 5, 4, 96, 3, 3, {1, 1}, {0, 1, 1, 0}, {1, 1}, 2},
 };
 
 static void visit_conv(case_visitor visit, void *context, weft_dtype dtype, const conv_row *row, layout how) {

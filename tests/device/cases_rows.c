@@ -340,6 +340,8 @@ static const attention_row attentions[] = {
 };
 static const attention_row large_attentions[] = {
     {1, 2, 2, 130, 130, 64, 64, 1}, {1, 2, 1, 70, 200, 32, 32, 1}, {1, 1, 1, 257, 65, 48, 40, 0}};
+/* Keys in several blocks, some of which the first queries do not see. */
+static const attention_row long_attentions[] = {{1, 2, 1, 300, 600, 16, 12, 1}, {1, 1, 1, 70, 513, 16, 16, 0}};
 
 static void visit_attention(case_visitor visit, void *context, weft_dtype dtype, const attention_row *row, layout how) {
     weft_shape q = weft_shape(row->b, row->h, row->t, row->d), k = weft_shape(row->b, row->hk, row->s, row->d);
@@ -381,5 +383,7 @@ void visit_rows(case_visitor visit, void *context) {
                 visit_attention(visit, context, floats[d], &attentions[s], (layout)how);
             for (size_t s = 0; s < WEFTI_COUNT(large_attentions) && how == PLAIN && d < 2; s++)
                 visit_attention(visit, context, floats[d], &large_attentions[s], PLAIN);
+            for (size_t s = 0; s < WEFTI_COUNT(long_attentions) && how == PLAIN && d == 0; s++)
+                visit_attention(visit, context, floats[d], &long_attentions[s], PLAIN);
         }
 }
