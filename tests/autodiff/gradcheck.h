@@ -17,4 +17,12 @@ typedef struct gradcheck {
  * every floating input and parameter. The graph is extended. */
 void check_gradients(weft_tensor *y, gradcheck options);
 
+/* Narrower dtypes than f64 are too coarse for differences: their gradients are held against those of the same graph in f64, on the same
+ * inputs. So the same checks are made twice, in the same order: with floating leaves of f64 after gradcheck_keep, which rounds what goes
+ * in to `dtype` and keeps the gradients, then with leaves of `dtype` after gradcheck_compare. gradcheck_end fails where their numbers
+ * differ. */
+void gradcheck_keep(weft_dtype dtype);
+void gradcheck_compare(void);
+void gradcheck_end(void);
+
 #endif

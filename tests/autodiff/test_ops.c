@@ -17,7 +17,7 @@ static void close_graph(void) {
 }
 TestSuite(autodiff_ops, .init = open_graph, .fini = close_graph);
 
-/* The dtype of floating leaves: F64 for differences; half types are built and run only. */
+/* The dtype of floating leaves: F64 for differences; the others are held against it. */
 static weft_dtype   floating = WEFT_F64;
 static weft_tensor *f64(const char *name, weft_shape shape) { return weft_input(graph, name, floating, shape); }
 static weft_tensor *i32(const char *name, weft_shape shape) { return weft_input(graph, name, WEFT_I32, shape); }
@@ -293,9 +293,7 @@ Test(autodiff_ops, dense_layers) { dense_layers(); }
 Test(autodiff_ops, attention) { attention(); }
 Test(autodiff_ops, losses) { losses(); }
 
-/* Beside half types statistics are wider: every gradient is built and run, so that no dtype is mixed up on the way. */
-static void all_in(weft_dtype dtype) {
-    floating = dtype;
+static void every_check(void) {
     unary();
     binary_with_broadcasting();
     one_tensor_used_twice();
@@ -314,6 +312,17 @@ static void all_in(weft_dtype dtype) {
     dense_layers();
     attention();
     losses();
+}
+
+/* Beside half types statistics are wider: every gradient in f64 first, then in the dtype. */
+static void all_in(weft_dtype dtype) {
+    gradcheck_keep(dtype);
+    every_check();
+    gradcheck_compare();
+    floating = dtype;
+    every_check();
+    gradcheck_end();
+    floating = WEFT_F64;
 }
 Test(autodiff_ops, all_in_bf16) { all_in(WEFT_BF16); }
 Test(autodiff_ops, all_in_f16) { all_in(WEFT_F16); }
