@@ -58,7 +58,8 @@ typedef struct weft_solver {
                                       applied to biases, norm scales and other unregularised parameters */
     int32_t          history;      /* L-BFGS: pairs kept, 0: 10 (Liu & Nocedal 1989) */
     int32_t          line_search;  /* L-BFGS: most evaluations a step, 0: 20 (strong Wolfe, Nocedal & Wright 2006, alg. 3.5) */
-    double           clip_norm;    /* > 0: the gradient of all parameters is scaled down to this global 2-norm */
+    double           clip_norm;    /* > 0: the gradient of all parameters is scaled down to this global 2-norm; the regulariser's part is
+                                      not clipped, with any solver */
     double           clip_value;   /* > 0: each gradient element is clipped to +- this, after clip_norm */
     weft_schedule    schedule;
 } weft_solver;

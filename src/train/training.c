@@ -121,11 +121,9 @@ static void add_update(const weft_program *program, const wefti_rule *rule, weft
     wefti_attrs  attrs = wefti_no_attrs();
     attrs.update.rule = rule;
     if (regular) {
+        attrs.update.l2 = program->regulariser.l2;
+        attrs.update.decay = program->solver.weight_decay;
         attrs.update.l1 = program->regulariser.l1;
-        attrs.update.decoupled = program->solver.weight_decay > 0;
-        attrs.update.l2 = attrs.update.decoupled ? program->solver.weight_decay : program->regulariser.l2;
-        if (attrs.update.decoupled && program->regulariser.l2 > 0) /* both: the coupled one goes with the gradient */
-            gradient = weft_add(gradient, weft_mul_scalar(parameter, program->regulariser.l2));
     }
     weft_tensor *inputs[5] = {parameter, gradient, hyper};
     for (int32_t i = 0; i < rule->n_states; i++) inputs[3 + i] = solver_state(parameter, rule, i);

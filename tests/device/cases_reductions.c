@@ -83,67 +83,83 @@ void define_reduction(const test_case *self, const tensor *inputs, tensor *outpu
 
 /* ---- updates ---- */
 
-/* Adam, momentum and SGD by their papers, in the order of core/iface/rule.h. */
+/* One element by the rules' papers, in the order of core/iface/rule.h: its states and its parameter. */
+static void update_one(const test_case *self, const double *h, double gradient, double *theta, double *m, double *v, double *step_out) {
+    double rate = h[WEFTI_HYPER_RATE], a = h[WEFTI_HYPER_A], b = h[WEFTI_HYPER_B], eps = h[WEFTI_HYPER_EPS], t = h[WEFTI_HYPER_STEP];
+    double g = gradient * h[WEFTI_HYPER_SCALE], l1 = self->attrs.update.l1, step;
+    if (h[WEFTI_HYPER_CLIP] > 0) g = fmin(fmax(g, -h[WEFTI_HYPER_CLIP]), h[WEFTI_HYPER_CLIP]);
+    g += self->attrs.update.l2 * *theta;
+    switch (self->attrs.update.rule->id) {
+    case WEFTI_RULE_MOMENTUM: step = *m = a * *m + g; break;
+    case WEFTI_RULE_NESTEROV: *m = a * *m + g, step = g + a * *m; break;
+    case WEFTI_RULE_ADAGRAD: *m += g * g, step = g / (sqrt(*m) + eps); break;
+    case WEFTI_RULE_RMSPROP: *m = a * *m + (1 - a) * g * g, step = g / (sqrt(*m) + eps); break;
+    case WEFTI_RULE_ADAM:
+        *m = a * *m + (1 - a) * g;
+        *v = b * *v + (1 - b) * g * g;
+        step = *m / (1 - pow(a, t)) / (sqrt(*v / (1 - pow(b, t))) + eps);
+        break;
+    default: step = g;
+    }
+    *theta = *theta - rate * self->attrs.update.decay * *theta - rate * step;
+    if (l1 != 0) *theta = *theta > 0 ? fmax(*theta - rate * l1, 0) : fmin(*theta + rate * l1, 0);
+    *step_out = step;
+}
+
 void define_update(const test_case *self, const tensor *inputs, tensor *outputs) {
     const double *h = inputs[2].f;
-    double        rate = h[WEFTI_HYPER_RATE], l2 = self->attrs.update.l2, l1 = self->attrs.update.l1;
     for (int64_t i = 0; i < outputs[0].n; i++) {
-        double theta = inputs[0].f[i], g = inputs[1].f[i] * h[WEFTI_HYPER_SCALE], step = 0, start = theta;
-        if (h[WEFTI_HYPER_CLIP] > 0) g = fmin(fmax(g, -h[WEFTI_HYPER_CLIP]), h[WEFTI_HYPER_CLIP]);
-        if (!self->attrs.update.decoupled) g += l2 * theta;
-        switch (self->attrs.update.rule->id) {
-        case WEFTI_RULE_MOMENTUM: step = h[WEFTI_HYPER_A] * inputs[3].f[i] + g; break;
-        case WEFTI_RULE_ADAM: {
-            double m = h[WEFTI_HYPER_A] * inputs[3].f[i] + (1 - h[WEFTI_HYPER_A]) * g;
-            double v = h[WEFTI_HYPER_B] * inputs[4].f[i] + (1 - h[WEFTI_HYPER_B]) * g * g;
-            m /= 1 - pow(h[WEFTI_HYPER_A], h[WEFTI_HYPER_STEP]);
-            v /= 1 - pow(h[WEFTI_HYPER_B], h[WEFTI_HYPER_STEP]);
-            step = m / (sqrt(v) + h[WEFTI_HYPER_EPS]);
-            break;
+        double theta = inputs[0].f[i], states[2] = {0}, step = 0;
+        for (int k = 0; k < self->n_written; k++) states[k] = inputs[3 + k].f[i];
+        if (h[WEFTI_HYPER_SKIP] == 0) update_one(self, h, inputs[1].f[i], &theta, &states[0], &states[1], &step);
+        outputs[0].f[i] = theta;
+        outputs[0].scale[i] = fabs(inputs[0].f[i]) + h[WEFTI_HYPER_RATE] * (fabs(step) + 1);
+        for (int k = 0; k < self->n_written; k++) {
+            outputs[1 + k].f[i] = states[k];
+            outputs[1 + k].scale[i] = fabs(inputs[3 + k].f[i]) + fabs(states[k]) + 1;
         }
-        default: step = g;
-        }
-        if (self->attrs.update.decoupled) theta -= rate * l2 * theta;
-        theta -= rate * step;
-        if (l1 != 0) theta = theta > 0 ? fmax(theta - rate * l1, 0) : fmin(theta + rate * l1, 0);
-        outputs[0].f[i] = h[WEFTI_HYPER_SKIP] != 0 ? start : theta;
-        outputs[0].scale[i] = fabs(start) + rate * (fabs(step) + 1);
     }
 }
 
 static void set_hyper(const test_case *self, tensor *inputs) {
     static const double hyper[WEFTI_HYPER_COUNT] = {0.1, 0.5, 0, 3, 0, 0.9, 0.99, 1e-8};
     memcpy(inputs[2].f, hyper, sizeof hyper);
-    if (self->seed % 3 == 1) inputs[2].f[WEFTI_HYPER_CLIP] = 0.4;
-    if (self->seed % 5 == 4) inputs[2].f[WEFTI_HYPER_SKIP] = 1;
+    if (self->seed % 2) inputs[2].f[WEFTI_HYPER_CLIP] = 0.4;
+    if (self->seed % 7 == 6) inputs[2].f[WEFTI_HYPER_SKIP] = 1;
+}
+
+/* Every rule, plain and with each kind of regularisation and all of them, clipped or not (by the seed), in f32 and f64. */
+static void visit_update(case_visitor visit, void *context, wefti_rule_id rule, weft_dtype dtype, weft_shape shape, int kind, int seed) {
+    test_case one;
+    memset(&one, 0, sizeof one);
+    one.op = WEFT_OP_UPDATE;
+    one.attrs.update.rule = wefti_rule_of(rule);
+    one.n_written = one.attrs.update.rule->n_states;
+    one.n_inputs = 3 + one.n_written;
+    one.n_outputs = 1;
+    for (int32_t i = 0; i < one.n_inputs; i++)
+        one.inputs[i] = (argument){dtype, shape, i == 1 ? (layout)(kind % LAYOUT_COUNT) : PLAIN, i < 3 ? -2 : 0.1, 2, false};
+    one.inputs[2] = (argument){WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), PLAIN, 0, 1, false};
+    one.outputs[0] = one.inputs[0];
+    one.in_place = true;
+    one.seed = (uint64_t)seed;
+    one.derive = set_hyper;
+    if (kind == 1 || kind == 4) one.attrs.update.l2 = 0.3;
+    if (kind == 2 || kind == 4) one.attrs.update.decay = 0.2;
+    if (kind == 3 || kind == 4) one.attrs.update.l1 = 0.8;
+    visit(context, &one);
 }
 
 static void visit_updates(case_visitor visit, void *context) {
-    static const wefti_rule_id rules[] = {WEFTI_RULE_SGD, WEFTI_RULE_MOMENTUM, WEFTI_RULE_ADAM};
-    static const weft_shape    shapes[] = {{0, {0}}, {1, {7}}, {1, {0}}, {2, {33, 65}}, {1, {40001}}};
-    for (size_t k = 0; k < 3; k++)
-        for (size_t s = 0; s < WEFTI_COUNT(shapes); s++)
-            for (int how = 0; how < LAYOUT_COUNT; how++)
-                for (int dtype = WEFT_F32; dtype <= WEFT_F64; dtype++) {
-                    test_case one;
-                    memset(&one, 0, sizeof one);
-                    one.op = WEFT_OP_UPDATE;
-                    one.attrs.update.rule = wefti_rule_of(rules[k]);
-                    one.n_inputs = 3 + one.attrs.update.rule->n_states;
-                    one.n_outputs = 1;
-                    for (int32_t i = 0; i < one.n_inputs; i++)
-                        one.inputs[i] = (argument){(weft_dtype)dtype, shapes[s], i == 1 ? (layout)how : PLAIN,
-                                                   i < 3 ? -2 : 0.1,  2,         false};
-                    one.inputs[2] = (argument){WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), PLAIN, 0, 1, false};
-                    one.outputs[0] = one.inputs[0];
-                    one.in_place = true;
-                    one.seed = (uint64_t)(k * 7 + s + (size_t)how);
-                    one.derive = set_hyper;
-                    if (how == 1) one.attrs.update.l2 = 0.3;
-                    if (how == 2) one.attrs.update.l2 = 0.3, one.attrs.update.decoupled = 1;
-                    if (how == 3) one.attrs.update.l1 = 0.8;
-                    visit(context, &one);
-                }
+    static const weft_shape shapes[] = {{0, {0}}, {1, {7}}, {1, {0}}, {2, {9, 65}}};
+    for (int rule = 0; rule < WEFTI_RULE_USER; rule++)
+        for (int dtype = WEFT_F32; dtype <= WEFT_F64; dtype++) {
+            for (int kind = 0; kind < 5; kind++)
+                for (int clip = 0; clip < 2; clip++)
+                    for (int s = 0; s < (int)WEFTI_COUNT(shapes); s++)
+                        visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, shapes[s], kind, 2 * (kind + s) + clip);
+            visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, weft_shape(20001), 4 * (rule % 2), 1);
+        }
 }
 
 /* ---- reductions ---- */

@@ -123,10 +123,11 @@ static bool read_back(placed *p, const test_case *self, void **outputs_out, char
             snprintf(why, 256, "cannot read");
         for (size_t b = p->bytes[i] - GUARD; b < p->bytes[i]; b++)
             if ((unsigned char)host[b] != FILL) snprintf(why, 256, "wrote behind buffer %d", i);
-        int32_t output = i - self->n_inputs;
+        int32_t output = i - self->n_inputs < self->n_outputs ? i - self->n_inputs : -1; /* else it is scratch */
+        if (self->in_place && output == 0) output = -1;
         if (self->in_place && i == 0) output = 0;
-        else if (self->in_place && output == 0) output = -1;
-        if (output >= 0 && output < self->n_outputs) outputs_out[output] = host;
+        if (i >= 3 && i < 3 + self->n_written) output = self->n_outputs + i - 3;
+        if (output >= 0) outputs_out[output] = host;
         else free(host);
     }
     return !why[0];
@@ -135,7 +136,7 @@ static bool read_back(placed *p, const test_case *self, void **outputs_out, char
 bool compute(wefti_device *device, const test_case *self, const tensor *inputs, void **outputs_out, char why[256]) {
     placed p = {.device = device};
     why[0] = 0;
-    for (int32_t i = 0; i < self->n_outputs; i++) outputs_out[i] = NULL;
+    for (int32_t i = 0; i < results_of(self); i++) outputs_out[i] = NULL;
     bool good =
         give_operands(&p, self, inputs, why) && run_call(&p, self, why) && read_back(&p, self, outputs_out, why);
     for (int32_t i = 0; i < p.n_buffers; i++) device->vtable->deallocate(device, p.buffers[i], p.bytes[i]);

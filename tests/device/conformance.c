@@ -70,7 +70,7 @@ static void check_on(tally *self, wefti_device *device, const test_case *one, co
     void *got[MOST_OUTPUTS] = {NULL};
     char  why[256];
     if (!compute(device, one, inputs, got, why)) complain(self, one, why);
-    for (int32_t k = 0; k < one->n_outputs && !why[0]; k++)
+    for (int32_t k = 0; k < results_of(one) && !why[0]; k++)
         for (int64_t i = 0; i < expected[k].n; i++) {
             if (agrees(&expected[k], i, got[k])) continue;
             snprintf(why, sizeof why, "output %d element %lld is %.9g, expected %.9g (device %d)", (int)k, (long long)i,
@@ -79,7 +79,7 @@ static void check_on(tally *self, wefti_device *device, const test_case *one, co
             complain(self, one, why);
             break;
         }
-    for (int32_t k = 0; k < one->n_outputs; k++) free(got[k]);
+    for (int32_t k = 0; k < results_of(one); k++) free(got[k]);
 }
 
 static void check_case(void *context, const test_case *one) {
@@ -87,12 +87,11 @@ static void check_case(void *context, const test_case *one) {
     tensor inputs[MOST_INPUTS], expected[MOST_OUTPUTS];
     self->cases++;
     draw_inputs(one, inputs);
-    for (int32_t k = 0; k < one->n_outputs; k++)
-        expected[k] = tensor_create(one->outputs[k].dtype, one->outputs[k].shape);
+    for (int32_t k = 0; k < results_of(one); k++) expected[k] = tensor_create(result_at(one, k).dtype, result_at(one, k).shape);
     define(one, inputs, expected);
     for (self->at = 0; self->at < self->n_devices; self->at++)
         check_on(self, self->devices[self->at], one, inputs, expected);
-    for (int32_t k = 0; k < one->n_outputs; k++) tensor_release(&expected[k]);
+    for (int32_t k = 0; k < results_of(one); k++) tensor_release(&expected[k]);
     for (int32_t i = 0; i < one->n_inputs; i++) tensor_release(&inputs[i]);
 }
 
@@ -120,13 +119,13 @@ static void compare_case(void *context, const test_case *one) {
     draw_inputs(one, inputs);
     for (int32_t d = 0; d < self->n_devices; d++) {
         if (!compute(self->devices[d], one, inputs, d ? got : first, why)) complain(self, one, why);
-        for (int32_t k = 0; d && k < one->n_outputs; k++) {
-            size_t bytes = (size_t)weft_shape_elements(one->outputs[k].shape) * weft_dtype_bytes(one->outputs[k].dtype);
+        for (int32_t k = 0; d && k < results_of(one); k++) {
+            size_t bytes = (size_t)weft_shape_elements(result_at(one, k).shape) * weft_dtype_bytes(result_at(one, k).dtype);
             if (first[k] && got[k] && memcmp(first[k], got[k], bytes) != 0) complain(self, one, "the bits differ");
             free(got[k]);
         }
     }
-    for (int32_t k = 0; k < one->n_outputs; k++) free(first[k]);
+    for (int32_t k = 0; k < results_of(one); k++) free(first[k]);
     for (int32_t i = 0; i < one->n_inputs; i++) tensor_release(&inputs[i]);
 }
 

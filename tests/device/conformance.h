@@ -44,6 +44,7 @@ struct test_case {
     int32_t     n_inputs, n_outputs;
     argument    inputs[MOST_INPUTS], outputs[MOST_OUTPUTS];
     bool        in_place; /* output 0 is input 0's memory */
+    int32_t     n_written; /* inputs from 3 on that the call changes, as UPDATE its states: results after the outputs */
     uint64_t    seed;
     /* Replaces drawn inputs by what must follow from others (a log-sum-exp, an output of the forward pass). */
     void (*derive)(const test_case *self, tensor *inputs);
@@ -67,7 +68,13 @@ void conformance_same_bits(wefti_device *const *devices, int32_t n_devices);
 /* Runs fused programs whole and as one call an instruction, and compares bits. */
 void conformance_fusion(wefti_device *device);
 
-/* The definition of an op: fills outputs, whose dtype, shape and arrays are there. */
+/* What a call leaves to look at: its outputs, and the inputs that it changes. At most MOST_OUTPUTS. */
+static inline int32_t results_of(const test_case *self) { return self->n_outputs + self->n_written; }
+static inline argument result_at(const test_case *self, int32_t k) {
+    return k < self->n_outputs ? self->outputs[k] : self->inputs[3 + k - self->n_outputs];
+}
+
+/* The definition of an op: fills outputs (and results after them), whose dtype, shape and arrays are there. */
 void define(const test_case *self, const tensor *inputs, tensor *outputs);
 void define_elementwise(const test_case *self, const tensor *inputs, tensor *outputs);
 void define_reduction(const test_case *self, const tensor *inputs, tensor *outputs);
@@ -96,7 +103,7 @@ typedef struct placed {
     size_t        bytes[MOST_OPERANDS + 1];
     wefti_operand operands[MOST_OPERANDS];
 } placed;
-/* Computes a call of drawn inputs and gives the bytes of each output (contiguous), to be freed. False, with the reason
+/* Computes a call of drawn inputs and gives the bytes of each result (contiguous), to be freed. False, with the reason
  * in `why`, where the device refused or wrote where it must not. */
 bool compute(wefti_device *device, const test_case *self, const tensor *inputs, void **outputs_out, char why[256]);
 

@@ -12,8 +12,7 @@ static double noise(int i, int salt) { return sin(12.9898 * i + 78.233 * salt) *
 typedef struct setting {
     const char *name;
     weft_solver solver;
-    double      l2, l1;
-    bool        decoupled;
+    double      l2, decay, l1;
 } setting;
 
 /* One element, one update, from the papers' formulas. */
@@ -22,8 +21,8 @@ static void expected(const setting *s, const double *h, double raw, double *thet
     double clip = h[WEFTI_HYPER_CLIP];
     if (clip > 0) g = fmax(-clip, fmin(clip, g));
     double before = *theta;
-    if (s->decoupled) *theta -= rate * s->l2 * before;
-    else g += s->l2 * before;
+    *theta -= rate * s->decay * before;
+    g += s->l2 * before;
     switch (s->solver.kind) {
     case WEFT_SGD:
         if (s->solver.momentum == 0) *theta -= rate * g;
@@ -52,17 +51,18 @@ static void expected(const setting *s, const double *h, double raw, double *thet
 }
 
 static const setting settings[] = {
-    {"sgd", {.rate = 0.1}, 0, 0, false},
-    {"sgd l2", {.rate = 0.1}, 0.3, 0, false},
-    {"sgd l1", {.rate = 0.1}, 0, 0.8, false},
-    {"momentum", {.rate = 0.1, .momentum = 0.9}, 0, 0, false},
-    {"momentum decoupled", {.rate = 0.1, .momentum = 0.9}, 0.2, 0, true},
-    {"nesterov", {.rate = 0.1, .momentum = 0.8, .nesterov = true}, 0.1, 0.1, false},
-    {"adagrad", {.rate = 0.1, .kind = WEFT_ADAGRAD}, 0, 0, false},
-    {"rmsprop", {.rate = 0.01, .kind = WEFT_RMSPROP}, 0.1, 0, false},
-    {"adam", {.rate = 0.01, .kind = WEFT_ADAM}, 0, 0, false},
-    {"adamw", {.rate = 0.01, .kind = WEFT_ADAM}, 0.1, 0, true},
-    {"adam clipped", {.rate = 0.01, .kind = WEFT_ADAM, .clip_value = 0.5}, 0, 0.02, false},
+    {"sgd", {.rate = 0.1}, 0, 0, 0},
+    {"sgd l2", {.rate = 0.1}, 0.3, 0, 0},
+    {"sgd l1", {.rate = 0.1}, 0, 0, 0.8},
+    {"momentum", {.rate = 0.1, .momentum = 0.9}, 0, 0, 0},
+    {"momentum decoupled", {.rate = 0.1, .momentum = 0.9}, 0, 0.2, 0},
+    {"nesterov", {.rate = 0.1, .momentum = 0.8, .nesterov = true}, 0.1, 0, 0.1},
+    {"adagrad", {.rate = 0.1, .kind = WEFT_ADAGRAD}, 0, 0, 0},
+    {"rmsprop", {.rate = 0.01, .kind = WEFT_RMSPROP}, 0.1, 0, 0},
+    {"adam", {.rate = 0.01, .kind = WEFT_ADAM}, 0, 0, 0},
+    {"adamw", {.rate = 0.01, .kind = WEFT_ADAM}, 0, 0.1, 0},
+    {"adam clipped", {.rate = 0.01, .kind = WEFT_ADAM, .clip_value = 0.5}, 0, 0, 0.02},
+    {"adamw l2 clipped", {.rate = 0.01, .kind = WEFT_ADAM, .clip_value = 0.2}, 0.4, 0.1, 0.02},
 };
 
 static void run(const setting *s, bool wide, int cut, double *theta_out) {
@@ -81,8 +81,8 @@ static void run(const setting *s, bool wide, int cut, double *theta_out) {
             void *wide_states[2] = {states[0] + at, states[1] + at}, *slim_states[2] = {states32[0] + at, states32[1] + at};
             wefti_rule_args args = {.count = count, .parameter = wide ? (void *)(theta + at) : theta32 + at,
                                     .gradient = wide ? (void *)(gradient + at) : gradient32 + at,
-                                    .states = wide ? wide_states : slim_states, .hyper = hyper, .l2 = s->l2, .l1 = s->l1,
-                                    .decoupled = s->decoupled};
+                                    .states = wide ? wide_states : slim_states, .hyper = hyper, .l2 = s->l2,
+                                    .decay = s->decay, .l1 = s->l1};
             (wide ? rule->apply_f64 : rule->apply_f32)(&args);
         }
     }

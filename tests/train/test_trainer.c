@@ -131,6 +131,46 @@ Test(trainer, keeps_states_in_a_bad_step) { keeps_states(weft_sgd(0.01), false);
 Test(trainer, keeps_states_in_a_skipped_step) { keeps_states(weft_adamw(0.01, .clip_norm = 1), true); }
 Test(trainer, keeps_states_in_a_bad_step_of_lbfgs) { keeps_states(weft_lbfgs(1), false); }
 
+/* Weights 0.5 and -1 and bias 0.25 before, where they are after one step of `program`, and the gradient of line() there. */
+static const float weight_before[2] = {0.5f, -1}, bias_before = 0.25f;
+static void one_step(const weft_program *program, double gradient_out[3], double after_out[3], weft_report *report_out) {
+    static const double x[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    weft_trainer       *trainer = NULL;
+    float               weight[2], bias;
+    memset(gradient_out, 0, 3 * sizeof *gradient_out);
+    for (int row = 0; row < 4; row++) {
+        double off = 2 * (x[2 * row] * weight_before[0] + x[2 * row + 1] * weight_before[1] + bias_before - (row + 1)) / 4;
+        gradient_out[0] += off * x[2 * row];
+        gradient_out[1] += off * x[2 * row + 1];
+        gradient_out[2] += off;
+    }
+    cr_assert_eq(weft_trainer_create(world, program, &trainer), WEFT_OK, "%s", weft_error_message());
+    weft_variables *variables = weft_trainer_variables(trainer);
+    cr_assert_eq(weft_variables_set(variables, "layer.weight", WEFT_F32, weft_shape(1, 2), weight_before), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(weft_variables_set(variables, "layer.bias", WEFT_F32, weft_shape(1), &bias_before), WEFT_OK);
+    step_with(trainer, 8, WEFT_OK, report_out);
+    cr_assert_eq(weft_variables_get(variables, "layer.weight", weight, sizeof weight), WEFT_OK);
+    cr_assert_eq(weft_variables_get(variables, "layer.bias", &bias, sizeof bias), WEFT_OK);
+    after_out[0] = weight[0], after_out[1] = weight[1], after_out[2] = bias;
+    weft_trainer_release(trainer);
+}
+
+/* The regulariser, coupled and decoupled at once, is none of what is clipped, and leaves the bias alone. */
+Test(trainer, clips_the_gradient_of_the_loss_only) {
+    double      g[3], after[3];
+    weft_report report;
+    one_step(&(weft_program){.loss = line(), .regulariser = weft_l2(0.2),
+                             .solver = weft_sgd(0.5, .clip_norm = 2, .clip_value = 1.2, .weight_decay = 0.1)}, g, after, &report);
+    double norm = sqrt(g[0] * g[0] + g[1] * g[1] + g[2] * g[2]);
+    cr_assert(norm > 2);
+    cr_assert_float_eq(report.gradient_norm, norm, 1e-5 * norm);
+    for (int i = 0; i < 3; i++) {
+        double before = i < 2 ? weight_before[i] : bias_before, clipped = fmin(fmax(g[i] * 2 / norm, -1.2), 1.2);
+        double expected = before - 0.5 * clipped - (i < 2 ? 0.5 * (0.2 + 0.1) * before : 0);
+        cr_assert_float_eq(after[i], expected, 1e-6, "element %d is %.9g, not %.9g", i, after[i], expected);
+    }
+}
+
 Test(trainer, refuses_batches_that_do_not_fit) {
     weft_trainer *trainer = NULL;
     float         x[8] = {0}, y[4] = {0};

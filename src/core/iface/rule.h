@@ -2,7 +2,7 @@
  * parameters and servers on single rows. A rule keeps no memory of its own; its state arrays are shaped as the row.
  *
  * The order of one update, the same for every rule: g = scale*gradient, clipped to +-clip where that is > 0; smooth
- * regularisation g += l2*theta (or, decoupled as in AdamW, theta -= rate*l2*theta); the rule's step; then the proximal
+ * regularisation g += l2*theta; decoupled weight decay, as in AdamW, theta -= rate*decay*theta; the rule's step; then the proximal
  * step of l1*||theta||_1 (soft threshold by rate*l1). Group lasso needs whole groups and is a pass of its own. */
 #ifndef WEFTI_RULE_H
 #define WEFTI_RULE_H
@@ -35,8 +35,7 @@ typedef struct wefti_rule_args {
     const void   *gradient;  /* same dtype [count] */
     void *const  *states;    /* rule->n_states arrays [count] of the same dtype */
     const double *hyper;     /* [WEFTI_HYPER_COUNT] */
-    double        l2, l1;
-    bool          decoupled; /* l2 is decoupled weight decay */
+    double        l2, decay, l1;
 } wefti_rule_args;
 
 typedef struct wefti_rule {

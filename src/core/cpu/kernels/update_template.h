@@ -6,12 +6,12 @@ typedef struct UPDATE(scalars) {
 } UPDATE(scalars);
 
 static UPDATE(scalars) UPDATE(read)(const wefti_attrs *attrs, const double *h) {
-    double l2 = attrs->update.l2, rate = h[WEFTI_HYPER_RATE], step = h[WEFTI_HYPER_STEP];
+    double rate = h[WEFTI_HYPER_RATE], step = h[WEFTI_HYPER_STEP];
     return (UPDATE(scalars)){.rate      = (T)rate,
                              .scale     = (T)h[WEFTI_HYPER_SCALE],
                              .clip      = (T)h[WEFTI_HYPER_CLIP],
-                             .l2        = attrs->update.decoupled ? 0 : (T)l2,
-                             .decay     = attrs->update.decoupled ? (T)(1 - rate * l2) : 1,
+                             .l2        = (T)attrs->update.l2,
+                             .decay     = (T)(1 - rate * attrs->update.decay),
                              .shrink    = (T)(rate * attrs->update.l1),
                              .a         = (T)h[WEFTI_HYPER_A],
                              .b         = (T)h[WEFTI_HYPER_B],

@@ -47,8 +47,8 @@ static void update_chunk(void *context, int64_t chunk, int32_t worker) {
                             .states = states,
                             .hyper = self->run->inputs[2],
                             .l2 = call->attrs->update.l2,
-                            .l1 = call->attrs->update.l1,
-                            .decoupled = call->attrs->update.decoupled};
+                            .decay = call->attrs->update.decay,
+                            .l1 = call->attrs->update.l1};
     (call->outputs[0].dtype == WEFT_F64 ? rule->apply_f64 : rule->apply_f32)(&args);
 }
 
