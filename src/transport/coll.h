@@ -24,6 +24,7 @@ enum {
 /* Payload up to which messages carry their header with them, and which a mapped slot holds. Set by measurement: above,
  * the copy costs more than the second exchange. */
 #define COLL_SMALL_BYTES ((size_t)8192)
+#define COLL_SMALL_PAIR_BYTES ((size_t)32 << 10) /* messages between two, where there is but one to copy */
 #define COLL_SEGMENT_BYTES ((size_t)256 << 10)
 #define COLL_DEFAULT_TIMEOUT_NS (30 * WEFTI_SECOND_NS)
 #define COLL_DEFAULT_IN_FLIGHT 64
@@ -43,7 +44,6 @@ typedef struct coll_header {
 } coll_header;
 _Static_assert(sizeof(coll_header) == 32, "the payload behind it stays aligned");
 #define COLL_MAGIC 0x57454654u
-#define COLL_MESSAGE_BYTES (sizeof(coll_header) + COLL_SMALL_BYTES)
 
 /* --- algorithms --- */
 
@@ -103,7 +103,7 @@ struct coll_operation {
     /* messages */
     int32_t lane_count;
     coll_lane lanes[COLL_LANES + 1]; /* the last exchanges headers for the algorithms that do not carry them */
-    uint8_t *outbox, *inbox;         /* [fan] messages of COLL_MESSAGE_BYTES each */
+    uint8_t *outbox, *inbox;         /* [fan + 1] messages of the group's message_bytes each; the last for greetings */
     /* mapped */
     int32_t seen; /* members whose slot has been seen */
     coll_share *share;
@@ -113,6 +113,7 @@ struct coll_group {
     wefti_group base;
     const wefti_host *host;
     const wefti_reducer *reducer;
+    size_t message_bytes;             /* most of a message that carries its header, header included */
     bool owns_fault, failed, crowded; /* crowded: more ranks than cores */
     uint16_t id, epoch;
     uint64_t timeout_ns;
@@ -175,7 +176,8 @@ const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_col
 
 /* --- coll_lanes.c --- */
 
-/* Steps of tags: 0 carries headers, 1 + lane the segments. */
+/* Steps of tags: 0 carries headers, 1 + lane the segments. The greeting is at 0, but for the algorithms that carry
+ * headers themselves. */
 uint64_t wefti_coll_tag(const coll_group *group, uint64_t sequence, uint32_t step);
 void wefti_coll_lane_begin(coll_operation *operation, int32_t index,
                            weft_status (*step)(coll_operation *operation, coll_lane *lane));
@@ -184,7 +186,7 @@ void wefti_coll_lane_send(coll_operation *operation, coll_lane *lane, int32_t to
 void wefti_coll_lane_recv(coll_operation *operation, coll_lane *lane, int32_t from, uint32_t step, void *buffer,
                           size_t bytes);
 /* Begins the exchange of headers with the neighbours, in the lane that is there for it. */
-void wefti_coll_greet(coll_operation *operation);
+void wefti_coll_greet(coll_operation *operation, uint32_t step);
 weft_status wefti_coll_lanes_advance(coll_operation *operation);
 /* Gets every transfer of the group back from the wire. */
 void wefti_coll_lanes_end(coll_group *group);
@@ -201,7 +203,8 @@ void wefti_coll_chain_begin(coll_operation *operation);
 /* --- coll_map.c, coll_share.c --- */
 
 weft_status wefti_coll_map_open(coll_group *group);
-/* Waits a little for the others to be through with this rank's memory, then gives it back. */
+/* Waits for the others to be through with this rank's memory (to close as well), as long as an operation would, then
+ * gives it back. */
 void wefti_coll_map_close(coll_group *group);
 void wefti_coll_oneshot_begin(coll_operation *operation);
 weft_status wefti_coll_oneshot_advance(coll_operation *operation);

@@ -29,11 +29,11 @@ static double log2_up(int32_t size) {
 
 static bool fits_direct(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)call;
-    return coll_size(group) <= COLL_DIRECT_MOST && bytes <= COLL_SMALL_BYTES;
+    return coll_size(group) <= COLL_DIRECT_MOST && bytes + sizeof(coll_header) <= group->message_bytes;
 }
 static bool fits_small(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
-    (void)group, (void)call;
-    return bytes <= COLL_SMALL_BYTES;
+    (void)call;
+    return bytes + sizeof(coll_header) <= group->message_bytes;
 }
 static bool fits_any(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)group, (void)call, (void)bytes;

@@ -50,27 +50,27 @@ bool wefti_coll_turn(coll_operation *operation) {
 
 /* --- open and close --- */
 
-/* Mapped groups reduce in place; unless a message algorithm is forced on them. */
-static bool needs_scratch(const coll_group *group) {
-    bool needs = !group->map;
+/* Mapped groups send nothing, unless a message algorithm is forced on them. */
+static bool sends_messages(const coll_group *group) {
+    bool sends = !group->map;
     for (int kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++)
-        needs |= group->forced[kind] && group->forced[kind]->large && !group->forced[kind]->mapped;
-    return needs;
+        sends |= group->forced[kind] && !group->forced[kind]->mapped;
+    return sends;
 }
 
 static weft_status allocate_messages(coll_group *group) {
     size_t lanes = (size_t)group->in_flight * (COLL_LANES + 1), fan = (size_t)group->fan;
+    if (!sends_messages(group)) return WEFT_OK;
     WEFTI_TRY(wefti_alloc_raw(lanes * 2 * fan * sizeof(wefti_wire_op), WEFTI_CACHE_LINE, "collective transfers",
                               &group->transfers));
-    WEFTI_TRY(wefti_alloc_raw((size_t)group->in_flight * 2 * fan * COLL_MESSAGE_BYTES, WEFTI_CACHE_LINE,
+    WEFTI_TRY(wefti_alloc_raw((size_t)group->in_flight * 2 * (fan + 1) * group->message_bytes, WEFTI_CACHE_LINE,
                               "small collective messages", &group->messages));
-    if (needs_scratch(group))
-        WEFTI_TRY(wefti_alloc_raw((size_t)COLL_SETS * COLL_LANES * 2 * COLL_SEGMENT_BYTES, 4096, "collective scratch",
-                                  &group->scratch));
+    WEFTI_TRY(wefti_alloc_raw((size_t)COLL_SETS * COLL_LANES * 2 * COLL_SEGMENT_BYTES, 4096, "collective scratch",
+                              &group->scratch));
     for (int32_t i = 0; i < group->in_flight; i++) {
         coll_operation *operation = &group->operations[i];
-        operation->outbox = group->messages + (size_t)i * 2 * fan * COLL_MESSAGE_BYTES;
-        operation->inbox = operation->outbox + fan * COLL_MESSAGE_BYTES;
+        operation->outbox = group->messages + (size_t)i * 2 * (fan + 1) * group->message_bytes;
+        operation->inbox = operation->outbox + (fan + 1) * group->message_bytes;
         for (size_t k = 0; k <= COLL_LANES; k++)
             operation->lanes[k].transfers = group->transfers + ((size_t)i * (COLL_LANES + 1) + k) * 2 * fan;
     }
@@ -80,7 +80,7 @@ static weft_status allocate_messages(coll_group *group) {
 static void free_group(coll_group *group) {
     size_t size = (size_t)group->base.size, fan = (size_t)group->fan, in_flight = (size_t)group->in_flight;
     wefti_free(group->scratch, (size_t)COLL_SETS * COLL_LANES * 2 * COLL_SEGMENT_BYTES);
-    wefti_free(group->messages, in_flight * 2 * fan * COLL_MESSAGE_BYTES);
+    wefti_free(group->messages, in_flight * 2 * (fan + 1) * group->message_bytes);
     wefti_free(group->transfers, in_flight * (COLL_LANES + 1) * 2 * fan * sizeof(wefti_wire_op));
     wefti_free((void *)group->sources, size * sizeof *group->sources);
     wefti_free(group->operations, in_flight * sizeof *group->operations);
@@ -154,6 +154,7 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
     group->timeout_ns = options->timeout_ns ? options->timeout_ns : COLL_DEFAULT_TIMEOUT_NS;
     group->in_flight = options->in_flight ? options->in_flight : COLL_DEFAULT_IN_FLIGHT;
     group->fan = fan_of(options->size);
+    group->message_bytes = sizeof(coll_header) + (options->size == 2 ? COLL_SMALL_PAIR_BYTES : COLL_SMALL_BYTES);
     group->crowded = options->size > group->host->cores;
     weft_status status = wefti_alloc(size * sizeof *group->ranks, "a group's ranks", &group->ranks);
     if (status == WEFT_OK) status = wefti_alloc(size * sizeof *group->sources, "a group's sources", &group->sources);
@@ -162,6 +163,7 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
                              &group->operations);
     if (status == WEFT_OK) status = fill_group(group, options);
     if (status != WEFT_OK) {
+        group->failed = true; /* nobody has heard of it: there is nothing to part from */
         group_close(&group->base);
         return status;
     }

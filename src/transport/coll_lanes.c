@@ -74,11 +74,12 @@ static weft_status post_queued(coll_operation *operation, coll_lane *lane) {
     return WEFT_OK;
 }
 
-/* What has become of a transfer that is done. Headers and what carries them (step 0) may be shorter than their buffer:
- * their length is looked at with their content. */
+/* What has become of a transfer that is done. Headers and what carries them may be shorter than their buffer: their
+ * length is looked at with their content. */
 static weft_status look_at(coll_operation *operation, const wefti_wire_op *transfer) {
     int32_t index = (int32_t)(intptr_t)transfer->user;
-    bool carries_header = (transfer->tag & 0xfffff) == 0;
+    uint32_t step = (uint32_t)(transfer->tag & 0xfffff);
+    bool carries_header = step == 0 || step > COLL_LANES;
     switch (transfer->status) {
     case WEFT_OK:
         if (transfer->kind != WEFTI_WIRE_RECV || carries_header || transfer->done_bytes == transfer->bytes)
@@ -148,20 +149,23 @@ static weft_status greet_step(coll_operation *operation, coll_lane *lane) {
     coll_group *group = coll_group_of(operation);
     int32_t size = coll_size(group), me = coll_index(group);
     int32_t right = (me + 1) % size, left = (me + size - 1) % size;
+    uint8_t *in = operation->inbox + (size_t)group->fan * group->message_bytes;
+    uint8_t *out = operation->outbox + (size_t)group->fan * group->message_bytes;
     if (lane->round++ == 0) {
         coll_header header = wefti_coll_header(operation);
-        memcpy(operation->outbox, &header, sizeof header);
+        memcpy(out, &header, sizeof header);
         /* Room for a small message, so that a rank that took another algorithm is understood too. */
-        wefti_coll_lane_recv(operation, lane, left, 0, operation->inbox, COLL_MESSAGE_BYTES);
-        wefti_coll_lane_send(operation, lane, right, 0, operation->outbox, sizeof header);
+        wefti_coll_lane_recv(operation, lane, left, (uint32_t)lane->segment, in, group->message_bytes);
+        wefti_coll_lane_send(operation, lane, right, (uint32_t)lane->segment, out, sizeof header);
         return WEFT_E_AGAIN;
     }
-    return wefti_coll_compare(operation, left, (const coll_header *)operation->inbox);
+    return wefti_coll_compare(operation, left, (const coll_header *)in);
 }
 
-void wefti_coll_greet(coll_operation *operation) {
+void wefti_coll_greet(coll_operation *operation, uint32_t step) {
     for (int32_t i = operation->lane_count; i < COLL_LANES; i++) operation->lanes[i].finished = true;
     wefti_coll_lane_begin(operation, COLL_LANES, greet_step);
+    operation->lanes[COLL_LANES].segment = step;
 }
 
 /* --- the end --- */

@@ -1,14 +1,15 @@
 /* Algorithms for large operations over messages.
  *
- * ring    The data of an allreduce is cut into one part a member. A part travels once around the ring and is reduced at
- *         each stop (reduce-scatter), then once more and is stored at each stop (allgather); reduce-scatter and
- * allgather are its halves. A rank sends and receives 2(n-1)/n of the bytes, the least there can be. Part i is reduced
- * in the order i+1, i+2, …, i, wherever and whenever that happens: all ranks get equal bits in every run. chain
- * Broadcast: each member hands on what it gets, segment by segment.
+ * ring: the data of an allreduce is cut into one part a member. A part travels once around the ring and is reduced at
+ * each stop (reduce-scatter), then once more and is stored at each stop (allgather); the kinds of these names are its
+ * halves. A rank sends and receives 2(n-1)/n of the bytes, the least there can be. Part i is reduced in the order i+1,
+ * i+2, …, i, wherever and whenever that happens: all ranks get equal bits in every run.
  *
- * Parts are cut into segments, which the lanes take in turn; while one lane reduces, the others' segments are on the
- * way. What is being reduced stays in the lane's scratch, which fits the cache, until it is complete; so only results
- * are written to `receive`, and `send` may be the same memory. Scratch: two segments a lane. */
+ * chain: in a broadcast, each member hands on what it gets, segment by segment.
+ *
+ * What is sent is cut into segments, which the lanes take in turn; while one lane reduces, the others' segments are on
+ * the way. What is being reduced stays in the lane's scratch, which fits the cache, until it is complete; so only
+ * results are written to `receive`, and `send` may be the same memory. Scratch: two segments a lane. */
 #include <string.h>
 
 #include "transport/coll.h"
@@ -143,7 +144,7 @@ static void begin_lanes(coll_operation *operation, weft_status (*step)(coll_oper
     size_t segments = segment_count(operation);
     for (int32_t i = 0; i < COLL_LANES && (i == 0 || (size_t)i < segments); i++)
         wefti_coll_lane_begin(operation, i, step);
-    wefti_coll_greet(operation);
+    wefti_coll_greet(operation, 0);
 }
 
 void wefti_coll_ring_begin(coll_operation *operation) { begin_lanes(operation, ring_step); }

@@ -7,18 +7,20 @@
  * broadcast from parent to children in a binomial tree: log2 n latencies. dissemination  barrier: in round k a rank
  * tells the one 2^k further on; log2 n rounds.
  *
- * Memory: per operation in flight, outbox and inbox of a few messages of COLL_MESSAGE_BYTES. */
+ * Memory: per operation in flight, outbox and inbox of a few messages of the group's message_bytes. */
 #include <string.h>
 
 #include "transport/coll.h"
 
-static uint8_t *message_at(uint8_t *box, int32_t index) { return box + (size_t)index * COLL_MESSAGE_BYTES; }
+static uint8_t *message_at(const coll_operation *operation, uint8_t *box, int32_t index) {
+    return box + (size_t)index * coll_group_of(operation)->message_bytes;
+}
 static uint8_t *payload_of(uint8_t *message) { return message + sizeof(coll_header); }
 
 /* Puts header and payload into place `slot` of the outbox and queues it. */
 static void send_small(coll_operation *operation, coll_lane *lane, int32_t slot, int32_t to, const void *data,
                        size_t bytes) {
-    uint8_t *message = message_at(operation->outbox, slot);
+    uint8_t *message = message_at(operation, operation->outbox, slot);
     coll_header header = wefti_coll_header(operation);
     memcpy(message, &header, sizeof header);
     if (bytes > 0) memcpy(payload_of(message), data, bytes);
@@ -26,7 +28,8 @@ static void send_small(coll_operation *operation, coll_lane *lane, int32_t slot,
 }
 
 static void recv_small(coll_operation *operation, coll_lane *lane, int32_t slot, int32_t from) {
-    wefti_coll_lane_recv(operation, lane, from, 0, message_at(operation->inbox, slot), COLL_MESSAGE_BYTES);
+    wefti_coll_lane_recv(operation, lane, from, 0, message_at(operation, operation->inbox, slot),
+                         coll_group_of(operation)->message_bytes);
 }
 
 /* Checks the message in place `slot` of the inbox, which transfer number `transfer` brought, and gives its payload. */
@@ -34,7 +37,7 @@ static weft_status open_small(coll_operation *operation, const coll_lane *lane, 
                               size_t bytes, uint8_t **payload_out) {
     const wefti_wire_op *op = &lane->transfers[transfer];
     int32_t from = (int32_t)(intptr_t)op->user;
-    uint8_t *message = message_at(operation->inbox, slot);
+    uint8_t *message = message_at(operation, operation->inbox, slot);
     if (op->done_bytes < sizeof(coll_header))
         return wefti_coll_wrong_length(operation, from, op->done_bytes, sizeof(coll_header) + bytes);
     WEFTI_TRY(wefti_coll_compare(operation, from, (const coll_header *)message));
@@ -218,7 +221,11 @@ static weft_status tree_step(coll_operation *operation, coll_lane *lane) {
     return filled ? WEFT_E_AGAIN : WEFT_OK;
 }
 
-void wefti_coll_tree_begin(coll_operation *operation) { wefti_coll_lane_begin(operation, 0, tree_step); }
+/* A root hears from nobody: the greeting tells ranks that think they are the root that they are two. */
+void wefti_coll_tree_begin(coll_operation *operation) {
+    wefti_coll_lane_begin(operation, 0, tree_step);
+    wefti_coll_greet(operation, COLL_LANES + 1);
+}
 
 /* --- dissemination --- */
 

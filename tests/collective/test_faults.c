@@ -1,0 +1,305 @@
+/* What goes wrong between ranks: calls that differ, a rank that does not come, a rank that dies at a random moment. Every
+ * rank ends with the same verdict, which names what happened, and none hangs. */
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "transport/ranks.h"
+
+enum { ELEMENTS = 200000, OTHER = 1 };
+
+static const char *wire;
+static weft_status open_transport(wefti_transport **transport_out) {
+    return wefti_transport_open(&(wefti_transport_options){.wire = wire}, transport_out);
+}
+
+static void expect_all(const ranks *all, int32_t except, weft_status status, const char *needle, const char *what) {
+    for (int32_t rank = 0; rank < all->size; rank++) {
+        const rank_result *result = &all->results[rank];
+        if (rank == except) continue;
+        cr_expect(atomic_load(&result->finished) && result->status == status && strstr(result->message, needle),
+                  "%s, %s, rank %d of %d: %s: %s (expected: %s)", what, wire, (int)rank, (int)all->size,
+                  weft_status_name(result->status), result->message, needle);
+    }
+}
+
+/* --- calls that differ --- */
+
+typedef struct difference {
+    const char *what, *words;          /* words: of the message */
+    wefti_collective_call call, other; /* what everybody calls, and what rank OTHER calls */
+} difference;
+static const difference *differ;
+
+static weft_status call_differently(ranks *all, int32_t rank) {
+    (void)all;
+    wefti_transport *transport = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    wefti_collective_call call = rank == OTHER ? differ->other : differ->call;
+    uint8_t *memory = calloc(2 * ELEMENTS, 8);
+    call.send = memory;
+    call.receive = memory + (size_t)ELEMENTS * 8;
+    weft_status status = wefti_collective_run(transport->group, &(wefti_collective_call){.kind = WEFTI_BARRIER});
+    if (status == WEFT_OK) status = wefti_collective_run(transport->group, &call);
+    /* A rank that needed nothing from the others may be through; the next call tells it. */
+    for (int i = 0; i < 1000 && status == WEFT_OK; i++)
+        status = wefti_collective_run(transport->group, &(wefti_collective_call){.kind = WEFTI_BARRIER});
+    wefti_transport_close(transport);
+    free(memory);
+    return status;
+}
+
+#define CALL(...)                                                                                                      \
+    { __VA_ARGS__ }
+static const difference differences[] = {
+    {"the kind", "rank 1 calls", CALL(.kind = WEFTI_ALLREDUCE, .count = 10), CALL(.kind = WEFTI_BARRIER)},
+    {"the kind and size", "rank 1 calls allgather of 200 f32", CALL(.kind = WEFTI_ALLREDUCE, .count = ELEMENTS),
+     CALL(.kind = WEFTI_ALLGATHER, .count = 200)},
+    {"a large and a small", "rank 1 calls allreduce of 5 f32", CALL(.kind = WEFTI_ALLREDUCE, .count = ELEMENTS),
+     CALL(.kind = WEFTI_ALLREDUCE, .count = 5)},
+    {"the count", "rank 1 calls allreduce of 12 f32", CALL(.kind = WEFTI_ALLREDUCE, .count = 10),
+     CALL(.kind = WEFTI_ALLREDUCE, .count = 12)},
+    {"the count, large", "rank 1 calls allreduce of 199999 f32", CALL(.kind = WEFTI_ALLREDUCE, .count = ELEMENTS),
+     CALL(.kind = WEFTI_ALLREDUCE, .count = ELEMENTS - 1)},
+    {"the dtype", "rank 1 calls allreduce of 10 i32", CALL(.kind = WEFTI_ALLREDUCE, .count = 10),
+     CALL(.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I32, .count = 10)},
+    {"the reduction", "rank 1 calls reduce-scatter of 50000 f32 (max",
+     CALL(.kind = WEFTI_REDUCE_SCATTER, .count = 50000, .op = WEFTI_REDUCE_MIN),
+     CALL(.kind = WEFTI_REDUCE_SCATTER, .count = 50000, .op = WEFTI_REDUCE_MAX)},
+    {"the root", "from member 1", CALL(.kind = WEFTI_BROADCAST, .count = 9),
+     CALL(.kind = WEFTI_BROADCAST, .count = 9, .root = 1)},
+};
+
+static void try_differences(const char *name, int32_t size) {
+    wire = name;
+    for (size_t i = 0; i < WEFTI_COUNT(differences); i++) {
+        differ = &differences[i];
+        ranks *all = ranks_start(size, call_differently);
+        uint64_t since_ns = ranks_now();
+        ranks_join(all);
+        expect_all(all, -1, WEFT_E_MISMATCH, differ->words, differ->what);
+        expect_all(all, -1, WEFT_E_MISMATCH, "operation 1 of group", differ->what);
+        cr_expect(ranks_now() - since_ns < 10 * WEFTI_SECOND_NS, "%s took too long", differ->what);
+        ranks_free(all);
+    }
+}
+
+Test(collective_faults, different_calls_are_named_shm_2) { try_differences("shm", 2); }
+Test(collective_faults, different_calls_are_named_shm_3) { try_differences("shm", 3); }
+Test(collective_faults, different_calls_are_named_tcp_2) { try_differences("tcp", 2); }
+Test(collective_faults, different_calls_are_named_tcp_3) { try_differences("tcp", 3); }
+
+/* --- a rank that does not come --- */
+
+static weft_status stay_away(ranks *all, int32_t rank) {
+    wefti_transport *transport = NULL;
+    wefti_group *group = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    const wefti_collective_engine *engine = wefti_collective_engine_weft();
+    wefti_group_options options = {.wire = transport->wire,
+                                   .size = transport->size,
+                                   .index = transport->rank,
+                                   .id = 7,
+                                   .timeout_ns = 300 * WEFTI_MILLISECOND_NS,
+                                   .fault = transport->fault};
+    weft_status status = engine->open(&options, &group);
+    float values[4] = {0};
+    wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .send = values, .receive = values, .count = 4};
+    if (status == WEFT_OK) status = wefti_collective_run(group, &call);
+    if (status == WEFT_OK && rank != OTHER) status = wefti_collective_run(group, &call);
+    while (status == WEFT_OK && rank == OTHER) {
+        usleep(1000);
+        status = wefti_fault_status(transport->fault);
+    }
+    (void)all;
+    engine->close(group);
+    wefti_transport_close(transport);
+    return status;
+}
+
+static void try_staying_away(const char *name, int32_t size) {
+    wire = name;
+    ranks *all = ranks_start(size, stay_away);
+    ranks_join(all);
+    expect_all(all, -1, WEFT_E_TIMEOUT, "operation 1 of group 7, allreduce of 4 f32", "a rank that does not come");
+    expect_all(all, -1, WEFT_E_TIMEOUT, "no answer from rank 1", "a rank that does not come");
+    ranks_free(all);
+}
+
+Test(collective_faults, a_rank_that_does_not_come_is_named) {
+    try_staying_away("shm", 2);
+    try_staying_away("shm", 3);
+    try_staying_away("tcp", 2);
+    try_staying_away("tcp", 3);
+}
+
+/* --- a rank that is killed at a random moment --- */
+
+static int32_t victim;
+
+/* A few of all kinds on the way, of all sizes, until something is wrong. */
+static weft_status work_until_the_end(ranks *all, int32_t rank) {
+    enum { FLIGHT = 4 };
+    wefti_transport *transport = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    wefti_group *group = transport->group;
+    wefti_wire_region *region = NULL;
+    const size_t part = (size_t)1 << 20;
+    weft_status status = WEFT_OK;
+    uint8_t *memory = NULL;
+    if (transport->wire->ops->region_create(transport->wire, 2 * FLIGHT * part, &region) == WEFT_OK)
+        memory = region->base;
+    wefti_collective *flight[FLIGHT] = {0};
+    for (int step = 0; status == WEFT_OK; step++) {
+        static const size_t counts[] = {1, 300, 20000, 60000};
+        int place = step % FLIGHT;
+        wefti_collective_call call = {.kind = (wefti_collective_kind)(step % WEFTI_COLLECTIVE_KIND_COUNT),
+                                      .root = step % all->size,
+                                      .count = counts[step / 3 % 4],
+                                      .send = memory + (size_t)(2 * place) * part,
+                                      .receive = memory + (size_t)(2 * place + 1) * part};
+        if (flight[place]) status = wefti_collective_wait(flight[place], 0);
+        flight[place] = NULL;
+        if (status == WEFT_OK) status = wefti_collective_start(group, &call, &flight[place]);
+        if (step == 20) atomic_fetch_add(&all->ready, 1);
+    }
+    for (int i = 0; i < FLIGHT; i++) /* every operation ends, by itself or with the verdict */
+        if (flight[i]) (void)!wefti_collective_wait(flight[i], 0);
+    weft_status verdict = wefti_fault_status(transport->fault);
+    all->results[rank].fault_rank = wefti_fault_rank(transport->fault);
+    wefti_transport_close(transport);
+    return verdict;
+}
+
+static void kill_at_random(const char *name, int rounds) {
+    unsigned random = 12345;
+    wire = name;
+    for (int round = 0; round < rounds; round++) {
+        int32_t size = 2 + round % 3;
+        victim = (int32_t)(rand_r(&random) % (unsigned)size);
+        ranks *all = ranks_start(size, work_until_the_end);
+        ranks_wait_ready(all, size);
+        usleep(rand_r(&random) % 20000);
+        uint64_t killed_ns = ranks_now();
+        kill(all->children[victim], SIGKILL);
+        ranks_join(all);
+        char words[32];
+        snprintf(words, sizeof words, "rank %d", (int)victim);
+        expect_all(all, victim, WEFT_E_PEER, words, "killed");
+        for (int32_t rank = 0; rank < size; rank++)
+            if (rank != victim) {
+                cr_expect_eq(all->results[rank].fault_rank, victim, "%s, round %d: rank %d blames %d, not %d", name,
+                             round, (int)rank, (int)all->results[rank].fault_rank, (int)victim);
+                cr_expect(all->results[rank].at_ns - killed_ns < 5 * WEFTI_SECOND_NS, "%s, round %d: rank %d took %g s",
+                          name, round, (int)rank, (double)(all->results[rank].at_ns - killed_ns) / 1e9);
+            }
+        ranks_free(all);
+    }
+}
+
+Test(collective_faults, a_rank_killed_at_a_random_moment_shm) { kill_at_random("shm", 12); }
+Test(collective_faults, a_rank_killed_at_a_random_moment_tcp) { kill_at_random("tcp", 12); }
+
+/* --- bad calls, which start nothing --- */
+
+Test(collective_faults, bad_calls_are_refused) {
+    const wefti_collective_engine *engine = wefti_collective_engine_weft();
+    wefti_group *group = NULL;
+    wefti_collective *operation = NULL;
+    float value = 1;
+    cr_assert_eq(engine->open(&(wefti_group_options){.size = 1}, &group), WEFT_OK);
+    const struct {
+        wefti_collective_call call;
+        weft_status status;
+        const char *words;
+    } bad[] = {
+        {{.kind = (wefti_collective_kind)99}, WEFT_E_UNSUPPORTED, "kind 99"},
+        {{.kind = WEFTI_ALLREDUCE, .send = &value, .count = 1}, WEFT_E_INVALID, "receive buffer is NULL"},
+        {{.kind = WEFTI_ALLREDUCE, .receive = &value, .count = 1}, WEFT_E_INVALID, "send buffer is NULL"},
+        {{.kind = WEFTI_ALLREDUCE, .dtype = (weft_dtype)77, .send = &value, .receive = &value, .count = 1},
+         WEFT_E_DTYPE,
+         "77"},
+        {{.kind = WEFTI_ALLREDUCE,
+          .dtype = WEFT_BOOL,
+          .op = WEFTI_REDUCE_AVG,
+          .send = &value,
+          .receive = &value,
+          .count = 1},
+         WEFT_E_DTYPE,
+         "bool has no average"},
+        {{.kind = WEFTI_REDUCE_SCATTER, .op = (wefti_reduce_op)9, .send = &value, .receive = &value, .count = 1},
+         WEFT_E_INVALID,
+         "9 is no reduction"},
+        {{.kind = WEFTI_ALLGATHER, .send = &value, .receive = &value, .count = SIZE_MAX / 2},
+         WEFT_E_OVERFLOW,
+         "memory"},
+        {{.kind = WEFTI_BROADCAST, .send = &value, .receive = &value, .count = 1, .root = 1},
+         WEFT_E_INVALID,
+         "no member 1"},
+        {{.kind = WEFTI_BROADCAST, .send = &value, .receive = &value, .count = 1, .root = -1},
+         WEFT_E_INVALID,
+         "no member -1"},
+        {{.kind = WEFTI_ALLREDUCE, .send = &value, .receive = &value, .count = 1, .stream = &value},
+         WEFT_E_UNSUPPORTED,
+         "stream"},
+    };
+    for (size_t i = 0; i < WEFTI_COUNT(bad); i++) {
+        cr_expect_eq(engine->start(group, &bad[i].call, &operation), bad[i].status, "case %zu: %s", i,
+                     weft_error_message());
+        cr_expect(strstr(weft_error_message(), bad[i].words), "case %zu: %s", i, weft_error_message());
+        cr_expect_eq(engine->supports(group, &bad[i].call), bad[i].status);
+        cr_expect_null(operation);
+    }
+    cr_expect_eq(group->sequence, 0, "no number was taken");
+    engine->close(group);
+    engine->close(NULL);
+}
+
+Test(collective_faults, too_many_in_flight_are_refused) {
+    const wefti_collective_engine *engine = wefti_collective_engine_weft();
+    wefti_group *group = NULL;
+    wefti_collective *first = NULL, *second = NULL;
+    cr_assert_eq(engine->open(&(wefti_group_options){.size = 1, .in_flight = 1}, &group), WEFT_OK);
+    wefti_collective_call barrier = {.kind = WEFTI_BARRIER};
+    cr_expect_eq(engine->start(group, &barrier, &first), WEFT_OK);
+    cr_expect_eq(engine->start(group, &barrier, &second), WEFT_E_AGAIN);
+    cr_expect_eq(group->sequence, 1);
+    cr_expect_eq(engine->test(first), WEFT_OK);
+    cr_expect_eq(engine->start(group, &barrier, &second), WEFT_OK);
+    cr_expect_eq(engine->wait(second, 0), WEFT_OK);
+    engine->close(group);
+}
+
+Test(collective_faults, bad_groups_are_refused) {
+    const wefti_collective_engine *engine = wefti_collective_engine_weft();
+    wefti_group *group = NULL;
+    cr_expect_eq(engine->open(&(wefti_group_options){.size = 0}, &group), WEFT_E_INVALID);
+    cr_expect_eq(engine->open(&(wefti_group_options){.size = 2, .index = 2}, &group), WEFT_E_INVALID);
+    cr_expect_eq(engine->open(&(wefti_group_options){.size = 2}, &group), WEFT_E_INVALID, "needs a wire");
+    cr_expect_eq(engine->open(&(wefti_group_options){.size = 1, .id = 1024}, &group), WEFT_E_INVALID);
+    cr_expect_eq(engine->open(&(wefti_group_options){.size = 1, .in_flight = -1}, &group), WEFT_E_INVALID);
+    cr_expect_null(group);
+    wefti_inproc_hub *hub = NULL;
+    wefti_wire *rank = NULL;
+    cr_assert_eq(wefti_inproc_hub_create(2, &hub), WEFT_OK);
+    cr_assert_eq(wefti_wire_inproc_open(&(wefti_wire_options){.size = 2, .shared = hub}, &rank), WEFT_OK);
+    int32_t wrong[] = {1, 0};
+    cr_expect_eq(engine->open(&(wefti_group_options){.wire = rank, .ranks = wrong, .size = 2}, &group), WEFT_E_INVALID);
+    wefti_group_options unknown = {.wire = rank, .size = 2, .algorithm = "carrier-pigeon"};
+    cr_expect_eq(engine->open(&unknown, &group), WEFT_E_NOT_FOUND);
+    cr_expect(strstr(weft_error_message(), "carrier-pigeon") && strstr(weft_error_message(), "twoshot"), "%s",
+              weft_error_message());
+    setenv("WEFT_ALLREDUCE", "raven", 1);
+    cr_expect_eq(engine->open(&(wefti_group_options){.wire = rank, .size = 2}, &group), WEFT_E_NOT_FOUND);
+    cr_expect(strstr(weft_error_message(), "WEFT_ALLREDUCE") && strstr(weft_error_message(), "raven"), "%s",
+              weft_error_message());
+    cr_expect_null(group);
+    rank->ops->close(rank, 0);
+    wefti_inproc_hub_release(hub);
+    weft_memory_counts counts;
+    weft_memory_read(&counts);
+    cr_expect_eq(counts.held_bytes, 0, "%llu bytes are left", (unsigned long long)counts.held_bytes);
+}
