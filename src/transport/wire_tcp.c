@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <linux/sockios.h>
+#include <netinet/tcp.h>
 #include <unistd.h>
 
 #include "transport/wire_tcp.h"
@@ -188,6 +189,18 @@ static void tcp_abort(wefti_wire *self, weft_status status, int32_t rank) {
     for (int32_t peer = 0; peer < self->size; peer++) flush_current(wire, &wire->links[peer], status, rank);
 }
 
+/* Whether bytes are on their way to a peer that lives. Throws away what came in: closing with unread bytes resets the
+ * connection, and what is on its way would be lost. */
+static bool is_sending(tcp_link *link) {
+    int             pending = 0;
+    struct tcp_info info = {0};
+    socklen_t       length = sizeof info;
+    while (recv(link->socket, link->in.stage, TCP_STAGE_BYTES, MSG_DONTWAIT) > 0) continue;
+    if (ioctl(link->socket, SIOCOUTQ, &pending) != 0 || pending == 0) return false;
+    /* A peer that is gone acknowledges nothing any more. */
+    return getsockopt(link->socket, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_state != TCP_CLOSE;
+}
+
 /* Says goodbye where no frame was cut in two, and sees the bytes off. */
 static void leave(tcp_wire *wire, uint64_t linger_ns) {
     const wefti_host *host = wire->base.wire.host;
@@ -202,12 +215,9 @@ static void leave(tcp_wire *wire, uint64_t linger_ns) {
             host->sleep(host->context, WEFTI_MILLISECOND_NS / 10);
         shutdown(link->socket, SHUT_WR);
     }
-    for (int32_t peer = 0; peer < wire->base.wire.size; peer++) {
-        int pending = 0; /* closing with unread bytes resets the connection, and what is on its way would be lost */
-        while (wire->links[peer].socket >= 0 && ioctl(wire->links[peer].socket, SIOCOUTQ, &pending) == 0 && pending > 0 &&
-               wefti_host_now(host) < deadline_ns)
+    for (int32_t peer = 0; peer < wire->base.wire.size; peer++)
+        while (wire->links[peer].socket >= 0 && is_sending(&wire->links[peer]) && wefti_host_now(host) < deadline_ns)
             host->sleep(host->context, WEFTI_MILLISECOND_NS / 10);
-    }
 }
 
 static void free_wire(tcp_wire *wire) {
