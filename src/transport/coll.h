@@ -190,6 +190,8 @@ void wefti_coll_greet(coll_operation *operation, uint32_t step);
 weft_status wefti_coll_lanes_advance(coll_operation *operation);
 /* Gets every transfer of the group back from the wire. */
 void wefti_coll_lanes_end(coll_group *group);
+/* Gives the wire a moment to finish what `holds` says that it still has; whether it has. */
+bool wefti_coll_settle(coll_group *group, bool (*holds)(coll_group *group));
 
 /* --- coll_small.c, coll_ring.c --- */
 
@@ -203,9 +205,10 @@ void wefti_coll_chain_begin(coll_operation *operation);
 /* --- coll_map.c, coll_share.c --- */
 
 weft_status wefti_coll_map_open(coll_group *group);
-/* Waits for the others to be through with this rank's memory (to close as well), as long as an operation would, then
- * gives it back. */
+/* Says goodbye and retires this rank's memory; waits for nobody. */
 void wefti_coll_map_close(coll_group *group);
+/* Whether member `index` has closed the group and takes no part in the operation; mapped ones only. */
+bool wefti_coll_has_left(const coll_operation *operation, int32_t index);
 void wefti_coll_oneshot_begin(coll_operation *operation);
 weft_status wefti_coll_oneshot_advance(coll_operation *operation);
 void wefti_coll_twoshot_begin(coll_operation *operation);

@@ -94,8 +94,11 @@ void wefti_coll_suspect(coll_operation *operation, int32_t index) {
     char words[224], cause[320];
     int32_t rank = group->base.ranks[index];
     bool left = group->base.wire->ops->link(group->base.wire, rank) == WEFTI_LINK_LEFT;
+    const char *how = wefti_coll_has_left(operation, index) ? "it closed its group before"
+                      : left                                ? "it left during"
+                                                            : "the link to it broke during";
     wefti_coll_words(operation, words, sizeof words);
-    snprintf(cause, sizeof cause, "%s during %s", left ? "it left" : "the link to it broke", words);
+    snprintf(cause, sizeof cause, "%s %s", how, words);
     wefti_fault_suspect(group->base.fault, rank, cause);
 }
 

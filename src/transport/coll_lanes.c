@@ -14,6 +14,8 @@
 
 #include "transport/coll.h"
 
+#define SETTLE_NS (200 * WEFTI_MILLISECOND_NS)
+
 uint64_t wefti_coll_tag(const coll_group *group, uint64_t sequence, uint32_t step) {
     return WEFTI_TAG_COLLECTIVE | (uint64_t)(group->id & 0x3ff) << 46 | (uint64_t)(group->epoch & 0x3f) << 40 |
            (sequence & 0xfffff) << 20 | (step & 0xfffff);
@@ -170,36 +172,39 @@ void wefti_coll_greet(coll_operation *operation, uint32_t step) {
 
 /* --- the end --- */
 
-/* Transfers that the wire still has; takes back the receives among them where it can. */
-static int32_t pending_transfers(coll_group *group, bool cancel) {
+/* Whether the wire still has transfers; takes back the receives among them where it can. */
+static bool holds_transfers(coll_group *group) {
     const wefti_wire_ops *ops = group->base.wire->ops;
-    int32_t pending = 0;
+    bool holds = false;
     for (int32_t i = 0; i < group->in_flight; i++) {
         coll_operation *operation = &group->operations[i];
         for (int32_t k = 0; k < operation->lane_count; k++) {
             coll_lane *lane = &operation->lanes[k];
             for (int32_t t = 0; t < lane->posted; t++) {
                 wefti_wire_op *transfer = &lane->transfers[t];
-                if (!transfer->done && cancel && transfer->kind == WEFTI_WIRE_RECV)
+                if (!transfer->done && transfer->kind == WEFTI_WIRE_RECV)
                     (void)!ops->cancel(group->base.wire, transfer);
-                pending += !transfer->done;
+                holds |= !transfer->done;
             }
         }
     }
-    return pending;
+    return holds;
+}
+
+bool wefti_coll_settle(coll_group *group, bool (*holds)(coll_group *group)) {
+    uint64_t until_ns = wefti_deadline_after(wefti_host_now(group->host), SETTLE_NS);
+    while (holds(group)) {
+        uint64_t now_ns = wefti_host_now(group->host);
+        if (now_ns >= until_ns || wefti_wire_progress(group->base.wire, now_ns) != WEFT_OK) return false;
+        group->host->yield(group->host->context);
+    }
+    return true;
 }
 
 void wefti_coll_lanes_end(coll_group *group) {
-    wefti_wire *wire = group->base.wire;
-    if (group->in_flight == 0 || !group->transfers || pending_transfers(group, false) == 0) return;
-    if (!group->failed) { /* a healthy wire has other users: give sends a moment before taking it down */
-        uint64_t until_ns = wefti_host_now(group->host) + 200 * WEFTI_MILLISECOND_NS, now_ns;
-        while (pending_transfers(group, true) > 0 && (now_ns = wefti_host_now(group->host)) < until_ns) {
-            if (wefti_wire_progress(wire, now_ns) != WEFT_OK) break;
-            group->host->yield(group->host->context);
-        }
-        if (pending_transfers(group, false) == 0) return;
-    }
+    if (!group->transfers || !holds_transfers(group)) return;
+    /* A healthy wire has other users: it is not taken down for sends that only need a moment. */
+    if (!group->failed && wefti_coll_settle(group, holds_transfers)) return;
     int32_t rank = wefti_fault_rank(group->base.fault);
-    wire->ops->abort(wire, rank >= 0 ? WEFT_E_PEER : WEFT_E_ABORTED, rank);
+    group->base.wire->ops->abort(group->base.wire, rank >= 0 ? WEFT_E_PEER : WEFT_E_ABORTED, rank);
 }

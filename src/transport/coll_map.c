@@ -11,14 +11,22 @@
  * one-shot: everybody puts its data next to its slot and works out its own result from what it sees. One line from core
  * to core for up to 40 bytes. Reduction in the order of the members: all ranks get equal bits.
  *
- * Regions are told to the others by one message each when the group is opened, and by another when it is closed, so
- * that nobody looks at memory that is gone. */
+ * Regions are told to the others by one message each, in the first operation.
+ *
+ * Closing waits for nobody. A member that is through with its last operation may be seconds ahead of one that has yet to
+ * read its slots, and must not keep that one from them; nor may it wait for it, because that one may be waiting for an
+ * operation in which this member takes no part, and should be told so. So the two are taken apart. A member that leaves
+ * stores in each other's region from which operation on it does not take part: who waits for it in such a one knows at
+ * once. And its own region is retired: the wire keeps it whole until all others have left their mark in it, or until the
+ * wire itself is closed, which leaves the others' mappings as they are. A mark is a word in the memory of whom it is for,
+ * so nobody has to look at memory that may be gone, no message is left to a later group of the same id, and the last to
+ * leave finds all marks there and gives its region back at once. A group that failed leaves no marks: the verdict says
+ * more. */
 #include <string.h>
 
 #include "transport/coll_map.h"
 
-enum { STEP_OPEN = 0xfffff, STEP_CLOSE = 0xffffe, LOOKS = 64 };
-#define LINGER_NS (2 * WEFTI_SECOND_NS)
+enum { STEP_OPEN = 0xfffff, LOOKS = 64 };
 
 /* --- open --- */
 
@@ -32,9 +40,9 @@ weft_status wefti_coll_map_open(coll_group *group) {
     map->depth = 2 * in_flight;
     map->payload_offset = slots_bytes(map);
     map->stage_offset = map->payload_offset + wefti_align_up(map->depth * COLL_SMALL_BYTES, 4096);
-    map->size_bytes = map->stage_offset + COLL_SETS * STAGE_BYTES;
+    map->farewell_offset = map->stage_offset + COLL_SETS * STAGE_BYTES;
+    map->size_bytes = map->farewell_offset + wefti_align_up(sizeof(map_farewell) + size * sizeof(uint64_t), 4096);
     WEFTI_TRY(wefti_alloc(size * sizeof *map->peers, "a mapped group's peers", &map->peers));
-    WEFTI_TRY(wefti_alloc(2 * size * sizeof *map->byes, "a mapped group's farewells", &map->byes));
     WEFTI_TRY(wefti_alloc(in_flight * sizeof *map->shares, "large collectives", &map->shares));
     WEFTI_TRY(wefti_alloc(in_flight * 2 * size * sizeof *map->pointers, "large collectives' buffers", &map->pointers));
     WEFTI_TRY(wefti_alloc_raw(BLOCK_BYTES, 4096, "a block of results", &map->block));
@@ -47,7 +55,9 @@ weft_status wefti_coll_map_open(coll_group *group) {
     map->peers[group->base.index].base = map->region->base;
     map->info[0] = map->region->id;
     map->info[1] = map->size_bytes;
-    map->ready = 1;
+    map_farewell *farewell = map_farewell_of(map, group->base.index);
+    farewell->members = size;
+    farewell->index = (uint64_t)group->base.index;
     return WEFT_OK;
 }
 
@@ -82,7 +92,6 @@ static weft_status meet(coll_group *group, int32_t index) {
         return wefti_fail(WEFT_E_CORRUPT, "group %u: the region of rank %d is not as large as it said",
                           (unsigned)group->id, (int)rank);
     peer->base = region.base;
-    map->ready++;
     return WEFT_OK;
 }
 
@@ -97,6 +106,7 @@ static weft_status meet_all(coll_operation *operation, int32_t index) {
             wefti_coll_suspect(operation, i);
             status = WEFT_E_AGAIN;
         }
+        if (status == WEFT_E_AGAIN) operation->waits_for = i;
         if (status != WEFT_OK && status != WEFT_E_AGAIN) return status;
         if (i == index) wanted = status;
     }
@@ -105,69 +115,56 @@ static weft_status meet_all(coll_operation *operation, int32_t index) {
 
 /* --- close --- */
 
-/* All members say that they look at nobody's slots any more. True once all have. */
-static bool part(coll_group *group) {
+/* Stores in every other member's region that this one looks at nothing there any more. */
+static void say_goodbye(coll_group *group) {
     coll_map *map = group->map;
-    wefti_wire *wire = group->base.wire;
-    uint64_t until_ns = wefti_host_now(group->host) + LINGER_NS, now_ns;
-    size_t size = (size_t)group->base.size;
-    for (size_t i = 0; i < 2 * size; i++) {
-        int32_t index = (int32_t)(i % size);
-        if (index == group->base.index) continue;
-        uint64_t tag = wefti_coll_tag(group, 0, STEP_CLOSE);
-        map->byes[i] = i < size ? wefti_wire_recv(group->ranks[index], tag, NULL, 0)
-                                : wefti_wire_send(group->ranks[index], tag, NULL, 0);
-        map->byes[i].flags = WEFTI_WIRE_SILENT;
-        weft_status status;
-        while ((status = wire->ops->post(wire, &map->byes[i])) == WEFT_E_AGAIN &&
-               (now_ns = wefti_host_now(group->host)) < until_ns)
-            if (wefti_wire_progress(wire, now_ns) != WEFT_OK) break;
-        if (status != WEFT_OK) {
-            map->byes[i].done = true;
-            map->byes[i].status = status;
-        }
-    }
-    for (;;) {
-        bool pending = false, well = true;
-        for (size_t i = 0; i < 2 * size; i++) {
-            if ((int32_t)(i % size) == group->base.index) continue;
-            if (!map->byes[i].done) pending = true;
-            /* A member that is gone looks at nothing. */
-            if (map->byes[i].done && map->byes[i].status != WEFT_OK && map->byes[i].status != WEFT_E_PEER) well = false;
-        }
-        now_ns = wefti_host_now(group->host);
-        if (!pending) return well;
-        if (now_ns >= until_ns || wefti_wire_progress(wire, now_ns) != WEFT_OK) return false;
-        group->host->yield(group->host->context);
-    }
+    int32_t me = group->base.index;
+    /* What is still in flight is given up: the others are not to wait for it. */
+    uint64_t through = group->first ? group->first->sequence : group->base.sequence;
+    for (int32_t i = 0; i < group->base.size; i++)
+        if (i != me && map->peers[i].base)
+            atomic_store_explicit(&map_farewell_of(map, i)->left[me], through + 1, memory_order_release);
 }
 
-/* Whether the wire still has transfers of the opening or the farewell. */
-static bool holds_transfers(const coll_group *group) {
-    const coll_map *map = group->map;
+static bool all_have_left(const void *context) {
+    const map_farewell *farewell = context;
+    for (uint64_t i = 0; i < farewell->members; i++)
+        if (i != farewell->index && atomic_load_explicit(&farewell->left[i], memory_order_acquire) == 0) return false;
+    return true;
+}
+
+/* Messages of the opening that the wire still has; takes back the receives among them. */
+static bool holds_transfers(coll_group *group) {
+    const wefti_wire_ops *ops = group->base.wire->ops;
+    bool holds = false;
     for (int32_t i = 0; i < group->base.size; i++) {
-        const map_peer *peer = &map->peers[i];
-        if ((peer->received && !peer->transfers[0].done) || (peer->sent && !peer->transfers[1].done)) return true;
-        for (int k = 0; k < 2; k++) {
-            const wefti_wire_op *bye = &map->byes[(size_t)i + (size_t)k * (size_t)group->base.size];
-            if (bye->flags && !bye->done) return true;
-        }
+        map_peer *peer = &group->map->peers[i];
+        if (peer->received && !peer->transfers[0].done) (void)!ops->cancel(group->base.wire, &peer->transfers[0]);
+        holds |= (peer->received && !peer->transfers[0].done) || (peer->sent && !peer->transfers[1].done);
     }
+    return holds;
+}
+
+static bool is_known_to_others(const coll_group *group) {
+    for (int32_t i = 0; i < group->base.size; i++)
+        if (group->map->peers[i].sent) return true;
     return false;
 }
 
 void wefti_coll_map_close(coll_group *group) {
     coll_map *map = group->map;
+    wefti_wire *wire = group->base.wire;
     size_t size = (size_t)group->base.size, in_flight = (size_t)group->in_flight;
-    /* Where the farewell fails, the region is left to the wire, which frees it when it closes. */
-    bool parted = map->region && map->byes && !group->failed && map->ready == group->base.size && part(group);
-    if (map->peers && map->byes && holds_transfers(group))
-        group->base.wire->ops->abort(group->base.wire, WEFT_E_ABORTED, -1);
-    if (parted) group->base.wire->ops->region_release(map->region);
+    if (map->region && !group->failed) say_goodbye(group);
+    if (map->peers && holds_transfers(group) && !wefti_coll_settle(group, holds_transfers))
+        wire->ops->abort(wire, WEFT_E_ABORTED, -1);
+    if (map->region && !is_known_to_others(group))
+        wire->ops->region_release(map->region);
+    else if (map->region && !group->failed) /* of a group that failed, it is left to the wire, which frees it at its end */
+        wire->ops->region_retire(map->region, all_have_left, map_farewell_of(map, group->base.index));
     wefti_free(map->block, BLOCK_BYTES);
     wefti_free(map->pointers, in_flight * 2 * size * sizeof *map->pointers);
     wefti_free(map->shares, in_flight * sizeof *map->shares);
-    wefti_free(map->byes, 2 * size * sizeof *map->byes);
     wefti_free(map->peers, size * sizeof *map->peers);
     wefti_free(map, sizeof *map);
     group->map = NULL;
@@ -190,10 +187,22 @@ map_slot *wefti_coll_slot_fill(coll_operation *operation) {
     return slot;
 }
 
+bool wefti_coll_has_left(const coll_operation *operation, int32_t index) {
+    const coll_group *group = coll_group_of(operation);
+    if (!group->map || !operation->algorithm->mapped) return false;
+    const map_farewell *farewell = map_farewell_of(group->map, group->base.index);
+    uint64_t left = atomic_load_explicit(&farewell->left[index], memory_order_acquire);
+    return left && operation->sequence >= left - 1;
+}
+
 void wefti_coll_look_at_peer(coll_operation *operation, int32_t index) {
     const coll_group *group = coll_group_of(operation);
     operation->waits_for = index;
     if (++operation->looks % LOOKS != 0) return;
+    if (wefti_coll_has_left(operation, index)) {
+        wefti_coll_suspect(operation, index);
+        return;
+    }
     wefti_wire_link link = group->base.wire->ops->link(group->base.wire, group->ranks[index]);
     if (link != WEFTI_LINK_LEFT && link != WEFTI_LINK_DOWN) return;
     /* What it stored before it went counts: only the second look in vain is one. */

@@ -31,6 +31,12 @@ typedef struct map_slot {
 } map_slot;
 _Static_assert(sizeof(map_slot) == 192, "three cache lines");
 
+/* Where the others say goodbye to a member, at the end of its region: the only words there that others write. */
+typedef struct map_farewell {
+    uint64_t members, index; /* of the group; its owner's */
+    _Atomic uint64_t left[]; /* [members] 1 + the first operation that the member does not take part in; 0: it is there */
+} map_farewell;
+
 /* What a peer's region is like here. */
 typedef struct map_peer {
     uint8_t *base;              /* of its region in this rank's memory; NULL until known */
@@ -40,16 +46,14 @@ typedef struct map_peer {
 } map_peer;
 
 struct coll_map {
-    wefti_wire_region *region; /* this rank's: slots, then their payloads, then staging */
+    wefti_wire_region *region; /* this rank's: slots, then their payloads, then staging, then the farewell */
     map_peer *peers;           /* [size] */
     uint64_t info[2];
     uint64_t depth; /* slots: 2 · in_flight */
-    size_t payload_offset, stage_offset, size_bytes;
-    coll_share *shares;  /* [in_flight] */
-    void **pointers;     /* [in_flight · 2 · size]: the shares' */
-    int32_t ready;       /* members whose region is known */
-    wefti_wire_op *byes; /* [2 · size] */
-    uint8_t *block;      /* [BLOCK_BYTES] what was just reduced */
+    size_t payload_offset, stage_offset, farewell_offset, size_bytes;
+    coll_share *shares; /* [in_flight] */
+    void **pointers;    /* [in_flight · 2 · size]: the shares' */
+    uint8_t *block;     /* [BLOCK_BYTES] what was just reduced */
 };
 
 /* A large operation's view of the others. */
@@ -70,6 +74,10 @@ static inline map_slot *map_slot_of(const coll_map *map, int32_t member, uint64_
 }
 static inline uint8_t *map_payload_of(const coll_map *map, int32_t member, uint64_t sequence) {
     return map->peers[member].base + map->payload_offset + (size_t)(sequence % map->depth) * COLL_SMALL_BYTES;
+}
+
+static inline map_farewell *map_farewell_of(const coll_map *map, int32_t member) {
+    return (map_farewell *)(map->peers[member].base + map->farewell_offset);
 }
 
 /* Writes this rank's slot but for the stamp. */

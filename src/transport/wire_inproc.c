@@ -21,6 +21,8 @@ typedef struct buried_region {
     struct buried_region *next;
     void                 *base;
     size_t                size_bytes;
+    int32_t               rank; /* whose it was */
+    uint32_t              id;
 } buried_region;
 
 struct wefti_inproc_hub {
@@ -159,14 +161,24 @@ static void inproc_region_release(wefti_wire_region *region) {
     pthread_mutex_unlock(&wire->hub->lock);
 }
 
+/* A region of a rank that has closed its wire; NULL where it has none of that id. */
+static const buried_region *find_buried(const wefti_inproc_hub *hub, int32_t rank, uint32_t id) {
+    for (const buried_region *buried = hub->buried; buried; buried = buried->next)
+        if (buried->rank == rank && buried->id == id) return buried;
+    return NULL;
+}
+
 static weft_status inproc_peer_region(wefti_wire *self, int32_t peer, uint32_t id, wefti_wire_peer_region *region_out) {
     inproc_wire *wire = (inproc_wire *)self;
     if (peer < 0 || peer >= self->size || wire->ring.links[peer].state == WEFTI_LINK_NONE || id == 0)
         return wefti_fail(WEFT_E_INVALID, "inproc: region %u of rank %d: not connected, or no such id", id, (int)peer);
     weft_status status = WEFT_OK;
     pthread_mutex_lock(&wire->hub->lock);
-    const ring_wire *theirs = wire->hub->seats[peer].wire;
-    if (wire->hub->seats[peer].taken && (!theirs || wire->hub->seats[peer].killed))
+    const ring_wire     *theirs = wire->hub->seats[peer].wire;
+    const buried_region *buried = theirs ? NULL : find_buried(wire->hub, peer, id);
+    if (buried)
+        *region_out = (wefti_wire_peer_region){buried->base, buried->size_bytes};
+    else if (wire->hub->seats[peer].taken && (!theirs || wire->hub->seats[peer].killed))
         status = wefti_fail(WEFT_E_PEER, "inproc: rank %d is gone, and its region %u with it", (int)peer, id);
     else if (!theirs || id > theirs->region_count)
         status = WEFT_E_AGAIN;
@@ -185,7 +197,8 @@ static int inproc_descriptor(wefti_wire *wire) { return ((ring_wire *)wire)->doo
 static void bury(inproc_wire *wire, ring_region *entry) {
     buried_region *buried = NULL;
     if (entry->owned && wefti_alloc(sizeof *buried, "a closed wire's region", &buried) == WEFT_OK) {
-        *buried = (buried_region){wire->hub->buried, entry->region.base, entry->region.size_bytes};
+        *buried = (buried_region){wire->hub->buried, entry->region.base, entry->region.size_bytes, wire->ring.base.wire.rank,
+                                  entry->region.id};
         wire->hub->buried = buried;
     }
     wefti_ring_region_remove(&wire->ring, entry);
@@ -210,6 +223,7 @@ static const wefti_wire_ops inproc_ops = {
     .region_create = inproc_region_create,
     .region_register = inproc_region_register,
     .region_release = inproc_region_release,
+    .region_retire = wefti_ring_region_retire,
     .peer_region = inproc_peer_region,
     .region_of = wefti_ring_region_of,
     .post = wefti_ring_post,

@@ -16,6 +16,7 @@
 #include "transport/wire_ring.h"
 
 enum { EARLY_BYTES = 64 << 20 };
+#define SWEEP_NS WEFTI_MILLISECOND_NS
 
 size_t wefti_ring_data_bytes(const wefti_wire_options *options) {
     size_t bytes = options->ring_bytes;
@@ -119,7 +120,9 @@ weft_status wefti_ring_region_add(ring_wire *wire, void *base, size_t size_bytes
     }
     ring_region *region = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *region, "a region", &region));
-    *region = (ring_region){{&wire->base.wire, base, size_bytes, wire->region_count + 1}, memory, owned};
+    *region = (ring_region){.region = {&wire->base.wire, base, size_bytes, wire->region_count + 1},
+                            .memory = memory,
+                            .owned = owned};
     wire->regions[wire->region_count++] = region;
     *region_out = &region->region;
     return WEFT_OK;
@@ -128,6 +131,34 @@ weft_status wefti_ring_region_add(ring_wire *wire, void *base, size_t size_bytes
 void wefti_ring_region_remove(ring_wire *wire, ring_region *region) {
     wire->regions[region->region.id - 1] = NULL;
     wefti_free(region, sizeof *region);
+}
+
+void wefti_ring_region_retire(wefti_wire_region *region, bool (*unused)(const void *context), const void *context) {
+    ring_wire   *wire = (ring_wire *)region->wire;
+    ring_region *entry = (ring_region *)region;
+    if (unused(context)) {
+        wire->base.wire.ops->region_release(region);
+        return;
+    }
+    entry->unused = unused;
+    entry->context = context;
+    entry->next = wire->retired;
+    wire->retired = entry;
+}
+
+/* Releases the retired regions that nobody uses any more. */
+static void sweep(ring_wire *wire, uint64_t now_ns) {
+    if (now_ns - wire->swept_ns < SWEEP_NS) return;
+    wire->swept_ns = now_ns;
+    for (ring_region **at = &wire->retired; *at;) {
+        ring_region *entry = *at;
+        if (!entry->unused(entry->context)) {
+            at = &entry->next;
+            continue;
+        }
+        *at = entry->next;
+        wire->base.wire.ops->region_release(&entry->region);
+    }
 }
 
 /* The newest first: what is asked for is mostly the arena of the latest plan. */
@@ -213,6 +244,7 @@ weft_status wefti_ring_poll(wefti_wire *self, uint64_t now_ns, wefti_wire_op **o
     ring_wire *wire = (ring_wire *)self;
     if (wire->armed) wake_up(wire);
     wire->front->service(wire, now_ns);
+    if (wire->retired) sweep(wire, now_ns);
     if (!wire->base.aborted) {
         for (int32_t peer = 0; peer < self->size; peer++) {
             ring_link *link = &wire->links[peer];

@@ -74,6 +74,10 @@ typedef struct ring_region {
     wefti_wire_region region;
     int               memory; /* shm: its memfd; else -1 */
     bool              owned;  /* the wire allocated it */
+    /* of a retired one */
+    struct ring_region *next;
+    bool (*unused)(const void *context);
+    const void       *context;
 } ring_region;
 
 /* What the two wires do differently. */
@@ -94,6 +98,8 @@ struct ring_wire {
     wefti_op_list     copying;  /* operations that this end copies, a piece at each poll */
     ring_region     **regions;  /* [region_count] by id - 1; NULL once released */
     uint32_t          region_count, region_capacity;
+    ring_region      *retired;  /* of those, the ones that go when nobody uses them any more */
+    uint64_t          swept_ns;
 };
 
 /* Opens the common part; the front has allocated the segment (zeroed). */
@@ -120,6 +126,7 @@ wefti_wire_link wefti_ring_link_state(const wefti_wire *wire, int32_t peer);
 weft_status wefti_ring_region_add(ring_wire *wire, void *base, size_t size_bytes, int memory, bool owned,
                                   wefti_wire_region **region_out);
 void        wefti_ring_region_remove(ring_wire *wire, ring_region *region);
+void        wefti_ring_region_retire(wefti_wire_region *region, bool (*unused)(const void *context), const void *context);
 wefti_wire_region *wefti_ring_region_of(wefti_wire *wire, const void *memory, size_t bytes);
 
 /* --- between wire_ring.c and wire_ring_move.c --- */

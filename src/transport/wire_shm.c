@@ -216,6 +216,10 @@ static void shm_region_release(wefti_wire_region *region) {
     if (log_add(wire, SHM_REGION_WITHDRAWN, id) == WEFT_OK) announce_all(wire);
 }
 
+static shm_region_state region_state(const shm_link *link, uint32_t id) {
+    return id <= link->region_capacity ? link->regions[id - 1].state : SHM_REGION_UNKNOWN;
+}
+
 static weft_status shm_peer_region_of(wefti_wire *self, int32_t peer, uint32_t id, wefti_wire_peer_region *region_out) {
     shm_wire *wire = (shm_wire *)self;
     if (peer < 0 || peer >= self->size || wire->ring.links[peer].state == WEFTI_LINK_NONE || id == 0)
@@ -227,15 +231,18 @@ static weft_status shm_peer_region_of(wefti_wire *self, int32_t peer, uint32_t i
         *region_out = (wefti_wire_peer_region){own->region.base, own->region.size_bytes};
         return WEFT_OK;
     }
-    const shm_link  *link = &wire->links[peer];
-    shm_region_state state = id <= link->region_capacity ? link->regions[id - 1].state : SHM_REGION_UNKNOWN;
+    shm_link *link = &wire->links[peer];
+    bool      here = wire->ring.links[peer].state == WEFTI_LINK_UP || wire->ring.links[peer].state == WEFTI_LINK_CONNECTING;
+    /* Its goodbye came through the ring, and what it announced before may still lie in the socket. */
+    if (!here && region_state(link, id) == SHM_REGION_UNKNOWN && link->socket >= 0) listen_to_peer(wire, peer);
+    shm_region_state state = region_state(link, id);
     if (state == SHM_REGION_MAPPED) {
         *region_out = (wefti_wire_peer_region){link->regions[id - 1].base, link->regions[id - 1].size_bytes};
         return WEFT_OK;
     }
     if (state == SHM_REGION_GONE)
         return wefti_fail(WEFT_E_NOT_FOUND, "shm: region %u of rank %d was released", id, (int)peer);
-    if (wire->ring.links[peer].state == WEFTI_LINK_UP || wire->ring.links[peer].state == WEFTI_LINK_CONNECTING) {
+    if (here) {
         wire->look_now = true;
         return WEFT_E_AGAIN;
     }
@@ -246,6 +253,7 @@ static weft_status shm_peer_region_of(wefti_wire *self, int32_t peer, uint32_t i
 
 static void shm_close(wefti_wire *self, uint64_t linger_ns) {
     shm_wire *wire = (shm_wire *)self;
+    announce_all(wire); /* what a socket did not take before: peers may need it to finish */
     wefti_ring_leave(&wire->ring, linger_ns);
     /* Without a word: peers keep their mappings, which they may still be reading, until they close too. */
     for (uint32_t i = 0; i < wire->ring.region_count; i++)
@@ -275,6 +283,7 @@ static const wefti_wire_ops shm_ops = {
     .link = wefti_ring_link_state,
     .region_create = shm_region_create,
     .region_release = shm_region_release,
+    .region_retire = wefti_ring_region_retire,
     .peer_region = shm_peer_region_of,
     .region_of = wefti_ring_region_of,
     .post = wefti_ring_post,

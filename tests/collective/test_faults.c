@@ -103,7 +103,7 @@ static weft_status stay_away(ranks *all, int32_t rank) {
                                    .size = transport->size,
                                    .index = transport->rank,
                                    .id = 7,
-                                   .timeout_ns = 300 * WEFTI_MILLISECOND_NS,
+                                   .timeout_ns = 3 * WEFTI_SECOND_NS / 2,
                                    .fault = transport->fault};
     weft_status status = engine->open(&options, &group);
     float values[4] = {0};
@@ -129,11 +129,156 @@ static void try_staying_away(const char *name, int32_t size) {
     ranks_free(all);
 }
 
-Test(collective_faults, a_rank_that_does_not_come_is_named) {
+Test(collective_faults, a_rank_that_does_not_come_is_named_shm) {
     try_staying_away("shm", 2);
     try_staying_away("shm", 3);
+}
+Test(collective_faults, a_rank_that_does_not_come_is_named_tcp) {
     try_staying_away("tcp", 2);
     try_staying_away("tcp", 3);
+}
+
+/* --- a rank that leaves ahead of the others --- */
+
+enum { AHEAD_US = 2500000 }; /* by how much; longer than any wait that closing could be given */
+
+static weft_status open_group(wefti_transport *transport, wefti_group **group_out) {
+    return wefti_collective_engine_weft()->open(&(wefti_group_options){.wire = transport->wire,
+                                                                       .size = transport->size,
+                                                                       .index = transport->rank,
+                                                                       .id = 7,
+                                                                       .fault = transport->fault},
+                                                group_out);
+}
+
+/* Runs a call on which the others are seconds late, though they have started it and so given what OTHER needs of them. */
+static weft_status run_late(wefti_group *group, const wefti_collective_call *call, bool late) {
+    wefti_collective *operation = NULL;
+    WEFTI_TRY(wefti_collective_start(group, call, &operation));
+    if (late) {
+        WEFTI_TRY(group->engine->progress(group, ranks_now()));
+        usleep(AHEAD_US);
+    }
+    return wefti_collective_wait(operation, 0);
+}
+
+/* The sum of 1 … size in each element. */
+static weft_status sum_late(wefti_group *group, bool late, size_t count) {
+    float values[100];
+    for (size_t i = 0; i < count; i++) values[i] = (float)(group->index + 1);
+    wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .send = values, .receive = values, .count = count};
+    WEFTI_TRY(run_late(group, &call, late));
+    for (size_t i = 0; i < count; i++)
+        if (values[i] != (float)(group->size * (group->size + 1) / 2))
+            return wefti_fail(WEFT_E_INTERNAL, "element %zu is %g", i, (double)values[i]);
+    return WEFT_OK;
+}
+
+/* The very first operation of a group is its last: nobody knows of anybody's memory before. */
+static weft_status leave_ahead(ranks *all, int32_t rank) {
+    wefti_transport *transport = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    weft_status status = sum_late(transport->group, rank != OTHER, 100);
+    wefti_transport_close(transport);
+    (void)all;
+    return status;
+}
+
+/* The root is through once the system has taken its bytes, which is more than its peers have room for. */
+static weft_status broadcast_and_leave(ranks *all, int32_t rank) {
+    wefti_transport *transport = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    size_t bytes = (size_t)1 << 20;
+    uint8_t *memory = malloc(bytes);
+    memset(memory, rank == OTHER ? 42 : 0, bytes);
+    wefti_collective_call call = {.kind = WEFTI_BROADCAST,
+                                  .dtype = WEFT_U8,
+                                  .root = OTHER,
+                                  .send = memory,
+                                  .receive = memory,
+                                  .count = bytes};
+    weft_status status = run_late(transport->group, &call, rank != OTHER);
+    for (size_t i = 0; i < bytes && status == WEFT_OK; i++)
+        if (memory[i] != 42) status = wefti_fail(WEFT_E_INTERNAL, "byte %zu is %d", i, memory[i]);
+    wefti_transport_close(transport);
+    free(memory);
+    (void)all;
+    return status;
+}
+
+/* OTHER closes one group and goes on with another, over the same wire. */
+static weft_status close_one_group_ahead(ranks *all, int32_t rank) {
+    wefti_transport *transport = NULL;
+    wefti_group *group = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    weft_status status = open_group(transport, &group);
+    if (status == WEFT_OK) status = sum_late(group, rank != OTHER, 100);
+    wefti_collective_engine_weft()->close(group);
+    for (int round = 0; round < 3 && status == WEFT_OK; round++) { /* the same id once more, over and over */
+        status = open_group(transport, &group);
+        if (status == WEFT_OK) status = sum_late(group, false, 100);
+        wefti_collective_engine_weft()->close(group);
+        if (status == WEFT_OK) status = sum_late(transport->group, false, 1);
+    }
+    wefti_transport_close(transport);
+    (void)all;
+    return status;
+}
+
+static void try_ahead(const char *name, int32_t size, rank_function function, bool waits) {
+    wire = name;
+    ranks *all = ranks_start(size, function);
+    ranks_join(all);
+    for (int32_t rank = 0; rank < size; rank++)
+        cr_expect(all->results[rank].status == WEFT_OK, "%s, rank %d of %d: %s", name, (int)rank, (int)size,
+                  all->results[rank].message);
+    uint64_t ahead_ns = all->results[0].at_ns - all->results[OTHER].at_ns;
+    if (!waits) /* of 2.5 s, a busy machine may take some */
+        cr_expect(ahead_ns > WEFTI_SECOND_NS && ahead_ns < 60 * WEFTI_SECOND_NS, "%s: it was ahead by %g s only", name,
+                  (double)ahead_ns / 1e9);
+    ranks_free(all);
+}
+
+Test(collective_faults, who_is_late_finishes_when_others_have_left_shm) {
+    try_ahead("shm", 2, leave_ahead, false);
+    try_ahead("shm", 3, leave_ahead, false);
+}
+Test(collective_faults, who_is_late_finishes_when_others_have_left_tcp) {
+    try_ahead("tcp", 3, leave_ahead, false);
+    try_ahead("tcp", 2, broadcast_and_leave, false);
+}
+Test(collective_faults, a_group_closed_ahead_leaves_the_wire_whole) {
+    try_ahead("shm", 3, close_one_group_ahead, true);
+    try_ahead("tcp", 3, close_one_group_ahead, true);
+}
+
+/* --- a rank that closes a group of which others want more --- */
+
+static weft_status close_the_group_only(ranks *all, int32_t rank) {
+    wefti_transport *transport = NULL;
+    wefti_group *group = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    weft_status status = open_group(transport, &group);
+    if (status == WEFT_OK) status = sum_late(group, false, 10);
+    if (status == WEFT_OK && rank != OTHER) status = sum_late(group, false, 10);
+    wefti_collective_engine_weft()->close(group);
+    while (status == WEFT_OK && rank == OTHER) {
+        usleep(1000);
+        status = wefti_fault_status(transport->fault);
+    }
+    wefti_transport_close(transport);
+    (void)all;
+    return status;
+}
+
+Test(collective_faults, a_rank_that_closed_its_group_is_named) {
+    wire = "shm";
+    uint64_t since_ns = ranks_now();
+    ranks *all = ranks_start(3, close_the_group_only);
+    ranks_join(all);
+    expect_all(all, -1, WEFT_E_PEER, "rank 1 failed: it closed its group before operation 1 of group 7", "a closed group");
+    cr_expect(ranks_now() - since_ns < 15 * WEFTI_SECOND_NS, "took %g s", (double)(ranks_now() - since_ns) / 1e9);
+    ranks_free(all);
 }
 
 /* --- a rank that is killed at a random moment --- */

@@ -640,6 +640,61 @@ static void delivers_what_was_sent_before_leaving(rank_world *world) {
     world->gone = true;
 }
 
+static bool is_noted(const void *context) { return atomic_load((const _Atomic int64_t *)context) != 0; }
+
+/* Rank 0 retires a region while another looks at it, and leaves while the other has yet to find a second one. */
+static void keeps_regions_for_who_is_late(rank_world *world) {
+    if (!(world->wire->can.flags & WEFTI_WIRE_MAPS_PEERS)) return;
+    wefti_wire_region     *first = NULL, *second = NULL;
+    wefti_wire_peer_region seen;
+    _Atomic int64_t       *unused = &world->shared->note[1];
+    uint64_t               since = world_now();
+    if (world->rank == 0) {
+        CHECK_OK(world->wire->ops->region_create(world->wire, 4096, &first));
+        CHECK_OK(world->wire->ops->region_create(world->wire, 4096, &second));
+        fill(first->base, 4096, 1);
+        fill(second->base, 4096, 2);
+        atomic_store(&world->shared->note[0], (int64_t)first->id << 32 | second->id);
+        world_barrier(world);
+        world->wire->ops->region_retire(first, is_noted, unused);
+        while (!atomic_load(unused)) world_poll(world, since);
+        world_barrier(world);
+        for (int i = 0; i < 10; i++) { /* some polls later it is gone */
+            world->wire->host->sleep(world->wire->host->context, 2 * WEFTI_MILLISECOND_NS);
+            world_poll(world, world_now());
+        }
+        world_barrier(world);
+        world->wire->ops->close(world->wire, WEFTI_SECOND_NS);
+        world->wire = NULL;
+        world->gone = true;
+        atomic_store(&world->shared->note[2], 1);
+        return;
+    }
+    world_barrier(world);
+    int64_t  ids = atomic_load(&world->shared->note[0]);
+    uint32_t first_id = (uint32_t)(ids >> 32), second_id = (uint32_t)ids;
+    if (world->rank == 1) {
+        for (int i = 0; i < 5; i++) {
+            world->wire->host->sleep(world->wire->host->context, 2 * WEFTI_MILLISECOND_NS);
+            region_of(world, 0, first_id);
+            CHECK_OK(world->wire->ops->peer_region(world->wire, 0, first_id, &seen));
+            CHECK(filled(seen.base, 4096, 1), "a retired region changed");
+        }
+        atomic_store(unused, 1);
+    }
+    world_barrier(world);
+    world_barrier(world);
+    while (world->rank == 1 && world->wire->ops->peer_region(world->wire, 0, first_id, &seen) == WEFT_OK)
+        world_poll(world, since);
+    while (!atomic_load(&world->shared->note[2]) || world->wire->ops->link(world->wire, 0) == WEFTI_LINK_UP)
+        world_poll(world, since);
+    CHECK_OK(world->wire->ops->peer_region(world->wire, 0, second_id, &seen));
+    CHECK(filled(seen.base, 4096, 2), "the region of a rank that left changed");
+    world->wire->ops->close(world->wire, WEFTI_SECOND_NS);
+    world->wire = NULL;
+    world->gone = true;
+}
+
 /* Rank 0 dies with operations of every kind pending on it; the others learn within a second, and go on with each other. */
 static void tells_of_a_dead_rank(rank_world *world) {
     enum { BYTES = 8 << 20 };
@@ -761,6 +816,7 @@ const wire_case wire_cases[] = {
     {"sends_between_regions_and_other_memory", sends_between_regions_and_other_memory},
     {"flushes_on_abort", flushes_on_abort},
     {"delivers_what_was_sent_before_leaving", delivers_what_was_sent_before_leaving},
+    {"keeps_regions_for_who_is_late", keeps_regions_for_who_is_late},
     {"tells_of_a_dead_rank", tells_of_a_dead_rank},
     {"survives_a_random_storm", survives_a_random_storm},
 };

@@ -72,7 +72,8 @@ typedef struct wefti_group_options {
     const int32_t       *ranks;      /* [size] world ranks by index; copied; NULL: 0 … size-1 */
     int32_t              size;
     int32_t              index;      /* of this rank */
-    uint16_t             id;         /* among the groups of the world */
+    uint16_t             id;         /* among the groups of the world; free again once all members have closed the group in
+                                        order, with nothing in flight */
     uint16_t             epoch;      /* messages of an older one are dropped */
     uint64_t             timeout_ns; /* each operation's deadline from its start; 0: 30 s */
     int32_t              in_flight;  /* operations in flight at once; 0: 64 */
@@ -88,7 +89,10 @@ typedef struct wefti_collective_engine {
 
     /* Opens a group; collective over its members for some engines. Pools and staging are allocated here. */
     weft_status (*open)(const wefti_group_options *options, wefti_group **group_out);
-    /* Closes it; operations in flight end with WEFT_E_ABORTED first. NULL is allowed. */
+    /* Closes it; operations in flight end with WEFT_E_ABORTED first. Waits for no other member: one that has yet to finish
+     * an operation which is over here is not disturbed, however late it is; one that waits for an operation which this
+     * member never started is told (at once where the wire maps peers, else when this rank leaves the wire). The wire, and
+     * exported memory that operations used, go on until the caller ends them. NULL is allowed. */
     void (*close)(wefti_group *group);
 
     /* WEFT_OK where the engine can do the call (kind, dtype, op); else WEFT_E_UNSUPPORTED or WEFT_E_DTYPE, named. */

@@ -144,9 +144,15 @@ typedef struct wefti_wire_ops {
      * not yet seen a fault: their mappings stay valid addresses, without meaning. NULL is allowed. A region that is not
      * released is freed by close, and stays whole in the mappings of peers until they close too. */
     void (*region_release)(wefti_wire_region *region);
+    /* As region_release, but of a region that peers may still be using: it stays whole until `unused(context)` says that
+     * none does, which is asked here and now and then in poll, and so must be cheap. Where the wire closes first, peers'
+     * mappings stay whole until they close too. The context must live as long as the region, so it may lie in it. NULL
+     * slot: where the wire does not map peers. */
+    void (*region_retire)(wefti_wire_region *region, bool (*unused)(const void *context), const void *context);
     /* The region `id` of `peer` (this rank included). WEFT_E_AGAIN while its announcement has not come (poll again);
-     * WEFT_E_NOT_FOUND after its release; WEFT_E_PEER where the peer is gone. The mapping holds until the region is
-     * released or the wire closed. Constant time. */
+     * WEFT_E_NOT_FOUND after its release; WEFT_E_PEER where the peer is gone. Where the wire maps, the regions of a peer
+     * that left in order are still found: it may be ahead of this rank. The mapping holds until the region is released or
+     * the wire closed. Constant time. */
     weft_status (*peer_region)(wefti_wire *wire, int32_t peer, uint32_t id, wefti_wire_peer_region *region_out);
     /* The region of this end that holds all of [memory, memory + bytes), or NULL: so that an algorithm that is handed a
      * plain pointer can tell peers where it is. Cheap: it is asked for every large operation. NULL slot: never. */
