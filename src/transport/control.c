@@ -151,13 +151,13 @@ static void *run_thread(void *context) {
     return NULL;
 }
 
-/* Where there is no thread: called by wefti_fault_status, so by every wait. */
+/* Called by wefti_fault_status, so by every wait: while somebody is suspected, or where there is no thread. */
 static void listen_now(void *context) {
     wefti_control *control = context;
     uint64_t       now_ns = wefti_host_now(control->host);
-    if (now_ns < control->listened_ns + WEFTI_MILLISECOND_NS) return;
+    if (now_ns < atomic_load_explicit(&control->listened_ns, memory_order_relaxed) + WEFTI_MILLISECOND_NS) return;
     if (pthread_mutex_trylock(&control->lock) != 0) return;
-    control->listened_ns = now_ns;
+    atomic_store_explicit(&control->listened_ns, now_ns, memory_order_relaxed);
     pump(control, now_ns);
     pthread_mutex_unlock(&control->lock);
 }
@@ -236,6 +236,8 @@ weft_status wefti_control_exchange(wefti_control *control, const char *name, con
     }
     while (status == WEFT_E_AGAIN) {
         contribute(control, payload, WEFTI_EXCHANGE_NAME_BYTES + bytes, &sent);
+        if (!control->round.done && control->place->rank != 0 && control->members[0].state == MEMBER_LEFT)
+            wefti_fault_raise(control->fault, WEFT_E_PEER, 0, "it has left, and others wait for it");
         if (control->round.done)
             status = WEFT_OK;
         else if (wefti_fault_verdict(control->fault) != WEFT_OK)
@@ -337,7 +339,8 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
     weft_status status = set_up(control);
     if (status == WEFT_OK) {
         wefti_fault_set_hooks(control->fault, &(wefti_fault_hooks){.decided = decided,
-                                                                   .listen = control->no_thread ? listen_now : NULL,
+                                                                   .listen = listen_now,
+                                                                   .unattended = control->no_thread,
                                                                    .context = control,
                                                                    .grace_ns = CONTROL_GRACE_NS});
         if (!control->no_thread) status = start_thread(control);

@@ -63,7 +63,8 @@ struct wefti_control {
     bool               has_thread, no_thread;
     _Atomic bool       stop;
     int                wake;       /* eventfd: the thread shall look */
-    uint64_t           listened_ns, pumped_ns, beat_ns;
+    _Atomic uint64_t   listened_ns;
+    uint64_t           pumped_ns, beat_ns;
     weft_status        failed;     /* joining has failed for good … */
     char               failure[WEFTI_MESSAGE_BYTES]; /* … for this reason */
     uint64_t           strangers;

@@ -2,7 +2,9 @@
  *
  * Four states: none, suspected (a link broke, but the peer may have left because of an earlier fault elsewhere, whose
  * news is still under way on the control channel), telling, and decided: a verdict that never changes. A suspicion that
- * hears no news within the grace time becomes the verdict. The others are told before anybody here can see the
+ * hears no news within the grace time becomes the verdict. Meanwhile whoever asks also listens: on a machine whose cores are
+ * all busy, the control thread of this rank, or that of the rank that passes news on, may not run in time, and a survivor
+ * that left because of the real fault would be blamed. The others are told before anybody here can see the
  * verdict: a program that sees it may end at once, and its own end must not be taken for the first fault.
  *
  * The state is one atomic, so that asking costs a load while all is well; everything else is under a lock, which the
@@ -113,7 +115,8 @@ weft_status wefti_fault_status(wefti_fault *fault) {
     int state = atomic_load_explicit(&fault->state, memory_order_acquire);
     if (state == FAULT_DECIDED) return verdict(fault);
     /* The hooks change only while no other thread is here (set before use, taken off after). */
-    if (fault->hooks.listen) fault->hooks.listen(fault->hooks.context);
+    if (fault->hooks.listen && (fault->hooks.unattended || state == FAULT_SUSPECTED))
+        fault->hooks.listen(fault->hooks.context);
     if (atomic_load_explicit(&fault->state, memory_order_acquire) == FAULT_SUSPECTED) {
         pthread_mutex_lock(&fault->lock);
         if (wefti_host_now(fault->host) >= fault->suspect_until_ns)

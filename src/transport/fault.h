@@ -8,8 +8,10 @@ typedef struct wefti_fault_hooks {
     /* Called once by the thread that decides, with a verdict that nobody here can see yet: tells the other ranks. Must
      * not call back into the fault. May be NULL. */
     void (*decided)(void *context, weft_status status, int32_t rank, const char *cause);
-    /* Called by wefti_fault_status while there is no verdict, where no control thread listens. May be NULL. */
+    /* Hears the news that is there: called by wefti_fault_status while somebody is suspected, and always where nobody else
+     * listens (`unattended`). May be NULL. */
     void (*listen)(void *context);
+    bool unattended;
     void    *context;
     uint64_t grace_ns; /* how long a suspicion waits for news of an earlier fault */
 } wefti_fault_hooks;

@@ -17,21 +17,16 @@
 
 uint64_t ranks_now(void) { return wefti_host_now(wefti_host_system()); }
 
-/* Below the ports that the system gives to whoever asks for any, so that nobody takes it before rank 0 does. */
 void ranks_pick_store(char store_out[64]) {
-    enum { FIRST = 20000, RANGE = 12000 };
-    static unsigned next;
-    for (int tries = 0; tries < 100; tries++) {
-        unsigned           port = FIRST + ((unsigned)getpid() * 97 + next++ * 31) % RANGE;
-        struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-        int                probe = socket(AF_INET, SOCK_STREAM, 0), taken;
-        cr_assert_geq(probe, 0, "%s", strerror(errno));
-        taken = bind(probe, (struct sockaddr *)&address, sizeof address);
-        close(probe);
-        snprintf(store_out, 64, "127.0.0.1:%u", port);
-        if (taken == 0) return;
-    }
-    cr_assert_fail("no port is free");
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t          length = sizeof address;
+    int                holder = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    /* Stays bound until the test ends: else another test's wire could be given the port before rank 0 takes it. The flag,
+     * which rank 0 sets too, lets it listen there all the same. */
+    setsockopt(holder, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    cr_assert(bind(holder, (struct sockaddr *)&address, length) == 0);
+    getsockname(holder, (struct sockaddr *)&address, &length);
+    snprintf(store_out, 64, "127.0.0.1:%d", ntohs(address.sin_port));
 }
 
 static _Noreturn void run(ranks *all, int32_t rank, rank_function function) {

@@ -197,15 +197,20 @@ Test(fault, a_rank_that_gives_up_tells_why) {
     ranks_free(all);
 }
 
+/* --- leaving --- */
+
+static int32_t leaver = 1;
+
 static weft_status leave_early(ranks *all, int32_t rank) {
     wefti_transport *transport = NULL;
-    WEFTI_TRY(wefti_transport_open(NULL, &transport));
+    WEFTI_TRY(wefti_transport_open(&(wefti_transport_options){.wire = setup.wire}, &transport));
     weft_status status = WEFT_OK;
-    if (rank != 1) { /* the others go on with what needs no rank 1 */
+    if (rank != leaver) { /* the others go on with what needs no rank that left */
+        int32_t first = leaver == 0 ? 1 : 0, last = leaver == 2 ? 1 : 2;
         usleep(300000);
         status = wefti_fault_status(transport->fault);
         uint64_t      value = 5;
-        wefti_wire_op op = rank == 0 ? wefti_wire_send(2, 9, &value, 8) : wefti_wire_recv(0, 9, &value, 8);
+        wefti_wire_op op = rank == first ? wefti_wire_send(last, 9, &value, 8) : wefti_wire_recv(first, 9, &value, 8);
         op.flags = WEFTI_WIRE_SILENT;
         if (status == WEFT_OK) status = wefti_wire_post(transport->wire, &op);
         while (status == WEFT_OK && !op.done) {
@@ -219,19 +224,27 @@ static weft_status leave_early(ranks *all, int32_t rank) {
     return status;
 }
 
-Test(fault, leaving_in_order_is_none) {
+static void expect_no_fault(const char *wire, int32_t who) {
+    setup.wire = wire;
+    leaver = who;
     ranks *all = ranks_start(3, leave_early);
     ranks_join(all);
     for (int32_t rank = 0; rank < 3; rank++)
-        cr_expect_eq(all->results[rank].status, WEFT_OK, "rank %d: %s", (int)rank, all->results[rank].message);
+        cr_expect_eq(all->results[rank].status, WEFT_OK, "%s, rank %d: %s", wire, (int)rank, all->results[rank].message);
     ranks_free(all);
+}
+
+Test(fault, leaving_in_order_is_none) {
+    expect_no_fault("shm", 1);
+    expect_no_fault("tcp", 1);
+    expect_no_fault("tcp", 0); /* which takes the store and the control channel with it */
 }
 
 static weft_status wait_for_who_has_left(ranks *all, int32_t rank) {
     wefti_transport *transport = NULL;
-    WEFTI_TRY(wefti_transport_open(NULL, &transport));
+    WEFTI_TRY(wefti_transport_open(&(wefti_transport_options){.wire = setup.wire}, &transport));
     weft_status status = WEFT_OK;
-    if (rank != 1) {
+    if (rank != leaver) {
         wefti_collective_call call = {.kind = WEFTI_BARRIER};
         status = wefti_collective_run(transport->group, &call);
         all->results[rank].fault_rank = wefti_fault_rank(transport->fault);
@@ -240,14 +253,47 @@ static weft_status wait_for_who_has_left(ranks *all, int32_t rank) {
     return status;
 }
 
-Test(fault, waiting_for_a_rank_that_left_ends) {
-    ranks *all = ranks_start(3, wait_for_who_has_left);
+static weft_status exchange_with_who_has_left(ranks *all, int32_t rank) {
+    wefti_transport *transport = NULL;
+    WEFTI_TRY(wefti_transport_open(&(wefti_transport_options){.wire = setup.wire}, &transport));
+    weft_status status = WEFT_OK;
+    int32_t     numbers[3];
+    if (rank != leaver) {
+        status = wefti_transport_exchange(transport, "numbers", &rank, sizeof rank, numbers);
+        all->results[rank].fault_rank = wefti_fault_rank(transport->fault);
+    }
+    wefti_transport_close(transport);
+    return status;
+}
+
+/* All who wait for the rank that left know it long before any deadline. */
+static void expect_left(rank_function wait, const char *wire, int32_t who) {
+    setup.wire = wire;
+    leaver = who;
+    uint64_t since_ns = ranks_now();
+    ranks   *all = ranks_start(3, wait);
     ranks_join(all);
-    cr_expect_eq(all->results[1].status, WEFT_OK);
-    for (int32_t rank = 0; rank < 3; rank += 2) {
-        cr_expect_eq(all->results[rank].status, WEFT_E_PEER, "rank %d: %s: %s", (int)rank,
-                     weft_status_name(all->results[rank].status), all->results[rank].message);
-        cr_expect_eq(all->results[rank].fault_rank, 1, "rank %d: %s", (int)rank, all->results[rank].message);
+    cr_expect_eq(all->results[who].status, WEFT_OK, "%s: %s", wire, all->results[who].message);
+    for (int32_t rank = 0; rank < 3; rank++) {
+        const rank_result *result = &all->results[rank];
+        if (rank == who) continue;
+        cr_expect(result->status == WEFT_E_PEER && result->fault_rank == who, "%s, rank %d of those that wait for %d: %s, blames "
+                  "%d: %s", wire, (int)rank, (int)who, weft_status_name(result->status), (int)result->fault_rank,
+                  result->message);
+        cr_expect(strstr(result->message, "left"), "%s, rank %d: %s", wire, (int)rank, result->message);
+        cr_expect(result->at_ns - since_ns < 10 * WEFTI_SECOND_NS, "%s, rank %d took %g s", wire, (int)rank,
+                  (double)(result->at_ns - since_ns) / 1e9);
     }
     ranks_free(all);
+}
+
+Test(fault, waiting_for_a_rank_that_left_ends) {
+    expect_left(wait_for_who_has_left, "shm", 1);
+    expect_left(wait_for_who_has_left, "shm", 0);
+    expect_left(wait_for_who_has_left, "tcp", 1);
+    expect_left(wait_for_who_has_left, "tcp", 2);
+}
+Test(fault, exchanging_with_a_rank_that_left_ends) {
+    expect_left(exchange_with_who_has_left, "shm", 1);
+    expect_left(exchange_with_who_has_left, "tcp", 0);
 }
