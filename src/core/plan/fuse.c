@@ -248,6 +248,7 @@ typedef struct builder {
     int32_t      inputs[3 * WEFTI_FUSED_MAX];
     int32_t      outputs[WEFTI_FUSED_MAX];
     int32_t      instruction_of[WEFTI_FUSED_MAX]; /* by member */
+    double       flops;
 } builder;
 
 /* Where an instruction finds `value`: the input it is, or the instruction that makes it. */
@@ -273,6 +274,7 @@ static int32_t add_instruction(builder *b, const wefti_item *item) {
     for (int32_t i = 0; i < b->fused->n_instructions; i++) /* clones of one producer meet again here */
         if (memcmp(&b->fused->instruction[i], &fresh, sizeof fresh) == 0) return i;
     b->fused->instruction[b->fused->n_instructions] = fresh;
+    b->flops += item->flops;
     return b->fused->n_instructions++;
 }
 
@@ -314,6 +316,7 @@ static weft_status build_program(builder *b) {
         const wefti_item *item = &ir->items[g->member[m]];
         if (is_reduction(item->op)) {
             add_output(b, item, reduced_instruction(b, item->inputs[0]));
+            b->flops += item->flops;
             b->instruction_of[m] = -1;
             continue;
         }
@@ -336,11 +339,11 @@ static weft_status add_fused(builder *b, int32_t *item_out) {
     memcpy(fused->inputs, b->inputs, (size_t)b->fused->n_inputs * sizeof *fused->inputs);
     memcpy(fused->outputs, b->outputs, (size_t)b->fused->n_outputs * sizeof *fused->outputs);
     fused->graph_ops = 0;
+    fused->flops = b->flops;
     fused->flags = WEFTI_NODE_RECOMPUTED;
     for (int32_t m = 0; m < g->n_members; m++) {
         const wefti_item *member = &ir->items[g->member[m]];
         fused->graph_ops += member->graph_ops;
-        fused->flops += member->flops;
         if (!(member->flags & WEFTI_NODE_RECOMPUTED)) fused->flags &= ~(uint32_t)WEFTI_NODE_RECOMPUTED;
         fused->flags |= member->flags & WEFTI_NODE_BACKWARD;
     }
