@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/graph/graph.h"
+#include "core/rules/rules.h"
 
 static weft_graph *graph;
 static int         leaves;
@@ -429,19 +430,81 @@ Test(graph_infer, many_inputs_are_cut_in_messages) {
     FAILS(WEFT_E_SHAPE, "and 2 more: [2] and [2, 2] ('f')", CONCAT, &attrs, F(2), F(2), F(2), F(2), F(2), F(2, 2));
 }
 
-Test(graph_infer, counts_operations) {
-    weft_tensor *a = F(2, 3, 4), *b = F(4, 5), *c = F(3);
-    cr_assert_eq(wefti_node_flops(weft_matmul(a, b)->node->inputs[0]->node), 2 * 6 * 4 * 5);
-    cr_assert_eq(wefti_node_flops(weft_sum(a)->node), 24);
-    cr_assert_eq(wefti_node_flops(weft_transpose(a, 0, 1)->node), 0);
-    cr_assert_eq(wefti_node_flops(weft_exp(c)->node), 3);
-    wefti_attrs attrs = conv();
-    weft_tensor *inputs[2] = {F(2, 3, 6, 5), F(8, 3, 3, 3)};
-    cr_assert_eq(wefti_node_flops(wefti_emit(graph, WEFT_OP_CONV2D, &attrs, inputs, 2, NULL)->node),
-                 2.0 * (2 * 8 * 4 * 3) * 27);
+/* Operations of a node with these attributes and inputs. */
+static double flops(weft_op op, const wefti_attrs *attrs, weft_tensor *const *inputs, int32_t n) {
+    weft_tensor *made = wefti_emit(graph, op, attrs, inputs, n, NULL);
+    cr_assert(weft_tensor_ok(made), "%s", weft_graph_message(graph));
+    double count = wefti_node_flops(made->node);
+    weft_graph_release(graph);
+    open_graph();
+    return count;
+}
+#define FLOPS(op, attrs, ...)                                                                                          \
+    flops(WEFT_OP_##op, attrs, (weft_tensor *[]){__VA_ARGS__},                                                         \
+          (int32_t)(sizeof((weft_tensor *[]){__VA_ARGS__}) / sizeof(weft_tensor *)))
+
+Test(graph_infer, counts_operations_of_products) {
+    cr_assert_eq(FLOPS(MATMUL, NULL, F(2, 3, 4), F(4, 5)), 2 * 6 * 4 * 5);
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.matmul.trans_a = 1;
+    cr_assert_eq(FLOPS(MATMUL, &attrs, F(4, 3), F(4, 5)), 2 * 3 * 4 * 5);
+    /* All three of a convolution: 8 x 4 x 3 results of 2 images, each of 27 taps; with groups, of as many fewer. */
+    attrs = conv();
+    attrs.conv.input = weft_shape(2, 3, 6, 5);
+    attrs.conv.weight = weft_shape(8, 3, 3, 3);
+    cr_assert_eq(FLOPS(CONV2D, &attrs, F(2, 3, 6, 5), F(8, 3, 3, 3)), 2.0 * (2 * 8 * 4 * 3) * 27);
+    cr_assert_eq(FLOPS(CONV2D_BACKWARD_INPUT, &attrs, F(2, 8, 4, 3), F(8, 3, 3, 3)), 2.0 * (2 * 8 * 4 * 3) * 27);
+    cr_assert_eq(FLOPS(CONV2D_BACKWARD_WEIGHT, &attrs, F(2, 8, 4, 3), F(2, 3, 6, 5)), 2.0 * (2 * 8 * 4 * 3) * 27);
+    attrs.conv.groups = 2;
+    cr_assert_eq(FLOPS(CONV2D, &attrs, F(2, 6, 6, 5), F(8, 3, 3, 3)), 2.0 * (2 * 8 * 4 * 3) * 27);
+    /* Of two heads of 3 queries and 5 keys, where causal ones see 3, 4 and 5 of them: scores, weights and results; backwards
+     * the scores again, and the gradients of weights, values, queries and keys. */
     attrs = wefti_no_attrs();
+    cr_assert_eq(FLOPS(ATTENTION, &attrs, F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4)), 2 * 15 * (2 * (8 + 4) + 5));
     attrs.attention.causal = 1;
-    weft_tensor *qkv[3] = {F(1, 2, 3, 8), F(1, 2, 3, 8), F(1, 2, 3, 8)};
-    cr_assert_eq(wefti_node_flops(wefti_emit(graph, WEFT_OP_ATTENTION, &attrs, qkv, 3, NULL)->node),
-                 2 * 6 * (2 * 16 + 5));
+    cr_assert_eq(FLOPS(ATTENTION, &attrs, F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4)), 2 * 12 * (2 * (8 + 4) + 5));
+    cr_assert_eq(FLOPS(ATTENTION_BACKWARD, &attrs, F(1, 2, 3, 4), F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4), F(1, 2, 3, 4), F(1, 2, 3)),
+                 2 * 12 * (2 * (3 * 8 + 2 * 4) + 5));
+}
+
+Test(graph_infer, counts_operations_of_the_others) {
+    wefti_attrs attrs = wefti_no_attrs();
+    cr_assert_eq(FLOPS(EXP, NULL, F(3)), 3);
+    cr_assert_eq(FLOPS(ADD, NULL, F(4, 1), F(3)), 12);
+    cr_assert_eq(FLOPS(LT, NULL, F(4), F(4)), 0);
+    cr_assert_eq(FLOPS(WHERE, NULL, B(4), F(4), F(4)), 0);
+    attrs.reduce.axes = 1;
+    cr_assert_eq(FLOPS(SUM, &attrs, F(2, 3, 4)), 24);
+    attrs = wefti_no_attrs();
+    attrs.view.axes[0] = 1;
+    cr_assert_eq(FLOPS(PERMUTE, &attrs, F(2, 3)), 0);
+    attrs = wefti_no_attrs();
+    cr_assert_eq(FLOPS(GATHER, &attrs, F(9, 4), I(3)), 0);
+    cr_assert_eq(FLOPS(SCATTER_ADD, &attrs, F(9, 4), I(3), F(3, 4)), 12);
+    for (int axis = 0; axis < 2; axis++) attrs.pool.window[axis] = attrs.pool.stride[axis] = 2 + axis;
+    attrs.pool.input = weft_shape(2, 3, 4, 6);
+    cr_assert_eq(FLOPS(MAX_POOL2D, &attrs, F(2, 3, 4, 6)), 2 * 3 * 4 * 6);
+    cr_assert_eq(FLOPS(AVG_POOL2D, &attrs, F(2, 3, 4, 6)), 2 * 3 * 4 * 6);
+    cr_assert_eq(FLOPS(MAX_POOL2D_BACKWARD, &attrs, F(2, 3, 2, 2), I(2, 3, 2, 2)), 24);
+    cr_assert_eq(FLOPS(MAX_POOL2D_TAKE, &attrs, F(2, 3, 4, 6), I(2, 3, 2, 2)), 0);
+    cr_assert_eq(FLOPS(AVG_POOL2D_BACKWARD, &attrs, F(2, 3, 2, 2)), 2 * 3 * 4 * 6);
+    attrs = wefti_no_attrs();
+    attrs.rows.axes = 1;
+    cr_assert_eq(FLOPS(NORMALIZE, &attrs, F(2, 5)), 80);
+    cr_assert_eq(FLOPS(NORMALIZE_BACKWARD, &attrs, F(2, 5), F(2, 5), F(2)), 80);
+    cr_assert_eq(FLOPS(SOFTMAX, NULL, F(2, 5)), 50);
+    cr_assert_eq(FLOPS(LOG_SOFTMAX_BACKWARD, NULL, F(2, 5), F(2, 5)), 50);
+    cr_assert_eq(FLOPS(CROSS_ENTROPY, NULL, F(2, 5), I(2)), 50);
+    cr_assert_eq(FLOPS(CROSS_ENTROPY_BACKWARD, NULL, F(2), F(2, 5), I(2), F(2)), 50);
+    attrs = wefti_no_attrs();
+    attrs.rotary.base = 10000;
+    cr_assert_eq(FLOPS(ROTARY, &attrs, F(3, 4)), 36);
+    weft_solver sgd = weft_sgd(0.1), adam = weft_adam(0.1);
+    attrs = wefti_no_attrs();
+    attrs.update.rule = wefti_rule_for(&sgd);
+#define KEPT(name) weft_state(graph, name, weft_shape(5))
+    cr_assert_eq(FLOPS(UPDATE, &attrs, KEPT("w"), F(5), D(WEFTI_HYPER_COUNT)), 20);
+    attrs.update.rule = wefti_rule_for(&adam);
+    cr_assert_eq(FLOPS(UPDATE, &attrs, KEPT("w"), F(5), D(WEFTI_HYPER_COUNT), KEPT("m"), KEPT("v")), 60);
+#undef KEPT
 }
