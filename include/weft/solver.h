@@ -45,7 +45,9 @@ typedef enum weft_solver_kind {
     WEFT_SGD, WEFT_ADAGRAD, WEFT_RMSPROP, WEFT_ADAM, WEFT_LBFGS
 } weft_solver_kind;
 
-/* A solver and its settings. A zero field takes the default that is named here. */
+/* A solver and its settings. A zero field takes the default that is named here; fields that are marked with other solvers are not
+ * read. L-BFGS chooses its steps by itself: it takes rate, history and line_search only, and refuses momentum, nesterov,
+ * weight_decay, clip_norm, clip_value and schedule (WEFT_E_INVALID). */
 typedef struct weft_solver {
     double           rate;         /* learning rate; L-BFGS: the first step's length, 0: 1 */
     weft_solver_kind kind;

@@ -41,14 +41,14 @@ typedef struct weft_program {
 /* What a step did. */
 typedef struct weft_report {
     int64_t  step;            /* number of this step, from 1 */
-    double   loss;            /* L over the global batch, before the update */
-    double   rate;            /* learning rate of this step */
-    double   gradient_norm;   /* global 2-norm before clipping, with clip_norm or L-BFGS; else 0 */
+    double   loss;            /* L over the global batch, before the update and without the regulariser */
+    double   rate;            /* learning rate of this step; L-BFGS: the length that the line search found */
+    double   gradient_norm;   /* global 2-norm of the gradient of L before clipping, with clip_norm; L-BFGS: of L + Omega; else 0 */
     bool     skipped;         /* the loss was not finite and the program ignores that */
     int64_t  rows;            /* of the global batch */
     uint64_t step_ns;         /* wall time of the step on this rank */
     uint64_t wait_ns;         /* of it, waiting for other ranks with nothing to compute */
-    int32_t  evaluations;     /* of loss and gradient: 1, or more for L-BFGS */
+    int32_t  evaluations;     /* of loss and gradient: 1, or more for L-BFGS, which assigns states at the first of them only */
 } weft_report;
 
 /* Differentiates the loss, adds the solver's updates to the loss's graph (which the trainer retains; a graph takes one trainer),

@@ -3,7 +3,7 @@
  * The plan gives loss and gradient, the host keeps the vectors, in f64 and on every rank alike: the gradients that come out of
  * an allreduce are the same bits everywhere, so all ranks take the same decisions without a message of their own.
  *
- * Memory: (2*history + 5) vectors of f64. A step costs one evaluation at the least; what the line search evaluated at the point it
+ * Memory: (2*history + 5) vectors of f64, all taken at the start. A step costs one evaluation at the least; what the line search evaluated at the point it
  * accepted is the next step's start, if that has the same batch (it is evaluated again otherwise, for batches differ). */
 #include <math.h>
 #include <string.h>
@@ -17,6 +17,8 @@ typedef struct wefti_lbfgs {
     double  *point, *gradient, *direction, *trial, *trial_gradient; /* [n] */
     double  *rho, *alpha; /* [history] */
     int64_t  bytes;
+    void    *copy;        /* room for the largest parameter on its way to or from its variable */
+    size_t   copy_bytes;
 } lbfgs;
 
 static double dot(int64_t n, const double *a, const double *b) {
@@ -35,12 +37,18 @@ weft_status wefti_lbfgs_create(weft_trainer *trainer, struct wefti_lbfgs **lbfgs
     WEFTI_TRY(wefti_alloc(sizeof *l, "L-BFGS", &l));
     *lbfgs_out = l;
     l->history = trainer->program.solver.history > 0 ? trainer->program.solver.history : 10;
-    for (int32_t i = 0; i < trainer->training.n; i++) l->n += weft_shape_elements(trainer->training.parameters[i]->shape);
+    for (int32_t i = 0; i < trainer->training.n; i++) {
+        const weft_tensor *p = trainer->training.parameters[i];
+        size_t             bytes_of_p = (size_t)weft_shape_elements(p->shape) * weft_dtype_bytes(p->dtype);
+        l->n += weft_shape_elements(p->shape);
+        if (bytes_of_p > l->copy_bytes) l->copy_bytes = bytes_of_p;
+    }
     size_t vectors = (size_t)(2 * l->history + 5), bytes = 0;
     if (!wefti_mul_size(vectors, (size_t)l->n * sizeof(double), &bytes) || !wefti_add_size(bytes, sizeof(double) * 2 * (size_t)l->history, &bytes))
         return wefti_fail(WEFT_E_OVERFLOW, "L-BFGS: %zu vectors of %lld elements overflow", vectors, (long long)l->n);
     WEFTI_TRY(wefti_alloc(bytes, "the vectors of L-BFGS", &l->memory));
     l->bytes = (int64_t)bytes;
+    WEFTI_TRY(wefti_alloc(l->copy_bytes, "a parameter's copy", &l->copy));
     l->point = pair_y(l, l->history);
     l->gradient = l->point + l->n;
     l->direction = l->gradient + l->n;
@@ -54,6 +62,7 @@ weft_status wefti_lbfgs_create(weft_trainer *trainer, struct wefti_lbfgs **lbfgs
 void wefti_lbfgs_release(struct wefti_lbfgs *l) {
     if (!l) return;
     wefti_free(l->memory, (size_t)l->bytes);
+    wefti_free(l->copy, l->copy_bytes);
     wefti_free(l, sizeof *l);
 }
 
@@ -76,13 +85,7 @@ static void narrow(weft_dtype dtype, const double *from, int64_t count, void *to
 
 /* Copies parameters into `point`, or `point` into parameters. */
 static weft_status move_parameters(weft_trainer *trainer, double *point, bool write) {
-    void  *buffer = NULL;
-    size_t largest = 0;
-    for (int32_t i = 0; i < trainer->training.n; i++) {
-        size_t bytes = (size_t)weft_shape_elements(trainer->training.parameters[i]->shape) * sizeof(double);
-        if (bytes > largest) largest = bytes;
-    }
-    WEFTI_TRY(wefti_alloc(largest, "a parameter's copy", &buffer));
+    void       *buffer = trainer->lbfgs->copy;
     weft_status status = WEFT_OK;
     int64_t     at = 0;
     for (int32_t i = 0; i < trainer->training.n && status == WEFT_OK; i++) {
@@ -97,7 +100,6 @@ static weft_status move_parameters(weft_trainer *trainer, double *point, bool wr
         }
         at += count;
     }
-    wefti_free(buffer, largest);
     return status;
 }
 
@@ -122,6 +124,7 @@ typedef struct search {
     const weft_batch *batch;
     weft_report      *report;
     double            slope0, value0; /* at step length 0 */
+    double            loss;           /* the latest value without Omega */
 } search;
 
 /* Objective and gradient at `point`. */
@@ -146,6 +149,7 @@ static weft_status evaluate(search *s, const double *point, double *gradient, do
         widen(value.dtype, value.data, count, gradient + at);
         at += count;
     }
+    s->loss = *value_out;
     *value_out += add_regulariser(trainer, point, gradient);
     return WEFT_OK;
 }
@@ -256,7 +260,7 @@ weft_status wefti_lbfgs_step(weft_trainer *trainer, const weft_batch *batch, wef
     search s = {.trainer = trainer, .batch = batch, .report = report};
     WEFTI_TRY(move_parameters(trainer, l->point, false));
     WEFTI_TRY(evaluate(&s, l->point, l->gradient, &s.value0));
-    report->loss = s.value0;
+    report->loss = s.loss;
     report->gradient_norm = sqrt(dot(l->n, l->gradient, l->gradient));
     if (!isfinite(s.value0) || !isfinite(report->gradient_norm)) {
         report->skipped = true;

@@ -179,6 +179,10 @@ Test(solver, refuses_settings_by_name) {
         {weft_adam(0.1, .beta1 = 1.5), "beta1"},  {weft_adam(0.1, .beta2 = -0.1), "beta2"},
         {weft_rmsprop(0.1, .rho = 1), "rho"},     {weft_sgd(0.1, .clip_norm = -1), "clip_norm"},
         {weft_adamw(0.1, .weight_decay = -1), "weight_decay"},
+        {weft_lbfgs(1, .momentum = 0.9), "momentum"}, {weft_lbfgs(1, .weight_decay = 0.1), "weft_l2"},
+        {weft_lbfgs(1, .clip_norm = 1), "clip_norm"}, {weft_lbfgs(1, .clip_value = 1), "clip_value"},
+        {weft_lbfgs(1, .nesterov = true), "nesterov"}, {weft_lbfgs(1, .schedule = {.warmup = 3}), "schedule"},
+        {weft_lbfgs(1, .schedule = {.kind = WEFT_COSINE, .steps = 9}), "schedule"},
     };
     for (size_t i = 0; i < WEFTI_COUNT(bad); i++) {
         cr_assert_eq(wefti_solver_check(&bad[i].solver), WEFT_E_INVALID);

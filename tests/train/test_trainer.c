@@ -171,6 +171,34 @@ Test(trainer, clips_the_gradient_of_the_loss_only) {
     }
 }
 
+/* However often its line search computes the loss, a step of L-BFGS assigns once, reports L alone, and takes no memory. */
+Test(trainer, steps_once_with_lbfgs) {
+    weft_trainer      *trainer = NULL;
+    weft_report        report;
+    weft_memory_counts before, after;
+    float              count = 0, weight[2], bias;
+    weft_tensor       *counter = weft_state(graph, "count", weft_shape(1));
+    weft_assign(counter, weft_add_scalar(counter, 1));
+    weft_program program = {.loss = line(), .solver = weft_lbfgs(1), .regulariser = weft_l2(0.3)};
+    cr_assert_eq(weft_trainer_create(world, &program, &trainer), WEFT_OK, "%s", weft_error_message());
+    weft_variables *variables = weft_trainer_variables(trainer);
+    for (int step = 1; step <= 4; step++) {
+        double loss = 0;
+        cr_assert_eq(weft_variables_get(variables, "layer.weight", weight, sizeof weight), WEFT_OK);
+        cr_assert_eq(weft_variables_get(variables, "layer.bias", &bias, sizeof bias), WEFT_OK);
+        for (int row = 0; row < 4; row++) loss += pow((2 * row + 1) * weight[0] + (2 * row + 2) * weight[1] + bias - (row + 1), 2) / 4;
+        weft_memory_read(&before);
+        step_with(trainer, 8, WEFT_OK, &report);
+        weft_memory_read(&after);
+        if (step > 1) cr_assert_eq(before.allocations, after.allocations);
+        if (step == 1) cr_assert(report.evaluations > 1, "%d evaluations tell nothing", report.evaluations);
+        cr_assert_float_eq(report.loss, loss, 1e-5 * (1 + loss), "step %d reports %g, not %g", step, report.loss, loss);
+        cr_assert_eq(weft_variables_get(variables, "count", &count, sizeof count), WEFT_OK);
+        cr_assert_eq(count, step, "%g after %d steps", count, step);
+    }
+    weft_trainer_release(trainer);
+}
+
 Test(trainer, refuses_batches_that_do_not_fit) {
     weft_trainer *trainer = NULL;
     float         x[8] = {0}, y[4] = {0};

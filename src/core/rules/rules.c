@@ -1,6 +1,7 @@
 /* Solver rules as loops over elements, one template for f32 and f64 (rules_body.h). A rule reads its scalars once, in
  * the element type, so that cutting a row anywhere gives the same bits. */
 #include <math.h>
+#include <string.h>
 
 #include "core/rules/rules.h"
 
@@ -69,6 +70,20 @@ static weft_status in_range(const char *name, double value, double low, double h
     return wefti_fail(WEFT_E_INVALID, "solver: %s is %g; it must be at least %g and below %g", name, value, low, high);
 }
 
+/* What L-BFGS has no meaning for must not look as if it had. */
+static weft_status check_lbfgs(const weft_solver *s) {
+    const char *name = s->momentum != 0                                                  ? "momentum"
+                       : s->nesterov                                                     ? "nesterov"
+                       : s->weight_decay != 0                                            ? "weight_decay"
+                       : s->clip_norm != 0                                               ? "clip_norm"
+                       : s->clip_value != 0                                              ? "clip_value"
+                       : s->schedule.kind != WEFT_CONSTANT || s->schedule.warmup != 0 ? "schedule"
+                                                                                         : NULL;
+    if (!name) return WEFT_OK;
+    return wefti_fail(WEFT_E_INVALID, "solver: L-BFGS does not use %s: its line search chooses the step; leave it zero%s", name,
+                      strcmp(name, "weight_decay") == 0 ? " and regularise with weft_l2" : "");
+}
+
 weft_status wefti_solver_check(const weft_solver *solver) {
     if ((unsigned)solver->kind > WEFT_LBFGS)
         return wefti_fail(WEFT_E_INVALID, "solver: kind %d is none of weft_solver_kind", (int)solver->kind);
@@ -83,5 +98,6 @@ weft_status wefti_solver_check(const weft_solver *solver) {
     WEFTI_TRY(in_range("clip_norm", solver->clip_norm, 0, HUGE_VAL));
     WEFTI_TRY(in_range("clip_value", solver->clip_value, 0, HUGE_VAL));
     double multiple;
-    return weft_schedule_at(&solver->schedule, 0, &multiple);
+    WEFTI_TRY(weft_schedule_at(&solver->schedule, 0, &multiple));
+    return solver->kind == WEFT_LBFGS ? check_lbfgs(solver) : WEFT_OK;
 }
