@@ -1,50 +1,8 @@
-/* A step in steady state allocates nothing: counted in the library's hook, and in malloc and its relatives and mmap, wrapped at link
- * time. And: the bytes that a plan describes are those that the device is asked for. */
-#include <stdatomic.h>
-#include <sys/mman.h>
-
+/* A step in steady state allocates nothing: counted in the library's hook, and in malloc and its relatives and mmap (the trainer's own in
+ * tests/train). And: the bytes that a plan describes are those that the device is asked for. */
+#include "common/allocations.h"
 #include "plan/fake_group.h"
 #include "plan/support.h"
-
-static atomic_long calls;
-
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t n, size_t bytes);
-void *__real_realloc(void *memory, size_t bytes);
-void *__real_aligned_alloc(size_t alignment, size_t bytes);
-int   __real_posix_memalign(void **memory, size_t alignment, size_t bytes);
-void *__real_mmap(void *at, size_t bytes, int protection, int flags, int fd, off_t offset);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t n, size_t bytes);
-void *__wrap_realloc(void *memory, size_t bytes);
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
-int   __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes);
-void *__wrap_mmap(void *at, size_t bytes, int protection, int flags, int fd, off_t offset);
-
-void *__wrap_malloc(size_t bytes) {
-    calls++;
-    return __real_malloc(bytes);
-}
-void *__wrap_calloc(size_t n, size_t bytes) {
-    calls++;
-    return __real_calloc(n, bytes);
-}
-void *__wrap_realloc(void *memory, size_t bytes) {
-    calls++;
-    return __real_realloc(memory, bytes);
-}
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes) {
-    calls++;
-    return __real_aligned_alloc(alignment, bytes);
-}
-int   __wrap_posix_memalign(void **memory, size_t alignment, size_t bytes) {
-    calls++;
-    return __real_posix_memalign(memory, alignment, bytes);
-}
-void *__wrap_mmap(void *at, size_t bytes, int protection, int flags, int fd, off_t offset) {
-    calls++;
-    return __real_mmap(at, bytes, protection, flags, fd, offset);
-}
 
 static int64_t counted(void) {
     weft_memory_counts counts;
@@ -86,14 +44,14 @@ Test(plan_allocation, a_step_allocates_nothing) {
         for (int32_t i = 0; i < 9; i++) labels[i] = i % 5;
         weft_feed feeds[] = {{"x", WEFT_F32, weft_shape(8, 1, 8, 8), data + unaligned}, {"label", WEFT_I32, weft_shape(8), labels + unaligned}};
         OK(weft_plan_run(plan, feeds, 2));
-        long    before = calls;
+        long    before = allocation_calls;
         int64_t hook_before = counted();
         for (int32_t step = 0; step < 6; step++) {
             weft_plan_set_step(plan, step);
             OK(weft_plan_run(plan, feeds, 2));
             OK(weft_plan_fetch(plan, 0, &loss, sizeof loss));
         }
-        long after = calls;
+        long after = allocation_calls;
         cr_assert_eq(counted() - hook_before, 0);
         cr_assert_eq(after - before, 0, "%ld allocations in 6 steps of variant %d", after - before, variant);
         weft_plan_release(plan);
@@ -101,10 +59,10 @@ Test(plan_allocation, a_step_allocates_nothing) {
         fake_group_close(&group);
         world_close(world);
     }
-    long before = calls;
+    long before = allocation_calls;
     void *volatile kept = malloc(1);
     free(kept);
-    cr_assert_eq(calls - before, 1, "the count does not count");
+    cr_assert_eq(allocation_calls - before, 1, "the count does not count");
 }
 
 /* --- the bytes that the device is asked for --- */
