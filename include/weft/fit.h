@@ -31,7 +31,7 @@ typedef struct weft_fit_options {
     int64_t     units_per_row;   /* what throughput counts: tokens of a row; 0: 1, samples */
     const char *unit;            /* "samples" where NULL */
     int64_t     max_steps;       /* > 0: ends after so many steps, counted from the start of the first run */
-    int64_t     log_every;       /* steps between "step" events; 0: about 200 an epoch */
+    int64_t     log_every;       /* steps between "step" events; 0: about 200 an epoch, or of max_steps where those are fewer */
 } weft_fit_options;
 
 /* What came of it. */

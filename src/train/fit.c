@@ -109,7 +109,8 @@ static weft_status log_start(fit *f) {
 }
 
 static weft_status log_step(fit *f, const weft_batch *batch, const weft_report *report) {
-    int64_t every = f->options->log_every > 0 ? f->options->log_every : batch->count > 200 ? batch->count / 200 : 1;
+    int64_t steps = f->options->max_steps > 0 && f->options->max_steps < batch->count ? f->options->max_steps : batch->count;
+    int64_t every = f->options->log_every > 0 ? f->options->log_every : steps > 200 ? steps / 200 : 1;
     if (!f->metrics || report->step % every) return WEFT_OK;
     weft_metrics_text(f->metrics, "event", "step");
     weft_metrics_i64(f->metrics, "epoch", batch->epoch);
