@@ -25,6 +25,12 @@ typedef struct wefti_gemm {
     /* C[rows x columns] = A B, added to C where `add`; ldc: elements from row to row of C. */
     void (*multiply)(int64_t rows, int64_t columns, int64_t k, const void *packed_a, const void *packed_b, void *c,
                      int64_t ldc, bool add);
+    /* The same with A where it lies: rows `row_stride` apart with k steps side by side, or k steps `k_stride` apart with rows side
+     * by side. */
+    void (*multiply_rows)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t row_stride, const void *packed_b, void *c,
+                          int64_t ldc, bool add);
+    void (*multiply_columns)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t k_stride, const void *packed_b, void *c,
+                             int64_t ldc, bool add);
     /* Packs panels [begin, end) of the rows of a strided operand, and of its columns. `packed` is where the first panel of all
      * begins. Nothing outside of these panels is written. */
     void (*pack_a)(const void *a, int64_t row_stride, int64_t k_stride, int64_t rows, int64_t k, int64_t begin, int64_t end,
@@ -38,6 +44,11 @@ extern const wefti_gemm wefti_gemm_f32_functions, wefti_gemm_f64_functions;
 
 WEFTI_INLINE int64_t gemm_a_panels(int64_t rows) { return (rows + WEFTI_GEMM_ROWS - 1) / WEFTI_GEMM_ROWS; }
 WEFTI_INLINE int64_t gemm_b_panels(int64_t columns, int64_t width) { return (columns + width - 1) / width; }
+/* Whether A is as well read where it lies, row by row. Rows a multiple of 4 KiB apart share one set of the first-level cache
+ * (64 sets of 64 bytes on common machines) and would push each other out before the next step reads the same line. */
+WEFTI_INLINE bool gemm_reads_rows(int64_t row_stride, int64_t k_stride, int64_t element_bytes) {
+    return k_stride == 1 && row_stride * element_bytes % 4096 != 0;
+}
 /* Elements of a packed operand; of A it is rows * k. */
 WEFTI_INLINE int64_t gemm_b_elements(int64_t columns, int64_t k, int64_t width) {
     return gemm_b_panels(columns, width) * width * k;

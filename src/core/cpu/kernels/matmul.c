@@ -1,8 +1,9 @@
 /* MATMUL by packed tiles (gemm.h).
  *
- * Idea: the operand with fewer rows (columns) is packed whole, by all threads; the other is cut into blocks that one chunk
- * packs for itself, in a piece of its second-level cache, and multiplies at once. k is cut into blocks of at most K_BLOCK,
- * the same for every shape with that k, and C is added up over them: the bits follow from k alone.
+ * Idea: the smaller operand is packed whole, by all threads; the other is cut into blocks that one chunk packs for itself, in
+ * a piece of its second-level cache, and multiplies at once. A whose rows (or columns) lie well in memory is not packed at
+ * all: the tile kernels read it where it is. k is cut into blocks of at most K_BLOCK, the same for every shape with that k,
+ * and C is added up over them: the bits follow from k alone.
  * Batches: a second operand shared by the whole batch makes the batch more rows; many batches are a chunk each; few are done
  * one after the other, each by all threads. f16 and bf16 are widened to f32 first and the result is rounded once.
  * Cost: scratch for one packed operand, one block a thread, and f32 copies of 16-bit operands.
@@ -13,7 +14,7 @@
 #include "core/cpu/kernels/fast.h"
 #include "core/cpu/kernels/gemm.h"
 
-enum { K_BLOCK = 400, ROW_BLOCK = 168, COLUMN_PANELS = 4, BLOCKS_EVEN = 4 };
+enum { K_BLOCK = 400, ROW_BLOCK = 84, COLUMN_PANELS = 4, BLOCKS_EVEN = 4 };
 /* Below this many multiplications another thread is not worth its waking. */
 enum { PARALLEL_FROM = 1 << 19 };
 
@@ -28,6 +29,7 @@ typedef struct product {
     weft_dtype        dtype;
     int64_t           m, n, k, batches, k_blocks;
     bool              pack_b_whole; /* else A is */
+    bool              a_as_is;      /* not packed at all */
     int64_t           blocks;       /* of the other operand */
     int64_t           whole_elements, block_elements;
     int64_t           a_outer, a_inner, b_outer, b_inner;
@@ -56,7 +58,7 @@ static void plan_blocks(product *p) {
     p->k_blocks     = p->k > 0 ? (p->k + K_BLOCK - 1) / K_BLOCK : 1;
     int64_t k_most  = (p->k + p->k_blocks - 1) / p->k_blocks;
     int64_t a_panels = gemm_a_panels(p->m), b_panels = gemm_b_panels(p->n, width);
-    p->pack_b_whole = p->m >= p->n;
+    p->pack_b_whole = 2 * p->m >= p->n; /* cut by rows if need be: that is how solvers read gradients, thread by thread */
     int64_t panels  = p->pack_b_whole ? a_panels : b_panels;
     int64_t most    = p->pack_b_whole ? ROW_BLOCK / WEFTI_GEMM_ROWS : COLUMN_PANELS;
     p->blocks       = (panels + most - 1) / most;
@@ -64,9 +66,9 @@ static void plan_blocks(product *p) {
         p->blocks = wefti_min_i64(panels, (p->blocks + BLOCKS_EVEN - 1) / BLOCKS_EVEN * BLOCKS_EVEN);
     if (p->pack_b_whole) {
         p->whole_elements = gemm_b_elements(p->n, p->k, width);
-        p->block_elements = (p->m + p->blocks - 1) / p->blocks * k_most;
+        p->block_elements = p->a_as_is ? 0 : (p->m + p->blocks - 1) / p->blocks * k_most;
     } else {
-        p->whole_elements = p->m * p->k;
+        p->whole_elements = p->a_as_is ? 0 : p->m * p->k;
         p->block_elements = (panels + p->blocks - 1) / p->blocks * width * k_most;
     }
     p->whole_elements = (p->whole_elements + 15) & ~INT64_C(15);
@@ -86,6 +88,7 @@ static product plan(const wefti_call *call) {
     p.a_inner = a->stride[ta ? ra - 2 : ra - 1];
     p.b_outer = b->stride[tb ? rb - 2 : rb - 1];
     p.b_inner = b->stride[tb ? rb - 1 : rb - 2];
+    p.a_as_is = gemm_reads_rows(p.a_outer, p.a_inner, p.gemm->element_bytes);
     p.batches = 1;
     p.batch   = weft_shape_of(rc - 2, c->shape.dim);
     p.batch_rank = rc - 2;
@@ -124,7 +127,7 @@ static void pack_whole(void *context, int64_t chunk, int32_t worker) {
         p->gemm->pack_b(x->b + (x->b_offset + k0 * p->b_inner) * bytes, p->b_outer, p->b_inner, p->n, k,
                         panels * index / PACK_PARTS, panels * (index + 1) / PACK_PARTS,
                         x->whole + k0 * panels * p->gemm->width * bytes);
-    } else {
+    } else if (!p->a_as_is) {
         int64_t panels = gemm_a_panels(p->m);
         p->gemm->pack_a(x->a + (x->a_offset + k0 * p->a_inner) * bytes, p->a_outer, p->a_inner, p->m, k,
                         panels * index / PACK_PARTS, panels * (index + 1) / PACK_PARTS, x->whole + k0 * p->m * bytes);
@@ -151,13 +154,15 @@ static void multiply_block(void *context, int64_t chunk, int32_t worker) {
     char *c = x->c + (x->c_offset + row * p->n + column) * bytes;
     for (int64_t block = 0; block < p->k_blocks; block++) {
         int64_t k0 = k_begin(p, block), k = k_begin(p, block + 1) - k0;
-        if (p->pack_b_whole) {
-            g->pack_a(a.data + k0 * a.inner * bytes, a.outer, a.inner, rows, k, 0, gemm_a_panels(rows), packed);
-            g->multiply(rows, columns, k, packed, x->whole + k0 * all_panels * width * bytes, c, p->n, block > 0);
-        } else {
-            g->pack_b(b.data + k0 * b.inner * bytes, b.outer, b.inner, columns, k, 0, gemm_b_panels(columns, width), packed);
-            g->multiply(rows, columns, k, x->whole + k0 * p->m * bytes, packed, c, p->n, block > 0);
+        const char *pa = a.data + k0 * a.inner * bytes, *pb = packed;
+        if (p->pack_b_whole) pb = x->whole + k0 * all_panels * width * bytes;
+        else g->pack_b(b.data + k0 * b.inner * bytes, b.outer, b.inner, columns, k, 0, gemm_b_panels(columns, width), packed);
+        if (p->a_as_is) {
+            g->multiply_rows(rows, columns, k, pa, p->a_outer, pb, c, p->n, block > 0);
+            continue;
         }
+        if (p->pack_b_whole) g->pack_a(pa, a.outer, a.inner, rows, k, 0, gemm_a_panels(rows), packed);
+        g->multiply(rows, columns, k, p->pack_b_whole ? packed : x->whole + k0 * p->m * bytes, pb, c, p->n, block > 0);
     }
 }
 
