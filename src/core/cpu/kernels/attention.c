@@ -17,7 +17,7 @@ typedef struct forward {
 
 /* Of one worker: what its pieces are, in this order. */
 typedef struct pieces {
-    float *keys, *values, *queries, *scores, *weights, *out, *most, *total;
+    float *keys, *values, *queries, *scores, *out, *most, *total;
 } pieces;
 
 static int64_t carve(const attention *a, float *at, pieces *p) {
@@ -25,38 +25,41 @@ static int64_t carve(const attention *a, float *at, pieces *p) {
     p->keys = at, at += padded_width(a->keys) * a->depth;
     p->values = at, at += round16(a->keys * padded_width(a->value_depth));
     p->queries = at, at += round16(QUERY_BLOCK * a->depth);
-    p->scores = at, at += QUERY_BLOCK * KEY_BLOCK;
-    p->weights = at, at += QUERY_BLOCK * KEY_BLOCK;
+    p->scores = at, at += QUERY_BLOCK * SCORE_STRIDE;
     p->out = at, at += round16(QUERY_BLOCK * a->value_depth);
     p->most = at, at += QUERY_BLOCK;
     p->total = at, at += QUERY_BLOCK;
     return round16(at - from);
 }
 
-/* Turns the scores of one query into weights; `count` of them are seen. Rescales what was summed before. */
+/* Turns the scores of one query into weights; `count` of `columns` are seen, and columns are whole vectors. Rescales what was summed
+ * before. What is not seen is computed along, for loops without ends, and then 0. */
 static void soften(const attention *a, float *score, int64_t count, int64_t columns, float *most, float *total, float *out) {
-    float old = *most;
+    float   old = *most, scale = a->scale;
+    int64_t whole = (count + ROW_LANES - 1) / ROW_LANES * ROW_LANES;
     if (count > 0) {
-        for (int64_t i = 0; i < count; i++) score[i] *= a->scale;
-        float peak = row_most(score, count);
+        for (int64_t i = count; i < whole; i++) score[i] = 0;
+        for (int64_t i = 0; i < whole; i++) score[i] *= scale;
+        for (int64_t i = count; i < whole; i++) score[i] = -INFINITY;
+        float peak = row_most(score, whole);
         if (peak > old) *most = peak;
         float shift = *most == -INFINITY ? 0 : *most; /* nothing but minus infinity, or NaN */
-        row_exp(score, shift, count, score);
+        row_exp(score, shift, whole, score);
+        for (int64_t i = count; i < whole; i++) score[i] = 0;
         float shrink = old == *most ? 1 : f32_exp(old - shift);
-        *total       = *total * shrink + (float)row_sum(score, count);
+        *total       = *total * shrink + (float)row_sum(score, whole);
         if (shrink != 1)
             for (int64_t d = 0; d < a->value_depth; d++) out[d] *= shrink;
     }
-    for (int64_t i = count; i < columns; i++) score[i] = 0;
+    for (int64_t i = wefti_max_i64(whole, 0); i < columns; i++) score[i] = 0;
 }
 
 static void forward_block(const forward *f, const pieces *p, int64_t b, int64_t h, int64_t block) {
     const attention  *a = &f->a;
-    const wefti_gemm *g = &wefti_gemm_f32_functions;
     const int64_t    *stride = f->run->call->inputs[0].stride;
     int64_t first = attention_query(a, block), rows = attention_query(a, block + 1) - first;
     int64_t seen = attention_visible(a, first + rows - 1), head = b * a->heads + h;
-    pack_rows(attention_matrix(f->run, 0, b, h) + first * stride[2], stride[2], stride[3], rows, a->depth, p->queries);
+    const float *q = attention_matrix(f->run, 0, b, h) + first * stride[2];
     for (int64_t r = 0; r < rows; r++) {
         p->most[r]  = -INFINITY;
         p->total[r] = 0;
@@ -64,13 +67,12 @@ static void forward_block(const forward *f, const pieces *p, int64_t b, int64_t 
     memset(p->out, 0, (size_t)(rows * a->value_depth) * sizeof *p->out);
     for (int64_t key = 0; key < seen; key += KEY_BLOCK) {
         int64_t columns = attention_columns(a, key, seen);
-        g->multiply(rows, columns, a->depth, p->queries, p->keys + key * a->depth, p->scores, KEY_BLOCK, false);
+        multiply_across_keys(q, stride[2], stride[3], rows, columns, a->depth, p->keys + key * a->depth, p->queries, p->scores);
         for (int64_t r = 0; r < rows; r++) {
             int64_t count = wefti_max_i64(0, wefti_min_i64(columns, attention_visible(a, first + r) - key));
-            soften(a, p->scores + r * KEY_BLOCK, count, columns, &p->most[r], &p->total[r], p->out + r * a->value_depth);
+            soften(a, p->scores + r * SCORE_STRIDE, count, columns, &p->most[r], &p->total[r], p->out + r * a->value_depth);
         }
-        pack_rows(p->scores, KEY_BLOCK, 1, rows, columns, p->weights);
-        multiply_along_keys(rows, a->value_depth, columns, wefti_min_i64(KEY_BLOCK, a->keys - key), p->weights,
+        multiply_along_keys(rows, a->value_depth, columns, wefti_min_i64(KEY_BLOCK, a->keys - key), p->scores,
                             p->values + key * padded_width(a->value_depth), p->out, true);
     }
     float *out = (float *)f->run->outputs[0] + (head * a->queries + first) * a->value_depth;

@@ -4,7 +4,8 @@
 
 #include "core/cpu/kernels/gemm.h"
 
-enum { QUERY_BLOCK = 64, KEY_BLOCK = 256 };
+/* Rows of scores are SCORE_STRIDE apart: a power of two would crowd them into few sets of the cache. */
+enum { QUERY_BLOCK = 64, KEY_BLOCK = 256, SCORE_STRIDE = KEY_BLOCK + 16 };
 
 typedef struct attention {
     int64_t batch, heads, key_heads, queries, keys, depth, value_depth;
@@ -56,16 +57,23 @@ WEFTI_INLINE int64_t attention_columns(const attention *a, int64_t key, int64_t 
     return wefti_min_i64(wefti_min_i64(KEY_BLOCK, a->keys - key), padded_width(seen - key));
 }
 
-/* A product over the first `k` keys of a block that was packed over `packed` of them: panel by panel, since each is that long. */
+/* A product over the first `k` keys of a block that was packed over `packed` of them: panel by panel, since each is that long. The
+ * keys of `a`, rows of scores, lie side by side. */
 WEFTI_INLINE void multiply_along_keys(int64_t rows, int64_t columns, int64_t k, int64_t packed, const float *a, const float *b,
                                       float *c, bool add) {
     for (int64_t column = 0; column < columns; column += 2 * VF)
-        wefti_gemm_f32_functions.multiply(rows, wefti_min_i64(2 * VF, columns - column), k, a, b + column * packed, c + column,
-                                          columns, add);
+        wefti_gemm_f32_functions.multiply_rows(rows, wefti_min_i64(2 * VF, columns - column), k, a, SCORE_STRIDE, b + column * packed,
+                                               c + column, columns, add);
 }
-/* `rows` rows of a [.. x depth] matrix. */
-WEFTI_INLINE void pack_rows(const float *x, int64_t row_stride, int64_t k_stride, int64_t rows, int64_t k, float *to) {
-    wefti_gemm_f32_functions.pack_a(x, row_stride, k_stride, rows, k, 0, gemm_a_panels(rows), to);
+/* Scores: `rows` rows of a [.. x depth] matrix, where they lie or packed at `room`, times keys packed across. */
+WEFTI_INLINE void multiply_across_keys(const float *x, int64_t row_stride, int64_t k_stride, int64_t rows, int64_t columns, int64_t k,
+                                       const float *keys, float *room, float *scores) {
+    if (gemm_reads_rows(row_stride, k_stride, sizeof *x)) {
+        wefti_gemm_f32_functions.multiply_rows(rows, columns, k, x, row_stride, keys, scores, SCORE_STRIDE, false);
+        return;
+    }
+    wefti_gemm_f32_functions.pack_a(x, row_stride, k_stride, rows, k, 0, gemm_a_panels(rows), room);
+    wefti_gemm_f32_functions.multiply(rows, columns, k, room, keys, scores, SCORE_STRIDE, false);
 }
 
 #endif

@@ -19,8 +19,7 @@ typedef struct pieces {
     float *keys_across, *keys_along, *values_across; /* packed, all keys */
     float *rows;                                     /* a block of q or g, packed as rows */
     float *q, *g;                                    /* the same, packed for products over queries */
-    float *p, *ds;                                   /* [QUERY_BLOCK][KEY_BLOCK] */
-    float *packed;                                   /* either of them */
+    float *p, *ds;                                   /* [QUERY_BLOCK][SCORE_STRIDE] */
     float *delta;
 } pieces;
 
@@ -33,9 +32,8 @@ static int64_t carve(const attention *a, float *at, pieces *p) {
     p->rows = at, at += round16(QUERY_BLOCK * deepest);
     p->q = at, at += QUERY_BLOCK * padded_width(a->depth);
     p->g = at, at += QUERY_BLOCK * padded_width(a->value_depth);
-    p->p = at, at += QUERY_BLOCK * KEY_BLOCK;
-    p->ds = at, at += QUERY_BLOCK * KEY_BLOCK;
-    p->packed = at, at += QUERY_BLOCK * KEY_BLOCK;
+    p->p = at, at += QUERY_BLOCK * SCORE_STRIDE;
+    p->ds = at, at += QUERY_BLOCK * SCORE_STRIDE;
     p->delta = at, at += QUERY_BLOCK;
     return round16(at - from);
 }
@@ -54,15 +52,17 @@ static void fill_delta(const backward *w, int64_t b, int64_t h, int64_t first, i
     }
 }
 
-/* p holds scores and ds holds dp; afterwards they are what their names say. */
+/* p holds scores and ds holds dp; afterwards they are what their names say. What is not seen is computed along, for loops of whole
+ * vectors, and then 0. */
 static void differentiate(const attention *a, float *p, float *ds, int64_t count, int64_t columns, float lse, float delta) {
-    float scale = a->scale;
-    _Pragma("GCC ivdep") for (int64_t i = 0; i < count; i++) {
+    float   scale = a->scale;
+    int64_t seen = wefti_max_i64(count, 0), whole = (seen + ROW_LANES - 1) / ROW_LANES * ROW_LANES;
+    _Pragma("GCC ivdep") for (int64_t i = 0; i < whole; i++) {
         float weight = f32_exp(p[i] * scale - lse);
         ds[i] = weight * (ds[i] - delta) * scale;
         p[i]  = weight;
     }
-    for (int64_t i = wefti_max_i64(count, 0); i < columns; i++) p[i] = ds[i] = 0;
+    for (int64_t i = seen; i < columns; i++) p[i] = ds[i] = 0;
 }
 
 /* A block of queries against all keys that it sees. */
@@ -84,19 +84,14 @@ static void backward_block(const backward *w, const pieces *x, int64_t b, int64_
     if (seen == 0) memset(dq, 0, (size_t)(rows * a->depth) * sizeof *dq);
     for (int64_t key = 0; key < seen; key += KEY_BLOCK) {
         int64_t columns = attention_columns(a, key, seen), all = wefti_min_i64(KEY_BLOCK, a->keys - key);
-        pack_rows(q, qs[2], qs[3], rows, a->depth, x->rows);
-        m->multiply(rows, columns, a->depth, x->rows, x->keys_across + key * a->depth, x->p, KEY_BLOCK, false);
-        pack_rows(g, gs[2], gs[3], rows, a->value_depth, x->rows);
-        m->multiply(rows, columns, a->value_depth, x->rows, x->values_across + key * a->value_depth, x->ds, KEY_BLOCK, false);
+        multiply_across_keys(q, qs[2], qs[3], rows, columns, a->depth, x->keys_across + key * a->depth, x->rows, x->p);
+        multiply_across_keys(g, gs[2], gs[3], rows, columns, a->value_depth, x->values_across + key * a->value_depth, x->rows, x->ds);
         for (int64_t r = 0; r < rows; r++)
-            differentiate(a, x->p + r * KEY_BLOCK, x->ds + r * KEY_BLOCK,
+            differentiate(a, x->p + r * SCORE_STRIDE, x->ds + r * SCORE_STRIDE,
                           wefti_min_i64(columns, attention_visible(a, first + r) - key), columns, lse[r * ls[2]], x->delta[r]);
-        pack_rows(x->ds, KEY_BLOCK, 1, rows, columns, x->packed);
-        multiply_along_keys(rows, a->depth, columns, all, x->packed, x->keys_along + key * padded_width(a->depth), dq, key > 0);
-        pack_rows(x->ds, 1, KEY_BLOCK, columns, rows, x->packed);
-        m->multiply(columns, a->depth, rows, x->packed, x->q, dk + key * a->depth, a->depth, true);
-        pack_rows(x->p, 1, KEY_BLOCK, columns, rows, x->packed);
-        m->multiply(columns, a->value_depth, rows, x->packed, x->g, dv + key * a->value_depth, a->value_depth, true);
+        multiply_along_keys(rows, a->depth, columns, all, x->ds, x->keys_along + key * padded_width(a->depth), dq, key > 0);
+        m->multiply_columns(columns, a->depth, rows, x->ds, SCORE_STRIDE, x->q, dk + key * a->depth, a->depth, true);
+        m->multiply_columns(columns, a->value_depth, rows, x->p, SCORE_STRIDE, x->g, dv + key * a->value_depth, a->value_depth, true);
     }
 }
 
