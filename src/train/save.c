@@ -8,12 +8,16 @@
 #include "weft/checkpoint.h"
 #include "weft/loader.h"
 
+/* What one rank does while the others wait for its word may take longer than an operation between ranks is given: a checkpoint on a
+ * slow disk. That a rank is dead is known by its heartbeats; this is the end of what they cannot tell. */
+#define AGREE_LIMIT_NS (UINT64_C(24) * 3600 * 1000000000)
+
 weft_status wefti_agree(weft_world *world, weft_status own, const char *doing) {
     if (world->size == 1) return own;
     /* The smallest failing rank decides: (rank, status) in one number, the largest being "no error". */
     int64_t code = own == WEFT_OK ? INT64_MAX : (int64_t)world->rank * WEFT_STATUS_COUNT + (int64_t)own;
     wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I64, .op = WEFTI_REDUCE_MIN, .send = &code,
-                                  .receive = &code, .count = 1};
+                                  .receive = &code, .count = 1, .timeout_ns = AGREE_LIMIT_NS};
     char message[WEFTI_MESSAGE_BYTES];
     memcpy(message, weft_error_message(), sizeof message);
     WEFTI_TRY(wefti_collective_run(world->group, &call));

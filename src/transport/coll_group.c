@@ -205,6 +205,10 @@ static weft_status raise_fault(coll_group *group, weft_status status, int32_t ra
     return look_for_fault(group);
 }
 
+static uint64_t timeout_of(const coll_operation *operation) {
+    return operation->call.timeout_ns ? operation->call.timeout_ns : coll_group_of(operation)->timeout_ns;
+}
+
 static weft_status time_out(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
     char words[224];
@@ -212,10 +216,9 @@ static weft_status time_out(coll_operation *operation) {
     int32_t rank = missing >= 0 && missing != coll_index(group) ? group->ranks[missing] : -1;
     wefti_coll_words(operation, words, sizeof words);
     if (rank >= 0)
-        wefti_fail(WEFT_E_TIMEOUT, "%s: no answer from rank %d within %.3g s", words, (int)rank,
-                   (double)group->timeout_ns / 1e9);
+        wefti_fail(WEFT_E_TIMEOUT, "%s: no answer from rank %d within %.3g s", words, (int)rank, (double)timeout_of(operation) / 1e9);
     else
-        wefti_fail(WEFT_E_TIMEOUT, "%s: not done within %.3g s", words, (double)group->timeout_ns / 1e9);
+        wefti_fail(WEFT_E_TIMEOUT, "%s: not done within %.3g s", words, (double)timeout_of(operation) / 1e9);
     return raise_fault(group, WEFT_E_TIMEOUT, rank);
 }
 
@@ -339,7 +342,7 @@ static weft_status look_at_deadlines(coll_group *group, uint64_t now_ns) {
     for (coll_operation *operation = group->first; operation; operation = operation->next) {
         if (operation->deadline_ns == 0) {
             operation->started_ns = now_ns;
-            operation->deadline_ns = wefti_deadline_after(now_ns, group->timeout_ns);
+            operation->deadline_ns = wefti_deadline_after(now_ns, timeout_of(operation));
             continue;
         }
         operation->deadline_ns = wefti_deadline_after(operation->deadline_ns, away_ns);

@@ -44,6 +44,13 @@ Test(runs, resume_to_the_same_bits_on_two_ranks) {
     same_files(whole, parts);
 }
 
+/* The others wait for rank 0 to save for longer than they would for its part of a step. */
+Test(runs, wait_for_a_slow_disk) {
+    setenv("RUN_TIMEOUT_MS", "2000", 1);
+    setenv("RUN_SYNC_MS", "3500", 1);
+    must_run(2, temporary_path("slow"), "4 2");
+}
+
 /* Every survivor of three says which rank is gone, within 5 s of its death, and exits with an error. */
 static void survives(const char *wire, int victim, int step) {
     const char *checkpoint = temporary_path("killed"), *output = temporary_path("output");

@@ -63,6 +63,7 @@ typedef struct wefti_collective_call {
     size_t                count;    /* elements, per the table above; 0 is allowed */
     int32_t               priority; /* higher is served first among those in flight; the same on all members */
     void                 *stream;   /* for engines of a device: the stream to order after; else NULL */
+    uint64_t              timeout_ns; /* of this operation from its start; 0: the group's */
 } wefti_collective_call;
 
 /* How a group is opened. Zero means the default. Everything but index is the same on all members. */
