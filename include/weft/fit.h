@@ -47,8 +47,8 @@ typedef struct weft_fit_result {
 
 /* Trains until the loader ends. Collective; blocks. The last line of the log has "event":"end", test_accuracy, train_seconds,
  * samples_per_second, ranks. On an error what was saved stays, and the log ends with "event":"error" and the message. Errors: those
- * of weft_trainer_step, weft_loader_next, weft_trainer_save, and paths that cannot be written (found before training starts).
- * `result_out` may be NULL. */
+ * of weft_trainer_step, weft_loader_next, weft_trainer_save, and paths that cannot be written (found before training starts). What
+ * fails on one rank alone gives WEFT_E_PEER on the others, with the rank and its message. `result_out` may be NULL. */
 WEFT_MUST_CHECK weft_status weft_fit(weft_trainer *trainer, weft_loader *loader, const weft_fit_options *options,
                                      weft_fit_result *result_out);
 

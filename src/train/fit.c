@@ -6,7 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "core/base/base.h"
+#include "core/iface/collective.h"
 #include "train/trainer.h"
 #include "weft/fit.h"
 #include "weft/metrics.h"
@@ -59,6 +59,16 @@ static weft_status curve_add(curve *c, double x, double y) {
 static void curve_release(curve *c) {
     wefti_free(c->x, sizeof(double) * (size_t)c->capacity);
     wefti_free(c->y, sizeof(double) * (size_t)c->capacity);
+}
+
+/* What fails on this rank alone (its data, its disk) would leave the others waiting: they are told which rank it was, and why. */
+static weft_status alone(const fit *f, weft_status status) {
+    weft_world *world = weft_trainer_world(f->trainer);
+    if (status == WEFT_OK || status == WEFT_END || world->size == 1) return status;
+    char message[WEFTI_MESSAGE_BYTES];
+    memcpy(message, weft_error_message(), sizeof message);
+    wefti_fault_raise(world->group->fault, WEFT_E_PEER, world->rank, message);
+    return wefti_fail(status, "%s", message);
 }
 
 /* --- reporting --- */
@@ -167,11 +177,11 @@ static weft_status evaluate(fit *f) {
     weft_batch  batch;
     weft_status status = WEFT_OK;
     double      loss = 0, correct = 0, rows = 0;
-    WEFTI_TRY(weft_loader_rewind(f->options->test));
-    while ((status = weft_loader_next(f->options->test, &batch)) == WEFT_OK) {
+    WEFTI_TRY(alone(f, weft_loader_rewind(f->options->test)));
+    while ((status = alone(f, weft_loader_next(f->options->test, &batch))) == WEFT_OK) {
         weft_plan_value value;
         int32_t         index = 0;
-        WEFTI_TRY(weft_evaluator_run(f->evaluator, &batch));
+        WEFTI_TRY(alone(f, weft_evaluator_run(f->evaluator, &batch)));
         if (f->options->test_loss) {
             WEFTI_TRY(weft_evaluator_output(f->evaluator, index++, &value));
             loss += scalar_of(&value) * (double)batch.global_rows;
@@ -185,7 +195,7 @@ static weft_status evaluate(fit *f) {
     if (status != WEFT_END) return status;
     if (f->options->test_loss) f->result.test_loss = loss / rows;
     if (f->options->test_correct) f->result.test_accuracy = correct / rows;
-    return f->options->test_correct ? curve_add(&f->accuracies, (double)f->result.steps, f->result.test_accuracy) : WEFT_OK;
+    return f->options->test_correct ? alone(f, curve_add(&f->accuracies, (double)f->result.steps, f->result.test_accuracy)) : WEFT_OK;
 }
 
 static weft_status save(fit *f) {
@@ -197,8 +207,8 @@ static weft_status end_epoch(fit *f, int64_t epoch) {
     f->result.epochs = epoch + 1;
     WEFTI_TRY(evaluate(f));
     show_epoch(f, epoch);
-    WEFTI_TRY(log_summary(f, "epoch", epoch));
-    WEFTI_TRY(save_plot(f));
+    WEFTI_TRY(alone(f, log_summary(f, "epoch", epoch)));
+    WEFTI_TRY(alone(f, save_plot(f)));
     return save(f);
 }
 
@@ -206,7 +216,8 @@ static weft_status end_epoch(fit *f, int64_t epoch) {
 
 static weft_status take_step(fit *f, const weft_batch *batch, double begun) {
     weft_report report;
-    WEFTI_TRY(weft_trainer_step(f->trainer, batch, &report));
+    weft_status status = weft_trainer_step(f->trainer, batch, &report);
+    if (status != WEFT_OK) return status == WEFT_E_NAN ? status : alone(f, status); /* all ranks know of a NaN */
     f->result.steps = report.step;
     f->steps++;
     f->result.train_seconds += seconds() - begun;
@@ -220,10 +231,10 @@ static weft_status take_step(fit *f, const weft_batch *batch, double begun) {
         f->epoch_rows += (double)batch->global_rows;
     }
     f->result.train_loss = f->epoch_rows > 0 ? f->epoch_loss / f->epoch_rows : NAN;
-    WEFTI_TRY(curve_add(&f->losses, (double)report.step, report.loss));
+    WEFTI_TRY(alone(f, curve_add(&f->losses, (double)report.step, report.loss)));
     bool last = batch->index + 1 == batch->count;
     show_progress(f, batch, &report, last && !f->live);
-    WEFTI_TRY(log_step(f, batch, &report));
+    WEFTI_TRY(alone(f, log_step(f, batch, &report)));
     if (last) return end_epoch(f, batch->epoch);
     if (f->options->checkpoint_every > 0 && report.step % f->options->checkpoint_every == 0) return save(f);
     return WEFT_OK;
@@ -235,14 +246,14 @@ static weft_status loop(fit *f) {
     for (;;) {
         if (f->options->max_steps > 0 && weft_trainer_steps(f->trainer) >= f->options->max_steps) break;
         double      begun = seconds();
-        weft_status status = weft_loader_next(f->loader, &batch);
+        weft_status status = alone(f, weft_loader_next(f->loader, &batch));
         if (status == WEFT_END) break;
         WEFTI_TRY(status);
         WEFTI_TRY(take_step(f, &batch, begun));
         epoch_ended = batch.index + 1 == batch.count;
     }
     if (!epoch_ended) WEFTI_TRY(end_epoch(f, batch.epoch)); /* stopped by max_steps */
-    return log_summary(f, "end", f->result.epochs > 0 ? f->result.epochs - 1 : 0);
+    return alone(f, log_summary(f, "end", f->result.epochs > 0 ? f->result.epochs - 1 : 0));
 }
 
 /* What the log of a resumed run says of the steps that count; those after the checkpoint are done again. */

@@ -82,6 +82,18 @@ Test(runs, name_a_killed_first_rank_over_shared_memory) { survives("shm", 0, 25)
 Test(runs, name_a_killed_rank_over_tcp) { survives("tcp", 2, 25); }
 Test(runs, name_a_rank_killed_at_its_first_step) { survives("tcp", 0, 1); }
 
+/* What goes wrong on one rank alone is told to the others, with its cause. */
+Test(runs, tell_the_others_what_one_rank_cannot_read) {
+    const char *folder = temporary_path(""), *output = temporary_path("output");
+    cr_assert_eq(run_ranks(2, "shm", "train_program_fit", folder, output), 1);
+    char *text = read_text(output), *own = strstr(text, "[1] error "), *other = strstr(text, "[0] error WEFT_E_PEER ");
+    cr_assert(own && other, "%s", text);
+    cr_assert_not_null(strstr(other, "rank 1 failed: "), "%s", text);
+    cr_assert_not_null(strstr(other, "images-1"), "%s", text);
+    cr_assert_not_null(strstr(own, "images-1"), "%s", text);
+    free(text);
+}
+
 Test(runs, refuse_a_damaged_checkpoint) {
     const char *checkpoint = temporary_path("damaged"), *output = temporary_path("output");
     char        command[1024];
