@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/iface/collective.h"
+#include "io/sink.h"
 #include "train/trainer.h"
 #include "weft/fit.h"
 #include "weft/metrics.h"
@@ -276,6 +277,17 @@ static weft_status read_history(fit *f) {
     return status == WEFT_E_NOT_FOUND || status == WEFT_E_CORRUPT ? WEFT_OK : status;
 }
 
+/* Paths that cannot be written are found now, not after an epoch. */
+static weft_status try_paths(fit *f) {
+    const weft_fit_options *o = f->options;
+    if (o->checkpoint_path && weft_world_rank(weft_trainer_world(f->trainer)) == 0) {
+        wefti_sink *sink = NULL;
+        WEFTI_TRY(wefti_sink_create(o->checkpoint_path, &sink));
+        wefti_sink_release(sink); /* what is at the path stays */
+    }
+    return save_plot(f);
+}
+
 static weft_status open_files(fit *f) {
     const weft_fit_options *o = f->options;
     if (o->resume && !o->checkpoint_path) return wefti_fail(WEFT_E_INVALID, "weft_fit: resume needs checkpoint_path");
@@ -296,7 +308,7 @@ static weft_status open_files(fit *f) {
         if (o->test_correct) outputs[n++] = o->test_correct;
         WEFTI_TRY(weft_evaluator_create(f->trainer, outputs, n, &f->evaluator));
     }
-    WEFTI_TRY(save_plot(f)); /* a path that cannot be written is found now, not after an epoch */
+    WEFTI_TRY(try_paths(f));
     return log_start(f);
 }
 
