@@ -41,7 +41,7 @@ typedef struct weft_fit_result {
     double  test_loss;          /* of the last evaluation; NaN without one */
     double  test_accuracy;      /* 0 to 1; NaN without one */
     double  train_seconds;      /* spent in steps and in waiting for batches; without evaluation and saving */
-    double  units_per_second;   /* over train_seconds */
+    double  units_per_second;   /* over train_seconds; 0 where there was nothing left to train */
     double  wait_share;         /* of train_seconds, waiting for other ranks */
 } weft_fit_result;
 

@@ -100,12 +100,16 @@ static void show_progress(fit *f, const weft_batch *batch, const weft_report *re
     fflush(f->options->progress);
 }
 
-static void show_epoch(fit *f, int64_t epoch) {
+/* "epoch 3 done:" and what there is to say. */
+static void show_results(fit *f, const char *title) {
     if (!f->speaks) return;
-    fprintf(f->options->progress, "%sepoch %lld done: train loss %.4f", f->live ? "\r\033[K" : "", (long long)epoch + 1, f->result.train_loss);
-    if (!isnan(f->result.test_loss)) fprintf(f->options->progress, "  test loss %.4f", f->result.test_loss);
-    if (!isnan(f->result.test_accuracy)) fprintf(f->options->progress, "  test accuracy %.2f %%", 100 * f->result.test_accuracy);
-    fprintf(f->options->progress, "  %.1f s, %.0f %s/s\n", f->result.train_seconds, rate_of(f), unit_of(f));
+    const weft_fit_result *r = &f->result;
+    fprintf(f->options->progress, "%s%s", f->live ? "\r\033[K" : "", title);
+    if (!isnan(r->train_loss)) fprintf(f->options->progress, "  train loss %.4f", r->train_loss);
+    if (!isnan(r->test_loss)) fprintf(f->options->progress, "  test loss %.4f", r->test_loss);
+    if (!isnan(r->test_accuracy)) fprintf(f->options->progress, "  test accuracy %.2f %%", 100 * r->test_accuracy);
+    if (f->steps > 0) fprintf(f->options->progress, "  %.1f s, %.0f %s/s", r->train_seconds, rate_of(f), unit_of(f));
+    fprintf(f->options->progress, "\n");
     fflush(f->options->progress);
 }
 
@@ -146,7 +150,7 @@ static weft_status log_summary(fit *f, const char *event, int64_t epoch) {
     weft_metrics_f64(f->metrics, "train_seconds", f->result.train_seconds);
     char name[64];
     snprintf(name, sizeof name, "%.40s_per_second", unit_of(f));
-    weft_metrics_f64(f->metrics, name, rate_of(f));
+    weft_metrics_f64(f->metrics, name, f->steps > 0 ? rate_of(f) : NAN);
     weft_metrics_f64(f->metrics, "wait_share", f->result.wait_share);
     weft_metrics_i64(f->metrics, "ranks", weft_world_size(weft_trainer_world(f->trainer)));
     return weft_metrics_end_line(f->metrics);
@@ -205,9 +209,11 @@ static weft_status save(fit *f) {
 }
 
 static weft_status end_epoch(fit *f, int64_t epoch) {
+    char title[48];
+    snprintf(title, sizeof title, "epoch %lld done:", (long long)epoch + 1);
     f->result.epochs = epoch + 1;
     WEFTI_TRY(evaluate(f));
-    show_epoch(f, epoch);
+    show_results(f, title);
     WEFTI_TRY(alone(f, log_summary(f, "epoch", epoch)));
     WEFTI_TRY(alone(f, save_plot(f)));
     return save(f);
@@ -254,6 +260,10 @@ static weft_status loop(fit *f) {
         epoch_ended = batch.index + 1 == batch.count;
     }
     if (!epoch_ended) WEFTI_TRY(end_epoch(f, batch.epoch)); /* stopped by max_steps */
+    if (f->steps == 0) { /* a finished run that was resumed: how good it is can still be said */
+        WEFTI_TRY(evaluate(f));
+        show_results(f, "nothing left to train:");
+    }
     return alone(f, log_summary(f, "end", f->result.epochs > 0 ? f->result.epochs - 1 : 0));
 }
 
@@ -295,7 +305,10 @@ static weft_status open_files(fit *f) {
         weft_status status = weft_trainer_load(f->trainer, o->checkpoint_path, f->loader);
         if (status != WEFT_OK && status != WEFT_E_NOT_FOUND) return status; /* no file yet: a first run */
     }
+    weft_loader_state place;
+    weft_loader_save(f->loader, &place);
     f->result.steps = weft_trainer_steps(f->trainer);
+    f->result.epochs = place.epoch;
     bool first = weft_world_rank(weft_trainer_world(f->trainer)) == 0;
     if (first && o->log_path && o->plot_path && o->resume && f->result.steps > 0) WEFTI_TRY(read_history(f));
     if (first && o->log_path) WEFTI_TRY(weft_metrics_open(o->log_path, o->resume && f->result.steps > 0, &f->metrics));
