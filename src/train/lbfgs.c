@@ -125,6 +125,7 @@ typedef struct search {
     weft_report      *report;
     double            slope0, value0; /* at step length 0 */
     double            loss;           /* the latest value without Omega */
+    double            own;            /* this rank's share of the latest value */
 } search;
 
 /* Objective and gradient at `point`. */
@@ -140,6 +141,7 @@ static weft_status evaluate(search *s, const double *point, double *gradient, do
     s->report->wait_ns += wefti_plan_wait_ns(plan);
     s->report->evaluations++;
     WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_LOSS, value_out));
+    WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_OWN_LOSS, &s->own));
     int64_t at = 0;
     for (int32_t i = 0; i < trainer->training.n; i++) {
         weft_plan_value value;
@@ -264,7 +266,7 @@ weft_status wefti_lbfgs_step(weft_trainer *trainer, const weft_batch *batch, wef
     report->gradient_norm = sqrt(dot(l->n, l->gradient, l->gradient));
     if (!isfinite(s.value0) || !isfinite(report->gradient_norm)) {
         report->skipped = true;
-        return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, s.value0, s.value0);
+        return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, batch, s.value0, s.own);
     }
     if (report->gradient_norm == 0) return WEFT_OK; /* a stationary point */
     find_direction(l);

@@ -48,21 +48,6 @@ static weft_status compare_ranks(weft_world *world, int64_t value, const char *w
                       "arguments", world->rank, what);
 }
 
-weft_status wefti_trainer_nan(weft_trainer *trainer, double loss, double own_loss) {
-    weft_world *world = trainer->world;
-    int64_t     first = isfinite(own_loss) ? INT64_MAX : world->rank;
-    if (world->size > 1) {
-        wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I64, .op = WEFTI_REDUCE_MIN, .send = &first,
-                                      .receive = &first, .count = 1};
-        WEFTI_TRY(wefti_collective_run(world->group, &call));
-    }
-    if (first == INT64_MAX)
-        return wefti_fail(WEFT_E_NAN, "step %lld: the loss is %g, though every rank's own share is finite; nothing was changed. Lower "
-                          "the learning rate or clip the gradient", (long long)trainer->steps + 1, loss);
-    return wefti_fail(WEFT_E_NAN, "step %lld: the loss is %g, first on rank %lld; nothing was changed. Look at that rank's data, lower "
-                      "the learning rate or clip the gradient", (long long)trainer->steps + 1, loss, (long long)first);
-}
-
 /* --- life --- */
 
 static weft_status check_strategy(const weft_world *world, const weft_program *program) {
@@ -176,7 +161,7 @@ static weft_status run_step(weft_trainer *trainer, const weft_batch *batch, weft
     report->wait_ns = wefti_plan_wait_ns(plan);
     if (isfinite(report->loss) && isfinite(report->gradient_norm)) return WEFT_OK;
     report->skipped = true;
-    return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, report->loss, own);
+    return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, batch, report->loss, own);
 }
 
 weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report_out) {

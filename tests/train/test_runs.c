@@ -82,6 +82,32 @@ Test(runs, name_a_killed_first_rank_over_shared_memory) { survives("shm", 0, 25)
 Test(runs, name_a_killed_rank_over_tcp) { survives("tcp", 2, 25); }
 Test(runs, name_a_rank_killed_at_its_first_step) { survives("tcp", 0, 1); }
 
+/* A loss that is not finite is blamed on the rank whose data made it so, by every rank and under every kind of solver. */
+static void blames(const char *solver, const char *what, const char *words) {
+    const char *output = temporary_path("output"), *checkpoint = temporary_path("nan");
+    char        lines[2][256];
+    setenv("RUN_SOLVER", solver, 1);
+    setenv("RUN_NAN", what, 1);
+    cr_assert_eq(run(2, "shm", checkpoint, "5 100", output), 1);
+    char *text = read_text(output);
+    for (int rank = 0; rank < 2; rank++) {
+        char start[8], *line;
+        snprintf(start, sizeof start, "[%d] ", rank);
+        cr_assert_not_null(line = strstr(text, start), "rank %d says nothing: %s", rank, text);
+        snprintf(lines[rank], sizeof lines[rank], "%.*s", (int)strcspn(line, "\n"), line);
+        cr_assert(strstr(lines[rank], "WEFT_E_NAN") && strstr(lines[rank], "step 3") && strstr(lines[rank], words), "%s %s: %s", solver, what,
+                  lines[rank]);
+    }
+    free(text);
+}
+
+Test(runs, blame_a_nan_on_the_rank_whose_data_it_is) {
+    blames("sgd", "field", "'x' of the batch on rank 1");
+    blames("lbfgs", "field", "'x' of the batch on rank 1");
+    blames("sgd", "share", "first on rank 1");
+    blames("lbfgs", "share", "first on rank 1");
+}
+
 /* What goes wrong on one rank alone is told to the others, with its cause. */
 Test(runs, tell_the_others_what_one_rank_cannot_read) {
     const char *folder = temporary_path(""), *output = temporary_path("output");

@@ -2,10 +2,12 @@
  * Resumes from CHECKPOINT where it exists, saves every EVERY steps and at the end. At DIE_STEP the rank DIE_RANK prints "died NANOSECONDS"
  * and kills itself; a rank that sees an error prints "error NANOSECONDS STATUS MESSAGE" and exits with 1. Environment: RUN_PAUSE_MS, that
  * rank 0 idles in each step while the others wait for it; RUN_TIMEOUT_MS, of the world; RUN_SYNC_MS, that the disk takes for the first
- * file. */
+ * file; RUN_SOLVER: adamw, sgd, momentum or lbfgs; RUN_NAN=field or share: in step 3 the rows of rank 1 (in the loss alone) are not finite. */
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,6 +40,25 @@ static void die(void) {
     kill(getpid(), SIGKILL);
 }
 
+static weft_solver solver_of(const char *name) {
+    if (name && strcmp(name, "sgd") == 0) return weft_sgd(0.02);
+    if (name && strcmp(name, "momentum") == 0) return weft_sgd(0.02, .momentum = 0.9, .nesterov = true);
+    if (name && strcmp(name, "lbfgs") == 0) return weft_lbfgs(0.5, .history = 4);
+    return weft_adamw(2e-3, .clip_norm = 1, .schedule = {.kind = WEFT_COSINE, .warmup = 5, .steps = 100});
+}
+
+/* Rank 1's rows in step 3: pixels that are not finite, or labels that no class has, which only its own share of the loss sees. */
+static void spoil(weft_batch *batch, long step, int32_t rank) {
+    static float   bad_x[BATCH * WIDTH];
+    static int32_t bad_y[BATCH];
+    const char    *what = getenv("RUN_NAN");
+    if (!what || step != 3 || rank != 1) return;
+    for (int i = 0; i < BATCH * WIDTH; i++) bad_x[i] = NAN;
+    for (int i = 0; i < BATCH; i++) bad_y[i] = 1000;
+    if (strcmp(what, "field") == 0) batch->field[0].data = bad_x;
+    else batch->field[1].data = bad_y;
+}
+
 int main(int argc, char **argv) {
     static float   x[ROWS][WIDTH];
     static int32_t y[ROWS];
@@ -62,7 +83,7 @@ int main(int argc, char **argv) {
     weft_tensor *h = weft_input(graph, "x", WEFT_F32, weft_shape(BATCH, WIDTH));
     h = weft_dropout(weft_relu(weft_batch_norm(weft_linear(h, "hidden", .out = 96), "norm")), 0.2);
     weft_tensor *loss = weft_cross_entropy(weft_linear(h, "head", .out = 4), weft_input(graph, "y", WEFT_I32, weft_shape(BATCH)));
-    weft_program program = {.loss = loss, .solver = weft_adamw(2e-3, .clip_norm = 1, .schedule = {.kind = WEFT_COSINE, .warmup = 5, .steps = 100})};
+    weft_program program = {.loss = loss, .solver = solver_of(getenv("RUN_SOLVER"))};
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     status = weft_trainer_load(trainer, argv[1], loader);
     if (status != WEFT_OK && status != WEFT_E_NOT_FOUND) goto done;
@@ -72,6 +93,7 @@ int main(int argc, char **argv) {
         if (i == die_step && weft_world_rank(world) == die_rank) die();
         if (weft_world_rank(world) == 0) usleep((useconds_t)number_of("RUN_PAUSE_MS") * 1000);
         if ((status = weft_loader_next(loader, &batch)) != WEFT_OK) goto done;
+        spoil(&batch, i, weft_world_rank(world));
         if ((status = weft_trainer_step(trainer, &batch, &report)) != WEFT_OK) goto done;
         if ((i % every == 0 || i == steps) && (status = weft_trainer_save(trainer, argv[1], loader)) != WEFT_OK) goto done;
     }
