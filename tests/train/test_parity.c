@@ -51,11 +51,13 @@ Test(parity, accumulation_on_one_rank) { agrees("adam", "f64", 3, 0, NULL, 1e-9)
 Test(parity, accumulation_on_two_ranks) { agrees("adam", "f64", 2, 2, "shm", 1e-9); }
 Test(parity, accumulation_in_f32_on_two_ranks) { agrees("sgd", "f32", 4, 2, "shm", 1e-5); }
 
-Test(parity, runs_give_the_same_bits) {
+static void gives_the_same_bits(const char *wire) {
     size_t  n, m;
-    double *first = train(3, "shm", "adam", "f32", 2, &n), *second = train(3, "shm", "adam", "f32", 2, &m);
+    double *first = train(3, wire, "adam", "f32", 2, &n), *second = train(3, wire, "adam", "f32", 2, &m);
     cr_assert_eq(n, m);
-    cr_assert_eq(memcmp(first, second, n * sizeof *first), 0);
+    cr_assert_eq(memcmp(first, second, n * sizeof *first), 0, "two runs over %s differ", wire);
     free(first);
     free(second);
 }
+Test(parity, runs_give_the_same_bits_over_shared_memory) { gives_the_same_bits("shm"); }
+Test(parity, runs_give_the_same_bits_over_tcp) { gives_the_same_bits("tcp"); }

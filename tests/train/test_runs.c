@@ -13,13 +13,14 @@ static int run(int ranks, const char *wire, const char *checkpoint, const char *
     return run_ranks(ranks, wire, "train_program_run", arguments, output);
 }
 
-static void must_run(int ranks, const char *checkpoint, const char *rest) {
+static void must_run_over(const char *wire, int ranks, const char *checkpoint, const char *rest) {
     const char *output = temporary_path("output");
-    int         status = run(ranks, NULL, checkpoint, rest, output);
+    int         status = run(ranks, wire, checkpoint, rest, output);
     char       *text = read_text(output);
     cr_assert_eq(status, 0, "exit status %d: %s", status, text);
     free(text);
 }
+static void must_run(int ranks, const char *checkpoint, const char *rest) { must_run_over(NULL, ranks, checkpoint, rest); }
 
 static void same_files(const char *a, const char *b) {
     char command[1024];
@@ -43,6 +44,22 @@ Test(runs, resume_to_the_same_bits_on_two_ranks) {
     must_run(2, parts, "40 100");
     same_files(whole, parts);
 }
+
+/* Also with the states of other solvers, L-BFGS's history among them, and over the other wire. */
+static void resumes(const char *solver, const char *wire) {
+    const char *whole = temporary_path("whole"), *parts = temporary_path("parts");
+    unlink(whole);
+    unlink(parts);
+    setenv("RUN_SOLVER", solver, 1);
+    must_run_over(wire, 2, whole, "24 100");
+    must_run_over(wire, 2, parts, "11 100");
+    must_run_over(wire, 2, parts, "24 100");
+    same_files(whole, parts);
+}
+
+Test(runs, resume_to_the_same_bits_with_momentum) { resumes("momentum", "shm"); }
+Test(runs, resume_to_the_same_bits_with_lbfgs) { resumes("lbfgs", "shm"); }
+Test(runs, resume_to_the_same_bits_over_tcp) { resumes("adamw", "tcp"); }
 
 /* The others wait for rank 0 to save for longer than they would for its part of a step. */
 Test(runs, wait_for_a_slow_disk) {
