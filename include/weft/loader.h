@@ -51,6 +51,7 @@ typedef struct weft_image_source {
     int64_t     first_row, rows; /* the part to use; rows 0 means all from first_row on */
     double      mean, deviation; /* deviation 0 means 1 */
     int64_t     memory_bytes;    /* 0 means 1 GiB */
+    int32_t     classes;         /* > 0: labels are from 0 to classes-1, and any other is an error; 0: they are what they are */
 } weft_image_source;
 
 /* Windows of `length` tokens: fields "tokens" and "targets", i32 [rows, length], the targets one token further on. Row w
@@ -65,8 +66,8 @@ typedef struct weft_text_source {
 } weft_text_source;
 
 /* Opens a loader on files. *loader_out gets one reference, NULL on error. All errors of weft_idx_open and
- * weft_tokens_open; WEFT_E_SHAPE where images and labels do not fit; WEFT_E_INVALID for options out of range, and for a
- * data set without a single batch. */
+ * weft_tokens_open; WEFT_E_SHAPE where images and labels do not fit; WEFT_E_INVALID for options out of range, for a data set
+ * without a single batch, and for a label of no class, by row and file (from large files only when its batch comes). */
 WEFT_MUST_CHECK weft_status weft_loader_open_images(const weft_image_source *source, const weft_loader_options *options,
                                                     weft_loader **loader_out);
 WEFT_MUST_CHECK weft_status weft_loader_open_text(const weft_text_source *source, const weft_loader_options *options,

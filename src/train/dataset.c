@@ -13,6 +13,7 @@ typedef struct image_set {
     wefti_dataset base; /* first: release and fill get it */
     wefti_rows    images, labels;
     bool          labelled;
+    int32_t       classes; /* 0: any label */
     int64_t       first_row;
     double        mean, scale;
     uint8_t      *scratch;
@@ -53,6 +54,20 @@ static void convert_pixels(const image_set *set, const void *row, float *out) {
     }
 }
 
+/* The label of a row of the file, which must be of a class that there is. */
+static weft_status read_label(const image_set *set, int64_t row, int32_t *label_out) {
+    const void *from = NULL;
+    int32_t     label = 0;
+    WEFTI_TRY(wefti_rows_get(&set->labels, row, set->scratch, &from));
+    if (set->labels.info.dtype == WEFT_U8) label = *(const uint8_t *)from;
+    else memcpy(&label, from, sizeof label);
+    if (set->classes > 0 && (label < 0 || label >= set->classes))
+        return wefti_fail(WEFT_E_INVALID, "label %d of row %lld of '%s' is none of %d classes (0 to %d)", label, (long long)row,
+                          set->labels.path, set->classes, set->classes - 1);
+    *label_out = label;
+    return WEFT_OK;
+}
+
 static weft_status images_fill(wefti_dataset *dataset, const int64_t *row, int64_t count, void *const *data_out) {
     image_set *set = (image_set *)dataset;
     for (int64_t i = 0; i < count; i++) {
@@ -60,11 +75,7 @@ static weft_status images_fill(wefti_dataset *dataset, const int64_t *row, int64
         WEFTI_TRY(wefti_rows_get(&set->images, set->first_row + row[i], set->scratch, &from));
         convert_pixels(set, from, (float *)((uint8_t *)data_out[0] + (size_t)i * dataset->row_bytes[0]));
         if (!set->labelled) continue;
-        WEFTI_TRY(wefti_rows_get(&set->labels, set->first_row + row[i], set->scratch, &from));
-        int32_t label = 0;
-        if (set->labels.info.dtype == WEFT_U8) label = *(const uint8_t *)from;
-        else memcpy(&label, from, sizeof label);
-        ((int32_t *)data_out[1])[i] = label;
+        WEFTI_TRY(read_label(set, set->first_row + row[i], (int32_t *)data_out[1] + i));
     }
     return WEFT_OK;
 }
@@ -94,6 +105,14 @@ static weft_status open_labels(image_set *set, const weft_image_source *source, 
     return WEFT_OK;
 }
 
+/* Where the labels are in memory a bad one is found before training, not in some epoch. */
+static weft_status check_labels(const image_set *set) {
+    int32_t label;
+    for (int64_t row = 0; row < set->base.rows && set->labels.memory && set->classes > 0; row++)
+        WEFTI_TRY(read_label(set, set->first_row + row, &label));
+    return WEFT_OK;
+}
+
 static weft_status describe_images(image_set *set, const weft_image_source *source) {
     weft_shape shape = set->images.info.shape, row = {.rank = 1, .dim = {1}};
     if (shape.rank == 3) row.dim[row.rank++] = 1;
@@ -118,11 +137,14 @@ weft_status wefti_dataset_images(const weft_image_source *source, wefti_dataset 
     if (source->deviation < 0)
         return wefti_fail(WEFT_E_INVALID, "the deviation of the pixels is %g; expected a positive number",
                           source->deviation);
+    if (source->classes < 0)
+        return wefti_fail(WEFT_E_INVALID, "images of %d classes; expected a positive number, or 0 for any label", source->classes);
     WEFTI_TRY(wefti_alloc(sizeof *set, "an image data set", &set));
     set->base.fill = images_fill;
     set->base.release = images_release;
     set->images.descriptor = set->labels.descriptor = -1;
     set->first_row = source->first_row;
+    set->classes = source->classes;
     set->mean = source->mean;
     set->scale = source->deviation > 0 ? 1.0 / source->deviation : 1.0;
     int64_t     memory_bytes = source->memory_bytes > 0 ? source->memory_bytes : INT64_C(1) << 30;
@@ -132,6 +154,7 @@ weft_status wefti_dataset_images(const weft_image_source *source, wefti_dataset 
     WEFTI_TRY_GOTO(describe_images(set, source), fail);
     WEFTI_TRY_GOTO(check_part(source->images, "images", source->first_row, source->rows, set->images.info.shape.dim[0],
                               &set->base.rows), fail);
+    if (set->labelled) WEFTI_TRY_GOTO(check_labels(set), fail);
     *dataset_out = &set->base;
     return WEFT_OK;
 fail:

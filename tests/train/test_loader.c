@@ -320,6 +320,36 @@ Test(images, refuses_files_that_do_not_fit) {
 }
 
 /* A file too large to be held in memory: rows of 1 MiB, whose bytes are their number. */
+/* Labels are 1 to 5. A label that no class has is named at once where labels are in memory, else at its batch. */
+Test(images, name_a_label_of_no_class) {
+    const char *images = scratch("images"), *labels = scratch("labels");
+    write_images(images, labels);
+    weft_loader        *loader = NULL;
+    weft_batch          batch;
+    weft_loader_options how = {.batch = 2, .in_order = true};
+    weft_image_source   source = {.images = images, .labels = labels, .classes = 6};
+    cr_assert_eq(weft_loader_open_images(&source, &how, &loader), WEFT_OK, "%s", weft_error_message());
+    weft_loader_release(loader);
+    source.classes = 5;
+    cr_assert_eq(weft_loader_open_images(&source, &how, &loader), WEFT_E_INVALID);
+    cr_assert_null(loader);
+    cr_assert(message_has("label 5 ") && message_has("row 4 ") && message_has(labels) && message_has("5 classes"), "%s", weft_error_message());
+    source.rows = 4; /* the part without it */
+    cr_assert_eq(weft_loader_open_images(&source, &how, &loader), WEFT_OK, "%s", weft_error_message());
+    weft_loader_release(loader);
+    source.rows = 0;
+    source.memory_bytes = 1; /* read from a nameless file */
+    cr_assert_eq(weft_loader_open_images(&source, &how, &loader), WEFT_OK, "%s", weft_error_message());
+    for (int i = 0; i < 2; i++) cr_assert_eq(weft_loader_next(loader, &batch), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(weft_loader_next(loader, &batch), WEFT_E_INVALID);
+    cr_assert(message_has("label 5 ") && message_has("row 4 ") && message_has(labels) && message_has("batch 2"), "%s", weft_error_message());
+    weft_loader_release(loader);
+    source.classes = -1;
+    cr_assert_eq(weft_loader_open_images(&source, &how, &loader), WEFT_E_INVALID);
+    cr_assert(message_has("-1 classes"), "%s", weft_error_message());
+    cr_assert_eq(held(), 0);
+}
+
 static void write_large(const char *path, int count) {
     uint8_t  header[12] = {0, 0, 8, 2, 0, 0, 0, (uint8_t)count, 0, 0x10, 0, 0};
     uint8_t *bytes = malloc(12 + ((size_t)count << 20));
