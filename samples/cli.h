@@ -21,14 +21,15 @@ typedef struct cli_option {
 static inline void cli_help(const char *program, const char *about, const cli_option *options, int count) {
     printf("usage: %s [options]\n%s\n\n", program, about);
     for (int i = 0; i < count; i++) {
-        char left[64];
         static const char *const hints[] = {" TEXT", " N", " X", ""};
-        snprintf(left, sizeof left, "--%s%s", options[i].name, hints[options[i].kind]);
+        bool                     on = options[i].kind == CLI_FLAG && *(bool *)options[i].value;
+        char                     left[64];
+        snprintf(left, sizeof left, "--%s%s%s", on ? "[no-]" : "", options[i].name, hints[options[i].kind]);
         printf("  %-24s %s", left, options[i].help);
         if (options[i].kind == CLI_INTEGER) printf(" (%lld)", (long long)*(int64_t *)options[i].value);
         if (options[i].kind == CLI_REAL) printf(" (%g)", *(double *)options[i].value);
         if (options[i].kind == CLI_TEXT && *(const char **)options[i].value) printf(" (%s)", *(const char **)options[i].value);
-        printf("\n");
+        printf("%s\n", on ? " (on)" : "");
     }
     printf("  %-24s %s\n", "--help", "this text");
 }
@@ -38,28 +39,49 @@ static inline bool cli_set(const cli_option *option, const char *text) {
     errno = 0;
     switch (option->kind) {
     case CLI_TEXT: *(const char **)option->value = text; return true;
-    case CLI_FLAG: *(bool *)option->value = true; return true;
+    case CLI_FLAG: return false; /* they take none */
     case CLI_INTEGER: *(int64_t *)option->value = strtoll(text, &end, 10); break;
     case CLI_REAL: *(double *)option->value = strtod(text, &end); break;
     }
     return errno == 0 && end != text && *end == '\0';
 }
 
+/* The option that an argument names: --name, --name=value and, for flags, --no-name. NULL where there is none. */
+static inline const cli_option *cli_find(const char *argument, const cli_option *options, int count, const char **value_out, bool *on_out) {
+    if (strncmp(argument, "--", 2) != 0) return NULL;
+    const char *name = argument + 2, *equals = strchr(name, '=');
+    size_t      length = equals ? (size_t)(equals - name) : strlen(name);
+    *value_out = equals ? equals + 1 : NULL;
+    for (int i = 0; i < count; i++) {
+        size_t own = strlen(options[i].name);
+        bool   no = options[i].kind == CLI_FLAG && length == own + 3 && strncmp(name, "no-", 3) == 0;
+        *on_out = !no;
+        if ((no || length == own) && strncmp(no ? name + 3 : name, options[i].name, own) == 0) return &options[i];
+    }
+    return NULL;
+}
+
 /* Reads the command line. Returns -1 to go on, otherwise the status to exit with: 0 after --help, 2 after an error. */
 static inline int cli_parse(int argc, char **argv, const char *about, const cli_option *options, int count) {
     for (int i = 1; i < argc; i++) {
+        const char *text = NULL;
+        bool        on = true;
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             cli_help(argv[0], about, options, count);
             return 0;
         }
-        const cli_option *found = NULL;
-        for (int k = 0; k < count && strncmp(argv[i], "--", 2) == 0; k++)
-            if (strcmp(argv[i] + 2, options[k].name) == 0) found = &options[k];
+        const cli_option *found = cli_find(argv[i], options, count, &text, &on);
         if (!found) {
             fprintf(stderr, "%s: unknown option '%s'; --help lists those there are\n", argv[0], argv[i]);
             return 2;
         }
-        const char *text = found->kind == CLI_FLAG ? "" : i + 1 < argc ? argv[++i] : NULL;
+        if (found->kind == CLI_FLAG) {
+            if (text) fprintf(stderr, "%s: --%s takes no value, but has '%s'\n", argv[0], found->name, text);
+            if (text) return 2;
+            *(bool *)found->value = on;
+            continue;
+        }
+        if (!text && i + 1 < argc) text = argv[++i];
         if (!text || !cli_set(found, text)) {
             fprintf(stderr, "%s: --%s needs a %s%s%s\n", argv[0], found->name, found->kind == CLI_TEXT ? "value" : "number",
                     text ? ", not " : "", text ? text : "");

@@ -10,7 +10,7 @@ enum { ROWS = 4096, BATCH = 128 };
 static int64_t     epochs = 20, seed = 1;
 static double      rate = 5e-3;
 static const char *log_path, *plot_path, *checkpoint_path;
-static bool        resume, quiet;
+static bool        resume, quiet, stop_on_nan = true;
 
 /* --- a layer made of ops: gated linear unit (Dauphin et al. 2017), with a learnt temperature --- */
 
@@ -80,6 +80,7 @@ int main(int argc, char **argv) {
         {"plot", CLI_TEXT, &plot_path, "SVG of the loss"},
         {"checkpoint", CLI_TEXT, &checkpoint_path, "safetensors file, written after each epoch"},
         {"resume", CLI_FLAG, &resume, "go on from the checkpoint where there is one"},
+        {"stop-on-nan", CLI_FLAG, &stop_on_nan, "end where the loss is not finite, instead of skipping that step"},
         {"quiet", CLI_FLAG, &quiet, "no progress"},
     };
     int end = cli_parse(argc, argv, "Fits a function with a layer and an op of the program's own.", options, sizeof options / sizeof *options);
@@ -102,7 +103,7 @@ int main(int argc, char **argv) {
     weft_tensor *h = snake(gated(weft_input(graph, "x", WEFT_F32, weft_shape(BATCH, 2)), "gated1", 32), 3);
     weft_tensor *guess = weft_linear(snake(gated(h, "gated2", 32), 1), "head", .out = 1);
     weft_program program = {.loss = weft_mse(guess, weft_input(graph, "z", WEFT_F32, weft_shape(BATCH, 1))),
-                            .regulariser = weft_elastic_net(1e-6, 1e-6), .solver = weft_adam(rate)};
+                            .regulariser = weft_elastic_net(1e-6, 1e-6), .solver = weft_adam(rate), .ignore_nan = !stop_on_nan};
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     status = weft_fit(trainer, loader,
                       &(weft_fit_options){.log_path = log_path, .plot_path = plot_path, .checkpoint_path = checkpoint_path, .resume = resume,

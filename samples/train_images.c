@@ -9,7 +9,7 @@ static const char *model = "cnn", *data = "/usr/share/datasets/fashion-mnist", *
 static const char *log_path, *plot_path, *checkpoint_path;
 static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, accumulate = 1, max_steps, checkpoint_every;
 static double      rate = 1e-3, decay = 0, clip = 0;
-static bool        resume, quiet, describe, go_on_nan;
+static bool        resume, quiet, describe, stop_on_nan = true;
 
 static weft_tensor *mlp(weft_tensor *x) {
     x = weft_relu(weft_linear(weft_flatten(x), "hidden1", .out = 512));
@@ -61,7 +61,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
                              .solver = weft_adam(rate, .clip_norm = clip,
                                                  .schedule = {.kind = WEFT_COSINE, .steps = epochs * weft_loader_batches(loader), .floor = 0.02}),
                              .strategy = {.accumulate = (int32_t)accumulate},
-                             .ignore_nan = go_on_nan};
+                             .ignore_nan = !stop_on_nan};
     weft_trainer *trainer = NULL;
     weft_status   status = weft_trainer_create(world, &program, &trainer);
     const char   *text = NULL;
@@ -105,7 +105,7 @@ int main(int argc, char **argv) {
         {"checkpoint-every", CLI_INTEGER, &checkpoint_every, "also every so many steps"},
         {"resume", CLI_FLAG, &resume, "go on from the checkpoint where there is one"},
         {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps; 0: after the epochs"},
-        {"ignore-nan", CLI_FLAG, &go_on_nan, "skip steps whose loss is not finite instead of stopping"},
+        {"stop-on-nan", CLI_FLAG, &stop_on_nan, "end where the loss is not finite, instead of skipping that step"},
         {"describe", CLI_FLAG, &describe, "print the plan: operations, bytes and FLOPs"},
         {"quiet", CLI_FLAG, &quiet, "no progress"},
     };
@@ -126,7 +126,7 @@ int main(int argc, char **argv) {
                                .seed = (uint64_t)seed, .epochs = epochs};
     weft_image_source   source = {.images = either(images, "train-images-idx3-ubyte.gz", path[0], sizeof path[0]),
                                   .labels = either(labels, "train-labels-idx1-ubyte.gz", path[1], sizeof path[1]),
-                                  .mean = 0.2860, .deviation = 0.3530};
+                                  .mean = 0.2860, .deviation = 0.3530, .classes = (int32_t)classes};
     if ((status = weft_loader_open_images(&source, &how, &loader)) != WEFT_OK) goto done;
     source.images = either(test_images, "t10k-images-idx3-ubyte.gz", path[2], sizeof path[2]);
     source.labels = either(test_labels, "t10k-labels-idx1-ubyte.gz", path[3], sizeof path[3]);

@@ -10,7 +10,7 @@ static const char *text_path, *log_path, *plot_path, *checkpoint_path;
 static int64_t     layers = 6, heads = 6, width = 384, context = 256, batch_size = 12, epochs = 1, max_steps, seed = 1, sample = 400,
                accumulate = 1, checkpoint_every;
 static double      rate = 1e-3, dropout = 0, clip = 1, temperature = 0.8;
-static bool        resume, quiet, describe, recompute;
+static bool        resume, quiet, describe, recompute, stop_on_nan = true;
 
 static weft_tensor *block(weft_tensor *x, int64_t i) {
     weft_graph *g = weft_tensor_graph(x);
@@ -84,7 +84,8 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_program program = {.loss = weft_cross_entropy(logits, targets),
                             .solver = weft_adamw(rate, .beta2 = 0.99, .weight_decay = 0.1, .clip_norm = clip,
                                                  .schedule = {.kind = WEFT_COSINE, .warmup = steps / 20, .steps = steps - steps / 20, .floor = 0.1}),
-                            .strategy = {.accumulate = (int32_t)accumulate}};
+                            .strategy = {.accumulate = (int32_t)accumulate},
+                            .ignore_nan = !stop_on_nan};
     weft_trainer *trainer = NULL;
     const char   *text = NULL;
     weft_status   status = weft_trainer_create(world, &program, &trainer);
@@ -124,6 +125,7 @@ int main(int argc, char **argv) {
         {"checkpoint", CLI_TEXT, &checkpoint_path, "safetensors file, written after each epoch"},
         {"checkpoint-every", CLI_INTEGER, &checkpoint_every, "also every so many steps"},
         {"resume", CLI_FLAG, &resume, "go on from the checkpoint where there is one"},
+        {"stop-on-nan", CLI_FLAG, &stop_on_nan, "end where the loss is not finite, instead of skipping that step"},
         {"describe", CLI_FLAG, &describe, "print the plan: operations, bytes and FLOPs"},
         {"quiet", CLI_FLAG, &quiet, "no progress"},
     };
