@@ -7,7 +7,7 @@
 #include "weft.h"
 
 enum { ROWS = 4096, BATCH = 128 };
-static int64_t     epochs = 20, seed = 1;
+static int64_t     epochs = 20, seed = 1, max_steps;
 static double      rate = 5e-3;
 static const char *log_path, *plot_path, *checkpoint_path;
 static bool        resume, quiet, stop_on_nan = true;
@@ -80,6 +80,7 @@ int main(int argc, char **argv) {
         {"plot", CLI_TEXT, &plot_path, "SVG of the loss"},
         {"checkpoint", CLI_TEXT, &checkpoint_path, "safetensors file, written after each epoch"},
         {"resume", CLI_FLAG, &resume, "go on from the checkpoint where there is one"},
+        {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps; 0: after the epochs"},
         {"stop-on-nan", CLI_FLAG, &stop_on_nan, "end where the loss is not finite, instead of skipping that step"},
         {"quiet", CLI_FLAG, &quiet, "no progress"},
     };
@@ -107,7 +108,7 @@ int main(int argc, char **argv) {
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     status = weft_fit(trainer, loader,
                       &(weft_fit_options){.log_path = log_path, .plot_path = plot_path, .checkpoint_path = checkpoint_path, .resume = resume,
-                                          .epochs = epochs, .progress = quiet ? NULL : stdout}, &result);
+                                          .epochs = epochs, .max_steps = max_steps, .progress = quiet ? NULL : stdout}, &result);
     if (status == WEFT_OK && weft_world_rank(world) == 0) printf("mean squared error %.6f\n", result.train_loss);
 done:
     if (status != WEFT_OK) fprintf(stderr, "fit_custom: %s\n", weft_error_message());

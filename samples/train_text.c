@@ -7,7 +7,7 @@
 #include "weft.h"
 
 static const char *text_path, *log_path, *plot_path, *checkpoint_path;
-static int64_t     layers = 6, heads = 6, width = 384, context = 256, batch_size = 12, epochs = 1, max_steps, seed = 1, sample = 400,
+static int64_t     layers = 6, heads = 6, width = 384, context = 256, batch_size = 12, epochs = 1, max_steps, decay_steps, seed = 1, sample = 400,
                accumulate = 1, checkpoint_every;
 static double      rate = 1e-3, dropout = 0, clip = 1, temperature = 0.8;
 static bool        resume, quiet, describe, recompute, stop_on_nan = true;
@@ -80,7 +80,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_tensor *tokens = weft_input(graph, "tokens", WEFT_I32, weft_shape(batch_size, context));
     weft_tensor *targets = weft_input(graph, "targets", WEFT_I32, weft_shape(batch_size, context));
     weft_tensor *logits = gpt(tokens, alphabet->count);
-    int64_t      steps = max_steps > 0 ? max_steps : epochs * weft_loader_batches(loader);
+    int64_t      steps = decay_steps > 0 ? decay_steps : max_steps > 0 ? max_steps : epochs * weft_loader_batches(loader);
     weft_program program = {.loss = weft_cross_entropy(logits, targets),
                             .solver = weft_adamw(rate, .beta2 = 0.99, .weight_decay = 0.1, .clip_norm = clip,
                                                  .schedule = {.kind = WEFT_COSINE, .warmup = steps / 20, .steps = steps - steps / 20, .floor = 0.1}),
@@ -115,6 +115,7 @@ int main(int argc, char **argv) {
         {"epochs", CLI_INTEGER, &epochs, "passes over the text"},
         {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps; 0: after the epochs"},
         {"rate", CLI_REAL, &rate, "learning rate of AdamW"},
+        {"decay-steps", CLI_INTEGER, &decay_steps, "steps until the rate is at its lowest; 0: all"},
         {"dropout", CLI_REAL, &dropout, "share of activations that are dropped"},
         {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any"},
         {"seed", CLI_INTEGER, &seed, "of parameters, shuffling and the text"},

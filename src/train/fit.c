@@ -91,7 +91,8 @@ static void show_progress(fit *f, const weft_batch *batch, const weft_report *re
     if (f->options->max_steps > 0) left = fmin(left, (double)(f->options->max_steps - report->step));
     char        time_left[32];
     double      per_step = f->result.train_seconds / (double)f->steps;
-    const bool  colour = f->live && !getenv("NO_COLOR");
+    const char *plain = getenv("NO_COLOR"); /* where it is set to anything */
+    const bool  colour = f->live && !(plain && *plain);
     clock_text(left * per_step, time_left, sizeof time_left);
     fprintf(f->options->progress, "%sepoch %lld/%lld  step %lld  loss %s%.4f%s  %.0f %s/s  waiting %.0f %%  left %s%s", f->live ? "\r\033[K" : "",
             (long long)batch->epoch + 1, (long long)epochs, (long long)report->step, colour ? "\033[1m" : "", report->loss,
