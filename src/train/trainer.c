@@ -16,24 +16,61 @@ static uint64_t mix(uint64_t hash, const void *bytes, size_t count) {
     return hash;
 }
 
-/* What every rank must have alike: ops, their shapes and wiring, solver, regulariser, strategy. */
+/* What an op computes beyond its inputs. Shapes within attributes follow from the op's own; addresses differ between processes, so of
+ * custom ops only the name counts (their options may hold addresses too), and of updates what the program does not say anyway. */
+static uint64_t mix_attributes(uint64_t hash, const wefti_node *node) {
+    const wefti_attrs *a = &node->attrs;
+    switch (wefti_ops[node->op].family) {
+    case WEFTI_CONV: return mix(hash, &a->conv, offsetof(wefti_attrs, conv.groups) + sizeof a->conv.groups);
+    case WEFTI_POOL: return mix(hash, &a->pool, offsetof(wefti_attrs, pool.exclude_pad) + sizeof a->pool.exclude_pad);
+    case WEFTI_CUSTOM: return mix(hash, a->custom.custom->name, strlen(a->custom.custom->name));
+    case WEFTI_EFFECT: return hash;
+    case WEFTI_REDUCE: return mix(mix(hash, &a->reduce.axes, sizeof a->reduce.axes), &a->reduce.count, sizeof a->reduce.count);
+    default: break;
+    }
+    switch (node->op) {
+    case WEFT_OP_MEAN_BACKWARD: return mix(mix(hash, &a->reduce.axes, sizeof a->reduce.axes), &a->reduce.count, sizeof a->reduce.count);
+    case WEFT_OP_RESHAPE:
+    case WEFT_OP_EXPAND: return hash;
+    case WEFT_OP_PERMUTE: return mix(hash, a->view.axes, sizeof a->view.axes);
+    default: return mix(hash, a, sizeof *a); /* zeroed before they are filled */
+    }
+}
+
+static uint64_t mix_leaf(uint64_t hash, const wefti_leaf *leaf) {
+    const double numbers[] = {leaf->init, leaf->a, leaf->b, leaf->frozen, leaf->unregularised, leaf->batch_axis};
+    hash = mix(mix(hash, numbers, sizeof numbers), &leaf->key, sizeof leaf->key);
+    return leaf->value ? mix(hash, weft_array_data(leaf->value), (size_t)weft_array_bytes(leaf->value)) : hash;
+}
+
+static uint64_t mix_program(uint64_t hash, const weft_program *program) {
+    const weft_solver   *s = &program->solver;
+    const weft_schedule *t = &s->schedule;
+    const double numbers[] = {s->rate, s->kind, s->momentum, s->nesterov, s->beta1, s->beta2, s->rho, s->epsilon, s->weight_decay,
+                              s->history, s->line_search, s->clip_norm, s->clip_value, t->kind, (double)t->warmup, (double)t->steps,
+                              (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
+                              program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
+                              program->ignore_nan};
+    return mix(hash, numbers, sizeof numbers);
+}
+
+/* What every rank must have alike: ops with their attributes, shapes and wiring, solver and schedule, regulariser, strategy. */
 static uint64_t program_hash(const weft_graph *graph, const weft_program *program) {
     uint64_t hash = 14695981039346656037ull;
     for (int32_t id = 0; id < graph->n_nodes; id++) {
         const wefti_node *node = graph->nodes[id];
-        hash = mix(hash, &node->op, sizeof node->op);
-        for (int32_t i = 0; i < node->n_inputs; i++) hash = mix(hash, &node->inputs[i]->node->id, sizeof(int32_t));
+        hash = mix_attributes(mix(hash, &node->op, sizeof node->op), node);
+        if (node->leaf) hash = mix_leaf(hash, node->leaf);
+        for (int32_t i = 0; i < node->n_inputs; i++) {
+            const int32_t from[] = {node->inputs[i]->node->id, node->inputs[i]->index};
+            hash = mix(hash, from, sizeof from);
+        }
         for (int32_t i = 0; i < node->n_outputs; i++) {
             hash = mix(hash, &node->outputs[i].dtype, sizeof node->outputs[i].dtype);
-            hash = mix(hash, node->outputs[i].shape.dim, sizeof node->outputs[i].shape.dim);
+            hash = mix(hash, node->outputs[i].shape.dim, sizeof(int64_t) * (size_t)node->outputs[i].shape.rank);
         }
     }
-    const double numbers[] = {program->solver.rate, (double)program->solver.kind, program->solver.momentum,
-                              program->solver.beta1, program->solver.beta2, program->solver.weight_decay,
-                              program->solver.clip_norm, program->solver.clip_value, program->regulariser.l1,
-                              program->regulariser.l2, program->regulariser.group, program->strategy.accumulate,
-                              (double)program->strategy.bucket_bytes, (double)graph->seed};
-    return mix(hash, numbers, sizeof numbers);
+    return mix_program(mix(hash, &graph->seed, sizeof graph->seed), program);
 }
 
 /* Smallest and largest value over the ranks: equal where all agree. */

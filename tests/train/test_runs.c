@@ -125,6 +125,20 @@ Test(runs, blame_a_nan_on_the_rank_whose_data_it_is) {
     blames("lbfgs", "share", "first on rank 1");
 }
 
+/* Ranks that were told different things would part without a word: they compare what they are to compute first. */
+Test(runs, compare_their_programs) {
+    static const char *const others[] = {"dropout", "schedule", "epsilon", "nesterov", "bias"};
+    const char              *output = temporary_path("output"), *checkpoint = temporary_path("other");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        setenv("RUN_OTHER", others[i], 1);
+        setenv("RUN_SOLVER", strcmp(others[i], "nesterov") == 0 ? "momentum" : "adamw", 1);
+        cr_assert_eq(run(2, "shm", checkpoint, "3 100", output), 1, "another %s: not refused", others[i]);
+        char *text = read_text(output);
+        cr_assert(strstr(text, "WEFT_E_MISMATCH") && strstr(text, "the program differs between ranks"), "another %s: %s", others[i], text);
+        free(text);
+    }
+}
+
 /* What goes wrong on one rank alone is told to the others, with its cause. */
 Test(runs, tell_the_others_what_one_rank_cannot_read) {
     const char *folder = temporary_path(""), *output = temporary_path("output");

@@ -2,7 +2,8 @@
  * Resumes from CHECKPOINT where it exists, saves every EVERY steps and at the end. At DIE_STEP the rank DIE_RANK prints "died NANOSECONDS"
  * and kills itself; a rank that sees an error prints "error NANOSECONDS STATUS MESSAGE" and exits with 1. Environment: RUN_PAUSE_MS, that
  * rank 0 idles in each step while the others wait for it; RUN_TIMEOUT_MS, of the world; RUN_SYNC_MS, that the disk takes for the first
- * file; RUN_SOLVER: adamw, sgd, momentum or lbfgs; RUN_NAN=field or share: in step 3 the rows of rank 1 (in the loss alone) are not finite. */
+ * file; RUN_SOLVER: adamw, sgd, momentum or lbfgs; RUN_NAN=field or share: in step 3 the rows of rank 1 (in the loss alone) are not finite;
+ * RUN_OTHER: what rank 1 is told otherwise (dropout, schedule, epsilon, nesterov, bias). */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -47,6 +48,11 @@ static weft_solver solver_of(const char *name) {
     return weft_adamw(2e-3, .clip_norm = 1, .schedule = {.kind = WEFT_COSINE, .warmup = 5, .steps = 100});
 }
 
+static bool is_other(const weft_world *world, const char *what) {
+    const char *other = getenv("RUN_OTHER");
+    return other && strcmp(other, what) == 0 && weft_world_rank(world) == 1;
+}
+
 /* Rank 1's rows in step 3: pixels that are not finite, or labels that no class has, which only its own share of the loss sees. */
 static void spoil(weft_batch *batch, long step, int32_t rank) {
     static float   bad_x[BATCH * WIDTH];
@@ -81,9 +87,12 @@ int main(int argc, char **argv) {
     weft_loader_options how = {.batch = BATCH, .rank = weft_world_rank(world), .ranks = weft_world_size(world), .seed = 9, .epochs = -1};
     if ((status = weft_loader_open_arrays(fields, 2, &how, &loader)) != WEFT_OK) goto done;
     weft_tensor *h = weft_input(graph, "x", WEFT_F32, weft_shape(BATCH, WIDTH));
-    h = weft_dropout(weft_relu(weft_batch_norm(weft_linear(h, "hidden", .out = 96), "norm")), 0.2);
-    weft_tensor *loss = weft_cross_entropy(weft_linear(h, "head", .out = 4), weft_input(graph, "y", WEFT_I32, weft_shape(BATCH)));
+    h = weft_dropout(weft_relu(weft_batch_norm(weft_linear(h, "hidden", .out = 96), "norm")), is_other(world, "dropout") ? 0.3 : 0.2);
+    weft_tensor *loss = weft_cross_entropy(weft_linear(h, "head", .out = 4, .bias_init = is_other(world, "bias") ? weft_init_ones() : weft_init_zeros()), weft_input(graph, "y", WEFT_I32, weft_shape(BATCH)));
     weft_program program = {.loss = loss, .solver = solver_of(getenv("RUN_SOLVER"))};
+    if (is_other(world, "schedule")) program.solver.schedule.steps++;
+    if (is_other(world, "epsilon")) program.solver.epsilon = 1e-7;
+    if (is_other(world, "nesterov")) program.solver.nesterov = !program.solver.nesterov;
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     status = weft_trainer_load(trainer, argv[1], loader);
     if (status != WEFT_OK && status != WEFT_E_NOT_FOUND) goto done;
