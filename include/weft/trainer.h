@@ -83,7 +83,7 @@ struct weft_loader; /* weft/loader.h */
 WEFT_MUST_CHECK weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const struct weft_loader *loader);
 /* Goes on where a saved run stood, to the bit: rank 0 reads and sends. Any number of ranks may load what any other number saved.
  * Nothing is changed on an error: a file that is missing or corrupt, an array that the file lacks or has in another shape, arrays
- * that this program does not know (all named). */
+ * that this program does not know (all named), a graph with random nodes that has another seed (WEFT_E_MISMATCH). */
 WEFT_MUST_CHECK weft_status weft_trainer_load(weft_trainer *trainer, const char *path, struct weft_loader *loader);
 
 /* --- evaluation --- */

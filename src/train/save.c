@@ -53,6 +53,7 @@ static weft_status write_file(weft_trainer *trainer, const char *path, const wef
     WEFTI_TRY_GOTO(weft_checkpoint_create(path, &writer), done);
     WEFTI_TRY_GOTO(add_variables(trainer, writer), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps), done);
+    WEFTI_TRY_GOTO(weft_checkpoint_add_u64(writer, "weft.seed", trainer->graph->seed), done);
     if (loader) WEFTI_TRY_GOTO(weft_loader_save_to(loader, "train", writer), done);
     status = weft_checkpoint_commit(writer);
 done:
@@ -104,6 +105,18 @@ static weft_status read_loader(const weft_checkpoint *file, weft_loader *loader,
     return weft_loader_restore(loader, &before);
 }
 
+/* Dropout draws from the graph's seed, which a graph has from its birth: with another one a run would not go on to the same bits. Files
+ * that do not say are let pass. */
+static weft_status check_seed(const weft_trainer *trainer, const weft_checkpoint *file) {
+    uint64_t seed = trainer->graph->seed;
+    if (trainer->graph->n_random == 0) return WEFT_OK;
+    weft_status status = weft_checkpoint_read_u64(file, "weft.seed", &seed);
+    if (status != WEFT_OK && status != WEFT_E_NOT_FOUND) return status;
+    if (seed == trainer->graph->seed) return WEFT_OK;
+    return wefti_fail(WEFT_E_MISMATCH, "the run was saved with seed %llu and this graph has seed %llu, so its random numbers would be others: "
+                      "create the graph with the saved seed", (unsigned long long)seed, (unsigned long long)trainer->graph->seed);
+}
+
 static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, weft_loader *loader, snapshot *s) {
     size_t  at = 0;
     int32_t n = weft_variables_count(trainer->variables);
@@ -123,6 +136,7 @@ static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *f
             return wefti_fail(WEFT_E_CORRUPT, "the history of L-BFGS has %lld pairs, the next at %lld; it holds %d",
                               (long long)s->numbers.lbfgs_used, (long long)s->numbers.lbfgs_next, state.history);
     }
+    WEFTI_TRY(check_seed(trainer, file));
     WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.step", &s->numbers.step));
     if (loader) WEFTI_TRY(read_loader(file, loader, &s->numbers.loader));
     return weft_checkpoint_expect_all_read(file, NULL);

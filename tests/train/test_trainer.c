@@ -1,7 +1,9 @@
 /* What a trainer refuses, and what it does when a loss is not finite. One rank, in process. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "weft.h"
 
@@ -218,4 +220,40 @@ Test(trainer, refuses_batches_that_do_not_fit) {
     cr_assert_eq(weft_trainer_step(trainer, &batch, NULL), WEFT_E_INVALID);
     cr_assert_eq(weft_trainer_step(trainer, NULL, NULL), WEFT_E_INVALID);
     weft_trainer_release(trainer);
+}
+
+/* --- resuming under another seed --- */
+
+static weft_trainer *with_seed(uint64_t seed, double dropped, weft_graph **graph_out) {
+    weft_trainer *trainer = NULL;
+    cr_assert_eq(weft_graph_create(&(weft_graph_options){.seed = seed}, graph_out), WEFT_OK);
+    weft_tensor *x = weft_input(*graph_out, "x", WEFT_F32, weft_shape(4, 2)), *y = weft_input(*graph_out, "y", WEFT_F32, weft_shape(4, 1));
+    weft_tensor *loss = weft_mse(weft_linear(weft_dropout(x, dropped), "layer", .out = 1), y);
+    cr_assert_eq(weft_trainer_create(world, &(weft_program){.loss = loss, .solver = weft_sgd(0.01)}, &trainer), WEFT_OK, "%s", weft_error_message());
+    return trainer;
+}
+
+/* A run that was saved under `saved` goes on under `other`. */
+static weft_status resume_under(uint64_t saved, uint64_t other, double dropped) {
+    char          path[64];
+    weft_graph   *graphs[2];
+    weft_trainer *first = with_seed(saved, dropped, &graphs[0]), *second = with_seed(other, dropped, &graphs[1]);
+    weft_report   report;
+    snprintf(path, sizeof path, "/tmp/weft-seed-%d", (int)getpid());
+    step_with(first, 8, WEFT_OK, &report);
+    cr_assert_eq(weft_trainer_save(first, path, NULL), WEFT_OK, "%s", weft_error_message());
+    weft_status status = weft_trainer_load(second, path, NULL);
+    cr_assert_eq(weft_trainer_steps(second), status == WEFT_OK);
+    unlink(path);
+    weft_trainer_release(first);
+    weft_trainer_release(second);
+    for (int i = 0; i < 2; i++) weft_graph_release(graphs[i]);
+    return status;
+}
+
+Test(trainer, resumes_random_numbers_under_their_own_seed_only) {
+    cr_assert_eq(resume_under(7, 7, 0.5), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(resume_under(7, 8, 0.5), WEFT_E_MISMATCH);
+    cr_assert(strstr(weft_error_message(), "seed 7") && strstr(weft_error_message(), "seed 8"), "%s", weft_error_message());
+    cr_assert_eq(resume_under(7, 8, 0), WEFT_OK, "nothing is drawn here: %s", weft_error_message());
 }
