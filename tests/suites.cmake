@@ -6,6 +6,8 @@
 set(weft_thread_suites "^(base|collective|cpu|parallel|train|transport)_")
 # Not for the sanitizers: scripts that start other builds, and what measures time or memory.
 set(weft_plain_suites "^(lint|install|scripts|samples|bench)_")
+# What compares times, and so runs beside no other test.
+set(weft_lone_suites "^(train_test_overlap|transport_test_wire_delay)$")
 
 # weft_applies(<out> <test name>): whether this build wants the test.
 function(weft_applies out name)

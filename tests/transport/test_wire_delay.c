@@ -36,22 +36,27 @@ static void is_as_slow_as_asked(rank_world *world) {
             world_send(world, 0, 2, buffer, BYTES);
         }
     }
-    /* Two messages share the bandwidth, not the latency: 3 + 2 + 2 ms. */
-    world_barrier(world);
-    uint64_t since = world_now();
-    if (world->rank == 0) {
-        wefti_wire_op first = wefti_wire_send(1, 3, buffer, BYTES), second = wefti_wire_send(1, 4, buffer, BYTES);
-        first.flags = second.flags = WEFTI_WIRE_SILENT;
-        world_post(world, &first);
-        world_post(world, &second);
-        CHECK(world_now() - since < 3 * WEFTI_MILLISECOND_NS, "posting took the delay itself");
-        world_finish(world, &first);
-        world_finish(world, &second);
-        CHECK(world_now() - since >= 7 * WEFTI_MILLISECOND_NS, "done after %g ms", (double)(world_now() - since) / 1e6);
-    } else {
-        world_recv(world, 0, 3, buffer, BYTES);
-        world_recv(world, 0, 4, buffer, BYTES);
+    /* Two messages share the bandwidth, not the latency: 3 + 2 + 2 ms. Posting waits for none of it: at least once of several
+     * times, because a busy machine may stop this process in the middle. */
+    uint64_t posting = UINT64_MAX;
+    for (int round = 0; round < 5; round++) {
+        world_barrier(world);
+        if (world->rank == 0) {
+            wefti_wire_op first = wefti_wire_send(1, 3, buffer, BYTES), second = wefti_wire_send(1, 4, buffer, BYTES);
+            first.flags = second.flags = WEFTI_WIRE_SILENT;
+            uint64_t since = world_now();
+            world_post(world, &first);
+            world_post(world, &second);
+            if (world_now() - since < posting) posting = world_now() - since;
+            world_finish(world, &first);
+            world_finish(world, &second);
+            CHECK(world_now() - since >= 7 * WEFTI_MILLISECOND_NS, "done after %g ms", (double)(world_now() - since) / 1e6);
+        } else {
+            world_recv(world, 0, 3, buffer, BYTES);
+            world_recv(world, 0, 4, buffer, BYTES);
+        }
     }
+    CHECK(world->rank != 0 || posting < 3 * WEFTI_MILLISECOND_NS, "posting took %g ms, as long as the delay itself", (double)posting / 1e6);
     free(buffer);
 }
 
