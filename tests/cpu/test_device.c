@@ -368,6 +368,40 @@ Test(cpu_custom, calls_the_application_with_packed_memory) {
 
 /* ---- reduction slot ---- */
 
+/* Only while kernels run, and on all threads: what the program computes beside them is its own. */
+Test(cpu_launch, flushes_subnormals_in_kernels_alone) {
+#if !defined(__SSE__) && !defined(__aarch64__)
+    cr_skip_test("this machine keeps subnormals");
+#endif
+    enum { N = 100000 };
+    static float  a[N], sum[N];
+    wefti_device *device = create(WEFTI_CPU_AUTO, 2);
+    wefti_attrs   attrs;
+    memset(&attrs, 0, sizeof attrs);
+    for (int k = 0; k < N; k++) a[k] = k % 2 ? 1e-40f : 1;
+    wefti_operand  in[2] = {operand(WEFT_F32, weft_shape(N), 0), operand(WEFT_F32, weft_shape(N), 0)};
+    wefti_operand  out = operand(WEFT_F32, weft_shape(N), 1);
+    wefti_call     call = {.op = WEFT_OP_ADD, .attrs = &attrs, .n_inputs = 2, .n_outputs = 1, .inputs = in, .outputs = &out};
+    wefti_segment  segment = {.calls = &call, .n_calls = 1, .n_buffers = 3};
+    wefti_program *program = NULL;
+    call.scratch_buffer = 2;
+    cr_assert_eq(device->vtable->query(device, &call, &call.scratch_bytes), WEFT_OK);
+    void *scratch = malloc((size_t)call.scratch_bytes + 64), *buffers[3] = {a, sum, scratch};
+    cr_assert_eq(device->vtable->compile(device, &segment, &program), WEFT_OK);
+    wefti_launch launch = {.buffers = buffers};
+    cr_assert_eq(device->vtable->launch(program, &launch), WEFT_OK);
+    for (int k = 0; k < N; k++) cr_assert_eq(sum[k], k % 2 ? 0 : 2, "element %d is %g", k, (double)sum[k]);
+    const void *sources[2] = {a, a};
+    cr_assert_eq(device->vtable->reduce(device, sum, sources, 2, N, WEFT_F32, WEFTI_REDUCE_SUM, 1), WEFT_OK);
+    for (int k = 0; k < N; k++) cr_assert_eq(sum[k], k % 2 ? 0 : 2, "element %d is reduced to %g", k, (double)sum[k]);
+    volatile float own = a[1];
+    own = own * 2;
+    cr_assert(own > 0, "the program's own arithmetic flushes, too");
+    device->vtable->release_program(program);
+    free(scratch);
+    device->vtable->release(device);
+}
+
 static double load(const void *data, int64_t i, weft_dtype dtype) {
     return weft_dtype_is_float(dtype) ? wefti_load_f64(data, i, dtype) : (double)wefti_load_i64(data, i, dtype);
 }

@@ -248,7 +248,10 @@ static weft_status run_step(const cpu_device *cpu, const step *self, void *const
     wefti_cpu_run run = {.call = call, .inputs = self->inputs, .outputs = self->outputs, .prepared = self->prepared,
                          .threads = wefti_pool_threads(cpu->pool), .pool = cpu->pool, .idle = idle};
     if (call->scratch_bytes > 0) run.scratch = place(buffers, call->scratch_buffer, call->scratch_offset);
-    return self->kernel->run(&run);
+    uint64_t    arithmetic = wefti_flush_subnormals();
+    weft_status status = self->kernel->run(&run);
+    wefti_restore_subnormals(arithmetic);
+    return status;
 }
 
 static weft_status launch(wefti_program *program, const wefti_launch *launch_) {
@@ -271,8 +274,11 @@ static weft_status launch(wefti_program *program, const wefti_launch *launch_) {
 static weft_status reduce(void *device, void *dst, const void *const *sources, int32_t source_count, size_t count,
                           weft_dtype dtype, wefti_reduce_op op, int32_t divisor) {
     const cpu_device *cpu = device;
-    return (cpu->fast ? cpu->fast->reduce : wefti_cpu_reduce)(NULL, dst, sources, source_count, count, dtype, op,
-                                                              divisor);
+    uint64_t    arithmetic = wefti_flush_subnormals(); /* always: `idle` may call it from within a region */
+    weft_status status = (cpu->fast ? cpu->fast->reduce : wefti_cpu_reduce)(NULL, dst, sources, source_count, count, dtype, op,
+                                                                            divisor);
+    wefti_restore_subnormals(arithmetic);
+    return status;
 }
 
 static int32_t threads(wefti_device *device) { return wefti_pool_threads(cpu_of(device)->pool); }

@@ -115,6 +115,7 @@ static void call_idle(const wefti_pool_idle *idle) {
 static void take_chunks(wefti_pool *pool, int32_t self) {
     const wefti_pool_idle *idle = pool->caller == &current_worker ? pool->idle : NULL;
     int32_t                outer = current_worker;
+    uint64_t               arithmetic = wefti_flush_subnormals();
     current_worker = self;
     for (int32_t i = 0; i < pool->threads; i++) {
         range *from = &pool->ranges[(self + i) % pool->threads];
@@ -127,6 +128,7 @@ static void take_chunks(wefti_pool *pool, int32_t self) {
         }
     }
     current_worker = outer;
+    wefti_restore_subnormals(arithmetic);
 }
 
 static bool enter(wefti_pool *pool, uint64_t *seen) {

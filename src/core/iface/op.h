@@ -3,6 +3,7 @@
  *
  * Conventions. Broadcasting aligns shapes from the right, as NumPy does. Results in f16 and bf16 are computed in f32
  * (long sums in f64 or a fixed tree) and rounded once per op to nearest even: fusing never changes that rounding.
+ * Subnormals may count as zero, and be made zero, in all ops of a device or in none.
  * Operands of one op have one dtype unless said otherwise; integers wrap; bool is 0 or 1. Reductions run in an order
  * fixed by the shape alone, never by the number of threads.
  *
