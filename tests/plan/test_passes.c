@@ -149,6 +149,31 @@ Test(plan_passes, numbers_are_folded_and_computations_merged) {
     close_scene(&s);
 }
 
+/* Bytes of the arena for a chain of six ops on [64, 32], each of which makes one value, the last an output; plain kernels need no
+ * scratch. */
+static int64_t arena_of_chain(weft_tensor *(*op)(weft_tensor *), weft_plan_options options) {
+    scene        s = {world_open(WEFTI_CPU_REFERENCE), graph_new(5)};
+    weft_tensor *h = weft_input(s.g, "x", WEFT_F32, weft_shape(64, 32));
+    for (int i = 0; i < 6; i++) h = op(h);
+    weft_plan *plan = plan_of(s.world, s.g, false, options, LIST(h));
+    int64_t    bytes = plan->ir.arena_bytes;
+    cr_assert_eq(plan->ir.n_order, 6);
+    weft_plan_release(plan);
+    close_scene(&s);
+    return bytes;
+}
+static weft_tensor *softmax_of(weft_tensor *x) { return weft_softmax(x, -1); }
+
+/* Elementwise ops write over what they read, others need two values alive; without reuse every value has its own place. */
+Test(plan_passes, memory_is_written_over_as_soon_as_it_may_be) {
+    const int64_t value = 64 * 32 * 4;
+    cr_assert_eq(arena_of_chain(weft_tanh, (weft_plan_options){.no_fusion = true}), value);
+    cr_assert_eq(arena_of_chain(weft_tanh, (weft_plan_options){.no_fusion = true, .no_in_place = true}), 2 * value);
+    cr_assert_eq(arena_of_chain(weft_tanh, (weft_plan_options){.no_fusion = true, .no_in_place = true, .no_reuse = true}), 6 * value);
+    cr_assert_eq(arena_of_chain(softmax_of, (weft_plan_options){0}), 2 * value);
+    cr_assert_eq(arena_of_chain(softmax_of, (weft_plan_options){.no_reuse = true}), 6 * value);
+}
+
 /* A deep chain with recomputed segments keeps less alive, and gives the same gradients. */
 static weft_plan *chain(scene *s, bool recompute) {
     weft_tensor *h = weft_input(s->g, "x", WEFT_F32, weft_shape(64, 16)), *wrt[16], *grad[17] = {0};
