@@ -97,13 +97,12 @@ static weft_status check_strategy(const weft_world *world, const weft_program *p
 static weft_status open_plans(weft_trainer *trainer) {
     wefti_training *t = &trainer->training;
     bool            lbfgs = trainer->program.solver.kind == WEFT_LBFGS;
-    int32_t         n = WEFTI_OUT_FIRST_GRADIENT + (lbfgs ? t->n : t->n_effects);
+    int32_t         n = WEFTI_OUT_FIRST_GRADIENT + (lbfgs ? t->n : 0);
     weft_tensor   **outputs = wefti_graph_memory(trainer->graph, sizeof *outputs * (size_t)n);
     if (!outputs) return wefti_graph_status(trainer->graph);
     outputs[WEFTI_OUT_LOSS] = outputs[WEFTI_OUT_OWN_LOSS] = trainer->program.loss;
     outputs[WEFTI_OUT_NORM] = t->norm ? t->norm : trainer->program.loss;
-    memcpy(outputs + WEFTI_OUT_FIRST_GRADIENT, lbfgs ? t->gradients : t->effects,
-           sizeof *outputs * (size_t)(n - WEFTI_OUT_FIRST_GRADIENT));
+    memcpy(outputs + WEFTI_OUT_FIRST_GRADIENT, t->gradients, sizeof *outputs * (size_t)(n - WEFTI_OUT_FIRST_GRADIENT));
     WEFTI_TRY(wefti_plan_set_open(&trainer->plans, trainer->world, trainer->graph, trainer->variables, outputs, n, true));
     trainer->plans.options.bucket_bytes = trainer->program.strategy.bucket_bytes;
     trainer->plans.options.trace = trainer->program.trace;

@@ -51,8 +51,6 @@ typedef struct wefti_training {
     int32_t       n;
     weft_tensor  *hyper;      /* INPUT "weft.hyper", f64[WEFTI_HYPER_COUNT]; L-BFGS: only SKIP is read */
     weft_tensor  *norm;       /* global norm of the gradient, a scalar; NULL where not asked for */
-    weft_tensor **effects;    /* [n_effects] proximal steps after the updates */
-    int32_t       n_effects;
 } wefti_training;
 
 /* Differentiates and adds updates. The arrays live in graph memory. */

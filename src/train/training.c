@@ -26,8 +26,7 @@ static weft_status find_parameters(weft_graph *graph, const weft_tensor *loss, w
     size_t bytes = sizeof(weft_tensor *) * (size_t)(graph->n_nodes + 1);
     training->parameters = wefti_graph_memory(graph, bytes);
     training->gradients = wefti_graph_memory(graph, bytes);
-    training->effects = wefti_graph_memory(graph, bytes);
-    if (!mark || !training->parameters || !training->gradients || !training->effects) return wefti_graph_status(graph);
+    if (!mark || !training->parameters || !training->gradients) return wefti_graph_status(graph);
     for (int32_t id = 0; id < graph->n_nodes; id++) {
         wefti_node *node = graph->nodes[id];
         if (!mark[id] || node->op != WEFT_OP_PARAMETER || node->leaf->frozen) continue;
@@ -102,18 +101,6 @@ static weft_tensor *solver_state(const weft_tensor *parameter, const wefti_rule 
     return wefti_emit_leaf(parameter->graph, WEFT_OP_STATE, NULL, parameter->dtype, parameter->shape, &leaf, name);
 }
 
-/* Proximal step of the group lasso: rows shrink towards zero by their norm, and those that are small become zero. */
-static weft_tensor *shrink_rows(weft_tensor *parameter, weft_tensor *updated, weft_tensor *hyper, double weight) {
-    weft_axes_list axes = {0, {0}};
-    for (int32_t axis = 1; axis < parameter->shape.rank; axis++) axes.axis[axes.count++] = axis;
-    weft_tensor *rate = weft_cast(hyper_at(hyper, WEFTI_HYPER_RATE), parameter->dtype);
-    weft_tensor *skip = weft_ne_scalar(hyper_at(hyper, WEFTI_HYPER_SKIP), 0);
-    weft_tensor *norm = axes.count ? weft_sqrt(weft_sum(weft_square(updated), .axes = axes, .keep = true)) : weft_abs(updated);
-    weft_tensor *share = weft_div(weft_mul_scalar(rate, weight), weft_maximum_scalar(norm, 1e-30));
-    weft_tensor *factor = weft_maximum_scalar(weft_sub(weft_full(parameter->graph, parameter->dtype, weft_shape_scalar(), 1), share), 0);
-    return weft_assign(parameter, weft_where(skip, updated, weft_mul(updated, factor)));
-}
-
 static void add_update(const weft_program *program, const wefti_rule *rule, weft_tensor *hyper, int32_t index,
                        wefti_training *training) {
     weft_tensor *parameter = training->parameters[index], *gradient = training->gradients[index];
@@ -124,12 +111,11 @@ static void add_update(const weft_program *program, const wefti_rule *rule, weft
         attrs.update.l2 = program->regulariser.l2;
         attrs.update.decay = program->solver.weight_decay;
         attrs.update.l1 = program->regulariser.l1;
+        attrs.update.group = program->regulariser.group;
     }
     weft_tensor *inputs[5] = {parameter, gradient, hyper};
     for (int32_t i = 0; i < rule->n_states; i++) inputs[3 + i] = solver_state(parameter, rule, i);
-    weft_tensor *updated = wefti_emit(parameter->graph, WEFT_OP_UPDATE, &attrs, inputs, 3 + rule->n_states, NULL);
-    if (regular && program->regulariser.group > 0)
-        training->effects[training->n_effects++] = shrink_rows(parameter, updated, hyper, program->regulariser.group);
+    wefti_emit(parameter->graph, WEFT_OP_UPDATE, &attrs, inputs, 3 + rule->n_states, NULL);
 }
 
 static weft_status check_program(const weft_program *program) {

@@ -1,5 +1,6 @@
 /* Reductions over every set of axes, and updates by solver rules. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/iface/rule.h"
@@ -83,35 +84,59 @@ void define_reduction(const test_case *self, const tensor *inputs, tensor *outpu
 
 /* ---- updates ---- */
 
-/* One element by the rules' papers, in the order of core/iface/rule.h: its states and its parameter. */
-static void update_one(const test_case *self, const double *h, double gradient, double *theta, double *m, double *v, double *step_out) {
+/* One element by the rules' papers, in the order of core/iface/rule.h: its states and its parameter. *step_out is the step for its
+ * gradient, *unit_out that for one that stayed 1. */
+static void update_one(const test_case *self, const double *h, double gradient, double *theta, double *m, double *v, double *step_out,
+                       double *unit_out) {
     double rate = h[WEFTI_HYPER_RATE], a = h[WEFTI_HYPER_A], b = h[WEFTI_HYPER_B], eps = h[WEFTI_HYPER_EPS], t = h[WEFTI_HYPER_STEP];
-    double g = gradient * h[WEFTI_HYPER_SCALE], l1 = self->attrs.update.l1, step;
+    double g = gradient * h[WEFTI_HYPER_SCALE], step = 0, unit = 1, built = 0;
     if (h[WEFTI_HYPER_CLIP] > 0) g = fmin(fmax(g, -h[WEFTI_HYPER_CLIP]), h[WEFTI_HYPER_CLIP]);
     g += self->attrs.update.l2 * *theta;
+    for (int i = 0; i < (int)t; i++) built = a * built + 1;
     switch (self->attrs.update.rule->id) {
-    case WEFTI_RULE_MOMENTUM: step = *m = a * *m + g; break;
-    case WEFTI_RULE_NESTEROV: *m = a * *m + g, step = g + a * *m; break;
-    case WEFTI_RULE_ADAGRAD: *m += g * g, step = g / (sqrt(*m) + eps); break;
-    case WEFTI_RULE_RMSPROP: *m = a * *m + (1 - a) * g * g, step = g / (sqrt(*m) + eps); break;
+    case WEFTI_RULE_MOMENTUM: step = *m = a * *m + g, unit = built; break;
+    case WEFTI_RULE_NESTEROV: *m = a * *m + g, step = g + a * *m, unit = 1 + a * built; break;
+    case WEFTI_RULE_ADAGRAD: *m += g * g, unit = 1 / (sqrt(*m) + eps), step = g * unit; break;
+    case WEFTI_RULE_RMSPROP: *m = a * *m + (1 - a) * g * g, unit = 1 / (sqrt(*m) + eps), step = g * unit; break;
     case WEFTI_RULE_ADAM:
         *m = a * *m + (1 - a) * g;
         *v = b * *v + (1 - b) * g * g;
-        step = *m / (1 - pow(a, t)) / (sqrt(*v / (1 - pow(b, t))) + eps);
+        unit = 1 / (sqrt(*v / (1 - pow(b, t))) + eps);
+        step = *m / (1 - pow(a, t)) * unit;
         break;
     default: step = g;
     }
+    double soft = rate * unit * self->attrs.update.l1;
     *theta = *theta - rate * self->attrs.update.decay * *theta - rate * step;
-    if (l1 != 0) *theta = *theta > 0 ? fmax(*theta - rate * l1, 0) : fmin(*theta + rate * l1, 0);
+    if (soft > 0) *theta = *theta > 0 ? fmax(*theta - soft, 0) : fmin(*theta + soft, 0);
     *step_out = step;
+    *unit_out = rate * unit;
+}
+
+/* The proximal step of one row's norm, its length found by halving an interval. */
+static void shrink_row(double weight, int64_t count, double *theta, const double *unit) {
+    double low = 0, high = 0;
+    for (int64_t i = 0; i < count; i++) high += theta[i] * theta[i];
+    high = sqrt(high);
+    for (int round = 0; round < 60; round++) {
+        double middle = 0.5 * (low + high), sum = 0;
+        for (int64_t i = 0; i < count; i++) {
+            double share = theta[i] / (middle + weight * unit[i]);
+            sum += share * share;
+        }
+        *(sum > 1 ? &low : &high) = middle;
+    }
+    for (int64_t i = 0; i < count; i++) theta[i] *= low / (low + weight * unit[i]);
 }
 
 void define_update(const test_case *self, const tensor *inputs, tensor *outputs) {
     const double *h = inputs[2].f;
+    bool          skip = h[WEFTI_HYPER_SKIP] != 0;
+    double       *unit = malloc((size_t)(outputs[0].n + 1) * sizeof *unit);
     for (int64_t i = 0; i < outputs[0].n; i++) {
         double theta = inputs[0].f[i], states[2] = {0}, step = 0;
         for (int k = 0; k < self->n_written; k++) states[k] = inputs[3 + k].f[i];
-        if (h[WEFTI_HYPER_SKIP] == 0) update_one(self, h, inputs[1].f[i], &theta, &states[0], &states[1], &step);
+        if (!skip) update_one(self, h, inputs[1].f[i], &theta, &states[0], &states[1], &step, &unit[i]);
         outputs[0].f[i] = theta;
         outputs[0].scale[i] = fabs(inputs[0].f[i]) + h[WEFTI_HYPER_RATE] * (fabs(step) + 1);
         for (int k = 0; k < self->n_written; k++) {
@@ -119,6 +144,10 @@ void define_update(const test_case *self, const tensor *inputs, tensor *outputs)
             outputs[1 + k].scale[i] = fabs(inputs[3 + k].f[i]) + fabs(states[k]) + 1;
         }
     }
+    int64_t row = outputs[0].shape.rank > 1 && outputs[0].n ? outputs[0].n / outputs[0].shape.dim[0] : 1;
+    for (int64_t begin = 0; begin < outputs[0].n && self->attrs.update.group > 0 && !skip; begin += row)
+        shrink_row(self->attrs.update.group, row, outputs[0].f + begin, unit + begin);
+    free(unit);
 }
 
 static void set_hyper(const test_case *self, tensor *inputs) {
@@ -146,7 +175,9 @@ static void visit_update(case_visitor visit, void *context, wefti_rule_id rule, 
     one.derive = set_hyper;
     if (kind == 1 || kind == 4) one.attrs.update.l2 = 0.3;
     if (kind == 2 || kind == 4) one.attrs.update.decay = 0.2;
-    if (kind == 3 || kind == 4) one.attrs.update.l1 = 0.8;
+    if (kind == 3 || kind == 4) one.attrs.update.l1 = 0.3;
+    if (kind == 4 || kind == 5) one.attrs.update.group = 1;
+    if (shape.rank == 1) one.attrs.update.group *= 0.3;
     visit(context, &one);
 }
 
@@ -154,11 +185,12 @@ static void visit_updates(case_visitor visit, void *context) {
     static const weft_shape shapes[] = {{0, {0}}, {1, {7}}, {1, {0}}, {2, {9, 65}}};
     for (int rule = 0; rule < WEFTI_RULE_USER; rule++)
         for (int dtype = WEFT_F32; dtype <= WEFT_F64; dtype++) {
-            for (int kind = 0; kind < 5; kind++)
+            for (int kind = 0; kind < 6; kind++)
                 for (int clip = 0; clip < 2; clip++)
                     for (int s = 0; s < (int)WEFTI_COUNT(shapes); s++)
                         visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, shapes[s], kind, 2 * (kind + s) + clip);
-            visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, weft_shape(20001), 4 * (rule % 2), 1);
+            visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, weft_shape(20001), 3 * (rule % 2), 1);
+            if (rule % 2) visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, weft_shape(9, 2, 1001), 5, 2);
         }
 }
 

@@ -20,7 +20,7 @@ static void expected(const setting *s, const double *h, double raw, double *thet
     double g = h[WEFTI_HYPER_SCALE] * raw, rate = h[WEFTI_HYPER_RATE], t = h[WEFTI_HYPER_STEP];
     double clip = h[WEFTI_HYPER_CLIP];
     if (clip > 0) g = fmax(-clip, fmin(clip, g));
-    double before = *theta;
+    double before = *theta, length = rate, a1 = h[WEFTI_HYPER_A]; /* length: of the step for a gradient that stayed 1 */
     *theta -= rate * s->decay * before;
     g += s->l2 * before;
     switch (s->solver.kind) {
@@ -29,24 +29,30 @@ static void expected(const setting *s, const double *h, double raw, double *thet
         else {
             *a = s->solver.momentum * *a + g;
             *theta -= rate * (s->solver.nesterov ? g + s->solver.momentum * *a : *a);
+            double built = 0;
+            for (int i = 0; i < (int)t; i++) built = a1 * built + 1;
+            length = rate * (s->solver.nesterov ? 1 + a1 * built : built);
         }
         break;
     case WEFT_ADAGRAD:
         *a += g * g;
-        *theta -= rate * g / (sqrt(*a) + 1e-10);
+        length = rate / (sqrt(*a) + 1e-10);
+        *theta -= length * g;
         break;
     case WEFT_RMSPROP:
         *a = 0.99 * *a + 0.01 * g * g;
-        *theta -= rate * g / (sqrt(*a) + 1e-8);
+        length = rate / (sqrt(*a) + 1e-8);
+        *theta -= length * g;
         break;
     case WEFT_ADAM:
         *a = 0.9 * *a + 0.1 * g;
         *b = 0.999 * *b + 0.001 * g * g;
-        *theta -= rate * (*a / (1 - pow(0.9, t))) / (sqrt(*b / (1 - pow(0.999, t))) + 1e-8);
+        length = rate / (sqrt(*b / (1 - pow(0.999, t))) + 1e-8);
+        *theta -= length * *a / (1 - pow(0.9, t));
         break;
     case WEFT_LBFGS: break;
     }
-    double size = fabs(*theta) - rate * s->l1;
+    double size = fabs(*theta) - length * s->l1;
     if (s->l1 > 0) *theta = size <= 0 ? 0 : copysign(size, *theta);
 }
 
@@ -55,6 +61,9 @@ static const setting settings[] = {
     {"sgd l2", {.rate = 0.1}, 0.3, 0, 0},
     {"sgd l1", {.rate = 0.1}, 0, 0, 0.8},
     {"momentum", {.rate = 0.1, .momentum = 0.9}, 0, 0, 0},
+    {"momentum l1", {.rate = 0.1, .momentum = 0.9}, 0, 0, 0.3},
+    {"adagrad l1", {.rate = 0.1, .kind = WEFT_ADAGRAD}, 0, 0, 0.5},
+    {"rmsprop l1", {.rate = 0.01, .kind = WEFT_RMSPROP}, 0, 0, 0.5},
     {"momentum decoupled", {.rate = 0.1, .momentum = 0.9}, 0, 0.2, 0},
     {"nesterov", {.rate = 0.1, .momentum = 0.8, .nesterov = true}, 0.1, 0, 0.1},
     {"adagrad", {.rate = 0.1, .kind = WEFT_ADAGRAD}, 0, 0, 0},

@@ -142,6 +142,23 @@ Test(convergence, logistic_regression_with_l1) {
     cr_assert(zeros > 0 && zeros < COLUMNS, "%d zeros: the problem tells nothing", zeros);
 }
 
+/* The optimum is that of L + Omega whatever the solver: a proximal step is measured by the solver's own steps. */
+Test(convergence, logistic_regression_with_l1_by_other_solvers) {
+    double w[COLUMNS], expected[COLUMNS];
+    struct { const char *name; weft_solver solver; int steps; double tolerance; } runs[] = {
+        {"momentum", weft_sgd(0.4, .momentum = 0.9), 4000, 1e-7},
+        {"nesterov", weft_sgd(0.4, .momentum = 0.9, .nesterov = true), 4000, 1e-7},
+        {"adagrad", weft_adagrad(0.5), 6000, 1e-5},
+        {"rmsprop, decaying", weft_rmsprop(0.05, .schedule = {.kind = WEFT_COSINE, .steps = 4000}), 4000, 1e-3},
+        {"adam, decaying", weft_adam(0.1, .schedule = {.kind = WEFT_COSINE, .steps = 4000}), 4000, 1e-4},
+    };
+    long_reference(0.03, 0, expected);
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        solve(LOGISTIC, runs[i].solver, weft_l1(0.03), runs[i].steps, w);
+        close_to(w, expected, runs[i].tolerance, runs[i].name);
+    }
+}
+
 Test(convergence, logistic_regression_with_elastic_net) {
     double w[COLUMNS], expected[COLUMNS];
     long_reference(0.02, 0.01, expected);
@@ -149,11 +166,77 @@ Test(convergence, logistic_regression_with_elastic_net) {
     close_to(w, expected, 1e-7, "elastic net");
 }
 
-/* At the optimum of L + lambda*sum |w_k| (rows of one element): |gradient| <= lambda where w is 0, = -lambda*sign(w) elsewhere; for rows of
- * one element the group lasso is the l1 norm, so both must agree. */
+/* For rows of one element the group lasso is the l1 norm. */
 Test(convergence, group_lasso_of_single_elements_is_l1) {
     double group[COLUMNS], expected[COLUMNS];
     long_reference(0.03, 0, expected);
     solve(LOGISTIC, weft_sgd(2), weft_group_lasso(0.03), 8000, group);
     close_to(group, expected, 1e-7, "group lasso");
+}
+
+enum { TARGETS = 3 };
+
+/* Trains w [COLUMNS, TARGETS] on half of the mean of (x w - y)^2, and gives it and the loss's gradient there. */
+static void solve_rows(weft_solver solver, double weight, int steps, double w[COLUMNS][TARGETS], double g[COLUMNS][TARGETS]) {
+    static double y[ROWS][TARGETS];
+    problem       p;
+    weft_world   *world = NULL;
+    weft_graph   *graph = NULL;
+    weft_trainer *trainer = NULL;
+    make_problem(&p);
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < TARGETS; j++) {
+            y[i][j] = 0.1 * p.y[i][0];
+            for (int k = 0; k < COLUMNS; k++) y[i][j] += p.x[i][k] * (k % 2 ? 0.01 : 1.0 + k) * (j - 0.5);
+        }
+    cr_assert_eq(weft_world_create(&(weft_world_options){.size = 1}, &world), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(weft_graph_create(NULL, &graph), WEFT_OK);
+    weft_tensor *x = weft_input(graph, "x", WEFT_F64, weft_shape(ROWS, COLUMNS));
+    weft_tensor *target = weft_input(graph, "y", WEFT_F64, weft_shape(ROWS, TARGETS));
+    weft_tensor *guess = weft_matmul(x, weft_parameter(graph, "w", weft_shape(COLUMNS, TARGETS), .dtype = WEFT_F64));
+    weft_program program = {
+        .loss = weft_mul_scalar(weft_mse(guess, target), 0.5), .solver = solver, .regulariser = weft_group_lasso(weight)};
+    cr_assert_eq(weft_trainer_create(world, &program, &trainer), WEFT_OK, "%s", weft_error_message());
+    weft_batch batch = {.field_count = 2, .global_rows = ROWS, .local_rows = ROWS};
+    batch.field[0] = (weft_batch_field){"x", WEFT_F64, weft_shape(ROWS, COLUMNS), p.x};
+    batch.field[1] = (weft_batch_field){"y", WEFT_F64, weft_shape(ROWS, TARGETS), y};
+    for (int i = 0; i < steps; i++) cr_assert_eq(weft_trainer_step(trainer, &batch, NULL), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(weft_variables_get(weft_trainer_variables(trainer), "w", w, sizeof(double) * COLUMNS * TARGETS), WEFT_OK);
+    weft_trainer_release(trainer);
+    weft_graph_release(graph);
+    weft_world_release(world);
+    memset(g, 0, sizeof(double) * COLUMNS * TARGETS);
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < TARGETS; j++) {
+            double off = -y[i][j];
+            for (int k = 0; k < COLUMNS; k++) off += p.x[i][k] * w[k][j];
+            for (int k = 0; k < COLUMNS; k++) g[k][j] += off * p.x[i][k] / (ROWS * TARGETS);
+        }
+}
+
+/* Optimality of L + weight*sum of rows' norms: the gradient of a row that is zero is no longer than the weight, that of another
+ * is the weight's length against the row. */
+Test(convergence, group_lasso_by_every_solver) {
+    const double weight = 0.02;
+    struct { const char *name; weft_solver solver; int steps; double tolerance; } runs[] = {
+        {"sgd", weft_sgd(5), 2000, 1e-9},
+        {"momentum", weft_sgd(1, .momentum = 0.9), 2000, 1e-9},
+        {"adagrad", weft_adagrad(1), 3000, 1e-6},
+        {"adam, decaying", weft_adam(0.1, .schedule = {.kind = WEFT_COSINE, .steps = 3000}), 3000, 1e-5},
+    };
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        double w[COLUMNS][TARGETS], g[COLUMNS][TARGETS];
+        int    zeros = 0;
+        solve_rows(runs[i].solver, weight, runs[i].steps, w, g);
+        for (int k = 0; k < COLUMNS; k++) {
+            double size = 0, slope = 0, off = 0;
+            for (int j = 0; j < TARGETS; j++) size += w[k][j] * w[k][j], slope += g[k][j] * g[k][j];
+            size = sqrt(size);
+            for (int j = 0; j < TARGETS && size > 0; j++) off = fmax(off, fabs(g[k][j] + weight * w[k][j] / size));
+            zeros += size == 0;
+            cr_assert(size > 0 || sqrt(slope) <= weight, "%s: row %d is zero where the gradient is %g long", runs[i].name, k, sqrt(slope));
+            cr_assert_leq(off, runs[i].tolerance, "%s: row %d is off by %g", runs[i].name, k, off);
+        }
+        cr_assert(zeros > 0 && zeros < COLUMNS, "%s: %d rows of zeros tell nothing", runs[i].name, zeros);
+    }
 }

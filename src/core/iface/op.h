@@ -135,7 +135,7 @@ typedef union wefti_attrs {
     struct { double base; int64_t offset; int32_t inverse; } rotary;                          /* ROTARY */
     struct { int64_t ignored; int32_t has_ignored; double smoothing; } loss;                  /* CROSS_ENTROPY... */
     struct { double scale; int32_t causal; } attention;                                       /* ATTENTION... */
-    struct { const struct wefti_rule *rule; double l2, decay, l1; } update;                    /* UPDATE */
+    struct { const struct wefti_rule *rule; double l2, decay, l1, group; } update;             /* UPDATE */
     struct { int32_t reduce, axis, priority; int64_t group; weft_shape global; } comm;        /* COMM family */
     struct { const struct wefti_custom *custom; void *options; int32_t options_bytes; } custom; /* CUSTOM... */
     struct { struct wefti_fused *fused; } fused;                                              /* FUSED */

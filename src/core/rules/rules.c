@@ -22,12 +22,18 @@
 #include "core/rules/rules_body.h"
 
 static const wefti_rule rules[WEFTI_RULE_COUNT] = {
-    [WEFTI_RULE_SGD] = {WEFTI_RULE_SGD, "sgd", 0, {0, 0}, sgd_f32, sgd_f64},
-    [WEFTI_RULE_MOMENTUM] = {WEFTI_RULE_MOMENTUM, "momentum", 1, {0, 0}, momentum_f32, momentum_f64},
-    [WEFTI_RULE_NESTEROV] = {WEFTI_RULE_NESTEROV, "nesterov", 1, {0, 0}, nesterov_f32, nesterov_f64},
-    [WEFTI_RULE_ADAGRAD] = {WEFTI_RULE_ADAGRAD, "adagrad", 1, {0, 0}, adagrad_f32, adagrad_f64},
-    [WEFTI_RULE_RMSPROP] = {WEFTI_RULE_RMSPROP, "rmsprop", 1, {0, 0}, rmsprop_f32, rmsprop_f64},
-    [WEFTI_RULE_ADAM] = {WEFTI_RULE_ADAM, "adam", 2, {0, 0}, adam_f32, adam_f64},
+    [WEFTI_RULE_SGD] = {WEFTI_RULE_SGD, "sgd", 0, {0, 0}, sgd_f32, sgd_f64,
+                        shrink_sgd_f32, shrink_sgd_f64},
+    [WEFTI_RULE_MOMENTUM] = {WEFTI_RULE_MOMENTUM, "momentum", 1, {0, 0}, momentum_f32, momentum_f64,
+                             shrink_momentum_f32, shrink_momentum_f64},
+    [WEFTI_RULE_NESTEROV] = {WEFTI_RULE_NESTEROV, "nesterov", 1, {0, 0}, nesterov_f32, nesterov_f64,
+                             shrink_nesterov_f32, shrink_nesterov_f64},
+    [WEFTI_RULE_ADAGRAD] = {WEFTI_RULE_ADAGRAD, "adagrad", 1, {0, 0}, adagrad_f32, adagrad_f64,
+                            shrink_root_f32, shrink_root_f64},
+    [WEFTI_RULE_RMSPROP] = {WEFTI_RULE_RMSPROP, "rmsprop", 1, {0, 0}, rmsprop_f32, rmsprop_f64,
+                            shrink_root_f32, shrink_root_f64},
+    [WEFTI_RULE_ADAM] = {WEFTI_RULE_ADAM, "adam", 2, {0, 0}, adam_f32, adam_f64,
+                         shrink_adam_f32, shrink_adam_f64},
 };
 
 const wefti_rule *wefti_rule_of(wefti_rule_id id) {

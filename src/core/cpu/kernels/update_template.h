@@ -6,13 +6,14 @@ typedef struct UPDATE(scalars) {
 } UPDATE(scalars);
 
 static UPDATE(scalars) UPDATE(read)(const wefti_attrs *attrs, const double *h) {
+    double gain = wefti_rule_gain(attrs->update.rule->id, h);
     double rate = h[WEFTI_HYPER_RATE], step = h[WEFTI_HYPER_STEP];
     return (UPDATE(scalars)){.rate      = (T)rate,
                              .scale     = (T)h[WEFTI_HYPER_SCALE],
                              .clip      = (T)h[WEFTI_HYPER_CLIP],
                              .l2        = (T)attrs->update.l2,
                              .decay     = (T)(1 - rate * attrs->update.decay),
-                             .shrink    = (T)(rate * attrs->update.l1),
+                             .shrink    = (T)(rate * gain * attrs->update.l1),
                              .a         = (T)h[WEFTI_HYPER_A],
                              .b         = (T)h[WEFTI_HYPER_B],
                              .eps       = (T)h[WEFTI_HYPER_EPS],
@@ -31,7 +32,7 @@ WEFTI_INLINE void UPDATE(element)(wefti_rule_id rule, bool clips, bool shrinks, 
         g       = g > s->clip ? s->clip : below;
     }
     g      = g + s->l2 * *theta;
-    T kept = s->decay * *theta, next = kept;
+    T kept = s->decay * *theta, next = kept, root = 1; /* root: what divides the proximal step */
     switch (rule) {
     case WEFTI_RULE_MOMENTUM:
         *m   = s->a * *m + g;
@@ -43,21 +44,27 @@ WEFTI_INLINE void UPDATE(element)(wefti_rule_id rule, bool clips, bool shrinks, 
         break;
     case WEFTI_RULE_ADAGRAD:
         *m   = *m + g * g;
-        next = kept - s->rate * g / (SQRT(*m) + s->eps);
+        root = SQRT(*m) + s->eps;
+        next = kept - s->rate * g / root;
+        root = *m > 0 ? root : 1;
         break;
     case WEFTI_RULE_RMSPROP:
         *m   = s->a * *m + (1 - s->a) * (g * g);
-        next = kept - s->rate * g / (SQRT(*m) + s->eps);
+        root = SQRT(*m) + s->eps;
+        next = kept - s->rate * g / root;
+        root = *m > 0 ? root : 1;
         break;
     case WEFTI_RULE_ADAM:
         *m   = s->a * *m + (1 - s->a) * g;
         *v   = s->b * *v + (1 - s->b) * (g * g);
-        next = kept - s->adam_rate * *m / (SQRT(*v) * s->unbias + s->eps);
+        root = SQRT(*v) * s->unbias + s->eps;
+        next = kept - s->adam_rate * *m / root;
+        root = *v > 0 ? root : 1;
         break;
     default: next = kept - s->rate * g; break;
     }
     if (shrinks) {
-        T size = ABS(next) - s->shrink, side = next > 0 ? size : -size;
+        T size = ABS(next) - s->shrink / root, side = next > 0 ? size : -size;
         next = size <= 0 ? 0 : side;
     }
     *theta = next;

@@ -16,13 +16,14 @@ static weft_status run_assign(const wefti_cpu_run *run) {
 }
 const wefti_cpu_kernel wefti_reference_assign = {.name = "reference assign", .run = run_assign};
 
-/* UPDATE: the rule over fixed runs of elements. A gradient that is not contiguous is packed into scratch first. */
+/* UPDATE: the rule over fixed runs of elements, whole rows where rows shrink. A gradient that is not contiguous is packed into scratch
+ * first. */
 enum { UPDATE_GRAIN = 16384 };
 
 typedef struct update {
     const wefti_cpu_run *run;
     const char          *gradient;
-    int64_t              elements;
+    int64_t              elements, grain, row;
     size_t               element_bytes;
 } update;
 
@@ -36,26 +37,33 @@ static void update_chunk(void *context, int64_t chunk, int32_t worker) {
     const update      *self = context;
     const wefti_call  *call = self->run->call;
     const wefti_rule  *rule = call->attrs->update.rule;
-    int64_t            begin = chunk * UPDATE_GRAIN;
+    int64_t            begin = chunk * self->grain;
     size_t             offset = (size_t)begin * self->element_bytes;
     void              *states[WEFTI_REFERENCE_STATES];
     (void)worker;
     for (int32_t i = 0; i < rule->n_states; i++) states[i] = (char *)(uintptr_t)self->run->inputs[3 + i] + offset;
-    wefti_rule_args args = {.count = wefti_min_i64(UPDATE_GRAIN, self->elements - begin),
+    wefti_rule_args args = {.count = wefti_min_i64(self->grain, self->elements - begin),
                             .parameter = (char *)self->run->outputs[0] + offset,
                             .gradient = self->gradient + offset,
                             .states = states,
                             .hyper = self->run->inputs[2],
                             .l2 = call->attrs->update.l2,
                             .decay = call->attrs->update.decay,
-                            .l1 = call->attrs->update.l1};
-    (call->outputs[0].dtype == WEFT_F64 ? rule->apply_f64 : rule->apply_f32)(&args);
+                            .l1 = call->attrs->update.l1,
+                            .group = call->attrs->update.group,
+                            .row = self->row};
+    bool double_precision = call->outputs[0].dtype == WEFT_F64;
+    (double_precision ? rule->apply_f64 : rule->apply_f32)(&args);
+    if (args.group > 0) (double_precision ? rule->shrink_f64 : rule->shrink_f32)(&args);
 }
 
 static weft_status run_update(const wefti_cpu_run *run) {
     const wefti_operand *gradient = &run->call->inputs[1];
     update self = {.run = run, .gradient = run->inputs[1], .elements = wefti_operand_elements(&run->call->outputs[0]),
                    .element_bytes = weft_dtype_bytes(gradient->dtype)};
+    if (self.elements == 0) return WEFT_OK;
+    self.row = run->call->attrs->update.group > 0 ? wefti_rule_row(run->call->outputs[0].shape) : 1;
+    self.grain = wefti_max_i64(1, UPDATE_GRAIN / self.row) * self.row;
     if (!wefti_operand_is_contiguous(gradient)) {
         wefti_operand wide = *gradient;
         wide.shape = run->call->outputs[0].shape;
@@ -63,7 +71,7 @@ static weft_status run_update(const wefti_cpu_run *run) {
         wefti_reference_pack(run, &wide, run->inputs[1], run->scratch);
         self.gradient = run->scratch;
     }
-    wefti_cpu_for(run, wefti_cpu_chunks(self.elements, UPDATE_GRAIN), update_chunk, &self);
+    wefti_cpu_for(run, wefti_cpu_chunks(self.elements, self.grain), update_chunk, &self);
     return WEFT_OK;
 }
 const wefti_cpu_kernel wefti_reference_update = {
