@@ -39,8 +39,8 @@ typedef struct weft_custom_op {
     weft_status (*shape)(const weft_custom_type *inputs, const void *options, weft_custom_type *outputs_out);
     /* Computes every output. */
     weft_status (*forward)(const weft_custom_data *inputs, const void *options, weft_custom_data *outputs_out);
-    /* Gradients of the floating inputs, shaped as they are; `input_gradients_out[i].data` is NULL where not needed (all
-     * others start undefined and must be filled). NULL: the op has no gradient. */
+    /* Gradients of the floating inputs, shaped as they are; they start undefined and must be filled, all of them, whether or
+     * not anybody reads them. `input_gradients_out[i].data` is NULL where input i is not floating. NULL: the op has no gradient. */
     weft_status (*backward)(const weft_custom_data *inputs, const weft_custom_data *outputs,
                             const weft_custom_data *output_gradients, const void *options,
                             weft_custom_data *input_gradients_out);

@@ -90,6 +90,9 @@ weft_tensor *weft_group_norm_with(weft_tensor *x, const char *name, const weft_n
 
 /* ---- softmax, dropout ---- */
 
+/* exp(x)/sum(exp(x)) and its logarithm along an axis (negative counts from the end), shaped as x and of its dtype: f16, bf16, f32, f64.
+ * However large x is, nothing overflows; -infinity has probability 0, and where all of a row is -infinity or any is +infinity or NaN
+ * the row is NaN. */
 weft_tensor *weft_softmax(weft_tensor *x, int32_t axis);
 weft_tensor *weft_log_softmax(weft_tensor *x, int32_t axis);
 /* While training, each element is 0 with probability p (0 <= p < 1) and divided by 1-p otherwise; else x. */

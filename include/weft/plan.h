@@ -72,7 +72,7 @@ typedef struct weft_feed {
  * what there is), WEFT_E_DTYPE, WEFT_E_SHAPE, WEFT_E_INVALID (NULL, fed twice). Any other error comes from the device or the
  * group (a lost rank is named) and leaves outputs and variables undefined. */
 WEFT_MUST_CHECK weft_status weft_plan_run(weft_plan *plan, const weft_feed *feeds, int32_t n_feeds);
-/* The number that weft_step and random ops see in the following runs; 0 at first. Runs do not change it. */
+/* The number that weft_step and random ops see in the following runs; 0 at first. Runs do not change it. NULL: nothing happens. */
 void weft_plan_set_step(weft_plan *plan, int64_t step);
 
 /* An output as it is after the latest run. */
@@ -87,7 +87,8 @@ typedef struct weft_plan_value {
 WEFT_MUST_CHECK weft_status weft_plan_output(const weft_plan *plan, int32_t index, weft_plan_value *value_out);
 /* Copies an output to host memory; `bytes` must be its size (WEFT_E_MISMATCH). WEFT_E_STATE before the first run. */
 WEFT_MUST_CHECK weft_status weft_plan_fetch(const weft_plan *plan, int32_t index, void *values_out, size_t bytes);
-/* The variables that the plan reads and writes; borrowed. NULL for a plan that makes its own and is not committed yet. */
+/* The variables that the plan reads and writes; borrowed. NULL for a plan that makes its own and is not committed yet,
+ * or is NULL. */
 weft_variables *weft_plan_variables(const weft_plan *plan);
 
 /* ---- what it costs ---- */
@@ -121,7 +122,7 @@ typedef struct weft_plan_totals {
     int32_t graph_ops;      /* nodes that the ops do, after pruning */
 } weft_plan_totals;
 
-/* Both may be called before commit; neither blocks. weft_plan_op_at: WEFT_E_INVALID past the end. */
+/* Both may be called before commit; neither blocks. The totals of NULL are all 0. weft_plan_op_at: WEFT_E_INVALID past the end. */
 void weft_plan_totals_read(const weft_plan *plan, weft_plan_totals *totals_out);
 WEFT_MUST_CHECK weft_status weft_plan_op_at(const weft_plan *plan, int32_t index, weft_plan_op *op_out);
 /* The same as text: a table with a line for each op, then the totals. Owned by the plan, valid until the next call. */
@@ -149,7 +150,7 @@ typedef struct weft_trace_event {
 } weft_trace_event;
 
 /* Copies up to `capacity` of the latest events, oldest first, and says how many; the plan keeps those of its latest runs
- * (4,096 events at least). 0 without options.trace. */
+ * (4,096 events at least). 0 without options.trace, and for NULL. */
 int32_t weft_plan_trace(const weft_plan *plan, weft_trace_event *events_out, int32_t capacity);
 
 #ifdef __cplusplus

@@ -89,14 +89,16 @@ WEFT_MUST_CHECK weft_status weft_trainer_load(weft_trainer *trainer, const char 
 /* --- evaluation --- */
 
 /* Computes tensors of the trainer's graph with its variables, as they are at the time of each run; dropout is off and batch norm uses
- * running statistics. `outputs` must not depend on gradients. */
+ * running statistics. `outputs` [n_outputs] must not depend on gradients. The trainer must outlive it. *evaluator_out is NULL on error:
+ * WEFT_E_INVALID (NULL, a tensor of another graph), WEFT_E_NO_MEMORY, the graph's own first error. Does not block. */
 WEFT_MUST_CHECK weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *outputs, int32_t n_outputs,
                                                   weft_evaluator **evaluator_out);
 void weft_evaluator_release(weft_evaluator *evaluator);
-/* Runs on one batch of any size. */
+/* Runs on one batch of any size, as weft_trainer_step takes it; collective like that, and changes nothing. It blocks until the outputs
+ * are there. The first batch of a size is planned and allocates. Errors are those of weft_plan_run. */
 WEFT_MUST_CHECK weft_status weft_evaluator_run(weft_evaluator *evaluator, const weft_batch *batch);
 /* An output of the latest run: whole, or this rank's rows where it has an axis that counts samples. Valid until the next
- * run. */
+ * run. WEFT_E_STATE before the first, WEFT_E_INVALID for an index that is none. */
 WEFT_MUST_CHECK weft_status weft_evaluator_output(const weft_evaluator *evaluator, int32_t index, weft_plan_value *value_out);
 
 #ifdef __cplusplus

@@ -31,14 +31,14 @@ typedef struct wefti_shard {
 /* Applies the rule of the node's op. Rules never fail: what they cannot split they want whole. */
 void wefti_shard_node(wefti_shard *shard);
 
-/* Adapts a node's attributes to a chunk: `output_axis_extent` is the local extent of output 0's split axis, `scale` = rows of this
- * batch / rows as built, `begin` the first global index along that axis. Shapes, counts and random windows follow. */
+/* The rows that a rank computes at once. */
 typedef struct wefti_chunk {
     int64_t rows;        /* of the chunk */
     int64_t first_row;   /* within the global batch */
     int64_t global_rows; /* of this batch */
     int64_t built_rows;  /* that the graph was built for */
 } wefti_chunk;
+/* Adapts a node's attributes to a chunk: shapes, counts and random windows follow its rows. */
 void wefti_shard_attrs(const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs,
                        const wefti_chunk *chunk, wefti_attrs *attrs);
 

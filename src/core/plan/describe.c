@@ -56,6 +56,8 @@ static int64_t variable_bytes(const weft_plan *plan) {
 }
 
 void weft_plan_totals_read(const weft_plan *plan, weft_plan_totals *totals_out) {
+    *totals_out = (weft_plan_totals){0};
+    if (!plan) return;
     const wefti_ir *ir = &plan->ir;
     *totals_out = (weft_plan_totals){.arena_bytes = ir->arena_bytes, .exported_bytes = ir->exported_bytes,
                                      .variable_bytes = variable_bytes(plan), .constant_bytes = ir->constant_bytes,

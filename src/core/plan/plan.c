@@ -137,4 +137,4 @@ void weft_plan_release(weft_plan *plan) {
     wefti_free(plan, sizeof *plan);
 }
 
-weft_variables *weft_plan_variables(const weft_plan *plan) { return plan->variables; }
+weft_variables *weft_plan_variables(const weft_plan *plan) { return plan ? plan->variables : NULL; }

@@ -266,7 +266,9 @@ weft_status weft_plan_run(weft_plan *plan, const weft_feed *feeds, int32_t n_fee
     return status;
 }
 
-void weft_plan_set_step(weft_plan *plan, int64_t number) { plan->step = number; }
+void weft_plan_set_step(weft_plan *plan, int64_t number) {
+    if (plan) plan->step = number;
+}
 
 uint64_t wefti_plan_wait_ns(const weft_plan *plan) { return plan->wait_ns; }
 
@@ -295,6 +297,7 @@ weft_status weft_plan_fetch(const weft_plan *plan, int32_t index, void *values_o
 }
 
 int32_t weft_plan_trace(const weft_plan *plan, weft_trace_event *events_out, int32_t capacity) {
+    if (!plan) return 0;
     uint64_t held = plan->trace.n < WEFTI_TRACE_EVENTS ? plan->trace.n : WEFTI_TRACE_EVENTS;
     uint64_t n = capacity < 0 ? 0 : held < (uint64_t)capacity ? held : (uint64_t)capacity;
     for (uint64_t i = 0; i < n; i++) events_out[i] = plan->trace.events[(plan->trace.n - n + i) % WEFTI_TRACE_EVENTS];

@@ -37,6 +37,4 @@ void conv_pad(const conv_plan *plan, const float *source, int64_t image, int64_t
 void conv_columns(const conv_plan *plan, const float *padded, int64_t pixel, int64_t count, int64_t begin, int64_t end, float *to,
                   int64_t width);
 
-
-
 #endif
