@@ -100,6 +100,11 @@ static inline bool wefti_op_is_elementwise(weft_op op) {
     return family == WEFTI_UNARY || family == WEFTI_BINARY || family == WEFTI_TERNARY;
 }
 
+/* The reductions that are fused with what they reduce. */
+static inline bool wefti_op_is_reduction(weft_op op) {
+    return op == WEFT_OP_SUM || op == WEFT_OP_MEAN || op == WEFT_OP_MAX || op == WEFT_OP_MIN;
+}
+
 /* Where a local tensor lies in the global one that it is a part of: its axis `axis` starts at global index `begin` of
  * `global`. Random numbers are drawn by global index, so that a split never changes them. */
 typedef struct wefti_window {

@@ -38,12 +38,8 @@ typedef struct fuser {
     size_t     n_items;
 } fuser;
 
-static bool is_reduction(weft_op op) {
-    return op == WEFT_OP_SUM || op == WEFT_OP_MEAN || op == WEFT_OP_MAX || op == WEFT_OP_MIN;
-}
-
 static weft_shape space_of(const wefti_ir *ir, const wefti_item *item) {
-    return ir->values[is_reduction(item->op) || item->n_outputs == 0 ? item->inputs[0] : item->outputs[0]].shape;
+    return ir->values[wefti_op_is_reduction(item->op) || item->n_outputs == 0 ? item->inputs[0] : item->outputs[0]].shape;
 }
 
 static weft_shape group_space(const fuser *f, const group *g) { return space_of(f->ir, &f->ir->items[g->member[0]]); }
@@ -59,7 +55,7 @@ static bool reads_in_step(const fuser *f, const wefti_item *item, int32_t g) {
     for (int32_t i = 0; i < item->n_inputs; i++) {
         const wefti_value *value = &f->ir->values[item->inputs[i]];
         if (group_behind(f, item->inputs[i]) != g) continue;
-        if (value->root != item->inputs[i] || is_reduction(f->ir->items[value->item].op)) return false;
+        if (value->root != item->inputs[i] || wefti_op_is_reduction(f->ir->items[value->item].op)) return false;
         if (!weft_shape_equal(value->shape, space_of(f->ir, item))) return false;
     }
     return true;
@@ -140,12 +136,12 @@ static void look_ahead(const fuser *f, const group *g, bool *reader_out, bool *r
     *reduction_out |= g->n_reductions > 0;
     for (int32_t m = 0; m < g->n_members; m++) {
         int32_t value = ir->items[g->member[m]].outputs[0];
-        if (is_reduction(ir->items[g->member[m]].op)) continue;
+        if (wefti_op_is_reduction(ir->items[g->member[m]].op)) continue;
         for (int32_t u = f->uses.start[value]; u < f->uses.start[value + 1]; u++) {
             const wefti_item *user = &ir->items[f->uses.users[u]];
             if (f->group_of[f->uses.users[u]] >= 0 || !weft_shape_equal(space_of(ir, user), group_space(f, g))) continue;
             *reader_out |= wefti_op_is_elementwise(user->op);
-            *reduction_out |= is_reduction(user->op);
+            *reduction_out |= wefti_op_is_reduction(user->op);
         }
     }
 }
@@ -233,7 +229,7 @@ static weft_status grow_groups(fuser *f) {
         int32_t index = f->ir->order[k];
         weft_op op = f->ir->items[index].op;
         if (wefti_op_is_elementwise(op)) WEFTI_TRY(place_elementwise(f, index));
-        else if (reductions && is_reduction(op)) WEFTI_TRY(place_reduction(f, index));
+        else if (reductions && wefti_op_is_reduction(op)) WEFTI_TRY(place_reduction(f, index));
         seal_around(f, index);
     }
     return WEFT_OK;
@@ -299,7 +295,7 @@ static int32_t reduced_instruction(builder *b, int32_t value) {
 }
 
 static void add_output(builder *b, const wefti_item *item, int32_t instruction) {
-    bool                reduced = is_reduction(item->op);
+    bool                reduced = wefti_op_is_reduction(item->op);
     wefti_fused_output *output = &b->fused->output[b->fused->n_outputs];
     *output = (wefti_fused_output){.instruction = instruction, .reduce = reduced ? (int32_t)item->op : -1,
                                    .axes = reduced ? item->attrs->reduce.axes : 0,
@@ -314,7 +310,7 @@ static weft_status build_program(builder *b) {
     b->fused->space = group_space(b->f, g);
     for (int32_t m = 0; m < g->n_members; m++) {
         const wefti_item *item = &ir->items[g->member[m]];
-        if (is_reduction(item->op)) {
+        if (wefti_op_is_reduction(item->op)) {
             add_output(b, item, reduced_instruction(b, item->inputs[0]));
             b->flops += item->flops;
             b->instruction_of[m] = -1;
@@ -365,7 +361,7 @@ static void drop_reductions(fuser *f, int32_t index) {
     group  *g = &f->groups[index];
     int32_t n = 0;
     for (int32_t m = 0; m < g->n_members; m++) {
-        if (is_reduction(f->ir->items[g->member[m]].op)) f->group_of[g->member[m]] = -1;
+        if (wefti_op_is_reduction(f->ir->items[g->member[m]].op)) f->group_of[g->member[m]] = -1;
         else g->member[n++] = g->member[m];
     }
     g->n_members = n;

@@ -14,10 +14,6 @@ typedef struct mover {
     int32_t   n_moved;
 } mover;
 
-static bool is_reduction(weft_op op) {
-    return op == WEFT_OP_SUM || op == WEFT_OP_MEAN || op == WEFT_OP_MAX || op == WEFT_OP_MIN;
-}
-
 /* The whole of its root in row-major order, maybe in another shape. */
 static bool is_whole(const wefti_ir *ir, const wefti_value *value) {
     return value->offset == 0 && wefti_value_is_dense(value) && !value->uniform &&
@@ -125,7 +121,7 @@ static weft_status move_attrs(wefti_ir *ir, const wefti_item *item, weft_shape s
     wefti_attrs moved = *item->attrs;
     *attrs_out = item->attrs;
     if (item->op == WEFT_OP_DROPOUT) *fits_out = move_window(space, shape, &moved.dropout.window);
-    else if (is_reduction(item->op)) *fits_out = move_axes(space, item->attrs->reduce.axes, shape, &moved.reduce.axes);
+    else if (wefti_op_is_reduction(item->op)) *fits_out = move_axes(space, item->attrs->reduce.axes, shape, &moved.reduce.axes);
     else *fits_out = true;
     if (!*fits_out || memcmp(&moved, item->attrs, sizeof moved) == 0) return WEFT_OK;
     wefti_attrs *kept;
@@ -164,7 +160,7 @@ static weft_status move_output(mover *m, int32_t output, weft_shape shape) {
 static weft_status move_item(mover *m, int32_t index) {
     wefti_ir   *ir = m->ir;
     wefti_item *item = &ir->items[index];
-    bool        reduces = is_reduction(item->op), fits;
+    bool        reduces = wefti_op_is_reduction(item->op), fits;
     int64_t     stride[3][WEFT_MAX_RANK];
     weft_shape  space = ir->values[reduces ? item->inputs[0] : item->outputs[0]].shape, shape;
     const wefti_attrs *attrs;
@@ -187,7 +183,7 @@ weft_status wefti_pass_spaces(wefti_ir *ir) {
     for (int32_t k = 0; k < ir->n_order && status == WEFT_OK; k++) {
         wefti_item *item = &ir->items[ir->order[k]];
         for (int32_t i = 0; i < item->n_inputs; i++) item->inputs[i] = current(&m, item->inputs[i]);
-        if (wefti_op_is_elementwise(item->op) || is_reduction(item->op)) status = move_item(&m, ir->order[k]);
+        if (wefti_op_is_elementwise(item->op) || wefti_op_is_reduction(item->op)) status = move_item(&m, ir->order[k]);
     }
     for (int32_t o = 0; o < ir->n_outputs; o++)
         if (ir->outputs[o] < m.n_moved && m.moved[ir->outputs[o]] >= 0) ir->outputs[o] = m.moved[ir->outputs[o]];
