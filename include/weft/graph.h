@@ -260,7 +260,7 @@ typedef struct weft_norm_options {
     bool           keep;
     double         p; /* 0 means 2; 1 and any p > 0 work; INFINITY is the largest magnitude */
 } weft_norm_options;
-/* (sum |x|^p)^(1/p). The gradient of the 2-norm at 0 is 0. */
+/* (sum |x|^p)^(1/p). No gradient comes to an element that is 0. */
 weft_tensor *weft_norm_with(weft_tensor *x, const weft_norm_options *options);
 
 /* ---- shapes ---- */

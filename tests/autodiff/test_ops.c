@@ -274,6 +274,30 @@ static void losses(void) {
     CHECK(weft_bce_with_logits(X, f64("t", weft_shape(3, 1, 5)), .positive_weight = 3), .low = 0.1, .high = 0.9);
 }
 
+/* No samples at all: gradients of parameters are zero, those of samples have no elements. */
+static void nothing(void) {
+    CHECK(weft_exp(f64("x", weft_shape(0, 3))), .low = -1, .high = 1);
+    CHECK(weft_sum(weft_square(f64("x", weft_shape(0, 3))), .axes = weft_axes(0)), .low = -1, .high = 1);
+    CHECK(weft_matmul(f64("a", weft_shape(0, 3)), f64("b", weft_shape(3, 2))), .low = -1, .high = 1);
+    CHECK(weft_linear(f64("x", weft_shape(0, 4)), "l", .out = 3), .low = -1, .high = 1);
+    CHECK(weft_conv2d(f64("x", weft_shape(0, 2, 5, 4)), "c", .weight = f64("w", weft_shape(3, 2, 3, 2))), .low = -1, .high = 1);
+    CHECK(weft_max_pool2d(f64("x", weft_shape(0, 2, 5, 4)), .window = 2), .low = -1, .high = 1);
+    CHECK(weft_avg_pool2d(f64("x", weft_shape(0, 2, 5, 4)), .window = 2, .pad = 1), .low = -1, .high = 1);
+    CHECK(weft_softmax(f64("x", weft_shape(0, 5)), -1), .low = -1, .high = 1);
+    CHECK(weft_log_softmax(f64("x", weft_shape(0, 5)), -1), .low = -1, .high = 1);
+    CHECK(weft_layer_norm(f64("x", weft_shape(0, 4)), "n"), .low = -1, .high = 1);
+    CHECK(weft_rms_norm(f64("x", weft_shape(0, 4)), "n"), .low = -1, .high = 1);
+    CHECK(weft_group_norm(f64("x", weft_shape(0, 4, 3)), "n", .groups = 2), .low = -1, .high = 1);
+    CHECK(weft_batch_norm(f64("x", weft_shape(0, 2, 3)), "bn"), .evaluation = true);
+    CHECK(weft_rotary(f64("x", weft_shape(2, 0, 4))), .low = -1, .high = 1);
+    CHECK(weft_embedding(i32("i", weft_shape(0)), "e", .weight = f64("w", weft_shape(4, 2))), .integers = 4);
+    CHECK(weft_gather(f64("x", weft_shape(3, 2)), i32("i", weft_shape(0)), 0), .integers = 3);
+    CHECK(weft_cross_entropy(f64("x", weft_shape(0, 3)), i32("label", weft_shape(0)), .reduction = WEFT_SUM), .integers = 3);
+    CHECK(weft_attention(f64("q", weft_shape(0, 2, 3, 4)), f64("k", weft_shape(0, 2, 5, 4)), f64("v", weft_shape(0, 2, 5, 3))),
+          .first_only = true);
+    CHECK(weft_dropout(f64("x", weft_shape(0, 3)), 0.4), .low = -1, .high = 1);
+}
+
 Test(autodiff_ops, unary) { unary(); }
 Test(autodiff_ops, binary_with_broadcasting) { binary_with_broadcasting(); }
 Test(autodiff_ops, one_tensor_used_twice) { one_tensor_used_twice(); }
@@ -292,6 +316,7 @@ Test(autodiff_ops, dropout_by_mode) { dropout_by_mode(); }
 Test(autodiff_ops, dense_layers) { dense_layers(); }
 Test(autodiff_ops, attention) { attention(); }
 Test(autodiff_ops, losses) { losses(); }
+Test(autodiff_ops, nothing) { nothing(); }
 
 static void every_check(void) {
     unary();
@@ -312,6 +337,7 @@ static void every_check(void) {
     dense_layers();
     attention();
     losses();
+    nothing();
 }
 
 /* Beside half types statistics are wider: every gradient in f64 first, then in the dtype. */

@@ -179,6 +179,15 @@ weft_tensor *weft_variance_with(weft_tensor *x, const weft_variance_options *opt
     return weft_mul(variance, weft_cast(factor, x->dtype));
 }
 
+/* |x|^p. For p < 1 the slope at 0 is infinite, which would make the gradient there NaN: the power is never taken of 0. */
+static weft_tensor *powers(weft_tensor *x, double p) {
+    if (p == 2) return weft_square(x);
+    if (p > 1) return weft_pow_scalar(weft_abs(x), p);
+    weft_tensor *zero = weft_eq_scalar(x, 0);
+    weft_tensor *safe = weft_where(zero, wefti_scalar_like(x, 1), weft_abs(x));
+    return weft_where(zero, wefti_scalar_like(x, 0), weft_pow_scalar(safe, p));
+}
+
 weft_tensor *weft_norm_with(weft_tensor *x, const weft_norm_options *options) {
     weft_norm_options defaults = {0}, o = options ? *options : defaults;
     uint32_t          mask;
@@ -189,8 +198,7 @@ weft_tensor *weft_norm_with(weft_tensor *x, const weft_norm_options *options) {
         return wefti_graph_fail(x->graph, WEFT_E_INVALID, "norm of '%s': p must be positive, not %g", x->node->name, p);
     if (p == INFINITY) return wefti_reduced(WEFT_OP_MAX, weft_abs(x), mask, o.keep);
     if (p == 1) return wefti_reduced(WEFT_OP_SUM, weft_abs(x), mask, o.keep);
-    weft_tensor *terms = p == 2 ? weft_square(x) : weft_pow_scalar(weft_abs(x), p);
-    weft_tensor *sum = wefti_reduced(WEFT_OP_SUM, terms, mask, o.keep);
+    weft_tensor *sum = wefti_reduced(WEFT_OP_SUM, powers(x, p), mask, o.keep);
     /* The root has an infinite slope at 0, which would make the gradient there NaN: it is never taken of 0. */
     weft_tensor *zero = weft_eq_scalar(sum, 0), *none = wefti_scalar_like(sum, 0);
     weft_tensor *safe = weft_where(zero, wefti_scalar_like(sum, 1), sum);
