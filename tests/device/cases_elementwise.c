@@ -110,22 +110,23 @@ static int64_t wrapped(int64_t x, weft_dtype dtype) {
 
 static int64_t of_one_integer(const test_case *self, int64_t x) {
     switch (self->op) {
-    case WEFT_OP_NEG: return -x;
-    case WEFT_OP_ABS: return x < 0 ? -x : x;
+    case WEFT_OP_NEG: return (int64_t)(0 - (uint64_t)x);
+    case WEFT_OP_ABS: return (int64_t)(x < 0 ? 0 - (uint64_t)x : (uint64_t)x);
     case WEFT_OP_SIGN: return x > 0 ? 1 : x < 0 ? -1 : 0;
-    case WEFT_OP_SQUARE: return x * x;
+    case WEFT_OP_SQUARE: return (int64_t)((uint64_t)x * (uint64_t)x);
     case WEFT_OP_RELU: return x > 0 ? x : 0;
     case WEFT_OP_CLAMP: return (int64_t)fmin(fmax((double)x, self->attrs.clamp.lo), self->attrs.clamp.hi);
     default: return x;
     }
 }
 
+/* All results wrap around. */
 static int64_t of_two_integers(weft_op op, int64_t a, int64_t b) {
     switch (op) {
-    case WEFT_OP_ADD: return a + b;
-    case WEFT_OP_SUB: return a - b;
-    case WEFT_OP_MUL: return a * b;
-    case WEFT_OP_DIV: return b ? a / b : 0;
+    case WEFT_OP_ADD: return (int64_t)((uint64_t)a + (uint64_t)b);
+    case WEFT_OP_SUB: return (int64_t)((uint64_t)a - (uint64_t)b);
+    case WEFT_OP_MUL: return (int64_t)((uint64_t)a * (uint64_t)b);
+    case WEFT_OP_DIV: return b == -1 ? (int64_t)(0 - (uint64_t)a) : b ? a / b : 0;
     case WEFT_OP_MAXIMUM: return a < b ? b : a;
     default: return b < a ? b : a;
     }
@@ -144,6 +145,11 @@ static bool predicate(weft_op op, double a, double b) {
     case WEFT_OP_GT: return a > b;
     default: return a > b || a == b;
     }
+}
+
+static bool predicate_of_integers(weft_op op, int64_t a, int64_t b) {
+    int order = (a > b) - (a < b);
+    return predicate(op, order, 0);
 }
 
 static void define_cast(const tensor *x, int64_t at, tensor *y, int64_t i) {
@@ -191,6 +197,8 @@ void define_elementwise(const test_case *self, const tensor *inputs, tensor *out
         else if (self->op == WEFT_OP_DROPOUT) y->f[i] = dropped(self, a, at[0], b->i[0], index);
         else if (self->op == WEFT_OP_WHERE && floating) y->f[i] = a->i[at[0]] ? b->f[at[1]] : c->f[at[2]];
         else if (self->op == WEFT_OP_WHERE) y->i[i] = a->i[at[0]] ? b->i[at[1]] : c->i[at[2]];
+        else if (self->op >= WEFT_OP_EQ && self->op <= WEFT_OP_GE && !weft_dtype_is_float(a->dtype))
+            y->i[i] = predicate_of_integers(self->op, a->i[at[0]], b->i[at[1]]);
         else if (is_predicate(self->op)) y->i[i] = predicate(self->op, a->f[at[0]], unary ? 0 : b->f[at[1]]);
         else if (floating) y->f[i] = unary ? of_one(self, a->f[at[0]]) : of_two(self->op, a->f[at[0]], b->f[at[1]]);
         else
@@ -340,9 +348,11 @@ static void visit_dropout(case_visitor visit, void *context) {
                 one.attrs.dropout.key = UINT64_C(0x1234567890abcdef);
                 visit(context, &one);
                 if (shapes[s].rank < 2) continue;
-                one.attrs.dropout.window =
-                    (wefti_window){.split = 1, .axis = 1, .begin = 4, .global = shapes[s].dim[1] + 9};
-                visit(context, &one);
+                for (int32_t axis = 0; axis < 2; axis++) {
+                    one.attrs.dropout.window =
+                        (wefti_window){.split = 1, .axis = axis, .begin = 4, .global = shapes[s].dim[axis] + 9};
+                    visit(context, &one);
+                }
             }
 }
 

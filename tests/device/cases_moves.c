@@ -105,6 +105,15 @@ static void define_random(const test_case *self, const tensor *inputs, tensor *y
     }
 }
 
+/* As integers hold it; NaN is 0. */
+static int64_t saturated(weft_dtype dtype, double value) {
+    double least = dtype == WEFT_U8 ? 0 : dtype == WEFT_I32 ? INT32_MIN : -0x1p63;
+    double beyond = dtype == WEFT_U8 ? 256 : dtype == WEFT_I32 ? 0x1p31 : 0x1p63;
+    if (dtype == WEFT_BOOL || isnan(value)) return !isnan(value) && value != 0;
+    if (value <= least) return dtype == WEFT_I64 ? INT64_MIN : (int64_t)least;
+    return value < beyond ? (int64_t)value : dtype == WEFT_I64 ? INT64_MAX : (int64_t)beyond - 1;
+}
+
 void define_move(const test_case *self, const tensor *inputs, tensor *outputs) {
     tensor *y = &outputs[0];
     switch (self->op) {
@@ -118,7 +127,7 @@ void define_move(const test_case *self, const tensor *inputs, tensor *outputs) {
         for (int64_t i = 0; i < y->n; i++) {
             y->f[i] = self->op == WEFT_OP_FULL ? self->attrs.full.value
                                                : self->attrs.arange.start + (double)i * self->attrs.arange.step;
-            y->i[i] = y->dtype == WEFT_BOOL ? y->f[i] != 0 : (int64_t)y->f[i];
+            y->i[i] = saturated(y->dtype, y->f[i]);
         }
         return;
     case WEFT_OP_ASSIGN:

@@ -33,16 +33,19 @@ static bool beats(weft_op op, double a, double b) {
     return isnan(a) || (op == WEFT_OP_MIN ? a < b : a > b);
 }
 
-static void take_in(const test_case *self, const tensor *x, int64_t i, const int64_t *index, tensor *y, double *best,
+static bool integer_beats(weft_op op, int64_t a, int64_t b) { return op == WEFT_OP_MIN ? a < b : a > b; }
+
+static void take_in(const test_case *self, const tensor *x, int64_t i, const int64_t *index, tensor *y, int64_t *best,
                     bool *any) {
     int64_t to = destination(self, x->shape, index);
     bool    floating = weft_dtype_is_float(x->dtype);
     if (self->op == WEFT_OP_SUM || self->op == WEFT_OP_MEAN) {
         y->f[to] += x->f[i];
-        y->i[to] += x->i[i];
+        y->i[to] = (int64_t)((uint64_t)y->i[to] + (uint64_t)x->i[i]);
         y->scale[to] += fabs(x->f[i]);
-    } else if (!any[to] || beats(self->op, x->f[i], best[to])) {
-        best[to] = x->f[i];
+    } else if (!any[to] || (floating ? beats(self->op, x->f[i], x->f[best[to]])
+                                     : integer_beats(self->op, x->i[i], x->i[best[to]]))) {
+        best[to] = i;
         any[to] = true;
         y->f[to] = x->f[i];
         y->i[to] = self->op == WEFT_OP_ARGMAX ? along(self, x->shape, index) : floating ? 0 : x->i[i];
@@ -64,8 +67,8 @@ void define_reduction(const test_case *self, const tensor *inputs, tensor *outpu
         }
         return;
     }
-    double best[4096];
-    bool   any[4096] = {false};
+    int64_t best[4096]; /* flat elements of x */
+    bool    any[4096] = {false};
     for (int64_t i = 0; i < x->n; i++) {
         int64_t index[WEFT_MAX_RANK];
         unravel(x->shape, i, index);
@@ -243,7 +246,7 @@ static void visit_sets(case_visitor visit, void *context, weft_op op, weft_dtype
 }
 
 static void visit_extents(case_visitor visit, void *context) {
-    static const weft_dtype dtypes[] = {WEFT_F32, WEFT_F64, WEFT_F16, WEFT_I64, WEFT_BOOL};
+    static const weft_dtype dtypes[] = {WEFT_F32, WEFT_F64, WEFT_BF16, WEFT_F16, WEFT_I64, WEFT_BOOL};
     for (size_t d = 0; d < WEFTI_COUNT(dtypes); d++)
         for (int count = 0; count < 2; count++) {
             test_case one = reduction_case(WEFT_OP_EXTENT, dtypes[d], weft_shape(3, 4, 5), 5, PLAIN);

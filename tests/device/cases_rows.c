@@ -68,6 +68,7 @@ static void define_softmax(const test_case *self, const tensor *inputs, tensor *
             case WEFT_OP_SOFTMAX_BACKWARD: *to = b[i] * (a[i] - sum), *scale = fabs(b[i]) * (fabs(a[i]) + size); break;
             default: *to = a[i] - exp(b[i]) * sum, *scale = fabs(a[i]) + exp(b[i]) * size * (1 + fabs(b[i])); break;
             }
+            if (!isfinite(*scale)) *scale = 1;
         }
     }
 }
@@ -97,10 +98,11 @@ static void define_loss(const test_case *self, const tensor *inputs, tensor *out
         bool          known = label->i[r] >= 0 && label->i[r] < classes;
         for (int64_t i = 0; i < classes; i++) mean += (lse - row[i]) / (double)classes;
         if (!backward) {
-            outputs[0].f[r] = ignored ? 0 : known ? (1 - s) * (lse - row[label->i[r]]) + s * mean : NAN;
+            outputs[0].f[r] = ignored ? 0 : known ? (1 - s) * (lse - row[label->i[r]]) + (s > 0 ? s * mean : 0) : NAN;
             outputs[0].scale[r] = ignored || !known ? 0 : fabs(lse) + fabs(row[label->i[r]]) + 1;
             outputs[1].f[r] = lse;
             outputs[1].scale[r] = fabs(lse) + 1;
+            if (!isfinite(outputs[0].scale[r])) outputs[0].scale[r] = 1;
         }
         for (int64_t i = 0; backward && i < classes; i++) {
             double p = exp(row[i] - lse), target = (1 - s) * (i == label->i[r]) + s / (double)classes;
@@ -288,12 +290,12 @@ static void visit_loss(case_visitor visit, void *context, weft_dtype dtype, weft
     int64_t    classes = shape.dim[shape.rank - 1];
     leading.dim[--leading.rank] = 0;
     if (classes == 0) return;
-    for (int kind = 0; kind < 6; kind++) {
+    for (int kind = 0; kind < 7; kind++) {
         test_case one = rows_case(WEFT_OP_CROSS_ENTROPY, dtype, shape, how, 2);
         one.inputs[1] =
             (argument){kind % 2 ? WEFT_I64 : WEFT_I32, leading, how == REPEATED ? PLAIN : how, kind == 5 ? -1 : 0,
                        (double)classes + (kind == 5),  false};
-        one.attrs.loss.smoothing = kind % 3 == 1 ? 0.1 : 0;
+        one.attrs.loss.smoothing = kind % 3 == 1 || kind == 6 ? 0.1 : 0;
         one.attrs.loss.has_ignored = kind >= 2;
         one.attrs.loss.ignored = kind == 4 ? -100 : 1;
         one.n_outputs = 2;

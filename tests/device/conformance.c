@@ -17,6 +17,7 @@ void conformance_visit(case_visitor visit, void *context) {
     visit_moves(visit, context);
     visit_products(visit, context);
     visit_rows(visit, context);
+    visit_edges(visit, context);
 }
 
 const char *case_name(const test_case *self) {
@@ -53,6 +54,7 @@ typedef struct tally {
     wefti_device *const *devices;
     int32_t              n_devices;
     int                  at, cases, wrong;
+    int                  of[WEFT_OP_COUNT][WEFT_DTYPE_COUNT]; /* cases of an op in a dtype */
 } tally;
 
 static void complain(tally *self, const test_case *one, const char *why) {
@@ -82,10 +84,45 @@ static void check_on(tally *self, wefti_device *device, const test_case *one, co
     for (int32_t k = 0; k < results_of(one); k++) free(got[k]);
 }
 
+/* The dtype that a case is about. */
+static weft_dtype dtype_of(const test_case *one) {
+    if (one->n_inputs == 0 || one->op == WEFT_OP_RANDOM) return one->outputs[0].dtype;
+    return one->inputs[one->op == WEFT_OP_WHERE || one->op == WEFT_OP_CROSS_ENTROPY_BACKWARD ? 1 : 0].dtype;
+}
+
+/* The dtypes that an op must have cases in, as bits. What a device never sees has none. */
+static unsigned dtypes_due(weft_op op) {
+    enum { FLOATS = 1 << WEFT_F32 | 1 << WEFT_F64 | 1 << WEFT_BF16 | 1 << WEFT_F16,
+           NUMBERS = FLOATS | 1 << WEFT_I64 | 1 << WEFT_I32 | 1 << WEFT_U8, ALL = NUMBERS | 1 << WEFT_BOOL };
+    switch (op) {
+    case WEFT_OP_INPUT: case WEFT_OP_PARAMETER: case WEFT_OP_STATE: case WEFT_OP_CONSTANT: case WEFT_OP_STEP:
+    case WEFT_OP_MODE: case WEFT_OP_FUSED: case WEFT_OP_ALL_REDUCE: case WEFT_OP_ALL_GATHER: case WEFT_OP_REDUCE_SCATTER:
+    case WEFT_OP_BROADCAST: case WEFT_OP_CUSTOM: case WEFT_OP_CUSTOM_BACKWARD: return 0;
+    case WEFT_OP_NOT: case WEFT_OP_AND: case WEFT_OP_OR: return 1 << WEFT_BOOL;
+    case WEFT_OP_UPDATE: return 1 << WEFT_F32 | 1 << WEFT_F64;
+    case WEFT_OP_COPY: case WEFT_OP_DETACH: case WEFT_OP_CAST: case WEFT_OP_WHERE: case WEFT_OP_FULL: case WEFT_OP_ARANGE:
+    case WEFT_OP_EQ: case WEFT_OP_NE: case WEFT_OP_LT: case WEFT_OP_LE: case WEFT_OP_GT: case WEFT_OP_GE: case WEFT_OP_RESHAPE:
+    case WEFT_OP_PERMUTE: case WEFT_OP_SLICE: case WEFT_OP_EXPAND: case WEFT_OP_CONCAT: case WEFT_OP_PAD: case WEFT_OP_GATHER:
+    case WEFT_OP_ASSIGN: return ALL;
+    case WEFT_OP_NEG: case WEFT_OP_ABS: case WEFT_OP_SIGN: case WEFT_OP_SQUARE: case WEFT_OP_RELU: case WEFT_OP_CLAMP:
+    case WEFT_OP_ADD: case WEFT_OP_SUB: case WEFT_OP_MUL: case WEFT_OP_DIV: case WEFT_OP_MAXIMUM: case WEFT_OP_MINIMUM:
+    case WEFT_OP_SUM: case WEFT_OP_MAX: case WEFT_OP_MIN: case WEFT_OP_ARGMAX: case WEFT_OP_SCATTER_ADD: return NUMBERS;
+    default: return FLOATS;
+    }
+}
+
+static void check_coverage(const tally *self) {
+    for (int op = 0; op < WEFT_OP_COUNT; op++)
+        for (int dtype = 0; dtype < WEFT_DTYPE_COUNT; dtype++)
+            cr_assert(!(dtypes_due((weft_op)op) >> dtype & 1) || self->of[op][dtype] > 0, "no case is about %s in %s",
+                      wefti_ops[op].name, weft_dtype_name((weft_dtype)dtype));
+}
+
 static void check_case(void *context, const test_case *one) {
     tally *self = context;
     tensor inputs[MOST_INPUTS], expected[MOST_OUTPUTS];
     self->cases++;
+    self->of[one->op][dtype_of(one)]++;
     draw_inputs(one, inputs);
     for (int32_t k = 0; k < results_of(one); k++) expected[k] = tensor_create(result_at(one, k).dtype, result_at(one, k).shape);
     define(one, inputs, expected);
@@ -98,7 +135,7 @@ static void check_case(void *context, const test_case *one) {
 void conformance_check(wefti_device *const *devices, int32_t n_devices) {
     tally self = {.devices = devices, .n_devices = n_devices};
     conformance_visit(check_case, &self);
-    cr_assert_gt(self.cases, 1000);
+    check_coverage(&self);
     cr_assert_eq(self.wrong, 0, "%d results of %d cases are wrong", self.wrong, self.cases);
 }
 

@@ -59,6 +59,7 @@ void visit_reductions(case_visitor visit, void *context);
 void visit_moves(case_visitor visit, void *context);
 void visit_products(case_visitor visit, void *context);
 void visit_rows(case_visitor visit, void *context);
+void visit_edges(case_visitor visit, void *context);
 
 /* Runs every case on every device and compares it with its definition. Fails the test after listing up to 20 that are
  * wrong. */

@@ -17,11 +17,17 @@ static uint64_t next(uint64_t *state) {
 
 static const weft_op any_ops[] = {WEFT_OP_ADD, WEFT_OP_SUB, WEFT_OP_MUL,    WEFT_OP_DIV,   WEFT_OP_MAXIMUM,
                                   WEFT_OP_NEG, WEFT_OP_ABS, WEFT_OP_SQUARE, WEFT_OP_RELU,  WEFT_OP_CLAMP,
-                                  WEFT_OP_LT,  WEFT_OP_EQ,  WEFT_OP_CAST,   WEFT_OP_WHERE, WEFT_OP_SIGN};
+                                  WEFT_OP_LT,  WEFT_OP_EQ,  WEFT_OP_CAST,   WEFT_OP_WHERE, WEFT_OP_SIGN,
+                                  WEFT_OP_NE,  WEFT_OP_LE,  WEFT_OP_GT,     WEFT_OP_GE,    WEFT_OP_MINIMUM,
+                                  WEFT_OP_COPY};
+/* Of two bools, where there are any. */
+static const weft_op logical_ops[] = {WEFT_OP_AND, WEFT_OP_OR, WEFT_OP_NOT, WEFT_OP_EQ};
 static const weft_op float_ops[] = {
     WEFT_OP_EXP,   WEFT_OP_TANH, WEFT_OP_SIGMOID,       WEFT_OP_GELU,          WEFT_OP_GELU_TANH,     WEFT_OP_SILU,
     WEFT_OP_LOG1P, WEFT_OP_SQRT, WEFT_OP_RSQRT,         WEFT_OP_RECIPROCAL,    WEFT_OP_ERF,           WEFT_OP_SOFTPLUS,
-    WEFT_OP_SIN,   WEFT_OP_POW,  WEFT_OP_GELU_BACKWARD, WEFT_OP_RELU_BACKWARD, WEFT_OP_SILU_BACKWARD, WEFT_OP_DROPOUT};
+    WEFT_OP_SIN,   WEFT_OP_POW,  WEFT_OP_GELU_BACKWARD, WEFT_OP_RELU_BACKWARD, WEFT_OP_SILU_BACKWARD, WEFT_OP_DROPOUT,
+    WEFT_OP_COS,   WEFT_OP_LOG,  WEFT_OP_EXPM1,         WEFT_OP_FLOOR,         WEFT_OP_CEIL,          WEFT_OP_ROUND,
+    WEFT_OP_ISFINITE, WEFT_OP_GELU_TANH_BACKWARD};
 
 typedef struct program {
     wefti_fused fused;
@@ -44,17 +50,20 @@ static int32_t pick(const program *p, weft_dtype dtype, uint64_t *state) {
 
 static void add_instruction(program *p, uint64_t *state) {
     int32_t                  j = p->fused.n_instructions, x = next(state) % 4 ? -j : 0;
-    if (x == 0 || dtype_at(p, x) == WEFT_BOOL) x = pick(p, p->inputs[0].dtype, state);
+    bool                     logical = next(state) % 8 == 0; /* input 2 is one */
+    if (logical) x = pick(p, WEFT_BOOL, state);
+    else if (x == 0 || dtype_at(p, x) == WEFT_BOOL) x = pick(p, p->inputs[0].dtype, state);
     weft_dtype               dtype = dtype_at(p, x);
     wefti_fused_instruction *it = &p->fused.instruction[j];
     bool                     floating = weft_dtype_is_float(dtype) && next(state) % 2;
-    it->op = floating ? float_ops[next(state) % WEFTI_COUNT(float_ops)] : any_ops[next(state) % WEFTI_COUNT(any_ops)];
+    it->op = logical ? logical_ops[next(state) % WEFTI_COUNT(logical_ops)]
+             : floating ? float_ops[next(state) % WEFTI_COUNT(float_ops)] : any_ops[next(state) % WEFTI_COUNT(any_ops)];
     it->dtype = dtype;
     it->source[0] = x;
     it->source[1] = pick(p, dtype, state);
     it->source[2] = pick(p, dtype, state);
     if (it->op == WEFT_OP_CLAMP) it->attrs.clamp.lo = -1, it->attrs.clamp.hi = 2;
-    if (it->op == WEFT_OP_LT || it->op == WEFT_OP_EQ) it->dtype = WEFT_BOOL;
+    if ((it->op >= WEFT_OP_EQ && it->op <= WEFT_OP_GE) || it->op == WEFT_OP_ISFINITE) it->dtype = WEFT_BOOL;
     if (it->op == WEFT_OP_DROPOUT) it->source[1] = 3, it->attrs.dropout.p = 0.25, it->attrs.dropout.key = 99;
     if (it->op == WEFT_OP_CAST) {
         static const weft_dtype to[] = {WEFT_F32, WEFT_BF16, WEFT_F16, WEFT_F64, WEFT_I32};
