@@ -91,14 +91,16 @@ void wefti_coll_suspect(coll_operation *operation, int32_t index) {
     if (operation->suspected) return;
     operation->suspected = true;
     const coll_group *group = coll_group_of(operation);
-    char words[224], cause[320];
+    char words[224], cause[480];
+    const wefti_wire *wire = group->base.wire;
     int32_t rank = group->base.ranks[index];
-    bool left = group->base.wire->ops->link(group->base.wire, rank) == WEFTI_LINK_LEFT;
+    bool left = wire->ops->link(wire, rank) == WEFTI_LINK_LEFT;
+    const char *why = wire->ops->cause ? wire->ops->cause(wire, rank) : NULL;
     const char *how = wefti_coll_has_left(operation, index) ? "it closed its group before"
                       : left                                ? "it left during"
                                                             : "the link to it broke during";
     wefti_coll_words(operation, words, sizeof words);
-    snprintf(cause, sizeof cause, "%s %s", how, words);
+    snprintf(cause, sizeof cause, "%s %s%s%.160s", how, words, why ? ": " : "", why ? why : "");
     wefti_fault_suspect(group->base.fault, rank, cause);
 }
 

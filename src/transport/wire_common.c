@@ -23,7 +23,11 @@ void wefti_wire_base_close(wefti_wire_base *base) { wefti_match_close(&base->mat
 weft_status wefti_wire_fail_link(const wefti_wire *wire, int32_t peer, wefti_wire_link link) {
     switch (link) {
     case WEFTI_LINK_LEFT: return wefti_fail(WEFT_E_PEER, "%s: rank %d has left", wire->can.name, (int)peer);
-    case WEFTI_LINK_DOWN: return wefti_fail(WEFT_E_PEER, "%s: the link to rank %d is down", wire->can.name, (int)peer);
+    case WEFTI_LINK_DOWN: {
+        const char *cause = wire->ops->cause ? wire->ops->cause(wire, peer) : NULL;
+        return wefti_fail(WEFT_E_PEER, "%s: the link to rank %d is down%s%s", wire->can.name, (int)peer, cause ? ": " : "",
+                          cause ? cause : "");
+    }
     default:
         return wefti_fail(WEFT_E_STATE, "%s: rank %d is not connected; connect to it before posting", wire->can.name,
                           (int)peer);

@@ -30,6 +30,10 @@ static weft_status delay_connect(wefti_wire *wire, int32_t peer, const void *add
 static wefti_wire_link delay_link_state(const wefti_wire *wire, int32_t peer) {
     return inner_of(wire)->ops->link(inner_of(wire), peer);
 }
+static const char *delay_cause(const wefti_wire *wire, int32_t peer) {
+    wefti_wire *inner = inner_of(wire);
+    return inner->ops->cause ? inner->ops->cause(inner, peer) : NULL;
+}
 static weft_status delay_region_create(wefti_wire *wire, size_t size_bytes, wefti_wire_region **region_out) {
     return inner_of(wire)->ops->region_create(inner_of(wire), size_bytes, region_out);
 }
@@ -135,6 +139,7 @@ static const wefti_wire_ops delay_ops = {
     .address = delay_address,
     .connect = delay_connect,
     .link = delay_link_state,
+    .cause = delay_cause,
     .region_create = delay_region_create,
     .region_register = delay_region_register,
     .region_release = delay_region_release,

@@ -133,6 +133,8 @@ typedef struct wefti_wire_ops {
      * (another host with shm). Open connects a rank to itself. */
     weft_status (*connect)(wefti_wire *wire, int32_t peer, const void *address, size_t bytes);
     wefti_wire_link (*link)(const wefti_wire *wire, int32_t peer);
+    /* Why the link to `peer` is down, in words for people; NULL where nothing more is known. NULL slot: never. */
+    const char *(*cause)(const wefti_wire *wire, int32_t peer);
 
     /* Allocates `size_bytes` (rounded up to pages) of zeroed memory that peers can reach. Visible to a peer once its
      * poll has seen the announcement. WEFT_E_NO_MEMORY with the system's reason. */
