@@ -126,7 +126,7 @@ static int run(int argc, char **argv, bool ping, const char *help) {
                              .seconds = 0.1,
                              .ping = ping,
                              .sizes = {8, ping ? (size_t)64 << 10 : (size_t)64 << 20}};
-    const bench_option list[] = {{"wire", "inproc, shm (default) or tcp", BENCH_TEXT, &options.wire},
+    const bench_option list[] = {{"wire", "inproc, shm (default), tcp or verbs", BENCH_TEXT, &options.wire},
                                  {"sizes", "bytes, doubling from the first to the last", BENCH_SIZES, &options.sizes},
                                  {"foreign", "buffers outside of the exported region", BENCH_FLAG, &options.foreign},
                                  {"windows", "timed windows a size (9)", BENCH_NUMBER, &options.windows},

@@ -28,7 +28,7 @@ make_folder() { # make_folder PATH VARIABLE
 packages_build=(
     "gcc C compiler" "libc6-dev C library headers" "cmake build system" "ninja-build build tool"
     "ccache compiler cache" "pkg-config library finder" "zlib1g-dev zlib (reads gzip)"
-    "libsodium-dev libsodium (authentication)"
+    "libsodium-dev libsodium (authentication)" "libibverbs-dev libibverbs headers (RDMA)"
     "dataset-fashion-mnist Fashion-MNIST images")
 packages_test=("g++ C++ compiler" "make build tool" "libcriterion-dev Criterion (tests)" "python3 Python (checks)"
     "bsdutils script (terminal tests)" "procps process tools")

@@ -3,7 +3,7 @@
 # `scripts/test.sh --nightly` only.
 
 # The thread sanitizer is for what has threads; the rest would only cost time.
-set(weft_thread_suites "^(base|collective|cpu|parallel|train|transport)_")
+set(weft_thread_suites "^(base|collective|cpu|parallel|train|transport|verbs)_")
 # Not for the sanitizers: scripts that start other builds, and what measures time or memory.
 set(weft_plain_suites "^(lint|install|scripts|samples|bench)_")
 # What compares times, and so runs beside no other test.

@@ -18,7 +18,7 @@ typedef struct weft_world weft_world;
 typedef struct weft_world_options {
     int32_t     rank, size;      /* size 0: from the environment (weftrun, torchrun, Open MPI, Slurm), else 1 rank */
     const char *store;           /* "host:port" of the rendezvous; NULL: from the environment */
-    const char *wire;            /* "shm", "tcp"; NULL: from the environment, else the best that reaches every rank */
+    const char *wire;            /* "shm", "tcp", "verbs"; NULL: from the environment, else the best that reaches every rank */
     const char *device;          /* "cpu"; NULL: from the environment (WEFT_DEVICE), else cpu */
     weft_threads threads;        /* of the CPU device; sharers is found at the rendezvous */
     int64_t     timeout_ns;      /* for joining and for every wait; 0: 30 s */

@@ -85,9 +85,10 @@ static weft_status find_wish(const wefti_transport_options *options, char wish_o
     for (const wefti_wire_kind *kind = wefti_wire_kinds; kind->name; kind++)
         if (strcmp(kind->name, wish) == 0 && strcmp(wish, "inproc") != 0) snprintf(wish_out, WIRE_NAME_BYTES, "%s", wish);
     if (strcmp(wish, "auto") == 0) snprintf(wish_out, WIRE_NAME_BYTES, "auto");
-    return wish_out[0] ? WEFT_OK
-                       : wefti_fail(WEFT_E_NOT_FOUND, "there is no wire '%s' between processes; there are: auto, shm, tcp",
-                                    wish);
+    if (wish_out[0]) return WEFT_OK;
+    char list[128];
+    wefti_wire_list(true, list, sizeof list);
+    return wefti_fail(WEFT_E_NOT_FOUND, "there is no wire '%s' between processes in this build; there are: auto, %s", wish, list);
 }
 
 /* --- joining --- */

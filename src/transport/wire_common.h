@@ -143,13 +143,16 @@ void wefti_self_take(wefti_wire_base *base, wefti_op_list *waiting, wefti_wire_o
 
 /* The kinds of wire that this build has, ended by a NULL name. */
 extern const wefti_wire_kind wefti_wire_kinds[];
-/* Opens a wire by name: "inproc", "shm" or "tcp"; WEFT_E_NOT_FOUND lists those there are. Wraps it in the delay wire
+/* Their names, as in "inproc, shm, tcp"; `processes`: only those that connect processes. */
+void wefti_wire_list(bool processes, char *text_out, size_t text_bytes);
+/* Opens a wire by name; WEFT_E_NOT_FOUND lists those there are. Wraps it in the delay wire
  * where WEFT_WIRE_DELAY_US or WEFT_WIRE_GBPS are set. */
 WEFT_MUST_CHECK weft_status wefti_wire_open(const char *name, const wefti_wire_options *options, wefti_wire **wire_out);
 
 weft_status wefti_wire_inproc_open(const wefti_wire_options *options, wefti_wire **wire_out);
 weft_status wefti_wire_shm_open(const wefti_wire_options *options, wefti_wire **wire_out);
 weft_status wefti_wire_tcp_open(const wefti_wire_options *options, wefti_wire **wire_out);
+weft_status wefti_wire_verbs_open(const wefti_wire_options *options, wefti_wire **wire_out);
 /* Puts a slow link before `inner`, which it owns from then on: every message arrives no earlier than `latency_ns` after
  * it was posted, and one direction of a link carries at most `bytes_per_ns` (0: no bound). */
 weft_status wefti_wire_delay_open(wefti_wire *inner, uint64_t latency_ns, double bytes_per_ns, wefti_wire **wire_out);

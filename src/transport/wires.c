@@ -2,6 +2,7 @@
  *
  *   WEFT_WIRE_DELAY_US  microseconds that every message takes longer (for tests of overlap)
  *   WEFT_WIRE_GBPS      gigabits a second that one direction of a link carries at most */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +12,19 @@ const wefti_wire_kind wefti_wire_kinds[] = {
     {"inproc", wefti_wire_inproc_open},
     {"shm", wefti_wire_shm_open},
     {"tcp", wefti_wire_tcp_open},
+#ifdef WEFTI_HAVE_VERBS
+    {"verbs", wefti_wire_verbs_open},
+#endif
     {NULL, NULL},
 };
+
+void wefti_wire_list(bool processes, char *text_out, size_t text_bytes) {
+    size_t used = 0;
+    text_out[0] = 0;
+    for (const wefti_wire_kind *kind = wefti_wire_kinds; kind->name && used < text_bytes; kind++)
+        if (!processes || strcmp(kind->name, "inproc") != 0)
+            used += (size_t)snprintf(text_out + used, text_bytes - used, "%s%s", used ? ", " : "", kind->name);
+}
 
 static weft_status read_amount(const char *name, double *amount_out) {
     const char *text = getenv(name);
@@ -33,7 +45,11 @@ weft_status wefti_wire_open(const char *name, const wefti_wire_options *options,
     WEFTI_TRY(read_amount("WEFT_WIRE_GBPS", &gigabits));
     const wefti_wire_kind *kind = wefti_wire_kinds;
     while (kind->name && strcmp(kind->name, name) != 0) kind++;
-    if (!kind->name) return wefti_fail(WEFT_E_NOT_FOUND, "there is no wire '%s'; there are: inproc, shm, tcp", name);
+    if (!kind->name) {
+        char list[128];
+        wefti_wire_list(false, list, sizeof list);
+        return wefti_fail(WEFT_E_NOT_FOUND, "there is no wire '%s' in this build; there are: %s", name, list);
+    }
     WEFTI_TRY(kind->open(options, &wire));
     if (delay_us > 0 || gigabits > 0) {
         weft_status status = wefti_wire_delay_open(wire, (uint64_t)(delay_us * 1000), gigabits / 8, wire_out);

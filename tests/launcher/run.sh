@@ -84,7 +84,7 @@ case_bad_command_line() {
     bad "which program" -n 2 --
     bad "unknown option '--frobnicate'" -n 2 --frobnicate true
     bad "unknown option '-x'" -x
-    bad "shm, tcp or auto, not 'pigeon'" -n 2 --wire pigeon true
+    bad "shm, tcp, verbs or auto, not 'pigeon'" -n 2 --wire pigeon true
     bad "seconds from 0" -n 2 --grace soon true
     bad "seconds from 0" -n 2 --settle=-1 true
     bad "seconds from 0" -n 2 --settle=nan true

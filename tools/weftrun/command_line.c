@@ -23,7 +23,7 @@ static const char help[] =
     "Starts PROGRAM as RANKS processes on this machine that find each other, and ends them together.\n"
     "\n"
     "  -n, --ranks N     how many processes\n"
-    "  --wire NAME       how they talk: shm, tcp or auto (default: WEFT_WIRE, else auto)\n"
+    "  --wire NAME       how they talk: shm, tcp, verbs or auto (default: WEFT_WIRE, else auto)\n"
     "  --no-prefix       leave their output as it is; otherwise each line begins with its rank, as in \"[1] loss "
     "...\"\n"
     "  --settle SECONDS  once a rank has failed, let the others end by themselves for so long (default 6;\n"
@@ -107,8 +107,8 @@ int weftrun_parse(char **argv, weftrun_job *job_out) {
         } else if (takes(argv, &at, "--grace", &value)) {
             if (!parse_seconds("--grace", value, &job_out->grace)) return STATUS_USAGE;
         } else if (takes(argv, &at, "--wire", &value)) {
-            if (!value || (strcmp(value, "shm") && strcmp(value, "tcp") && strcmp(value, "auto"))) {
-                weftrun_complain("--wire wants shm, tcp or auto, not '%s'", value ? value : "nothing");
+            if (!value || (strcmp(value, "shm") && strcmp(value, "tcp") && strcmp(value, "verbs") && strcmp(value, "auto"))) {
+                weftrun_complain("--wire wants shm, tcp, verbs or auto, not '%s'", value ? value : "nothing");
                 return STATUS_USAGE;
             }
             job_out->wire = value;
