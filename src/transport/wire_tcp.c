@@ -151,8 +151,6 @@ static weft_status tcp_arm(wefti_wire *self) {
 /* --- ends --- */
 
 static void flush_current(tcp_wire *wire, tcp_link *link, weft_status status, int32_t rank) {
-    if (link->out.active && link->out.op) wefti_wire_finish(&wire->base, link->out.op, status, rank, 0);
-    link->out.op = NULL;
     if (link->in.in_payload && link->in.op) wefti_wire_finish(&wire->base, link->in.op, status, rank, 0);
     if (link->in.in_payload && link->in.message) {
         wefti_message *message = link->in.message;
@@ -165,6 +163,7 @@ static void flush_current(tcp_wire *wire, tcp_link *link, weft_status status, in
     link->in.op = NULL;
     link->in.message = NULL;
     link->in.in_payload = false;
+    wefti_wire_flush(&wire->base, &link->out.ops, status, rank);
     wefti_wire_flush(&wire->base, &link->out_ops, status, rank);
     wefti_wire_flush(&wire->base, &link->waiting, status, rank);
 }
@@ -201,18 +200,36 @@ static bool is_sending(tcp_link *link) {
     return getsockopt(link->socket, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 && info.tcpi_state != TCP_CLOSE;
 }
 
-/* Says goodbye where no frame was cut in two, and sees the bytes off. */
+/* Hands the system all of the bytes; false where it did not take them in time. */
+static bool send_all(tcp_wire *wire, const tcp_link *link, const uint8_t *bytes, size_t count, uint64_t deadline_ns) {
+    const wefti_host *host = wire->base.wire.host;
+    while (count > 0) {
+        ssize_t sent = send(link->socket, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent > 0) {
+            bytes += sent;
+            count -= (size_t)sent;
+        } else if ((sent < 0 && errno != EAGAIN && errno != EINTR) || wefti_host_now(host) >= deadline_ns) {
+            return false;
+        } else if (errno == EAGAIN) {
+            host->sleep(host->context, WEFTI_MILLISECOND_NS / 10);
+        }
+    }
+    return true;
+}
+
+/* Ends frames that were begun, says goodbye where none was cut in two, and sees the bytes off. */
 static void leave(tcp_wire *wire, uint64_t linger_ns) {
     const wefti_host *host = wire->base.wire.host;
     uint64_t          deadline_ns = wefti_deadline_after(wefti_host_now(host), linger_ns);
     for (int32_t peer = 0; peer < wire->base.wire.size; peer++) {
-        tcp_link *link = &wire->links[peer];
-        if (link->state != WEFTI_LINK_UP || link->socket < 0 || (link->out.active && link->out.sent > 0)) continue;
+        const tcp_link *link = &wire->links[peer];
+        const tcp_out  *out = &link->out;
+        if (link->state != WEFTI_LINK_UP || link->socket < 0 || out->sent > out->whole_bytes) continue;
         uint8_t bytes[TCP_HEADER_BYTES];
         wefti_tcp_header_write(bytes, &(tcp_header){.kind = TCP_BYE});
-        while (send(link->socket, bytes, sizeof bytes, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EAGAIN &&
-               wefti_host_now(host) < deadline_ns)
-            host->sleep(host->context, WEFTI_MILLISECOND_NS / 10);
+        size_t begun = out->sent ? out->whole_bytes - out->sent : 0;
+        if (send_all(wire, link, out->head + out->sent, begun, deadline_ns))
+            (void)send_all(wire, link, bytes, sizeof bytes, deadline_ns);
         shutdown(link->socket, SHUT_WR);
     }
     for (int32_t peer = 0; peer < wire->base.wire.size; peer++)

@@ -8,6 +8,8 @@
 
 enum {
     TCP_HEADER_BYTES = 40,
+    TCP_HEAD_BYTES = 4 << 10,      /* of small frames that go with one system call */
+    TCP_COPY_BYTES = 2 << 10,      /* up to it, copying a payload behind its header costs less than a list of parts */
     TCP_STAGE_BYTES = 8 << 10,     /* read ahead: what is copied from here costs less than the system call it saves */
     TCP_EAGER_BYTES = 256 << 10,   /* above it, the answer that the receive is posted costs little beside the copy */
     TCP_TOKEN_LISTENER = 1 << 24
@@ -43,13 +45,16 @@ typedef struct tcp_serve {
     uint64_t          offset, bytes, token;
 } tcp_serve;
 
-/* What is being sent: one frame at a time. */
+/* What is being sent, in one system call where the socket takes it: frames, of which the last one's payload may lie
+ * elsewhere. Nothing is added until all of it is with the system. */
 typedef struct tcp_out {
-    bool           active;
-    uint8_t        header[TCP_HEADER_BYTES];
-    const uint8_t *payload;
-    size_t         bytes, sent; /* of header and payload together */
-    wefti_wire_op *op;          /* whose frame it is, or NULL */
+    uint8_t        head[TCP_HEAD_BYTES]; /* headers, each with its payload where that is short */
+    size_t         head_bytes;           /* 0: nothing is being sent */
+    size_t         whole_bytes;          /* of the head: frames that need no payload from elsewhere */
+    const uint8_t *payload;              /* the last frame's, where it is long */
+    size_t         payload_bytes;
+    size_t         sent;                 /* of head and payload together */
+    wefti_op_list  ops;                  /* that are done when it is with the system */
 } tcp_out;
 
 /* What is being received. */

@@ -32,9 +32,8 @@ void wefti_tcp_take_ready(tcp_wire *wire, int32_t peer, wefti_wire_op *op, uint6
     op->done_bytes = bytes;
     op->scratch[1] = token;
     op->scratch[3] = STEP_CLEAR;
-    bool idle = !wefti_tcp_has_output(wire, &wire->links[peer]);
     wefti_op_append(&wire->links[peer].out_ops, op);
-    if (idle) wefti_tcp_send(wire, peer);
+    if (!wire->links[peer].out.head_bytes) wefti_tcp_send(wire, peer);
 }
 
 /* --- what a header asks for --- */
@@ -80,9 +79,8 @@ static taken take_clear(tcp_wire *wire, int32_t peer, const tcp_header *header) 
     wefti_op_remove(&link->waiting, op);
     op->scratch[1] = header->offset;
     op->scratch[3] = STEP_DATA;
-    bool idle = !wefti_tcp_has_output(wire, link);
     wefti_op_append(&link->out_ops, op);
-    if (idle) wefti_tcp_send(wire, peer);
+    if (!link->out.head_bytes) wefti_tcp_send(wire, peer);
     return TAKEN;
 }
 
@@ -249,7 +247,7 @@ static int read_more(tcp_link *link) {
     room = TCP_STAGE_BYTES - in->have;
     parts[count++] = (struct iovec){in->stage + in->have, room};
     ssize_t got;
-    do got = readv(link->socket, parts, count);
+    do got = count == 1 ? recv(link->socket, parts[0].iov_base, room, MSG_DONTWAIT) : readv(link->socket, parts, count);
     while (got < 0 && errno == EINTR);
     if (got < 0 && errno == EAGAIN) return 0;
     if (got <= 0) return -1;

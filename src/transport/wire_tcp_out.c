@@ -1,15 +1,17 @@
 /* The TCP wire: posting and sending.
  *
- * One frame is on its way on each link at a time; a post with nothing before it tries the socket at once, so a small
- * message costs one system call. Order of choice when a frame is through: announcements of regions, then operations in
- * posted order (answers to large messages among them), then reads of the peer. A send is done when the system has
- * taken its last byte. */
+ * A post with nothing before it tries the socket at once, so a message costs one system call; frames that wait together
+ * go together, up to the first one with a long payload. Order of choice: announcements of regions, then operations in
+ * posted order (answers to large messages among them), then reads of the peer. A send is done when the system has taken
+ * all that went with it: whoever has seen it done need not poll for it. */
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/uio.h>
 
 #include "transport/wire_tcp.h"
+
+enum { CALLS_A_TIME = 64 };
 
 /* --- headers: little endian, whatever the host --- */
 
@@ -43,25 +45,37 @@ bool wefti_tcp_header_read(const uint8_t *bytes, tcp_header *header) {
 
 /* --- choosing the next frame --- */
 
-static void begin_frame(tcp_out *out, const tcp_header *header, const void *payload, size_t payload_bytes,
-                        wefti_wire_op *op) {
-    wefti_tcp_header_write(out->header, header);
-    out->payload = payload;
-    out->bytes = TCP_HEADER_BYTES + payload_bytes;
-    out->sent = 0;
-    out->op = op;
-    out->active = true;
+/* Adds a frame. Its payload is copied behind it, or where it is long noted as what comes last. */
+static void add_frame(tcp_out *out, const tcp_header *header, const void *payload, size_t payload_bytes) {
+    wefti_tcp_header_write(out->head + out->head_bytes, header);
+    out->head_bytes += TCP_HEADER_BYTES;
+    if (payload_bytes > TCP_COPY_BYTES || payload_bytes > TCP_HEAD_BYTES - out->head_bytes) {
+        out->payload = payload;
+        out->payload_bytes = payload_bytes;
+        return;
+    }
+    if (payload_bytes) memcpy(out->head + out->head_bytes, payload, payload_bytes);
+    out->head_bytes += payload_bytes;
+    out->whole_bytes = out->head_bytes;
 }
 
-static void begin_operation(tcp_wire *wire, tcp_out *out, wefti_wire_op *op) {
+/* Adds a frame that the peer answers: the operation waits from now on, since the answer may come before all that goes
+ * with it is sent. */
+static void add_question(tcp_wire *wire, tcp_link *link, wefti_wire_op *op, tcp_header header) {
+    uint64_t token = op->scratch[0] = ++wire->last_token;
+    if (header.kind == TCP_CLEAR)
+        header.offset = token;
+    else
+        header.token = token;
+    add_frame(&link->out, &header, NULL, 0);
+    op->scratch[3] = STEP_WAIT;
+    wefti_op_append(&link->waiting, op);
+}
+
+static void add_operation(tcp_wire *wire, tcp_link *link, wefti_wire_op *op) {
     tcp_header header = {.tag = op->tag, .bytes = op->bytes};
     switch ((tcp_step)op->scratch[3]) {
     case STEP_MESSAGE: header.kind = TCP_MESSAGE; break;
-    case STEP_READY:
-        header.kind = TCP_READY;
-        header.token = op->scratch[0] = ++wire->last_token;
-        begin_frame(out, &header, NULL, 0, op);
-        return;
     case STEP_DATA:
         header.kind = TCP_DATA;
         header.token = op->scratch[1];
@@ -72,31 +86,34 @@ static void begin_operation(tcp_wire *wire, tcp_out *out, wefti_wire_op *op) {
         header.region = op->region;
         header.offset = op->offset;
         break;
+    case STEP_READY:
+        header.kind = TCP_READY;
+        add_question(wire, link, op, header);
+        return;
     case STEP_READ:
         header.kind = TCP_READ;
         header.region = op->region;
         header.offset = op->offset;
-        header.token = op->scratch[0] = ++wire->last_token;
-        begin_frame(out, &header, NULL, 0, op);
+        add_question(wire, link, op, header);
         return;
     default: /* STEP_CLEAR */
-        header = (tcp_header){.kind = TCP_CLEAR, .token = op->scratch[1], .offset = op->scratch[0] = ++wire->last_token};
-        begin_frame(out, &header, NULL, 0, op);
+        add_question(wire, link, op, (tcp_header){.kind = TCP_CLEAR, .token = op->scratch[1]});
         return;
     }
-    begin_frame(out, &header, op->buffer, op->bytes, op);
+    add_frame(&link->out, &header, op->buffer, op->bytes);
+    wefti_op_append(&link->out.ops, op);
 }
 
-static bool begin_news(tcp_wire *wire, tcp_link *link) {
+static bool add_news(tcp_wire *wire, tcp_link *link) {
     const wefti_region_news *news = wefti_regions_next_news(&wire->regions, &link->told);
     if (!news) return false;
     tcp_header header = {.kind = news->gone ? TCP_WITHDRAWN : TCP_REGION, .region = news->id};
     if (!news->gone) header.bytes = wire->regions.own[news->id - 1]->region.size_bytes;
-    begin_frame(&link->out, &header, NULL, 0, NULL);
+    add_frame(&link->out, &header, NULL, 0);
     return true;
 }
 
-static bool begin_serve(tcp_wire *wire, tcp_link *link) {
+static bool add_serve(tcp_wire *wire, tcp_link *link) {
     tcp_serve *serve = link->serve_first;
     if (!serve) return false;
     link->serve_first = serve->next;
@@ -104,77 +121,70 @@ static bool begin_serve(tcp_wire *wire, tcp_link *link) {
     const uint8_t *memory = wefti_regions_memory(&wire->regions, serve->region, serve->offset, serve->bytes);
     /* Checked when it came in; released since against the contract: the empty answer tells the reader. */
     tcp_header header = {.kind = TCP_READ_DATA, .bytes = memory ? serve->bytes : 0, .token = serve->token};
-    begin_frame(&link->out, &header, memory, header.bytes, NULL);
+    add_frame(&link->out, &header, memory, header.bytes);
     serve->next = wire->free_serves;
     wire->free_serves = serve;
     return true;
 }
 
-static bool begin_next(tcp_wire *wire, tcp_link *link) {
-    if (link->told < wire->regions.log_count && begin_news(wire, link)) return true;
-    wefti_wire_op *op = wefti_op_take_first(&link->out_ops);
-    if (op) {
-        begin_operation(wire, &link->out, op);
-        return true;
+/* Gathers what goes with the next system call; false where there is nothing. */
+static bool gather(tcp_wire *wire, tcp_link *link) {
+    tcp_out *out = &link->out;
+    while (!out->payload && TCP_HEAD_BYTES - out->head_bytes >= TCP_HEADER_BYTES) {
+        if (link->told < wire->regions.log_count && add_news(wire, link)) continue;
+        wefti_wire_op *op = wefti_op_take_first(&link->out_ops);
+        if (op)
+            add_operation(wire, link, op);
+        else if (!add_serve(wire, link))
+            break;
     }
-    return begin_serve(wire, link);
+    return out->head_bytes > 0;
 }
 
 /* --- sending --- */
 
-static void frame_sent(tcp_wire *wire, tcp_link *link) {
-    wefti_wire_op *op = link->out.op;
-    link->out.active = false;
-    link->out.op = NULL;
-    if (!op) return;
-    switch ((tcp_step)op->scratch[3]) {
-    case STEP_READY:
-    case STEP_READ:
-    case STEP_CLEAR:
-        op->scratch[3] = STEP_WAIT;
-        wefti_op_append(&link->waiting, op);
-        break;
-    default: wefti_wire_finish(&wire->base, op, WEFT_OK, op->peer, op->bytes); break;
-    }
-}
-
-/* Sends as much of the frame as the socket takes; false where it takes no more. */
-static bool send_frame(tcp_link *link) {
+/* One system call; false where the socket takes no more. */
+static bool send_some(tcp_link *link) {
     tcp_out *out = &link->out;
-    while (out->sent < out->bytes) {
-        struct iovec parts[2];
-        int          count = 0;
-        size_t       payload_sent = 0;
-        if (out->sent < TCP_HEADER_BYTES)
-            parts[count++] = (struct iovec){out->header + out->sent, TCP_HEADER_BYTES - out->sent};
-        else
-            payload_sent = out->sent - TCP_HEADER_BYTES;
-        if (out->bytes > TCP_HEADER_BYTES)
-            parts[count++] = (struct iovec){(void *)(out->payload + payload_sent),
-                                            out->bytes - TCP_HEADER_BYTES - payload_sent};
-        struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
-        ssize_t       sent = sendmsg(link->socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0 && errno == EINTR) continue;
-        if (sent < 0 && (errno == EAGAIN || errno == ENOBUFS)) return false;
-        if (sent <= 0) {
-            link->broken = true; /* the receiving side finds the end, after what still lies there */
-            return false;
-        }
-        out->sent += (size_t)sent;
+    ssize_t  sent;
+    if (out->payload && out->sent < out->head_bytes) {
+        struct iovec  parts[2] = {{out->head + out->sent, out->head_bytes - out->sent},
+                                  {(void *)out->payload, out->payload_bytes}};
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+        sent = sendmsg(link->socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } else {
+        bool           head = out->sent < out->head_bytes;
+        size_t         before = head ? out->sent : out->sent - out->head_bytes;
+        const uint8_t *from = head ? out->head : out->payload;
+        sent = send(link->socket, from + before, (head ? out->head_bytes : out->payload_bytes) - before,
+                    MSG_DONTWAIT | MSG_NOSIGNAL);
     }
+    if (sent < 0 && errno == EINTR) return true;
+    if (sent < 0 && (errno == EAGAIN || errno == ENOBUFS)) return false;
+    if (sent <= 0) {
+        link->broken = true; /* the receiving side finds the end, after what still lies there */
+        return false;
+    }
+    out->sent += (size_t)sent;
     return true;
 }
 
 bool wefti_tcp_has_output(const tcp_wire *wire, const tcp_link *link) {
-    return link->out.active || link->out_ops.first || link->serve_first || link->told < wire->regions.log_count;
+    return link->out.head_bytes || link->out_ops.first || link->serve_first || link->told < wire->regions.log_count;
 }
 
 void wefti_tcp_send(tcp_wire *wire, int32_t peer) {
     tcp_link *link = &wire->links[peer];
-    for (int frames = 0; frames < 64 && link->state == WEFTI_LINK_UP && !link->broken; frames++) {
-        if (!link->out.active && !begin_next(wire, link)) return;
-        if (!send_frame(link)) return;
-        frame_sent(wire, link);
+    tcp_out  *out = &link->out;
+    for (int calls = 0; calls < CALLS_A_TIME && link->state == WEFTI_LINK_UP && !link->broken; calls++) {
+        if (!out->head_bytes && !gather(wire, link)) return;
+        if (!send_some(link)) return;
+        if (out->sent < out->head_bytes + out->payload_bytes) continue;
+        out->head_bytes = out->whole_bytes = out->payload_bytes = out->sent = 0;
+        out->payload = NULL;
+        wefti_wire_op *op;
+        while ((op = wefti_op_take_first(&out->ops)))
+            wefti_wire_finish(&wire->base, op, WEFT_OK, op->peer, op->bytes);
     }
 }
 
@@ -234,9 +244,9 @@ weft_status wefti_tcp_post(wefti_wire *self, wefti_wire_op *op) {
                          : op->kind == WEFTI_WIRE_READ ? STEP_READ
                          : op->bytes > TCP_EAGER_BYTES ? STEP_READY
                                                        : STEP_MESSAGE;
-        bool idle = !wefti_tcp_has_output(wire, link);
         wefti_op_append(&link->out_ops, op);
-        if (idle) wefti_tcp_send(wire, op->peer);
+        /* Where something is being sent, the socket was full a moment ago. */
+        if (!link->out.head_bytes && !(op->flags & WEFTI_WIRE_MORE)) wefti_tcp_send(wire, op->peer);
     }
     if (status != WEFT_OK) return status;
     wire->base.counts.sent_messages++;

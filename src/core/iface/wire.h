@@ -63,7 +63,9 @@ typedef enum wefti_wire_op_kind {
 enum {
     WEFTI_WIRE_NOTIFY = 1 << 0, /* WRITE: once the data is visible to the target, deliver an empty message under `tag`
                                    to it (matched like a sent one; its done_bytes are the bytes that were written) */
-    WEFTI_WIRE_SILENT = 1 << 1  /* do not hand the completed op out by poll: the caller watches `done` */
+    WEFTI_WIRE_SILENT = 1 << 1, /* do not hand the completed op out by poll: the caller watches `done` */
+    WEFTI_WIRE_MORE = 1 << 2    /* SEND: may be kept back until the next post to the same peer, or the next poll, and go
+                                   along with it */
 };
 
 /* Matching: a receive takes the oldest unmatched message of its peer and tag; messages of one peer under one tag match
@@ -74,7 +76,7 @@ enum {
 struct wefti_wire_op {
     /* the caller's, unchanged by the wire */
     wefti_wire_op_kind kind;
-    uint32_t           flags;  /* WEFTI_WIRE_NOTIFY | WEFTI_WIRE_SILENT */
+    uint32_t           flags;  /* WEFTI_WIRE_NOTIFY | WEFTI_WIRE_SILENT | WEFTI_WIRE_MORE */
     int32_t            peer;   /* world rank; sending to oneself works */
     uint32_t           region; /* WRITE, READ: id of the peer's region … */
     uint64_t           offset; /* … and the first byte in it */
