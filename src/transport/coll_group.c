@@ -285,6 +285,16 @@ static void take_large_set(coll_group *group, coll_operation *operation) {
                 group->scratch + ((size_t)operation->set * COLL_LANES + i) * 2 * COLL_SEGMENT_BYTES;
 }
 
+/* Puts the first messages of a new operation, which is the last of the list, on their way at once. */
+static void send_first(coll_group *group, coll_operation *previous, coll_operation *operation) {
+    if (operation->algorithm->large && !wefti_coll_turn(operation)) return;
+    weft_status status = operation->algorithm->advance(operation);
+    if (status == WEFT_OK)
+        finish(group, previous, operation);
+    else if (status != WEFT_E_AGAIN)
+        (void)!raise_fault(group, status, -1); /* which ends it, and all others */
+}
+
 static weft_status group_start(wefti_group *base, const wefti_collective_call *call, wefti_collective **operation_out) {
     coll_group *group = (coll_group *)base;
     *operation_out = NULL;
@@ -303,6 +313,7 @@ static weft_status group_start(wefti_group *base, const wefti_collective_call *c
         operation->finished = true;
         operation->status = run_alone(operation);
     } else {
+        coll_operation *previous = group->last;
         operation->algorithm = wefti_coll_choose(group, call, coll_bytes(operation));
         if (operation->algorithm->large) take_large_set(group, operation);
         if (group->last)
@@ -312,6 +323,7 @@ static weft_status group_start(wefti_group *base, const wefti_collective_call *c
         group->last = operation;
         group->active++;
         operation->algorithm->begin(operation);
+        if (!operation->algorithm->mapped) send_first(group, previous, operation);
     }
     *operation_out = &operation->base;
     return WEFT_OK;

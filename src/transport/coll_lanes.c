@@ -131,8 +131,8 @@ static weft_status lane_advance(coll_operation *operation, coll_lane *lane) {
 
 weft_status wefti_coll_lanes_advance(coll_operation *operation) {
     bool finished = true;
-    for (int32_t i = operation->lane_count - 1; i >= 0; i--) { /* the greeting first */
-        coll_lane *lane = &operation->lanes[i];
+    for (int32_t i = 0; i < operation->lane_count; i++) { /* the last one first: it is the greeting, where there is one */
+        coll_lane *lane = &operation->lanes[i == 0 ? operation->lane_count - 1 : i - 1];
         if (lane->finished) continue;
         weft_status status = lane_advance(operation, lane);
         if (status == WEFT_OK)
@@ -159,6 +159,7 @@ static weft_status greet_step(coll_operation *operation, coll_lane *lane) {
         /* Room for a small message, so that a rank that took another algorithm is understood too. */
         wefti_coll_lane_recv(operation, lane, left, (uint32_t)lane->segment, in, group->message_bytes);
         wefti_coll_lane_send(operation, lane, right, (uint32_t)lane->segment, out, sizeof header);
+        lane->transfers[lane->queued - 1].flags |= WEFTI_WIRE_MORE; /* goes along with the first segment */
         return WEFT_E_AGAIN;
     }
     return wefti_coll_compare(operation, left, (const coll_header *)in);
