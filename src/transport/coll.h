@@ -5,7 +5,7 @@
  * coll_choose.c   the list of algorithms, and which one is taken
  * coll_lanes.c    message algorithms: lanes of transfers, and the exchange of headers
  * coll_small.c    direct, doubling, tree, dissemination: header and payload in one message
- * coll_ring.c     ring and chain: segmented, several segments on the way at once
+ * coll_ring.c     ring, swap and chain: segmented, several segments on the way at once
  * coll_map.c      the slots in mapped memory, and the one-shot algorithm on them
  * coll_share.c    two-shot: every rank reduces its share straight from and to the others' memory */
 #ifndef WEFTI_TRANSPORT_COLL_H
@@ -201,6 +201,7 @@ void wefti_coll_tree_begin(coll_operation *operation);
 void wefti_coll_dissemination_begin(coll_operation *operation);
 void wefti_coll_ring_begin(coll_operation *operation);
 void wefti_coll_chain_begin(coll_operation *operation);
+void wefti_coll_swap_begin(coll_operation *operation);
 
 /* --- coll_map.c, coll_share.c --- */
 

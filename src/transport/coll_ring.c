@@ -1,9 +1,12 @@
-/* Algorithms for large operations over messages.
+/* Algorithms over messages whose headers go by themselves: for large operations, and for pairs.
  *
  * ring: the data of an allreduce is cut into one part a member. A part travels once around the ring and is reduced at
  * each stop (reduce-scatter), then once more and is stored at each stop (allgather); the kinds of these names are its
  * halves. A rank sends and receives 2(n-1)/n of the bytes, the least there can be. Part i is reduced in the order i+1,
  * i+2, …, i, wherever and whenever that happens: all ranks get equal bits in every run.
+ *
+ * swap: two ranks send each other all of their data, and both reduce all of it: as many bytes as the ring's in one
+ * exchange instead of two, for twice the work. Operands are in the order of the members: equal bits.
  *
  * chain: in a broadcast, each member hands on what it gets, segment by segment.
  *
@@ -35,10 +38,15 @@ static coll_range segment_of(const coll_operation *operation, int32_t index, siz
     return (coll_range){part.first + before, rest < most ? rest : most};
 }
 
-/* Segments of the longest part. */
-static size_t segment_count(const coll_operation *operation) {
+static size_t segment_count(const coll_operation *operation, size_t count) {
+    size_t most = segment_elements(operation);
+    return count / most + (count % most != 0);
+}
+
+/* Segments of the ring's longest part. */
+static size_t ring_segments(const coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    size_t most = segment_elements(operation), longest = operation->call.count;
+    size_t longest = operation->call.count;
     if (operation->call.kind == WEFTI_ALLREDUCE) {
         longest = 0;
         for (int32_t i = 0; i < coll_size(group); i++) {
@@ -46,7 +54,7 @@ static size_t segment_count(const coll_operation *operation) {
             longest = count > longest ? count : longest;
         }
     }
-    return (longest + most - 1) / most;
+    return segment_count(operation, longest);
 }
 
 static int32_t around(const coll_group *group, int32_t index) {
@@ -121,7 +129,7 @@ static weft_status ring_step(coll_operation *operation, coll_lane *lane) {
     wefti_collective_kind kind = operation->call.kind;
     int32_t steps = coll_size(coll_group_of(operation)) - 1;
     int32_t reduces = kind == WEFTI_ALLGATHER ? 0 : steps, gathers = kind == WEFTI_REDUCE_SCATTER ? 0 : steps;
-    size_t segments = segment_count(operation);
+    size_t segments = ring_segments(operation);
     for (;;) {
         if (lane->segment >= segments) return WEFT_OK;
         int32_t round = lane->round++; /* the one to begin; the one before it is done */
@@ -140,14 +148,16 @@ static weft_status ring_step(coll_operation *operation, coll_lane *lane) {
     }
 }
 
-static void begin_lanes(coll_operation *operation, weft_status (*step)(coll_operation *operation, coll_lane *lane)) {
-    size_t segments = segment_count(operation);
+static void begin_lanes(coll_operation *operation, size_t segments,
+                        weft_status (*step)(coll_operation *operation, coll_lane *lane)) {
     for (int32_t i = 0; i < COLL_LANES && (i == 0 || (size_t)i < segments); i++)
         wefti_coll_lane_begin(operation, i, step);
     wefti_coll_greet(operation, 0);
 }
 
-void wefti_coll_ring_begin(coll_operation *operation) { begin_lanes(operation, ring_step); }
+void wefti_coll_ring_begin(coll_operation *operation) {
+    begin_lanes(operation, ring_segments(operation), ring_step);
+}
 
 /* --- chain --- */
 
@@ -181,4 +191,40 @@ static weft_status chain_step(coll_operation *operation, coll_lane *lane) {
     }
 }
 
-void wefti_coll_chain_begin(coll_operation *operation) { begin_lanes(operation, chain_step); }
+void wefti_coll_chain_begin(coll_operation *operation) {
+    begin_lanes(operation, segment_count(operation, operation->call.count), chain_step);
+}
+
+/* --- swap --- */
+
+/* Elements of the lane's segment; 0 behind the last one. */
+static size_t swap_count(const coll_operation *operation, const coll_lane *lane) {
+    size_t most = segment_elements(operation), first = lane->segment * most;
+    if (first >= operation->call.count) return 0;
+    size_t rest = operation->call.count - first;
+    return rest < most ? rest : most;
+}
+
+static weft_status swap_step(coll_operation *operation, coll_lane *lane) {
+    coll_group *group = coll_group_of(operation);
+    const wefti_collective_call *call = &operation->call;
+    int32_t me = coll_index(group), other = 1 - me;
+    if (lane->round++ > 0) {
+        size_t offset = lane->segment * COLL_SEGMENT_BYTES;
+        group->sources[me] = (const uint8_t *)call->send + offset;
+        group->sources[other] = lane->scratch;
+        WEFTI_TRY(wefti_coll_reduce(operation, (uint8_t *)call->receive + offset, 2, swap_count(operation, lane), true));
+        lane->segment += COLL_LANES;
+    }
+    size_t bytes = swap_count(operation, lane) * operation->element_bytes;
+    if (bytes == 0) return WEFT_OK;
+    uint32_t step = 1 + (uint32_t)lane->index;
+    wefti_coll_lane_recv(operation, lane, other, step, lane->scratch, bytes);
+    wefti_coll_lane_send(operation, lane, other, step, (const uint8_t *)call->send + lane->segment * COLL_SEGMENT_BYTES,
+                         bytes);
+    return WEFT_E_AGAIN;
+}
+
+void wefti_coll_swap_begin(coll_operation *operation) {
+    begin_lanes(operation, segment_count(operation, operation->call.count), swap_step);
+}

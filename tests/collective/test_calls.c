@@ -5,21 +5,27 @@
 #include <string.h>
 
 #include "cases.h"
+#include "transport/coll.h"
 
 static const wire_setup inproc = {.name = "inproc", .mode = AS_THREADS, .open = wefti_wire_inproc_open};
 static const wire_setup shm = {.name = "shm", .mode = AS_PROCESSES, .open = wefti_wire_shm_open};
+static const wire_setup tcp = {.name = "tcp", .mode = AS_PROCESSES, .open = wefti_wire_tcp_open};
 
 /* NULL is the choice by cost; the others fall back to it where they do not fit. Between them, these take every way that
  * there is for small calls, and for large ones. */
-static const char *const small_ways[] = {NULL,   "twoshot", "direct", "doubling",
-                                         "tree", "ring",    "chain",  "dissemination"};
-static const char *const large_ways[] = {NULL, "ring", "chain"};
-static const char *const ways[] = {NULL, "twoshot", "doubling", "ring"};
+static const char *const small_ways[] = {NULL,   "twoshot", "direct", "doubling",     "tree",
+                                         "ring", "swap",    "chain",  "dissemination"};
+static const char *const large_ways[] = {NULL, "ring", "swap", "chain"};
+static const char *const ways[] = {NULL, "twoshot", "doubling", "ring", "swap"};
 
 static const wefti_collective_kind kinds[] = {WEFTI_ALLREDUCE, WEFTI_REDUCE_SCATTER, WEFTI_ALLGATHER, WEFTI_BROADCAST,
                                               WEFTI_BARRIER};
 
+static bool maps_peers(const rank_world *world) { return world->wire->can.flags & WEFTI_WIRE_MAPS_PEERS; }
+
+/* NULL where the way is none on this wire. */
 static wefti_group *group_by(rank_world *world, const char *algorithm) {
+    if (algorithm && strcmp(algorithm, "twoshot") == 0 && !maps_peers(world)) return NULL;
     return group_of_all(world, &(wefti_group_options){.algorithm = algorithm});
 }
 
@@ -31,6 +37,7 @@ static void every_dtype_and_op(rank_world *world) {
     arenas_open(world, &memory, 1 << 20);
     for (size_t a = 0; a < WEFTI_COUNT(ways); a++) {
         wefti_group *group = group_by(world, ways[a]);
+        if (!group) continue;
         for (int dtype = 0; dtype < WEFT_DTYPE_COUNT; dtype++)
             for (int op = 0; op < WEFTI_REDUCE_OP_COUNT; op++)
                 for (size_t c = 0; c < WEFTI_COUNT(counts); c++)
@@ -57,6 +64,7 @@ static void every_size(rank_world *world, const size_t *counts, size_t count_cou
     arenas_open(world, &memory, (size_t)24 << 20);
     for (size_t a = 0; a < algorithm_count; a++) {
         wefti_group *group = group_by(world, algorithms[a]);
+        if (!group) continue;
         for (size_t c = 0; c < count_count; c++)
             for (size_t k = 0; k < WEFTI_COUNT(kinds); k++)
                 for (int variant = 0; variant < 2 * PLACEMENTS; variant++)
@@ -110,6 +118,7 @@ static void many_in_flight(rank_world *world) {
     arenas_open(world, &memory, (size_t)48 << 20);
     for (size_t a = 0; a < WEFTI_COUNT(ways); a++) {
         wefti_group *group = group_by(world, ways[a]);
+        if (!group) continue;
         ready_call ready[FLIGHTS];
         wefti_collective *handles[FLIGHTS];
         memory.used = 0;
@@ -153,6 +162,7 @@ static void equal_bits(rank_world *world) {
     arenas_open(world, &memory, (size_t)2 << 20);
     for (size_t a = 0; a < WEFTI_COUNT(ways); a++) {
         wefti_group *group = group_by(world, ways[a]);
+        if (!group) continue;
         for (size_t c = 0; c < WEFTI_COUNT(counts); c++) {
             float *buffer = (float *)(c % 2 ? memory.exported : memory.foreign);
             int64_t first = reduce_noise(world, group, buffer, counts[c]);
@@ -236,6 +246,49 @@ static void allocates_nothing(rank_world *world) {
     arenas_close(world, &memory);
 }
 
+/* --- the choice by size --- */
+
+typedef struct choice {
+    wefti_collective_kind kind;
+    size_t bytes;                     /* of the call's count */
+    const char *mapped, *pair, *many; /* what is taken where memory is mapped; else by two ranks, and by more */
+} choice;
+static const choice choices[] = {
+    {WEFTI_ALLREDUCE, 8, "oneshot", "doubling", "direct"},
+    {WEFTI_ALLREDUCE, 2048, "oneshot", "doubling", "direct"},
+    {WEFTI_ALLREDUCE, 8192, "twoshot", "swap", "direct"},
+    {WEFTI_ALLREDUCE, 65536, "twoshot", "swap", "ring"},
+    {WEFTI_ALLREDUCE, (size_t)128 << 10, "twoshot", "swap", "ring"},
+    {WEFTI_ALLREDUCE, (size_t)256 << 10, "twoshot", "ring", "ring"},
+    {WEFTI_ALLREDUCE, (size_t)64 << 20, "twoshot", "ring", "ring"},
+    {WEFTI_REDUCE_SCATTER, 8, "oneshot", "direct", "direct"},
+    {WEFTI_REDUCE_SCATTER, 65536, "twoshot", "ring", "ring"},
+    {WEFTI_ALLGATHER, 8, "oneshot", "direct", "direct"},
+    {WEFTI_ALLGATHER, 65536, "twoshot", "ring", "ring"},
+    {WEFTI_BROADCAST, 8, "oneshot", "tree", "tree"},
+    {WEFTI_BROADCAST, (size_t)1 << 20, "twoshot", "chain", "chain"},
+    {WEFTI_BARRIER, 0, "oneshot", "dissemination", "dissemination"},
+};
+
+static void the_choice_by_size(rank_world *world) {
+    wefti_group *group = group_by(world, NULL);
+    for (size_t i = 0; i < WEFTI_COUNT(choices); i++) {
+        const choice *due = &choices[i];
+        const char *name = maps_peers(world) ? due->mapped : world->size == 2 ? due->pair : due->many;
+        wefti_collective_call call = {.kind = due->kind, .count = due->bytes / sizeof(float)};
+        const coll_algorithm *taken = wefti_coll_choose((const coll_group *)group, &call, due->bytes);
+        CHECK(strcmp(taken->name, name) == 0, "kind %d of %zu bytes takes %s and not %s", (int)due->kind, due->bytes,
+              taken->name, name);
+    }
+    CLOSE(group);
+    /* A name forces it, and where it does not fit the choice is as before. */
+    group = group_by(world, "direct");
+    wefti_collective_call call = {.kind = WEFTI_ALLREDUCE};
+    CHECK(strcmp(wefti_coll_choose((const coll_group *)group, &call, 64)->name, "direct") == 0, "not forced");
+    CHECK(strcmp(wefti_coll_choose((const coll_group *)group, &call, 1 << 20)->name, "direct") != 0, "too large for it");
+    CLOSE(group);
+}
+
 #define ON(setup, ranks, function) conformance_run_one(&setup, ranks, #function, function)
 
 Test(collective_inproc, dtypes_and_ops_1) { ON(inproc, 1, every_dtype_and_op); }
@@ -265,3 +318,20 @@ Test(collective_shm, many_in_flight_3) { ON(shm, 3, many_in_flight); }
 Test(collective_shm, equal_bits_3) { ON(shm, 3, equal_bits); }
 Test(collective_shm, two_groups_4) { ON(shm, 4, two_groups_at_once); }
 Test(collective_shm, allocates_nothing) { ON(shm, 2, allocates_nothing); }
+
+Test(collective_tcp, dtypes_and_ops_2) { ON(tcp, 2, every_dtype_and_op); }
+Test(collective_tcp, small_sizes_2) { ON(tcp, 2, every_small_size); }
+Test(collective_tcp, small_sizes_3) { ON(tcp, 3, every_small_size); }
+Test(collective_tcp, small_sizes_4) { ON(tcp, 4, every_small_size); }
+Test(collective_tcp, large_sizes_2) { ON(tcp, 2, every_large_size); }
+Test(collective_tcp, large_sizes_3) { ON(tcp, 3, every_large_size); }
+Test(collective_tcp, many_in_flight_2) { ON(tcp, 2, many_in_flight); }
+Test(collective_tcp, many_in_flight_4) { ON(tcp, 4, many_in_flight); }
+Test(collective_tcp, equal_bits_2) { ON(tcp, 2, equal_bits); }
+Test(collective_tcp, equal_bits_3) { ON(tcp, 3, equal_bits); }
+Test(collective_tcp, two_groups_4) { ON(tcp, 4, two_groups_at_once); }
+
+Test(collective_choice, inproc) { ON(inproc, 2, the_choice_by_size); }
+Test(collective_choice, shm) { ON(shm, 3, the_choice_by_size); }
+Test(collective_choice, tcp_2) { ON(tcp, 2, the_choice_by_size); }
+Test(collective_choice, tcp_4) { ON(tcp, 4, the_choice_by_size); }
