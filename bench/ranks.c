@@ -202,6 +202,7 @@ int bench_run_ranks(const char *wire_name, int32_t size, int (*body)(bench_rank 
         return 1;
     }
     static rank_start starts[BENCH_MOST_RANKS];
+    (void)wefti_host_system(); /* counts the cores that all ranks share, before each is bound to one */
     for (int32_t i = 0; i < size; i++) {
         starts[i] = (rank_start){.rank = {i, size, wire_name, NULL, shared, argument}, .body = body};
         shared->sockets[i][0] = shared->sockets[i][1] = -1;
