@@ -5,8 +5,9 @@
  * number, which every group counts for itself, never by its arguments. Calls are asynchronous: start gives a handle,
  * progress moves everything that is in flight, test and wait end a handle.
  *
- * A group is used by one thread at a time. Nothing blocks but wait, and that has a deadline. In steady state nothing is
- * allocated: handles come from a pool that is sized at open.
+ * A group is used by one thread at a time. Nothing blocks but wait, and that has a deadline. In steady state an engine
+ * allocates nothing: handles and staging come from pools that are sized at open. (A wire that carries messages keeps those
+ * that come before their receive in a pool of its own, which grows to the most that ever waited at once; see wire.h.)
  *
  * Faults: whoever sees a peer fail reports a suspicion; the fault object decides (once, for the whole process) which
  * rank was the first cause, and from then on every pending and every later operation ends with that one status. */
@@ -61,7 +62,6 @@ typedef struct wefti_collective_call {
     const void           *send;     /* may be NULL where nothing is read */
     void                 *receive;
     size_t                count;    /* elements, per the table above; 0 is allowed */
-    int32_t               priority; /* higher is served first among those in flight; the same on all members */
     void                 *stream;   /* for engines of a device: the stream to order after; else NULL */
     uint64_t              timeout_ns; /* of this operation from its start; 0: the group's */
 } wefti_collective_call;
@@ -78,7 +78,6 @@ typedef struct wefti_group_options {
     uint16_t             epoch;      /* messages of an older one are dropped */
     uint64_t             timeout_ns; /* each operation's deadline from its start; 0: 30 s */
     int32_t              in_flight;  /* operations in flight at once; 0: 64 */
-    size_t               scratch_bytes; /* staging that the engine may hold; 0: its default */
     const wefti_reducer *reducer;    /* NULL: wefti_reducer_host() */
     wefti_fault         *fault;      /* NULL: the group keeps its own */
     const char          *algorithm;  /* forces one by name; NULL: by cost. WEFT_E_NOT_FOUND lists those there are */

@@ -141,7 +141,7 @@ typedef union wefti_attrs {
     struct { int64_t ignored; int32_t has_ignored; double smoothing; } loss;                  /* CROSS_ENTROPY... */
     struct { double scale; int32_t causal; } attention;                                       /* ATTENTION... */
     struct { const struct wefti_rule *rule; double l2, decay, l1, group; } update;             /* UPDATE */
-    struct { int32_t reduce, axis, priority; int64_t group; weft_shape global; } comm;        /* COMM family */
+    struct { int32_t reduce, axis; int64_t group; weft_shape global; } comm;                  /* COMM family */
     struct { const struct wefti_custom *custom; void *options; int32_t options_bytes; } custom; /* CUSTOM... */
     struct { struct wefti_fused *fused; } fused;                                              /* FUSED */
 } wefti_attrs;

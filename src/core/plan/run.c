@@ -104,8 +104,7 @@ static wefti_collective_call call_of(const weft_plan *plan, const wefti_item *it
     const wefti_value    *in = &plan->ir.values[item->inputs[0]], *out = &plan->ir.values[item->outputs[0]];
     size_t                size = weft_dtype_bytes(in->dtype);
     wefti_collective_call call = {.dtype = in->dtype, .op = (wefti_reduce_op)item->attrs->comm.reduce,
-                                  .priority = item->attrs->comm.priority, .send = address(plan, item->inputs[0]),
-                                  .receive = address(plan, item->outputs[0])};
+                                  .send = address(plan, item->inputs[0]), .receive = address(plan, item->outputs[0])};
     switch (item->op) {
     case WEFT_OP_ALL_REDUCE: { /* the list lies in one piece, from the first to the end of the last */
         const wefti_value *last = &plan->ir.values[item->inputs[item->n_inputs - 1]];

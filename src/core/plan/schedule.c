@@ -213,7 +213,7 @@ done:
 enum { OPEN_BUCKETS = 16, BUCKET_BYTES = 4 << 20, FIRST_BUCKET_BYTES = 1 << 20 };
 
 typedef struct bucket {
-    int32_t depth, reduce, priority, n_members;
+    int32_t depth, reduce, n_members;
     int64_t group, bytes;
     weft_dtype dtype;
     bool    first;
@@ -251,20 +251,19 @@ static weft_status close_bucket(bucketer *b, bucket *open) {
             member->dead = true;
         }
     }
-    *open = (bucket){.depth = open->depth, .reduce = open->reduce, .priority = open->priority, .group = open->group,
-                     .dtype = open->dtype, .first_member = -1, .last_member = -1};
+    *open = (bucket){.depth = open->depth, .reduce = open->reduce, .group = open->group, .dtype = open->dtype,
+                     .first_member = -1, .last_member = -1};
     return WEFT_OK;
 }
 
 static bucket *bucket_for(bucketer *b, int32_t k) {
     const wefti_item *item = &b->ir->items[b->ir->order[k]];
-    bucket            like = {.depth = b->flow.depth[k], .reduce = item->attrs->comm.reduce,
-                              .priority = item->attrs->comm.priority, .group = item->attrs->comm.group,
+    bucket            like = {.depth = b->flow.depth[k], .reduce = item->attrs->comm.reduce, .group = item->attrs->comm.group,
                               .dtype = b->ir->values[item->inputs[0]].dtype, .first = true, .first_member = -1, .last_member = -1};
     for (int32_t i = 0; i < b->n_open; i++) {
         bucket *open = &b->open[i];
-        if (open->depth == like.depth && open->reduce == like.reduce && open->priority == like.priority &&
-            open->group == like.group && open->dtype == like.dtype)
+        if (open->depth == like.depth && open->reduce == like.reduce && open->group == like.group &&
+            open->dtype == like.dtype)
             return open;
     }
     if (b->n_open == OPEN_BUCKETS) return NULL;
