@@ -3,7 +3,7 @@
  * Making a plan prunes what no output needs, simplifies, fuses, orders, and lays out memory; it computes nothing and
  * allocates no memory of the device, so weft_plan_describe gives exact bytes and operations before anything is paid.
  * weft_plan_commit allocates and compiles; the first run does it where it was not done. From then on a run allocates
- * nothing.
+ * nothing. (Over TCP and verbs, messages of ranks that are ahead wait in a pool, which grows where more wait than ever did.)
  *
  * A plan keeps its graph, and is used by one thread at a time. A run blocks until its outputs are there. With more ranks,
  * runs are collective where a strategy has put communication in: all ranks run the same plans in the same order.

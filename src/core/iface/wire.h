@@ -2,8 +2,9 @@
  *
  * A wire is one rank's end. Use of one wire is by one thread at a time (the caller sees to that); different wires are
  * independent. Nothing blocks: every call returns at once, `poll` is what makes progress, and deadlines live above the
- * wire. A wire allocates when it is opened, connected, given regions, or surprised by more unexpected messages than its
- * pool holds; never for an operation in steady state.
+ * wire. A wire allocates when it is opened, connected, given regions, or surprised by more messages without a receive than
+ * ever waited at once before: they are kept in a pool that grows to that number, within a bound of the wire's, and is used
+ * again. Otherwise never for an operation.
  *
  * Operations are structs of the caller (intrusive), so there is no request pool to run out of: fill a zeroed
  * `wefti_wire_op`, post it, and leave it and its buffer alone until `done`. Every operation whose post returned WEFT_OK
