@@ -227,7 +227,7 @@ static weft_status work(coll_operation *operation, size_t *budget, bool *moved_o
     share_place place = place_of(operation, operation->base.group->index);
     size_t block = BLOCK_BYTES / operation->element_bytes;
     *moved_out = false;
-    while (share->worked<share->segments && * budget> 0) {
+    while (share->worked < share->segments && *budget > 0) {
         if (share->cursor < place.count) {
             uint64_t segment = share->cursor / share->piece;
             if (!clear_to_work(operation, segment)) return WEFT_OK;

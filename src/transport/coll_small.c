@@ -1,11 +1,14 @@
 /* Algorithms for small operations: each message carries header and payload, copied together.
  *
- * direct         everyone sends to everyone; one latency; reduces in the order of the members, so the bits are those of
- *                one reducer call, whatever the timing. n-1 messages of the payload a rank.
- * doubling       log2 n exchanges with partners at distance 1, 2, 4, …; where n is no power of two, the first ranks
- * fold into pairs before and unfold after. The lower one is always the left operand: all ranks get equal bits. tree
- * broadcast from parent to children in a binomial tree: log2 n latencies. dissemination  barrier: in round k a rank
- * tells the one 2^k further on; log2 n rounds.
+ * direct: everyone sends to everyone; one latency. Reduces in the order of the members, so the bits are those of one
+ * reducer call, whatever the timing. A rank sends its payload n-1 times.
+ *
+ * doubling: log2 n exchanges with partners at distance 1, 2, 4, …; where n is no power of two, the first ranks fold into
+ * pairs before and unfold after. The lower one is always the left operand: all ranks get equal bits.
+ *
+ * tree: a broadcast from parent to children in a binomial tree; log2 n latencies.
+ *
+ * dissemination: a barrier; in round k a rank tells the one 2^k further on; log2 n rounds.
  *
  * Memory: per operation in flight, outbox and inbox of a few messages of the group's message_bytes. */
 #include <string.h>
