@@ -95,7 +95,10 @@ static weft_status work_until_the_end(ranks *all, int32_t rank) {
     return status;
 }
 
-static void kill_one(const fault_setup *given, double limit_s) {
+/* Every other rank gives the dead one's number within so long, also on a machine that is busy. */
+#define LIMIT_S 5.0
+
+static void kill_one(const fault_setup *given) {
     setup = *given;
     ranks *all = ranks_start(setup.size, work_until_the_end);
     ranks_wait_ready(all, setup.size);
@@ -113,27 +116,27 @@ static void kill_one(const fault_setup *given, double limit_s) {
                   "%s, rank %d of %d, victim %d: %s, blames %d: %s", setup.wire, (int)rank, (int)setup.size,
                   (int)setup.victim, weft_status_name(result->status), (int)result->fault_rank, result->message);
         cr_expect(strstr(result->message, named), "not named: %s", result->message);
-        cr_expect(took_s < limit_s, "rank %d took %g s", (int)rank, took_s);
+        cr_expect(took_s < LIMIT_S, "rank %d took %g s", (int)rank, took_s);
     }
     ranks_free(all);
 }
 
 Test(fault, a_killed_rank_is_named_over_shm) {
-    for (int32_t victim = 0; victim < 3; victim++) kill_one(&(fault_setup){.wire = "shm", .size = 3, .victim = victim}, 2);
-    kill_one(&(fault_setup){.wire = "shm", .size = 2, .victim = 1}, 2);
+    for (int32_t victim = 0; victim < 3; victim++) kill_one(&(fault_setup){.wire = "shm", .size = 3, .victim = victim});
+    kill_one(&(fault_setup){.wire = "shm", .size = 2, .victim = 1});
 }
 Test(fault, a_killed_rank_is_named_over_tcp) {
-    for (int32_t victim = 0; victim < 3; victim++) kill_one(&(fault_setup){.wire = "tcp", .size = 3, .victim = victim}, 2);
-    kill_one(&(fault_setup){.wire = "tcp", .size = 2, .victim = 0}, 2);
+    for (int32_t victim = 0; victim < 3; victim++) kill_one(&(fault_setup){.wire = "tcp", .size = 3, .victim = victim});
+    kill_one(&(fault_setup){.wire = "tcp", .size = 2, .victim = 0});
 }
 Test(fault, a_killed_rank_is_named_without_control_threads) {
-    kill_one(&(fault_setup){.wire = "shm", .size = 3, .victim = 0, .no_thread = true}, 2);
-    kill_one(&(fault_setup){.wire = "tcp", .size = 3, .victim = 2, .no_thread = true}, 2);
+    kill_one(&(fault_setup){.wire = "shm", .size = 3, .victim = 0, .no_thread = true});
+    kill_one(&(fault_setup){.wire = "tcp", .size = 3, .victim = 2, .no_thread = true});
 }
 /* Survivors that learn of it leave at once; the slower ones must not blame them. */
 Test(fault, nobody_blames_a_survivor) {
     for (int round = 0; round < 6; round++)
-        kill_one(&(fault_setup){.wire = round % 2 ? "tcp" : "shm", .size = 4, .victim = round % 4, .rude = true}, 3);
+        kill_one(&(fault_setup){.wire = round % 2 ? "tcp" : "shm", .size = 4, .victim = round % 4, .rude = true});
 }
 
 static weft_status be_idle_until_the_end(ranks *all, int32_t rank) {
