@@ -54,8 +54,7 @@ static wefti_chunk chunk_of(const evaluator *e, int32_t m) {
     int64_t first = e->local_rows * m / e->partition.micro, end = e->local_rows * (m + 1) / e->partition.micro;
     return (wefti_chunk){.rows = end - first,
                          .first_row = e->local_first + first,
-                         .global_rows = e->partition.rows,
-                         .built_rows = e->built_rows};
+                         .global_rows = e->partition.rows};
 }
 
 weft_status wefti_graph_rows(const weft_graph *graph, int64_t *rows_out) {
@@ -125,8 +124,30 @@ static void mark(evaluator *e, weft_tensor *const *outputs, int32_t n_outputs, b
 
 /* --- emission --- */
 
+/* Whether the inputs of an elementwise op are as large beside each other as in the graph: one of another batch size must not be
+ * broadcast silently. */
+static bool fits(const evaluator *e, const wefti_node *node, weft_tensor *const *inputs) {
+    if (e->partition.rows == e->built_rows) return true;
+    for (int32_t axis = 0; axis < node->outputs[0].shape.rank; axis++) {
+        int64_t size = -1;
+        for (int32_t i = 0; i < node->n_inputs; i++) {
+            const weft_tensor *input = node->inputs[i];
+            int32_t            own = axis - (node->outputs[0].shape.rank - input->shape.rank);
+            if (own < 0 || wefti_poisoned(inputs[i]) || inputs[i]->shape.rank != input->shape.rank) continue;
+            if (input->shape.dim[own] == 1 && node->outputs[0].shape.dim[axis] != 1) continue; /* broadcast in the graph too */
+            if (size >= 0 && inputs[i]->shape.dim[own] != size) return false;
+            size = inputs[i]->shape.dim[own];
+        }
+    }
+    return true;
+}
+
 /* Copies a node with the given inputs and attributes; gives output 0. */
 static weft_tensor *copy_node(evaluator *e, const wefti_node *node, const wefti_attrs *attrs, weft_tensor *const *inputs) {
+    wefti_family family = wefti_ops[node->op].family;
+    if ((family == WEFTI_BINARY || family == WEFTI_TERNARY) && !fits(e, node, inputs))
+        return wefti_graph_fail(e->to, WEFT_E_SHAPE, "'%s' combines tensors of this batch size and of the one that the graph was built for",
+                                node->name);
     e->to->flags = node->flags;
     e->to->segment = node->segment;
     weft_tensor *made = wefti_emit(e->to, node->op, attrs, inputs, node->n_inputs, node->name);
@@ -228,7 +249,6 @@ static weft_tensor *make(evaluator *e, const wefti_node *node, int32_t m) {
     wefti_chunk part = chunk_of(e, m);
     wefti_layout layouts[8];
     for (int32_t i = 0; i < node->n_outputs && i < 8; i++) layouts[i] = outputs[i].layout;
-    wefti_shard_attrs(node, e->wanted[node->id], layouts, &part, &attrs);
     weft_tensor **inputs = wefti_graph_memory(e->to, sizeof *inputs * (size_t)(node->n_inputs + 1));
     if (!inputs) return &e->to->poison;
     for (int32_t i = 0; i < node->n_inputs; i++) {
@@ -236,17 +256,22 @@ static weft_tensor *make(evaluator *e, const wefti_node *node, int32_t m) {
         inputs[i] = deliver(e, node, i, m); /* also where it is not used: every rank must emit the same messages */
         if (base && !brings_base(e, m)) inputs[i] = full(e, node->inputs[0]->dtype, node->inputs[0]->shape, 0);
     }
+    if (node->n_inputs > 0 && !wefti_poisoned(inputs[0])) part.input = inputs[0]->shape;
+    wefti_shard_attrs(node, e->wanted[node->id], layouts, &part, &attrs);
     if ((node->op == WEFT_OP_MAX || node->op == WEFT_OP_MIN) && outputs[0].layout.kind == WEFTI_PARTIAL &&
         part.rows == 0)
         return empty_extreme(e, node);
     return copy_node(e, node, &attrs, inputs);
 }
 
-/* The number that EXTENT stands for: whole, whatever its input's layout. */
+/* The number that EXTENT stands for: whole, whatever its input's layout. Beside the split axis, others may have grown with the batch
+ * (samples against samples): its input tells, and is pruned where nobody else computes it. */
 static weft_tensor *extent(evaluator *e, const wefti_node *node) {
-    const weft_tensor  *x = node->inputs[0];
+    weft_tensor        *x = node->inputs[0];
     const wefti_layout *layout = &piece_of(e, x)->layout;
     double              count = 1;
+    if (e->partition.rows != e->built_rows) x = layout->kind == WEFTI_WHOLE ? whole(e, x) : chunk(e, x, 0);
+    if (wefti_poisoned(x)) return x;
     for (int32_t axis = 0; axis < x->shape.rank; axis++)
         if (node->attrs.reduce.axes >> axis & 1u)
             count *= layout->kind == WEFTI_SPLIT && layout->axis == axis ? (double)(e->partition.rows * layout->unit)
@@ -437,6 +462,9 @@ weft_status wefti_partition_graph(const wefti_partition *partition, weft_graph *
     }
     if (status != WEFT_OK) {
         weft_graph_release(e.to);
+        if (e.partition.rows != e.built_rows)
+            status = wefti_while(status, "a batch of %lld samples in a graph that was built for %lld (if it has that number built in, drop "
+                                 "batches that are not full)", (long long)e.partition.rows, (long long)e.built_rows);
         return wefti_while(status, "splitting the program over %d ranks", partition->ranks);
     }
     *graph_out = e.to;

@@ -362,12 +362,12 @@ void wefti_shard_node(wefti_shard *shard) {
 
 /* --- attributes of a chunk --- */
 
-static double scaled_count(const wefti_node *node, weft_shape full, uint32_t axes, const wefti_chunk *chunk) {
-    (void)node;
+/* Elements of the global batch that a mean over `axes` takes in, of tensors that are split. */
+static double global_count(weft_shape shape, uint32_t axes, const wefti_layout *split, const wefti_chunk *chunk) {
     double count = 1;
-    for (int32_t axis = 0; axis < full.rank; axis++)
-        if (axes >> axis & 1u) count *= (double)full.dim[axis];
-    return chunk->built_rows > 0 ? count / (double)chunk->built_rows * (double)chunk->global_rows : count;
+    for (int32_t axis = 0; axis < shape.rank; axis++)
+        if (axes >> axis & 1u) count *= (double)(axis == split->axis ? chunk->global_rows * split->unit : shape.dim[axis]);
+    return count;
 }
 
 static void window_of(const wefti_layout *out, const wefti_chunk *chunk, wefti_window *window) {
@@ -392,12 +392,12 @@ void wefti_shard_attrs(const wefti_node *node, const wefti_layout *wanted, const
         break;
     case WEFT_OP_MEAN:
         if (wanted[0].kind == WEFTI_SPLIT && out->kind == WEFTI_PARTIAL)
-            attrs->reduce.count = scaled_count(node, node->inputs[0]->shape, attrs->reduce.axes, chunk);
+            attrs->reduce.count = global_count(chunk->input, attrs->reduce.axes, &wanted[0], chunk);
         break;
     case WEFT_OP_MEAN_BACKWARD:
         if (!split) break;
         if (attrs->reduce.axes >> out->axis & 1u)
-            attrs->reduce.count = scaled_count(node, attrs->reduce.shape, attrs->reduce.axes, chunk);
+            attrs->reduce.count = global_count(attrs->reduce.shape, attrs->reduce.axes, out, chunk);
         attrs->reduce.shape.dim[out->axis] = extent;
         break;
     case WEFT_OP_CONV2D_BACKWARD_INPUT:

@@ -31,12 +31,12 @@ typedef struct wefti_shard {
 /* Applies the rule of the node's op. Rules never fail: what they cannot split they want whole. */
 void wefti_shard_node(wefti_shard *shard);
 
-/* The rows that a rank computes at once. */
+/* The rows that a rank computes at once, and what an op is given of them. */
 typedef struct wefti_chunk {
     int64_t rows;        /* of the chunk */
     int64_t first_row;   /* within the global batch */
     int64_t global_rows; /* of this batch */
-    int64_t built_rows;  /* that the graph was built for */
+    weft_shape input;    /* of input 0 as it is delivered; needed for MEAN */
 } wefti_chunk;
 /* Adapts a node's attributes to a chunk: shapes, counts and random windows follow its rows. */
 void wefti_shard_attrs(const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs,
