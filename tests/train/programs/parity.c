@@ -1,6 +1,6 @@
 /* Trains a network that has everything that is defined over the global batch (batch norm, dropout, ignored labels, a last batch
  * that no number of ranks divides, clipping by global norm, accumulation), and writes its parameters, for comparing numbers
- * of ranks. usage: parity sgd|momentum|adam f32|f64 MICRO STEPS OUT */
+ * of ranks. usage: parity SOLVER f32|f64 MICRO STEPS OUT [recompute] */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,16 +21,30 @@ static void make_data(double *wide, float *slim, int32_t *label) {
     }
 }
 
-static weft_tensor *network(weft_tensor *x) {
+static weft_tensor *network(weft_tensor *x, bool recompute) {
+    if (recompute) weft_recompute_begin(weft_tensor_graph(x));
     x = weft_relu(weft_batch_norm(weft_conv2d(x, "conv", .filters = 6, .kernel = 3, .pad = 1), "norm"));
     x = weft_dropout(weft_flatten(weft_max_pool2d(x, .window = 2)), 0.25);
-    return weft_linear(weft_gelu(weft_layer_norm(weft_linear(x, "hidden", .out = 16), "layer_norm")), "head", .out = CLASSES);
+    if (recompute) weft_recompute_end(weft_tensor_graph(x));
+    if (recompute) weft_recompute_begin(weft_tensor_graph(x));
+    x = weft_gelu(weft_layer_norm(weft_linear(x, "hidden", .out = 16), "layer_norm"));
+    if (recompute) weft_recompute_end(weft_tensor_graph(x));
+    return weft_linear(x, "head", .out = CLASSES);
 }
 
 static weft_solver solver_of(const char *name) {
     if (strcmp(name, "sgd") == 0) return weft_sgd(0.05, .clip_norm = 0.7);
     if (strcmp(name, "momentum") == 0) return weft_sgd(0.02, .momentum = 0.9, .clip_norm = 0.7);
+    if (strcmp(name, "nesterov") == 0) return weft_sgd(0.02, .momentum = 0.9, .nesterov = true, .clip_value = 0.05);
+    if (strcmp(name, "adagrad") == 0) return weft_adagrad(0.02, .clip_value = 0.05);
+    if (strcmp(name, "rmsprop") == 0) return weft_rmsprop(0.002, .schedule = {.kind = WEFT_STEP_DECAY, .every = 7, .gamma = 0.5});
+    if (strcmp(name, "lbfgs") == 0) return weft_lbfgs(0.1);
     return weft_adamw(0.003, .clip_norm = 0.7, .schedule = {.kind = WEFT_COSINE, .warmup = 5, .steps = 60});
+}
+
+static weft_regulariser regulariser_of(const char *solver) {
+    if (strcmp(solver, "lbfgs") == 0) return weft_l2(1e-3);
+    return strcmp(solver, "adagrad") == 0 || strcmp(solver, "nesterov") == 0 ? weft_group_lasso(2e-3) : weft_elastic_net(1e-4, 1e-3);
 }
 
 static weft_status write_variables(weft_trainer *trainer, const char *path) {
@@ -57,7 +71,7 @@ int main(int argc, char **argv) {
     static double  wide[ROWS * PIXELS];
     static float   slim[ROWS * PIXELS];
     static int32_t label[ROWS];
-    if (argc != 6) return 2;
+    if (argc != 6 && argc != 7) return 2;
     weft_dtype    dtype = strcmp(argv[2], "f64") == 0 ? WEFT_F64 : WEFT_F32;
     long          steps = atol(argv[4]);
     weft_world   *world = NULL;
@@ -76,8 +90,8 @@ int main(int argc, char **argv) {
     if ((status = weft_loader_open_arrays(fields, 2, &how, &loader)) != WEFT_OK) goto done;
     weft_tensor *image = weft_input(graph, "image", dtype, weft_shape(BATCH, 2, 8, 8));
     weft_tensor *target = weft_input(graph, "label", WEFT_I32, weft_shape(BATCH));
-    weft_tensor *loss = weft_cross_entropy(network(image), target, .ignore = true, .ignored = -100, .smoothing = 0.1);
-    weft_program program = {.loss = loss, .regulariser = weft_elastic_net(1e-4, 1e-3), .solver = solver_of(argv[1]),
+    weft_tensor *loss = weft_cross_entropy(network(image, argc == 7), target, .ignore = true, .ignored = -100, .smoothing = 0.1);
+    weft_program program = {.loss = loss, .regulariser = regulariser_of(argv[1]), .solver = solver_of(argv[1]),
                             .strategy = {.accumulate = atoi(argv[3])}};
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     for (long i = 0; i < steps; i++) {
