@@ -266,7 +266,7 @@ weft_status wefti_lbfgs_step(weft_trainer *trainer, const weft_batch *batch, wef
     report->gradient_norm = sqrt(dot(l->n, l->gradient, l->gradient));
     if (!isfinite(s.value0) || !isfinite(report->gradient_norm)) {
         report->skipped = true;
-        return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, batch, s.value0, s.own);
+        return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, batch, s.value0, report->gradient_norm, s.own);
     }
     if (report->gradient_norm == 0) return WEFT_OK; /* a stationary point */
     find_direction(l);

@@ -21,10 +21,11 @@ static int32_t bad_field(const weft_batch *batch) {
     return -1;
 }
 
-weft_status wefti_trainer_nan(weft_trainer *trainer, const weft_batch *batch, double loss, double own_loss) {
+weft_status wefti_trainer_nan(weft_trainer *trainer, const weft_batch *batch, double loss, double norm, double own_loss) {
     weft_world *world = trainer->world;
     int32_t     field = bad_field(batch);
-    bool        bad = !isfinite(own_loss);
+    bool        bad = !isfinite(own_loss), bad_loss = !isfinite(loss);
+    const char *what = bad_loss ? "the loss" : "the gradient's norm";
     /* The least of: rank and field with bad data; rank with a bad share; rank with a good share. */
     int64_t first[3] = {field >= 0 ? (int64_t)world->rank * WEFT_BATCH_MAX_FIELDS + field : INT64_MAX, bad ? world->rank : INT64_MAX,
                         bad ? INT64_MAX : world->rank};
@@ -35,9 +36,12 @@ weft_status wefti_trainer_nan(weft_trainer *trainer, const weft_batch *batch, do
     }
     long long step = (long long)trainer->steps + 1;
     if (first[0] != INT64_MAX)
-        return wefti_fail(WEFT_E_NAN, "step %lld: the loss is %g: '%s' of the batch on rank %lld has values that are not finite; nothing "
-                          "was changed", step, loss, batch->field[first[0] % WEFT_BATCH_MAX_FIELDS].name,
+        return wefti_fail(WEFT_E_NAN, "step %lld: %s is %g: '%s' of the batch on rank %lld has values that are not finite; nothing "
+                          "was changed", step, what, bad_loss ? loss : norm, batch->field[first[0] % WEFT_BATCH_MAX_FIELDS].name,
                           (long long)(first[0] / WEFT_BATCH_MAX_FIELDS));
+    if (!bad_loss)
+        return wefti_fail(WEFT_E_NAN, "step %lld: the gradient's norm is %g, though the loss is %g; nothing was changed. Look for "
+                          "functions whose slope is infinite, as that of sqrt at 0, or lower the learning rate", step, norm, loss);
     if (first[1] == INT64_MAX)
         return wefti_fail(WEFT_E_NAN, "step %lld: the loss is %g, though every rank's own share is finite; nothing was changed. Lower "
                           "the learning rate or clip the gradient", step, loss);

@@ -197,7 +197,7 @@ static weft_status run_step(weft_trainer *trainer, const weft_batch *batch, weft
     report->wait_ns = wefti_plan_wait_ns(plan);
     if (isfinite(report->loss) && isfinite(report->gradient_norm)) return WEFT_OK;
     report->skipped = true;
-    return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, batch, report->loss, own);
+    return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, batch, report->loss, report->gradient_norm, own);
 }
 
 weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report_out) {

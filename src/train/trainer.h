@@ -83,7 +83,7 @@ wefti_lbfgs_state wefti_lbfgs_state_of(struct wefti_lbfgs *lbfgs);
  * failing rank's status and says which rank it was and what it was `doing`. Collective. */
 weft_status wefti_agree(weft_world *world, weft_status own, const char *doing);
 
-/* Names, over all ranks, whose data or share of the loss is not finite. Collective. */
-weft_status wefti_trainer_nan(weft_trainer *trainer, const weft_batch *batch, double loss, double own_loss);
+/* Names, over all ranks, whose data or share of the loss is not finite, or the gradient's norm where the loss is. Collective. */
+weft_status wefti_trainer_nan(weft_trainer *trainer, const weft_batch *batch, double loss, double norm, double own_loss);
 
 #endif

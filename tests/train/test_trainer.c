@@ -88,6 +88,20 @@ Test(trainer, stops_on_nan_and_has_changed_nothing) {
     weft_trainer_release(trainer);
 }
 
+/* sqrt has an infinite slope at 0: a finite loss without a usable gradient. */
+Test(trainer, names_the_gradient_where_the_loss_is_finite) {
+    weft_trainer *trainer = NULL;
+    weft_report   report;
+    weft_tensor  *w = weft_parameter(graph, "w", weft_shape(2), .init = weft_init_zeros());
+    weft_tensor  *x = weft_input(graph, "x", WEFT_F32, weft_shape(4, 2)), *y = weft_input(graph, "y", WEFT_F32, weft_shape(4, 1));
+    weft_program  program = {.loss = weft_mean(weft_add(weft_mul(x, weft_sqrt(w)), y)), .solver = weft_sgd(0.1, .clip_norm = 1)};
+    cr_assert_eq(weft_trainer_create(world, &program, &trainer), WEFT_OK, "%s", weft_error_message());
+    step_with(trainer, 8, WEFT_E_NAN, &report);
+    cr_assert(isfinite(report.loss));
+    cr_assert(strstr(weft_error_message(), "the gradient's norm is inf, though the loss is 2.5"), "%s", weft_error_message());
+    weft_trainer_release(trainer);
+}
+
 Test(trainer, may_skip_nan) {
     weft_trainer *trainer = NULL;
     weft_report   report;
