@@ -187,6 +187,91 @@ Test(trainer, clips_the_gradient_of_the_loss_only) {
     }
 }
 
+/* The rate that is reported is the schedule's at that step, and the one that the update is made with. */
+Test(trainer, reports_the_rate_that_it_uses) {
+    weft_solver   solver = weft_sgd(0.02, .schedule = {.kind = WEFT_LINEAR, .warmup = 2, .steps = 4, .floor = 0.25});
+    weft_trainer *trainer = NULL;
+    weft_report   report;
+    cr_assert_eq(weft_trainer_create(world, &(weft_program){.loss = line(), .solver = solver}, &trainer), WEFT_OK, "%s", weft_error_message());
+    weft_variables *variables = weft_trainer_variables(trainer);
+    for (int step = 0; step < 8; step++) {
+        float  before[2], bias, after[2];
+        double multiple, slope = 0;
+        cr_assert_eq(weft_variables_get(variables, "layer.weight", before, sizeof before), WEFT_OK);
+        cr_assert_eq(weft_variables_get(variables, "layer.bias", &bias, sizeof bias), WEFT_OK);
+        for (int row = 0; row < 4; row++)
+            slope += 0.5 * (2 * row + 1) * ((2 * row + 1) * before[0] + (2 * row + 2) * before[1] + bias - (row + 1));
+        step_with(trainer, 8, WEFT_OK, &report);
+        cr_assert_eq(weft_schedule_at(&solver.schedule, step, &multiple), WEFT_OK);
+        cr_assert_float_eq(report.rate, 0.02 * multiple, 1e-15, "step %d", step);
+        cr_assert_eq(weft_variables_get(variables, "layer.weight", after, sizeof after), WEFT_OK);
+        cr_assert_float_eq(after[0], before[0] - 0.02 * multiple * slope, 2e-6 * (1 + fabs(slope)), "step %d", step);
+    }
+    weft_trainer_release(trainer);
+}
+
+/* Of three parameters that have the same gradient, one is frozen, one is spared by the regulariser, one is not. */
+Test(trainer, leaves_frozen_and_unregularised_parameters_alone) {
+    static const char *const names[3] = {"frozen", "spared", "shrunk"};
+    weft_trainer *trainer = NULL;
+    weft_report   report;
+    double        g[2] = {0};
+    float         w[3][2] = {{0.5f, -0.25f}, {0.5f, -0.25f}, {0.5f, -0.25f}}, after[3][2];
+    weft_tensor  *x = weft_input(graph, "x", WEFT_F32, weft_shape(4, 2)), *y = weft_input(graph, "y", WEFT_F32, weft_shape(4, 1));
+    weft_tensor  *frozen = weft_parameter(graph, "frozen", weft_shape(2, 1), .frozen = true);
+    weft_tensor  *spared = weft_parameter(graph, "spared", weft_shape(2, 1), .unregularised = true);
+    weft_tensor  *sum = weft_add(weft_add(frozen, spared), weft_parameter(graph, "shrunk", weft_shape(2, 1)));
+    weft_program  program = {.loss = weft_mse(weft_matmul(x, sum), y), .regulariser = {.l1 = 3, .l2 = 0.5, .group = 2},
+                             .solver = weft_sgd(0.01, .weight_decay = 4)};
+    cr_assert_eq(weft_trainer_create(world, &program, &trainer), WEFT_OK, "%s", weft_error_message());
+    weft_variables *variables = weft_trainer_variables(trainer);
+    for (int i = 0; i < 3; i++) cr_assert_eq(weft_variables_set(variables, names[i], WEFT_F32, weft_shape(2, 1), w[i]), WEFT_OK);
+    for (int row = 0; row < 4; row++) {
+        double off = 3 * ((2 * row + 1) * 0.5 - (2 * row + 2) * 0.25) - (row + 1);
+        g[0] += off * (2 * row + 1) / 2;
+        g[1] += off * (2 * row + 2) / 2;
+    }
+    step_with(trainer, 8, WEFT_OK, &report);
+    for (int i = 0; i < 3; i++) cr_assert_eq(weft_variables_get(variables, names[i], after[i], sizeof after[i]), WEFT_OK);
+    cr_assert_arr_eq(after[0], w[0], sizeof w[0]);
+    for (int i = 0; i < 2; i++) {
+        double plain = 0.5 - 0.75 * i - 0.01 * g[i], decayed = plain - 0.01 * (0.5 + 4) * (0.5 - 0.75 * i);
+        double shrunk = copysign(fmax(fabs(decayed) - 0.01 * (3 + 2), 0), decayed); /* rows of one element: as L1 */
+        cr_assert_float_eq(after[1][i], plain, 1e-6, "spared %d is %.9g, not %.9g", i, after[1][i], plain);
+        cr_assert_float_eq(after[2][i], shrunk, 1e-6, "shrunk %d is %.9g, not %.9g", i, after[2][i], shrunk);
+    }
+    weft_trainer_release(trainer);
+}
+
+/* The arena of a deep network's step. */
+static long long arena_of(int32_t accumulate, bool recompute) {
+    weft_trainer    *trainer = NULL;
+    weft_graph      *deep = NULL;
+    weft_plan_totals totals;
+    cr_assert_eq(weft_graph_create(NULL, &deep), WEFT_OK);
+    weft_tensor *h = weft_input(deep, "x", WEFT_F32, weft_shape(512, 16));
+    for (int32_t block = 0; block < 4; block++) {
+        char name[2][16];
+        for (int i = 0; i < 2; i++) snprintf(name[i], sizeof name[i], "w%d%d", block, i);
+        if (recompute) weft_recompute_begin(deep);
+        for (int i = 0; i < 2; i++) h = weft_gelu(weft_linear(h, name[i], .out = 16));
+        if (recompute) weft_recompute_end(deep);
+    }
+    weft_program program = {.loss = weft_mean(weft_square(h)), .solver = weft_sgd(0.1), .strategy = {.accumulate = accumulate}};
+    cr_assert_eq(weft_trainer_create(world, &program, &trainer), WEFT_OK, "%s", weft_error_message());
+    weft_plan_totals_read(weft_trainer_plan(trainer), &totals);
+    weft_trainer_release(trainer);
+    weft_graph_release(deep);
+    return totals.arena_bytes;
+}
+
+Test(trainer, needs_less_memory_with_accumulation_and_recomputation) {
+    long long plain = arena_of(1, false), parts = arena_of(8, false), again = arena_of(1, true), both = arena_of(8, true);
+    cr_assert_lt(parts, plain / 4, "%lld bytes in 8 micro-batches, %lld at once", parts, plain);
+    cr_assert_lt(again, plain * 3 / 4, "%lld bytes with recomputation, %lld without", again, plain);
+    cr_assert_lt(both, parts * 4 / 5, "%lld bytes with both, %lld in 8 micro-batches", both, parts);
+}
+
 /* However often its line search computes the loss, a step of L-BFGS assigns once, reports L alone, and takes no memory. */
 Test(trainer, steps_once_with_lbfgs) {
     weft_trainer      *trainer = NULL;
