@@ -5,7 +5,9 @@ Every comparison is a function in COMPARISONS that yields records, one JSON obje
 metric, unit, median, low, high, runs, limit, peer, peer_median, ratio; a ratio above 1 means that Weft is the better.
 """
 import argparse
+import concurrent.futures
 import datetime
+import gzip
 import json
 import os
 import re
@@ -121,6 +123,80 @@ def train(options, net):
         sys.exit(f"error: the losses do not fall alike: Weft {falls[0]:.4f}, PyTorch {falls[1]:.4f}")
 
 
+# --- ranks beside independent copies ---
+
+FASHION = "/usr/share/datasets/fashion-mnist"
+RANK_STEPS = {"mlp": 2000, "cnn": 120}  # about 5 s
+LOCAL_BATCH = 64
+RANK_ROUNDS = 6  # more and shorter than elsewhere: cores of a shared machine change their speed within seconds
+
+
+def unpack_images(work):
+    """Fashion-MNIST without gzip, and 500 test images, so that little but the training takes time."""
+    for kind, skip, row in (("images-idx3", 16, 28 * 28), ("labels-idx1", 8, 1)):
+        for name, rows in (("train", 60000), ("t10k", 500)):
+            with gzip.open(f"{FASHION}/{name}-{kind}-ubyte.gz") as file:
+                head, body = file.read(skip), file.read(rows * row)
+            with open(os.path.join(work, f"{name}-{kind}-ubyte"), "wb") as file:
+                file.write(head[:4] + rows.to_bytes(4, "big") + head[8:] + body)
+
+
+def images(options, net, batch, work, log):
+    paths = [part for option, name in (("--images", "train-images-idx3"), ("--labels", "train-labels-idx1"),
+                                       ("--test-images", "t10k-images-idx3"), ("--test-labels", "t10k-labels-idx1"))
+             for part in (option, os.path.join(work, f"{name}-ubyte"))]
+    return [os.path.join(options.build, "bin", "train_images"), "--model", net, "--batch", batch, "--epochs", 10,
+            "--max-steps", RANK_STEPS[net], "--quiet", "--log", log, *paths]
+
+
+def log_end(path):
+    with open(path, encoding="utf-8") as file:
+        return objects(file.read())[-1]
+
+
+def ranks_together(options, net, work):
+    """Two ranks under weftrun: samples a second of both, and the share of the time that rank 0 waited."""
+    log = os.path.join(work, "ranks.jsonl")
+    run([os.path.join(options.build, "bin", "weftrun"), "-n", 2, "--wire", "shm",
+         *images(options, net, 2 * LOCAL_BATCH, work, log)], WEFT_THREADS=1)
+    end = log_end(log)
+    return end["samples_per_second"], end["wait_share"]
+
+
+def ranks_apart(options, net, work):
+    """Two runs of one rank at the same time: the samples a second of each."""
+    logs = [os.path.join(work, f"copy{i}.jsonl") for i in range(2)]
+    with concurrent.futures.ThreadPoolExecutor() as both:
+        list(both.map(lambda log: run(images(options, net, LOCAL_BATCH, work, log), WEFT_THREADS=1), logs))
+    return [log_end(log)["samples_per_second"] for log in logs]
+
+
+def ranks(options, net):
+    """Two ranks of one thread with a global batch of 128 against two copies of one rank with 64, which run at the same
+    time and know nothing of each other: what is lost is what talking costs, and waiting for the slower core. The limit
+    is what ranks that never wait for the wire would do: twice the slower copy. The sides take turns at being first."""
+    together, apart, limits, waits = [], [], [], []
+    with tempfile.TemporaryDirectory() as work:
+        unpack_images(work)
+        for round_number in range(RANK_ROUNDS):
+            for ranks_turn in (True, False) if round_number % 2 == 0 else (False, True):
+                if ranks_turn:
+                    rate, wait = ranks_together(options, net, work)
+                    together.append(rate)
+                    waits.append(wait)
+                else:
+                    rates = ranks_apart(options, net, work)
+                    apart.append(sum(rates))
+                    limits.append(2 * min(rates))
+            print(f"  round {round_number + 1}: ranks {together[-1]:.0f}, copies {apart[-1]:.0f} samples/s, twice the "
+                  f"slower {limits[-1]:.0f}, waiting {100 * waits[-1]:.1f} %", flush=True)
+    yield {"bench": "ranks", "case": f"{net} 2 ranks of 1 thread, local batch {LOCAL_BATCH}, shm", "metric": "throughput",
+           "unit": "samples/s", **spread(together), "limit": round(statistics.median(limits), 4),
+           "wait_share": round(statistics.median(waits), 4), "peer": "two independent copies",
+           "peer_median": round(statistics.median(apart), 4),
+           "ratio": round(statistics.median(together) / statistics.median(apart), 3)}
+
+
 # --- allreduce ---
 
 OPEN_MPI = {  # the ways in which Open MPI is fast here; the best one counts, size by size
@@ -221,6 +297,8 @@ COMPARISONS = {  # name: what it compares, what it needs, how
     "train-cnn": ("the quickstart's CNN, batch 64: PyTorch", "python", lambda o: train(o, "cnn")),
     "train-gpt": ("character GPT, 6 layers, 384 wide, context 256, batch 12: PyTorch", "python",
                   lambda o: train(o, "gpt")),
+    "ranks-mlp": ("2 ranks of 1 thread training the MLP: two copies that do not talk", "", lambda o: ranks(o, "mlp")),
+    "ranks-cnn": ("2 ranks of 1 thread training the CNN: two copies that do not talk", "", lambda o: ranks(o, "cnn")),
     "gemm": ("matrix products on one thread: OpenBLAS, BLIS", "blas", gemm),
     "allreduce-shm": ("allreduce of 2 ranks over shared memory: Open MPI", "mpi", lambda o: allreduce(o, "shm")),
     "allreduce-tcp": ("allreduce of 2 ranks over TCP on loopback: Open MPI, Gloo", "mpi python",
