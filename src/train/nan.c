@@ -26,6 +26,8 @@ weft_status wefti_trainer_nan(weft_trainer *trainer, const weft_batch *batch, do
     int32_t     field = bad_field(batch);
     bool        bad = !isfinite(own_loss), bad_loss = !isfinite(loss);
     const char *what = bad_loss ? "the loss" : "the gradient's norm";
+    if (isnan(loss)) loss = NAN; /* no "-nan" */
+    if (isnan(norm)) norm = NAN;
     /* The least of: rank and field with bad data; rank with a bad share; rank with a good share. */
     int64_t first[3] = {field >= 0 ? (int64_t)world->rank * WEFT_BATCH_MAX_FIELDS + field : INT64_MAX, bad ? world->rank : INT64_MAX,
                         bad ? INT64_MAX : world->rank};

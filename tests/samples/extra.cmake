@@ -1,0 +1,10 @@
+# The samples are tried from outside: each case of run.sh is a test of its own.
+if(TARGET train_images)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/run.sh)
+  file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/run.sh samples_cases REGEX "^case_[a-z0-9_]+\\(\\)")
+  foreach(line ${samples_cases})
+    string(REGEX REPLACE "^case_([a-z0-9_]+).*" "\\1" case "${line}")
+    add_test(NAME samples_${case} COMMAND bash ${CMAKE_CURRENT_LIST_DIR}/run.sh ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} ${case})
+    set_tests_properties(samples_${case} PROPERTIES LABELS samples TIMEOUT 120 SKIP_RETURN_CODE 77)
+  endforeach()
+endif()

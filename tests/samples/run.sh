@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# usage: run.sh BIN_FOLDER CASE
+# Runs the samples as people do, alone and on two ranks, on a few small images and a short text that are made here.
+set -u
+bin=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+export WEFT_THREADS=1
+unset NO_COLOR WEFT_WIRE WEFT_RANK WEFT_WORLD_SIZE
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+has() { # has WHAT PATTERN TEXT
+    grep -qE -e "$2" <<<"$3" || fail "$1: expected something like '$2', got '$3'"
+}
+lacks() { # lacks WHAT PATTERN TEXT
+    ! grep -qE -e "$2" <<<"$3" || fail "$1: expected nothing like '$2', got '$3'"
+}
+
+# 8x8 images of four classes, each brightest in a quarter of its own, and a text that repeats itself.
+python3 - <<'PYTHON' || fail "python3 could not make the data"
+import random
+random.seed(1)
+def idx(path, dims, body):
+    with open(path, "wb") as file:
+        file.write(bytes([0, 0, 8, len(dims)]) + b"".join(d.to_bytes(4, "big") for d in dims) + bytes(body))
+for name, rows in (("train", 200), ("test", 60)):
+    labels = [i % 4 for i in range(rows)]
+    idx(f"{name}-labels", [rows], labels)
+    idx(f"{name}-images", [rows, 8, 8], [random.randrange(60) + 190 * (p // 32 * 2 + p % 8 // 4 == k) for k in labels for p in range(64)])
+with open("text", "w") as file:
+    file.write("the quick brown fox jumps over the lazy dog. " * 100)
+PYTHON
+
+# The samples with small sizes. Their names are those of functions here, and of programs in $bin.
+data=(--images train-images --labels train-labels --test-images test-images --test-labels test-labels --classes 4)
+arguments() { # sets `command` to a small run of sample $1
+    case $1 in
+        train_images) command=("$bin/train_images" --model mlp --batch 24 --epochs 3 "${data[@]}") ;;
+        train_text) command=("$bin/train_text" --text text --layers 1 --heads 2 --width 16 --context 16 --batch 8 --dropout 0.1
+            --sample 20 --decay-steps 100) ;;
+        fit_custom) command=("$bin/fit_custom" --epochs 1) ;;
+    esac
+}
+small() { # small RANKS SAMPLE ARGUMENT...: runs it; RANKS 0 is alone, without the launcher
+    local ranks=$1 sample=$2 command
+    shift 2
+    arguments "$sample"
+    if [ "$ranks" = 0 ]; then "${command[@]}" "$@"; else "$bin/weftrun" -n "$ranks" "${command[@]}" "$@"; fi
+}
+ends() { # ends STATUS PATTERN RANKS SAMPLE ARGUMENT...: what it says matches
+    local expected=$1 pattern=$2 said
+    shift 2
+    said=$(small "$@" 2>&1 </dev/null)
+    [ $? = "$expected" ] || fail "$* should end with $expected: $said"
+    has "$*" "$pattern" "$said"
+}
+samples=(train_images train_text fit_custom)
+
+case_help() {
+    local sample text option
+    for sample in "${samples[@]}"; do
+        text=$("$bin/$sample" --help) || fail "$sample --help does not succeed"
+        has "$sample --help" "^usage: .*$sample \[options\]" "$text"
+        for option in log plot checkpoint resume max-steps seed quiet; do has "$sample --help" "^  --$option" "$text"; done
+        has "$sample --help" "^  --\[no-\]stop-on-nan .*\(on\)" "$text"
+    done
+}
+
+case_bad_options() {
+    local sample
+    for sample in "${samples[@]}"; do
+        ends 2 "unknown option '--frobnicate'; --help" 0 "$sample" --frobnicate
+        ends 2 "needs a number, not many" 0 "$sample" --epochs many
+        ends 2 "--epochs needs a number" 0 "$sample" --epochs
+        ends 2 "takes no value" 0 "$sample" --quiet=yes
+        ends 0 "" 0 "$sample" --epochs=1 --max-steps=1 --no-stop-on-nan
+    done
+    ends 2 "there are mlp, cnn and resnet20" 0 train_images --model transformer
+    local said
+    said=$("$bin/train_text" 2>&1)
+    [ $? = 2 ] || fail "train_text needs no text: $said"
+    has "train_text" "--text FILE is needed" "$said"
+}
+
+case_bad_data() {
+    local ranks
+    head -c 5000 train-images >short
+    printf 'GIF89a, which is no images of ours' >foreign
+    gzip -c train-images | head -c 2000 >broken.gz
+    for ranks in 0 2; do
+        ends 1 "train_images: .*'/nowhere/images'" $ranks train_images --images /nowhere/images
+        ends 1 "train_images: .*short" $ranks train_images --images short
+        ends 1 "train_images: .*foreign" $ranks train_images --images foreign
+        ends 1 "train_images: .*broken.gz" $ranks train_images --images broken.gz
+        ends 1 "train_images: .*train-labels" $ranks train_images --images test-images
+        ends 1 "train_images: .*train-labels.* row [0-9]+|train_images: .*row [0-9]+.*train-labels" $ranks train_images --classes 3
+        ends 1 "train_text: .*/nowhere/text" $ranks train_text --text /nowhere/text
+    done
+}
+
+case_bad_paths() {
+    local sample ranks option
+    for sample in "${samples[@]}"; do
+        for option in log plot checkpoint; do
+            ranks=$([ $option = checkpoint ] && echo 2 || echo 0)
+            ends 1 "$sample: .*/nowhere/at/all" "$ranks" "$sample" --$option /nowhere/at/all
+        done
+        ends 1 "resume needs checkpoint_path" 0 "$sample" --resume
+    done
+    said=$(small 0 train_images --checkpoint /nowhere/at/all 2>&1)
+    lacks "a checkpoint that cannot be written" "epoch" "$said"
+}
+
+# The log's last line tells what happened also when it went wrong.
+case_errors_in_the_log() {
+    ends 1 "train_images: step [0-9]+: the loss is (nan|inf), first on rank 0" 0 train_images --rate 1e30 --log log
+    has "the last line" '"event":"error".*WEFT_E_NAN.*step [0-9]+' "$(tail -n 1 log)"
+    ends 0 "epoch 3 done" 0 train_images --rate 1e30 --no-stop-on-nan --log log
+    has "the last line" '"event":"end"' "$(tail -n 1 log)"
+}
+
+# A disk that fills up, for which a limit on the size of files stands: what was saved stays, and the file is named.
+case_full_disk() {
+    trap '' XFSZ
+    small 0 train_images --quiet --max-steps 2 --checkpoint model >out 2>&1 || fail "$(cat out)"
+    cp model copy
+    (ulimit -f 8 && ends 1 "train_images: .*model" 0 train_images --quiet --checkpoint model --resume) || exit 1
+    cmp model copy || fail "what was saved is lost"
+    ls -A | grep -q '^\.\?model.' && fail "something is left beside the checkpoint: $(ls -A)"
+    (ulimit -f 1 && ends 1 "train_images: .*log" 0 train_images --quiet --log log) || exit 1
+    ends 1 "^\[1\] train_images: .*rank 0" 2 train_images --quiet --log /dev/full
+}
+
+# Two steps and two more are four steps, bit for bit.
+resumes() { # resumes SAMPLE
+    local ranks
+    for ranks in 0 2; do
+        small $ranks "$1" --quiet --max-steps 4 --checkpoint whole >out 2>&1 || fail "$1 on $ranks: $(cat out)"
+        small $ranks "$1" --quiet --max-steps 2 --checkpoint parts >out 2>&1 || fail "$1 on $ranks: $(cat out)"
+        cmp -s whole parts && fail "$1 on $ranks: nothing changed in two steps"
+        small $ranks "$1" --quiet --max-steps 4 --checkpoint parts --resume >out 2>&1 || fail "$1 on $ranks: $(cat out)"
+        cmp whole parts || fail "$1 on $ranks: the checkpoints differ"
+        rm whole parts
+    done
+}
+case_images_resume() { resumes train_images; }
+case_text_resumes() { resumes train_text; }
+case_custom_resumes() { resumes fit_custom; }
+
+case_log_and_plot() {
+    local ranks
+    for ranks in 1 2; do
+        small $ranks train_images --quiet --log log --plot plot.svg >out 2>&1 || fail "$(cat out)"
+        [ -s out ] && fail "--quiet says: $(cat out)"
+        python3 - log plot.svg $ranks <<'PYTHON' || fail "the files of a run on $ranks"
+import json, sys, xml.dom.minidom
+events = [json.loads(line) for line in open(sys.argv[1])]
+end = events[-1]
+assert events[0]["event"] == "start" and end["event"] == "end", events
+assert sum(e["event"] == "epoch" for e in events) == 3 and sum(e["event"] == "step" for e in events) == 27, events
+for key in ("test_accuracy", "test_loss", "train_loss", "train_seconds", "samples_per_second"):
+    assert isinstance(end[key], (int, float)), (key, end)
+assert end["ranks"] == int(sys.argv[3]) and end["step"] == 27 and end["test_accuracy"] > 0.9, end
+assert xml.dom.minidom.parse(sys.argv[2]).documentElement.tagName == "svg"
+PYTHON
+    done
+}
+
+# Through a pipe: whole lines, of rank 0 alone, without colours.
+case_plain_lines() {
+    local text
+    text=$(small 2 train_images 2>&1) || fail "$text"
+    has "progress" "^\[0\] epoch 3/3  step 27  loss [0-9.]+  [0-9]+ samples/s  waiting [0-9]+ %  left 0:00" "$text"
+    has "progress" "^\[0\] epoch 3 done:  train loss [0-9.]+  test loss [0-9.]+  test accuracy [0-9.]+ %" "$text"
+    lacks "progress" $'\r|\033' "$text"
+    lacks "progress" "^\[1\]" "$text"
+    text=$(small 2 train_text --max-steps 3 2>&1) || fail "$text"
+    has "the end" "^\[0\] .*" "$text"
+    lacks "the end" "^\[1\]" "$text"
+    has "tokens" "tokens/s" "$text"
+}
+
+# On a terminal: one line that is written over, bold where colour is wanted.
+case_live_line() {
+    local command text
+    command -v script >/dev/null || exit 77
+    arguments train_images
+    terminal() { script -qec "${command[*]}" /dev/null </dev/null; }
+    text=$(terminal) || fail "$text"
+    has "the live line" $'\r\033\\[K''epoch 1/3 .*loss '$'\033\\[1m' "$text"
+    text=$(NO_COLOR=1 terminal) || fail "$text"
+    has "without colour" $'\r\033\\[K''epoch 1/3 .*loss [0-9]' "$text"
+    lacks "without colour" $'\033\\[1m' "$text"
+    text=$(NO_COLOR='' terminal) || fail "$text"
+    has "an empty NO_COLOR" $'\033\\[1m' "$text"
+}
+
+"case_$2"
