@@ -31,6 +31,10 @@ typedef struct wefti_gemm {
                           int64_t ldc, bool add);
     void (*multiply_columns)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t k_stride, const void *packed_b, void *c,
                              int64_t ldc, bool add);
+    /* The same with B where it lies, columns side by side and steps of k `k_stride` apart (> 0). It is packed into packed_b on the
+     * way, for the next rows. row_stride 0: A is packed. */
+    void (*multiply_packing)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t row_stride, const void *b,
+                             int64_t k_stride, void *packed_b, void *c, int64_t ldc, bool add);
     /* Packs panels [begin, end) of the rows of a strided operand, and of its columns. `packed` is where the first panel of all
      * begins. Nothing outside of these panels is written. */
     void (*pack_a)(const void *a, int64_t row_stride, int64_t k_stride, int64_t rows, int64_t k, int64_t begin, int64_t end,

@@ -3,10 +3,12 @@
 
 /* C[m x vectors*VL] (+)= A[m][k] B[k][vectors*VL]. The accumulators are the register file: m rows of `vectors` vectors.
  * Element (i, p) of A is a[i*stride + p] where `rows` (k steps side by side), else a[i + p*stride]. Of rows every third has a
- * pointer, and the two after it are reached by the stride, so that addresses fit the registers too. */
-WEFTI_INLINE void GEMM(tile)(int m, int vectors, bool rows, int64_t k, const T *a, int64_t stride, const T *b, T *c, int64_t ldc,
-                             bool add) {
-    enum { POINTERS = (TILE_ROWS + 2) / 3 };
+ * pointer, and the two after it are reached by the stride, so that addresses fit the registers too.
+ * B is packed, or, where `packs`, the steps of k lie b_step apart and are packed to `packed` on the way: what would be a pass of
+ * waiting for memory hides behind the sums. */
+WEFTI_INLINE void GEMM(tile)(int m, int vectors, bool rows, bool packs, int64_t k, const T *a, int64_t stride, const T *b,
+                             int64_t b_step, T *packed, T *c, int64_t ldc, bool add) {
+    enum { POINTERS = (TILE_ROWS + 2) / 3, AHEAD = 16 };
     V           sum[TILE_ROWS][2];
     const char *row[POINTERS];
     int64_t     bytes = stride * (int64_t)sizeof(T);
@@ -23,6 +25,13 @@ WEFTI_INLINE void GEMM(tile)(int m, int vectors, bool rows, int64_t k, const T *
     __asm__("" : "+r"(c)); /* else the addresses stay in registers until then */
     for (int64_t p = 0; p < k; p++) {
         V b0 = V_LOAD(b), b1 = vectors == 2 ? V_LOAD(b + VL) : (V){0};
+        if (packs) {
+            __builtin_prefetch(b + AHEAD * b_step);
+            __builtin_prefetch(b + AHEAD * b_step + vectors * VL - 1);
+            V_STORE(packed, b0);
+            if (vectors == 2) V_STORE(packed + VL, b1);
+            packed += vectors * VL;
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < m; i++) {
             const char *at = rows ? row[i / 3] + i % 3 * bytes : row[0] + i * (int)sizeof(T);
@@ -35,7 +44,7 @@ WEFTI_INLINE void GEMM(tile)(int m, int vectors, bool rows, int64_t k, const T *
             row[i] += i >= pointers ? 0 : rows ? (int64_t)sizeof(T) : bytes;
             if (i < pointers) __asm__("" : "+r"(row[i])); /* else the compiler keeps a pointer for every row, most of them in memory */
         }
-        b += vectors * VL;
+        b += packs ? b_step : vectors * VL;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
@@ -45,27 +54,38 @@ WEFTI_INLINE void GEMM(tile)(int m, int vectors, bool rows, int64_t k, const T *
 }
 
 typedef void GEMM(tile_function)(int64_t k, const T *a, int64_t stride, const T *b, T *c, int64_t ldc, bool add);
+typedef void GEMM(packing_function)(int64_t k, const T *a, int64_t stride, const T *b, int64_t b_step, T *packed, T *c, int64_t ldc,
+                                    bool add);
 #define TILE(m, vectors, rows)                                                                                              \
     static void GEMM(tile_##m##_##vectors##_##rows)(int64_t k, const T *a, int64_t stride, const T *b, T *c, int64_t ldc,   \
                                                       bool add) {                                                             \
-        GEMM(tile)(m, vectors, rows, k, a, stride, b, c, ldc, add);                                                         \
+        GEMM(tile)(m, vectors, rows, false, k, a, stride, b, 0, NULL, c, ldc, add);                                         \
     }
-#define TILES(m) TILE(m, 1, 0) TILE(m, 1, 1) TILE(m, 2, 0) TILE(m, 2, 1)
+#define PACKING(m, rows)                                                                                                    \
+    static void GEMM(packing_##m##_##rows)(int64_t k, const T *a, int64_t stride, const T *b, int64_t b_step, T *packed,    \
+                                             T *c, int64_t ldc, bool add) {                                                   \
+        GEMM(tile)(m, 2, rows, true, k, a, stride, b, b_step, packed, c, ldc, add);                                         \
+    }
+#define TILES(m) TILE(m, 1, 0) TILE(m, 1, 1) TILE(m, 2, 0) TILE(m, 2, 1) PACKING(m, 0) PACKING(m, 1)
 #define TILE_ROW(m) {{GEMM(tile_##m##_1_0), GEMM(tile_##m##_1_1)}, {GEMM(tile_##m##_2_0), GEMM(tile_##m##_2_1)}}
-TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
+#define PACKING_ROW(m) {GEMM(packing_##m##_0), GEMM(packing_##m##_1)}
 #if TILE_ROWS > 6
+#define FOR_HEIGHTS(ROW) \
+    ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(7), ROW(8), ROW(9), ROW(10), ROW(11), ROW(12), ROW(13), ROW(14)
 TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12) TILES(13) TILES(14)
+#else
+#define FOR_HEIGHTS(ROW) ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6)
 #endif
+TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
 /* By m - 1, vectors - 1, rows. */
-static GEMM(tile_function) *const GEMM(tiles)[TILE_ROWS][2][2] = {
-    TILE_ROW(1), TILE_ROW(2), TILE_ROW(3), TILE_ROW(4), TILE_ROW(5), TILE_ROW(6),
-#if TILE_ROWS > 6
-    TILE_ROW(7), TILE_ROW(8), TILE_ROW(9), TILE_ROW(10), TILE_ROW(11), TILE_ROW(12), TILE_ROW(13), TILE_ROW(14),
-#endif
-};
+static GEMM(tile_function) *const GEMM(tiles)[TILE_ROWS][2][2] = {FOR_HEIGHTS(TILE_ROW)};
+static GEMM(packing_function) *const GEMM(packing)[TILE_ROWS][2] = {FOR_HEIGHTS(PACKING_ROW)};
 #undef TILE
+#undef PACKING
 #undef TILES
 #undef TILE_ROW
+#undef PACKING_ROW
+#undef FOR_HEIGHTS
 
 /* One tile of which only `n` columns exist: computed aside, then copied. */
 static void GEMM(ragged)(GEMM(tile_function) *tile, int m, int vectors, int n, int64_t k, const T *a, int64_t stride, const T *b, T *c,
@@ -81,43 +101,6 @@ static void GEMM(ragged)(GEMM(tile_function) *tile, int m, int vectors, int n, i
 
 /* Rows of panel `index` of `panels` over `rows`: as even as can be. */
 #define PANEL_BEGIN(rows, panels, index) ((rows) * (index) / (panels))
-
-/* Panel by panel of A, which is laid out as `layout` says. */
-typedef enum GEMM(layout) { GEMM(COLUMNS), GEMM(ROWS), GEMM(PACKED) } GEMM(layout);
-WEFTI_INLINE void GEMM(multiply_any)(GEMM(layout) layout, int64_t rows, int64_t columns, int64_t k, const T *a, int64_t stride,
-                                     const T *b, T *c, int64_t ldc, bool add) {
-    enum { WIDTH = 2 * VL };
-    int64_t a_panels = (rows + TILE_ROWS - 1) / TILE_ROWS, b_panels = (columns + WIDTH - 1) / WIDTH;
-    /* The smaller operand is walked inside, where it stays in the nearer cache. */
-    bool    a_outside = rows > columns;
-    int64_t outer = a_outside ? a_panels : b_panels, inner = a_outside ? b_panels : a_panels;
-    for (int64_t o = 0; o < outer; o++)
-        for (int64_t i = 0; i < inner; i++) {
-            int64_t  ia = a_outside ? o : i, ib = a_outside ? i : o;
-            int64_t  row = PANEL_BEGIN(rows, a_panels, ia), m = PANEL_BEGIN(rows, a_panels, ia + 1) - row;
-            int64_t  n       = columns - ib * WIDTH < WIDTH ? columns - ib * WIDTH : WIDTH;
-            int64_t  step    = layout == GEMM(PACKED) ? m : stride;
-            int      vectors = n > VL ? 2 : 1;
-            const T *pa = a + (layout == GEMM(PACKED) ? row * k : layout == GEMM(ROWS) ? row * stride : row), *pb = b + ib * WIDTH * k;
-            T       *pc = c + row * ldc + ib * WIDTH;
-            GEMM(tile_function) *tile = GEMM(tiles)[m - 1][vectors - 1][layout == GEMM(ROWS)];
-            if (n == vectors * VL) tile(k, pa, step, pb, pc, ldc, add);
-            else GEMM(ragged)(tile, (int)m, vectors, (int)n, k, pa, step, pb, pc, ldc, add);
-        }
-}
-
-static void GEMM(multiply)(int64_t rows, int64_t columns, int64_t k, const void *packed_a, const void *packed_b, void *c, int64_t ldc,
-                           bool add) {
-    GEMM(multiply_any)(GEMM(PACKED), rows, columns, k, packed_a, 0, packed_b, c, ldc, add);
-}
-static void GEMM(multiply_rows)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t row_stride, const void *packed_b,
-                                void *c, int64_t ldc, bool add) {
-    GEMM(multiply_any)(GEMM(ROWS), rows, columns, k, a, row_stride, packed_b, c, ldc, add);
-}
-static void GEMM(multiply_columns)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t k_stride, const void *packed_b,
-                                   void *c, int64_t ldc, bool add) {
-    GEMM(multiply_any)(GEMM(COLUMNS), rows, columns, k, a, k_stride, packed_b, c, ldc, add);
-}
 
 /* VL vectors of VL lanes, transposed in place: log2(VL) rounds of perfect shuffles. */
 WEFTI_INLINE void GEMM(transpose)(V *x) {
@@ -230,12 +213,60 @@ static void GEMM(pack_b)(const void *operand, int64_t column_stride, int64_t k_s
     }
 }
 
+/* Panel by panel of A, which is laid out as `layout` says. Where b_step, B lies `from` there, that far from step to step of k, and
+ * whole panels are packed by the first tiles that read them; the last one, if it is narrower, was packed before. */
+typedef enum GEMM(layout) { GEMM(COLUMNS), GEMM(ROWS), GEMM(PACKED) } GEMM(layout);
+WEFTI_INLINE void GEMM(multiply_any)(GEMM(layout) layout, int64_t rows, int64_t columns, int64_t k, const T *a, int64_t stride,
+                                     const T *from, int64_t b_step, T *b, T *c, int64_t ldc, bool add) {
+    enum { WIDTH = 2 * VL };
+    int64_t a_panels = (rows + TILE_ROWS - 1) / TILE_ROWS, b_panels = (columns + WIDTH - 1) / WIDTH;
+    /* The smaller operand is walked inside, where it stays in the nearer cache. */
+    bool    a_outside = rows > columns;
+    int64_t outer = a_outside ? a_panels : b_panels, inner = a_outside ? b_panels : a_panels;
+    for (int64_t o = 0; o < outer; o++)
+        for (int64_t i = 0; i < inner; i++) {
+            int64_t  ia = a_outside ? o : i, ib = a_outside ? i : o;
+            int64_t  row = PANEL_BEGIN(rows, a_panels, ia), m = PANEL_BEGIN(rows, a_panels, ia + 1) - row;
+            int64_t  n       = columns - ib * WIDTH < WIDTH ? columns - ib * WIDTH : WIDTH;
+            int64_t  step    = layout == GEMM(PACKED) ? m : stride;
+            int      vectors = n > VL ? 2 : 1;
+            const T *pa = a + (layout == GEMM(PACKED) ? row * k : layout == GEMM(ROWS) ? row * stride : row);
+            T       *pb = b + ib * WIDTH * k, *pc = c + row * ldc + ib * WIDTH;
+            GEMM(tile_function) *tile = GEMM(tiles)[m - 1][vectors - 1][layout == GEMM(ROWS)];
+            if (b_step && ia == 0 && n == WIDTH)
+                GEMM(packing)[m - 1][layout == GEMM(ROWS)](k, pa, step, from + ib * WIDTH, b_step, pb, pc, ldc, add);
+            else if (n == vectors * VL) tile(k, pa, step, pb, pc, ldc, add);
+            else GEMM(ragged)(tile, (int)m, vectors, (int)n, k, pa, step, pb, pc, ldc, add);
+        }
+}
+
+static void GEMM(multiply)(int64_t rows, int64_t columns, int64_t k, const void *packed_a, const void *packed_b, void *c, int64_t ldc,
+                           bool add) {
+    GEMM(multiply_any)(GEMM(PACKED), rows, columns, k, packed_a, 0, NULL, 0, (T *)(uintptr_t)packed_b, c, ldc, add);
+}
+static void GEMM(multiply_rows)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t row_stride, const void *packed_b,
+                                void *c, int64_t ldc, bool add) {
+    GEMM(multiply_any)(GEMM(ROWS), rows, columns, k, a, row_stride, NULL, 0, (T *)(uintptr_t)packed_b, c, ldc, add);
+}
+static void GEMM(multiply_columns)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t k_stride, const void *packed_b,
+                                   void *c, int64_t ldc, bool add) {
+    GEMM(multiply_any)(GEMM(COLUMNS), rows, columns, k, a, k_stride, NULL, 0, (T *)(uintptr_t)packed_b, c, ldc, add);
+}
+static void GEMM(multiply_packing)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t row_stride, const void *b,
+                                   int64_t k_stride, void *packed_b, void *c, int64_t ldc, bool add) {
+    enum { WIDTH = 2 * VL };
+    if (columns % WIDTH) GEMM(pack_b)(b, 1, k_stride, columns, k, columns / WIDTH, columns / WIDTH + 1, packed_b);
+    if (row_stride) GEMM(multiply_any)(GEMM(ROWS), rows, columns, k, a, row_stride, b, k_stride, packed_b, c, ldc, add);
+    else GEMM(multiply_any)(GEMM(PACKED), rows, columns, k, a, 0, b, k_stride, packed_b, c, ldc, add);
+}
+
 const wefti_gemm GEMM(functions) = {
     .element_bytes = sizeof(T),
     .width         = 2 * VL,
     .multiply      = GEMM(multiply),
     .multiply_rows = GEMM(multiply_rows),
     .multiply_columns = GEMM(multiply_columns),
+    .multiply_packing = GEMM(multiply_packing),
     .pack_a        = GEMM(pack_a),
     .pack_b        = GEMM(pack_b),
 };

@@ -30,6 +30,7 @@ typedef struct product {
     int64_t           m, n, k, batches, k_blocks;
     bool              pack_b_whole; /* else A is */
     bool              a_as_is;      /* not packed at all */
+    bool              b_as_is;      /* packed by the tiles that read it first, where it is not packed whole */
     int64_t           blocks;       /* of the other operand */
     int64_t           whole_elements, block_elements;
     int64_t           a_outer, a_inner, b_outer, b_inner;
@@ -89,6 +90,7 @@ static product plan(const wefti_call *call) {
     p.b_outer = b->stride[tb ? rb - 2 : rb - 1];
     p.b_inner = b->stride[tb ? rb - 1 : rb - 2];
     p.a_as_is = gemm_reads_rows(p.a_outer, p.a_inner, p.gemm->element_bytes);
+    p.b_as_is = p.b_outer == 1 && p.b_inner > 0;
     p.batches = 1;
     p.batch   = weft_shape_of(rc - 2, c->shape.dim);
     p.batch_rank = rc - 2;
@@ -154,15 +156,21 @@ static void multiply_block(void *context, int64_t chunk, int32_t worker) {
     char *c = x->c + (x->c_offset + row * p->n + column) * bytes;
     for (int64_t block = 0; block < p->k_blocks; block++) {
         int64_t k0 = k_begin(p, block), k = k_begin(p, block + 1) - k0;
-        const char *pa = a.data + k0 * a.inner * bytes, *pb = packed;
-        if (p->pack_b_whole) pb = x->whole + k0 * all_panels * width * bytes;
-        else g->pack_b(b.data + k0 * b.inner * bytes, b.outer, b.inner, columns, k, 0, gemm_b_panels(columns, width), packed);
-        if (p->a_as_is) {
-            g->multiply_rows(rows, columns, k, pa, p->a_outer, pb, c, p->n, block > 0);
+        const char *pa = a.data + k0 * a.inner * bytes, *pb = b.data + k0 * b.inner * bytes;
+        if (p->pack_b_whole && !p->a_as_is) {
+            g->pack_a(pa, a.outer, a.inner, rows, k, 0, gemm_a_panels(rows), packed);
+            pa = packed;
+        } else if (!p->a_as_is) {
+            pa = x->whole + k0 * p->m * bytes;
+        }
+        if (!p->pack_b_whole && p->b_as_is) {
+            g->multiply_packing(rows, columns, k, pa, p->a_as_is ? p->a_outer : 0, pb, p->b_inner, packed, c, p->n, block > 0);
             continue;
         }
-        if (p->pack_b_whole) g->pack_a(pa, a.outer, a.inner, rows, k, 0, gemm_a_panels(rows), packed);
-        g->multiply(rows, columns, k, p->pack_b_whole ? packed : x->whole + k0 * p->m * bytes, pb, c, p->n, block > 0);
+        if (!p->pack_b_whole) g->pack_b(pb, b.outer, b.inner, columns, k, 0, gemm_b_panels(columns, width), packed);
+        pb = p->pack_b_whole ? x->whole + k0 * all_panels * width * bytes : packed;
+        if (p->a_as_is) g->multiply_rows(rows, columns, k, pa, p->a_outer, pb, c, p->n, block > 0);
+        else g->multiply(rows, columns, k, pa, pb, c, p->n, block > 0);
     }
 }
 
