@@ -32,7 +32,10 @@ Test(cpu_create, takes_the_instruction_set_from_the_environment) {
     cr_assert_not_null(strstr(weft_error_message(), "sse9"));
     setenv("WEFT_CPU_ISA", "", 1);
     cr_assert_eq(wefti_cpu_create(NULL, &device), WEFT_OK);
-    cr_assert_neq(wefti_cpu_isa_of(device), WEFTI_CPU_AUTO);
+    wefti_cpu_isa best = WEFTI_CPU_REFERENCE; /* the list goes from the plainest to the widest */
+    for (int isa = WEFTI_CPU_REFERENCE; isa < WEFTI_CPU_ISA_COUNT; isa++)
+        if (wefti_cpu_has((wefti_cpu_isa)isa)) best = (wefti_cpu_isa)isa;
+    cr_assert_eq(wefti_cpu_isa_of(device), best);
     device->vtable->release(device);
     unsetenv("WEFT_CPU_ISA");
     cr_assert_eq(wefti_cpu_create(&(wefti_cpu_options){.isa = (wefti_cpu_isa)77}, &device), WEFT_E_INVALID);
@@ -47,6 +50,35 @@ Test(cpu_create, refuses_an_instruction_set_that_is_not_there) {
         cr_assert_eq(status, wefti_cpu_has((wefti_cpu_isa)isa) ? WEFT_OK : WEFT_E_UNSUPPORTED);
         if (status == WEFT_OK) device->vtable->release(device);
         else cr_assert_not_null(strstr(weft_error_message(), wefti_cpu_isa_name((wefti_cpu_isa)isa)));
+    }
+}
+
+/* Scratch of attention over as many keys as queries. */
+static double attention_scratch(wefti_device *device, weft_op op, int64_t length) {
+    wefti_attrs   attrs = {.attention = {.scale = 0.125, .causal = 1}};
+    weft_shape    heads = weft_shape(1, 2, length, 64), rows = weft_shape(1, 2, length);
+    wefti_operand x = operand(WEFT_F32, heads, 0), lse = operand(WEFT_F32, rows, 1);
+    wefti_operand forward[3] = {x, x, x}, backward[6] = {x, x, x, x, x, lse}, results[2] = {x, lse}, gradients[3] = {x, x, x};
+    bool          back = op == WEFT_OP_ATTENTION_BACKWARD;
+    wefti_call    call = {.op = op, .attrs = &attrs, .n_inputs = back ? 6 : 3, .n_outputs = back ? 3 : 2, .name = "attention",
+                          .inputs = back ? backward : forward, .outputs = back ? gradients : results};
+    int64_t       bytes = 0;
+    cr_assert_eq(device->vtable->query(device, &call, &bytes), WEFT_OK, "%s", weft_error_message());
+    return (double)bytes;
+}
+
+/* Never the whole matrix of scores: four times the length takes no more than four times the memory. */
+Test(cpu_query, gives_attention_memory_linear_in_the_length) {
+    for (int isa = WEFTI_CPU_REFERENCE; isa < WEFTI_CPU_ISA_COUNT; isa++) {
+        if (!wefti_cpu_has((wefti_cpu_isa)isa)) continue;
+        wefti_device *device = create((wefti_cpu_isa)isa, 2);
+        for (int back = 0; back < 2; back++) {
+            weft_op op = back ? WEFT_OP_ATTENTION_BACKWARD : WEFT_OP_ATTENTION;
+            double  once = attention_scratch(device, op, 1024), four = attention_scratch(device, op, 4096);
+            cr_assert_leq(four, 4.5 * once + 4096, "%s with %s: %g bytes for 1024, %g for 4096", wefti_ops[op].name,
+                          wefti_cpu_isa_name((wefti_cpu_isa)isa), once, four);
+        }
+        device->vtable->release(device);
     }
 }
 
