@@ -238,6 +238,39 @@ Test(pool_run, uses_a_pool_that_is_lent) {
     wefti_pool_release(pool);
 }
 
+/* Where a thread that is pinned runs: chunk i notes its worker's cores. */
+typedef struct cores {
+    cpu_set_t of[4];
+    int       seen[4];
+} cores;
+static void note_cores(void *context, int64_t chunk, int32_t worker) {
+    cores *self = context;
+    (void)chunk;
+    sched_getaffinity(0, sizeof self->of[worker], &self->of[worker]);
+    __atomic_fetch_add(&self->seen[worker], 1, __ATOMIC_RELAXED);
+    usleep(1000);
+}
+
+Test(pool_create, pins_threads_to_allowed_cores) {
+    cpu_set_t   allowed, mine;
+    cores       self;
+    memset(&self, 0, sizeof self);
+    cr_assert_eq(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    wefti_pool *pool = create((weft_threads){.count = 3, .pin = true, .first_core = 1});
+    for (int tries = 0; tries < 1000 && !(self.seen[1] && self.seen[2]); tries++) wefti_pool_run(pool, 12, note_cores, &self, NULL);
+    wefti_pool_release(pool);
+    int n = CPU_COUNT(&allowed);
+    for (int worker = 1; worker < 3; worker++) {
+        cr_assert_gt(self.seen[worker], 0, "thread %d never came", worker);
+        cr_assert_eq(CPU_COUNT(&self.of[worker]), 1, "thread %d may run on %d cores", worker, CPU_COUNT(&self.of[worker]));
+        int core = 0, place = (1 + worker) % n;
+        while (!CPU_ISSET(core, &allowed) || place-- > 0) core++;
+        cr_assert(CPU_ISSET(core, &self.of[worker]), "thread %d is not on allowed core %d, number %d", worker, (1 + worker) % n, core);
+    }
+    cr_assert_eq(sched_getaffinity(0, sizeof mine, &mine), 0);
+    cr_assert(CPU_EQUAL(&mine, &allowed), "the caller's own cores were changed");
+}
+
 static void expect_refused(weft_threads options, const char *word) {
     wefti_pool *pool = NULL;
     cr_assert_eq(wefti_pool_create(&options, &pool), WEFT_E_INVALID);

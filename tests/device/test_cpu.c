@@ -22,10 +22,20 @@ Test(cpu_device, computes_what_is_defined_with_every_instruction_set) {
     while (n > 0) devices[n - 1]->vtable->release(devices[n - 1]), n--;
 }
 
+/* A pool of the program's own: its tasks one after another, the last one first. */
+static int32_t lent_threads(void *context) { return *(const int32_t *)context; }
+static void    lent_run(void *context, int32_t count, void (*task)(void *given, int32_t index), void *given) {
+    (void)context;
+    while (count > 0) task(given, --count);
+}
+
 static void same_bits(wefti_cpu_isa isa) {
-    wefti_device *devices[3] = {create(isa, 1), create(isa, 2), create(isa, 3)};
-    conformance_same_bits(devices, 3);
-    for (int i = 0; i < 3; i++) devices[i]->vtable->release(devices[i]);
+    int32_t           threads = 4;
+    wefti_cpu_options lent = {.isa = isa, .threads = {.pool = {lent_threads, lent_run, &threads}}};
+    wefti_device     *devices[4] = {create(isa, 1), create(isa, 2), create(isa, 3)};
+    cr_assert_eq(wefti_cpu_create(&lent, &devices[3]), WEFT_OK, "%s", weft_error_message());
+    conformance_same_bits(devices, 4);
+    for (int i = 0; i < 4; i++) devices[i]->vtable->release(devices[i]);
 }
 
 Test(cpu_device, gives_the_same_bits_on_any_threads_plainly) { same_bits(WEFTI_CPU_REFERENCE); }
