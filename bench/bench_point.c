@@ -6,6 +6,9 @@
 #include "ranks.h"
 
 enum { DEPTH = 8 }; /* messages on the way, as other tools have it */
+/* Waiting as collectives do: a soft device needs the cores that a rank would spin on. */
+#define SPIN_NS (75 * UINT64_C(1000))
+#define YIELD_NS (500 * UINT64_C(1000))
 
 typedef struct point_options {
     const char *name, *wire, *json_path;
@@ -23,7 +26,18 @@ static void post(bench_rank *rank, wefti_wire_op *op) {
 }
 
 static void finish(bench_rank *rank, const wefti_wire_op *op) {
-    while (!op->done) BENCH_TRY(rank, wefti_wire_progress(rank->wire, wefti_host_now(rank->wire->host)));
+    const wefti_host *host = rank->wire->host;
+    uint64_t          begin_ns = 0;
+    while (!op->done) {
+        uint64_t now_ns = wefti_host_now(host);
+        BENCH_TRY(rank, wefti_wire_progress(rank->wire, now_ns));
+        if (begin_ns == 0) begin_ns = now_ns;
+        if (op->done || now_ns - begin_ns < SPIN_NS) continue;
+        if (now_ns - begin_ns < YIELD_NS)
+            host->yield(host->context);
+        else
+            wefti_wire_rest(rank->wire, WEFTI_MILLISECOND_NS);
+    }
     BENCH_TRY(rank, op->status);
 }
 
