@@ -32,6 +32,7 @@ packages_build=(
     "dataset-fashion-mnist Fashion-MNIST images")
 packages_test=("g++ C++ compiler" "make build tool" "libcriterion-dev Criterion (tests)" "python3 Python (checks)"
     "bsdutils script (terminal tests)" "procps process tools")
+packages_guest=("qemu-system-x86 QEMU (guests with an RDMA device)")
 
 is_installed() { [ "$(dpkg-query -W -f='${db:Status-Abbrev}' "$1" 2>/dev/null)" = "ii " ]; }
 

@@ -1,0 +1,133 @@
+#!/bin/sh
+# PID 1 of a guest that guest.sh boots. The kernel's command line says which part it plays: part=alone, part=first or
+# part=second. What is to be judged goes to the console as lines "verdict NAME: ok, S s" or "verdict NAME: FAILED, S s".
+export PATH=/sbin:/bin LD_LIBRARY_PATH=/lib HOME=/tmp WEFT_WIRE=verbs WEFT_VERBS_TESTED=1 NO_COLOR=1
+
+prepare() {
+    mount -t proc proc /proc
+    mount -t sysfs sysfs /sys
+    mount -t devtmpfs devtmpfs /dev
+    mkdir -p /dev/shm
+    mount -t tmpfs tmpfs /dev/shm
+    mount -t tmpfs tmpfs /tmp
+    echo 3 >/proc/sys/kernel/printk
+    echo # what the firmware said has no end of line
+}
+
+give_up() {
+    echo "verdict $1: FAILED, 0 s"
+    poweroff -f
+}
+
+# Runs a function of this file, or a program, under a limit of seconds and tells how it ended.
+judge() { # judge NAME LIMIT COMMAND...
+    name=$1 limit=$2 began=$(cut -d. -f1 /proc/uptime)
+    shift 2
+    result=FAILED
+    timeout -s KILL "$limit" /init "$@" && result=ok
+    echo "verdict $name: $result, $(($(cut -d. -f1 /proc/uptime) - began)) s"
+}
+
+# A soft RDMA device on a network interface that has an address.
+set_up() { # set_up INTERFACE ADDRESS
+    /bin/ip link set lo up
+    /bin/ip link set "$1" up && /bin/ip addr add "$2/24" dev "$1" && modprobe -a crc32_generic rdma_rxe rdma_ucm &&
+        rdma link add rxe0 type rxe netdev "$1" || give_up "a soft RDMA device"
+}
+
+# --- alone ---
+
+train() {
+    WEFT_WIRE= fit_custom --epochs 2 --quiet >/tmp/one || return 1
+    weftrun -n 2 --wire verbs --no-prefix fit_custom --epochs 2 --quiet >/tmp/two || return 1
+    echo "one rank: $(cat /tmp/one); two ranks over verbs: $(cat /tmp/two)"
+    # Sums in another order: equal to rounding.
+    awk '{ error[NR] = $NF } END { ratio = error[2] / error[1]; exit !(NR == 2 && ratio > 0.999 && ratio < 1.001) }' /tmp/one /tmp/two
+}
+
+# Bandwidth of one MiB messages one way in MB/s: by rdma-core's own measure, and by ours, in turns. On a machine that is otherwise
+# idle they are equal; the bound only tells a path that works from one that does not, also on a machine that is busy.
+peer_bandwidth() {
+    ib_write_bw -d rxe0 -x 1 -F -s 1048576 -n 250 --report_gbits >/tmp/server 2>&1 &
+    sleep 1
+    ib_write_bw -d rxe0 -x 1 -F -s 1048576 -n 250 --report_gbits 10.0.0.1 >/tmp/client 2>&1 || { cat /tmp/server /tmp/client && return 1; }
+    wait
+    awk '$1 == 1048576 { print $4 * 125 }' /tmp/client
+}
+own_bandwidth() { weft-bench sendrecv --wire verbs --sizes 1M:1M --windows 3 --seconds 1 | awk '$1 == "1M" { printf "%.1f\n", 1048576 / $2 }'; }
+
+bandwidth() {
+    : >/tmp/turns
+    for turn in 1 2 3; do
+        echo "$(peer_bandwidth) $(own_bandwidth)" >>/tmp/turns
+    done
+    sed 's/^/bandwidth in MB\/s of ib_write_bw, and of sendrecv: /' /tmp/turns
+    awk 'NF == 2 && $1 > 0 { n++; if ($1 > peer) peer = $1; if ($2 > own) own = $2 }
+         END { printf "sendrecv reaches %.2f of ib_write_bw (%d and %d MB/s, the best of %d)\n", own / peer, own, peer, n; exit !(n == 3 && own >= 0.33 * peer) }' /tmp/turns ||
+        return 1
+    weft-bench allreduce --wire verbs --ranks 2 --sizes 1M:1M --windows 3 --seconds 0.5 --check --no-limit >/tmp/allreduce || return 1
+    cat /tmp/allreduce
+    awk '$1 == "1M" { wrong = $NF; seen = 1 } END { exit !(seen && wrong == 0) }' /tmp/allreduce
+}
+
+play_alone() {
+    modprobe dummy numdummies=1
+    set_up dummy0 10.0.0.1
+    judge "conformance and collectives" 120 verbs_test_verbs_device
+    judge training 60 train
+    judge bandwidth 80 bandwidth
+}
+
+# --- one of two ---
+
+# Both ranks of this guest, of four.
+ranks() { # ranks FIRST ARGUMENT...
+    first=$1
+    shift
+    WEFT_RANK=$first verbs_guest_ranks "$@" &
+    one=$!
+    WEFT_RANK=$((first + 1)) verbs_guest_ranks "$@" &
+    two=$!
+    wait $one
+    bad=$?
+    wait $two && return $bad
+}
+
+# Cuts the link, silently and both ways, once the ranks here are in the middle of an operation: the other guest does the same.
+cut_the_link() {
+    until [ -e /tmp/cut ]; do usleep 20000; done
+    /bin/tc qdisc change dev eth0 root netem loss 100%
+    echo "the link is cut"
+}
+
+play_one_of_two() { # play_one_of_two OWN OTHER FIRST_RANK
+    modprobe virtio_pci && modprobe virtio_net && modprobe sch_netem || give_up "modules of the network"
+    set_up eth0 "$1"
+    export WEFT_INTERFACE=$1 WEFT_WORLD_SIZE=4 WEFT_THREADS=1 WEFT_SECRET=to-be-known-by-both-guests
+    /bin/tc qdisc add dev eth0 root netem delay 1ms loss 1%
+    tries=0
+    until ping -c 1 -W 1 "$2" >/tmp/ping; do
+        tries=$((tries + 1))
+        [ $tries -lt 60 ] || give_up "a way to the other guest"
+    done
+    export WEFT_STORE=10.0.0.1:7000
+    judge "allreduce with loss and delay" 60 ranks "$3" 10 1000000
+    export WEFT_STORE=10.0.0.1:7001
+    cut_the_link &
+    judge "a link that is cut" 90 ranks "$3" 1 4000000 /tmp/cut
+    touch /tmp/cut
+    wait
+}
+
+if [ $# -gt 0 ]; then # what judge runs
+    "$@"
+    exit
+fi
+prepare
+case $(sed 's/.*part=\([a-z]*\).*/\1/' /proc/cmdline) in
+    alone) play_alone ;;
+    first) play_one_of_two 10.0.0.1 10.0.0.2 0 ;;
+    second) play_one_of_two 10.0.0.2 10.0.0.1 2 ;;
+esac
+echo "verdict part: ok, all of it was run"
+poweroff -f
