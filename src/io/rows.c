@@ -101,6 +101,14 @@ weft_status wefti_rows_get(const wefti_rows *rows, int64_t row, void *scratch, c
     return wefti_read_at(rows->descriptor, rows->path, rows->data_offset + offset, scratch, (size_t)rows->info.row_bytes);
 }
 
+void wefti_rows_expect(const wefti_rows *rows, int64_t row) {
+    enum { MOST = 4096 }; /* the machine follows longer rows by itself */
+    if (!rows->memory) return;
+    size_t         bytes = (size_t)rows->info.row_bytes;
+    const uint8_t *from = rows->memory + (uint64_t)row * bytes;
+    for (size_t i = 0; i < bytes && i < MOST; i += WEFTI_CACHE_LINE) __builtin_prefetch(from + i);
+}
+
 void wefti_rows_close(wefti_rows *rows) {
     if (rows->descriptor >= 0) close(rows->descriptor);
     if (rows->memory) wefti_free(rows->memory, rows->memory_bytes);

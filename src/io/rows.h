@@ -18,6 +18,8 @@ typedef struct wefti_rows {
 WEFT_MUST_CHECK weft_status wefti_rows_open(const char *path, int64_t memory_limit_bytes, wefti_rows *rows_out);
 /* One row, in memory where it is there, else read into `scratch` (info.row_bytes bytes). Thread-safe. */
 WEFT_MUST_CHECK weft_status wefti_rows_get(const wefti_rows *rows, int64_t row, void *scratch, const void **row_out);
+/* This row is asked for next: where rows are in memory it is on its way to the cache meanwhile. */
+void wefti_rows_expect(const wefti_rows *rows, int64_t row);
 void wefti_rows_close(wefti_rows *rows);
 
 #endif

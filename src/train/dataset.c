@@ -72,6 +72,7 @@ static weft_status images_fill(wefti_dataset *dataset, const int64_t *row, int64
     image_set *set = (image_set *)dataset;
     for (int64_t i = 0; i < count; i++) {
         const void *from = NULL;
+        if (i + 1 < count) wefti_rows_expect(&set->images, set->first_row + row[i + 1]);
         WEFTI_TRY(wefti_rows_get(&set->images, set->first_row + row[i], set->scratch, &from));
         convert_pixels(set, from, (float *)((uint8_t *)data_out[0] + (size_t)i * dataset->row_bytes[0]));
         if (!set->labelled) continue;
