@@ -3,8 +3,8 @@
  * One connection for each pair of ranks, non-blocking, without Nagle's delay; of a pair the higher rank dials. Both ends
  * prove themselves by the handshake, with the cookie of the listener's address and, off loopback always, the job's
  * secret. Messages up to 256 KiB are sent at once; larger ones are announced and sent when their receive is posted, so that
- * they go straight into its buffer. Writes go straight into the region. Memory: a stage of 8 KiB for each link, and
- * the early messages. */
+ * they go straight into its buffer. Writes go straight into the region. Memory: for each link 4 KiB to send
+ * and 16 KiB to receive, and the early messages. */
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>

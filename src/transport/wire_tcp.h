@@ -10,7 +10,7 @@ enum {
     TCP_HEADER_BYTES = 40,
     TCP_HEAD_BYTES = 4 << 10,      /* of small frames that go with one system call */
     TCP_COPY_BYTES = 2 << 10,      /* up to it, copying a payload behind its header costs less than a list of parts */
-    TCP_STAGE_BYTES = 8 << 10,     /* read ahead: what is copied from here costs less than the system call it saves */
+    TCP_STAGE_BYTES = 16 << 10,    /* read ahead: what is copied from here costs less than the system call it saves */
     TCP_EAGER_BYTES = 256 << 10,   /* above it, the answer that the receive is posted costs little beside the copy */
     TCP_TOKEN_LISTENER = 1 << 24
 };
