@@ -14,11 +14,24 @@ extern "C" {
 
 typedef struct weft_world weft_world;
 
+/* Threads: a world, and all that was made in it, is for one thread at a time; different worlds may be used at the same time. Rank,
+ * size and describe may be called from any thread. Errors are kept by thread (weft/status.h).
+ *
+ * What the environment says, where the options do not:
+ *   WEFT_RANK, WEFT_WORLD_SIZE       who this is, of how many (weftrun sets them; torchrun's, Open MPI's and Slurm's do as well)
+ *   WEFT_LOCAL_RANK, WEFT_LOCAL_SIZE the same on this host
+ *   WEFT_STORE=host:port             where rank 0 is met
+ *   WEFT_WIRE, WEFT_DEVICE           as .wire and .device
+ *   WEFT_THREADS                     threads of the CPU device (weft/threads.h)
+ *   WEFT_INTERFACE                   address of this host to bind to; loopback where it is not set. Another than loopback demands
+ *   WEFT_SECRET, WEFT_SECRET_FILE    a secret of 16 bytes or more, the same on every rank: itself, or a file that only its owner can read
+ *   WEFT_JOB                         a name, the same on every rank, so that two jobs on one port are not taken for each other */
+
 /* How to come into the world. Zero means: read the launcher's environment, one rank where there is none. */
 typedef struct weft_world_options {
     int32_t     rank, size;      /* size 0: from the environment (weftrun, torchrun, Open MPI, Slurm), else 1 rank */
     const char *store;           /* "host:port" of the rendezvous; NULL: from the environment */
-    const char *wire;            /* "shm", "tcp", "verbs"; NULL: from the environment, else the best that reaches every rank */
+    const char *wire;            /* "shm", "tcp", "verbs", "auto": one that reaches every rank; NULL: from the environment, else auto */
     const char *device;          /* "cpu"; NULL: from the environment (WEFT_DEVICE), else cpu */
     weft_threads threads;        /* of the CPU device; sharers is found at the rendezvous */
     int64_t     timeout_ns;      /* for joining and for every wait; 0: 30 s */
@@ -31,7 +44,8 @@ typedef struct weft_world_options {
  * listed). *world_out is NULL on error. */
 WEFT_MUST_CHECK weft_status weft_world_create(const weft_world_options *options, weft_world **world_out);
 
-/* Leaves the group and frees everything. NULL is fine. Objects made in this world must be released before. */
+/* Leaves the group and frees everything. NULL is fine. Objects made in this world must be released before. Waits for no other rank,
+ * at most two seconds for what is being sent to leave; the latest error message stays. Not to be called twice or beside another call. */
 void weft_world_release(weft_world *world);
 
 int32_t weft_world_rank(const weft_world *world); /* 0 .. size-1 */

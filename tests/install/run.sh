@@ -46,5 +46,12 @@ if [ -n "$cxx" ]; then
     "$cxx" -std=c++17 -Wall -Wextra -Werror "$work/project/main.cpp" -o "$work/pc_cpp" $flags
     check "$work/pc_cpp"
 fi
+# The README's program, as a newcomer would take it.
+sed -n '/^```c$/,/^```$/p' "$here/../../README.md" | grep -v '^```' >"$work/program.c"
+grep -q 'int main' "$work/program.c" || { echo "FAILED: the README has no program" && exit 1; }
+"$cc" -std=c17 -Wall -Wextra -Werror "$work/program.c" -o "$work/program" $flags
+said=$(cd "$work" && WEFT_RANK=0 ./program 2>&1) && { echo "FAILED: the README's program starts as half a job" && exit 1; }
+[[ $said == *"WEFT_WORLD_SIZE is not"* ]] || { echo "FAILED: the README's program says '$said'" && exit 1; }
+echo "ok: the README's program"
 "$prefix/bin/weftrun" --help >/dev/null
 echo "ok: weftrun"
