@@ -137,7 +137,8 @@ int main(int argc, char **argv) {
     status = train(world, graph, loader, test);
 done:
     if (status != WEFT_OK) fprintf(stderr, "train_images: %s\n", weft_error_message());
-    if (status == WEFT_E_NOT_FOUND && !test) fprintf(stderr, "train_images: --data says where the images are; Debian has them as dataset-fashion-mnist\n");
+    if (status == WEFT_E_NOT_FOUND && !test)
+        fprintf(stderr, "train_images: --data says where the images are; Debian has them as dataset-fashion-mnist\n");
     weft_loader_release(test);
     weft_loader_release(loader);
     weft_graph_release(graph);

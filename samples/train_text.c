@@ -113,7 +113,7 @@ int main(int argc, char **argv) {
         {"accumulate", CLI_INTEGER, &accumulate, "micro-batches of a step"},
         {"recompute", CLI_FLAG, &recompute, "keep less, compute blocks again in the backward pass"},
         {"epochs", CLI_INTEGER, &epochs, "passes over the text"},
-        {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps; 0: after the epochs"},
+        {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps, however many epochs; 0: after the epochs"},
         {"rate", CLI_REAL, &rate, "learning rate of AdamW"},
         {"decay-steps", CLI_INTEGER, &decay_steps, "steps until the rate is at its lowest; 0: all"},
         {"dropout", CLI_REAL, &dropout, "share of activations that are dropped"},
@@ -148,8 +148,9 @@ int main(int argc, char **argv) {
     if ((status = weft_tokens_alphabet(tokens, &alphabet)) != WEFT_OK) goto done;
     weft_text_source    source = {.path = text_path, .length = context, .alphabet = &alphabet};
     weft_loader_options how = {.batch = batch_size, .rank = weft_world_rank(world), .ranks = weft_world_size(world),
-                               .seed = (uint64_t)seed, .epochs = epochs};
+                               .seed = (uint64_t)seed, .epochs = max_steps > 0 ? -1 : epochs};
     if ((status = weft_loader_open_text(&source, &how, &loader)) != WEFT_OK) goto done;
+    if (max_steps > 0) epochs = (max_steps + weft_loader_batches(loader) - 1) / weft_loader_batches(loader);
     status = train(world, graph, loader, &alphabet);
 done:
     if (status != WEFT_OK) fprintf(stderr, "train_text: %s\n", weft_error_message());

@@ -182,6 +182,8 @@ case_plain_lines() {
     has "the end" "^\[0\] .*" "$text"
     lacks "the end" "^\[1\]" "$text"
     has "tokens" "tokens/s" "$text"
+    # 4500 letters are 36 batches: more steps than that take another epoch.
+    ends 0 "^epoch 2 done:" 0 train_text --max-steps 40
 }
 
 # On a terminal: one line that is written over, bold where colour is wanted.
