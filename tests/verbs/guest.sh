@@ -6,8 +6,8 @@
 #
 # PROGRAMS is where the build put them; FOLDER keeps packages, the image and the guests' consoles.
 #
-# First one guest: the conformance suite of wires, collectives, the training of a small network on two ranks, and bandwidth
-# beside ib_write_bw. Then two guests, joined by a link that loses and delays packets, with two ranks each: allreduces, and a cut
+# First one guest: what is said where library, device, GID or locked memory are wanting; the conformance suite of wires and
+# collectives, on one device and on two side by side; the training of a small network on two ranks; bandwidth beside ib_write_bw. Then two guests, joined by a link that loses and delays packets, with two ranks each: allreduces, and a cut
 # in the middle of one, after which every rank must end with a verdict that names another and why.
 # Exit status 77, with a word, where QEMU or the packages cannot be had. No root is needed, and no hardware virtualisation.
 set -euo pipefail
@@ -168,7 +168,7 @@ try_alone() {
     boot alone -smp 2 -nic none
     join $alone_limit
     hear alone
-    for name in "conformance and collectives" training bandwidth part; do expect alone 1 "^verdict $name: ok"; done
+    for name in "nothing there" "bad input" "conformance and collectives" training bandwidth "two devices side by side" part; do expect alone 1 "^verdict $name: ok"; done
     echo "one guest: after $SECONDS s"
 }
 
@@ -198,6 +198,7 @@ try_pair() {
 fetch
 build_image
 echo "image: $(du -m "$folder/image" | cut -f1) MiB, kernel $version, after $SECONDS s"
+rm -f "$folder"/{alone,first,second}.{log,qemu}
 case ${3:-both} in alone | both) try_alone ;; esac
 case ${3:-both} in pair | both) try_pair ;; esac
 [ $failed = 0 ] && exit

@@ -10,6 +10,7 @@ prepare() {
     mkdir -p /dev/shm
     mount -t tmpfs tmpfs /dev/shm
     mount -t tmpfs tmpfs /tmp
+    /bin/ip link set lo up
     echo 3 >/proc/sys/kernel/printk
     echo # what the firmware said has no end of line
 }
@@ -29,10 +30,9 @@ judge() { # judge NAME LIMIT COMMAND...
 }
 
 # A soft RDMA device on a network interface that has an address.
-set_up() { # set_up INTERFACE ADDRESS
-    /bin/ip link set lo up
+set_up() { # set_up INTERFACE ADDRESS DEVICE
     /bin/ip link set "$1" up && /bin/ip addr add "$2/24" dev "$1" && modprobe -a crc32_generic rdma_rxe rdma_ucm &&
-        rdma link add rxe0 type rxe netdev "$1" || give_up "a soft RDMA device"
+        rdma link add "$3" type rxe netdev "$1" || give_up "a soft RDMA device"
 }
 
 # --- alone ---
@@ -70,12 +70,48 @@ bandwidth() {
     awk '$1 == "1M" { wrong = $NF; seen = 1 } END { exit !(seen && wrong == 0) }' /tmp/allreduce
 }
 
+# Two ranks are refused in these words.
+refuses() { # refuses WORDS [VARIABLE=VALUE...]
+    words=$1
+    shift
+    if env "$@" weftrun -n 2 --wire verbs fit_custom --epochs 1 --quiet >/tmp/said 2>&1 || ! grep -q "$words" /tmp/said; then
+        echo "not said: $words; but:"
+        cat /tmp/said
+        return 1
+    fi
+}
+
+nothing_there() {
+    mv /lib/libibverbs.so.1 /tmp
+    refuses "libibverbs cannot be used"
+    without_library=$?
+    mv /tmp/libibverbs.so.1 /lib
+    refuses "this host has no RDMA device" && return $without_library
+}
+
+bad_input() {
+    refuses "WEFT_VERBS_DEVICE names 'mlx5_0'.* there are: rxe0: port 1 active" WEFT_VERBS_DEVICE=mlx5_0 || return 1
+    refuses "WEFT_VERBS_GID=200: rxe0:1 has no such GID; it has: .*10.0.0.1 (RoCE v2)" WEFT_VERBS_GID=200 || return 1
+    echo "nobody:x:65534:65534::/tmp:/bin/sh" >/etc/passwd
+    chmod 666 /dev/infiniband/*
+    ulimit -l 64
+    refuses "RLIMIT_MEMLOCK is 64 KiB; raise it" >/tmp/as_root && return 1 # root is not bound by it
+    su nobody -c "weftrun -n 2 --wire verbs fit_custom --epochs 1 --quiet" >/tmp/said 2>&1
+    grep -q "RLIMIT_MEMLOCK is 64 KiB; raise it" /tmp/said || { cat /tmp/said && return 1; }
+}
+
+side_by_side() { WEFT_VERBS_DEVICE=all verbs_test_verbs_device --filter 'verbs_device/*2_ranks'; }
+
 play_alone() {
-    modprobe dummy numdummies=1
-    set_up dummy0 10.0.0.1
+    judge "nothing there" 40 nothing_there
+    modprobe dummy numdummies=2
+    set_up dummy0 10.0.0.1 rxe0
+    judge "bad input" 40 bad_input
     judge "conformance and collectives" 120 verbs_test_verbs_device
     judge training 60 train
     judge bandwidth 80 bandwidth
+    set_up dummy1 10.0.1.1 rxe1
+    judge "two devices side by side" 60 side_by_side
 }
 
 # --- one of two ---
@@ -102,7 +138,7 @@ cut_the_link() {
 
 play_one_of_two() { # play_one_of_two OWN OTHER FIRST_RANK
     modprobe virtio_pci && modprobe virtio_net && modprobe sch_netem || give_up "modules of the network"
-    set_up eth0 "$1"
+    set_up eth0 "$1" rxe0
     export WEFT_INTERFACE=$1 WEFT_WORLD_SIZE=4 WEFT_THREADS=1 WEFT_SECRET=to-be-known-by-both-guests
     /bin/tc qdisc add dev eth0 root netem delay 1ms loss 1%
     tries=0
