@@ -77,8 +77,7 @@ static void shard_dropout(wefti_shard *s) {
 }
 
 /* Where axis `axis` of a reduction's input is in its output; -1 where it is reduced away. */
-static int32_t after_reduce(const wefti_node *node, uint32_t axes, bool keep, int32_t axis) {
-    (void)node;
+static int32_t after_reduce(uint32_t axes, bool keep, int32_t axis) {
     if (axes >> axis & 1u) return -1;
     if (keep) return axis;
     int32_t before = 0;
@@ -93,7 +92,7 @@ static void shard_reduction(wefti_shard *s, wefti_reduce_op reduce, bool linear)
         s->outputs[0] = *in;
     } else if (is_split(in)) {
         s->wanted[0] = *in;
-        int32_t axis = after_reduce(s->node, s->node->attrs.reduce.axes, s->node->attrs.reduce.keep, in->axis);
+        int32_t axis = after_reduce(s->node->attrs.reduce.axes, s->node->attrs.reduce.keep, in->axis);
         s->outputs[0] = axis < 0 ? wefti_layout_partial(reduce) : wefti_layout_split(axis, in->unit);
     }
 }
@@ -113,7 +112,7 @@ static void shard_mean_backward(wefti_shard *s) {
     if (!is_split(in)) return; /* whole: cut where a split is wanted of it */
     uint32_t axes = s->node->attrs.reduce.axes;
     for (int32_t axis = 0; axis < s->node->outputs[0].shape.rank; axis++)
-        if (after_reduce(s->node, axes, s->node->attrs.reduce.keep, axis) == in->axis && !(axes >> axis & 1u)) {
+        if (after_reduce(axes, s->node->attrs.reduce.keep, axis) == in->axis && !(axes >> axis & 1u)) {
             s->wanted[0] = *in;
             s->outputs[0] = wefti_layout_split(axis, in->unit);
             return;

@@ -5,7 +5,7 @@
 #include "core/graph/build.h"
 #include "weft/layers.h"
 
-/* x [..., C] plus or times a parameter of the last axes. */
+/* How a parameter starts: as the application says, else as its layer's parameters do. */
 static weft_init default_to(weft_init init, weft_init fallback) {
     return init.kind == WEFT_INIT_DEFAULT ? fallback : init;
 }
