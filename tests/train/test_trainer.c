@@ -243,6 +243,31 @@ Test(trainer, leaves_frozen_and_unregularised_parameters_alone) {
     weft_trainer_release(trainer);
 }
 
+/* A pool of the program's own, which counts what it is asked for. */
+static int32_t two_threads(void *context) { return (void)context, 2; }
+static void    run_in_turn(void *context, int32_t count, void (*task)(void *given, int32_t index), void *given) {
+    ++*(int *)context;
+    for (int32_t i = 0; i < count; i++) task(given, i);
+}
+
+Test(trainer, computes_on_a_pool_that_is_lent) {
+    int                runs = 0;
+    weft_world        *lent = NULL;
+    weft_trainer      *trainer = NULL;
+    static float       x[512 * 64];
+    weft_world_options options = {.size = 1, .threads = {.pool = {two_threads, run_in_turn, &runs}}};
+    cr_assert_eq(weft_world_create(&options, &lent), WEFT_OK, "%s", weft_error_message());
+    weft_tensor *h = weft_linear(weft_input(graph, "x", WEFT_F32, weft_shape(512, 64)), "l", .out = 64);
+    cr_assert_eq(weft_trainer_create(lent, &(weft_program){.loss = weft_mean(weft_square(h)), .solver = weft_sgd(0.1)}, &trainer), WEFT_OK,
+                 "%s", weft_error_message());
+    weft_batch batch = {.field_count = 1, .global_rows = 512, .local_rows = 512};
+    batch.field[0] = (weft_batch_field){"x", WEFT_F32, weft_shape(512, 64), x};
+    cr_assert_eq(weft_trainer_step(trainer, &batch, NULL), WEFT_OK, "%s", weft_error_message());
+    cr_assert_gt(runs, 0);
+    weft_trainer_release(trainer);
+    weft_world_release(lent);
+}
+
 /* The arena of a deep network's step. */
 static long long arena_of(int32_t accumulate, bool recompute) {
     weft_trainer    *trainer = NULL;
