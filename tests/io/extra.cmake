@@ -13,9 +13,12 @@ target_link_options(io_test_sink PRIVATE -Wl,--wrap=pwrite,--wrap=fsync,--wrap=r
 find_package(Python3 QUIET COMPONENTS Interpreter)
 add_executable(io_safetensors_copy io/interop/safetensors_copy.c)
 target_link_libraries(io_safetensors_copy PRIVATE weft::weft weft_flags)
+if(TARGET fit_custom)
+  set(io_sample $<TARGET_FILE:fit_custom>)
+endif()
 if(Python3_FOUND)
   add_test(NAME io_interop_safetensors
            COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/io/interop_safetensors.py
-                   ${CMAKE_CURRENT_BINARY_DIR}/venv-safetensors $<TARGET_FILE:io_safetensors_copy>)
+                   ${CMAKE_CURRENT_BINARY_DIR}/venv-safetensors $<TARGET_FILE:io_safetensors_copy> ${io_sample})
   set_tests_properties(io_interop_safetensors PROPERTIES LABELS io TIMEOUT 240 SKIP_RETURN_CODE 77)
 endif()

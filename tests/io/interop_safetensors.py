@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Files written by PyPI's safetensors load in Weft, and the other way round.
+"""Files written by PyPI's safetensors load in Weft, and the other way round; a trainer's checkpoint too.
 
-usage: interop_safetensors.py VENV_FOLDER SAFETENSORS_COPY
+usage: interop_safetensors.py VENV_FOLDER SAFETENSORS_COPY [FIT_CUSTOM]
 
 Makes a virtual environment in VENV_FOLDER (once) and runs itself there. Ends with 77, which ctest shows as skipped, where
 the packages cannot be had.
@@ -64,7 +64,33 @@ def check_checksum(path):
         assert xxhash.xxh64_hexdigest(data[begin:end]) == expected, f"checksum of {name}"
 
 
-def main(tool):
+def check_training(sample):
+    """Python opens the checkpoint of a training run, and the run goes on from what Python has written in its place."""
+    import numpy
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        first, whole = (os.path.join(folder, n) for n in ("first", "whole"))
+
+        def train(path, epochs, *more):
+            subprocess.run([sample, "--quiet", "--epochs", str(epochs), "--checkpoint", path, *more], check=True,
+                           stdout=subprocess.DEVNULL)
+
+        train(whole, 2)
+        train(first, 1)
+        check_checksum(first)
+        arrays = load_file(first)
+        assert all(numpy.isfinite(a).all() for a in arrays.values()) and any(a.any() for a in arrays.values())
+        with safe_open(first, "numpy") as file:
+            metadata = {k: v for k, v in file.metadata().items() if k != "weft.checksum"}
+        assert metadata["weft.value.weft.step"].startswith("i64 "), metadata
+        save_file(arrays, first, metadata)
+        train(first, 2, "--resume")
+        assert open(first, "rb").read() == open(whole, "rb").read(), "a run that Python's file went between ends elsewhere"
+
+
+def main(tool, sample=None):
     import numpy
     from safetensors import deserialize, safe_open, serialize_file
     from safetensors.numpy import load_file, save_file
@@ -129,10 +155,12 @@ def main(tool):
             except Exception:
                 continue
             raise AssertionError(f"safetensors loads {length} bytes of {len(good)}")
-    print("safetensors: both ways, all dtypes, metadata and checksums")
+    if sample:
+        check_training(sample)
+    print("safetensors: both ways, all dtypes, metadata and checksums" + (", and a run's checkpoint" if sample else ""))
 
 
 if __name__ == "__main__":
     if sys.argv[-1] != "--inside":
         enter_environment(sys.argv[1])
-    main(sys.argv[2])
+    main(*sys.argv[2:-1])
