@@ -74,39 +74,69 @@ static void max_plane(const pooling *p, const float *x, float *y, int32_t *index
     }
 }
 
-/* Windows of 2x2 side by side that cover a plane, the commonest. Rows of such planes are short, so the plane is taken as one run: first
- * the larger of each two that stand over each other, then the larger of each two neighbours. Both loops are long and plain. `corner` holds
- * the index of each window's first element. */
-enum { RUN = 1024 };
+/* Windows of 2x2 side by side that cover a plane, the commonest. Rows of such planes are short, so vectors reach beyond them: first
+ * the larger of each two elements that stand over each other, each row's last vector overwritten by the next row; then the larger of
+ * each two neighbours, the whole plane as one run. `corner` holds the index of each window's first element. */
+enum { RUN = 1024, ROOM = 2 * VF };
+typedef int32_t vi __attribute__((vector_size(VECTOR_BYTES)));
+
+WEFTI_INLINE vi vi_load(const int32_t *from) {
+    vi value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+WEFTI_INLINE vi pick(vi mask, vi yes, vi no) { return (yes & mask) | (no & ~mask); }
 
 static void corners_of(const pooling *p, int32_t *corner) {
     for (int64_t row = 0, q = 0; row < p->rows; row++)
         for (int64_t column = 0; column < p->columns; column++, q++) corner[q] = (int32_t)(2 * row * p->width + 2 * column);
 }
 
-static void max_plane_2x2(const pooling *p, const int32_t *restrict corner, const float *restrict x, float *restrict y, int32_t *restrict index) {
-    float   larger[2 * RUN];
-    int32_t lower[2 * RUN]; /* 1 where the larger one is the lower */
-    int32_t width = (int32_t)p->width;
-    for (int64_t row = 0; row < p->rows; row++) {
-        const float *restrict above = x + 2 * row * width, *restrict below = above + width;
-        float *restrict       to = larger + row * width;
-        int32_t *restrict     is = lower + row * width;
-        for (int32_t i = 0; i < width; i++) {
-            float   a = above[i], b = below[i];
-            int32_t wins = ((b > a) | (b != b)) & (a == a);
-            to[i] = wins ? b : a;
-            is[i] = wins;
-        }
+/* The larger of above and below, and where it is the lower one; `width` elements, and what is there behind them up to whole vectors. */
+WEFTI_INLINE void larger_of_rows(const float *above, const float *below, int32_t width, float *larger, int32_t *lower) {
+    for (int32_t i = 0; i < width; i += VF) {
+        vf a = vf_load(above + i), b = vf_load(below + i);
+        vi wins = ((b > a) | (b != b)) & (a == a), most = pick(wins, (vi)b, (vi)a);
+        memcpy(larger + i, &most, sizeof most);
+        memcpy(lower + i, &wins, sizeof wins);
     }
-    int32_t count = (int32_t)(p->rows * p->columns);
-    for (int32_t q = 0; q < count; q++) {
-        float   a = larger[2 * q], b = larger[2 * q + 1];
-        int32_t la = lower[2 * q], lb = lower[2 * q + 1];
+}
+
+static void max_plane_2x2(const pooling *p, const int32_t *restrict corner, const float *restrict x, float *restrict y, int32_t *restrict index) {
+    float   larger[2 * RUN + ROOM], ends[2][ROW + ROOM];
+    int32_t lower[2 * RUN + ROOM]; /* -1 where the larger one is the lower, else 0 */
+    int32_t width = (int32_t)p->width, count = (int32_t)(p->rows * p->columns);
+    for (int64_t row = 0; row < p->rows; row++) {
+        const float *above = x + 2 * row * width, *below = above + width;
+        if ((2 * row + 2) * width + VF > p->height * width) { /* whole vectors would leave the plane */
+            memcpy(ends[0], above, (size_t)width * sizeof *above);
+            memcpy(ends[1], below, (size_t)width * sizeof *below);
+            memset(ends[0] + width, 0, VF * sizeof *above);
+            memset(ends[1] + width, 0, VF * sizeof *below);
+            above = ends[0], below = ends[1];
+        }
+        larger_of_rows(above, below, width, larger + row * width, lower + row * width);
+    }
+    memset(larger + 2 * count, 0, ROOM * sizeof *larger);
+    memset(lower + 2 * count, 0, ROOM * sizeof *lower);
+    vi even, odd;
+    for (int i = 0; i < VF; i++) even[i] = 2 * i, odd[i] = 2 * i + 1;
+    for (int32_t q = 0; q < count; q += VF) {
+        vf low = vf_load(larger + 2 * q), high = vf_load(larger + 2 * q + VF);
+        vi low_is = vi_load(lower + 2 * q), high_is = vi_load(lower + 2 * q + VF);
+        vf a = __builtin_shuffle(low, high, even), b = __builtin_shuffle(low, high, odd);
+        vi la = __builtin_shuffle(low_is, high_is, even), lb = __builtin_shuffle(low_is, high_is, odd);
         /* of equals, and of two NaN, the one that comes first in memory: the right one only where it is above and the left below */
-        int32_t above = lb < la, wins = ((b > a) & (a == a)) | ((b == a) & above) | ((b != b) & ((a == a) | above));
-        y[q]     = wins ? b : a;
-        index[q] = corner[q] + wins + width * (wins ? lb : la);
+        vi above = ~lb & la, wins = ((b > a) & (a == a)) | ((b == a) & above) | ((b != b) & ((a == a) | above));
+        vi most = pick(wins, (vi)b, (vi)a), at = vi_load(corner + q) - wins + (pick(wins, lb, la) & width);
+        size_t bytes = (size_t)wefti_min_i64(VF, count - q) * sizeof *y;
+        if (bytes == sizeof most) {
+            memcpy(y + q, &most, sizeof most);
+            memcpy(index + q, &at, sizeof at);
+        } else {
+            memcpy(y + q, &most, bytes);
+            memcpy(index + q, &at, bytes);
+        }
     }
 }
 
@@ -116,7 +146,7 @@ static void max_chunk(void *context, int64_t chunk, int32_t worker) {
     int64_t        size = p->height * p->width, out = p->rows * p->columns, end = wefti_min_i64((chunk + 1) * PLANES, p->planes);
     bool    plain = p->window[0] == 2 && p->window[1] == 2 && p->stride[0] == 2 && p->stride[1] == 2 && !p->pad[0] && !p->pad[1] &&
                  2 * p->rows <= p->height && 2 * p->columns == p->width && out <= RUN;
-    int32_t corner[RUN];
+    int32_t corner[RUN + ROOM] = {0};
     if (plain) corners_of(p, corner);
     for (int64_t plane = chunk * PLANES; plane < end; plane++) {
         const float *x = (const float *)p->run->inputs[0] + plane * size;
