@@ -148,10 +148,14 @@ static void weight_chunk(void *context, int64_t chunk, int32_t worker) {
             for (int64_t pixel = 0; pixel < plan->pixels; pixel += WEIGHT_PIXELS) {
                 int64_t count = wefti_min_i64(WEIGHT_PIXELS, plan->pixels - pixel);
                 conv_columns(plan, padded, pixel, count, 0, plan->k, unrolled, count);
-                g->pack_a(gradient + pixel, plan->pixels, 1, plan->rows, count, 0, gemm_a_panels(plan->rows), packed_g);
                 g->pack_b(unrolled, count, 1, plan->k, count, 0, gemm_b_panels(plan->k, g->width), packed_x);
-                g->multiply(plan->rows, plan->k, count, packed_g, packed_x, sum + group * plan->rows * plan->k, plan->k,
-                            add || pixel > 0);
+                float *to = sum + group * plan->rows * plan->k;
+                if (gemm_reads_rows(plan->pixels, 1, sizeof *to)) {
+                    g->multiply_rows(plan->rows, plan->k, count, gradient + pixel, plan->pixels, packed_x, to, plan->k, add || pixel > 0);
+                    continue;
+                }
+                g->pack_a(gradient + pixel, plan->pixels, 1, plan->rows, count, 0, gemm_a_panels(plan->rows), packed_g);
+                g->multiply(plan->rows, plan->k, count, packed_g, packed_x, to, plan->k, add || pixel > 0);
             }
         }
 }
