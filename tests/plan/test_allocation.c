@@ -144,7 +144,7 @@ Test(plan_allocation, every_failed_allocation_is_reported_and_leaks_nothing) {
     weft_memory_counts before, after;
     weft_memory_read(&before);
     bool  done = false;
-    float data[16] = {0};
+    float data[17] = {0}; /* one more, for the feed that is not aligned */
     for (int64_t n = 0; !done; n++) {
         weft_plan  *plan = NULL;
         countdown = n;

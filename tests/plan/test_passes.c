@@ -226,7 +226,7 @@ Test(plan_passes, plans_share_an_arena_and_variables) {
         plan[i] = plan_of(s.world, g[i], false, (weft_plan_options){.variables = v, .arena_of = i ? plan[0] : NULL}, LIST(y));
         most = wefti_max_i64(most, plan[i]->ir.arena_bytes);
     }
-    float *x = aligned_alloc(64, 900 * 3 * 4 + 64), out[900];
+    float *x = aligned_alloc(64, wefti_align_up(900 * 3 * 4, 64)), out[900];
     fill(x, 2700, 1);
     for (int32_t round = 0; round < 2; round++)
         for (int32_t i = 0; i < 3; i++) {
