@@ -120,7 +120,9 @@ case_store() {
         exec 9<>"/dev/tcp/${WEFT_STORE/://}" || exit 1
         fds=$(ls -l /proc/self/fd | grep -c socket:)
         [ $WEFT_RANK = 0 ] && { readlink /proc/self/fd/$WEFT_STORE_FD | grep -q ^socket: || exit 1; }
-        echo sockets $fds' | sort)
+        echo sockets $fds
+        [ $WEFT_RANK = 1 ] && touch "$WEFT_TEST_MARK/connected"
+        until [ -e "$WEFT_TEST_MARK/connected" ]; do sleep 0.05; done # rank 0 takes the socket with it' | sort)
     same "status and sockets" "$(printf '[0] sockets 2\n[1] sockets 1')" "$text"
 }
 
