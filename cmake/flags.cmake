@@ -10,9 +10,12 @@ if(WEFT_WERROR)
 endif()
 if(WEFT_SANITIZE)
   # Everything of the tree, tests too: a half-instrumented program reports nonsense.
-  add_compile_options(-fsanitize=${WEFT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g)
+  add_compile_options(-fsanitize=${WEFT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${WEFT_SANITIZE})
 endif()
 string(APPEND CMAKE_C_FLAGS_RELEASE " -O2 -g1")
 string(REPLACE "-O3" "" CMAKE_C_FLAGS_RELEASE "${CMAKE_C_FLAGS_RELEASE}")
 string(REPLACE "-DNDEBUG" "" CMAKE_C_FLAGS_RELEASE "${CMAKE_C_FLAGS_RELEASE}")
+if(WEFT_SANITIZE) # instrumented code takes long to optimise, and gains little by it
+  string(REPLACE "-O2" "-O1" CMAKE_C_FLAGS_RELEASE "${CMAKE_C_FLAGS_RELEASE}")
+endif()
