@@ -49,6 +49,6 @@ wefti_group *group_of_all(rank_world *world, const wefti_group_options *options)
 #define CLOSE(group) wefti_collective_engine_weft()->close(group)
 /* All ranks give a number; fails unless they are equal. */
 void check_equal_everywhere(rank_world *world, int64_t mine, const char *what);
-int64_t hash_bytes(const void *bytes, size_t count);
+int64_t hash_floats(const float *x, size_t count);
 
 #endif
