@@ -2,10 +2,11 @@
 # every build. A test whose file is named test_<something>_nightly.c has the label nightly, and so runs with
 # `scripts/test.sh --nightly` only.
 
-# The thread sanitizer is for what has threads; the rest would only cost time.
-set(weft_thread_suites "^(base|collective|cpu|parallel|train|transport|verbs)_")
+# The thread sanitizer is for what has threads (grep for pthread_, _Atomic and the CPU device's pool: all but the launcher, which has one
+# thread, and rooms that only compute); the rest would only cost time.
+set(weft_thread_suites "^(base|collective|cpu|device|parallel|plan|train|transport|verbs)_|^io_test_timeline$")
 # Not for the sanitizers: scripts that start other builds, and what measures time or memory.
-set(weft_plain_suites "^(lint|install|scripts|samples|bench)_")
+set(weft_plain_suites "^(lint|install|scripts|samples|bench)_|^train_test_overlap$")
 # What compares times, and so runs beside no other test.
 set(weft_lone_suites "^(train_test_overlap|transport_test_wire_delay)$")
 

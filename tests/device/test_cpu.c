@@ -2,6 +2,7 @@
  */
 #include <criterion/criterion.h>
 
+#include "common/effort.h"
 #include "core/cpu/cpu.h"
 #include "device/conformance.h"
 
@@ -14,6 +15,7 @@ static wefti_device *create(wefti_cpu_isa isa, int32_t threads) {
 }
 
 Test(cpu_device, computes_what_is_defined_with_every_instruction_set) {
+    if (UNDER_THREAD_SANITIZER) cr_skip_test("results are of no interest to ThreadSanitizer");
     wefti_device *devices[WEFTI_CPU_ISA_COUNT];
     int32_t       n = 0;
     for (int isa = WEFTI_CPU_REFERENCE; isa < WEFTI_CPU_ISA_COUNT; isa++)
@@ -38,7 +40,10 @@ static void same_bits(wefti_cpu_isa isa) {
     for (int i = 0; i < 4; i++) devices[i]->vtable->release(devices[i]);
 }
 
-Test(cpu_device, gives_the_same_bits_on_any_threads_plainly) { same_bits(WEFTI_CPU_REFERENCE); }
+Test(cpu_device, gives_the_same_bits_on_any_threads_plainly) {
+    if (UNDER_ADDRESS_SANITIZER) cr_skip_test("every access of these kernels is tried by the cases themselves");
+    same_bits(WEFTI_CPU_REFERENCE);
+}
 Test(cpu_device, gives_the_same_bits_on_any_threads_portably) { same_bits(WEFTI_CPU_BASELINE); }
 Test(cpu_device, gives_the_same_bits_on_any_threads_at_its_best) { same_bits(WEFTI_CPU_AUTO); }
 

@@ -1,6 +1,8 @@
 /* The harness of the wire cases: making ranks, connecting them, and bringing failures back. */
 #include "conformance.h"
 
+#include "common/effort.h"
+
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <sched.h>
@@ -197,6 +199,8 @@ static void run_processes(const wire_setup *setup, int32_t ranks, shared_state *
 }
 
 void conformance_run_one(const wire_setup *setup, int32_t ranks, const char *name, void (*function)(rank_world *world)) {
+    /* It follows the threads of one process, and nothing that processes share. */
+    if (UNDER_THREAD_SANITIZER && setup->mode == AS_PROCESSES) cr_skip_test("ranks are processes: nothing for ThreadSanitizer");
     shared_state *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert_neq(shared, MAP_FAILED);
     if (setup->mode == AS_THREADS)
