@@ -81,6 +81,7 @@ _Noreturn void tsan_skip(const char *format, ...) __attribute__((format(printf, 
 #define cr_expect_null cr_assert_null
 #define cr_expect_not_null cr_assert_not_null
 #define cr_expect_str_eq cr_assert_str_eq
+#define cr_expect_str_empty(a, ...) TSAN_CHECK((a)[0] == 0, #a " is empty", __VA_ARGS__)
 #define cr_expect_str_neq cr_assert_str_neq
 #define cr_skip_test(...) tsan_skip(" " __VA_ARGS__)
 #define cr_log_info(...) ((void)0)
