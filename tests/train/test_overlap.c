@@ -1,7 +1,8 @@
 /* Communication hides behind the backward pass: over a link that is slowed down so far that sending the gradients takes a good part of a
- * step, a step takes at most 1.1 times as long as computing alone, and the first gradients leave while the backward pass has not ended;
- * where sending takes longer than computing, it begins early and does not stop. Times on shared machines jump, so the best of several
- * tries counts; without overlap every try would take 1.4 times as long as it should. */
+ * step, a step takes at most 1.1 times as long as computing alone, and the first gradients leave while most of the backward pass has yet
+ * to be computed; where sending takes longer than computing, it begins early and does not stop. Times on shared machines jump, so the
+ * quickest step of several tries counts: without overlap none would take less than 1.4 times as long as it should, as the link does not
+ * hurry. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 
 #include "train/run.h"
 
-typedef struct figures { double step_ns, first, bytes; } figures;
+typedef struct figures { double step_ns, between, bytes; } figures;
 
 static double figure(const char *text, const char *name) {
     const char *at = strstr(text, name);
@@ -26,7 +27,7 @@ static figures measure(const char *gigabits) {
     int   status = run_ranks(2, "shm", "train_program_overlap", "15", output);
     char *text = read_text(output);
     cr_assert_eq(status, 0, "%s", text);
-    figures f = {figure(text, "step "), figure(text, "first "), figure(text, "bytes ")};
+    figures f = {figure(text, "least "), figure(text, "between "), figure(text, "bytes ")};
     free(text);
     return f;
 }
@@ -34,18 +35,17 @@ static figures measure(const char *gigabits) {
 /* Sending takes `share` times as long as computing; a step may then take 1.1 times `bound` times as long. */
 static void hides(double share, double bound) {
     if (sysconf(_SC_NPROCESSORS_ONLN) < 2) cr_skip_test("two ranks need two cores to compute at the same time");
-    double best = 1e9, first = 1;
-    for (int i = 0; i < 6 && (best > 1.1 || first >= 0.9); i++) {
+    double best = 1e9;
+    for (int i = 0; i < 15 && best > 1.1; i++) {
         char    gigabits[32];
         figures quick = measure(NULL);
         snprintf(gigabits, sizeof gigabits, "%.4f", quick.bytes * 8 / (share * quick.step_ns)); /* two ranks send each byte once */
         figures slow = measure(gigabits);
         double  ratio = slow.step_ns / quick.step_ns / bound;
         if (ratio < best) best = ratio;
-        if (slow.first < first) first = slow.first;
+        cr_assert(slow.between >= 4, "only %g segments of the backward pass were left when the first gradients went", slow.between);
     }
     cr_assert(best <= 1.1, "a step took %.2f times as long as it should where sending takes %.1f times as long as computing", best, share);
-    cr_assert(first < 0.9, "the first gradients left after %.0f %% of the step", 100 * first);
 }
 
 Test(overlap, hides_communication_behind_the_backward_pass) { hides(0.4, 1); }
