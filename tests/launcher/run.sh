@@ -340,4 +340,43 @@ case_many_ranks() {
     matches "message" "rank [0-9]+: cannot make a pipe: Too many open files" "$(cat "$work/err")"
 }
 
+# The starters of others, by their environments, and Open MPI's own where it is: two ranks that meet and train.
+train_together() { # train_together NAME COMMAND...: what the log says of the world
+    local name=$1
+    shift
+    WEFT_THREADS=1 timeout 60 "$@" "$fits" --quiet --epochs 2 --log "$work/$name.jsonl" >"$work/$name.out" 2>&1
+}
+started_by() { # started_by NAME LAUNCHER: both ranks were one world, and trained as weftrun's do
+    [ -x "$fits" ] || { echo "no samples here: skipped" && exit 77; }
+    matches "the world" "rank 0 of 2,.* started by $2\"" "$(head -n 1 "$work/$1.jsonl")"
+    train_together weftrun "$weftrun" -n 2 || fail "weftrun: $(cat "$work/weftrun.out")"
+    same "the loss" "$(tail -n 1 "$work/weftrun.jsonl" | grep -o '"train_loss":[^,]*')" \
+        "$(tail -n 1 "$work/$1.jsonl" | grep -o '"train_loss":[^,]*')"
+}
+fits=$(dirname "$weftrun")/fit_custom
+both() { # both NAME VARIABLE...: ranks 0 and 1 with the variables, where R stands for the rank
+    local name=$1 rank ranks=()
+    shift
+    for rank in 0 1; do
+        train_together "$name" env "${@//=R/=$rank}" &
+        ranks+=($!)
+    done
+    for rank in 0 1; do wait "${ranks[$rank]}" || fail "rank $rank: $(cat "$work/$name.out")"; done
+}
+case_environment_of_torchrun() {
+    both torchrun RANK=R WORLD_SIZE=2 LOCAL_RANK=R LOCAL_WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=$((20000 + $$ % 11000))
+    started_by torchrun torchrun
+}
+case_environment_of_slurm() {
+    both slurm SLURM_PROCID=R SLURM_STEP_NUM_TASKS=2 SLURM_LOCALID=R SLURM_JOB_ID=$$ SLURM_STEP_ID=0 SLURM_STEP_NODELIST=localhost \
+        SLURM_STEP_NUM_NODES=1 SLURM_STEP_TASKS_PER_NODE=2
+    started_by slurm Slurm
+}
+case_mpirun() {
+    command -v mpirun >/dev/null || { echo "no mpirun here: skipped" && exit 77; }
+    train_together mpirun env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -n 2 ||
+        fail "$(cat "$work/mpirun.out")"
+    started_by mpirun "Open MPI"
+}
+
 "case_$2"
