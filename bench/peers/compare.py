@@ -17,7 +17,7 @@ import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROUNDS = 3  # turns that each side gets; the ratio is that of the medians over all of them
+ROUNDS = 5  # turns that each side gets; the ratio is that of the medians over all of them
 
 
 def run(command, **variables):
@@ -66,6 +66,10 @@ def train_weft(options, net, work):
         events = objects(file.read())
     losses = {e["step"]: e["loss"] for e in events if e["event"] == "step"}
     rate = events[-1]["tokens_per_second" if net == "gpt" else "samples_per_second"]
+    first = next((e for e in events if e["event"] == "step" and e["step"] == 1), None)
+    if first:  # few steps, all of them logged: without the first, which touches memory anew, as the peer's figures are
+        seconds, taken = events[-1]["train_seconds"], first["step_seconds"] + first["wait_seconds"]
+        rate = (rate * seconds - TRAININGS[net][2] * TRAININGS[net][3]) / (seconds - taken)
     return rate, memory, losses
 
 
