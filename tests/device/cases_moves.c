@@ -107,11 +107,12 @@ static void define_random(const test_case *self, const tensor *inputs, tensor *y
 
 /* As integers hold it; NaN is 0. */
 static int64_t saturated(weft_dtype dtype, double value) {
-    double least = dtype == WEFT_U8 ? 0 : dtype == WEFT_I32 ? INT32_MIN : -0x1p63;
-    double beyond = dtype == WEFT_U8 ? 256 : dtype == WEFT_I32 ? 0x1p31 : 0x1p63;
+    bool    small = dtype == WEFT_U8 || dtype == WEFT_I32; /* others are as wide as the result */
+    int64_t least = dtype == WEFT_U8 ? 0 : dtype == WEFT_I32 ? INT32_MIN : INT64_MIN;
+    int64_t most = dtype == WEFT_U8 ? 255 : dtype == WEFT_I32 ? INT32_MAX : INT64_MAX;
     if (dtype == WEFT_BOOL || isnan(value)) return !isnan(value) && value != 0;
-    if (value <= least) return dtype == WEFT_I64 ? INT64_MIN : (int64_t)least;
-    return value < beyond ? (int64_t)value : dtype == WEFT_I64 ? INT64_MAX : (int64_t)beyond - 1;
+    if (value <= (double)least) return least;
+    return value >= (small ? (double)most : 0x1p63) ? most : (int64_t)value;
 }
 
 void define_move(const test_case *self, const tensor *inputs, tensor *outputs) {
