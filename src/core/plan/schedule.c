@@ -210,7 +210,7 @@ done:
 
 /* --- buckets --- */
 
-enum { OPEN_BUCKETS = 16, BUCKET_BYTES = 4 << 20, FIRST_BUCKET_BYTES = 1 << 20 };
+enum { OPEN_BUCKETS = 16, BUCKET_BYTES = 4 << 20, FIRST_BUCKET_BYTES = 1 << 18 };
 
 typedef struct bucket {
     int32_t depth, reduce, n_members;
