@@ -6,15 +6,14 @@
 #   scripts/test.sh [--nightly] [--only NAME[,NAME...]]     NAME: release, asan, tsan, minimal
 #
 # --nightly also runs what is too long for every day, and installs QEMU for the guests in which the verbs wire is tried on a soft RDMA
-# device (two minutes, label guest); where QEMU is there anyway, they are always run. scripts/lib.sh lists the variables that
-# change folders.
+# device (two minutes, label guest). scripts/lib.sh lists the variables that change folders.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 stages=(release asan tsan minimal)
 select=(-LE nightly)
 while [ $# -gt 0 ]; do
     case $1 in
-        -h | --help) sed -n '2,10s/^# \?//p' "${BASH_SOURCE[0]}" && exit ;;
+        -h | --help) sed -n '2,9s/^# \?//p' "${BASH_SOURCE[0]}" && exit ;;
         --nightly) select=() && packages_test+=("${packages_guest[@]}") ;;
         --only) IFS=, read -r -a stages <<<"${2:?--only wants names}" && shift ;;
         *) die "unknown argument '$1'; test.sh --help says what there is" ;;

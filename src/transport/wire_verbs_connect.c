@@ -15,8 +15,8 @@
 
 enum {
     GREETING_VERSION = 1,
-    ACK_TIMEOUT = 14,     /* 4.096 µs · 2^14: 67 ms until an unanswered packet is sent again … */
-    RETRIES = 6,          /* … so often: a peer that is gone is known in half a second to four, as devices count; soft RoCE
+    ACK_TIMEOUT = 15,     /* 4.096 µs · 2^15: 134 ms until an unanswered packet is sent again … */
+    RETRIES = 6,          /* … so often: a peer that is gone is known in one second to four, as devices count; soft RoCE
                              takes 7 for ever */
     RECEIVER_RETRIES = 6, /* credits see to it that there is always a receive; this many are an error */
     RECEIVER_TIMER = 12   /* 0.64 ms */
