@@ -342,6 +342,7 @@ static void counts_what_it_moves(rank_world *world) {
     wefti_wire_counts before, after;
     uint8_t          *buffer = take(world, 1 << 20);
     world->wire->ops->counts(world->wire, &before);
+    world_barrier(world); /* nobody sends before all have looked */
     if (world->rank == 0) {
         world_send(world, 1, TAG(1), buffer, 8);
         world_send(world, 1, TAG(1), buffer, 1 << 20);
