@@ -129,7 +129,7 @@ def headers(options):
 
 
 def symbols(options, rooms):
-    lines = subprocess.run([options.nm, "-A", options.library], capture_output=True, text=True, check=True).stdout
+    lines = subprocess.run([options.nm, "-A", options.archive], capture_output=True, text=True, check=True).stdout
     sources = {}
     for path in files(options.source, ["src"], (".c",)):
         sources.setdefault(os.path.basename(path), []).append(path)
@@ -149,7 +149,7 @@ def symbols(options, rooms):
                     where = f"only {', '.join(places)} may" if places else "the library may not"
                     yield f"{member}: calls {name}, which {where}"
     if count == 0:
-        yield f"{options.library} has no global symbols"
+        yield f"{options.archive} has no global symbols"
 
 
 def functions(text):
@@ -226,7 +226,7 @@ def check_self(rooms):
                 yield f"sizes is wrong about {name}: {list(sizes(tree, [name]))}"
         bad = ["/* TODO: more */", "x = 1; // for now", 'open("/home/me/x")']
         with open(os.path.join(tree, "words.c"), "w", encoding="utf-8") as file:
-            file.write("\n".join([*bad, "$HOME/work/x", "network/work/y"]))
+            file.write("\n".join([*bad, "$HOME/home/x", "network/home/y"]))
         if len(list(words(tree, ["words.c"]))) != len(bad):
             yield f"words is wrong: {list(words(tree, ['words.c']))}"
 
@@ -235,7 +235,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("check", choices=["layers", "headers", "symbols", "sizes", "words", "self"])
     parser.add_argument("--source", required=True)
-    parser.add_argument("--library")
+    parser.add_argument("--library", dest="archive")
     parser.add_argument("--cc", default="cc")
     parser.add_argument("--cxx", default="")
     parser.add_argument("--nm", default="nm")
