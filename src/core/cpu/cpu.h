@@ -97,8 +97,6 @@ extern const wefti_cpu_fast wefti_cpu_fast_avx2, wefti_cpu_fast_avx512;
 
 /* The plain kernels; NULL for ops that no device computes (leaves with memory, MODE, communication). */
 extern const wefti_cpu_kernel *const wefti_cpu_reference[WEFT_OP_COUNT];
-/* Why the reference kernels do not take a call: checks dtypes and shapes against op.h. */
-weft_status wefti_cpu_check(const wefti_call *call);
 /* The plain form of the reduction slot, and the check of its arguments. */
 weft_status wefti_cpu_reduce(void *context, void *dst, const void *const *sources, int32_t source_count, size_t count,
                              weft_dtype dtype, wefti_reduce_op op, int32_t divisor);

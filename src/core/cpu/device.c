@@ -9,6 +9,8 @@
 #include <time.h>
 
 #include "core/cpu/cpu.h"
+#include "core/iface/rule.h"
+#include "core/tensor/check.h"
 
 typedef struct cpu_device {
     wefti_device          base;
@@ -135,10 +137,19 @@ static bool is_empty(const wefti_call *call) {
     return true;
 }
 
+/* The rule's own function computes an update here. */
+static weft_status check_rule(const wefti_call *call) {
+    const wefti_rule *rule = call->op == WEFT_OP_UPDATE ? call->attrs->update.rule : NULL;
+    if (!rule || (call->outputs[0].dtype == WEFT_F64 ? rule->apply_f64 : rule->apply_f32)) return WEFT_OK;
+    return wefti_fail(WEFT_E_UNSUPPORTED, "update '%s': rule '%s' has no function for %s", call->name ? call->name : "", rule->name,
+                      weft_dtype_name(call->outputs[0].dtype));
+}
+
 static weft_status query(wefti_device *device, const wefti_call *call, int64_t *scratch_bytes_out) {
     cpu_device *cpu = cpu_of(device);
     *scratch_bytes_out = 0;
-    WEFTI_TRY(wefti_cpu_check(call));
+    WEFTI_TRY(wefti_call_check(call));
+    WEFTI_TRY(check_rule(call));
     if (is_empty(call)) return WEFT_OK;
     const wefti_cpu_kernel *kernel = choose(cpu, call);
     if (kernel->scratch) *scratch_bytes_out = kernel->scratch(call, wefti_pool_threads(cpu->pool));

@@ -37,6 +37,8 @@ typedef enum wefti_rule_id {
     WEFTI_RULE_USER, WEFTI_RULE_COUNT
 } wefti_rule_id;
 
+enum { WEFTI_RULE_STATES = 8 }; /* states that a rule may have */
+
 /* One update of `count` consecutive elements; results do not depend on how a parameter is cut into such runs (of whole rows, for
  * shrink). */
 typedef struct wefti_rule_args {

@@ -39,7 +39,7 @@ static void update_chunk(void *context, int64_t chunk, int32_t worker) {
     const wefti_rule  *rule = call->attrs->update.rule;
     int64_t            begin = chunk * self->grain;
     size_t             offset = (size_t)begin * self->element_bytes;
-    void              *states[WEFTI_REFERENCE_STATES];
+    void              *states[WEFTI_RULE_STATES];
     (void)worker;
     for (int32_t i = 0; i < rule->n_states; i++) states[i] = (char *)(uintptr_t)self->run->inputs[3 + i] + offset;
     wefti_rule_args args = {.count = wefti_min_i64(self->grain, self->elements - begin),

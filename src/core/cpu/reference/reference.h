@@ -25,8 +25,6 @@ extern const wefti_cpu_kernel wefti_reference_custom, wefti_reference_custom_bac
 
 /* Elements per chunk of elementwise work; fixed, so that chunks follow from sizes alone. */
 enum { WEFTI_REFERENCE_GRAIN = 8192 };
-/* States that a solver rule may have. */
-enum { WEFTI_REFERENCE_STATES = 8 };
 
 /* Reads element `index` of operand i of the run, where index is a sum of coordinates times strides. */
 static inline double wefti_in(const wefti_cpu_run *run, int32_t i, int64_t index) {

@@ -1,15 +1,16 @@
 /* Whether a call is one that op.h allows: arity, dtypes and shapes, family by family.
  *
- * Graphs are checked where they are built; this check guards memory. After it no plain kernel reads or writes outside
+ * Graphs are checked where they are built; this check guards memory. After it no kernel of any device reads or writes outside
  * its operands, whatever a planner handed in, and no op is computed in a dtype that it has no meaning for. */
-#include "core/cpu/reference/reference.h"
 #include "core/iface/custom.h"
 #include "core/iface/rule.h"
+#include "core/tensor/check.h"
+#include "core/tensor/operand.h"
 
 static weft_status refuse(weft_status status, const wefti_call *call, const char *why) {
     const wefti_operand *x = call->n_inputs > 0 ? &call->inputs[0] : NULL,
                         *y = call->n_outputs > 0 ? &call->outputs[0] : NULL;
-    return wefti_fail(status, "cpu: %s '%s' (%s%s -> %s%s): %s", wefti_ops[call->op].name, call->name ? call->name : "",
+    return wefti_fail(status, "%s '%s' (%s%s -> %s%s): %s", wefti_ops[call->op].name, call->name ? call->name : "",
                       x ? weft_dtype_name(x->dtype) : "nothing", x ? weft_shape_text(x->shape).text : "",
                       y ? weft_dtype_name(y->dtype) : "nothing", y ? weft_shape_text(y->shape).text : "", why);
 }
@@ -385,7 +386,7 @@ static weft_status check_update(const wefti_call *call) {
     const wefti_rule    *rule = call->attrs->update.rule;
     if (y->dtype != WEFT_F32 && y->dtype != WEFT_F64)
         return refuse(WEFT_E_UNSUPPORTED, call, "solver rules work on f32 and f64; keep a master copy in f32");
-    SHAPE(rule && rule->n_states <= WEFTI_REFERENCE_STATES && call->n_inputs == 3 + rule->n_states,
+    SHAPE(rule && rule->n_states <= WEFTI_RULE_STATES && call->n_inputs == 3 + rule->n_states,
           "the rule has other states");
     SHAPE(hyper->dtype == WEFT_F64 && wefti_operand_elements(hyper) == WEFTI_HYPER_COUNT &&
               wefti_operand_is_contiguous(hyper),
@@ -398,8 +399,6 @@ static weft_status check_update(const wefti_call *call) {
         SHAPE(call->inputs[i].dtype == y->dtype && wefti_operand_is_contiguous(&call->inputs[i]) &&
                   wefti_operand_elements(&call->inputs[i]) == wefti_operand_elements(y),
               "a state differs from the parameter");
-    if (!(y->dtype == WEFT_F64 ? rule->apply_f64 : rule->apply_f32))
-        return refuse(WEFT_E_UNSUPPORTED, call, "the rule has no function for this dtype");
     return WEFT_OK;
 }
 
@@ -450,9 +449,19 @@ static weft_status check_operands(const wefti_call *call) {
     return WEFT_OK;
 }
 
-weft_status wefti_cpu_check(const wefti_call *call) {
-    if ((unsigned)call->op >= WEFT_OP_COUNT) return wefti_fail(WEFT_E_INVALID, "cpu: no operation %d", (int)call->op);
-    if (!wefti_cpu_reference[call->op]) return refuse(WEFT_E_UNSUPPORTED, call, "not something that a device computes");
+/* Leaves with memory, MODE and communication never reach a device. */
+bool wefti_op_is_computed(weft_op op) {
+    switch (wefti_ops[op].family) {
+    case WEFTI_LEAF: return op == WEFT_OP_FULL || op == WEFT_OP_ARANGE || op == WEFT_OP_RANDOM;
+    case WEFTI_PLAN: return op == WEFT_OP_FUSED;
+    case WEFTI_COMM: return false;
+    default: return true;
+    }
+}
+
+weft_status wefti_call_check(const wefti_call *call) {
+    if ((unsigned)call->op >= WEFT_OP_COUNT) return wefti_fail(WEFT_E_INVALID, "there is no operation %d", (int)call->op);
+    if (!wefti_op_is_computed(call->op)) return refuse(WEFT_E_UNSUPPORTED, call, "not something that a device computes");
     WEFTI_TRY(check_operands(call));
     switch (call->op) {
     case WEFT_OP_RANDOM: return check_random(call);
