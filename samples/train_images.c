@@ -6,7 +6,7 @@
 #include "weft.h"
 
 static const char *model = "cnn", *data = "/usr/share/datasets/fashion-mnist", *images, *labels, *test_images, *test_labels;
-static const char *log_path, *plot_path, *checkpoint_path;
+static const char *log_path, *plot_path, *checkpoint_path, *precision = "f32";
 static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, accumulate = 1, max_steps, checkpoint_every;
 static double      rate = 1e-3, decay = 0, clip = 0;
 static bool        resume, quiet, describe, stop_on_nan = true;
@@ -60,7 +60,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
                              .regulariser = weft_l2(decay),
                              .solver = weft_adam(rate, .clip_norm = clip,
                                                  .schedule = {.kind = WEFT_COSINE, .steps = epochs * weft_loader_batches(loader), .floor = 0.02}),
-                             .strategy = {.accumulate = (int32_t)accumulate},
+                             .strategy = {.accumulate = (int32_t)accumulate, .precision = weft_dtype_of(precision)},
                              .ignore_nan = !stop_on_nan};
     weft_trainer *trainer = NULL;
     weft_status   status = weft_trainer_create(world, &program, &trainer);
@@ -92,6 +92,7 @@ int main(int argc, char **argv) {
         {"rate", CLI_REAL, &rate, "learning rate of Adam"},
         {"l2", CLI_REAL, &decay, "weight of the L2 regulariser"},
         {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any"},
+        {"precision", CLI_TEXT, &precision, "of products and activations: f32, bf16 or f16"},
         {"seed", CLI_INTEGER, &seed, "of parameters and of shuffling"},
         {"data", CLI_TEXT, &data, "folder with Fashion-MNIST's four files"},
         {"images", CLI_TEXT, &images, "IDX file of training images, plain or gzip"},

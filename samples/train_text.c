@@ -6,7 +6,7 @@
 #include "cli.h"
 #include "weft.h"
 
-static const char *text_path, *log_path, *plot_path, *checkpoint_path;
+static const char *text_path, *log_path, *plot_path, *checkpoint_path, *precision = "f32";
 static int64_t     layers = 6, heads = 6, width = 384, context = 256, batch_size = 12, epochs = 1, max_steps, decay_steps, seed = 1, sample = 400,
                accumulate = 1, checkpoint_every;
 static double      rate = 1e-3, dropout = 0, clip = 1, temperature = 0.8;
@@ -84,7 +84,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_program program = {.loss = weft_cross_entropy(logits, targets),
                             .solver = weft_adamw(rate, .beta2 = 0.99, .weight_decay = 0.1, .clip_norm = clip,
                                                  .schedule = {.kind = WEFT_COSINE, .warmup = steps / 20, .steps = steps - steps / 20, .floor = 0.1}),
-                            .strategy = {.accumulate = (int32_t)accumulate},
+                            .strategy = {.accumulate = (int32_t)accumulate, .precision = weft_dtype_of(precision)},
                             .ignore_nan = !stop_on_nan};
     weft_trainer *trainer = NULL;
     const char   *text = NULL;
@@ -118,6 +118,7 @@ int main(int argc, char **argv) {
         {"decay-steps", CLI_INTEGER, &decay_steps, "steps until the rate is at its lowest; 0: all"},
         {"dropout", CLI_REAL, &dropout, "share of activations that are dropped"},
         {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any"},
+        {"precision", CLI_TEXT, &precision, "of products and activations: f32, bf16 or f16"},
         {"seed", CLI_INTEGER, &seed, "of parameters, shuffling and the text"},
         {"sample", CLI_INTEGER, &sample, "characters to write at the end"},
         {"temperature", CLI_REAL, &temperature, "of the text: lower is safer"},

@@ -50,6 +50,17 @@ static inline const char *weft_dtype_name(weft_dtype dtype) {
     }
 }
 
+/* The dtype of a name: WEFT_BF16 for "bf16"; WEFT_DTYPE_COUNT, which every function that takes a dtype refuses, for one that is none. */
+static inline weft_dtype weft_dtype_of(const char *name) {
+    for (int dtype = 0; name && dtype < WEFT_DTYPE_COUNT; dtype++) {
+        const char *text = weft_dtype_name((weft_dtype)dtype);
+        size_t      i = 0;
+        while (text[i] && text[i] == name[i]) i++;
+        if (text[i] == name[i]) return (weft_dtype)dtype;
+    }
+    return WEFT_DTYPE_COUNT;
+}
+
 /* True for F32, F64, BF16 and F16, the types that carry gradients. */
 static inline bool weft_dtype_is_float(weft_dtype dtype) {
     return dtype == WEFT_F32 || dtype == WEFT_F64 || dtype == WEFT_BF16 || dtype == WEFT_F16;

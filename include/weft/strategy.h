@@ -1,11 +1,13 @@
 /* Strategies: how a program is split over ranks. A plain value; zero is data parallelism over all ranks of the world.
  *
  * A strategy never changes the program: losses, counts, batch statistics, dropout, clipping and regularisers mean the global
- * batch under every strategy, so one rank and N ranks agree to rounding. */
+ * batch under every strategy, so one rank and N ranks agree to rounding (to that of its precision). */
 #ifndef WEFT_STRATEGY_H
 #define WEFT_STRATEGY_H
 
 #include <stdint.h>
+
+#include "weft/dtype.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,6 +22,11 @@ typedef struct weft_strategy {
     weft_sync sync;
     int32_t   accumulate; /* micro-batches that a rank computes one after another before an update; 0: 1. Exact: the result is that
                              of the whole batch. Batch statistics need all micro-batches up to them at once */
+    weft_dtype precision; /* what matrix products, convolutions, attention and what lies between them are computed in. WEFT_F32 (0): as the
+                             program is written. WEFT_BF16, WEFT_F16: f32 parameters are cast where they are used and stay f32 where they are
+                             updated, as do gradients, norms and reductions over ranks; long sums, exponentials and losses stay f32
+                             (Micikevicius et al. 2018). F16 scales the loss by itself: a step whose gradient overflows is skipped and the
+                             scale halved. Evaluators compute as the program is written. Not with L-BFGS */
     int64_t   bucket_bytes; /* gradients travel in messages of about this size; 0: 4 MiB */
 } weft_strategy;
 

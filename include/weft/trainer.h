@@ -43,8 +43,8 @@ typedef struct weft_report {
     int64_t  step;            /* number of this step, from 1 */
     double   loss;            /* L over the global batch, before the update and without the regulariser */
     double   rate;            /* learning rate of this step; L-BFGS: the length that the line search found */
-    double   gradient_norm;   /* global 2-norm of the gradient of L before clipping, with clip_norm; L-BFGS: of L + Omega; else 0 */
-    bool     skipped;         /* the loss was not finite and the program ignores that */
+    double   gradient_norm;   /* global 2-norm of the gradient of L before clipping, with clip_norm or f16; L-BFGS: of L + Omega; else 0 */
+    bool     skipped;         /* the loss was not finite and the program ignores that, or a gradient in f16 overflowed: nothing changed */
     int64_t  rows;            /* of the global batch */
     uint64_t step_ns;         /* wall time of the step on this rank */
     uint64_t wait_ns;         /* of it, waiting for other ranks with nothing to compute */

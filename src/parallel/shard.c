@@ -34,6 +34,10 @@ static bool elementwise_keeps_sum(wefti_shard *s) {
     case WEFT_OP_NEG:
     case WEFT_OP_COPY:
     case WEFT_OP_DETACH: keeps = is_sum(&in[0]); break;
+    case WEFT_OP_CAST: /* to a wider type: sums of many ranks are made in that */
+        keeps = is_sum(&in[0]) && weft_dtype_is_float(input(s, 0)->dtype) &&
+                weft_dtype_bytes(input(s, 0)->dtype) <= weft_dtype_bytes(s->node->outputs[0].dtype);
+        break;
     case WEFT_OP_ADD:
     case WEFT_OP_SUB: keeps = is_sum(&in[0]) && is_sum(&in[1]); break;
     case WEFT_OP_MUL:

@@ -54,6 +54,10 @@ static weft_status write_file(weft_trainer *trainer, const char *path, const wef
     WEFTI_TRY_GOTO(add_variables(trainer, writer), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_u64(writer, "weft.seed", trainer->graph->seed), done);
+    if (trainer->program.strategy.precision == WEFT_F16) {
+        WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.loss_scale", trainer->scale.exponent), done);
+        WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.loss_scale_good", trainer->scale.good), done);
+    }
     if (loader) WEFTI_TRY_GOTO(weft_loader_save_to(loader, "train", writer), done);
     status = weft_checkpoint_commit(writer);
 done:
@@ -75,6 +79,7 @@ typedef struct snapshot {
     size_t         size_bytes;
     struct {
         int64_t           step, lbfgs_used, lbfgs_next;
+        wefti_loss_scale  scale;
         weft_loader_state loader;
     } numbers;
 } snapshot;
@@ -117,6 +122,18 @@ static weft_status check_seed(const weft_trainer *trainer, const weft_checkpoint
                       "create the graph with the saved seed", (unsigned long long)seed, (unsigned long long)trainer->graph->seed);
 }
 
+/* A run may go on in another precision than the one that saved it: then there is no scale, or one that nobody needs. */
+static weft_status read_scale(const weft_trainer *trainer, const weft_checkpoint *file, wefti_loss_scale *scale_out) {
+    *scale_out = trainer->scale;
+    weft_status status = weft_checkpoint_read_i64(file, "weft.loss_scale", &scale_out->exponent);
+    if (status == WEFT_E_NOT_FOUND) return WEFT_OK;
+    WEFTI_TRY(status);
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.loss_scale_good", &scale_out->good));
+    if (scale_out->exponent >= WEFTI_LOSS_SCALE_LEAST && scale_out->exponent <= WEFTI_LOSS_SCALE_MOST && scale_out->good >= 0) return WEFT_OK;
+    return wefti_fail(WEFT_E_CORRUPT, "the scale of the loss is 2^%lld, after %lld good steps; it is between 2^%d and 2^%d",
+                      (long long)scale_out->exponent, (long long)scale_out->good, WEFTI_LOSS_SCALE_LEAST, WEFTI_LOSS_SCALE_MOST);
+}
+
 static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, weft_loader *loader, snapshot *s) {
     size_t  at = 0;
     int32_t n = weft_variables_count(trainer->variables);
@@ -137,6 +154,7 @@ static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *f
                               (long long)s->numbers.lbfgs_used, (long long)s->numbers.lbfgs_next, state.history);
     }
     WEFTI_TRY(check_seed(trainer, file));
+    WEFTI_TRY(read_scale(trainer, file, &s->numbers.scale));
     WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.step", &s->numbers.step));
     if (loader) WEFTI_TRY(read_loader(file, loader, &s->numbers.loader));
     return weft_checkpoint_expect_all_read(file, NULL);
@@ -173,6 +191,7 @@ static weft_status take_over(weft_trainer *trainer, weft_loader *loader, const s
         *state.next = (int32_t)s->numbers.lbfgs_next;
     }
     trainer->steps = s->numbers.step;
+    trainer->scale = s->numbers.scale;
     return WEFT_OK;
 }
 

@@ -49,7 +49,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
     const double numbers[] = {s->rate, s->kind, s->momentum, s->nesterov, s->beta1, s->beta2, s->rho, s->epsilon, s->weight_decay,
                               s->history, s->line_search, s->clip_norm, s->clip_value, t->kind, (double)t->warmup, (double)t->steps,
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
-                              program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
+                              program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes, program->strategy.precision,
                               program->ignore_nan};
     return mix(hash, numbers, sizeof numbers);
 }
@@ -117,6 +117,9 @@ static weft_status open_plans(weft_trainer *trainer) {
 
 static weft_status build(weft_trainer *trainer) {
     WEFTI_TRY(check_strategy(trainer->world, &trainer->program));
+    WEFTI_TRY(wefti_training_check(&trainer->program));
+    WEFTI_TRY(wefti_precision_lower(&trainer->program));
+    trainer->scale.exponent = WEFTI_LOSS_SCALE_START;
     WEFTI_TRY(wefti_training_build(&trainer->program, &trainer->training));
     trainer->graph = weft_graph_retain(trainer->program.loss->graph);
     uint64_t hash = program_hash(trainer->graph, &trainer->program);
@@ -179,10 +182,31 @@ static uint64_t now_ns(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static bool scales_loss(const weft_trainer *trainer) { return trainer->program.strategy.precision == WEFT_F16; }
+
+/* What a step says of the scale of the loss. Ranks see the same numbers, so they agree. */
+static weft_status follow_scale(weft_trainer *trainer, bool overflowed) {
+    wefti_loss_scale *scale = &trainer->scale;
+    if (!overflowed) {
+        if (++scale->good < WEFTI_LOSS_SCALE_PATIENCE) return WEFT_OK;
+        if (scale->exponent < WEFTI_LOSS_SCALE_MOST) scale->exponent++;
+        scale->good = 0;
+        return WEFT_OK;
+    }
+    scale->good = 0;
+    if (scale->exponent-- > WEFTI_LOSS_SCALE_LEAST) return WEFT_OK;
+    return wefti_fail(WEFT_E_NAN, "the gradient overflows f16 at step %lld, however small the loss is scaled: it is not finite; use "
+                      "precision bf16, or a smaller learning rate", (long long)trainer->steps + 1);
+}
+
 /* One plan run: forward, backward, updates. */
 static weft_status run_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report) {
     double hyper[WEFTI_HYPER_COUNT];
     WEFTI_TRY(wefti_hyper_fill(&trainer->program.solver, trainer->steps + 1, hyper));
+    if (scales_loss(trainer)) {
+        hyper[WEFTI_HYPER_LOSS_SCALE] = ldexp(1, (int)trainer->scale.exponent);
+        hyper[WEFTI_HYPER_SCALE] = ldexp(1, -(int)trainer->scale.exponent);
+    }
     weft_plan *plan = NULL;
     WEFTI_TRY(wefti_plan_set_get(&trainer->plans, batch->global_rows, &plan));
     weft_plan_set_step(plan, trainer->steps);
@@ -195,7 +219,12 @@ static weft_status run_step(weft_trainer *trainer, const weft_batch *batch, weft
     report->rate = hyper[WEFTI_HYPER_RATE];
     report->evaluations = 1;
     report->wait_ns = wefti_plan_wait_ns(plan);
-    if (isfinite(report->loss) && isfinite(report->gradient_norm)) return WEFT_OK;
+    bool finite = isfinite(report->gradient_norm);
+    if (scales_loss(trainer) && isfinite(report->loss)) {
+        report->skipped = !finite;
+        return follow_scale(trainer, !finite);
+    }
+    if (isfinite(report->loss) && finite) return WEFT_OK;
     report->skipped = true;
     return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, batch, report->loss, report->gradient_norm, own);
 }

@@ -53,8 +53,21 @@ typedef struct wefti_training {
     weft_tensor  *norm;       /* global norm of the gradient, a scalar; NULL where not asked for */
 } wefti_training;
 
-/* Differentiates and adds updates. The arrays live in graph memory. */
+/* Whether a program is one that can be trained. */
+weft_status wefti_training_check(const weft_program *program);
+/* Differentiates and adds updates; the program was checked. The arrays live in graph memory. */
 weft_status wefti_training_build(const weft_program *program, wefti_training *training_out);
+
+/* Puts the strategy's precision into the program: program->loss and the graph's effects become those of a copy of the forward graph with
+ * its heavy ops in bf16 or f16. Nothing where the precision is f32. */
+weft_status wefti_precision_lower(weft_program *program);
+
+/* The scale of the loss, for f16: halved when a step overflows, doubled after so many steps that did not. Exponents of two. */
+enum { WEFTI_LOSS_SCALE_START = 16, WEFTI_LOSS_SCALE_LEAST = -14, WEFTI_LOSS_SCALE_MOST = 30, WEFTI_LOSS_SCALE_PATIENCE = 2000 };
+typedef struct wefti_loss_scale {
+    int64_t exponent; /* the scale is 2^exponent */
+    int64_t good;     /* steps since it last changed */
+} wefti_loss_scale;
 
 struct weft_trainer {
     weft_world     *world;
@@ -64,6 +77,7 @@ struct weft_trainer {
     wefti_training  training;
     wefti_plan_set  plans;
     int64_t         steps;
+    wefti_loss_scale scale;    /* f16 only */
     struct wefti_lbfgs *lbfgs; /* NULL for other solvers */
 };
 

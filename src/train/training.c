@@ -48,6 +48,9 @@ static weft_tensor *global_norm(weft_graph *graph, const wefti_training *trainin
     return weft_sqrt(sum);
 }
 
+/* Gradients in f16 underflow, unless the loss is made larger first. */
+static bool scales_loss(const weft_program *program) { return program->strategy.precision == WEFT_F16; }
+
 /* hyper with one element replaced by a scalar of the graph. */
 static weft_tensor *replace(weft_tensor *hyper, int32_t index, weft_tensor *scalar) {
     weft_tensor *parts[3] = {weft_slice(hyper, 0, 0, index), weft_reshape(scalar, weft_shape(1)),
@@ -70,7 +73,9 @@ static weft_tensor *guarded_hyper(const weft_program *program, wefti_training *t
     if (training->norm) skip = weft_or(skip, weft_not(weft_isfinite(training->norm)));
     if (program->solver.clip_norm > 0) {
         weft_tensor *limit = weft_scalar(graph, WEFT_F64, program->solver.clip_norm);
-        hyper = replace(hyper, WEFTI_HYPER_SCALE, weft_minimum_scalar(weft_div(limit, training->norm), 1));
+        weft_tensor *factor = weft_minimum_scalar(weft_div(limit, training->norm), 1);
+        if (scales_loss(program)) factor = weft_mul(factor, hyper_at(hyper, WEFTI_HYPER_SCALE));
+        hyper = replace(hyper, WEFTI_HYPER_SCALE, factor);
     }
     return replace(hyper, WEFTI_HYPER_SKIP, weft_cast(skip, WEFT_F64));
 }
@@ -118,7 +123,7 @@ static void add_update(const weft_program *program, const wefti_rule *rule, weft
     wefti_emit(parameter->graph, WEFT_OP_UPDATE, &attrs, inputs, 3 + rule->n_states, NULL);
 }
 
-static weft_status check_program(const weft_program *program) {
+weft_status wefti_training_check(const weft_program *program) {
     if (!program->loss) return wefti_fail(WEFT_E_INVALID, "the program has no loss");
     if (!program->loss->graph) return wefti_fail(WEFT_E_INVALID, "the program's loss is poisoned: a builder was given NULL");
     WEFTI_TRY(wefti_graph_status(program->loss->graph));
@@ -145,14 +150,15 @@ static weft_status check_program(const weft_program *program) {
 
 weft_status wefti_training_build(const weft_program *program, wefti_training *training) {
     memset(training, 0, sizeof *training);
-    WEFTI_TRY(check_program(program));
     weft_graph *graph = program->loss->graph;
     WEFTI_TRY(find_parameters(graph, program->loss, training));
     weft_tensor *loss = weft_reshape(program->loss, weft_shape_scalar());
+    training->hyper = weft_input(graph, "weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), .replicated = true);
+    if (scales_loss(program)) loss = weft_mul(loss, weft_cast(hyper_at(training->hyper, WEFTI_HYPER_LOSS_SCALE), loss->dtype));
     WEFTI_TRY(weft_gradients(loss, training->parameters, training->n, training->gradients));
     bool judged = program->solver.kind == WEFT_LBFGS && graph->n_effects > 0; /* the host looks at the norm, but after the states */
-    if (program->solver.clip_norm > 0 || judged) training->norm = global_norm(graph, training);
-    training->hyper = weft_input(graph, "weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), .replicated = true);
+    if (program->solver.clip_norm > 0 || judged || scales_loss(program)) training->norm = global_norm(graph, training);
+    if (scales_loss(program)) training->norm = weft_mul(training->norm, hyper_at(training->hyper, WEFTI_HYPER_SCALE));
     weft_tensor *hyper = guarded_hyper(program, training);
     if (program->solver.kind != WEFT_LBFGS) {
         const wefti_rule *rule = wefti_rule_for(&program->solver);

@@ -63,6 +63,9 @@ Test(parity, accumulation_on_one_rank) { agrees("adam", "f64", 3, 0, NULL, 1e-9)
 Test(parity, accumulation_on_two_ranks) { agrees("adam", "f64", 2, 2, "shm", 1e-9); }
 Test(parity, accumulation_in_f32_on_two_ranks) { agrees("sgd", "f32", 4, 2, "shm", 1e-5); }
 
+/* Rows are rounded one by one; what is left is that a rank's share of a weight's gradient is rounded before shares are added. */
+Test(parity, sgd_in_bf16_on_two_ranks) { agrees("sgd", "bf16", 1, 2, "shm", 2e-3); }
+
 /* The other solvers, the rows' proximal step and clipping by value with them. Line searches magnify rounding: fewer steps. */
 Test(parity, nesterov_on_three_ranks) { agree((run){"nesterov", "f64", 2, 30, false}, 3, "shm", 1e-9); }
 /* The gradient of a bias before batch norm is nothing but rounding, which this solver's first steps make large. */

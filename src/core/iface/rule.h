@@ -29,6 +29,7 @@ enum {
     WEFTI_HYPER_A,     /* the rule's own: momentum, beta1, rho */
     WEFTI_HYPER_B,     /* beta2 */
     WEFTI_HYPER_EPS,
+    WEFTI_HYPER_LOSS_SCALE, /* the loss was multiplied by this before it was differentiated; SCALE undoes it. No rule reads it */
     WEFTI_HYPER_COUNT
 };
 

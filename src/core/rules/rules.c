@@ -67,6 +67,7 @@ weft_status wefti_hyper_fill(const weft_solver *solver, int64_t step, double hyp
                                : solver->kind == WEFT_RMSPROP ? or_default(solver->rho, 0.99)
                                                               : or_default(solver->beta1, 0.9);
     hyper_out[WEFTI_HYPER_B] = or_default(solver->beta2, 0.999);
+    hyper_out[WEFTI_HYPER_LOSS_SCALE] = 1;
     hyper_out[WEFTI_HYPER_EPS] = or_default(solver->epsilon, solver->kind == WEFT_ADAGRAD ? 1e-10 : 1e-8);
     return WEFT_OK;
 }

@@ -1,6 +1,6 @@
 /* Trains a network that has everything that is defined over the global batch (batch norm, dropout, ignored labels, a last batch
  * that no number of ranks divides, clipping by global norm, accumulation), and writes its parameters, for comparing numbers
- * of ranks. usage: parity SOLVER f32|f64 MICRO STEPS OUT [recompute] */
+ * of ranks. usage: parity SOLVER f32|f64|bf16 (f32 with that precision) MICRO STEPS OUT [recompute] */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,7 +92,8 @@ int main(int argc, char **argv) {
     weft_tensor *target = weft_input(graph, "label", WEFT_I32, weft_shape(BATCH));
     weft_tensor *loss = weft_cross_entropy(network(image, argc == 7), target, .ignore = true, .ignored = -100, .smoothing = 0.1);
     weft_program program = {.loss = loss, .regulariser = regulariser_of(argv[1]), .solver = solver_of(argv[1]),
-                            .strategy = {.accumulate = atoi(argv[3])}};
+                            .strategy = {.accumulate = atoi(argv[3]),
+                                         .precision = strcmp(argv[2], "bf16") == 0 ? WEFT_BF16 : WEFT_F32}};
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     for (long i = 0; i < steps; i++) {
         if ((status = weft_loader_next(loader, &batch)) != WEFT_OK) goto done;
