@@ -1,0 +1,65 @@
+/* cuBLASLt from inside: the table of its functions, what a device keeps of it, and how an algorithm is chosen for a product. */
+#ifndef WEFTI_CUDA_BLAS_H
+#define WEFTI_CUDA_BLAS_H
+
+#include <cublasLt.h>
+
+#include "cuda/cuda.h"
+#include "cuda/library.h"
+#include "cuda/product.h"
+
+#define WEFTI_CUDA_BLAS_FUNCTIONS(X)                                                                                              \
+    X(cublasLtCreate) X(cublasLtDestroy) X(cublasLtGetVersion) X(cublasLtGetStatusString)                                         \
+    X(cublasLtMatmulDescCreate) X(cublasLtMatmulDescDestroy) X(cublasLtMatmulDescSetAttribute)                                    \
+    X(cublasLtMatrixLayoutCreate) X(cublasLtMatrixLayoutDestroy) X(cublasLtMatrixLayoutSetAttribute)                              \
+    X(cublasLtMatmulPreferenceCreate) X(cublasLtMatmulPreferenceDestroy) X(cublasLtMatmulPreferenceSetAttribute)                  \
+    X(cublasLtMatmulAlgoGetHeuristic) X(cublasLtMatmulAlgoCheck) X(cublasLtMatmul)
+typedef struct wefti_cuda_blas_functions {
+    WEFTI_CUDA_BLAS_FUNCTIONS(WEFTI_CUDA_FUNCTION)
+} wefti_cuda_blas_functions;
+
+/* The library's functions, loaded at the first call; NULL, with the reason in *why_out (which may be NULL), where it is not there. */
+const wefti_cuda_blas_functions *wefti_cuda_blas_load(const char **why_out);
+/* For tests: what to use in the library's place. Before the first device is created. */
+void wefti_cuda_blas_stand_in(const wefti_cuda_blas_functions *functions);
+
+/* What a device keeps: made by the first product that is prepared, released with the device. */
+typedef struct wefti_cuda_blas {
+    const wefti_cuda_blas_functions *f;
+    cublasLtHandle_t                 handle;
+    cublasLtMatmulPreference_t       preference;
+    struct wefti_cuda_blas_known    *known; /* algorithms chosen so far */
+} wefti_cuda_blas;
+
+/* What decides on an algorithm; compared as bytes, so zeroed before it is filled. The first matrix is column-major [n, k] after op, the
+ * second [k, m], the result [n, m]. */
+typedef struct wefti_cuda_blas_key {
+    uint64_t version; /* of the library */
+    char     device[48];
+    int32_t  major, minor, multiprocessors, format; /* format: of this struct */
+    int32_t  dtype, compute, first_turned, second_turned;
+    int64_t  m, n, k, first_ld, second_ld;
+    int64_t  batch, first_stride, second_stride, result_stride;
+    int32_t  first_alignment, second_alignment, result_alignment, reduction; /* bytes; the schemes allowed for split sums */
+    int64_t  workspace_bytes;                                               /* at most */
+} wefti_cuda_blas_key;
+
+/* A product as cuBLASLt takes it. */
+typedef struct wefti_cuda_blas_product {
+    wefti_cuda_blas_key    key;
+    cublasLtMatmulDesc_t   operation;
+    cublasLtMatrixLayout_t first, second, result;
+    cublasLtMatmulAlgo_t   algo;
+    size_t                 workspace_bytes; /* of the algorithm */
+} wefti_cuda_blas_product;
+
+/* Enqueues one product (or strided batch). */
+cublasStatus_t wefti_cuda_blas_multiply(const wefti_cuda_blas *blas, const wefti_cuda_blas_product *p, const void *first, const void *second,
+                                        void *result, void *workspace, cudaStream_t stream);
+/* Fills `algo` and `workspace_bytes` for a product with descriptors: what was chosen before for the key, in this process or an earlier one;
+ * else the fastest of the heuristic's best, measured, where the product is large enough to be worth it; else the heuristic's first.
+ * WEFT_E_UNSUPPORTED where cuBLASLt has no algorithm. blas_choose.c */
+WEFT_MUST_CHECK weft_status wefti_cuda_blas_choose(wefti_cuda *cuda, wefti_cuda_blas_product *p);
+void wefti_cuda_blas_forget(wefti_cuda_blas *blas);
+
+#endif
