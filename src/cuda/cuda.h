@@ -39,6 +39,8 @@ typedef struct wefti_cuda_options {
  * or no such device; WEFT_E_NO_MEMORY, WEFT_E_DEVICE. A program is launched by one thread at a time, and all of a device's programs from
  * one thread at a time: they share one stream, in whose order everything happens. */
 WEFT_MUST_CHECK weft_status wefti_cuda_create(const wefti_cuda_options *options, wefti_device **device_out);
+/* Whether this process sees a GPU at all: what device "auto" goes by. */
+bool wefti_cuda_is_there(void);
 /* "NVIDIA H200 (sm_90, 132 multiprocessors, 139.8 GiB)"; owned by the device. */
 const char *wefti_cuda_describe(const wefti_device *device);
 /* Bytes that the device's memory holds for its users now, and the most that it ever held. Exact: what was asked for, rounded to 256. */

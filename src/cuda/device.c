@@ -1,0 +1,193 @@
+/* The CUDA device: opening it, its errors, and the contract's table.
+ *
+ * One device is one GPU and one stream, in whose order everything happens: copies, kernels, graphs. Nothing waits but reads, large writes
+ * and what a kernel that calls the host needs. An error that spoils the driver's context for good is kept, and every later call gives it. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/inside.h"
+
+/* Errors after which nothing works in this process any more. */
+static bool stays(cudaError_t error) {
+    switch (error) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorHardwareStackError:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorCudartUnloading:
+    case cudaErrorMpsRpcFailure:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorUnknown: return true;
+    default: return false;
+    }
+}
+
+weft_status wefti_cuda_check(wefti_cuda *cuda, cudaError_t error, const char *what) {
+    if (error == cudaSuccess) return WEFT_OK;
+    (void)cudaGetLastError(); /* or the next launch would report it once more */
+    if (stays(error)) {
+        if (cuda->broken == WEFT_OK)
+            snprintf(cuda->inside->fault, sizeof cuda->inside->fault, "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+        cuda->broken = WEFT_E_DEVICE;
+        return wefti_fail(WEFT_E_DEVICE, "cuda:%d, %s: %s (%s). Kernels run later than they are launched, so it may have been an earlier one: "
+                          "WEFT_CUDA_CAPTURE=0 CUDA_LAUNCH_BLOCKING=1 tell which. This process cannot use the GPU any more",
+                          (int)cuda->ordinal, what, cudaGetErrorString(error), cudaGetErrorName(error));
+    }
+    return wefti_fail(error == cudaErrorMemoryAllocation ? WEFT_E_NO_MEMORY : WEFT_E_DEVICE, "cuda:%d, %s: %s (%s)", (int)cuda->ordinal, what,
+                      cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+weft_status wefti_cuda_enter(wefti_cuda *cuda) {
+    if (cuda->broken != WEFT_OK)
+        return wefti_fail(cuda->broken, "cuda:%d failed before (%s); start the process again to use it", (int)cuda->ordinal, cuda->inside->fault);
+    return wefti_cuda_check(cuda, cudaSetDevice(cuda->ordinal), "choosing the device");
+}
+
+/* Collectives over host wires reduce in host memory; nobody asks this device. */
+static weft_status reduce(void *device, void *dst, const void *const *sources, int32_t source_count, size_t count, weft_dtype dtype,
+                          wefti_reduce_op op, int32_t divisor) {
+    (void)dst, (void)sources, (void)source_count, (void)count, (void)dtype, (void)op, (void)divisor;
+    return wefti_fail(WEFT_E_UNSUPPORTED, "cuda:%d reduces nothing for collectives: they work in host memory", (int)((wefti_cuda *)device)->ordinal);
+}
+
+static int32_t threads(wefti_device *device) { return wefti_cuda_of(device)->multiprocessors; }
+
+static void release(wefti_device *device) {
+    if (!device) return;
+    wefti_cuda *cuda = wefti_cuda_of(device);
+    (void)cudaSetDevice(cuda->ordinal);
+    if (cuda->stream) (void)cudaStreamSynchronize(cuda->stream);
+    wefti_cuda_memory_close(cuda);
+    if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
+    (void)cudaGetLastError();
+    pthread_mutex_destroy(&cuda->inside->lock);
+    wefti_free(cuda->inside, sizeof *cuda->inside);
+    wefti_free(cuda, sizeof *cuda);
+}
+
+static const wefti_device_vtable vtable = {
+    .kind = "cuda",
+    .host_memory = false,
+    .fuses_reductions = false,
+    .release = release,
+    .allocate = wefti_cuda_allocate,
+    .deallocate = wefti_cuda_deallocate,
+    .write = wefti_cuda_write,
+    .read = wefti_cuda_read,
+    .query = wefti_cuda_query,
+    .compile = wefti_cuda_compile,
+    .release_program = wefti_cuda_release_program,
+    .launch = wefti_cuda_launch_program,
+    .reduce = reduce,
+    .threads = threads,
+};
+
+/* "13.0" of 13000. */
+static const char *version_text(int version, char text[16]) {
+    snprintf(text, 16, "%d.%d", version / 1000, version % 1000 / 10);
+    return text;
+}
+
+/* How many GPUs there are; why there is none. */
+static weft_status count_devices(int *count_out) {
+    char        driver[16], runtime[16];
+    int         driver_version = 0, runtime_version = 0;
+    cudaError_t error = cudaGetDeviceCount(count_out);
+    if (error == cudaSuccess && *count_out > 0) return WEFT_OK;
+    *count_out = 0;
+    (void)cudaGetLastError();
+    (void)cudaDriverGetVersion(&driver_version);
+    (void)cudaRuntimeGetVersion(&runtime_version);
+    version_text(driver_version, driver);
+    version_text(runtime_version, runtime);
+    if (driver_version == 0)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "device 'cuda': this machine has no NVIDIA driver (libcuda.so.1); this build wants one for CUDA %s",
+                          runtime);
+    if (error == cudaErrorInsufficientDriver)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "device 'cuda': the driver is for CUDA %s and this build needs %s: install a newer driver, or build "
+                          "with an older toolkit", driver, runtime);
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    if (error == cudaSuccess || error == cudaErrorNoDevice)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "device 'cuda': the driver (CUDA %s) shows no GPU%s%s", driver,
+                          visible ? "; CUDA_VISIBLE_DEVICES is " : "", visible ? visible : "");
+    return wefti_fail(WEFT_E_DEVICE, "device 'cuda': the driver (CUDA %s) does not start: %s (%s)", driver, cudaGetErrorString(error),
+                      cudaGetErrorName(error));
+}
+
+bool wefti_cuda_is_there(void) {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+}
+
+/* The device that is meant by `ordinal`. */
+static weft_status choose_ordinal(int32_t ordinal, int32_t *ordinal_out) {
+    int         count = 0;
+    const char *local = getenv("WEFT_LOCAL_RANK");
+    WEFTI_TRY(count_devices(&count));
+    if (ordinal >= count)
+        return wefti_fail(WEFT_E_NOT_FOUND, "device 'cuda:%d' does not exist: the driver shows %d GPU%s, the last is cuda:%d", (int)ordinal, count,
+                          count == 1 ? "" : "s", count - 1);
+    if (ordinal < 0 && local) ordinal = (int32_t)(strtol(local, NULL, 10) % count);
+    *ordinal_out = ordinal < 0 ? 0 : ordinal;
+    return WEFT_OK;
+}
+
+/* What the environment says: "0" is no, anything else yes; not set: `otherwise`. */
+static bool wish(const char *name, bool otherwise) {
+    const char *text = getenv(name);
+    return text && *text ? strcmp(text, "0") != 0 : otherwise;
+}
+
+static weft_status open_device(wefti_cuda *cuda, const wefti_cuda_options *options) {
+    struct cudaDeviceProp properties;
+    WEFTI_TRY(choose_ordinal(options->ordinal, &cuda->ordinal));
+    WEFTI_TRY(wefti_cuda_enter(cuda));
+    WEFTI_TRY(wefti_cuda_check(cuda, cudaGetDeviceProperties(&properties, cuda->ordinal), "its properties"));
+    cuda->major = properties.major;
+    cuda->minor = properties.minor;
+    cuda->multiprocessors = properties.multiProcessorCount;
+    cuda->shared_most = (int32_t)properties.sharedMemPerBlockOptin;
+    cuda->tf32 = options->tf32 || wish("WEFT_CUDA_TF32", false);
+    cuda->capture = !options->no_capture && wish("WEFT_CUDA_CAPTURE", true);
+    cuda->nvrtc = !options->no_fusion_compiler && wish("WEFT_CUDA_NVRTC", true);
+    snprintf(cuda->inside->description, sizeof cuda->inside->description, "%.100s (sm_%d%d, %d multiprocessors, %.1f GiB)", properties.name,
+             properties.major, properties.minor, properties.multiProcessorCount, (double)properties.totalGlobalMem / 0x1p30);
+    if (cuda->major < 8)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "device 'cuda:%d': %s is older than sm_80, the oldest that this build has kernels for",
+                          (int)cuda->ordinal, cuda->inside->description);
+    WEFTI_TRY(wefti_cuda_check(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "its stream"));
+    return wefti_cuda_memory_open(cuda);
+}
+
+weft_status wefti_cuda_create(const wefti_cuda_options *options, wefti_device **device_out) {
+    static const wefti_cuda_options defaults = {.ordinal = -1};
+    if (!options) options = &defaults;
+    *device_out = NULL;
+    wefti_cuda *cuda = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *cuda, "the CUDA device", &cuda));
+    weft_status status = wefti_alloc(sizeof *cuda->inside, "the CUDA device", &cuda->inside);
+    if (status != WEFT_OK) {
+        wefti_free(cuda, sizeof *cuda);
+        return status;
+    }
+    cuda->base.vtable = &vtable;
+    pthread_mutex_init(&cuda->inside->lock, NULL);
+    status = open_device(cuda, options);
+    if (status != WEFT_OK) {
+        release(&cuda->base);
+        return status;
+    }
+    *device_out = &cuda->base;
+    return WEFT_OK;
+}
+
+const char *wefti_cuda_describe(const wefti_device *device) { return wefti_cuda_of(device)->inside->description; }

@@ -1,0 +1,50 @@
+/* The CUDA device's own inside: what device.c, memory.c and program.c share and no kernel looks at. */
+#ifndef WEFTI_CUDA_INSIDE_H
+#define WEFTI_CUDA_INSIDE_H
+
+#include <pthread.h>
+
+#include "cuda/cuda.h"
+
+/* One piece of device memory from the driver, lent or kept for the next who asks. */
+typedef struct wefti_cuda_block {
+    void  *memory;
+    size_t size_bytes; /* of the piece */
+    size_t lent_bytes; /* 0: nobody's */
+} wefti_cuda_block;
+
+enum { WEFTI_CUDA_RING_SECTIONS = 8 };
+
+struct wefti_cuda_inside {
+    char description[160];
+    char fault[256]; /* what broke the device */
+    /* memory.c */
+    pthread_mutex_t   lock; /* of the blocks: collectives may free from another thread */
+    wefti_cuda_block *blocks;
+    int32_t           n_blocks, room;
+    int64_t           held_bytes, peak_bytes, kept_bytes; /* kept: of blocks that are nobody's */
+    char             *ring; /* pinned: small writes go through it; a piece at the end takes small reads */
+    char             *landing;
+    int32_t           ring_section; /* being filled, so far up to ring_used */
+    size_t            ring_used;
+    cudaEvent_t       section_free[WEFTI_CUDA_RING_SECTIONS]; /* recorded after the last copy out of the section */
+};
+
+/* Every entry of the device: makes it this thread's device, or says that it is broken. */
+WEFT_MUST_CHECK weft_status wefti_cuda_enter(wefti_cuda *cuda);
+
+/* memory.c */
+WEFT_MUST_CHECK weft_status wefti_cuda_memory_open(wefti_cuda *cuda);
+void wefti_cuda_memory_close(wefti_cuda *cuda);
+weft_status wefti_cuda_allocate(wefti_device *device, size_t size_bytes, const char *what, void **memory_out);
+void        wefti_cuda_deallocate(wefti_device *device, void *memory, size_t size_bytes);
+weft_status wefti_cuda_write(wefti_device *device, void *device_memory, const void *host_memory, size_t size_bytes);
+weft_status wefti_cuda_read(wefti_device *device, void *host_memory, const void *device_memory, size_t size_bytes);
+
+/* program.c */
+weft_status wefti_cuda_query(wefti_device *device, const wefti_call *call, int64_t *scratch_bytes_out);
+weft_status wefti_cuda_compile(wefti_device *device, const wefti_segment *segment, wefti_program **program_out);
+void        wefti_cuda_release_program(wefti_program *program);
+weft_status wefti_cuda_launch_program(wefti_program *program, const wefti_launch *launch);
+
+#endif
