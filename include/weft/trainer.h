@@ -98,8 +98,12 @@ void weft_evaluator_release(weft_evaluator *evaluator);
  * are there. The first batch of a size is planned and allocates. Errors are those of weft_plan_run. */
 WEFT_MUST_CHECK weft_status weft_evaluator_run(weft_evaluator *evaluator, const weft_batch *batch);
 /* An output of the latest run: whole, or this rank's rows where it has an axis that counts samples. Valid until the next
- * run. WEFT_E_STATE before the first, WEFT_E_INVALID for an index that is none. */
+ * run. WEFT_E_STATE before the first, WEFT_E_INVALID for an index that is none. On a device whose memory the host cannot read, data is
+ * NULL: fetch it. */
 WEFT_MUST_CHECK weft_status weft_evaluator_output(const weft_evaluator *evaluator, int32_t index, weft_plan_value *value_out);
+/* Copies an output of the latest run to `values_out`, which has room for exactly its `bytes` (WEFT_E_MISMATCH otherwise). Waits for
+ * the device. Errors as weft_evaluator_output, WEFT_E_DEVICE. */
+WEFT_MUST_CHECK weft_status weft_evaluator_fetch(const weft_evaluator *evaluator, int32_t index, void *values_out, size_t bytes);
 
 #ifdef __cplusplus
 }

@@ -291,3 +291,8 @@ weft_status weft_evaluator_output(const weft_evaluator *evaluator, int32_t index
     if (!evaluator || !evaluator->latest) return wefti_fail(WEFT_E_STATE, "weft_evaluator_output: nothing has run yet");
     return weft_plan_output(evaluator->latest, index, value_out);
 }
+
+weft_status weft_evaluator_fetch(const weft_evaluator *evaluator, int32_t index, void *values_out, size_t bytes) {
+    if (!evaluator || !evaluator->latest) return wefti_fail(WEFT_E_STATE, "weft_evaluator_fetch: nothing has run yet");
+    return weft_plan_fetch(evaluator->latest, index, values_out, bytes);
+}

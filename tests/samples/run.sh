@@ -42,6 +42,7 @@ arguments() { # sets `command` to a small run of sample $1
         train_images) command=("$bin/train_images" --model mlp --batch 24 --epochs 3 "${data[@]}") ;;
         train_text) command=("$bin/train_text" --text text --layers 1 --heads 2 --width 16 --context 16 --batch 8 --dropout 0.1
             --sample 20 --decay-steps 100) ;;
+        train_gpt) command=("$bin/train_gpt" --model tiny --layers 1 --width 16 --text text --context 16 --batch 8 --warmup 2 --sample 20) ;;
         fit_custom) command=("$bin/fit_custom" --epochs 1) ;;
     esac
 }
@@ -58,7 +59,7 @@ ends() { # ends STATUS PATTERN RANKS SAMPLE ARGUMENT...: what it says matches
     [ $? = "$expected" ] || fail "$* should end with $expected: $said"
     has "$*" "$pattern" "$said"
 }
-samples=(train_images train_text fit_custom)
+samples=(train_images train_text train_gpt fit_custom)
 
 case_help() {
     local sample text option
@@ -79,6 +80,9 @@ case_bad_options() {
         ends 2 "takes no value" 0 "$sample" --quiet=yes
         ends 0 "" 0 "$sample" --epochs=1 --max-steps=1 --no-stop-on-nan
     done
+    ends 2 "there are: tiny gpt2 medium large xl" 0 train_gpt --model huge
+    ends 2 "either --data FILE .* or --text FILE" 0 train_gpt --data ids
+    ends 1 "precision" 0 train_gpt --precision bf17
     ends 2 "there are mlp, cnn and resnet20" 0 train_images --model transformer
     local said
     said=$("$bin/train_text" 2>&1)
@@ -149,6 +153,7 @@ resumes() { # resumes SAMPLE
 }
 case_images_resume() { resumes train_images; }
 case_text_resumes() { resumes train_text; }
+case_gpt_resumes() { resumes train_gpt; }
 case_custom_resumes() { resumes fit_custom; }
 
 case_log_and_plot() {
@@ -184,6 +189,17 @@ case_plain_lines() {
     has "tokens" "tokens/s" "$text"
     # 4500 letters are 36 batches: more steps than that take another epoch.
     ends 0 "^epoch 2 done:" 0 train_text --max-steps 40
+}
+
+# A file of 16-bit ids, in bf16: the loss falls, and at the end stand the rate and a sample as numbers.
+case_gpt_on_ids() {
+    local said
+    python3 -c 'import struct; open("ids", "wb").write(b"".join(struct.pack("<H", (i * i) % 13) for i in range(4000)))'
+    said=$("$bin/train_gpt" --model tiny --layers 1 --width 32 --data ids --vocabulary 16 --context 16 --batch 8 --warmup 2 --rate 0.02 \
+        --precision bf16 --epochs 4 --sample 5 --peak 1 2>&1) || fail "$said"
+    has "the loss" "^epoch 4 done:  train loss 0[.]" "$said"
+    has "the rate" "M parameters, [0-9]+ tokens/s, [0-9.]+ TFLOP/s, [0-9.]+ % of 1" "$said"
+    has "the sample" "^([0-9]+ ){5}" "$said"
 }
 
 # On a terminal: one line that is written over, bold where colour is wanted.
