@@ -12,7 +12,7 @@ if(NOT weft_cuda_architectures)
   set(weft_cuda_architectures 80-real 90a-real 90-virtual)
 endif()
 set(weft_cuda_flags -std=c++17 -O3 -lineinfo -fmad=false -Xcompiler=-fPIC,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics
-                    -Xcompiler=-ffp-contract=off,-fno-strict-aliasing,-Wall,-Wextra,-Wno-unused-function)
+                    -Xcompiler=-ffp-contract=off,-fno-strict-aliasing,-Wall,-Wextra,-Wno-unused-function,-Wno-missing-field-initializers)
 foreach(architecture ${weft_cuda_architectures})
   string(REGEX MATCH "^([0-9]+[af]?)(-real|-virtual)?$" fits "${architecture}")
   if(NOT fits)
