@@ -23,6 +23,8 @@ typedef struct weft_world weft_world;
  *   WEFT_STORE=host:port             where rank 0 is met
  *   WEFT_WIRE, WEFT_DEVICE           as .wire and .device
  *   WEFT_THREADS                     threads of the CPU device (weft/threads.h)
+ *   WEFT_CUDA_TF32=1                 f32 products and convolutions on a GPU may round their factors to 10 bits (tf32), which is quicker
+ *   WEFT_CUDA_CAPTURE=0              launch kernels one by one, not as graphs; WEFT_CUDA_NVRTC=0: no kernels compiled at run time. For debugging.
  *   WEFT_INTERFACE                   address of this host to bind to; loopback where it is not set. Another than loopback demands
  *   WEFT_SECRET, WEFT_SECRET_FILE    a secret of 16 bytes or more, the same on every rank: itself, or a file that only its owner can read
  *   WEFT_JOB                         a name, the same on every rank, so that two jobs on one port are not taken for each other */
@@ -32,7 +34,8 @@ typedef struct weft_world_options {
     int32_t     rank, size;      /* size 0: from the environment (weftrun, torchrun, Open MPI, Slurm), else 1 rank */
     const char *store;           /* "host:port" of the rendezvous; NULL: from the environment */
     const char *wire;            /* "shm", "tcp", "verbs", "auto": one that reaches every rank; NULL: from the environment, else auto */
-    const char *device;          /* "cpu"; NULL: from the environment (WEFT_DEVICE), else cpu */
+    const char *device;          /* "cpu"; "cuda:N", the N-th GPU; "cuda", that of this rank among its host's; "auto": cuda where there is a
+                                    GPU, else cpu; NULL: from the environment (WEFT_DEVICE), else cpu */
     weft_threads threads;        /* of the CPU device; sharers is found at the rendezvous */
     int64_t     timeout_ns;      /* for joining and for every wait; 0: 30 s */
     bool        no_control_thread; /* true: faults are noticed only inside calls */

@@ -29,7 +29,8 @@ extern "C" {
 /* --- opening --- */
 
 typedef struct wefti_cuda_options {
-    int32_t ordinal;       /* of the device among those that the driver shows; -1: WEFT_LOCAL_RANK modulo their count */
+    int32_t ordinal;       /* of the device among those that the driver shows; -1: local_rank modulo their count */
+    int32_t local_rank;    /* among the processes of this host */
     bool    tf32;          /* f32 products may round their factors to tf32 (10 bits); also WEFT_CUDA_TF32=1 */
     bool    no_capture;    /* launch call by call, never as a graph; also WEFT_CUDA_CAPTURE=0. For debugging. */
     bool    no_fusion_compiler; /* FUSED calls by the precompiled interpreter, not by NVRTC; also WEFT_CUDA_NVRTC=0 */

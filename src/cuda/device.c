@@ -129,15 +129,14 @@ bool wefti_cuda_is_there(void) {
 }
 
 /* The device that is meant by `ordinal`. */
-static weft_status choose_ordinal(int32_t ordinal, int32_t *ordinal_out) {
-    int         count = 0;
-    const char *local = getenv("WEFT_LOCAL_RANK");
+static weft_status choose_ordinal(const wefti_cuda_options *options, int32_t *ordinal_out) {
+    int     count = 0;
+    int32_t ordinal = options->ordinal;
     WEFTI_TRY(count_devices(&count));
     if (ordinal >= count)
         return wefti_fail(WEFT_E_NOT_FOUND, "device 'cuda:%d' does not exist: the driver shows %d GPU%s, the last is cuda:%d", (int)ordinal, count,
                           count == 1 ? "" : "s", count - 1);
-    if (ordinal < 0 && local) ordinal = (int32_t)(strtol(local, NULL, 10) % count);
-    *ordinal_out = ordinal < 0 ? 0 : ordinal;
+    *ordinal_out = ordinal >= 0 ? ordinal : options->local_rank > 0 ? options->local_rank % count : 0;
     return WEFT_OK;
 }
 
@@ -149,7 +148,7 @@ static bool wish(const char *name, bool otherwise) {
 
 static weft_status open_device(wefti_cuda *cuda, const wefti_cuda_options *options) {
     struct cudaDeviceProp properties;
-    WEFTI_TRY(choose_ordinal(options->ordinal, &cuda->ordinal));
+    WEFTI_TRY(choose_ordinal(options, &cuda->ordinal));
     WEFTI_TRY(wefti_cuda_enter(cuda));
     WEFTI_TRY(wefti_cuda_check(cuda, cudaGetDeviceProperties(&properties, cuda->ordinal), "its properties"));
     cuda->major = properties.major;
