@@ -1,0 +1,285 @@
+/* Pooling in two dimensions, a thread an element of the result. Gradients are gathered: each element of the input's plane looks at the
+ * windows that cover it, in row-major order, so nothing is added by chance.
+ *
+ * MAX_POOL2D_BACKWARD may be handed any index at all. A first pass looks whether every index lies in its own window, as those of
+ * MAX_POOL2D do; where one does not, the gradient is gathered from all of its plane, which is right and slow.
+ * Cost: scratch for one flag. */
+#include "cuda/planes.cuh"
+
+enum { THREADS = 256 /* no shared memory, few registers: any size from 128 on fills a multiprocessor */ };
+enum { CHECK_BLOCKS = 4096 };
+
+/* Sizes of the forward pooling, and strides of the call's inputs, counted in I: 32 bits wherever everything fits. */
+template <typename I> struct pooling {
+    I       channels, height, width, out_height, out_width;
+    I       window[2], stride[2], top, left;
+    I       x_stride[4], index_stride[4];
+    int64_t total; /* elements of the output */
+    bool    exclude_pad, index64, windows_known;
+};
+
+template <typename I> struct element { I n, c, row, column; };
+
+template <typename I> static __device__ __forceinline__ element<I> element_of(I i, I channels, I height, I width) {
+    element<I> e;
+    I          above = i / width;
+    e.column         = i - above * width;
+    I plane          = above / height;
+    e.row            = above - plane * height;
+    e.n              = plane / channels;
+    e.c              = plane - e.n * channels;
+    return e;
+}
+
+template <typename I> static __device__ __forceinline__ I at4(const I *stride, const element<I> &e) {
+    return e.n * stride[0] + e.c * stride[1] + e.row * stride[2] + e.column * stride[3];
+}
+
+template <typename I> static __device__ __forceinline__ int64_t load_index(const void *index, I at, bool index64) {
+    return index64 ? static_cast<const int64_t *>(index)[at] : static_cast<const int32_t *>(index)[at];
+}
+
+/* The part of window `at` that lies in a plane of `size`. */
+template <typename I> static __device__ __forceinline__ void window_of(I at, I stride, I window, I pad, I size, I *begin_out, I *end_out) {
+    I begin    = at * stride - pad;
+    *begin_out = begin > 0 ? begin : 0;
+    *end_out   = begin + window < size ? begin + window : size;
+}
+/* The windows of `count` that cover `at`: [begin, end). */
+template <typename I> static __device__ __forceinline__ void covering(I at, I stride, I window, I pad, I count, I *begin_out, I *end_out) {
+    I shifted  = at + pad;
+    *begin_out = shifted < window ? 0 : (shifted - window) / stride + 1;
+    *end_out   = shifted / stride + 1 < count ? shifted / stride + 1 : count;
+}
+
+#define POOL_INDEX                                                          \
+    int64_t flat = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; \
+    if (flat >= p.total) return;                                            \
+    I i = static_cast<I>(flat)
+
+template <typename T, typename I>
+static __global__ void __launch_bounds__(THREADS)
+    max_pool2d_forward_element_kernel(pooling<I> p, const T *x, T *y, void *index) {
+    POOL_INDEX;
+    typedef typename wefti_wide<T>::type W;
+    element<I> e = element_of(i, p.channels, p.out_height, p.out_width);
+    I          top, bottom, left, right, origin = e.n * p.x_stride[0] + e.c * p.x_stride[1];
+    int64_t    chosen = -1;
+    W          best   = -INFINITY;
+    window_of(e.row, p.stride[0], p.window[0], p.top, p.height, &top, &bottom);
+    window_of(e.column, p.stride[1], p.window[1], p.left, p.width, &left, &right);
+    for (I h = top; h < bottom; h++)
+        for (I w = left; w < right; w++) {
+            W value = wefti_widen(x[origin + h * p.x_stride[2] + w * p.x_stride[3]]);
+            if (chosen >= 0 && (best != best || !(value != value || value > best))) continue;
+            best   = value;
+            chosen = static_cast<int64_t>(h) * p.width + w;
+        }
+    y[i] = wefti_narrow<T>(best);
+    if (p.index64) static_cast<int64_t *>(index)[i] = chosen;
+    else static_cast<int32_t *>(index)[i] = static_cast<int32_t>(chosen);
+}
+
+/* Sets the flag where an index lies outside its own window (and not outside the plane, where it counts as none). */
+template <typename I>
+static __global__ void __launch_bounds__(THREADS)
+    max_pool2d_backward_check_kernel(pooling<I> p, const void *index, int64_t outputs, int32_t *stray) {
+    for (int64_t flat = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; flat < outputs;
+         flat += static_cast<int64_t>(gridDim.x) * THREADS) {
+        element<I> e      = element_of(static_cast<I>(flat), p.channels, p.out_height, p.out_width);
+        int64_t    chosen = load_index(index, at4(p.index_stride, e), p.index64);
+        if (chosen < 0 || chosen >= static_cast<int64_t>(p.height) * p.width) continue;
+        I h = static_cast<I>(chosen / p.width), w = static_cast<I>(chosen % p.width), top, bottom, left, right;
+        window_of(e.row, p.stride[0], p.window[0], p.top, p.height, &top, &bottom);
+        window_of(e.column, p.stride[1], p.window[1], p.left, p.width, &left, &right);
+        if (h < top || h >= bottom || w < left || w >= right) atomicOr(stray, 1);
+    }
+}
+
+template <typename T, typename I>
+static __global__ void __launch_bounds__(THREADS)
+    max_pool2d_backward_gather_kernel(pooling<I> p, const T *g, const void *index, const int32_t *stray, T *dx) {
+    POOL_INDEX;
+    typedef typename wefti_wide<T>::type W;
+    element<I> e    = element_of(i, p.channels, p.height, p.width);
+    int64_t    self = static_cast<int64_t>(e.row) * p.width + e.column;
+    I          row = 0, row_end = p.out_height, first = 0, column_end = p.out_width;
+    double     sum = 0;
+    if (p.windows_known && !*stray) {
+        covering(e.row, p.stride[0], p.window[0], p.top, p.out_height, &row, &row_end);
+        covering(e.column, p.stride[1], p.window[1], p.left, p.out_width, &first, &column_end);
+    }
+    for (; row < row_end; row++)
+        for (I column = first; column < column_end; column++) {
+            element<I> from = {e.n, e.c, row, column};
+            if (load_index(index, at4(p.index_stride, from), p.index64) == self) sum += wefti_widen(g[at4(p.x_stride, from)]);
+        }
+    dx[i] = wefti_narrow<T>(static_cast<W>(sum));
+}
+
+template <typename T, typename I>
+static __global__ void __launch_bounds__(THREADS)
+    max_pool2d_take_element_kernel(pooling<I> p, const T *x, const void *index, T *y) {
+    POOL_INDEX;
+    typedef typename wefti_wide<T>::type W;
+    element<I> e      = element_of(i, p.channels, p.out_height, p.out_width);
+    int64_t    chosen = load_index(index, at4(p.index_stride, e), p.index64);
+    if (chosen < 0 || chosen >= static_cast<int64_t>(p.height) * p.width) {
+        y[i] = wefti_narrow<T>(W(0));
+        return;
+    }
+    element<I> from = {e.n, e.c, static_cast<I>(chosen / p.width), static_cast<I>(chosen % p.width)};
+    y[i]            = x[at4(p.x_stride, from)];
+}
+
+/* What the sum over a window is divided by. */
+template <typename W, typename I> static __device__ __forceinline__ W divisor(const pooling<I> &p, I rows, I columns) {
+    return p.exclude_pad ? static_cast<W>(rows * columns) : static_cast<W>(p.window[0] * p.window[1]);
+}
+
+template <typename T, typename I>
+static __global__ void __launch_bounds__(THREADS) avg_pool2d_forward_element_kernel(pooling<I> p, const T *x, T *y) {
+    POOL_INDEX;
+    typedef typename wefti_wide<T>::type W;
+    element<I> e = element_of(i, p.channels, p.out_height, p.out_width);
+    I          top, bottom, left, right, origin = e.n * p.x_stride[0] + e.c * p.x_stride[1];
+    W          sum = 0;
+    window_of(e.row, p.stride[0], p.window[0], p.top, p.height, &top, &bottom);
+    window_of(e.column, p.stride[1], p.window[1], p.left, p.width, &left, &right);
+    for (I h = top; h < bottom; h++)
+        for (I w = left; w < right; w++) sum += wefti_widen(x[origin + h * p.x_stride[2] + w * p.x_stride[3]]);
+    y[i] = wefti_narrow<T>(sum / divisor<W>(p, bottom - top, right - left));
+}
+
+template <typename T, typename I>
+static __global__ void __launch_bounds__(THREADS) avg_pool2d_backward_gather_kernel(pooling<I> p, const T *g, T *dx) {
+    POOL_INDEX;
+    typedef typename wefti_wide<T>::type W;
+    element<I> e = element_of(i, p.channels, p.height, p.width);
+    I          row, row_end, first, column_end;
+    W          sum = 0;
+    covering(e.row, p.stride[0], p.window[0], p.top, p.out_height, &row, &row_end);
+    covering(e.column, p.stride[1], p.window[1], p.left, p.out_width, &first, &column_end);
+    for (; row < row_end; row++)
+        for (I column = first; column < column_end; column++) {
+            I          top, bottom, left, right;
+            element<I> from = {e.n, e.c, row, column};
+            window_of(row, p.stride[0], p.window[0], p.top, p.height, &top, &bottom);
+            window_of(column, p.stride[1], p.window[1], p.left, p.width, &left, &right);
+            sum += wefti_widen(g[at4(p.x_stride, from)]) / divisor<W>(p, bottom - top, right - left);
+        }
+    dx[i] = wefti_narrow<T>(sum);
+}
+
+/* --- launching --- */
+
+template <typename I> static pooling<I> pooling_of(const wefti_call *call, weft_shape x, weft_shape y) {
+    const wefti_attrs *attrs = call->attrs;
+    pooling<I>         p     = {};
+    p.channels = (I)x.dim[1], p.height = (I)x.dim[2], p.width = (I)x.dim[3];
+    p.out_height = (I)y.dim[2], p.out_width = (I)y.dim[3];
+    for (int axis = 0; axis < 2; axis++) {
+        p.window[axis] = (I)attrs->pool.window[axis];
+        p.stride[axis] = (I)(attrs->pool.stride[axis] > 0 ? attrs->pool.stride[axis] : attrs->pool.window[axis]);
+    }
+    p.windows_known = p.window[0] > 0 && p.window[1] > 0;
+    if (!p.windows_known) p.stride[0] = p.stride[1] = 1;
+    p.top         = (I)attrs->pool.pad[0];
+    p.left        = (I)attrs->pool.pad[2];
+    p.exclude_pad = attrs->pool.exclude_pad != 0;
+    p.total       = wefti_operand_elements(&call->outputs[0]);
+    for (int axis = 0; axis < 4; axis++) {
+        p.x_stride[axis]     = (I)call->inputs[0].stride[axis];
+        p.index_stride[axis] = call->n_inputs > 1 ? (I)call->inputs[1].stride[axis] : 0;
+    }
+    if (call->n_inputs > 1) p.index64 = call->inputs[1].dtype == WEFT_I64;
+    if (call->n_outputs > 1) p.index64 = call->outputs[1].dtype == WEFT_I64;
+    return p;
+}
+
+/* The largest of the pooling's own numbers, for the choice of I. */
+static int64_t reach_of(const wefti_call *call) {
+    const wefti_attrs *attrs = call->attrs;
+    int64_t            reach = wefti_max_i64(1, attrs->pool.window[0]) * wefti_max_i64(1, attrs->pool.window[1]);
+    for (int axis = 0; axis < 2; axis++) reach = wefti_max_i64(reach, attrs->pool.stride[axis]);
+    for (int side = 0; side < 4; side++) reach = wefti_max_i64(reach, attrs->pool.pad[side]);
+    return reach;
+}
+
+/* A statement for the element type T and the counting type I of a call. */
+#define POOL_DISPATCH(call, ...)                             \
+    if (wefti_planes_fit_32(call, reach_of(call))) {                \
+        typedef int32_t I;                                           \
+        WEFTI_DISPATCH_FLOAT((call)->outputs[0].dtype, __VA_ARGS__)  \
+    } else {                                                         \
+        typedef int64_t I;                                           \
+        WEFTI_DISPATCH_FLOAT((call)->outputs[0].dtype, __VA_ARGS__)  \
+    }                                                                \
+    return WEFT_OK
+
+static weft_status run_max(const wefti_cuda_run *run) {
+    const wefti_call *call = run->call;
+    POOL_DISPATCH(call, {
+        pooling<I> p = pooling_of<I>(call, call->inputs[0].shape, call->outputs[0].shape);
+        return wefti_cuda_launch(run, "max_pool2d", (max_pool2d_forward_element_kernel<T, I>), dim3(wefti_cuda_blocks(p.total, THREADS, 0)),
+                                 dim3(THREADS), 0, p, (const T *)run->inputs[0], (T *)run->outputs[0], run->outputs[1]);
+    });
+}
+
+static int64_t flag_scratch(const wefti_cuda *cuda, const wefti_call *call) {
+    (void)cuda, (void)call;
+    return (int64_t)sizeof(int32_t);
+}
+
+static weft_status run_max_backward(const wefti_cuda_run *run) {
+    const wefti_call *call  = run->call;
+    int32_t          *stray = (int32_t *)run->scratch;
+    POOL_DISPATCH(call, {
+        pooling<I> p       = pooling_of<I>(call, call->outputs[0].shape, call->inputs[0].shape);
+        int64_t    outputs = wefti_operand_elements(&call->inputs[0]);
+        WEFTI_TRY(wefti_cuda_check(run->cuda, cudaMemsetAsync(stray, 0, sizeof *stray, run->stream), "max_pool2d's flag"));
+        if (p.windows_known && outputs > 0)
+            WEFTI_TRY(wefti_cuda_launch(run, "max_pool2d check", (max_pool2d_backward_check_kernel<I>),
+                                        dim3(wefti_cuda_blocks(outputs, THREADS, CHECK_BLOCKS)), dim3(THREADS), 0, p,
+                                        (const void *)run->inputs[1], outputs, stray));
+        return wefti_cuda_launch(run, "max_pool2d gradient", (max_pool2d_backward_gather_kernel<T, I>),
+                                 dim3(wefti_cuda_blocks(p.total, THREADS, 0)), dim3(THREADS), 0, p, (const T *)run->inputs[0],
+                                 (const void *)run->inputs[1], (const int32_t *)stray, (T *)run->outputs[0]);
+    });
+}
+
+static weft_status run_take(const wefti_cuda_run *run) {
+    const wefti_call *call = run->call;
+    POOL_DISPATCH(call, {
+        pooling<I> p = pooling_of<I>(call, call->inputs[0].shape, call->outputs[0].shape);
+        return wefti_cuda_launch(run, "max_pool2d take", (max_pool2d_take_element_kernel<T, I>), dim3(wefti_cuda_blocks(p.total, THREADS, 0)),
+                                 dim3(THREADS), 0, p, (const T *)run->inputs[0], (const void *)run->inputs[1], (T *)run->outputs[0]);
+    });
+}
+
+static weft_status run_average(const wefti_cuda_run *run) {
+    const wefti_call *call = run->call;
+    POOL_DISPATCH(call, {
+        pooling<I> p = pooling_of<I>(call, call->inputs[0].shape, call->outputs[0].shape);
+        return wefti_cuda_launch(run, "avg_pool2d", (avg_pool2d_forward_element_kernel<T, I>), dim3(wefti_cuda_blocks(p.total, THREADS, 0)),
+                                 dim3(THREADS), 0, p, (const T *)run->inputs[0], (T *)run->outputs[0]);
+    });
+}
+
+static weft_status run_average_backward(const wefti_cuda_run *run) {
+    const wefti_call *call = run->call;
+    POOL_DISPATCH(call, {
+        pooling<I> p = pooling_of<I>(call, call->outputs[0].shape, call->inputs[0].shape);
+        return wefti_cuda_launch(run, "avg_pool2d gradient", (avg_pool2d_backward_gather_kernel<T, I>),
+                                 dim3(wefti_cuda_blocks(p.total, THREADS, 0)), dim3(THREADS), 0, p, (const T *)run->inputs[0],
+                                 (T *)run->outputs[0]);
+    });
+}
+
+extern "C" {
+const wefti_cuda_kernel wefti_cuda_max_pool2d          = {.name = "max-pool", .run = run_max};
+const wefti_cuda_kernel wefti_cuda_max_pool2d_backward = {.name = "max-pool gradient", .scratch = flag_scratch, .run = run_max_backward};
+const wefti_cuda_kernel wefti_cuda_max_pool2d_take     = {.name = "max-pool take", .run = run_take};
+const wefti_cuda_kernel wefti_cuda_avg_pool2d          = {.name = "average pool", .run = run_average};
+const wefti_cuda_kernel wefti_cuda_avg_pool2d_backward = {.name = "average pool gradient", .run = run_average_backward};
+}
