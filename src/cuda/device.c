@@ -66,6 +66,7 @@ static void release(wefti_device *device) {
     wefti_cuda *cuda = wefti_cuda_of(device);
     (void)cudaSetDevice(cuda->ordinal);
     if (cuda->stream) (void)cudaStreamSynchronize(cuda->stream);
+    wefti_cuda_blas_close(cuda);
     wefti_cuda_memory_close(cuda);
     if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
     (void)cudaGetLastError();

@@ -2,6 +2,15 @@
 #include "cuda/cuda.h"
 
 const wefti_cuda_kernel *const wefti_cuda_kernels[WEFT_OP_COUNT][WEFTI_CUDA_CHOICES] = {
+    [WEFT_OP_MATMUL] = {&wefti_cuda_matmul_blas, &wefti_cuda_matmul},
+    [WEFT_OP_CONV2D] = {&wefti_cuda_conv2d},
+    [WEFT_OP_CONV2D_BACKWARD_INPUT] = {&wefti_cuda_conv2d_backward_input},
+    [WEFT_OP_CONV2D_BACKWARD_WEIGHT] = {&wefti_cuda_conv2d_backward_weight},
+    [WEFT_OP_MAX_POOL2D] = {&wefti_cuda_max_pool2d},
+    [WEFT_OP_MAX_POOL2D_BACKWARD] = {&wefti_cuda_max_pool2d_backward},
+    [WEFT_OP_MAX_POOL2D_TAKE] = {&wefti_cuda_max_pool2d_take},
+    [WEFT_OP_AVG_POOL2D] = {&wefti_cuda_avg_pool2d},
+    [WEFT_OP_AVG_POOL2D_BACKWARD] = {&wefti_cuda_avg_pool2d_backward},
     [WEFT_OP_CUSTOM] = {&wefti_cuda_custom},
     [WEFT_OP_CUSTOM_BACKWARD] = {&wefti_cuda_custom},
 };
