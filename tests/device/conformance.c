@@ -12,6 +12,22 @@
 
 enum { LISTED = 20 };
 
+bool (*conformance_takes)(const test_case *self);
+
+/* Whether the comma-separated list has the name. */
+static bool lists(const char *list, const char *name) {
+    size_t length = strlen(name);
+    for (const char *at = list; (at = strstr(at, name)) != NULL; at += length)
+        if ((at == list || at[-1] == ',') && (at[length] == 0 || at[length] == ',')) return true;
+    return false;
+}
+
+static bool is_limited(void) { return conformance_takes || getenv("WEFT_TEST_OPS"); }
+static bool is_wanted(const test_case *one) {
+    const char *ops = getenv("WEFT_TEST_OPS");
+    return (!ops || lists(ops, wefti_ops[one->op].name)) && (!conformance_takes || conformance_takes(one));
+}
+
 void conformance_visit(case_visitor visit, void *context) {
     visit_elementwise(visit, context);
     visit_reductions(visit, context);
@@ -122,6 +138,7 @@ static void check_coverage(const tally *self) {
 static void check_case(void *context, const test_case *one) {
     tally *self = context;
     tensor inputs[MOST_INPUTS], expected[MOST_OUTPUTS];
+    if (!is_wanted(one)) return;
     self->cases++;
     self->of[one->op][dtype_of(one)]++;
     draw_inputs(one, inputs);
@@ -136,7 +153,7 @@ static void check_case(void *context, const test_case *one) {
 void conformance_check(wefti_device *const *devices, int32_t n_devices) {
     tally self = {.devices = devices, .n_devices = n_devices};
     conformance_visit(check_case, &self);
-    check_coverage(&self);
+    if (!is_limited()) check_coverage(&self);
     cr_assert_eq(self.wrong, 0, "%d results of %d cases are wrong", self.wrong, self.cases);
 }
 
@@ -146,6 +163,7 @@ static bool is_worth_it(const tally *self, const test_case *one) {
     int64_t most = weft_shape_elements(one->outputs[0].shape);
     for (int32_t i = 0; i < one->n_inputs; i++) most = wefti_max_i64(most, weft_shape_elements(one->inputs[i].shape));
     if (UNDER_THREAD_SANITIZER) return most >= 1000 && self->cases % 11 == 0;
+    if (!is_wanted(one)) return false;
     return most >= 1000 ? self->cases % 3 != 0 : self->cases % 13 == 0;
 }
 

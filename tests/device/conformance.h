@@ -61,6 +61,9 @@ void visit_products(case_visitor visit, void *context);
 void visit_rows(case_visitor visit, void *context);
 void visit_edges(case_visitor visit, void *context);
 
+/* Limits the suite to the cases that it takes, where it is set; WEFT_TEST_OPS="matmul,softmax" does by the names of ops. A limited suite
+ * does not ask whether every op has cases. */
+extern bool (*conformance_takes)(const test_case *self);
 /* Runs every case on every device and compares it with its definition. Fails the test after listing up to 20 that are
  * wrong. */
 void conformance_check(wefti_device *const *devices, int32_t n_devices);

@@ -1,0 +1,31 @@
+/* What a test says to the stand-ins, and asks them. For C and C++. */
+#ifndef TESTS_CUDA_HOST_CONTROL_H
+#define TESTS_CUDA_HOST_CONTROL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct wefti_cuda_host_options {
+    uint64_t seed;            /* of every random order */
+    bool     lazy;            /* work waits in its stream until somebody waits for it, and streams run in random order */
+    int32_t  multiprocessors; /* that the device says it has; 0: 3 */
+    size_t   memory_bytes;    /* that it says it has; 0: 4 GiB */
+} wefti_cuda_host_options;
+
+/* Starts afresh: sets options, forgets a sticky error. Waits for everything before. */
+void wefti_cuda_host_reset(const wefti_cuda_host_options *options);
+/* The report of the last failed launch or refused call, "" where none. */
+const char *wefti_cuda_host_report(void);
+/* Launches that ran since the reset, and device allocations that are held now. */
+int64_t wefti_cuda_host_launches(void);
+int64_t wefti_cuda_host_allocations(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,16 @@
+# The CUDA device on stand-ins (README.md): src/cuda compiled for the host. It needs a C++ compiler and CUDA's headers, and neither nvcc nor
+# a GPU; where one is missing, it is left out with a word.
+option(WEFT_CUDA_HOST "Try src/cuda on the host, on stand-ins, where there are CUDA's headers" ON)
+if(NOT WEFT_CUDA_HOST)
+  return()
+endif()
+find_path(WEFT_CUDA_HEADERS NAMES cuda_runtime.h HINTS ${CUDAToolkit_INCLUDE_DIRS} /usr/local/cuda/include)
+mark_as_advanced(WEFT_CUDA_HEADERS)
+include(CheckLanguage)
+check_language(CXX)
+if(WEFT_CUDA_HEADERS AND CMAKE_CXX_COMPILER)
+  enable_language(CXX)
+  include(${CMAKE_CURRENT_LIST_DIR}/programs.cmake)
+else()
+  message(STATUS "weft: tests/cuda_host: left out, it needs a C++ compiler and CUDA's headers (cuda_runtime.h, cuda_fp16.h)")
+endif()

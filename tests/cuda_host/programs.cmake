@@ -1,0 +1,61 @@
+# Included by extra.cmake where everything is there.
+set(here ${CMAKE_CURRENT_LIST_DIR})
+set(weft_shim_flags -std=c++17 -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-strict-aliasing)
+if(WEFT_WERROR)
+  list(APPEND weft_shim_flags -Werror)
+endif()
+# Kernels are many templates; what they compute takes seconds, what -O2 takes to compile them is more.
+set(weft_shim_kernel_flags ${weft_shim_flags} -O1 -g1 -fno-exceptions -fno-rtti -Wno-unused-function -Wno-unknown-pragmas
+                           -Wno-missing-field-initializers
+                           -include ${here}/shim.h)
+if(WEFT_SANITIZE MATCHES "address")
+  # Fibers that are given up never come back to the frames that the use-after-return check keeps for them.
+  list(APPEND weft_shim_kernel_flags --param=asan-use-after-return=0)
+endif()
+
+function(weft_cuda_host_target name)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
+  target_include_directories(${name} SYSTEM PRIVATE ${WEFT_CUDA_HEADERS})
+  target_compile_definitions(${name} PRIVATE _GNU_SOURCE WEFT_SOURCE_DIR="${PROJECT_SOURCE_DIR}" WEFT_BIN_DIR="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+endfunction()
+
+# The device, compiled for the host.
+file(GLOB cuda_kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/cuda/*.cu)
+file(GLOB cuda_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/cuda/*.c)
+# What is written against a header that is not there stays away, as it does on a GPU.
+foreach(pair "dnn;cudnn.h" "nccl;nccl.h" "blas;cublasLt.h")
+  list(GET pair 0 part)
+  list(GET pair 1 header)
+  if(NOT EXISTS ${WEFT_CUDA_HEADERS}/${header})
+    list(FILTER cuda_sources EXCLUDE REGEX "/src/cuda/${part}[^/]*$")
+  endif()
+endforeach()
+set_source_files_properties(${cuda_kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+add_library(weft_cuda_host_kernels OBJECT ${cuda_kernels})
+target_compile_options(weft_cuda_host_kernels PRIVATE ${weft_shim_kernel_flags})
+weft_cuda_host_target(weft_cuda_host_kernels)
+add_library(weft_cuda_host_device OBJECT ${cuda_sources})
+target_link_libraries(weft_cuda_host_device PRIVATE weft_flags)
+weft_cuda_host_target(weft_cuda_host_device)
+
+# The stand-ins.
+add_library(weft_cuda_host_runtime OBJECT ${here}/block.cpp ${here}/memory.cpp ${here}/stream.cpp ${here}/capture.cpp ${here}/runtime.cpp)
+target_compile_options(weft_cuda_host_runtime PRIVATE ${weft_shim_flags} -O2 -g1)
+weft_cuda_host_target(weft_cuda_host_runtime)
+
+# All of it before libweft.a, which may hold the real device: what is defined here is then not looked for there.
+add_library(weft_cuda_host INTERFACE)
+target_sources(weft_cuda_host INTERFACE $<TARGET_OBJECTS:weft_cuda_host_kernels> $<TARGET_OBJECTS:weft_cuda_host_device>
+                                        $<TARGET_OBJECTS:weft_cuda_host_runtime>)
+target_link_libraries(weft_cuda_host INTERFACE weft::weft weft_flags)
+
+file(GLOB suite CONFIGURE_DEPENDS ${here}/../device/*.c)
+list(FILTER suite EXCLUDE REGEX "/test_[^/]*\\.c$")
+add_executable(cuda_host_conformance ${here}/check_conformance.c ${suite})
+foreach(program cuda_host_conformance)
+  weft_cuda_host_target(${program})
+  set_target_properties(${program} PROPERTIES LINKER_LANGUAGE CXX)
+  target_link_libraries(${program} PRIVATE weft_cuda_host ${weft_test_framework})
+  add_test(NAME ${program} COMMAND ${program})
+  set_tests_properties(${program} PROPERTIES LABELS cuda_host TIMEOUT 600)
+endforeach()
