@@ -15,6 +15,7 @@ typedef struct wefti_cuda_host_options {
     bool     lazy;            /* work waits in its stream until somebody waits for it, and streams run in random order */
     int32_t  multiprocessors; /* that the device says it has; 0: 3 */
     size_t   memory_bytes;    /* that it says it has; 0: 4 GiB */
+    bool     quiet;           /* failed launches are expected: no word on stderr */
 } wefti_cuda_host_options;
 
 /* Starts afresh: sets options, forgets a sticky error. Waits for everything before. */

@@ -43,19 +43,44 @@ add_library(weft_cuda_host_runtime OBJECT ${here}/block.cpp ${here}/memory.cpp $
 target_compile_options(weft_cuda_host_runtime PRIVATE ${weft_shim_flags} -O2 -g1)
 weft_cuda_host_target(weft_cuda_host_runtime)
 
+target_compile_definitions(weft_cuda_host_runtime PRIVATE WEFT_CUDA_HOST_LIBRARIES="${PROJECT_BINARY_DIR}/cuda_host")
+
+# Libraries as the device loads them, by their names, from a folder of their own (WEFT_CUDA_LIBRARIES).
+function(weft_stand_in_library name suffix header source)
+  if(EXISTS ${WEFT_CUDA_HEADERS}/${header})
+    add_library(${name}_stand_in SHARED ${source})
+    target_compile_options(${name}_stand_in PRIVATE ${weft_shim_flags} -O2 -g1)
+    weft_cuda_host_target(${name}_stand_in)
+    set_target_properties(${name}_stand_in PROPERTIES OUTPUT_NAME ${name} SUFFIX ${suffix} NO_SONAME TRUE
+                                                      LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/cuda_host)
+    set(weft_stand_in_libraries ${weft_stand_in_libraries} ${name}_stand_in PARENT_SCOPE)
+  endif()
+endfunction()
+weft_stand_in_library(cublasLt .so.13 cublasLt.h ${here}/lib_cublaslt.cpp)
+
 # All of it before libweft.a, which may hold the real device: what is defined here is then not looked for there.
 add_library(weft_cuda_host INTERFACE)
 target_sources(weft_cuda_host INTERFACE $<TARGET_OBJECTS:weft_cuda_host_kernels> $<TARGET_OBJECTS:weft_cuda_host_device>
                                         $<TARGET_OBJECTS:weft_cuda_host_runtime>)
 target_link_libraries(weft_cuda_host INTERFACE weft::weft weft_flags)
 
+function(weft_cuda_host_program name)
+  weft_cuda_host_target(${name})
+  set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX ENABLE_EXPORTS TRUE) # the libraries call the runtime in here
+  add_dependencies(${name} ${weft_stand_in_libraries})
+  target_link_libraries(${name} PRIVATE weft_cuda_host ${weft_test_framework})
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS cuda_host TIMEOUT 600)
+endfunction()
+
 file(GLOB suite CONFIGURE_DEPENDS ${here}/../device/*.c)
 list(FILTER suite EXCLUDE REGEX "/test_[^/]*\\.c$")
 add_executable(cuda_host_conformance ${here}/check_conformance.c ${suite})
-foreach(program cuda_host_conformance)
-  weft_cuda_host_target(${program})
-  set_target_properties(${program} PROPERTIES LINKER_LANGUAGE CXX)
-  target_link_libraries(${program} PRIVATE weft_cuda_host ${weft_test_framework})
-  add_test(NAME ${program} COMMAND ${program})
-  set_tests_properties(${program} PROPERTIES LABELS cuda_host TIMEOUT 600)
-endforeach()
+weft_cuda_host_program(cuda_host_conformance)
+
+set_source_files_properties(${here}/planted.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+add_library(weft_cuda_host_planted OBJECT ${here}/planted.cu)
+target_compile_options(weft_cuda_host_planted PRIVATE ${weft_shim_kernel_flags})
+weft_cuda_host_target(weft_cuda_host_planted)
+add_executable(cuda_host_shim ${here}/check_shim.c ${here}/check_runtime.c $<TARGET_OBJECTS:weft_cuda_host_planted>)
+weft_cuda_host_program(cuda_host_shim)

@@ -3,6 +3,7 @@
 #include "cuda_host/engine.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <map>
@@ -82,7 +83,7 @@ cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void *
         std::string why;
         launches++;
         if (run_launch(what, chance, why)) return cudaSuccess;
-        fprintf(stderr, "cuda_host: %s\n", why.c_str());
+        if (!options.quiet) fprintf(stderr, "cuda_host: %s\n", why.c_str());
         return refuse(cudaErrorLaunchFailure, "%s", why.c_str());
     });
 }
@@ -184,6 +185,12 @@ cudaError_t cudaDeviceGetAttribute(int *value_out, cudaDeviceAttr attribute, int
     default: return refuse(cudaErrorInvalidValue, "cudaDeviceGetAttribute: the stand-in has no attribute %d", (int)attribute);
     }
     return cudaSuccess;
+}
+
+/* Programs on stand-ins load the stand-ins of libraries, and neither read nor write what was measured on a GPU. */
+static void __attribute__((constructor)) set_environment(void) {
+    setenv("WEFT_CUDA_LIBRARIES", WEFT_CUDA_HOST_LIBRARIES, 0);
+    setenv("WEFT_CUDA_CACHE", "0", 0);
 }
 
 /* --- errors --- */

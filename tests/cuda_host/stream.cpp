@@ -4,6 +4,7 @@
  * somebody waits for it, and then streams whose first operation may run are taken in random order: what was ordered by luck only comes out
  * wrong. Work that is issued to a capturing stream becomes a node of its graph (capture.cpp). */
 #include "cuda_host/engine.h"
+#include "cuda_host/stand_in.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -357,3 +358,15 @@ cudaError_t cudaEventElapsedTime(float *ms_out, cudaEvent_t from, cudaEvent_t to
 }
 
 } /* extern "C" */
+
+/* --- for the stand-ins of libraries --- */
+
+cudaError_t wefti_stand_in_issue(cudaStream_t on, const char *what, std::function<cudaError_t()> run) {
+    WEFT_HOST_ENTER();
+    return issue(on, what, std::move(run));
+}
+bool wefti_stand_in_may_use(const void *at, size_t bytes) {
+    std::lock_guard<std::recursive_mutex> locked(lock);
+    return device_may_use(at, bytes);
+}
+cudaError_t wefti_stand_in_refuse(cudaError_t error, const char *why) { return refuse(error, "%s", why); }
