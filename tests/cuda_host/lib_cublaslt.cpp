@@ -309,7 +309,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
     }
     if (chosen.workspace > workspace_bytes || (chosen.workspace > 0 && (!wefti_stand_in_may_use(workspace, workspace_bytes) || (uintptr_t)workspace % 256)))
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "the workspace is too small, not the device's or not aligned");
-    if (c == d && memcmp(&p.c, &p.d, sizeof p.c) != 0) return refuse(CUBLAS_STATUS_INVALID_VALUE, "in place, with another layout");
+    if (c == d && (p.c.ld != p.d.ld || p.c.batch != p.d.batch || p.c.stride != p.d.stride))
+        return refuse(CUBLAS_STATUS_INVALID_VALUE, "in place, with another layout");
     double one, zero;
     if (p.op.scale == CUDA_R_64F) one = *static_cast<const double *>(alpha), zero = *static_cast<const double *>(beta);
     else one = *static_cast<const float *>(alpha), zero = *static_cast<const float *>(beta);

@@ -75,7 +75,7 @@ endfunction()
 
 file(GLOB suite CONFIGURE_DEPENDS ${here}/../device/*.c)
 list(FILTER suite EXCLUDE REGEX "/test_[^/]*\\.c$")
-add_executable(cuda_host_conformance ${here}/check_conformance.c ${suite})
+add_executable(cuda_host_conformance ${here}/check_conformance.c ${here}/thrice.c ${suite})
 weft_cuda_host_program(cuda_host_conformance)
 
 set_source_files_properties(${here}/planted.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
