@@ -67,7 +67,8 @@ void prepare_context(context *self, char *stack) {
     self->bottom = stack;
     self->bytes = stack_bytes;
 #ifdef __x86_64__
-    void **top = reinterpret_cast<void **>(stack + stack_bytes) - 2; /* so that the entry finds the stack as after a call */
+    void **top = reinterpret_cast<void **>(stack + stack_bytes) - 1; /* the entry finds the stack as after a call: 8 off 16 */
+    *top = nullptr;                                                   /* its return address */
     *--top = reinterpret_cast<void *>(enter_fiber);
     for (int i = 0; i < 6; i++) *--top = nullptr;
     self->stack_pointer = top;
