@@ -1,0 +1,195 @@
+/* CROSS_ENTROPY and its gradient.
+ *
+ * Idea: a warp (short rows) or a block (long ones) goes once over the logits of a row, with a running maximum and a sum of powers that is
+ * rescaled where the maximum grows; probabilities are never stored. The gradient reads logits once and writes once: everything that it
+ * needs of a row beyond them is its log-sum-exp.
+ * Cost: logits once through memory forward, twice (read, written) backward; no scratch. */
+#include "cuda/rows.cuh"
+
+/* Rows are walked, never kept whole: 4 vectors ahead hide the latency of memory. 512 threads leave room for four rows a multiprocessor,
+ * so that one reads while another is reduced. */
+enum { LOSS_LANES = 512, LOSS_AHEAD = 4, LOSS_SHORT = 1024 };
+
+/* The sum over threads' x of exp(x - most); most -infinity stands for a sum of nothing. */
+template <typename W> struct loss_sum {
+    W most, sum;
+};
+/* Powers are measured from 0 while there is nothing but -infinity, which otherwise would turn into NaN here. */
+template <typename W> static __device__ __forceinline__ W loss_shift(W most) { return most == -INFINITY ? (W)0 : most; }
+template <typename W> static __device__ __forceinline__ loss_sum<W> loss_join(loss_sum<W> a, loss_sum<W> b) {
+    loss_sum<W> both;
+    both.most = rows_max(a.most, b.most);
+    W shift = loss_shift(both.most);
+    both.sum = a.sum * rows_exp(a.most - shift) + b.sum * rows_exp(b.most - shift);
+    return both;
+}
+
+/* Joins over the row's threads in a fixed tree. */
+template <typename Way, typename W> static __device__ __forceinline__ loss_sum<W> loss_reduce(loss_sum<W> mine, loss_sum<W> *room) {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+        loss_sum<W> other = {__shfl_xor_sync(0xffffffffu, mine.most, distance), __shfl_xor_sync(0xffffffffu, mine.sum, distance)};
+        mine = loss_join(mine, other);
+    }
+    if (Way::LANES > 32) {
+        if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = mine;
+        __syncthreads();
+        mine = room[threadIdx.x % (Way::LANES / 32)];
+#pragma unroll
+        for (int distance = Way::LANES / 64; distance > 0; distance /= 2) {
+            loss_sum<W> other = {__shfl_xor_sync(0xffffffffu, mine.most, distance), __shfl_xor_sync(0xffffffffu, mine.sum, distance)};
+            mine = loss_join(mine, other);
+        }
+    }
+    return mine;
+}
+
+typedef struct loss_plan {
+    rows_view          logits;
+    wefti_cuda_view_of label, g, lse;
+    int64_t            rows, classes, ignored;
+    double             smoothing;
+    bool               has_ignored, wide_labels, vectors_out;
+} loss_plan;
+
+static __device__ __forceinline__ int64_t loss_label(const loss_plan &plan, const void *label, int64_t row) {
+    int64_t at = rows_offset(&plan.label, row);
+    return plan.wide_labels ? ((const int64_t *)label)[at] : ((const int32_t *)label)[at];
+}
+
+template <typename T, typename Way>
+static __global__ void __launch_bounds__(Way::BLOCK)
+    cross_entropy_forward_rows_kernel(const T *x, const void *label, typename wefti_wide<T>::type *loss_out,
+                                      typename wefti_wide<T>::type *lse_out, ROWS_CONST loss_plan plan) {
+    typedef typename wefti_wide<T>::type W;
+    typedef rows_vector<T, Way::VEC>     V;
+    __shared__ loss_sum<W> room[32];
+    __shared__ double      total_room[32];
+    const int          lane = threadIdx.x % Way::LANES;
+    int64_t            row = (int64_t)blockIdx.x * Way::PER_BLOCK + threadIdx.x / Way::LANES;
+    const bool         live = row < plan.rows;
+    if (!live) row = plan.rows - 1;
+    rows_share<T, Way> share(x, plan.logits, row);
+    loss_sum<W>        mine = {-INFINITY, 0};
+    double             total = 0;
+    const bool         smooth = plan.smoothing != 0;
+    rows_each<Way>(plan.classes, lane, [&](int64_t, int, const V &v) {
+        W most = mine.most, some = 0;
+#pragma unroll
+        for (int k = 0; k < Way::VEC; k++) most = rows_max(most, wefti_widen(v.at[k]));
+        const W shift = loss_shift(most);
+        if (most != mine.most) mine.sum *= rows_exp(mine.most - shift);
+        mine.most = most;
+#pragma unroll
+        for (int k = 0; k < Way::VEC; k++) some += rows_exp(wefti_widen(v.at[k]) - shift);
+        mine.sum += some;
+        if (smooth) {
+            some = 0;
+#pragma unroll
+            for (int k = 0; k < Way::VEC; k++) some += wefti_widen(v.at[k]);
+            total += (double)some;
+        }
+    }, share);
+    mine = loss_reduce<Way>(mine, room);
+    if (smooth) total = rows_add_up<Way>(total, total_room);
+    if (!live || lane != 0) return;
+    const int64_t own = loss_label(plan, label, row);
+    const W       lse = mine.most == -INFINITY ? (W)NAN : mine.most + rows_log(mine.sum);
+    W             loss = (W)NAN;
+    if (plan.has_ignored && own == plan.ignored) {
+        loss = 0;
+    } else if (own >= 0 && own < plan.classes) {
+        W logit = wefti_widen(share.base[rows_offset(&plan.logits.row, own)]);
+        loss = (W)(1 - plan.smoothing) * (lse - logit);
+        if (smooth) loss += (W)plan.smoothing * (lse - (W)(total / (double)plan.classes));
+    }
+    loss_out[row] = loss;
+    lse_out[row] = lse;
+}
+
+/* g * (softmax - (1-s)*onehot - s/C) */
+template <typename T, typename Way>
+static __global__ void __launch_bounds__(Way::BLOCK)
+    cross_entropy_backward_rows_kernel(const typename wefti_wide<T>::type *g, const T *x, const void *label,
+                                       const typename wefti_wide<T>::type *lse, T *to, ROWS_CONST loss_plan plan) {
+    typedef typename wefti_wide<T>::type W;
+    typedef rows_vector<T, Way::VEC>     V;
+    const int     lane = threadIdx.x % Way::LANES;
+    const int64_t row = (int64_t)blockIdx.x * Way::PER_BLOCK + threadIdx.x / Way::LANES;
+    if (row >= plan.rows) return;
+    rows_share<T, Way> share(x, plan.logits, row);
+    const int64_t own = loss_label(plan, label, row);
+    const bool    ignored = plan.has_ignored && own == plan.ignored, known = own >= 0 && own < plan.classes;
+    const W       scale = g[rows_offset(&plan.g, row)], shift = lse[rows_offset(&plan.lse, row)];
+    const W       even = (W)(plan.smoothing / (double)plan.classes), hit = (W)(1 - plan.smoothing) + even;
+    T            *out = to + row * plan.classes;
+    if (ignored || !known) {
+        const T same = wefti_narrow<T>(ignored ? (W)0 : (W)NAN);
+        for (int64_t i = lane; i < plan.classes; i += Way::LANES) out[i] = same;
+        return;
+    }
+    rows_each<Way>(plan.classes, lane, [&](int64_t i, int, const V &v) {
+        V result;
+#pragma unroll
+        for (int k = 0; k < Way::VEC; k++) {
+            W p = rows_exp(wefti_widen(v.at[k]) - shift);
+            result.at[k] = wefti_narrow<T>(scale * (p - (i + k == own ? hit : even)));
+        }
+        rows_store(out + i, result, plan.vectors_out);
+    }, share);
+}
+
+/* Ways for rows that are walked. */
+template <typename T, typename F> static inline weft_status loss_choose(int64_t classes, F launch) {
+    const int vec = sizeof(T) < 8 ? 16 / (int)sizeof(T) : 1;
+    if (vec > 1 && classes % vec == 0) {
+        if (classes <= LOSS_SHORT) return launch(rows_way<32, vec, LOSS_AHEAD, false>());
+        return launch(rows_way<LOSS_LANES, vec, LOSS_AHEAD, false>());
+    }
+    if (classes <= LOSS_SHORT) return launch(rows_way<32, 1, LOSS_AHEAD, false>());
+    return launch(rows_way<LOSS_LANES, 1, LOSS_AHEAD, false>());
+}
+
+static loss_plan loss_plan_of(const wefti_cuda_run *run, int32_t logits) {
+    const wefti_operand *in = run->call->inputs, *x = &in[logits], *label = &in[logits + 1];
+    loss_plan            plan;
+    plan.logits = rows_of(x, run->inputs[logits], 1);
+    plan.label = rows_axes(label, 0, label->shape.rank);
+    plan.g = plan.lse = plan.label;
+    if (logits == 1) plan.g = rows_axes(&in[0], 0, in[0].shape.rank), plan.lse = rows_axes(&in[3], 0, in[3].shape.rank);
+    plan.classes = x->shape.dim[x->shape.rank - 1];
+    plan.rows = weft_shape_elements(label->shape);
+    plan.ignored = run->call->attrs->loss.ignored;
+    plan.has_ignored = run->call->attrs->loss.has_ignored != 0;
+    plan.smoothing = run->call->attrs->loss.smoothing;
+    plan.wide_labels = label->dtype == WEFT_I64;
+    plan.vectors_out = (uintptr_t)run->outputs[0] % 16 == 0;
+    return plan;
+}
+
+static weft_status loss_run_forward(const wefti_cuda_run *run) {
+    loss_plan plan = loss_plan_of(run, 0);
+    WEFTI_DISPATCH_FLOAT(run->call->inputs[0].dtype, return loss_choose<T>(plan.classes, [&](auto way) {
+        typedef decltype(way) Way;
+        typedef typename wefti_wide<T>::type W;
+        return wefti_cuda_launch(run, "cross-entropy", (cross_entropy_forward_rows_kernel<T, Way>),
+                                 wefti_cuda_blocks(plan.rows, Way::PER_BLOCK, 0), Way::BLOCK, 0, (const T *)run->inputs[0],
+                                 run->inputs[1], (W *)run->outputs[0], (W *)run->outputs[1], plan);
+    });)
+    return WEFT_OK;
+}
+
+static weft_status loss_run_backward(const wefti_cuda_run *run) {
+    loss_plan plan = loss_plan_of(run, 1);
+    WEFTI_DISPATCH_FLOAT(run->call->inputs[1].dtype, return loss_choose<T>(plan.classes, [&](auto way) {
+        typedef decltype(way) Way;
+        typedef typename wefti_wide<T>::type W;
+        return wefti_cuda_launch(run, "cross-entropy gradient", (cross_entropy_backward_rows_kernel<T, Way>),
+                                 wefti_cuda_blocks(plan.rows, Way::PER_BLOCK, 0), Way::BLOCK, 0, (const W *)run->inputs[0],
+                                 (const T *)run->inputs[1], run->inputs[2], (const W *)run->inputs[3], (T *)run->outputs[0], plan);
+    });)
+    return WEFT_OK;
+}
+
+extern "C" const wefti_cuda_kernel wefti_cuda_cross_entropy = {.name = "rows", .run = loss_run_forward};
+extern "C" const wefti_cuda_kernel wefti_cuda_cross_entropy_backward = {.name = "rows", .run = loss_run_backward};
