@@ -1,0 +1,24 @@
+/* What the kernels of attention know of a call: sizes, strides, what is seen. Plain C, for attention.cu and dnn_attention.c. */
+#ifndef WEFTI_CUDA_ATTENTION_H
+#define WEFTI_CUDA_ATTENTION_H
+
+#include "cuda/cuda.h"
+
+typedef struct wefti_cuda_heads {
+    int64_t batch, heads, key_heads, queries, keys, depth, value_depth;
+    double  scale;
+    int32_t causal;
+} wefti_cuda_heads;
+
+/* Of ATTENTION (first = 0) or ATTENTION_BACKWARD (first = 1): where q is among the inputs. */
+static inline wefti_cuda_heads wefti_cuda_heads_of(const wefti_call *call, int32_t first) {
+    const wefti_operand *q = &call->inputs[first], *k = q + 1, *v = q + 2;
+    wefti_cuda_heads     heads;
+    heads.batch = q->shape.dim[0], heads.heads = q->shape.dim[1], heads.key_heads = k->shape.dim[1];
+    heads.queries = q->shape.dim[2], heads.keys = k->shape.dim[2];
+    heads.depth = q->shape.dim[3], heads.value_depth = v->shape.dim[3];
+    heads.scale = call->attrs->attention.scale, heads.causal = call->attrs->attention.causal;
+    return heads;
+}
+
+#endif
