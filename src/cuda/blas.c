@@ -258,11 +258,11 @@ static weft_status prepare_blas(wefti_cuda *cuda, const wefti_call *call, prepar
 
 static weft_status prepare(wefti_cuda *cuda, const wefti_call *call, void *memory) {
     prepared *self = memory;
-    if (!cut_of(call, &self->c)) return wefti_fail(WEFT_E_INTERNAL, "matmul '%s': not a product for cuBLASLt", call->name);
+    if (!cut_of(call, &self->c)) return wefti_fail(WEFT_E_INTERNAL, "not a product for cuBLASLt");
     weft_status status = prepare_blas(cuda, call, self);
     if (status == WEFT_OK) return WEFT_OK;
     if (cuda->broken != WEFT_OK || status == WEFT_E_NO_MEMORY) return status;
-    wefti_log(WEFT_LOG_INFO, "cuda: matmul '%s' runs on Weft's own kernel: %s", call->name, weft_error_message());
+    wefti_log(WEFT_LOG_INFO, "cuda: matmul '%s' runs on Weft's own kernel: %s", call->name ? call->name : "", weft_error_message());
     if (cuda->blas) destroy_descriptors(cuda->blas->f, &self->product);
     self->own = true;
     return WEFT_OK;
@@ -303,8 +303,8 @@ static weft_status run_blas(const wefti_cuda_run *run) {
             run->cuda->blas, &self->product, (const char *)run->inputs[1] + (size_t)b * bytes,
             (const char *)run->inputs[0] + (size_t)a * bytes, (char *)run->outputs[0] + (size_t)c * bytes, run->scratch, run->stream);
         if (status != CUBLAS_STATUS_SUCCESS)
-            return wefti_fail(WEFT_E_DEVICE, "matmul '%s' [%lld, %lld] x [%lld, %lld] %s: cublasLtMatmul: %s", run->call->name, (long long)p->m,
-                              (long long)p->k, (long long)p->k, (long long)p->n, weft_dtype_name(run->call->outputs[0].dtype),
+            return wefti_fail(WEFT_E_DEVICE, "[%lld, %lld] x [%lld, %lld] %s: cublasLtMatmul: %s", (long long)p->m, (long long)p->k,
+                              (long long)p->k, (long long)p->n, weft_dtype_name(run->call->outputs[0].dtype),
                               run->cuda->blas->f->cublasLtGetStatusString(status));
     }
     return WEFT_OK;

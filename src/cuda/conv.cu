@@ -312,8 +312,7 @@ template <typename P> static weft_status run_one(const wefti_cuda_run *run, bool
     int64_t             blocks = tiled ? cut.tiles_down * cut.tiles_across * cut.pieces * c.groups
                                        : (cut.outputs * cut.pieces + THREADS - 1) / THREADS;
     if (blocks > 0x7fffffff)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "%s '%s': %lld elements are more than a grid takes", wefti_ops[run->call->op].name,
-                          run->call->name, (long long)cut.outputs);
+        return wefti_fail(WEFT_E_UNSUPPORTED, "%lld elements are more than a grid takes", (long long)cut.outputs);
     dim3        grid((unsigned)blocks);
     weft_status status;
     if (tiled) status = wefti_cuda_launch(run, "conv2d tiles", (conv2d_all_tiles_kernel<P>), grid, dim3(THREADS), 0, c, cut, a, b, out, sums);

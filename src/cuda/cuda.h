@@ -117,6 +117,7 @@ void wefti_cuda_blas_close(wefti_cuda *cuda); /* when the device is released, af
 /* conv.cu: direct, for anything; dnn_conv.c: cuDNN */
 extern const wefti_cuda_kernel wefti_cuda_conv2d, wefti_cuda_conv2d_backward_input, wefti_cuda_conv2d_backward_weight, wefti_cuda_conv2d_dnn,
     wefti_cuda_conv2d_backward_input_dnn, wefti_cuda_conv2d_backward_weight_dnn;
+void wefti_cuda_dnn_close(wefti_cuda *cuda); /* when the device is released, after its programs */
 /* pool.cu */
 extern const wefti_cuda_kernel wefti_cuda_max_pool2d, wefti_cuda_max_pool2d_backward, wefti_cuda_max_pool2d_take, wefti_cuda_avg_pool2d,
     wefti_cuda_avg_pool2d_backward;

@@ -67,6 +67,9 @@ static void release(wefti_device *device) {
     (void)cudaSetDevice(cuda->ordinal);
     if (cuda->stream) (void)cudaStreamSynchronize(cuda->stream);
     wefti_cuda_blas_close(cuda);
+#ifdef WEFT_HAVE_CUDNN
+    wefti_cuda_dnn_close(cuda);
+#endif
     wefti_cuda_memory_close(cuda);
     if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
     (void)cudaGetLastError();

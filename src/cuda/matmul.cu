@@ -101,8 +101,7 @@ static __global__ void __launch_bounds__(WEFTI_TILE_THREADS)
 template <typename T, int TILE> static weft_status run_tiles(const wefti_cuda_run *run, const wefti_cuda_product &p) {
     int64_t columns = (p.n + TILE - 1) / TILE, tiles = (p.m + TILE - 1) / TILE * columns;
     if (tiles > 0x7fffffff / p.batches)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "matmul '%s': %lld tiles of %d x %d are more than a grid has blocks", run->call->name,
-                          (long long)tiles, TILE, TILE);
+        return wefti_fail(WEFT_E_UNSUPPORTED, "%lld tiles of %d x %d are more than a grid has blocks", (long long)tiles, TILE, TILE);
     return wefti_cuda_launch(run, "matmul", (matmul_forward_tiles_kernel<T, TILE>), dim3((unsigned)(tiles * p.batches)), dim3(WEFTI_TILE_THREADS), 0,
                              p, (const T *)run->inputs[0], (const T *)run->inputs[1], (T *)run->outputs[0], columns, tiles);
 }
