@@ -5,7 +5,8 @@
  * weft_plan_commit allocates and compiles; the first run does it where it was not done. From then on a run allocates
  * nothing. (Over TCP and verbs, messages of ranks that are ahead wait in a pool, which grows where more wait than ever did.)
  *
- * A plan keeps its graph, and is used by one thread at a time. A run blocks until its outputs are there. With more ranks,
+ * A plan keeps its graph, and is used by one thread at a time. A run blocks until its outputs are there; on a GPU it may return once
+ * everything was launched, and fetching an output, or a variable, waits. With more ranks,
  * runs are collective where a strategy has put communication in: all ranks run the same plans in the same order.
  * Fusing, reusing memory and cutting never change a bit of the results. Source: src/core/plan. */
 #ifndef WEFT_PLAN_H
@@ -108,7 +109,7 @@ typedef struct weft_plan_op {
 /* Bytes that this plan holds once committed, exactly. */
 typedef struct weft_plan_totals {
     int64_t arena_bytes;    /* intermediate values, outputs and scratch, laid over each other */
-    int64_t exported_bytes; /* what collectives send and receive, in memory that other ranks reach */
+    int64_t exported_bytes; /* what collectives send and receive, in memory that other ranks reach; on a GPU as much again of host memory */
     int64_t variable_bytes; /* of the whole set, shared by all plans that use it */
     int64_t constant_bytes; /* constants, the step number */
     int64_t input_bytes;    /* copies of fed arrays; on a device with host memory only made once an unaligned one comes */

@@ -1,4 +1,5 @@
 /* Communication in plans: values, buckets, places in the schedule, and faults; over a group of imagined ranks. */
+#include "common/far.h"
 #include "plan/fake_group.h"
 #include "plan/support.h"
 
@@ -14,10 +15,28 @@ static weft_tensor *along(weft_op op, weft_tensor *x, int32_t axis, weft_shape r
     return wefti_apply(op, &attrs, (weft_tensor *[]){x}, 1, NULL);
 }
 
+/* A wire that gives memory and carries nothing: for groups that need none but ask where to work. */
+static weft_status region_create(wefti_wire *wire, size_t size_bytes, wefti_wire_region **region_out) {
+    *region_out = calloc(1, sizeof **region_out);
+    **region_out = (wefti_wire_region){.wire = wire, .base = aligned_alloc(4096, wefti_align_up(size_bytes, 4096)), .size_bytes = size_bytes};
+    memset((*region_out)->base, 0xff, size_bytes);
+    return WEFT_OK;
+}
+static void region_release(wefti_wire_region *region) {
+    free(region->base);
+    free(region);
+}
+static const wefti_wire_ops memory_only = {.region_create = region_create, .region_release = region_release};
+
+/* Looks at a copy until it is over, on a device of its own memory; -1: the CPU itself. */
+static int far_delay = -1;
+
 typedef struct scene {
-    weft_world *world;
-    weft_graph *g;
-    fake_group  group;
+    weft_world   *world;
+    weft_graph   *g;
+    fake_group    group;
+    wefti_wire    wire;
+    wefti_device *inside; /* of the far device */
 } scene;
 
 static scene *scene_open(int32_t size, int32_t index) {
@@ -28,10 +47,19 @@ static scene *scene_open(int32_t size, int32_t index) {
     s->world->size = size;
     s->world->rank = index;
     s->world->group = &s->group.base;
+    if (far_delay < 0) return s;
+    s->inside = s->world->device;
+    s->world->device = far_device(s->inside, far_delay);
+    s->wire.ops = &memory_only;
+    s->group.base.wire = &s->wire;
     return s;
 }
 static void scene_close(scene *s) {
     weft_graph_release(s->g);
+    if (s->inside) {
+        cr_assert_eq(far_device_held(s->world->device), 0, "%zu bytes are still held", far_device_held(s->world->device));
+        s->inside->vtable->release(s->inside);
+    }
     world_close(s->world);
     fake_group_close(&s->group);
     free(s);
@@ -41,7 +69,7 @@ static void run_and_fetch(weft_plan *plan, const float *x, weft_shape shape, flo
     OK(weft_plan_fetch(plan, 0, out, bytes));
 }
 
-Test(plan_comm, reduces_values_of_every_origin) {
+static void reduces_values_of_every_origin(void) {
     for (int32_t delay = 0; delay < 3; delay++) {
         scene *s = scene_open(3, 1);
         s->group.delay = delay;
@@ -77,8 +105,9 @@ Test(plan_comm, reduces_values_of_every_origin) {
         scene_close(s);
     }
 }
+Test(plan_comm, reduces_values_of_every_origin) { reduces_values_of_every_origin(); }
 
-Test(plan_comm, gathers_and_scatters_along_any_axis_evenly_or_not) {
+static void gathers_and_scatters_along_any_axis_evenly_or_not(void) {
     for (int32_t axis = 0; axis < 3; axis++)
         for (int64_t total = 1; total <= 7; total++)
             for (int32_t index = 0; index < 3; index++) {
@@ -121,6 +150,7 @@ Test(plan_comm, gathers_and_scatters_along_any_axis_evenly_or_not) {
                 scene_close(s);
             }
 }
+Test(plan_comm, gathers_and_scatters_along_any_axis_evenly_or_not) { gathers_and_scatters_along_any_axis_evenly_or_not(); }
 
 /* A chain of layers whose gradients are reduced and then applied; micro says how many reductions there are. */
 static weft_plan *layers(scene *s, int32_t n, weft_plan_options options) {
@@ -170,7 +200,7 @@ Test(plan_comm, buckets_gradients_and_starts_them_in_the_backward_pass) {
     scene_close(s);
 }
 
-Test(plan_comm, equal_ranks_on_equal_batches_train_as_one_does) {
+static void equal_ranks_on_equal_batches_train_as_one_does(void) {
     float one[12][64], x[32];
     fill(x, 32, 9);
     for (int32_t variant = 0; variant < 6; variant++) {
@@ -193,8 +223,9 @@ Test(plan_comm, equal_ranks_on_equal_batches_train_as_one_does) {
         scene_close(s);
     }
 }
+Test(plan_comm, equal_ranks_on_equal_batches_train_as_one_does) { equal_ranks_on_equal_batches_train_as_one_does(); }
 
-Test(plan_comm, a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight) {
+static void a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight(void) {
     for (int32_t fail_at = 0; fail_at < 5; fail_at++) {
         scene     *s = scene_open(2, 0);
         weft_plan *plan = layers(s, 12, (weft_plan_options){.bucket_bytes = 3 * 256, .first_bucket_bytes = 256});
@@ -208,6 +239,7 @@ Test(plan_comm, a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight)
         scene_close(s);
     }
 }
+Test(plan_comm, a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight) { a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight(); }
 
 Test(plan_comm, a_share_of_the_wrong_size_is_named) {
     scene       *s = scene_open(3, 1);
@@ -216,4 +248,16 @@ Test(plan_comm, a_share_of_the_wrong_size_is_named) {
     weft_plan   *plan = NULL;
     FAILS(WEFT_E_SHAPE, weft_plan_create(s->world, s->g, &(weft_plan_options){.outputs = &y, .n_outputs = 1}, &plan), "its share is 2");
     scene_close(s);
+}
+
+/* All of it where what is sent is first copied out of the device's memory and what comes is copied in, soon or late. */
+Test(plan_comm, works_alike_on_a_device_of_its_own_memory) {
+    static const int delays[] = {0, 1, 20};
+    for (int i = 0; i < 3; i++) {
+        far_delay = delays[i];
+        reduces_values_of_every_origin();
+        gathers_and_scatters_along_any_axis_evenly_or_not();
+        equal_ranks_on_equal_batches_train_as_one_does();
+        a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight();
+    }
 }

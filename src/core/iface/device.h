@@ -2,7 +2,8 @@
  *
  * A device is handed a *segment*, a run of calls with their operands, and gives back a *program* to launch; it never
  * sees a graph. Whatever can fail for reasons of shape, dtype or memory fails in `query` or `compile`. A launch does not
- * allocate; on a device with host memory it returns when the work is done. */
+ * allocate; on a device with host memory it returns when the work is done, on others it may return before: launches, writes and reads
+ * take effect in the order of the calls. */
 #ifndef WEFTI_DEVICE_H
 #define WEFTI_DEVICE_H
 
@@ -43,6 +44,13 @@ typedef struct wefti_launch {
     uint64_t *profile_ns; /* [n_calls] durations, or NULL */
 } wefti_launch;
 
+/* A copy from device to host memory. */
+typedef struct wefti_read {
+    void       *host_memory;
+    const void *device_memory;
+    size_t      size_bytes;
+} wefti_read;
+
 typedef struct wefti_device_vtable {
     const char *kind;             /* "cpu", "cuda" */
     bool        host_memory;      /* the host may read and write this device's memory */
@@ -54,6 +62,8 @@ typedef struct wefti_device_vtable {
     /* Blocking copies between host and device memory. */
     weft_status (*write)(wefti_device *device, void *device_memory, const void *host_memory, size_t size_bytes);
     weft_status (*read)(wefti_device *device, void *host_memory, const void *device_memory, size_t size_bytes);
+    /* Several reads with one wait. NULL: one by one. */
+    weft_status (*read_all)(wefti_device *device, const wefti_read *reads, int32_t n_reads);
     /* Whether the device can compute the call, and the scratch bytes that it wants. Pure; looks at everything but buffer
      * numbers, offsets and scratch, so the planner may ask before memory is laid out. WEFT_E_UNSUPPORTED says why not. */
     weft_status (*query)(wefti_device *device, const wefti_call *call, int64_t *scratch_bytes_out);
@@ -65,6 +75,20 @@ typedef struct wefti_device_vtable {
     weft_status (*reduce)(void *device, void *dst, const void *const *sources, int32_t source_count, size_t count,
                           weft_dtype dtype, wefti_reduce_op op, int32_t divisor);
     int32_t (*threads)(wefti_device *device); /* threads that compute, for reports */
+
+    /* Copies beside the computing, for what collectives send and receive; only on devices without host memory, NULL on others. They keep
+     * their order among themselves, and nobody waits for them but who asks. Host memory that was pinned is quicker; `pin` may do
+     * nothing, and `unpin` waits for copies that use it. */
+    void (*pin)(wefti_device *device, void *host_memory, size_t size_bytes);
+    void (*unpin)(wefti_device *device, void *host_memory, size_t size_bytes);
+    /* Begins once all that was launched before is done. The ticket is for copy_test. */
+    weft_status (*copy_out)(wefti_device *device, void *host_memory, const void *device_memory, size_t size_bytes, uint64_t *ticket_out);
+    /* WEFT_E_AGAIN while the copy is on its way. */
+    weft_status (*copy_test)(wefti_device *device, uint64_t ticket);
+    /* Begins once the copies before it are over: what computes must not use that memory any more. */
+    weft_status (*copy_in)(wefti_device *device, void *device_memory, const void *host_memory, size_t size_bytes);
+    /* What is launched from now on begins once all copies so far are over. */
+    weft_status (*copy_join)(wefti_device *device);
 } wefti_device_vtable;
 
 /* Implementations embed this first. */

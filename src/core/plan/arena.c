@@ -1,7 +1,8 @@
 /* Arenas: the two regions that a plan's values lie in, shared by plans that never run at the same time.
  *
  * The exported region comes from the world's wire, so that other ranks reach it without a copy; without one it is plain device
- * memory. Regions of a wire that were outgrown are kept until the end: a slow peer may still be reading from them. */
+ * memory. On a device whose memory is not the host's there are both, of the same layout: what collectives move is copied between them
+ * (flights.c). Regions of a wire that were outgrown are kept until the end: a slow peer may still be reading from them. */
 #include <stdatomic.h>
 #include <string.h>
 
@@ -17,15 +18,15 @@ typedef struct old_region {
 struct wefti_arena {
     atomic_int         references;
     wefti_device      *device;
-    wefti_wire        *wire;   /* NULL: exported memory is the device's */
-    void              *memory, *exported;
+    wefti_wire        *wire;   /* NULL: nothing is exported */
+    void              *memory, *exported, *mirror; /* mirror: the wire's region, where that is not the exported memory itself */
     size_t             memory_bytes, exported_bytes;
     wefti_wire_region *region;
     old_region        *old;
 };
 
 static wefti_wire *wire_of(const weft_world *world) {
-    return world->group && world->group->wire && world->device->vtable->host_memory ? world->group->wire : NULL;
+    return world->group ? world->group->wire : NULL;
 }
 
 int64_t wefti_arena_exported_bytes(const weft_world *world, int64_t bytes) {
@@ -45,15 +46,29 @@ wefti_arena *wefti_arena_retain(wefti_arena *arena) {
     return arena;
 }
 
-static void drop_exported(wefti_arena *arena) {
-    if (arena->region) arena->wire->ops->region_release(arena->region);
-    else if (arena->exported) arena->device->vtable->deallocate(arena->device, arena->exported, arena->exported_bytes);
+/* Gives up the exported memory; the wire's region goes to the old ones, or is released. */
+static weft_status drop_exported(wefti_arena *arena, bool keep_region) {
+    const wefti_device_vtable *device = arena->device->vtable;
+    old_region                *old = NULL;
+    if (arena->region && keep_region) WEFTI_TRY(wefti_alloc(sizeof *old, "a plan", &old));
+    if (arena->mirror) device->unpin(arena->device, arena->mirror, arena->exported_bytes);
+    if (arena->exported && (!arena->region || arena->mirror)) device->deallocate(arena->device, arena->exported, arena->exported_bytes);
+    if (old) {
+        *old = (old_region){arena->old, arena->region};
+        arena->old = old;
+    } else if (arena->region) {
+        arena->wire->ops->region_release(arena->region);
+    }
+    arena->region = NULL;
+    arena->exported = arena->mirror = NULL;
+    arena->exported_bytes = 0;
+    return WEFT_OK;
 }
 
 void wefti_arena_release(wefti_arena *arena) {
     if (!arena || atomic_fetch_sub_explicit(&arena->references, 1, memory_order_acq_rel) != 1) return;
     if (arena->memory) arena->device->vtable->deallocate(arena->device, arena->memory, arena->memory_bytes);
-    drop_exported(arena);
+    (void)!drop_exported(arena, false); /* allocates nothing then */
     while (arena->old) {
         old_region *next = arena->old->next;
         arena->wire->ops->region_release(arena->old->region);
@@ -87,28 +102,22 @@ static weft_status clear(wefti_arena *arena, size_t bytes) {
 }
 
 static weft_status grow_exported(wefti_arena *arena, size_t bytes) {
+    const wefti_device_vtable *device = arena->device->vtable;
     if (bytes <= arena->exported_bytes) return WEFT_OK;
-    if (arena->region) {
-        old_region *old = NULL;
-        WEFTI_TRY(wefti_alloc(sizeof *old, "a plan", &old));
-        *old = (old_region){arena->old, arena->region};
-        arena->old = old;
-        arena->region = NULL;
-    } else {
-        drop_exported(arena);
-    }
-    arena->exported = NULL;
-    arena->exported_bytes = 0;
-    if (arena->wire) {
-        WEFTI_TRY(arena->wire->ops->region_create(arena->wire, bytes, &arena->region));
+    WEFTI_TRY(drop_exported(arena, true));
+    if (arena->wire) WEFTI_TRY(arena->wire->ops->region_create(arena->wire, bytes, &arena->region));
+    if (arena->region && device->host_memory) {
         arena->exported = arena->region->base;
-    } else {
-        WEFTI_TRY(arena->device->vtable->allocate(arena->device, bytes, "what collectives send", &arena->exported));
         arena->exported_bytes = bytes;
-        return clear(arena, bytes);
+        return WEFT_OK;
     }
+    WEFTI_TRY(device->allocate(arena->device, bytes, "what collectives send", &arena->exported));
     arena->exported_bytes = bytes;
-    return WEFT_OK;
+    if (arena->region) {
+        arena->mirror = arena->region->base;
+        device->pin(arena->device, arena->mirror, bytes);
+    }
+    return clear(arena, bytes);
 }
 
 weft_status wefti_arena_reserve(wefti_arena *arena, int64_t arena_bytes, int64_t exported_bytes) {
@@ -118,3 +127,4 @@ weft_status wefti_arena_reserve(wefti_arena *arena, int64_t arena_bytes, int64_t
 
 void *wefti_arena_memory(const wefti_arena *arena) { return arena->memory; }
 void *wefti_arena_exported(const wefti_arena *arena) { return arena->exported; }
+void *wefti_arena_mirror(const wefti_arena *arena) { return arena->mirror; }

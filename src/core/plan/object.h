@@ -16,6 +16,8 @@ void wefti_arena_release(wefti_arena *arena);
 WEFT_MUST_CHECK weft_status wefti_arena_reserve(wefti_arena *arena, int64_t arena_bytes, int64_t exported_bytes);
 void *wefti_arena_memory(const wefti_arena *arena);
 void *wefti_arena_exported(const wefti_arena *arena);
+/* Host memory of the same layout as the exported region, in which collectives work; NULL where they work in that itself. */
+void *wefti_arena_mirror(const wefti_arena *arena);
 /* Of the exported region, as it is allocated: whole pages where a wire gives it. */
 int64_t wefti_arena_exported_bytes(const weft_world *world, int64_t bytes);
 
@@ -35,7 +37,9 @@ static inline void wefti_trace_add(wefti_trace *trace, weft_trace_event event) {
 enum { WEFTI_BUFFER_ARENA, WEFTI_BUFFER_EXPORTED, WEFTI_BUFFER_CONSTANT, WEFTI_BUFFER_FIRST };
 
 typedef struct wefti_in_flight {
-    wefti_collective *operation; /* NULL: not in flight */
+    wefti_collective *operation; /* NULL: not in flight, or not yet */
+    bool              boarding;  /* what it sends is still being copied out of the device's memory, up to `ticket` */
+    uint64_t          ticket;
     weft_status       status;    /* of one that was seen to have ended before it was waited for */
     uint64_t          begin_ns;
     int32_t           next;      /* in flight, in the order of starts; -1: last */
@@ -67,6 +71,16 @@ struct weft_plan {
     wefti_trace      trace;
     wefti_text       text;
 };
+
+/* flights.c: a run's collectives, by index. Starts one, in the order of the plan on every rank; ends one, before its results are used;
+ * lets those in flight get on; waits for all, whatever becomes of them. */
+WEFT_MUST_CHECK weft_status wefti_flight_start(weft_plan *plan, int32_t collective);
+WEFT_MUST_CHECK weft_status wefti_flight_wait(weft_plan *plan, int32_t collective);
+void wefti_flights_progress(weft_plan *plan);
+void wefti_flights_end(weft_plan *plan);
+/* Where a value lies in this run. */
+void *wefti_plan_address(const weft_plan *plan, int32_t value);
+static inline uint64_t wefti_plan_now(void) { return wefti_host_now(wefti_host_system()); }
 
 /* variables.c: WEFT_E_MISMATCH where they differ; WEFT_E_NOT_FOUND naming what is like it. */
 weft_status wefti_variables_match(const weft_variables *variables, int32_t index, const weft_tensor *leaf);

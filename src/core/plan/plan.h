@@ -37,6 +37,10 @@ void *wefti_variables_memory(const weft_variables *variables, int32_t index);
  * to host memory (row-major, the leaf's dtype). */
 WEFT_MUST_CHECK weft_status wefti_leaf_initial(const weft_tensor *leaf, void *values_out);
 
+/* Scalar outputs of f32 or f64 of the latest run as doubles, [n] of at most WEFTI_SCALARS_MAX, with one wait for all. WEFT_E_DTYPE for others. */
+enum { WEFTI_SCALARS_MAX = 8 };
+WEFT_MUST_CHECK weft_status wefti_plan_scalars(const weft_plan *plan, const int32_t *indices, int32_t n, double *values_out);
+
 /* Nanoseconds of the latest run in which there was nothing to compute but a collective to wait for. */
 uint64_t wefti_plan_wait_ns(const weft_plan *plan);
 

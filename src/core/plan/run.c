@@ -1,6 +1,7 @@
 /* The runner: binds what is fed, then launches segments, starts collectives and waits for them, in the order of the plan.
  *
- * While a segment computes, the device calls `between`, which lets the oldest collective of each group make progress. Nothing is allocated
+ * While a segment computes, the device calls `between`, which lets the oldest collective of each group make progress (flights.c). On a device
+ * with its own memory the run returns when everything was launched; fetching an output waits for it. Nothing is allocated
  * here, but a copy's memory for a feed that is not aligned, the first time. A fault that a collective reports ends the run; a fault
  * of this rank's device is raised in the groups first, so that no peer waits for us. Either way every collective in flight is ended
  * before the run returns, for they work on the plan's memory. */
@@ -8,8 +9,6 @@
 #include <string.h>
 
 #include "core/plan/object.h"
-
-static uint64_t now_ns(void) { return wefti_host_now(wefti_host_system()); }
 
 /* --- feeds --- */
 
@@ -91,136 +90,28 @@ static weft_status bind(weft_plan *plan, const weft_feed *feeds, int32_t n_feeds
                                      sizeof plan->step);
 }
 
-/* --- collectives --- */
-
-static void *address(const weft_plan *plan, int32_t value) {
-    int32_t buffer;
-    int64_t offset;
-    wefti_plan_locate(plan, &plan->ir.values[value], &buffer, &offset);
-    return (char *)plan->buffers[buffer] + offset;
-}
-
-static wefti_collective_call call_of(const weft_plan *plan, const wefti_item *item) {
-    const wefti_value    *in = &plan->ir.values[item->inputs[0]], *out = &plan->ir.values[item->outputs[0]];
-    size_t                size = weft_dtype_bytes(in->dtype);
-    wefti_collective_call call = {.dtype = in->dtype, .op = (wefti_reduce_op)item->attrs->comm.reduce,
-                                  .send = address(plan, item->inputs[0]), .receive = address(plan, item->outputs[0])};
-    switch (item->op) {
-    case WEFT_OP_ALL_REDUCE: { /* the list lies in one piece, from the first to the end of the last */
-        const wefti_value *last = &plan->ir.values[item->inputs[item->n_inputs - 1]];
-        call.kind = WEFTI_ALLREDUCE;
-        call.count = (size_t)((char *)address(plan, item->inputs[item->n_inputs - 1]) - (char *)call.receive + wefti_value_bytes(last)) / size;
-        break;
-    }
-    case WEFT_OP_ALL_GATHER:
-        call.kind = WEFTI_ALLGATHER;
-        call.count = (size_t)wefti_value_elements(in);
-        break;
-    case WEFT_OP_REDUCE_SCATTER:
-        call.kind = WEFTI_REDUCE_SCATTER;
-        call.count = (size_t)wefti_value_elements(out);
-        break;
-    default:
-        call.kind = WEFTI_BROADCAST;
-        call.count = (size_t)wefti_value_elements(in);
-        break;
-    }
-    return call;
-}
-
-/* Ends the flight of collective `c`, which was just seen to be over. */
-static void land(weft_plan *plan, int32_t c, weft_status status) {
-    wefti_in_flight             *flight = &plan->flights[c];
-    const wefti_plan_collective *collective = &plan->ir.collectives[c];
-    int32_t                      before = -1;
-    flight->operation = NULL;
-    flight->status = status;
-    for (int32_t i = plan->first_flight; i != c; i = plan->flights[i].next) before = i;
-    if (before < 0) plan->first_flight = flight->next;
-    else plan->flights[before].next = flight->next;
-    if (plan->last_flight == c) plan->last_flight = before;
-    if (plan->trace.events)
-        wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_COLLECTIVE, plan->runs, c, plan->ir.items[collective->item].name,
-                                                         collective->bytes, flight->begin_ns, now_ns()});
-}
-
-/* Lets the oldest collective of each group get on, and takes in those that have ended. */
-static void progress(weft_plan *plan) {
-    const wefti_group *seen = NULL;
-    for (int32_t c = plan->first_flight, next; c >= 0 && plan->fault == WEFT_OK; c = next) {
-        wefti_in_flight *flight = &plan->flights[c];
-        next = flight->next;
-        if (flight->operation->group == seen) continue;
-        weft_status status = wefti_collective_test(flight->operation);
-        if (status == WEFT_E_AGAIN) {
-            seen = flight->operation->group;
-            continue;
-        }
-        land(plan, c, status);
-        if (status != WEFT_OK) plan->fault = status;
-    }
-}
-
-static void between(void *plan) { progress(plan); }
-
-static weft_status start_collective(weft_plan *plan, int32_t c) {
-    const wefti_item     *item = &plan->ir.items[plan->ir.collectives[c].item];
-    wefti_in_flight      *flight = &plan->flights[c];
-    wefti_collective_call call = call_of(plan, item);
-    weft_status           status;
-    flight->begin_ns = now_ns();
-    while ((status = wefti_collective_start(wefti_ir_group(&plan->ir, item), &call, &flight->operation)) == WEFT_E_AGAIN) {
-        /* Too many in flight: the oldest has to end first; its own deadline bounds the wait. */
-        flight->operation = NULL;
-        int32_t oldest = plan->first_flight;
-        if (oldest < 0) return wefti_fail(WEFT_E_INTERNAL, "'%s': the group takes no operation, and none is in flight", item->name);
-        land(plan, oldest, wefti_collective_wait(plan->flights[oldest].operation, 0));
-        WEFTI_TRY(plan->flights[oldest].status);
-    }
-    if (status != WEFT_OK) {
-        flight->operation = NULL;
-        return wefti_while(status, "starting %s '%s'", wefti_ops[item->op].name, item->name);
-    }
-    flight->next = -1;
-    if (plan->last_flight >= 0) plan->flights[plan->last_flight].next = c;
-    else plan->first_flight = c;
-    plan->last_flight = c;
-    return WEFT_OK;
-}
-
-static weft_status wait_collective(weft_plan *plan, int32_t c) {
-    wefti_in_flight *flight = &plan->flights[c];
-    if (flight->operation) {
-        uint64_t    begin = now_ns();
-        weft_status status = wefti_collective_wait(flight->operation, 0);
-        land(plan, c, status);
-        uint64_t end = now_ns();
-        plan->wait_ns += end - begin;
-        wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_WAIT, plan->runs, c, "", 0, begin, end});
-    }
-    return flight->status;
-}
-
 /* --- the steps --- */
+
+static void between(void *plan) { wefti_flights_progress(plan); }
 
 static weft_status launch(weft_plan *plan, int32_t s) {
     const wefti_plan_segment *segment = &plan->ir.segments[s];
     wefti_launch              given = {.buffers = plan->buffers, .between = plan->first_flight >= 0 ? between : NULL, .context = plan,
                                        .profile_ns = plan->profile_ns ? &plan->profile_ns[segment->begin] : NULL};
-    uint64_t                  begin = plan->trace.events ? now_ns() : 0;
+    uint64_t                  begin = plan->trace.events ? wefti_plan_now() : 0;
     WEFTI_TRY(plan->ir.device->vtable->launch(plan->programs[s], &given));
     if (plan->trace.events)
-        wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_SEGMENT, plan->runs, s, "", 0, begin, now_ns()});
+        wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_SEGMENT, plan->runs, s, "", 0, begin, wefti_plan_now()});
     return WEFT_OK;
 }
 
 static weft_status step(weft_plan *plan, const wefti_plan_step *it) {
     switch (it->kind) {
     case WEFTI_STEP_LAUNCH: WEFTI_TRY(launch(plan, it->index)); break;
-    case WEFTI_STEP_START: WEFTI_TRY(start_collective(plan, it->index)); break;
-    default: WEFTI_TRY(wait_collective(plan, it->index)); break;
+    case WEFTI_STEP_START: WEFTI_TRY(wefti_flight_start(plan, it->index)); break;
+    default: WEFTI_TRY(wefti_flight_wait(plan, it->index)); break;
     }
-    if (it->kind != WEFTI_STEP_WAIT && plan->first_flight >= 0) progress(plan);
+    if (it->kind != WEFTI_STEP_WAIT && plan->first_flight >= 0) wefti_flights_progress(plan);
     return plan->fault;
 }
 
@@ -233,10 +124,7 @@ static void abandon(weft_plan *plan, weft_status status) {
         if (group && group->fault && wefti_fault_status(group->fault) == WEFT_OK)
             wefti_fault_raise(group->fault, WEFT_E_PEER, plan->ir.world->rank, message);
     }
-    while (plan->first_flight >= 0) {
-        int32_t oldest = plan->first_flight;
-        land(plan, oldest, wefti_collective_wait(plan->flights[oldest].operation, 0));
-    }
+    wefti_flights_end(plan);
     (void)!wefti_fail(status, "%s", message);
 }
 
@@ -256,10 +144,10 @@ weft_status weft_plan_run(weft_plan *plan, const weft_feed *feeds, int32_t n_fee
     if (!plan) return wefti_fail(WEFT_E_INVALID, "weft_plan_run: the plan is NULL");
     WEFTI_TRY(weft_plan_commit(plan));
     WEFTI_TRY(bind(plan, feeds, n_feeds));
-    uint64_t    begin = plan->trace.events ? now_ns() : 0;
+    uint64_t    begin = plan->trace.events ? wefti_plan_now() : 0;
     weft_status status = run_steps(plan);
     if (plan->trace.events)
-        wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_RUN, plan->runs, 0, "", 0, begin, now_ns()});
+        wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_RUN, plan->runs, 0, "", 0, begin, wefti_plan_now()});
     plan->runs++;
     plan->has_run = status == WEFT_OK;
     return status;
@@ -279,7 +167,7 @@ weft_status weft_plan_output(const weft_plan *plan, int32_t index, weft_plan_val
         return wefti_fail(WEFT_E_INVALID, "weft_plan_output: there is no output %d: there are %d", index, plan->ir.n_outputs);
     const wefti_value *value = &plan->ir.values[plan->ir.outputs[index]];
     *value_out = (weft_plan_value){value->dtype, value->shape, wefti_value_bytes(value), NULL};
-    if (plan->has_run && plan->ir.device->vtable->host_memory) value_out->data = address(plan, plan->ir.outputs[index]);
+    if (plan->has_run && plan->ir.device->vtable->host_memory) value_out->data = wefti_plan_address(plan, plan->ir.outputs[index]);
     return WEFT_OK;
 }
 
@@ -292,7 +180,28 @@ weft_status weft_plan_fetch(const weft_plan *plan, int32_t index, void *values_o
                           weft_shape_text(value.shape).text, (long long)value.bytes, bytes);
     if (bytes == 0) return WEFT_OK;
     if (!values_out) return wefti_fail(WEFT_E_INVALID, "weft_plan_fetch: the memory for output %d is NULL", index);
-    return plan->ir.device->vtable->read(plan->ir.device, values_out, address(plan, plan->ir.outputs[index]), bytes);
+    return plan->ir.device->vtable->read(plan->ir.device, values_out, wefti_plan_address(plan, plan->ir.outputs[index]), bytes);
+}
+
+weft_status wefti_plan_scalars(const weft_plan *plan, const int32_t *indices, int32_t n, double *values_out) {
+    wefti_device *device = plan->ir.device;
+    wefti_read    reads[WEFTI_SCALARS_MAX] = {{0}};
+    union {
+        float  single;
+        double wide;
+    } raw[WEFTI_SCALARS_MAX];
+    if (!plan->has_run) return wefti_fail(WEFT_E_STATE, "the plan of '%s' has not run", plan->source->name);
+    for (int32_t i = 0; i < n; i++) {
+        const wefti_value *value = &plan->ir.values[plan->ir.outputs[indices[i]]];
+        if (value->dtype != WEFT_F32 && value->dtype != WEFT_F64)
+            return wefti_fail(WEFT_E_DTYPE, "a loss of %s cannot be read: cast it to f32 with weft_cast", weft_dtype_name(value->dtype));
+        reads[i] = (wefti_read){&raw[i], wefti_plan_address(plan, plan->ir.outputs[indices[i]]), weft_dtype_bytes(value->dtype)};
+    }
+    for (int32_t i = 0; i < n && !device->vtable->read_all; i++)
+        WEFTI_TRY(device->vtable->read(device, reads[i].host_memory, reads[i].device_memory, reads[i].size_bytes));
+    if (device->vtable->read_all) WEFTI_TRY(device->vtable->read_all(device, reads, n));
+    for (int32_t i = 0; i < n; i++) values_out[i] = reads[i].size_bytes == sizeof(double) ? raw[i].wide : (double)raw[i].single;
+    return WEFT_OK;
 }
 
 int32_t weft_plan_trace(const weft_plan *plan, weft_trace_event *events_out, int32_t capacity) {

@@ -1,0 +1,213 @@
+/* A run's collectives in flight: started in the order of the plan, landed in the order in which they end.
+ *
+ * Where the device's memory is the host's, an operation works on the plan's values themselves. Where it is not, the exported region has a
+ * mirror in host memory: what is sent is first copied out beside the computing (the flight is *boarding*), the operation works on the
+ * mirror, and what came is copied back when it lands; the device orders what it computes next after that copy. Nobody waits for a copy but
+ * the host, where it has nothing else to do.
+ *
+ * Invariants: flights are listed in the order of their starts, those that board after those that fly, so all ranks start the same operations
+ * in the same order. Two operations never share memory while both are in flight, for the planner keeps their blocks apart. */
+#include "core/plan/object.h"
+
+enum { SHORT_WAIT_NS = 50000 }; /* between looks at what still boards */
+
+void *wefti_plan_address(const weft_plan *plan, int32_t value) {
+    int32_t buffer;
+    int64_t offset;
+    wefti_plan_locate(plan, &plan->ir.values[value], &buffer, &offset);
+    return (char *)plan->buffers[buffer] + offset;
+}
+
+static wefti_collective_call call_of(const weft_plan *plan, const wefti_item *item) {
+    const wefti_value    *in = &plan->ir.values[item->inputs[0]], *out = &plan->ir.values[item->outputs[0]];
+    size_t                size = weft_dtype_bytes(in->dtype);
+    wefti_collective_call call = {.dtype = in->dtype, .op = (wefti_reduce_op)item->attrs->comm.reduce,
+                                  .send = wefti_plan_address(plan, item->inputs[0]), .receive = wefti_plan_address(plan, item->outputs[0])};
+    switch (item->op) {
+    case WEFT_OP_ALL_REDUCE: { /* the list lies in one piece, from the first to the end of the last */
+        int32_t last = item->inputs[item->n_inputs - 1];
+        call.kind = WEFTI_ALLREDUCE;
+        call.count = (size_t)((char *)wefti_plan_address(plan, last) - (char *)call.receive + wefti_value_bytes(&plan->ir.values[last])) / size;
+        break;
+    }
+    case WEFT_OP_ALL_GATHER:
+        call.kind = WEFTI_ALLGATHER;
+        call.count = (size_t)wefti_value_elements(in);
+        break;
+    case WEFT_OP_REDUCE_SCATTER:
+        call.kind = WEFTI_REDUCE_SCATTER;
+        call.count = (size_t)wefti_value_elements(out);
+        break;
+    default:
+        call.kind = WEFTI_BROADCAST;
+        call.count = (size_t)wefti_value_elements(in);
+        break;
+    }
+    return call;
+}
+
+static const wefti_item *item_of(const weft_plan *plan, int32_t c) { return &plan->ir.items[plan->ir.collectives[c].item]; }
+
+/* --- the mirror --- */
+
+static void *mirrored(const weft_plan *plan, const void *memory) {
+    return (char *)wefti_arena_mirror(plan->arena) + ((const char *)memory - (const char *)plan->buffers[WEFTI_BUFFER_EXPORTED]);
+}
+
+/* Bytes that a call reads here, and writes. */
+static void extents(const weft_plan *plan, int32_t c, const wefti_collective_call *call, size_t *sent_out, size_t *received_out) {
+    size_t bytes = call->count * weft_dtype_bytes(call->dtype), members = (size_t)wefti_ir_group(&plan->ir, item_of(plan, c))->size;
+    *sent_out = call->kind == WEFTI_REDUCE_SCATTER ? bytes * members : bytes;
+    *received_out = call->kind == WEFTI_ALLGATHER ? bytes * members : bytes;
+}
+
+static weft_status board(weft_plan *plan, int32_t c) {
+    wefti_device         *device = plan->ir.device;
+    wefti_collective_call call = call_of(plan, item_of(plan, c));
+    size_t                sent, received;
+    extents(plan, c, &call, &sent, &received);
+    WEFTI_TRY(device->vtable->copy_out(device, mirrored(plan, call.send), call.send, sent, &plan->flights[c].ticket));
+    plan->flights[c].boarding = true;
+    return WEFT_OK;
+}
+
+static weft_status unboard(weft_plan *plan, int32_t c) {
+    wefti_device         *device = plan->ir.device;
+    wefti_collective_call call = call_of(plan, item_of(plan, c));
+    size_t                sent, received;
+    extents(plan, c, &call, &sent, &received);
+    return device->vtable->copy_in(device, call.receive, mirrored(plan, call.receive), received);
+}
+
+/* --- landing --- */
+
+static void leave_list(weft_plan *plan, int32_t c) {
+    int32_t before = -1;
+    for (int32_t i = plan->first_flight; i != c; i = plan->flights[i].next) before = i;
+    if (before < 0) plan->first_flight = plan->flights[c].next;
+    else plan->flights[before].next = plan->flights[c].next;
+    if (plan->last_flight == c) plan->last_flight = before;
+}
+
+/* Ends the flight of collective `c`, whose operation was just seen to be over, or never started. */
+static void land(weft_plan *plan, int32_t c, weft_status status) {
+    wefti_in_flight *flight = &plan->flights[c];
+    flight->operation = NULL;
+    flight->boarding = false;
+    if (status == WEFT_OK && wefti_arena_mirror(plan->arena)) status = unboard(plan, c);
+    flight->status = status;
+    leave_list(plan, c);
+    wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_COLLECTIVE, plan->runs, c, item_of(plan, c)->name, plan->ir.collectives[c].bytes,
+                                                     flight->begin_ns, plan->trace.events ? wefti_plan_now() : 0});
+}
+
+/* The oldest that flies; -1 where all are boarding or there is none. */
+static int32_t oldest_flying(const weft_plan *plan) {
+    return plan->first_flight >= 0 && plan->flights[plan->first_flight].operation ? plan->first_flight : -1;
+}
+
+/* Starts the operation of a flight that is listed. WEFT_E_AGAIN: too many in flight, or still boarding. */
+static weft_status take_off(weft_plan *plan, int32_t c) {
+    const wefti_item     *item = item_of(plan, c);
+    wefti_in_flight      *flight = &plan->flights[c];
+    wefti_collective_call call = call_of(plan, item);
+    if (flight->boarding) {
+        WEFTI_TRY(plan->ir.device->vtable->copy_test(plan->ir.device, flight->ticket));
+        call.send = mirrored(plan, call.send);
+        call.receive = mirrored(plan, call.receive);
+    }
+    weft_status status = wefti_collective_start(wefti_ir_group(&plan->ir, item), &call, &flight->operation);
+    if (status == WEFT_OK) {
+        flight->boarding = false;
+        return WEFT_OK;
+    }
+    flight->operation = NULL;
+    if (status != WEFT_E_AGAIN) return wefti_while(status, "starting %s '%s'", wefti_ops[item->op].name, item->name);
+    if (oldest_flying(plan) < 0) return wefti_fail(WEFT_E_INTERNAL, "'%s': the group takes no operation, and none is in flight", item->name);
+    return status;
+}
+
+/* --- for the runner --- */
+
+void wefti_flights_progress(weft_plan *plan) {
+    const wefti_group *seen = NULL;
+    for (int32_t c = plan->first_flight, next; c >= 0 && plan->fault == WEFT_OK; c = next) {
+        wefti_in_flight *flight = &plan->flights[c];
+        next = flight->next;
+        if (flight->boarding) {
+            weft_status status = take_off(plan, c);
+            if (status == WEFT_E_AGAIN) return; /* those after it do not overtake */
+            if (status != WEFT_OK) plan->fault = status;
+            continue;
+        }
+        if (flight->operation->group == seen) continue;
+        weft_status status = wefti_collective_test(flight->operation);
+        if (status == WEFT_E_AGAIN) {
+            seen = flight->operation->group;
+            continue;
+        }
+        land(plan, c, status);
+        if (flight->status != WEFT_OK) plan->fault = flight->status;
+    }
+}
+
+weft_status wefti_flight_start(weft_plan *plan, int32_t c) {
+    wefti_in_flight *flight = &plan->flights[c];
+    flight->begin_ns = wefti_plan_now();
+    flight->next = -1;
+    if (wefti_arena_mirror(plan->arena)) WEFTI_TRY(board(plan, c));
+    weft_status status;
+    while (!flight->boarding && (status = take_off(plan, c)) != WEFT_OK) {
+        /* Too many in flight: the oldest has to end first; its own deadline bounds the wait. */
+        int32_t oldest = oldest_flying(plan);
+        if (status != WEFT_E_AGAIN) return status;
+        land(plan, oldest, wefti_collective_wait(plan->flights[oldest].operation, 0));
+        WEFTI_TRY(plan->flights[oldest].status);
+    }
+    if (plan->last_flight >= 0) plan->flights[plan->last_flight].next = c;
+    else plan->first_flight = c;
+    plan->last_flight = c;
+    return WEFT_OK;
+}
+
+static bool is_in_flight(const wefti_in_flight *flight) { return flight->operation || flight->boarding; }
+
+/* Until collective `c` has landed, with others still boarding behind it or before it. */
+static void fly(weft_plan *plan, int32_t c) {
+    const wefti_host *host = wefti_host_system();
+    wefti_in_flight  *flight = &plan->flights[c];
+    while (is_in_flight(flight) && plan->fault == WEFT_OK) {
+        wefti_flights_progress(plan);
+        if (!is_in_flight(flight) || plan->fault != WEFT_OK) break;
+        if (!flight->operation) {
+            host->yield(host->context);
+            continue;
+        }
+        weft_status status = wefti_collective_wait(flight->operation, SHORT_WAIT_NS);
+        if (status != WEFT_E_AGAIN) land(plan, c, status);
+    }
+    if (plan->fault != WEFT_OK && flight->status == WEFT_OK) flight->status = plan->fault;
+}
+
+weft_status wefti_flight_wait(weft_plan *plan, int32_t c) {
+    wefti_in_flight *flight = &plan->flights[c];
+    if (is_in_flight(flight)) {
+        uint64_t begin = wefti_plan_now();
+        if (wefti_arena_mirror(plan->arena)) fly(plan, c);
+        else land(plan, c, wefti_collective_wait(flight->operation, 0));
+        uint64_t end = wefti_plan_now();
+        plan->wait_ns += end - begin;
+        wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_WAIT, plan->runs, c, "", 0, begin, end});
+    }
+    if (flight->status == WEFT_OK && wefti_arena_mirror(plan->arena)) return plan->ir.device->vtable->copy_join(plan->ir.device);
+    return flight->status;
+}
+
+void wefti_flights_end(weft_plan *plan) {
+    while (plan->first_flight >= 0) {
+        int32_t      c = plan->first_flight;
+        wefti_in_flight *flight = &plan->flights[c];
+        land(plan, c, flight->operation ? wefti_collective_wait(flight->operation, 0) : WEFT_E_ABORTED);
+    }
+    if (wefti_arena_mirror(plan->arena)) (void)!plan->ir.device->vtable->copy_join(plan->ir.device);
+}
