@@ -168,14 +168,28 @@ static weft_status save_plot(fit *f) {
 
 /* --- evaluation and saving --- */
 
-static double scalar_of(const weft_plan_value *value) {
-    switch (value->dtype) {
-    case WEFT_F32: return *(const float *)value->data;
-    case WEFT_F64: return *(const double *)value->data;
-    case WEFT_I64: return (double)*(const int64_t *)value->data;
-    case WEFT_I32: return (double)*(const int32_t *)value->data;
-    default: return NAN;
+/* A scalar output of the evaluator. */
+static weft_status fetch_scalar(const fit *f, int32_t index, double *value_out) {
+    weft_plan_value value;
+    union {
+        float   f32;
+        double  f64;
+        int64_t i64;
+        int32_t i32;
+    } raw = {0};
+    WEFTI_TRY(weft_evaluator_output(f->evaluator, index, &value));
+    if (value.bytes != (int64_t)weft_dtype_bytes(value.dtype) || value.bytes > (int64_t)sizeof raw)
+        return wefti_fail(WEFT_E_SHAPE, "what is measured on the test set is %s %s, not a number", weft_dtype_name(value.dtype),
+                          weft_shape_text(value.shape).text);
+    WEFTI_TRY(weft_evaluator_fetch(f->evaluator, index, &raw, (size_t)value.bytes));
+    switch (value.dtype) {
+    case WEFT_F32: *value_out = raw.f32; break;
+    case WEFT_F64: *value_out = raw.f64; break;
+    case WEFT_I64: *value_out = (double)raw.i64; break;
+    case WEFT_I32: *value_out = raw.i32; break;
+    default: *value_out = NAN; break;
     }
+    return WEFT_OK;
 }
 
 static weft_status evaluate(fit *f) {
@@ -185,16 +199,16 @@ static weft_status evaluate(fit *f) {
     double      loss = 0, correct = 0, rows = 0;
     WEFTI_TRY(alone(f, weft_loader_rewind(f->options->test)));
     while ((status = alone(f, weft_loader_next(f->options->test, &batch))) == WEFT_OK) {
-        weft_plan_value value;
-        int32_t         index = 0;
+        double  value = 0;
+        int32_t index = 0;
         WEFTI_TRY(alone(f, weft_evaluator_run(f->evaluator, &batch)));
         if (f->options->test_loss) {
-            WEFTI_TRY(weft_evaluator_output(f->evaluator, index++, &value));
-            loss += scalar_of(&value) * (double)batch.global_rows;
+            WEFTI_TRY(alone(f, fetch_scalar(f, index++, &value)));
+            loss += value * (double)batch.global_rows;
         }
         if (f->options->test_correct) {
-            WEFTI_TRY(weft_evaluator_output(f->evaluator, index, &value));
-            correct += scalar_of(&value);
+            WEFTI_TRY(alone(f, fetch_scalar(f, index, &value)));
+            correct += value;
         }
         rows += (double)batch.global_rows;
     }

@@ -140,15 +140,22 @@ static weft_status evaluate(search *s, const double *point, double *gradient, do
     WEFTI_TRY(wefti_plan_set_run(plan, s->batch, &feed, 1));
     s->report->wait_ns += wefti_plan_wait_ns(plan);
     s->report->evaluations++;
-    WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_LOSS, value_out));
-    WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_OWN_LOSS, &s->own));
+    static const int32_t outputs[] = {WEFTI_OUT_LOSS, WEFTI_OUT_OWN_LOSS};
+    double               losses[2];
+    WEFTI_TRY(wefti_plan_scalars(plan, outputs, 2, losses));
+    *value_out = losses[0];
+    s->own = losses[1];
     int64_t at = 0;
     for (int32_t i = 0; i < trainer->training.n; i++) {
         weft_plan_value value;
         WEFTI_TRY(weft_plan_output(plan, WEFTI_OUT_FIRST_GRADIENT + i, &value));
-        int64_t count = weft_shape_elements(value.shape);
-        if (!value.data && count) return wefti_fail(WEFT_E_UNSUPPORTED, "L-BFGS runs on devices with host memory only");
-        widen(value.dtype, value.data, count, gradient + at);
+        int64_t     count = weft_shape_elements(value.shape);
+        const void *data = value.data;
+        if (!data && count) { /* not the host's memory */
+            WEFTI_TRY(weft_plan_fetch(plan, WEFTI_OUT_FIRST_GRADIENT + i, trainer->lbfgs->copy, (size_t)value.bytes));
+            data = trainer->lbfgs->copy;
+        }
+        widen(value.dtype, data, count, gradient + at);
         at += count;
     }
     s->loss = *value_out;

@@ -70,15 +70,3 @@ weft_status wefti_plan_set_run(weft_plan *plan, const weft_batch *batch, const w
     for (int32_t i = 0; i < n_extra && i < 4; i++) feeds[n++] = extra[i];
     return weft_plan_run(plan, feeds, n);
 }
-
-weft_status wefti_plan_scalar(const weft_plan *plan, int32_t index, double *value_out) {
-    weft_plan_value value;
-    WEFTI_TRY(weft_plan_output(plan, index, &value));
-    if (value.dtype == WEFT_F64) return weft_plan_fetch(plan, index, value_out, sizeof(double));
-    if (value.dtype != WEFT_F32)
-        return wefti_fail(WEFT_E_DTYPE, "a loss of %s cannot be read: cast it to f32 with weft_cast", weft_dtype_name(value.dtype));
-    float single = 0;
-    WEFTI_TRY(weft_plan_fetch(plan, index, &single, sizeof single));
-    *value_out = single;
-    return WEFT_OK;
-}

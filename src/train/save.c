@@ -30,12 +30,27 @@ weft_status wefti_agree(weft_world *world, weft_status own, const char *doing) {
 
 /* --- saving --- */
 
-static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *writer) {
+/* A variable whose memory is not the host's, for the writer to fetch piece by piece. */
+typedef struct far_variable {
+    wefti_device *device;
+    const char   *memory;
+} far_variable;
+
+static weft_status fetch_piece(void *context, uint64_t offset, uint64_t bytes, void *out) {
+    const far_variable *from = context;
+    return from->device->vtable->read(from->device, out, from->memory + offset, (size_t)bytes);
+}
+
+/* `far` has room for every variable and lives as long as the writer; NULL where memory is the host's. */
+static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *writer, far_variable *far) {
     int32_t n = weft_variables_count(trainer->variables);
     for (int32_t i = 0; i < n; i++) {
         weft_variable_info info;
+        void              *memory = wefti_variables_memory(trainer->variables, i);
         WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        WEFTI_TRY(weft_checkpoint_add(writer, info.name, info.dtype, info.shape, wefti_variables_memory(trainer->variables, i)));
+        if (far) far[i] = (far_variable){trainer->world->device, memory};
+        WEFTI_TRY(far ? weft_checkpoint_add_fetched(writer, info.name, info.dtype, info.shape, fetch_piece, &far[i])
+                      : weft_checkpoint_add(writer, info.name, info.dtype, info.shape, memory));
     }
     if (!trainer->lbfgs) return WEFT_OK;
     wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
@@ -45,13 +60,13 @@ static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *
 }
 
 static weft_status write_file(weft_trainer *trainer, const char *path, const weft_loader *loader) {
-    if (!trainer->world->device->vtable->host_memory)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "saving '%s': variables on a %s device are not read yet", path,
-                          trainer->world->device->vtable->kind);
     weft_checkpoint_writer *writer = NULL;
+    far_variable           *far = NULL;
+    size_t                  far_bytes = (size_t)weft_variables_count(trainer->variables) * sizeof *far;
     weft_status             status = WEFT_OK;
+    if (!trainer->world->device->vtable->host_memory) WEFTI_TRY(wefti_alloc(far_bytes, "saving", &far));
     WEFTI_TRY_GOTO(weft_checkpoint_create(path, &writer), done);
-    WEFTI_TRY_GOTO(add_variables(trainer, writer), done);
+    WEFTI_TRY_GOTO(add_variables(trainer, writer, far), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_u64(writer, "weft.seed", trainer->graph->seed), done);
     if (trainer->program.strategy.precision == WEFT_F16) {
@@ -62,6 +77,7 @@ static weft_status write_file(weft_trainer *trainer, const char *path, const wef
     status = weft_checkpoint_commit(writer);
 done:
     weft_checkpoint_writer_release(writer);
+    wefti_free(far, far_bytes);
     return status;
 }
 

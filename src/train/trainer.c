@@ -212,10 +212,11 @@ static weft_status run_step(weft_trainer *trainer, const weft_batch *batch, weft
     weft_plan_set_step(plan, trainer->steps);
     weft_feed feed = {"weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), hyper};
     WEFTI_TRY(wefti_plan_set_run(plan, batch, &feed, 1));
-    double own = 0;
-    WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_LOSS, &report->loss));
-    WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_OWN_LOSS, &own));
-    if (trainer->training.norm) WEFTI_TRY(wefti_plan_scalar(plan, WEFTI_OUT_NORM, &report->gradient_norm));
+    static const int32_t outputs[] = {WEFTI_OUT_LOSS, WEFTI_OUT_OWN_LOSS, WEFTI_OUT_NORM};
+    double               value[3] = {0}; /* without a norm its place is 0 */
+    WEFTI_TRY(wefti_plan_scalars(plan, outputs, trainer->training.norm ? 3 : 2, value));
+    report->loss = value[0];
+    report->gradient_norm = value[2];
     report->rate = hyper[WEFTI_HYPER_RATE];
     report->evaluations = 1;
     report->wait_ns = wefti_plan_wait_ns(plan);
@@ -226,7 +227,7 @@ static weft_status run_step(weft_trainer *trainer, const weft_batch *batch, weft
     }
     if (isfinite(report->loss) && finite) return WEFT_OK;
     report->skipped = true;
-    return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, batch, report->loss, report->gradient_norm, own);
+    return trainer->program.ignore_nan ? WEFT_OK : wefti_trainer_nan(trainer, batch, report->loss, report->gradient_norm, value[1]);
 }
 
 weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report_out) {

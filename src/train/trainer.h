@@ -38,8 +38,6 @@ void        wefti_plan_set_close(wefti_plan_set *set);
 weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **plan_out);
 /* Feeds a batch and `extra` feeds, and runs. */
 weft_status wefti_plan_set_run(weft_plan *plan, const weft_batch *batch, const weft_feed *extra, int32_t n_extra);
-/* A scalar output of f32 or f64 as a double. */
-weft_status wefti_plan_scalar(const weft_plan *plan, int32_t index, double *value_out);
 
 /* Outputs of a training plan, by index. */
 enum { WEFTI_OUT_LOSS, WEFTI_OUT_OWN_LOSS, WEFTI_OUT_NORM, WEFTI_OUT_FIRST_GRADIENT };

@@ -7,10 +7,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* Where the programs are: beside the tests, wherever those were copied to. */
+static const char *bin_dir(void) {
+    const char *folder = getenv("WEFT_TEST_BIN");
+    return folder && *folder ? folder : WEFT_BIN_DIR;
+}
+
 int run_ranks(int ranks, const char *wire, const char *program, const char *arguments, const char *output_path) {
     char command[4096], launcher[512] = "";
-    if (ranks > 0) snprintf(launcher, sizeof launcher, "%s/weftrun -n %d%s%s", WEFT_BIN_DIR, ranks, wire ? " --wire " : "", wire ? wire : "");
-    snprintf(command, sizeof command, "WEFT_THREADS=1 %s %s/%s %s >%s 2>&1 </dev/null", launcher, WEFT_BIN_DIR, program, arguments,
+    if (ranks > 0) snprintf(launcher, sizeof launcher, "%s/weftrun -n %d%s%s", bin_dir(), ranks, wire ? " --wire " : "", wire ? wire : "");
+    snprintf(command, sizeof command, "WEFT_THREADS=1 %s %s/%s %s >%s 2>&1 </dev/null", launcher, bin_dir(), program, arguments,
              output_path ? output_path : "/dev/null");
     int status = system(command);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

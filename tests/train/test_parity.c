@@ -87,3 +87,19 @@ static void gives_the_same_bits(const char *wire) {
 }
 Test(parity, runs_give_the_same_bits_over_shared_memory) { gives_the_same_bits("shm"); }
 Test(parity, runs_give_the_same_bits_over_tcp) { gives_the_same_bits("tcp"); }
+
+/* Where the device's memory is not the host's, what ranks exchange is copied out and in: the same numbers to the bit. */
+static void is_the_same_far_away(run how, int ranks, const char *wire) {
+    size_t  n, m;
+    double *near = train(ranks, wire, how, &n);
+    setenv("RUN_FAR", "3", 1);
+    double *far = train(ranks, wire, how, &m);
+    cr_assert_eq(n, m);
+    cr_assert_eq(memcmp(near, far, n * sizeof *near), 0, "%s: %d ranks compute other numbers in memory of their device's own", how.solver, ranks);
+    free(near);
+    free(far);
+}
+Test(parity, memory_of_the_devices_own_on_one_rank) { is_the_same_far_away((run){"adam", "f32", 2, 30, false}, 0, NULL); }
+Test(parity, memory_of_the_devices_own_on_two_ranks) { is_the_same_far_away((run){"adam", "f32", 2, 30, false}, 2, "shm"); }
+Test(parity, memory_of_the_devices_own_over_tcp) { is_the_same_far_away((run){"momentum", "f32", 1, 30, true}, 3, "tcp"); }
+Test(parity, memory_of_the_devices_own_with_lbfgs) { is_the_same_far_away((run){"lbfgs", "f64", 1, 6, false}, 2, "shm"); }

@@ -59,6 +59,10 @@ static void resumes(const char *solver, const char *wire) {
 
 Test(runs, resume_to_the_same_bits_with_momentum) { resumes("momentum", "shm"); }
 Test(runs, resume_to_the_same_bits_with_lbfgs) { resumes("lbfgs", "shm"); }
+Test(runs, resume_to_the_same_bits_from_memory_of_the_devices_own) {
+    setenv("RUN_FAR", "2", 1);
+    resumes("adamw", "shm");
+}
 Test(runs, resume_to_the_same_bits_over_tcp) { resumes("adamw", "tcp"); }
 
 /* The others wait for rank 0 to save for longer than they would for its part of a step. */

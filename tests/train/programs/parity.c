@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/programs/far_world.h"
 #include "weft.h"
 
 enum { ROWS = 100, BATCH = 24, CLASSES = 5, PIXELS = 2 * 8 * 8 };
@@ -83,6 +84,7 @@ int main(int argc, char **argv) {
     weft_status   status;
     make_data(wide, slim, label);
     if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
+    far_world(world);
     if ((status = weft_graph_create(&(weft_graph_options){.seed = 7}, &graph)) != WEFT_OK) goto done;
     weft_batch_field fields[2] = {{"image", dtype, weft_shape(ROWS, 2, 8, 8), dtype == WEFT_F64 ? (void *)wide : slim},
                                   {"label", WEFT_I32, weft_shape(ROWS), label}};

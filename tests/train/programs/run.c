@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "train/programs/far_world.h"
 #include "weft.h"
 
 enum { ROWS = 500, BATCH = 48, WIDTH = 64 };
@@ -82,6 +83,7 @@ int main(int argc, char **argv) {
         for (int k = 0; k < WIDTH; k++) x[i][k] = (float)((state = state * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1 + 0.2f * (float)(k % 4 == y[i]);
     }
     if ((status = weft_world_create(&(weft_world_options){.timeout_ns = number_of("RUN_TIMEOUT_MS") * 1000000}, &world)) != WEFT_OK) goto done;
+    far_world(world);
     if ((status = weft_graph_create(&(weft_graph_options){.seed = 3}, &graph)) != WEFT_OK) goto done;
     weft_batch_field    fields[2] = {{"x", WEFT_F32, weft_shape(ROWS, WIDTH), x}, {"y", WEFT_I32, weft_shape(ROWS), y}};
     weft_loader_options how = {.batch = BATCH, .rank = weft_world_rank(world), .ranks = weft_world_size(world), .seed = 9, .epochs = -1};
