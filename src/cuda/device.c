@@ -1,7 +1,7 @@
 /* The CUDA device: opening it, its errors, and the contract's table.
  *
- * One device is one GPU and one stream, in whose order everything happens: copies, kernels, graphs. Nothing waits but reads, large writes
- * and what a kernel that calls the host needs. An error that spoils the driver's context for good is kept, and every later call gives it. */
+ * One device is one GPU and one stream, in whose order everything happens: writes, kernels, graphs, reads; only what collectives move has a
+ * stream beside it (copies.c). Nothing waits but reads, large writes and what a kernel that calls the host needs. An error that spoils the driver's context for good is kept, and every later call gives it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +66,7 @@ static void release(wefti_device *device) {
     wefti_cuda *cuda = wefti_cuda_of(device);
     (void)cudaSetDevice(cuda->ordinal);
     if (cuda->stream) (void)cudaStreamSynchronize(cuda->stream);
+    wefti_cuda_copies_close(cuda);
     wefti_cuda_blas_close(cuda);
 #ifdef WEFT_HAVE_CUDNN
     wefti_cuda_dnn_close(cuda);
@@ -87,12 +88,19 @@ static const wefti_device_vtable vtable = {
     .deallocate = wefti_cuda_deallocate,
     .write = wefti_cuda_write,
     .read = wefti_cuda_read,
+    .read_all = wefti_cuda_read_all,
     .query = wefti_cuda_query,
     .compile = wefti_cuda_compile,
     .release_program = wefti_cuda_release_program,
     .launch = wefti_cuda_launch_program,
     .reduce = reduce,
     .threads = threads,
+    .pin = wefti_cuda_pin,
+    .unpin = wefti_cuda_unpin,
+    .copy_out = wefti_cuda_copy_out,
+    .copy_test = wefti_cuda_copy_test,
+    .copy_in = wefti_cuda_copy_in,
+    .copy_join = wefti_cuda_copy_join,
 };
 
 /* "13.0" of 13000. */
@@ -168,6 +176,7 @@ static weft_status open_device(wefti_cuda *cuda, const wefti_cuda_options *optio
         return wefti_fail(WEFT_E_UNSUPPORTED, "device 'cuda:%d': %s is older than sm_80, the oldest that this build has kernels for",
                           (int)cuda->ordinal, cuda->inside->description);
     WEFTI_TRY(wefti_cuda_check(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "its stream"));
+    WEFTI_TRY(wefti_cuda_copies_open(cuda));
     return wefti_cuda_memory_open(cuda);
 }
 

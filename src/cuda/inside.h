@@ -1,4 +1,4 @@
-/* The CUDA device's own inside: what device.c, memory.c and program.c share and no kernel looks at. */
+/* The CUDA device's own inside: what device.c, memory.c, copies.c and program.c share and no kernel looks at. */
 #ifndef WEFTI_CUDA_INSIDE_H
 #define WEFTI_CUDA_INSIDE_H
 
@@ -13,7 +13,7 @@ typedef struct wefti_cuda_block {
     size_t lent_bytes; /* 0: nobody's */
 } wefti_cuda_block;
 
-enum { WEFTI_CUDA_RING_SECTIONS = 8 };
+enum { WEFTI_CUDA_RING_SECTIONS = 8, WEFTI_CUDA_TICKETS = 64 };
 
 struct wefti_cuda_inside {
     char description[160];
@@ -28,6 +28,10 @@ struct wefti_cuda_inside {
     int32_t           ring_section; /* being filled, so far up to ring_used */
     size_t            ring_used;
     cudaEvent_t       section_free[WEFTI_CUDA_RING_SECTIONS]; /* recorded after the last copy out of the section */
+    /* copies.c */
+    cudaStream_t copies;
+    cudaEvent_t  computed, copied, ticket[WEFTI_CUDA_TICKETS];
+    uint64_t     tickets; /* handed out */
 };
 
 /* Every entry of the device: makes it this thread's device, or says that it is broken. */
@@ -40,6 +44,17 @@ weft_status wefti_cuda_allocate(wefti_device *device, size_t size_bytes, const c
 void        wefti_cuda_deallocate(wefti_device *device, void *memory, size_t size_bytes);
 weft_status wefti_cuda_write(wefti_device *device, void *device_memory, const void *host_memory, size_t size_bytes);
 weft_status wefti_cuda_read(wefti_device *device, void *host_memory, const void *device_memory, size_t size_bytes);
+weft_status wefti_cuda_read_all(wefti_device *device, const wefti_read *reads, int32_t n_reads);
+
+/* copies.c */
+WEFT_MUST_CHECK weft_status wefti_cuda_copies_open(wefti_cuda *cuda);
+void        wefti_cuda_copies_close(wefti_cuda *cuda);
+void        wefti_cuda_pin(wefti_device *device, void *host_memory, size_t size_bytes);
+void        wefti_cuda_unpin(wefti_device *device, void *host_memory, size_t size_bytes);
+weft_status wefti_cuda_copy_out(wefti_device *device, void *host_memory, const void *device_memory, size_t size_bytes, uint64_t *ticket_out);
+weft_status wefti_cuda_copy_test(wefti_device *device, uint64_t ticket);
+weft_status wefti_cuda_copy_in(wefti_device *device, void *device_memory, const void *host_memory, size_t size_bytes);
+weft_status wefti_cuda_copy_join(wefti_device *device);
 
 /* program.c */
 weft_status wefti_cuda_query(wefti_device *device, const wefti_call *call, int64_t *scratch_bytes_out);

@@ -185,3 +185,24 @@ weft_status wefti_cuda_read(wefti_device *device, void *host_memory, const void 
     if (target != host_memory) memcpy(host_memory, target, size_bytes);
     return WEFT_OK;
 }
+
+weft_status wefti_cuda_read_all(wefti_device *device, const wefti_read *reads, int32_t n_reads) {
+    wefti_cuda *cuda = wefti_cuda_of(device);
+    char       *landing = cuda->inside->landing;
+    size_t      used = 0;
+    WEFTI_TRY(wefti_cuda_enter(cuda));
+    for (int32_t i = 0; i < n_reads; i++) used += wefti_align_up(reads[i].size_bytes, sizeof(double));
+    if (used > LANDING_BYTES) {
+        for (int32_t i = 0; i < n_reads; i++) WEFTI_TRY(wefti_cuda_read(device, reads[i].host_memory, reads[i].device_memory, reads[i].size_bytes));
+        return WEFT_OK;
+    }
+    used = 0;
+    for (int32_t i = 0; i < n_reads; used += wefti_align_up(reads[i++].size_bytes, sizeof(double)))
+        WEFTI_TRY(wefti_cuda_check(cuda, cudaMemcpyAsync(landing + used, reads[i].device_memory, reads[i].size_bytes, cudaMemcpyDeviceToHost,
+                                                         cuda->stream), "a read of device memory"));
+    WEFTI_TRY(wefti_cuda_check(cuda, cudaStreamSynchronize(cuda->stream), "a read of device memory"));
+    used = 0;
+    for (int32_t i = 0; i < n_reads; used += wefti_align_up(reads[i++].size_bytes, sizeof(double)))
+        memcpy(reads[i].host_memory, landing + used, reads[i].size_bytes);
+    return WEFT_OK;
+}
