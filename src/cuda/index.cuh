@@ -69,6 +69,6 @@ template <typename T> struct __align__(16) wefti_pack {
     static const int COUNT = 16 / sizeof(T);
     T element[COUNT];
 };
-static inline bool wefti_is_aligned(const void *memory) { return ((uintptr_t)memory & 15) == 0; }
+static __host__ __device__ __forceinline__ bool wefti_is_aligned(const void *memory) { return ((uintptr_t)memory & 15) == 0; }
 
 #endif
