@@ -108,9 +108,10 @@ extern const wefti_cuda_kernel *const wefti_cuda_kernels[WEFT_OP_COUNT][WEFTI_CU
 extern const wefti_cuda_kernel wefti_cuda_elementwise, wefti_cuda_fused, wefti_cuda_fused_compiled;
 /* reduce.cu */
 extern const wefti_cuda_kernel wefti_cuda_reduce, wefti_cuda_argmax, wefti_cuda_extent, wefti_cuda_mean_backward;
-/* move.cu: FULL, ARANGE, RANDOM; strided copies; CONCAT, PAD, GATHER, SCATTER_ADD */
-extern const wefti_cuda_kernel wefti_cuda_fill, wefti_cuda_random, wefti_cuda_view, wefti_cuda_concat, wefti_cuda_pad, wefti_cuda_gather,
-    wefti_cuda_scatter_add;
+/* move.cu: FULL, ARANGE, RANDOM; strided copies; CONCAT, PAD */
+extern const wefti_cuda_kernel wefti_cuda_fill, wefti_cuda_random, wefti_cuda_view, wefti_cuda_concat, wefti_cuda_pad;
+/* pick.cu */
+extern const wefti_cuda_kernel wefti_cuda_gather, wefti_cuda_scatter_add;
 /* matmul.cu: tiles of our own, for any dtype and stride; blas.c: cuBLASLt */
 extern const wefti_cuda_kernel wefti_cuda_matmul, wefti_cuda_matmul_blas;
 void wefti_cuda_blas_close(wefti_cuda *cuda); /* when the device is released, after its programs */
