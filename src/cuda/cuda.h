@@ -106,7 +106,7 @@ extern const wefti_cuda_kernel *const wefti_cuda_kernels[WEFT_OP_COUNT][WEFTI_CU
 /* The kernels, one family a file. */
 /* elementwise.cu: one op, or a FUSED program without reduced outputs, interpreted element by element; fused.c: the same by NVRTC */
 extern const wefti_cuda_kernel wefti_cuda_elementwise, wefti_cuda_fused, wefti_cuda_fused_compiled;
-/* reduce.cu */
+/* reduce.cu: SUM, MEAN, MAX, MIN; extreme.cu: what else is about reduced elements */
 extern const wefti_cuda_kernel wefti_cuda_reduce, wefti_cuda_argmax, wefti_cuda_extent, wefti_cuda_mean_backward;
 /* move.cu: FULL, ARANGE, RANDOM; strided copies; CONCAT, PAD */
 extern const wefti_cuda_kernel wefti_cuda_fill, wefti_cuda_random, wefti_cuda_view, wefti_cuda_concat, wefti_cuda_pad;
