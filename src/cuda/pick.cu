@@ -184,7 +184,7 @@ static __global__ void __launch_bounds__(DIGITS)
     scatter_add_forward_order_kernel(const uint32_t *keys, const uint32_t *order, uint32_t picks, int32_t shift, const uint32_t *starts,
                                      uint32_t *keys_out, uint32_t *order_out) {
     __shared__ uint32_t key[TILE], from[TILE];
-    uint32_t            begin = blockIdx.x * TILE, count = picks - begin < TILE ? picks - begin : TILE;
+    uint32_t            begin = blockIdx.x * TILE, count = picks - begin < (uint32_t)TILE ? picks - begin : (uint32_t)TILE;
     for (uint32_t i = threadIdx.x; i < count; i += DIGITS) {
         key[i] = keys[begin + i];
         from[i] = order[begin + i];
