@@ -9,6 +9,7 @@
  * needs. Cost of a replay: comparing a few addresses. */
 #include <string.h>
 
+#include "core/iface/rule.h"
 #include "core/tensor/check.h"
 #include "cuda/inside.h"
 
@@ -61,6 +62,10 @@ static bool is_empty(const wefti_call *call) {
 
 static weft_status no_kernel(const wefti_cuda *cuda, const wefti_call *call) {
     const wefti_operand *of = call->n_outputs > 0 ? &call->outputs[0] : &call->inputs[0];
+    if (call->op == WEFT_OP_UPDATE && call->attrs->update.rule->id >= WEFTI_RULE_USER)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "update '%s': the rule '%s' is a function of the application, on the host; cuda:%d cannot call it. "
+                          "Use one of Weft's solvers, or the device 'cpu'", call->name ? call->name : "", call->attrs->update.rule->name,
+                          (int)cuda->ordinal);
     return wefti_fail(WEFT_E_UNSUPPORTED, "cuda:%d has no kernel for %s '%s' (%s%s)%s", (int)cuda->ordinal, wefti_ops[call->op].name,
                       call->name ? call->name : "", weft_dtype_name(of->dtype), weft_shape_text(of->shape).text,
                       wefti_cuda_kernels[call->op][0] ? " in this dtype and shape" : "; the device 'cpu' computes it");

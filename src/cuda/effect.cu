@@ -1,0 +1,258 @@
+/* Calls that write variables in place: ASSIGN, and UPDATE by the solver rules.
+ *
+ * An element of an update goes through the order of core/iface/rule.h, each operation rounded by itself, so that results are those of the
+ * rules' own loops. What changes from step to step is read from device memory by each block, whose first thread makes the element type's
+ * scalars of it once; so a captured step is never rebuilt. Where rows shrink, a second kernel gives each row to a warp or a block, which
+ * finds its length in f64 by sums in a fixed order. Rules of the application are refused: they are functions of the host.
+ * Cost: memory traffic, 28 bytes an element for Adam in f32; as much scratch as the gradient where that is not contiguous. */
+#include "core/iface/rule.h"
+#include "cuda/index.cuh"
+#include "cuda/move.h"
+#include "cuda/scalars.cuh"
+
+/* Blocks stay and go on through the parameter, so that what each makes of the hyperparameters is made seldom: eight of 256 threads fill a
+ * multiprocessor. */
+enum { BLOCK = 256, BLOCKS_EACH = 8, WARP = 32, WARPS = BLOCK / WARP };
+
+/* --- ASSIGN --- */
+
+static weft_status run_assign(const wefti_cuda_run *run) {
+    const wefti_operand *x = &run->call->inputs[1];
+    if (run->inputs[1] == run->outputs[0] && wefti_operand_is_contiguous(x)) return WEFT_OK;
+    return wefti_cuda_pack(run, x, run->call->outputs[0].shape, run->inputs[1], run->outputs[0]);
+}
+const wefti_cuda_kernel wefti_cuda_assign = {.name = "assign", .run = run_assign};
+
+/* --- UPDATE, element by element --- */
+
+typedef struct update {
+    int64_t       elements;
+    void         *theta, *m, *v; /* states that the rule has */
+    const void   *gradient;
+    const double *hyper;
+    double        l2, decay, l1, group;
+    int64_t       row; /* elements of one, where rows shrink */
+} update;
+
+template <typename T> struct factors {
+    T    rate, scale, clip, l2, decay, shrink, a, b, eps, adam_rate, unbias;
+    bool clips, shrinks, skips;
+};
+
+/* As wefti_rule_gain. */
+static __device__ double gain_of(int rule, const double *h) {
+    double a = h[WEFTI_HYPER_A], built = (1 - pow(a, h[WEFTI_HYPER_STEP])) / (1 - a);
+    return rule == WEFTI_RULE_MOMENTUM ? built : rule == WEFTI_RULE_NESTEROV ? 1 + a * built : 1;
+}
+
+template <typename T, int RULE> static __device__ void read_factors(const update &u, factors<T> *f) {
+    const double *h = u.hyper;
+    double        rate = h[WEFTI_HYPER_RATE];
+    bool          adam = RULE == WEFTI_RULE_ADAM;
+    f->rate = (T)rate;
+    f->scale = (T)h[WEFTI_HYPER_SCALE];
+    f->clip = (T)h[WEFTI_HYPER_CLIP];
+    f->l2 = (T)u.l2;
+    f->decay = (T)(1 - rate * u.decay);
+    f->shrink = u.l1 != 0 ? (T)(rate * gain_of(RULE, h) * u.l1) : T(0);
+    f->a = (T)h[WEFTI_HYPER_A];
+    f->b = (T)h[WEFTI_HYPER_B];
+    f->eps = (T)h[WEFTI_HYPER_EPS];
+    f->adam_rate = adam ? (T)(rate / (1 - pow(h[WEFTI_HYPER_A], h[WEFTI_HYPER_STEP]))) : T(0);
+    f->unbias = adam ? (T)(1 / sqrt(1 - pow(h[WEFTI_HYPER_B], h[WEFTI_HYPER_STEP]))) : T(1);
+    f->clips = h[WEFTI_HYPER_CLIP] > 0;
+    f->shrinks = u.l1 != 0;
+    f->skips = h[WEFTI_HYPER_SKIP] != 0;
+}
+
+/* One element. NaN stays NaN. */
+template <typename T, int RULE> static __device__ __forceinline__ T updated(const factors<T> &f, T theta, T gradient, T *m, T *v) {
+    T g = f.scale * gradient;
+    if (f.clips) g = g > f.clip ? f.clip : g < -f.clip ? -f.clip : g;
+    g = g + f.l2 * theta;
+    T next = f.decay * theta, root = T(1), square = T(1); /* root divides the proximal step where there was a gradient */
+    if (RULE == WEFTI_RULE_SGD) {
+        next = next - f.rate * g;
+    } else if (RULE == WEFTI_RULE_MOMENTUM) {
+        *m = f.a * *m + g;
+        next = next - f.rate * *m;
+    } else if (RULE == WEFTI_RULE_NESTEROV) {
+        *m = f.a * *m + g;
+        next = next - f.rate * (g + f.a * *m);
+    } else if (RULE == WEFTI_RULE_ADAM) {
+        *m = f.a * *m + (T(1) - f.a) * g;
+        square = *v = f.b * *v + (T(1) - f.b) * (g * g);
+        root = m_sqrt(square) * f.unbias + f.eps;
+        next = next - f.adam_rate * *m / root;
+    } else {
+        square = *m = RULE == WEFTI_RULE_ADAGRAD ? *m + g * g : f.a * *m + (T(1) - f.a) * (g * g);
+        root = m_sqrt(square) + f.eps;
+        next = next - f.rate * g / root;
+    }
+    if (f.shrinks) {
+        T size = m_abs(next) - (square > T(0) ? f.shrink / root : f.shrink);
+        next = size <= T(0) ? T(0) : next > T(0) ? size : -size;
+    }
+    return next;
+}
+
+/* N elements a thread in one access each, at its turn; the last ones, which do not fill that, one by one. */
+template <typename T, int RULE, int N> static __global__ void __launch_bounds__(BLOCK) update_forward_elements_kernel(const update u) {
+    const int             STATES = RULE == WEFTI_RULE_SGD ? 0 : RULE == WEFTI_RULE_ADAM ? 2 : 1;
+    __shared__ factors<T> shared;
+    struct __align__(sizeof(T) * N) pack { T element[N]; };
+    if (threadIdx.x == 0) read_factors<T, RULE>(u, &shared);
+    __syncthreads();
+    const factors<T> f = shared;
+    if (f.skips) return;
+    T       *theta = static_cast<T *>(u.theta), *m = static_cast<T *>(u.m), *v = static_cast<T *>(u.v);
+    const T *gradient = static_cast<const T *>(u.gradient);
+    int64_t  stride = (int64_t)gridDim.x * BLOCK * N;
+    for (int64_t i = ((int64_t)blockIdx.x * BLOCK + threadIdx.x) * N; i < u.elements; i += stride) {
+        if (i + N > u.elements) {
+            for (int64_t j = i; j < u.elements; j++) theta[j] = updated<T, RULE>(f, theta[j], gradient[j], m + j, v + j);
+            break;
+        }
+        pack t = *reinterpret_cast<pack *>(theta + i), g = *reinterpret_cast<const pack *>(gradient + i), x = t, y = t;
+        if (STATES > 0) x = *reinterpret_cast<pack *>(m + i);
+        if (STATES > 1) y = *reinterpret_cast<pack *>(v + i);
+#pragma unroll
+        for (int n = 0; n < N; n++) t.element[n] = updated<T, RULE>(f, t.element[n], g.element[n], &x.element[n], &y.element[n]);
+        *reinterpret_cast<pack *>(theta + i) = t;
+        if (STATES > 0) *reinterpret_cast<pack *>(m + i) = x;
+        if (STATES > 1) *reinterpret_cast<pack *>(v + i) = y;
+    }
+}
+
+/* --- rows --- */
+
+/* The sum over a team of a warp or a block, given to all of it. */
+template <int TEAM> static __device__ double sum_team(double x, double *parts) {
+    for (int width = WARP / 2; width > 0; width /= 2) x += __shfl_xor_sync(0xffffffffu, x, width);
+    if (TEAM == WARP) return x;
+    __syncthreads(); /* the last sum has been read */
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = parts[0];
+    for (int warp = 1; warp < WARPS; warp++) x += parts[warp];
+    return x;
+}
+template <int TEAM> static __device__ double most_of_team(double x, double *parts) {
+    for (int width = WARP / 2; width > 0; width /= 2) x = fmax(x, __shfl_xor_sync(0xffffffffu, x, width));
+    if (TEAM == WARP) return x;
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = parts[0];
+    for (int warp = 1; warp < WARPS; warp++) x = fmax(x, parts[warp]);
+    return x;
+}
+
+/* The proximal step of a row's norm, as the rules' own (core/rules/rules_body.h): Newton's steps to where the shares' squares sum to 1. */
+template <typename T, int TEAM> static __global__ void __launch_bounds__(BLOCK) update_forward_rows_kernel(const update u, int32_t rule, const T *second) {
+    __shared__ double parts[WARPS];
+    const double     *h = u.hyper;
+    int64_t           row = (int64_t)blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM;
+    double            size = h[WEFTI_HYPER_RATE] * gain_of(rule, h) * u.group, eps = h[WEFTI_HYPER_EPS];
+    double            unbias = rule == WEFTI_RULE_ADAM ? 1 / sqrt(1 - pow(h[WEFTI_HYPER_B], h[WEFTI_HYPER_STEP])) : 1;
+    if (row * u.row >= u.elements || h[WEFTI_HYPER_SKIP] != 0 || !(size > 0)) return; /* whole teams */
+    T       *theta = static_cast<T *>(u.theta) + row * u.row;
+    const T *square = second ? second + row * u.row : NULL;
+    int64_t  first = threadIdx.x % TEAM;
+    auto     step = [&](int64_t i) { return square && square[i] > T(0) ? size / (sqrt((double)square[i]) * unbias + eps) : size; };
+    double   at_zero = 0, length = 0, longest = 0;
+    for (int64_t i = first; i < u.row; i += TEAM) {
+        double share = (double)theta[i] / step(i);
+        at_zero += share * share;
+        length += (double)theta[i] * (double)theta[i];
+        longest = fmax(longest, step(i));
+    }
+    at_zero = sum_team<TEAM>(at_zero, parts);
+    length = sum_team<TEAM>(length, parts);
+    longest = most_of_team<TEAM>(longest, parts);
+    double norm = at_zero <= 1 ? 0 : fmax(sqrt(length) - longest, 0.0);
+    for (int round = 0; round < 30 && at_zero > 1; round++) {
+        double sum = 0, slope = 0;
+        for (int64_t i = first; i < u.row; i += TEAM) {
+            double width = norm + step(i), share = (double)theta[i] / width;
+            sum += share * share;
+            slope += share * share / width;
+        }
+        sum = sum_team<TEAM>(sum, parts);
+        slope = sum_team<TEAM>(slope, parts);
+        double next = norm + sum / slope * (sqrt(sum) - 1);
+        bool   same = fabs(next - norm) <= 1e-15 * next;
+        norm = next;
+        if (same) break;
+    }
+    for (int64_t i = first; i < u.row; i += TEAM) theta[i] = (T)((double)theta[i] * (norm / (norm + step(i))));
+}
+
+template <typename T> static weft_status shrink_rows(const wefti_cuda_run *run, const update *u, int32_t rule) {
+    const T *second = static_cast<const T *>(rule == WEFTI_RULE_ADAM ? u->v : rule == WEFTI_RULE_ADAGRAD || rule == WEFTI_RULE_RMSPROP ? u->m : NULL);
+    int64_t  rows = u->elements / u->row;
+    if (rows >= 0x7fffffff) return wefti_fail(WEFT_E_UNSUPPORTED, "update '%s': too many rows for one launch", run->call->name ? run->call->name : "");
+    if (u->row <= 8 * WARP)
+        return wefti_cuda_launch(run, "update", (update_forward_rows_kernel<T, WARP>), wefti_cuda_blocks(rows, WARPS, 0), BLOCK, 0, *u, rule, second);
+    return wefti_cuda_launch(run, "update", (update_forward_rows_kernel<T, BLOCK>), (unsigned)rows, BLOCK, 0, *u, rule, second);
+}
+
+/* --- launching --- */
+
+template <typename T, int RULE> static weft_status launch_rule(const wefti_cuda_run *run, const update *u) {
+    const int N = 16 / sizeof(T);
+    int64_t   most = (int64_t)run->cuda->multiprocessors * BLOCKS_EACH;
+    bool      packed = wefti_is_aligned(u->theta) && wefti_is_aligned(u->gradient) && wefti_is_aligned(u->m) && wefti_is_aligned(u->v);
+    if (packed)
+        return wefti_cuda_launch(run, "update", (update_forward_elements_kernel<T, RULE, N>), wefti_cuda_blocks(u->elements, (int64_t)BLOCK * N, most), BLOCK,
+                                 0, *u);
+    return wefti_cuda_launch(run, "update", (update_forward_elements_kernel<T, RULE, 1>), wefti_cuda_blocks(u->elements, BLOCK, most), BLOCK, 0, *u);
+}
+
+template <typename T> static weft_status launch_update(const wefti_cuda_run *run, const update *u, int32_t rule) {
+    switch (rule) {
+    case WEFTI_RULE_SGD: WEFTI_TRY((launch_rule<T, WEFTI_RULE_SGD>(run, u))); break;
+    case WEFTI_RULE_MOMENTUM: WEFTI_TRY((launch_rule<T, WEFTI_RULE_MOMENTUM>(run, u))); break;
+    case WEFTI_RULE_NESTEROV: WEFTI_TRY((launch_rule<T, WEFTI_RULE_NESTEROV>(run, u))); break;
+    case WEFTI_RULE_ADAGRAD: WEFTI_TRY((launch_rule<T, WEFTI_RULE_ADAGRAD>(run, u))); break;
+    case WEFTI_RULE_RMSPROP: WEFTI_TRY((launch_rule<T, WEFTI_RULE_RMSPROP>(run, u))); break;
+    default: WEFTI_TRY((launch_rule<T, WEFTI_RULE_ADAM>(run, u))); break;
+    }
+    return u->group > 0 ? shrink_rows<T>(run, u, rule) : WEFT_OK;
+}
+
+static bool accepts_update(const wefti_cuda *cuda, const wefti_call *call) {
+    weft_dtype dtype = call->outputs[0].dtype;
+    (void)cuda;
+    return call->attrs->update.rule->id < WEFTI_RULE_USER && (dtype == WEFT_F32 || dtype == WEFT_F64) &&
+           wefti_operand_is_contiguous(&call->inputs[2]);
+}
+
+static int64_t update_scratch(const wefti_cuda *cuda, const wefti_call *call) {
+    (void)cuda;
+    if (wefti_operand_is_contiguous(&call->inputs[1]) && weft_shape_equal(call->inputs[1].shape, call->outputs[0].shape)) return 0;
+    return wefti_operand_elements(&call->outputs[0]) * (int64_t)weft_dtype_bytes(call->outputs[0].dtype);
+}
+
+static weft_status run_update(const wefti_cuda_run *run) {
+    const wefti_call *call = run->call;
+    int32_t           rule = (int32_t)call->attrs->update.rule->id, states = call->attrs->update.rule->n_states;
+    update            u;
+    u.elements = wefti_operand_elements(&call->outputs[0]);
+    u.theta = run->outputs[0];
+    u.m = states > 0 ? const_cast<void *>(run->inputs[3]) : NULL;
+    u.v = states > 1 ? const_cast<void *>(run->inputs[4]) : NULL;
+    u.gradient = run->inputs[1];
+    u.hyper = static_cast<const double *>(run->inputs[2]);
+    u.l2 = call->attrs->update.l2;
+    u.decay = call->attrs->update.decay;
+    u.l1 = call->attrs->update.l1;
+    u.group = call->attrs->update.group;
+    u.row = wefti_rule_row(call->outputs[0].shape);
+    if (update_scratch(run->cuda, call) > 0) {
+        WEFTI_TRY(wefti_cuda_pack(run, &call->inputs[1], call->outputs[0].shape, run->inputs[1], run->scratch));
+        u.gradient = run->scratch;
+    }
+    return call->outputs[0].dtype == WEFT_F64 ? launch_update<double>(run, &u, rule) : launch_update<float>(run, &u, rule);
+}
+const wefti_cuda_kernel wefti_cuda_update = {.name = "update", .accepts = accepts_update, .scratch = update_scratch, .run = run_update};
