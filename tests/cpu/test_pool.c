@@ -183,6 +183,82 @@ Test(pool_run, works_in_a_forked_child) {
     wefti_pool_release(pool);
 }
 
+/* Runs regions until it is told to stop, and counts results that are wrong. */
+typedef struct busy_caller {
+    wefti_pool     *pool;
+    _Atomic bool    stop;
+    _Atomic int32_t inside; /* chunks that are being computed */
+    int             regions, bad;
+} busy_caller;
+static void hold_chunk(void *context, int64_t chunk, int32_t worker) {
+    busy_caller *self = ((void **)context)[0];
+    atomic_fetch_add(&self->inside, 1);
+    usleep(200);
+    add_chunk(((void **)context)[1], chunk, worker);
+    atomic_fetch_sub(&self->inside, 1);
+}
+static void *run_regions(void *argument) {
+    busy_caller *self = argument;
+    while (!atomic_load(&self->stop)) {
+        int64_t cells[12] = {0};
+        void   *context[2] = {self, cells};
+        wefti_pool_run(self->pool, 12, hold_chunk, context, NULL);
+        for (int64_t i = 0; i < 12; i++) self->bad += cells[i] != i;
+        self->regions++;
+    }
+    return NULL;
+}
+
+/* What a child does with the parent's pool, whose threads it does not have, and with one of its own: 0 where all is right. */
+static int compute_in_child(wefti_pool *parents) {
+#ifdef __SANITIZE_THREAD__
+    weft_threads options = {.count = 1}; /* ThreadSanitizer starts no threads after a fork */
+#else
+    weft_threads options = {.count = 2};
+#endif
+    int64_t     cells[16] = {0};
+    wefti_pool *own = NULL;
+    wefti_pool_run(parents, 16, add_chunk, cells, NULL);
+    for (int64_t i = 0; i < 16; i++)
+        if (cells[i] != i) return 1;
+    wefti_pool_release(parents);
+    if (wefti_pool_create(&options, &own) != WEFT_OK) return 2;
+    for (int round = 0; round < 20; round++) wefti_pool_run(own, 16, add_chunk, cells, NULL);
+    for (int64_t i = 0; i < 16; i++)
+        if (cells[i] != 21 * i) return 3;
+    wefti_pool_release(own);
+    return 0;
+}
+
+Test(pool_run, forks_while_another_thread_is_in_a_region) {
+    enum { FORKS = 20 };
+    wefti_pool *pool = create((weft_threads){.count = 3});
+    busy_caller other = {.pool = pool};
+    pthread_t   thread;
+    wefti_pool_run(pool, 60, slow_chunk, NULL, NULL); /* all threads are up */
+    cr_assert_eq(pthread_create(&thread, NULL, run_regions, &other), 0);
+    for (int i = 0; i < FORKS; i++) {
+        while (!atomic_load(&other.inside)) {}
+        pid_t child = fork();
+        cr_assert_geq(child, 0);
+        if (child == 0) {
+            alarm(60); /* one that hangs would outlive the test */
+            _exit(compute_in_child(pool));
+        }
+        int     status = -1;
+        int64_t cells[9] = {0};
+        wefti_pool_run(pool, 9, add_chunk, cells, NULL); /* the parent goes on meanwhile */
+        for (int64_t k = 0; k < 9; k++) cr_assert_eq(cells[k], k);
+        cr_assert_eq(waitpid(child, &status, 0), child);
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "child %d ended with %#x", i, status);
+    }
+    atomic_store(&other.stop, true);
+    pthread_join(thread, NULL);
+    cr_assert_eq(other.bad, 0, "%d cells of the other thread's regions are wrong", other.bad);
+    cr_assert_gt(other.regions, 0);
+    wefti_pool_release(pool);
+}
+
 typedef struct idle_count {
     pthread_t caller;
     int       calls, strangers;
