@@ -39,6 +39,7 @@ typedef struct weft_plan_options {
                                       allocated. Running one ends what the other's outputs held. Same world */
     int64_t bucket_bytes;          /* gradients are reduced in messages of about this size; 0: 4 MiB; -1: each alone */
     int64_t first_bucket_bytes;    /* the first message is smaller, so that the wire starts early; 0: 256 KiB */
+    int64_t divide_bytes;          /* weft/strategy.h; of variables of a trainer */
     bool    trace;                 /* keep begin and end of segments and collectives (weft_plan_trace) */
     bool    profile;               /* measure each operation's time at every run (weft_plan_profile) */
     bool    no_simplify, no_fusion, no_in_place, no_reuse; /* for tests and for finding faults */

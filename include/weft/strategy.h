@@ -28,6 +28,8 @@ typedef struct weft_strategy {
                              (Micikevicius et al. 2018). F16 scales the loss by itself: a step whose gradient overflows is skipped and the
                              scale halved. Evaluators compute as the program is written. Not with L-BFGS */
     int64_t   bucket_bytes; /* gradients travel in messages of about this size; 0: 4 MiB */
+    int64_t   divide_bytes; /* parameters of at least this size are updated by all ranks together, each its part, where ranks reach each
+                               other's memory (shared memory, threads); 0: where that is quicker; -1: never. Same bits either way */
 } weft_strategy;
 
 #ifdef __cplusplus

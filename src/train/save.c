@@ -48,6 +48,7 @@ static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *
         weft_variable_info info;
         void              *memory = wefti_variables_memory(trainer->variables, i);
         WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        WEFTI_TRY(wefti_variables_whole(trainer->variables, i));
         if (far) far[i] = (far_variable){trainer->world->device, memory};
         WEFTI_TRY(far ? weft_checkpoint_add_fetched(writer, info.name, info.dtype, info.shape, fetch_piece, &far[i])
                       : weft_checkpoint_add(writer, info.name, info.dtype, info.shape, memory));

@@ -49,8 +49,8 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
     const double numbers[] = {s->rate, s->kind, s->momentum, s->nesterov, s->beta1, s->beta2, s->rho, s->epsilon, s->weight_decay,
                               s->history, s->line_search, s->clip_norm, s->clip_value, t->kind, (double)t->warmup, (double)t->steps,
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
-                              program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes, program->strategy.precision,
-                              program->ignore_nan};
+                              program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
+                              (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan};
     return mix(hash, numbers, sizeof numbers);
 }
 
@@ -105,6 +105,7 @@ static weft_status open_plans(weft_trainer *trainer) {
     memcpy(outputs + WEFTI_OUT_FIRST_GRADIENT, t->gradients, sizeof *outputs * (size_t)(n - WEFTI_OUT_FIRST_GRADIENT));
     WEFTI_TRY(wefti_plan_set_open(&trainer->plans, trainer->world, trainer->graph, trainer->variables, outputs, n, true));
     trainer->plans.options.bucket_bytes = trainer->program.strategy.bucket_bytes;
+    trainer->plans.options.divide_bytes = trainer->program.strategy.divide_bytes;
     trainer->plans.options.trace = trainer->program.trace;
     trainer->plans.options.profile = trainer->program.profile;
     trainer->plans.micro = trainer->program.strategy.accumulate > 0 ? trainer->program.strategy.accumulate : 1;
@@ -125,6 +126,7 @@ static weft_status build(weft_trainer *trainer) {
     uint64_t hash = program_hash(trainer->graph, &trainer->program);
     WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(hash >> 1), "the program"));
     WEFTI_TRY(weft_variables_create(trainer->world, trainer->graph, &trainer->variables));
+    WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
     WEFTI_TRY(open_plans(trainer));
     return trainer->program.solver.kind == WEFT_LBFGS ? wefti_lbfgs_create(trainer, &trainer->lbfgs) : WEFT_OK;
 }

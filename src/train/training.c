@@ -142,6 +142,8 @@ weft_status wefti_training_check(const weft_program *program) {
     if (program->solver.kind == WEFT_LBFGS && (r->l1 > 0 || r->group > 0))
         return wefti_fail(WEFT_E_UNSUPPORTED, "L-BFGS needs a smooth objective: use weft_l2, or another solver with weft_l1, "
                           "weft_elastic_net or weft_group_lasso");
+    if (program->strategy.divide_bytes < -1)
+        return wefti_fail(WEFT_E_INVALID, "strategy: divide_bytes is %lld; -1 is for never, else a size", (long long)program->strategy.divide_bytes);
     if (program->strategy.accumulate < 0 || program->strategy.data < 0 || program->strategy.sync != WEFT_ALLREDUCE)
         return wefti_fail(WEFT_E_INVALID, "strategy: data %d, sync %d, accumulate %d: none may be negative, sync must be WEFT_ALLREDUCE",
                           program->strategy.data, (int)program->strategy.sync, program->strategy.accumulate);

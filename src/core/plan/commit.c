@@ -21,6 +21,8 @@ weft_status wefti_plan_bind_variables(weft_plan *plan, weft_variables *variables
             return wefti_while(status, "planning '%s'", plan->source->name);
         }
     }
+    for (int32_t i = 0; i < ir->n_variables; i++)
+        if (ir->variables[i].divided) wefti_variables_divide(variables, index[i]);
     plan->variable_index = index;
     plan->variables = weft_variables_retain(variables);
     return WEFT_OK;

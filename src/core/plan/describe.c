@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/plan/object.h"
+#include "core/plan/variables.h"
 
 /* Bytes of distinct elements that an operand touches. */
 static int64_t touched(const wefti_value *value) {
@@ -25,7 +26,7 @@ static int64_t read_bytes(const wefti_ir *ir, const wefti_item *item) {
 static int64_t written_bytes(const wefti_ir *ir, const wefti_item *item) {
     int64_t bytes = 0;
     for (int32_t o = 0; o < item->n_outputs; o++) bytes += wefti_value_bytes(&ir->values[item->outputs[o]]);
-    for (int32_t i = 1; i < item->n_inputs; i++) /* the states that an update writes, beside its output */
+    for (int32_t i = 1; i < item->n_inputs && item->op == WEFT_OP_UPDATE; i++) /* the states that an update writes, beside its output */
         if (wefti_item_writes(item, i)) bytes += wefti_value_bytes(&ir->values[item->inputs[i]]);
     return bytes;
 }
@@ -49,8 +50,8 @@ static int64_t variable_bytes(const weft_plan *plan) {
     for (int32_t i = 0; i < plan->ir.graph->n_leaves; i++) {
         const wefti_node *leaf = plan->ir.graph->leaves[i];
         if (leaf->op != WEFT_OP_PARAMETER && leaf->op != WEFT_OP_STATE) continue;
-        bytes += (int64_t)wefti_align_up((size_t)weft_shape_elements(leaf->outputs[0].shape) * weft_dtype_bytes(leaf->outputs[0].dtype),
-                                         WEFTI_ALIGNMENT);
+        size_t own = (size_t)weft_shape_elements(leaf->outputs[0].shape) * weft_dtype_bytes(leaf->outputs[0].dtype);
+        bytes += (int64_t)wefti_variable_room(wefti_mapping_wire(plan->ir.world), plan->ir.world->size, own);
     }
     return bytes;
 }

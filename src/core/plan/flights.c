@@ -31,8 +31,8 @@ static wefti_collective_call call_of(const weft_plan *plan, const wefti_item *it
         break;
     }
     case WEFT_OP_ALL_GATHER:
-        call.kind = WEFTI_ALLGATHER;
-        call.count = (size_t)wefti_value_elements(in);
+        call.kind = item->divided ? WEFTI_BARRIER : WEFTI_ALLGATHER; /* divided: then every rank takes what it needs */
+        call.count = item->divided ? 0 : (size_t)wefti_value_elements(in);
         break;
     case WEFT_OP_REDUCE_SCATTER:
         call.kind = WEFTI_REDUCE_SCATTER;

@@ -63,6 +63,7 @@ typedef struct wefti_item {
     uint32_t           flags; /* WEFTI_NODE_… */
     const wefti_attrs *attrs;
     const char        *name;
+    bool               divided; /* UPDATE: of this rank's part; REDUCE_SCATTER, ALL_GATHER: of what is updated so, in place (divide.c) */
     int32_t            n_inputs, n_outputs;
     int32_t           *inputs, *outputs; /* values */
     int64_t            key;
@@ -85,6 +86,7 @@ typedef struct wefti_plan_variable {
     const char        *name;
     const weft_tensor *leaf;  /* of the plan's graph */
     int32_t            value;
+    bool               divided; /* a state that this plan updates in parts */
 } wefti_plan_variable;
 
 /* Part of the constants' block: a scalar, an arithmetic sequence, the elements of an array, or the step number. */
@@ -144,6 +146,7 @@ typedef struct wefti_ir {
     int32_t              n_inputs, inputs_capacity;
     wefti_plan_variable *variables;
     int32_t              n_variables, variables_capacity;
+    int32_t              n_divided; /* parameters that ranks update in parts */
     wefti_plan_constant *constants;
     int32_t              n_constants, constants_capacity;
     int64_t              constant_bytes;
@@ -192,8 +195,8 @@ typedef struct wefti_uses {
 WEFT_MUST_CHECK weft_status wefti_ir_uses(const wefti_ir *ir, bool by_root, wefti_uses *uses_out);
 void wefti_uses_release(wefti_uses *uses);
 
-/* ended_out[v], for every value: the item that overwrites the variable's memory that root v stands for, by ASSIGN or
- * UPDATE; -1: none. The array is the caller's, n_values long. */
+/* ended_out[v], for every value: the item that overwrites the variable's memory that root v stands for, by an
+ * item with an effect; -1: none. The array is the caller's, n_values long. */
 WEFT_MUST_CHECK weft_status wefti_ir_endings(const wefti_ir *ir, int32_t *ended_out);
 
 /* What must come after what: item order[k] before order[to[e]], start[k] <= e < start[k+1]: data, then readers and writers
@@ -210,13 +213,14 @@ bool wefti_value_is_dense(const wefti_value *value);
 /* Strides of `shape` over the same elements of the value in the same order, or false where there are none; views.c. */
 bool wefti_reshape_strides(const wefti_value *value, weft_shape shape, int64_t *stride_out);
 void wefti_dense_strides(weft_shape shape, int64_t *stride_out);
-/* Whether the item changes a variable: how many of its first inputs' variables, and which inputs those are. */
+/* Whether the item changes a variable, and which inputs those are. */
 static inline bool wefti_item_writes(const wefti_item *item, int32_t input) {
     if (item->op == WEFT_OP_ASSIGN) return input == 0;
+    if (item->op == WEFT_OP_ALL_GATHER) return item->divided;
     return item->op == WEFT_OP_UPDATE && (input == 0 || input >= 3);
 }
 static inline bool wefti_item_has_effect(const wefti_item *item) {
-    return item->op == WEFT_OP_ASSIGN || item->op == WEFT_OP_UPDATE;
+    return item->op == WEFT_OP_ASSIGN || item->op == WEFT_OP_UPDATE || (item->op == WEFT_OP_ALL_GATHER && item->divided);
 }
 static inline bool wefti_item_is_comm(const wefti_item *item) { return wefti_ops[item->op].family == WEFTI_COMM; }
 /* The group of a COMM item; NULL: this rank alone. */
@@ -242,6 +246,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_views(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_spaces(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_hazards(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_fuse(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_divide(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_bucket(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_schedule(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_stage(wefti_ir *ir);

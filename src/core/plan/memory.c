@@ -64,9 +64,23 @@ static void put(wefti_ir *ir, int32_t value, int32_t block, int64_t inside_bytes
     ir->values[value].inside_bytes = inside_bytes;
 }
 
+/* A divided reduction leaves this rank's part where it lies in the whole, which is padded to equal parts. */
+static weft_status place_divided(planner *p, const wefti_item *item) {
+    wefti_ir *ir = p->ir;
+    int32_t   in = item->inputs[0], out = item->outputs[0], block;
+    int32_t   last = p->last[in] > p->last[out] ? p->last[in] : p->last[out];
+    int64_t   part = wefti_value_bytes(&ir->values[out]);
+    const struct wefti_group *group = wefti_ir_group(ir, item);
+    WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, part * group->size, p->position[ir->values[in].item], last, &block));
+    put(ir, in, block, 0);
+    put(ir, out, block, part * group->index);
+    return WEFT_OK;
+}
+
 static weft_status place_comm(planner *p, int32_t index) {
     wefti_ir         *ir = p->ir;
     const wefti_item *item = &ir->items[index];
+    if (item->divided) return item->op == WEFT_OP_REDUCE_SCATTER ? place_divided(p, item) : WEFT_OK; /* gathered where variables lie */
     bool    gathers = item->op == WEFT_OP_ALL_GATHER, scatters = item->op == WEFT_OP_REDUCE_SCATTER;
     int64_t bytes = 0;
     int32_t first = INT32_MAX, last = 0, block;

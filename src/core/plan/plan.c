@@ -17,6 +17,7 @@ static const pass passes[] = {
     {"spaces", wefti_pass_spaces},     /* elementwise ops in the shape of what they read */
     {"hazards", wefti_pass_hazards},   /* old values of variables that are read late */
     {"fuse", wefti_pass_fuse},         /* elementwise chains, with their reductions */
+    {"divide", wefti_pass_divide},     /* large updates, by all ranks together */
     {"bucket", wefti_pass_bucket},     /* few large messages */
     {"schedule", wefti_pass_schedule}, /* communication early, what waits for it late */
     {"stage", wefti_pass_stage},       /* what is sent lies in exported memory */
@@ -42,6 +43,8 @@ static weft_status check_options(weft_world *world, weft_graph *graph, const wef
     if (base->bucket_bytes < -1 || base->first_bucket_bytes < 0)
         return wefti_fail(WEFT_E_INVALID, "weft_plan_create: bucket_bytes is %lld and first_bucket_bytes %lld; -1 is for no buckets, else sizes",
                           (long long)base->bucket_bytes, (long long)base->first_bucket_bytes);
+    if (base->divide_bytes < -1)
+        return wefti_fail(WEFT_E_INVALID, "weft_plan_create: divide_bytes is %lld; -1 is for never, else a size", (long long)base->divide_bytes);
     return WEFT_OK;
 }
 

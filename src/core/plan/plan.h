@@ -30,8 +30,35 @@ typedef struct wefti_plan_options {
 WEFT_MUST_CHECK weft_status wefti_plan_create(weft_world *world, weft_graph *graph, const wefti_plan_options *options,
                                               weft_plan **plan_out);
 
-/* The device memory of variable `index`, for those who send or save it in place; stays where it is. */
+/* The device memory of variable `index`, for those who send or save it in place; stays where it is. What ranks update in parts is
+ * whole there after wefti_variables_whole alone. */
 void *wefti_variables_memory(const weft_variables *variables, int32_t index);
+
+/* --- variables that ranks share (variables_shared.c) --- */
+
+/* Makes the variables that the set was created with known to all ranks, which call this together with sets made alike, so that plans may
+ * update them in parts. Does nothing where the ranks do not reach each other's memory. */
+WEFT_MUST_CHECK weft_status wefti_variables_share(weft_variables *variables, const weft_world *world);
+bool wefti_variables_shared(const weft_variables *variables, int32_t index);
+/* Fetches what this rank does not update of a state. No peer need help; WEFT_E_STATE where one has overwritten it meanwhile. */
+WEFT_MUST_CHECK weft_status wefti_variables_whole(const weft_variables *variables, int32_t index);
+/* For plans: the state will be updated in parts; such a run begins; in it, all ranks have updated their parts of a parameter. */
+void wefti_variables_divide(weft_variables *variables, int32_t index);
+void wefti_variables_ran(weft_variables *variables);
+void wefti_variables_fetch(const weft_variables *variables, int32_t index);
+
+/* The part of `elements` that a rank updates: whole cache lines, the same number for all but the last ones. */
+typedef struct wefti_variable_part {
+    int64_t first, count; /* this rank's: count <= each; `first` may lie beyond the end, where there is room in shared sets */
+    int64_t each;
+} wefti_variable_part;
+static inline wefti_variable_part wefti_variable_part_of(int64_t elements, weft_dtype dtype, int32_t ranks, int32_t rank) {
+    int64_t             line = WEFTI_CACHE_LINE / (int64_t)weft_dtype_bytes(dtype), least = (elements + ranks - 1) / ranks;
+    wefti_variable_part part = {.each = (least + line - 1) / line * line};
+    part.first = part.each * rank;
+    part.count = elements - part.first > part.each ? part.each : elements > part.first ? elements - part.first : 0;
+    return part;
+}
 
 /* What a variable needs of its leaf to start with the right values on any device: writes the initial elements of a leaf
  * to host memory (row-major, the leaf's dtype). */

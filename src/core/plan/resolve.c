@@ -142,7 +142,7 @@ static weft_status import_leaf(importer *im, const wefti_node *node, int32_t *va
         WEFTI_TRY(wefti_ir_room(&ir->variables, ir->n_variables, &ir->variables_capacity, sizeof *ir->variables));
         value->place = WEFTI_PLACE_VARIABLE;
         value->index = ir->n_variables;
-        ir->variables[ir->n_variables++] = (wefti_plan_variable){node->name, &node->outputs[0], *value_out};
+        ir->variables[ir->n_variables++] = (wefti_plan_variable){.name = node->name, .leaf = &node->outputs[0], .value = *value_out};
         return WEFT_OK;
     default: return import_constant(im, node, value);
     }

@@ -82,12 +82,21 @@ static weft_status bind(weft_plan *plan, const weft_feed *feeds, int32_t n_feeds
     plan->buffers[WEFTI_BUFFER_EXPORTED] = wefti_arena_exported(plan->arena);
     plan->buffers[WEFTI_BUFFER_CONSTANT] = plan->constants;
     for (int32_t i = 0; i < ir->n_variables; i++)
+        if (!ir->variables[i].divided) WEFTI_TRY(wefti_variables_whole(plan->variables, plan->variable_index[i]));
+    if (ir->n_divided) wefti_variables_ran(plan->variables);
+    for (int32_t i = 0; i < ir->n_variables; i++)
         plan->buffers[WEFTI_BUFFER_FIRST + i] = wefti_variables_memory(plan->variables, plan->variable_index[i]);
     for (int32_t i = 0; i < ir->n_inputs; i++) WEFTI_TRY(bind_feed(plan, i));
     if (ir->step_constant < 0 || plan->written_step == plan->step) return WEFT_OK;
     plan->written_step = plan->step;
     return ir->device->vtable->write(ir->device, (char *)plan->constants + ir->constants[ir->step_constant].offset_bytes, &plan->step,
                                      sizeof plan->step);
+}
+
+/* All ranks have updated their parts of the parameters: fetches the others'. */
+static void gather_parts(weft_plan *plan, const wefti_item *item) {
+    for (int32_t i = 0; item->op == WEFT_OP_ALL_GATHER && item->divided && i < item->n_inputs; i++)
+        wefti_variables_fetch(plan->variables, plan->variable_index[plan->ir.values[item->inputs[i]].index]);
 }
 
 /* --- the steps --- */
@@ -109,7 +118,10 @@ static weft_status step(weft_plan *plan, const wefti_plan_step *it) {
     switch (it->kind) {
     case WEFTI_STEP_LAUNCH: WEFTI_TRY(launch(plan, it->index)); break;
     case WEFTI_STEP_START: WEFTI_TRY(wefti_flight_start(plan, it->index)); break;
-    default: WEFTI_TRY(wefti_flight_wait(plan, it->index)); break;
+    default:
+        WEFTI_TRY(wefti_flight_wait(plan, it->index));
+        gather_parts(plan, &plan->ir.items[plan->ir.collectives[it->index].item]);
+        break;
     }
     if (it->kind != WEFTI_STEP_WAIT && plan->first_flight >= 0) wefti_flights_progress(plan);
     return plan->fault;

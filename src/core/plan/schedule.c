@@ -27,6 +27,9 @@ static void flow_release(flow *f) {
     *f = (flow){0};
 }
 
+/* Communication but for gathering new parameters, which nothing in the step waits for: it belongs to the update before it. */
+static bool leads_on(const wefti_item *item) { return wefti_item_is_comm(item) && !wefti_item_has_effect(item); }
+
 static weft_status flow_of(const wefti_ir *ir, flow *f) {
     weft_status status;
     *f = (flow){.n = (size_t)ir->n_order};
@@ -39,9 +42,9 @@ static weft_status flow_of(const wefti_ir *ir, flow *f) {
             if (through > f->depth[f->edges.to[e]]) f->depth[f->edges.to[e]] = through;
     }
     for (int32_t k = ir->n_order - 1; k >= 0; k--) {
-        bool leads = wefti_item_is_comm(&ir->items[ir->order[k]]);
+        bool leads = leads_on(&ir->items[ir->order[k]]);
         for (int32_t e = f->edges.start[k]; e < f->edges.start[k + 1] && !leads; e++)
-            leads = wefti_item_is_comm(&ir->items[ir->order[f->edges.to[e]]]) || f->tail[f->edges.to[e]] == 2;
+            leads = leads_on(&ir->items[ir->order[f->edges.to[e]]]) || f->tail[f->edges.to[e]] == 2;
         f->tail[k] = leads ? 2 : 0; /* 2: leads to communication */
     }
     for (int32_t k = 0; k < ir->n_order; k++) f->tail[k] = f->tail[k] == 0 && f->depth[k] > 0;
@@ -153,7 +156,7 @@ static weft_status rank_all(scheduler *s) {
     for (int32_t k = 0; k < ir->n_order; k++) {
         const wefti_item *item = &ir->items[ir->order[k]];
         s->ranks[k] = (rank){s->flow.tail[k], 0, item->key, k};
-        if (wefti_item_is_comm(item)) comms[n++] = s->ranks[k];
+        if (leads_on(item)) comms[n++] = s->ranks[k];
     }
     qsort(comms, (size_t)n, sizeof *comms, compare_rank_pointers);
     for (int32_t i = 0; i < n; i++) s->ranks[comms[i].position].sequence = i + 1;
@@ -162,7 +165,7 @@ static weft_status rank_all(scheduler *s) {
         for (int32_t e = s->flow.edges.start[k]; e < s->flow.edges.start[k + 1]; e++) {
             int32_t to = s->flow.edges.to[e];
             s->waiting[to]++;
-            if (!wefti_item_is_comm(&ir->items[ir->order[to]]) && s->ranks[k].sequence > s->ranks[to].sequence)
+            if (!leads_on(&ir->items[ir->order[to]]) && s->ranks[k].sequence > s->ranks[to].sequence)
                 s->ranks[to].sequence = s->ranks[k].sequence;
         }
     for (int32_t k = 0; k < ir->n_order; k++)
@@ -313,7 +316,7 @@ weft_status wefti_pass_bucket(wefti_ir *ir) {
     memset(b.next, 0xff, next_bytes);
     WEFTI_TRY_GOTO(move_keys(ir), done);
     for (int32_t k = 0; k < ir->n_order; k++)
-        if (wefti_item_is_comm(&ir->items[ir->order[k]])) ready[n++] = (rank){0, 0, ir->items[ir->order[k]].key, k};
+        if (leads_on(&ir->items[ir->order[k]])) ready[n++] = (rank){0, 0, ir->items[ir->order[k]].key, k};
     qsort(ready, (size_t)n, sizeof *ready, compare_rank_pointers);
     WEFTI_TRY_GOTO(fill_buckets(&b, ready, n), done);
     /* A joined message may stand behind readers of its first members: all readers are of the tail, which goes to the end. */

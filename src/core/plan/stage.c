@@ -40,6 +40,7 @@ static bool can_give(const stager *s, int32_t v, int32_t k, const wefti_item *it
 static weft_status stage_item(stager *s, int32_t k) {
     wefti_ir *ir = s->ir;
     int32_t   index = ir->order[k];
+    if (wefti_item_has_effect(&ir->items[index])) return append(s, index); /* variables that are gathered in place */
     for (int32_t i = 0; wefti_item_is_comm(&ir->items[index]) && i < ir->items[index].n_inputs; i++) {
         int32_t value = ir->items[index].inputs[i], copy;
         if (!can_give(s, value, k, &ir->items[index], i)) {

@@ -1,42 +1,15 @@
-/* Variables: one block of device memory for each call that added some, and a table by name.
+/* Variables: one block of memory for each call that added some, and a table by name.
  *
- * Blocks never move, so plans may keep addresses. Initial values are drawn on the host by counter (core/tensor/philox.h) and written
+ * Blocks never move, so plans may keep addresses. Where the world's wire maps peers' memory they lie in exported regions (variables_shared.c). Initial values are drawn on the host by counter (core/tensor/philox.h) and written
  * to the device, so any device starts with the same bits. Looking up a name is a hash; creation is linear in elements. */
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/iface/world.h"
 #include "core/plan/object.h"
+#include "core/plan/variables.h"
 #include "core/tensor/operand.h"
 #include "core/tensor/philox.h"
-
-typedef struct variable {
-    char              *name;
-    weft_variable_kind kind;
-    weft_dtype         dtype;
-    weft_shape         shape;
-    int64_t            bytes;
-    wefti_leaf         leaf;
-    void              *memory;
-} variable;
-
-typedef struct variable_block {
-    struct variable_block *next;
-    void                  *memory;
-    size_t                 size_bytes;
-} variable_block;
-
-struct weft_variables {
-    atomic_int      references;
-    wefti_device   *device;
-    variable       *list;
-    int32_t         count, capacity;
-    int32_t        *table; /* indices by hash of the name, -1 free; at least twice as large as the list */
-    int32_t         table_size;
-    variable_block *blocks;
-    int64_t         bytes;
-};
 
 /* --- initial values --- */
 
@@ -63,7 +36,7 @@ weft_status wefti_leaf_initial(const weft_tensor *leaf, void *values_out) {
     return WEFT_OK;
 }
 
-static weft_status initialise(weft_variables *v, const variable *it) {
+static weft_status initialise(weft_variables *v, const wefti_variable *it) {
     if (v->device->vtable->host_memory) {
         fill_initial(&it->leaf, it->dtype, weft_shape_elements(it->shape), it->memory);
         return WEFT_OK;
@@ -122,7 +95,7 @@ static weft_variable_kind kind_of(const wefti_node *node) {
 }
 
 weft_status wefti_variables_match(const weft_variables *v, int32_t index, const weft_tensor *leaf) {
-    const variable *it = &v->list[index];
+    const wefti_variable *it = &v->list[index];
     if (it->dtype != leaf->dtype || !weft_shape_equal(it->shape, leaf->shape) || it->kind != kind_of(leaf->node))
         return wefti_fail(WEFT_E_MISMATCH, "variable '%s' is a %s %s %s, the graph has a %s %s %s of that name", it->name,
                           it->kind == WEFT_VARIABLE_PARAMETER ? "parameter" : "state", weft_dtype_name(it->dtype),
@@ -143,9 +116,8 @@ static weft_status measure(const weft_variables *v, weft_graph *graph, int32_t *
             WEFTI_TRY(wefti_variables_match(v, known, &node->outputs[0]));
             continue;
         }
-        size_t bytes = wefti_align_up((size_t)weft_shape_elements(node->outputs[0].shape) * weft_dtype_bytes(node->outputs[0].dtype),
-                                      WEFTI_ALIGNMENT);
-        if (!wefti_add_size(*bytes_out, bytes, bytes_out))
+        size_t bytes = (size_t)weft_shape_elements(node->outputs[0].shape) * weft_dtype_bytes(node->outputs[0].dtype);
+        if (!wefti_add_size(*bytes_out, wefti_variable_room(v->wire, v->ranks, bytes), bytes_out))
             return wefti_fail(WEFT_E_OVERFLOW, "the variables of graph '%s' have more bytes than can be counted", graph->name);
         (*count_out)++;
     }
@@ -153,8 +125,8 @@ static weft_status measure(const weft_variables *v, weft_graph *graph, int32_t *
 }
 
 static weft_status add_variable(weft_variables *v, const wefti_node *node, char *memory) {
-    variable *it = &v->list[v->count];
-    *it = (variable){.kind = kind_of(node), .dtype = node->outputs[0].dtype, .shape = node->outputs[0].shape,
+    wefti_variable *it = &v->list[v->count];
+    *it = (wefti_variable){.kind = kind_of(node), .dtype = node->outputs[0].dtype, .shape = node->outputs[0].shape,
                      .leaf = *node->leaf, .memory = memory};
     it->leaf.value = NULL;
     it->bytes = weft_shape_elements(it->shape) * (int64_t)weft_dtype_bytes(it->dtype);
@@ -169,17 +141,19 @@ static weft_status add_variable(weft_variables *v, const wefti_node *node, char 
 }
 
 static void drop_block(weft_variables *v) {
-    variable_block *block = v->blocks;
+    wefti_variable_block *block = v->blocks;
     v->blocks = block->next;
     v->bytes -= (int64_t)block->size_bytes;
-    v->device->vtable->deallocate(v->device, block->memory, block->size_bytes);
+    if (block->region) wefti_variables_withdraw(v, block);
+    else v->device->vtable->deallocate(v->device, block->memory, block->size_bytes);
     wefti_free(block, sizeof *block);
 }
 
 static weft_status add_block(weft_variables *v, size_t size_bytes) {
-    variable_block *block = NULL;
+    wefti_variable_block *block = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *block, "variables", &block));
-    weft_status status = v->device->vtable->allocate(v->device, size_bytes, "variables", &block->memory);
+    weft_status status = v->wire ? wefti_variables_export(v, size_bytes, block)
+                                 : v->device->vtable->allocate(v->device, size_bytes, "variables", &block->memory);
     if (status != WEFT_OK) {
         wefti_free(block, sizeof *block);
         return status;
@@ -218,7 +192,7 @@ weft_status weft_variables_extend(weft_variables *v, weft_graph *graph) {
             drop_block(v);
             return status;
         }
-        memory += wefti_align_up((size_t)v->list[v->count - 1].bytes, WEFTI_ALIGNMENT);
+        memory += wefti_variable_room(v->wire, v->ranks, (size_t)v->list[v->count - 1].bytes);
     }
     return WEFT_OK;
 }
@@ -231,6 +205,9 @@ weft_status weft_variables_create(weft_world *world, weft_graph *graph, weft_var
     WEFTI_TRY(wefti_alloc(sizeof *v, "variables", &v));
     atomic_init(&v->references, 1);
     v->device = world->device;
+    v->rank = world->rank;
+    v->ranks = world->size;
+    v->wire = wefti_mapping_wire(world);
     weft_status status = weft_variables_extend(v, graph);
     if (status != WEFT_OK) {
         weft_variables_release(v);
@@ -249,6 +226,7 @@ void weft_variables_release(weft_variables *v) {
     if (!v || atomic_fetch_sub_explicit(&v->references, 1, memory_order_acq_rel) != 1) return;
     for (int32_t i = 0; i < v->count; i++) wefti_free_string(v->list[i].name);
     while (v->blocks) drop_block(v);
+    wefti_variables_part(v);
     wefti_free(v->list, (size_t)v->capacity * sizeof *v->list);
     wefti_free(v->table, (size_t)v->table_size * sizeof *v->table);
     wefti_free(v, sizeof *v);
@@ -263,7 +241,7 @@ void   *wefti_variables_memory(const weft_variables *v, int32_t index) { return 
 weft_status weft_variables_info(const weft_variables *v, int32_t index, weft_variable_info *info_out) {
     if (!v || index < 0 || index >= v->count)
         return wefti_fail(WEFT_E_INVALID, "there is no variable %d: there are %d", index, weft_variables_count(v));
-    const variable *it = &v->list[index];
+    const wefti_variable *it = &v->list[index];
     *info_out = (weft_variable_info){it->name,  it->kind,        it->dtype, it->shape, it->bytes, it->leaf.frozen,
                                      it->leaf.unregularised};
     return WEFT_OK;
@@ -286,7 +264,7 @@ weft_status wefti_variables_missing(const weft_variables *v, const char *name) {
                       other ? " (there is '" : "", other ? other : "", other ? "')" : "");
 }
 
-static weft_status look_up(const weft_variables *v, const char *name, const void *values, const variable **variable_out) {
+static weft_status look_up(const weft_variables *v, const char *name, const void *values, const wefti_variable **variable_out) {
     if (!v || !name) return wefti_fail(WEFT_E_INVALID, "variables: the %s is NULL", v ? "name" : "set");
     int32_t index = weft_variables_find(v, name);
     if (index < 0) return wefti_variables_missing(v, name);
@@ -296,27 +274,32 @@ static weft_status look_up(const weft_variables *v, const char *name, const void
 }
 
 weft_status weft_variables_get(const weft_variables *v, const char *name, void *values_out, size_t bytes) {
-    const variable *it = NULL;
+    const wefti_variable *it = NULL;
     WEFTI_TRY(look_up(v, name, values_out, &it));
     if (bytes != (size_t)it->bytes)
         return wefti_fail(WEFT_E_MISMATCH, "variable '%s' is %s %s, %lld bytes; there is room for %zu", name,
                           weft_dtype_name(it->dtype), weft_shape_text(it->shape).text, (long long)it->bytes, bytes);
+    WEFTI_TRY(wefti_variables_whole(v, (int32_t)(it - v->list)));
     return v->device->vtable->read(v->device, values_out, it->memory, bytes);
 }
 
 weft_status weft_variables_set(weft_variables *v, const char *name, weft_dtype dtype, weft_shape shape, const void *values) {
-    const variable *it = NULL;
+    const wefti_variable *it = NULL;
     WEFTI_TRY(look_up(v, name, values, &it));
     if (dtype != it->dtype)
         return wefti_fail(WEFT_E_DTYPE, "variable '%s' is %s, not %s", name, weft_dtype_name(it->dtype), weft_dtype_name(dtype));
     if (!weft_shape_equal(shape, it->shape))
         return wefti_fail(WEFT_E_SHAPE, "variable '%s' has shape %s, not %s", name, weft_shape_text(it->shape).text,
                           weft_shape_text(shape).text);
+    wefti_variables_overwrite(v, (int32_t)(it - v->list));
     return v->device->vtable->write(v->device, it->memory, values, (size_t)it->bytes);
 }
 
 weft_status weft_variables_reset(weft_variables *v) {
     if (!v) return wefti_fail(WEFT_E_INVALID, "weft_variables_reset: variables is NULL");
-    for (int32_t i = 0; i < v->count; i++) WEFTI_TRY(initialise(v, &v->list[i]));
+    for (int32_t i = 0; i < v->count; i++) {
+        wefti_variables_overwrite(v, i);
+        WEFTI_TRY(initialise(v, &v->list[i]));
+    }
     return WEFT_OK;
 }

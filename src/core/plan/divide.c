@@ -1,0 +1,146 @@
+/* Divide: where ranks reach each other's memory, they update large parameters together, each its part.
+ *
+ * An UPDATE of a gradient that was reduced over the ranks does the same work on every rank. Here ALL_REDUCE, UPDATE becomes
+ * REDUCE_SCATTER, UPDATE of this rank's part, and at the end one ALL_GATHER of all such parameters in place, for which a rank waits for the
+ * others and loads their parts from their memory. The bytes on the way are the same, a rank has a part of the memory traffic of
+ * the update, and no bit changes, for rules work element by element and sums are taken in the order of the ranks either way. Solver
+ * states are kept up to date in parts (variables_shared.c).
+ *
+ * Left whole: what is not worth another message, rows that shrink together, rules of the application, gradients that
+ * somebody else reads too (clipping by norm), variables that are not shared. All ranks decide alike: nothing here depends on the
+ * rank but which part is its own. Linear. */
+#include "core/iface/rule.h"
+#include "core/plan/ir.h"
+
+/* What each rank must be spared of memory traffic to make up for a message: some 10 us of it. */
+enum { WORTH_BYTES = 96 << 10 };
+
+typedef struct divider {
+    wefti_ir   *ir;
+    int32_t    *divided; /* [ir->n_divided] updates */
+    wefti_uses  uses;
+    uint8_t    *is_output; /* by root */
+} divider;
+
+/* Bytes that an update reads and writes for each byte of the parameter, beside the sending of it: gradient, and each state twice. */
+static bool pays(const wefti_ir *ir, const wefti_item *update, int32_t ranks) {
+    int64_t bytes = wefti_value_bytes(&ir->values[update->outputs[0]]), least = ir->options.base.divide_bytes;
+    if (least != 0) return least > 0 && bytes >= least;
+    return bytes / ranks * (ranks - 1) * (1 + 2 * update->attrs->update.rule->n_states) >= WORTH_BYTES;
+}
+
+static bool is_shared(const wefti_ir *ir, int32_t value) {
+    const wefti_value *root = &ir->values[ir->values[value].root];
+    if (root->place != WEFTI_PLACE_VARIABLE || root->item >= 0) return false;
+    int32_t index = weft_variables_find(ir->options.base.variables, ir->variables[root->index].name);
+    return index >= 0 && wefti_variables_shared(ir->options.base.variables, index);
+}
+
+/* The reduction that gives the update its gradient, and nobody else anything; -1: there is none. */
+static int32_t reduction_of(const divider *d, int32_t update) {
+    const wefti_ir    *ir = d->ir;
+    const wefti_value *gradient = &ir->values[ir->items[update].inputs[1]];
+    const wefti_value *root = &ir->values[gradient->root];
+    if (root->item < 0 || ir->items[root->item].op != WEFT_OP_ALL_REDUCE || ir->items[root->item].n_inputs != 1) return -1;
+    if (ir->items[root->item].attrs->comm.reduce != WEFTI_REDUCE_SUM || d->is_output[gradient->root]) return -1;
+    if (gradient->offset != 0 || !wefti_value_is_dense(gradient) || wefti_value_elements(gradient) != wefti_value_elements(root)) return -1;
+    if (wefti_value_elements(gradient) != wefti_value_elements(&ir->values[ir->items[update].outputs[0]])) return -1;
+    for (int32_t u = d->uses.start[gradient->root]; u < d->uses.start[gradient->root + 1]; u++)
+        if (d->uses.users[u] != update) return -1;
+    return root->item;
+}
+
+static bool can_divide(const divider *d, const wefti_item *update, const struct wefti_group *group) {
+    const wefti_ir *ir = d->ir;
+    int32_t         out = update->outputs[0];
+    if (group != ir->world->group || update->attrs->update.rule->id >= WEFTI_RULE_USER || update->attrs->update.group > 0) return false;
+    if (!pays(ir, update, group->size) || d->is_output[out] || d->uses.start[out] != d->uses.start[out + 1]) return false;
+    for (int32_t i = 0; i < update->n_inputs; i++)
+        if (i != 1 && i != 2 && !is_shared(ir, update->inputs[i])) return false;
+    return true;
+}
+
+/* A window of `count` elements from `first` on. */
+static weft_status window(wefti_ir *ir, int32_t value, int64_t first, int64_t count, int32_t *window_out) {
+    WEFTI_TRY(wefti_ir_value(ir, ir->values[value].dtype, weft_shape(count), -1, 0, window_out));
+    ir->values[*window_out].root = ir->values[value].root;
+    ir->values[*window_out].offset = first;
+    return WEFT_OK;
+}
+
+static weft_status divide(wefti_ir *ir, int32_t update, int32_t reduction, const struct wefti_group *group) {
+    const wefti_item    it = ir->items[update];
+    int32_t             out = it.outputs[0], reduced, value;
+    int64_t             elements = wefti_value_elements(&ir->values[out]);
+    wefti_variable_part part = wefti_variable_part_of(elements, ir->values[out].dtype, group->size, group->index);
+    ir->items[reduction].op = WEFT_OP_REDUCE_SCATTER;
+    ir->items[reduction].divided = true;
+    WEFTI_TRY(wefti_ir_value(ir, ir->values[out].dtype, weft_shape(part.each), reduction, 0, &reduced));
+    WEFTI_TRY(window(ir, reduced, 0, part.count, &it.inputs[1]));
+    for (int32_t i = 0; i < it.n_inputs; i++) {
+        if (i == 1 || i == 2) continue;
+        if (i >= 3) ir->variables[ir->values[ir->values[it.inputs[i]].root].index].divided = true;
+        WEFTI_TRY(window(ir, it.inputs[i], part.first, part.count, &value));
+        it.inputs[i] = value;
+    }
+    ir->values[out].shape = weft_shape(part.count);
+    ir->values[out].offset = part.first;
+    wefti_dense_strides(ir->values[out].shape, ir->values[out].stride);
+    ir->items[update].divided = true;
+    ir->items[update].flops *= elements ? (double)part.count / (double)elements : 1;
+    return WEFT_OK;
+}
+
+/* The gathering of all divided parameters, behind the last update. */
+static weft_status gather(const divider *d, const wefti_attrs *attrs) {
+    wefti_ir *ir = d->ir;
+    int32_t   last = d->divided[ir->n_divided - 1], item, value;
+    WEFTI_TRY(wefti_ir_item(ir, WEFT_OP_ALL_GATHER, attrs, ir->n_divided, ir->n_divided, ir->items[last].name, ir->items[last].key + 1, &item));
+    ir->items[item].divided = true;
+    ir->items[item].graph_ops = 0;
+    for (int32_t i = 0; i < ir->n_divided; i++) {
+        int32_t     part = ir->items[d->divided[i]].outputs[0], index = ir->values[part].index;
+        const weft_tensor *leaf = ir->variables[index].leaf;
+        ir->items[item].inputs[i] = part;
+        WEFTI_TRY(wefti_ir_value(ir, leaf->dtype, leaf->shape, item, i, &value));
+        ir->values[value].place = WEFTI_PLACE_VARIABLE;
+        ir->values[value].index = index;
+    }
+    return WEFT_OK;
+}
+
+static weft_status divide_all(divider *d) {
+    wefti_ir          *ir = d->ir;
+    const wefti_attrs *attrs = NULL;
+    for (int32_t o = 0; o < ir->n_outputs; o++) d->is_output[ir->values[ir->outputs[o]].root] = 1;
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        int32_t index = ir->order[k];
+        if (ir->items[index].op != WEFT_OP_UPDATE) continue;
+        int32_t reduction = reduction_of(d, index);
+        if (reduction < 0) continue;
+        const struct wefti_group *group = wefti_ir_group(ir, &ir->items[reduction]);
+        if (!can_divide(d, &ir->items[index], group)) continue;
+        WEFTI_TRY(divide(ir, index, reduction, group));
+        d->divided[ir->n_divided++] = index;
+        attrs = ir->items[reduction].attrs;
+    }
+    if (!attrs) return WEFT_OK;
+    WEFTI_TRY(gather(d, attrs));
+    return wefti_ir_settle(ir);
+}
+
+weft_status wefti_pass_divide(wefti_ir *ir) {
+    weft_status status;
+    divider     d = {.ir = ir};
+    size_t      bytes = (size_t)ir->n_values, divided_bytes = (size_t)ir->n_order * sizeof *d.divided;
+    if (!ir->options.base.variables || ir->world->size == 1 || ir->options.base.divide_bytes < 0) return WEFT_OK;
+    WEFTI_TRY_GOTO(wefti_ir_uses(ir, true, &d.uses), done);
+    WEFTI_TRY_GOTO(wefti_alloc(bytes, "a plan", &d.is_output), done);
+    WEFTI_TRY_GOTO(wefti_alloc(divided_bytes, "a plan", &d.divided), done);
+    status = divide_all(&d);
+done:
+    wefti_uses_release(&d.uses);
+    wefti_free(d.is_output, bytes);
+    wefti_free(d.divided, divided_bytes);
+    return status;
+}
