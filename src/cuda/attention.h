@@ -7,7 +7,7 @@
 typedef struct wefti_cuda_heads {
     int64_t batch, heads, key_heads, queries, keys, depth, value_depth;
     double  scale;
-    int32_t causal;
+    int64_t causal; /* all eight bytes wide: compared as bytes */
 } wefti_cuda_heads;
 
 /* Of ATTENTION (first = 0) or ATTENTION_BACKWARD (first = 1): where q is among the inputs. */

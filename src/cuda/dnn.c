@@ -37,6 +37,7 @@ weft_status wefti_cuda_dnn_open(wefti_cuda *cuda) {
     const wefti_cuda_dnn_functions *f = wefti_cuda_dnn_load(&why);
     if (!f) return wefti_fail(WEFT_E_UNSUPPORTED, "%s", why);
     WEFTI_TRY(wefti_alloc(sizeof *dnn, "cuDNN's state", &dnn));
+    memset(dnn, 0, sizeof *dnn);
     dnn->f       = f;
     dnn->version = f->cudnnGetVersion();
     cudnnStatus_t status = f->cudnnCreate(&dnn->handle);
@@ -50,6 +51,7 @@ weft_status wefti_cuda_dnn_open(wefti_cuda *cuda) {
 
 void wefti_cuda_dnn_close(wefti_cuda *cuda) {
     if (!cuda->dnn) return;
+    wefti_cuda_dnn_attention_close(cuda);
     cuda->dnn->f->cudnnDestroy(cuda->dnn->handle);
     wefti_free(cuda->dnn, sizeof *cuda->dnn);
     cuda->dnn = NULL;

@@ -30,7 +30,10 @@ typedef struct wefti_cuda_dnn {
     const wefti_cuda_dnn_functions *f;
     cudnnHandle_t                   handle;
     uint64_t                        version;
+    struct wefti_cuda_dnn_attention_plan *attention; /* by shape (dnn_attention.c) */
 } wefti_cuda_dnn;
+/* Releases what attention keeps there. */
+void wefti_cuda_dnn_attention_close(wefti_cuda *cuda);
 
 /* The library's functions, loaded at the first call; NULL, with the reason in *why_out (which may be NULL), where it is not there. */
 const wefti_cuda_dnn_functions *wefti_cuda_dnn_load(const char **why_out);
@@ -39,7 +42,7 @@ WEFT_MUST_CHECK weft_status wefti_cuda_dnn_open(wefti_cuda *cuda);
 
 /* --- graphs --- */
 
-enum { WEFTI_CUDA_DNN_MADE = 96 };
+enum { WEFTI_CUDA_DNN_MADE = 160 };
 typedef struct wefti_cuda_dnn_graph {
     const wefti_cuda_dnn    *dnn;
     cudnnBackendDescriptor_t made[WEFTI_CUDA_DNN_MADE];

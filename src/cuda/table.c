@@ -99,8 +99,8 @@ const wefti_cuda_kernel *const wefti_cuda_kernels[WEFT_OP_COUNT][WEFTI_CUDA_CHOI
     [WEFT_OP_ROTARY] = {&wefti_cuda_rotary},
     [WEFT_OP_CROSS_ENTROPY] = {&wefti_cuda_cross_entropy},
     [WEFT_OP_CROSS_ENTROPY_BACKWARD] = {&wefti_cuda_cross_entropy_backward},
-    [WEFT_OP_ATTENTION] = {&wefti_cuda_attention},
-    [WEFT_OP_ATTENTION_BACKWARD] = {&wefti_cuda_attention_backward},
+    [WEFT_OP_ATTENTION] = {DNN(wefti_cuda_attention_dnn) &wefti_cuda_attention},
+    [WEFT_OP_ATTENTION_BACKWARD] = {DNN(wefti_cuda_attention_backward_dnn) &wefti_cuda_attention_backward},
     [WEFT_OP_CUSTOM] = {&wefti_cuda_custom},
     [WEFT_OP_CUSTOM_BACKWARD] = {&wefti_cuda_custom},
 };
