@@ -10,6 +10,7 @@
 #include "cuda/blas.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { LOOP_MOST = 64 /* launches of one call; beyond, one launch of our own tiles is better */ };
@@ -29,12 +30,12 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void load(void) {
     static const char *const names[] = {WEFTI_CUDA_BLAS_FUNCTIONS(WEFTI_CUDA_FUNCTION_NAME)};
-    if (library.functions) return; /* a stand-in */
-    if (wefti_cuda_library_load("libcublasLt.so.13", names, WEFTI_COUNT(names), &library.loaded) == WEFT_OK) {
+    if (wefti_cuda_library_wanted("cuBLASLt", "WEFT_CUDA_BLAS") == WEFT_OK &&
+        wefti_cuda_library_load("libcublasLt.so.13", names, WEFTI_COUNT(names), &library.loaded) == WEFT_OK) {
         library.functions = &library.loaded;
         return;
     }
-    strncpy(library.why, weft_error_message(), sizeof library.why - 1);
+    snprintf(library.why, sizeof library.why, "%s", weft_error_message());
     wefti_log(WEFT_LOG_WARNING, "cuda: products run on kernels of Weft's own, which are slower: %s", library.why);
 }
 
@@ -43,8 +44,6 @@ const wefti_cuda_blas_functions *wefti_cuda_blas_load(const char **why_out) {
     if (why_out) *why_out = library.functions ? NULL : library.why;
     return library.functions;
 }
-
-void wefti_cuda_blas_stand_in(const wefti_cuda_blas_functions *functions) { library.functions = functions; }
 
 static weft_status refused(const wefti_cuda_blas_functions *f, cublasStatus_t status, const char *what) {
     return wefti_fail(WEFT_E_DEVICE, "%s: %s", what, f->cublasLtGetStatusString(status));

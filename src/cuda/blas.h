@@ -20,8 +20,6 @@ typedef struct wefti_cuda_blas_functions {
 
 /* The library's functions, loaded at the first call; NULL, with the reason in *why_out (which may be NULL), where it is not there. */
 const wefti_cuda_blas_functions *wefti_cuda_blas_load(const char **why_out);
-/* For tests: what to use in the library's place. Before the first device is created. */
-void wefti_cuda_blas_stand_in(const wefti_cuda_blas_functions *functions);
 
 /* What a device keeps: made by the first product that is prepared, released with the device. */
 typedef struct wefti_cuda_blas {

@@ -16,7 +16,8 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void load(void) {
     static const char *const names[] = {WEFTI_CUDA_DNN_FUNCTIONS(WEFTI_CUDA_FUNCTION_NAME)};
-    if (wefti_cuda_library_load("libcudnn.so.9", names, WEFTI_COUNT(names), &library.loaded) == WEFT_OK) {
+    if (wefti_cuda_library_wanted("cuDNN", "WEFT_CUDA_DNN") == WEFT_OK &&
+        wefti_cuda_library_load("libcudnn.so.9", names, WEFTI_COUNT(names), &library.loaded) == WEFT_OK) {
         library.functions = &library.loaded;
         return;
     }

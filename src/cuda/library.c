@@ -16,6 +16,12 @@ static void *open_library(const char *file) {
     return dlopen(file, RTLD_NOW | RTLD_LOCAL);
 }
 
+weft_status wefti_cuda_library_wanted(const char *file, const char *variable) {
+    const char *wish = getenv(variable);
+    if (!wish || strcmp(wish, "0") != 0) return WEFT_OK;
+    return wefti_fail(WEFT_E_UNSUPPORTED, "%s is switched off by %s=0", file, variable);
+}
+
 weft_status wefti_cuda_library_load(const char *file, const char *const *names, size_t count, void *table_out) {
     char *table   = table_out;
     void *library = open_library(file);
