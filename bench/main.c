@@ -11,6 +11,8 @@ static const bench_command commands[] = {
     {"broadcast", "everyone gets the root's data", bench_broadcast},
     {"sendrecv", "one-way bandwidth between two ranks", bench_sendrecv},
     {"gemm", "matrix products of the CPU device", bench_gemm},
+    {"cuda-matmul", "matrix products of the CUDA device", bench_cuda_matmul},
+    {"cuda-conv", "convolutions of the CUDA device", bench_cuda_conv},
     {"latency", "half a round trip between two ranks", bench_latency},
     {"files", "loaders and checkpoints", bench_files},
 };
