@@ -14,5 +14,7 @@ int bench_files(int argc, char **argv);
 int bench_gemm(int argc, char **argv);
 int bench_cuda_matmul(int argc, char **argv);
 int bench_cuda_conv(int argc, char **argv);
+int bench_cuda_rows(int argc, char **argv);
+int bench_cuda_attention(int argc, char **argv);
 
 #endif

@@ -8,6 +8,7 @@
  * Results: cuDNN rounds the weights of values, and ds, to the dtype before they are factors. */
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cuda/dnn_attention.h"
@@ -25,8 +26,10 @@ static bool is_laid_out(const wefti_operand *x) {
     return x->stride[3] == 1 && x->offset_bytes % ALIGNED_BYTES == 0;
 }
 
-/* Small ones are not worth a plan. */
+/* Small ones are not worth a plan. WEFT_CUDA_DNN_ATTENTION=0 leaves all to our own kernels. */
 static bool is_worth_it(const wefti_cuda *cuda, const wefti_call *call, int32_t first) {
+    const char *wish = getenv("WEFT_CUDA_DNN_ATTENTION");
+    if (wish && strcmp(wish, "0") == 0) return false;
     wefti_cuda_heads is    = wefti_cuda_heads_of(call, first);
     weft_dtype       dtype = call->inputs[first].dtype;
     if (cuda->major < 8 || (dtype != WEFT_BF16 && dtype != WEFT_F16) || is.batch * is.heads < 1) return false;

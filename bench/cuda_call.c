@@ -1,0 +1,111 @@
+/* One call on a device (cuda_call.h). The call stands many times in a segment, which becomes one graph: so the GPU is measured, and not its
+ * launches. */
+#include "cuda_call.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/iface/world.h"
+#include "core/tensor/operand.h"
+
+enum { WINDOWS = 5, SLICE = 1 << 20 };
+
+void cuda_call_must(weft_status status) {
+    if (status == WEFT_OK) return;
+    fprintf(stderr, "error: %s\n", weft_error_message());
+    exit(1);
+}
+
+bool cuda_call_open_gpu(const char *name, weft_world **world_out) {
+    if (weft_world_create(&(weft_world_options){.size = 1, .device = name}, world_out) != WEFT_OK) {
+        printf("skipped: %s\n", weft_error_message());
+        return false;
+    }
+    printf("%s\n", weft_world_describe(*world_out));
+    return true;
+}
+
+void cuda_call_begin(cuda_call *self, weft_op op, const char *name, int32_t n_inputs, int32_t n_outputs) {
+    wefti_device *device = self->device;
+    memset(self, 0, sizeof *self);
+    self->device = device, self->op = op, self->name = name, self->n_inputs = n_inputs, self->n_outputs = n_outputs;
+}
+
+void cuda_call_operand(cuda_call *self, int32_t which, weft_dtype dtype, weft_shape shape) {
+    self->operand[which] = (wefti_operand){.dtype = dtype, .shape = shape, .buffer = which};
+    wefti_contiguous_strides(shape, self->operand[which].stride);
+}
+
+static uint32_t mix(uint32_t x) {
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+/* A million numbers, again and again. */
+static void fill(cuda_call *self, int32_t which) {
+    weft_dtype dtype = self->operand[which].dtype;
+    size_t     each = weft_dtype_bytes(dtype), slice = SLICE * each;
+    char      *host = malloc(slice);
+    if (!host) exit(1);
+    for (int64_t i = 0; i < SLICE; i++) {
+        uint32_t bits = mix((uint32_t)i + 0x9e3779b9u * (uint32_t)(which + 1));
+        if (weft_dtype_is_float(dtype)) wefti_store_f64(host, i, dtype, (double)bits * 0x1p-31 - 1);
+        else wefti_store_i64(host, i, dtype, bits % self->label_end);
+    }
+    for (size_t at = 0; at < self->bytes[which]; at += slice)
+        cuda_call_must(self->device->vtable->write(self->device, (char *)self->buffers[which] + at, host,
+                                                   self->bytes[which] - at < slice ? self->bytes[which] - at : slice));
+    free(host);
+}
+
+void cuda_call_open(cuda_call *self, int32_t times) {
+    int32_t     n = self->n_inputs + self->n_outputs;
+    wefti_call *calls = calloc((size_t)times, sizeof *calls);
+    if (!calls) exit(1);
+    calls[0] = (wefti_call){.op = self->op, .attrs = &self->attrs, .n_inputs = self->n_inputs, .n_outputs = self->n_outputs,
+                            .inputs = self->operand, .outputs = self->operand + self->n_inputs, .scratch_buffer = n, .name = self->name};
+    cuda_call_must(self->device->vtable->query(self->device, &calls[0], &calls[0].scratch_bytes));
+    for (int32_t i = 1; i < times; i++) calls[i] = calls[0];
+    for (int32_t i = 0; i <= n; i++) {
+        self->bytes[i] = i == n ? (size_t)calls[0].scratch_bytes
+                                : (size_t)wefti_operand_elements(&self->operand[i]) * weft_dtype_bytes(self->operand[i].dtype);
+        cuda_call_must(self->device->vtable->allocate(self->device, self->bytes[i], self->name, &self->buffers[i]));
+        if (i < self->n_inputs) fill(self, i);
+    }
+    cuda_call_must(self->device->vtable->compile(self->device, &(wefti_segment){.calls = calls, .n_calls = times, .n_buffers = n + 1},
+                                                 &self->program));
+    free(calls);
+}
+
+void cuda_call_close(cuda_call *self) {
+    self->device->vtable->release_program(self->program);
+    for (int32_t i = 0; i <= self->n_inputs + self->n_outputs; i++)
+        self->device->vtable->deallocate(self->device, self->buffers[i], self->bytes[i]);
+}
+
+void cuda_call_launch(cuda_call *self) { cuda_call_must(self->device->vtable->launch(self->program, &(wefti_launch){.buffers = self->buffers})); }
+
+/* Everything before a read is done when it comes back. */
+void cuda_call_wait(cuda_call *self) {
+    char some[4];
+    cuda_call_must(self->device->vtable->read(self->device, some, self->buffers[self->n_inputs], 2));
+}
+
+bench_spread cuda_call_time(cuda_call *self, int32_t times, double window_s) {
+    double seconds[WINDOWS];
+    for (int i = 0; i < 3; i++) cuda_call_launch(self); /* kernels are loaded, the graph is captured */
+    cuda_call_wait(self);
+    double begin = bench_now_s();
+    cuda_call_launch(self);
+    cuda_call_wait(self);
+    double one = bench_now_s() - begin;
+    int    launches = one < window_s ? (int)(window_s / one) + 1 : 1;
+    for (int w = 0; w < WINDOWS; w++) {
+        begin = bench_now_s();
+        for (int i = 0; i < launches; i++) cuda_call_launch(self);
+        cuda_call_wait(self);
+        seconds[w] = (bench_now_s() - begin) / launches / times;
+    }
+    return bench_spread_of(seconds, WINDOWS);
+}
