@@ -53,7 +53,8 @@ weft_status wefti_cuda_dnn_open(wefti_cuda *cuda) {
 void wefti_cuda_dnn_close(wefti_cuda *cuda) {
     if (!cuda->dnn) return;
     wefti_cuda_dnn_attention_close(cuda);
-    cuda->dnn->f->cudnnDestroy(cuda->dnn->handle);
+    wefti_cuda_dnn_convolutions_close(cuda);
+    if (cuda->dnn->handle) cuda->dnn->f->cudnnDestroy(cuda->dnn->handle);
     wefti_free(cuda->dnn, sizeof *cuda->dnn);
     cuda->dnn = NULL;
 }

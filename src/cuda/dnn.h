@@ -30,10 +30,14 @@ typedef struct wefti_cuda_dnn {
     const wefti_cuda_dnn_functions *f;
     cudnnHandle_t                   handle;
     uint64_t                        version;
-    struct wefti_cuda_dnn_attention_plan *attention; /* by shape (dnn_attention.c) */
+    struct wefti_cuda_dnn_attention_plan   *attention;    /* by shape (dnn_attention.c) */
+    struct wefti_cuda_dnn_convolution_plan *convolutions; /* likewise (dnn_conv.c) */
+    /* Properties of a device that is not there, in place of the handle: for tests of what cuDNN makes of graphs. NULL: none. */
+    cudnnBackendDescriptor_t properties;
 } wefti_cuda_dnn;
-/* Releases what attention keeps there. */
+/* Release what attention and convolutions keep there. */
 void wefti_cuda_dnn_attention_close(wefti_cuda *cuda);
+void wefti_cuda_dnn_convolutions_close(wefti_cuda *cuda);
 
 /* The library's functions, loaded at the first call; NULL, with the reason in *why_out (which may be NULL), where it is not there. */
 const wefti_cuda_dnn_functions *wefti_cuda_dnn_load(const char **why_out);

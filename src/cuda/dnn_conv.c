@@ -1,7 +1,7 @@
 /* Convolutions and their gradients by cuDNN, in f32, bf16 and f16, summed in f32.
  *
- * Taken are operands that lie densely, as N, C, H, W or with the channels last. A graph is one operation; its plan is made in prepare.
- * Where cuDNN refuses, the call runs on conv.cu.
+ * Taken are operands that lie densely, as N, C, H, W or with the channels last. A graph is one operation; its plan is made in prepare, once
+ * for all calls of one shape, and kept with the device. Where cuDNN refuses, the call runs on conv.cu.
  * Cost: workspace for copies of the operands that cuDNN may make in another layout, at most 1 GiB. */
 #include <string.h>
 
@@ -70,9 +70,9 @@ static int64_t scratch(const wefti_cuda *cuda, const wefti_call *call) {
 
 static const int64_t ids[3] = {'x', 'w', 'y'};
 
+struct wefti_cuda_dnn_convolution_plan;
 typedef struct prepared {
-    wefti_cuda_dnn_plan plan;
-    bool                own; /* by conv.cu, as cuDNN refused */
+    const struct wefti_cuda_dnn_convolution_plan *by; /* NULL: conv.cu computes it, as cuDNN refused */
 } prepared;
 
 static size_t prepared_bytes(const wefti_call *call) {
@@ -82,16 +82,24 @@ static size_t prepared_bytes(const wefti_call *call) {
 
 /* What cuDNN's choice of an engine depends on; compared as bytes, so zeroed before it is filled. */
 typedef struct key {
-    int32_t op, format, stride[2], pad[4], dilation[2];
-    int64_t dim[3][4], strides[3][4], alignment[3];
+    int32_t op, format, dtype, stride[2], pad[4], dilation[2], spare;
+    int64_t dim[3][4], strides[3][4], alignment[3], workspace_bytes;
 } key;
+
+typedef struct wefti_cuda_dnn_convolution_plan {
+    struct wefti_cuda_dnn_convolution_plan *next;
+    key                                     of;
+    wefti_cuda_dnn_plan                     plan; /* plan.plan is NULL where cuDNN refused, once and for all */
+} made;
 
 static void fill_key(const wefti_call *call, key *out) {
     operands             o      = operands_of(call);
     const wefti_operand *all[3] = {o.x, o.w, o.y};
     memset(out, 0, sizeof *out);
-    out->op     = (int32_t)call->op;
-    out->format = 1;
+    out->op              = (int32_t)call->op;
+    out->format          = 2;
+    out->dtype           = (int32_t)call->outputs[0].dtype;
+    out->workspace_bytes = call->scratch_bytes;
     for (int i = 0; i < 2; i++) {
         out->stride[i]   = call->attrs->conv.stride[i] > 0 ? call->attrs->conv.stride[i] : 1;
         out->dilation[i] = call->attrs->conv.dilation[i] > 0 ? call->attrs->conv.dilation[i] : 1;
@@ -175,47 +183,70 @@ static cudnnBackendDescriptor_t make_operation(wefti_cuda_dnn_graph *graph, cons
     return operation;
 }
 
-static weft_status prepare_dnn(wefti_cuda *cuda, const wefti_call *call, wefti_cuda_dnn_plan *plan_out) {
-    operands             o = operands_of(call);
-    int64_t              bytes[3] = {bytes_of(o.x), bytes_of(o.w), bytes_of(o.y)};
-    key                  k;
-    wefti_cuda_dnn_graph graph;
-    WEFTI_TRY(wefti_cuda_dnn_open(cuda));
-    fill_key(call, &k);
+static weft_status make_plan(wefti_cuda *cuda, const wefti_call *call, made *self) {
+    operands              o = operands_of(call);
+    int64_t               bytes[3] = {bytes_of(o.x), bytes_of(o.w), bytes_of(o.y)};
+    wefti_cuda_dnn_graph  graph;
     wefti_cuda_dnn_wishes wishes = {.dtype = call->outputs[0].dtype, .workspace_bytes = call->scratch_bytes, .n_operands = 3, .ids = ids,
-                                    .bytes = bytes, .key = &k, .key_bytes = sizeof k};
+                                    .bytes = bytes, .key = &self->of, .key_bytes = sizeof self->of};
     wefti_cuda_dnn_begin(&graph, cuda->dnn);
-    cudnnBackendDescriptor_t operation = make_operation(&graph, call, &k);
-    weft_status              status    = wefti_cuda_dnn_plan_make(cuda, &graph, &operation, 1, &wishes, plan_out);
+    cudnnBackendDescriptor_t operation = make_operation(&graph, call, &self->of);
+    weft_status              status    = wefti_cuda_dnn_plan_make(cuda, &graph, &operation, 1, &wishes, &self->plan);
     wefti_cuda_dnn_end(&graph);
     return status;
 }
 
-static weft_status prepare(wefti_cuda *cuda, const wefti_call *call, void *memory) {
-    prepared   *self   = memory;
-    weft_status status = prepare_dnn(cuda, call, &self->plan);
-    if (status == WEFT_OK) return WEFT_OK;
-    if (cuda->broken != WEFT_OK || status == WEFT_E_NO_MEMORY) return status;
-    wefti_log(WEFT_LOG_INFO, "cuda: %s '%s' runs on Weft's own kernel: %s", wefti_ops[call->op].name, call->name ? call->name : "",
-              weft_error_message());
-    self->own = true;
+/* The plan for a call, made at its first; NULL after a refusal. */
+static weft_status find(wefti_cuda *cuda, const wefti_call *call, made **made_out) {
+    key k;
+    *made_out = NULL;
+    WEFTI_TRY(wefti_cuda_dnn_open(cuda));
+    fill_key(call, &k);
+    made *self = cuda->dnn->convolutions;
+    while (self && memcmp(&self->of, &k, sizeof k) != 0) self = self->next;
+    if (!self) {
+        WEFTI_TRY(wefti_alloc(sizeof *self, "a plan of cuDNN's convolution", &self));
+        self->of                 = k;
+        self->next               = cuda->dnn->convolutions;
+        cuda->dnn->convolutions = self;
+        WEFTI_TRY(make_plan(cuda, call, self));
+    }
+    if (self->plan.plan) *made_out = self;
     return WEFT_OK;
 }
 
-static void unprepare(wefti_cuda *cuda, void *memory) { wefti_cuda_dnn_plan_release(cuda, &((prepared *)memory)->plan); }
+void wefti_cuda_dnn_convolutions_close(wefti_cuda *cuda) {
+    for (made *self = cuda->dnn->convolutions, *next; self; self = next) {
+        next = self->next;
+        wefti_cuda_dnn_plan_release(cuda, &self->plan);
+        wefti_free(self, sizeof *self);
+    }
+    cuda->dnn->convolutions = NULL;
+}
+
+static weft_status prepare(wefti_cuda *cuda, const wefti_call *call, void *memory) {
+    made       *by     = NULL;
+    weft_status status = find(cuda, call, &by);
+    if (status != WEFT_OK && (cuda->broken != WEFT_OK || status == WEFT_E_NO_MEMORY)) return status;
+    if (status != WEFT_OK)
+        wefti_log(WEFT_LOG_INFO, "cuda: %s '%s' runs on Weft's own kernel: %s", wefti_ops[call->op].name, call->name ? call->name : "",
+                  weft_error_message());
+    ((prepared *)memory)->by = by;
+    return WEFT_OK;
+}
 
 static weft_status run_dnn(const wefti_cuda_run *run) {
     const prepared *self = run->prepared;
     void           *in[2] = {(void *)(uintptr_t)run->inputs[0], (void *)(uintptr_t)run->inputs[1]}, *out = run->outputs[0];
     void           *pointers[3] = {in[0], in[1], out}; /* x, w, y */
-    if (self->own) return own_kernel(run->call->op)->run(run);
+    if (!self->by) return own_kernel(run->call->op)->run(run);
     if (run->call->op == WEFT_OP_CONV2D_BACKWARD_INPUT) pointers[0] = out, pointers[2] = in[0];
     if (run->call->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT) pointers[0] = in[1], pointers[1] = out, pointers[2] = in[0];
-    return wefti_cuda_dnn_execute(run->cuda, &self->plan, 3, ids, pointers, run->scratch, run->stream);
+    return wefti_cuda_dnn_execute(run->cuda, &self->by->plan, 3, ids, pointers, run->scratch, run->stream);
 }
 
 #define KERNEL(NAME)                                                                                                            \
-    {.name = NAME, .accepts = accepts, .scratch = scratch, .prepared_bytes = prepared_bytes, .prepare = prepare, .unprepare = unprepare, \
+    {.name = NAME, .accepts = accepts, .scratch = scratch, .prepared_bytes = prepared_bytes, .prepare = prepare, \
      .run = run_dnn}
 const wefti_cuda_kernel wefti_cuda_conv2d_dnn                 = KERNEL("cuDNN conv2d");
 const wefti_cuda_kernel wefti_cuda_conv2d_backward_input_dnn  = KERNEL("cuDNN conv2d input gradient");

@@ -62,8 +62,11 @@ static bool plan_of(wefti_cuda *cuda, cudnnBackendDescriptor_t config, const wef
         return false;
     }
     out->config = config;
-    if (f->cudnnBackendSetAttribute(out->plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &cuda->dnn->handle) ==
-            CUDNN_STATUS_SUCCESS &&
+    cudnnStatus_t status = cuda->dnn->properties ? f->cudnnBackendSetAttribute(out->plan, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP,
+                                                                               CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &cuda->dnn->properties)
+                                                 : f->cudnnBackendSetAttribute(out->plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE,
+                                                                               1, &cuda->dnn->handle);
+    if (status == CUDNN_STATUS_SUCCESS &&
         f->cudnnBackendSetAttribute(out->plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config) ==
             CUDNN_STATUS_SUCCESS &&
         f->cudnnBackendFinalize(out->plan) == CUDNN_STATUS_SUCCESS &&
@@ -82,16 +85,25 @@ void wefti_cuda_dnn_plan_release(wefti_cuda *cuda, wefti_cuda_dnn_plan *plan) {
     memset(plan, 0, sizeof *plan);
 }
 
-/* Plans of the configurations that one mode of the heuristic gives: at most `most`, in its order. Returns how many. */
+/* A plan and its place in the heuristic's list. */
+typedef struct candidate {
+    wefti_cuda_dnn_plan plan;
+    int32_t             place;
+} candidate;
+
+/* Plans of the configurations that one mode of the heuristic gives, at most `most`, in its order; of the one at place `only` where that is
+ * not negative. Returns how many. */
 static int32_t ask(wefti_cuda *cuda, wefti_cuda_dnn_graph *graph, cudnnBackendDescriptor_t operations, cudnnBackendHeurMode_t mode,
-                   const wefti_cuda_dnn_wishes *wishes, int32_t most, wefti_cuda_dnn_plan *plans) {
+                   const wefti_cuda_dnn_wishes *wishes, int32_t only, int32_t most, candidate *found) {
     const wefti_cuda_dnn_functions *f = cuda->dnn->f;
     cudnnBackendDescriptor_t        configs[LISTED];
     int64_t                         n = 0;
-    int32_t                         found = 0, made = 0;
+    int32_t                         n_found = 0, made = 0;
     cudnnBackendDescriptor_t        heuristic = wefti_cuda_dnn_make(graph, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     wefti_cuda_dnn_set(graph, heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &operations);
     wefti_cuda_dnn_set(graph, heuristic, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
+    if (cuda->dnn->properties)
+        wefti_cuda_dnn_set(graph, heuristic, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &cuda->dnn->properties);
     wefti_cuda_dnn_finish(graph, heuristic, "asking the heuristic, descriptor");
     if (graph->status != CUDNN_STATUS_SUCCESS) return 0;
     while (made < LISTED && f->cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR, &configs[made]) == CUDNN_STATUS_SUCCESS) made++;
@@ -99,10 +111,11 @@ static int32_t ask(wefti_cuda *cuda, wefti_cuda_dnn_graph *graph, cudnnBackendDe
         CUDNN_STATUS_SUCCESS)
         n = 0;
     if (n > made) n = made;
-    for (int32_t i = 0; i < made; i++)
-        if (i >= n || found == most) f->cudnnBackendDestroyDescriptor(configs[i]);
-        else if (plan_of(cuda, configs[i], wishes, &plans[found])) found++;
-    return found;
+    for (int32_t i = 0; i < made; i++) {
+        if (i >= n || n_found == most || (only >= 0 && i != only)) f->cudnnBackendDestroyDescriptor(configs[i]);
+        else if (plan_of(cuda, configs[i], wishes, &found[n_found].plan)) found[n_found++].place = i;
+    }
+    return n_found;
 }
 
 /* --- measuring --- */
@@ -123,15 +136,15 @@ static float time_of(wefti_cuda *cuda, const wefti_cuda_dnn_plan *plan, const we
     return best;
 }
 
-/* The place of the fastest plan, -1 where nothing could be measured. */
-static int32_t fastest(wefti_cuda *cuda, const wefti_cuda_dnn_plan *plans, int32_t n, const wefti_cuda_dnn_wishes *wishes) {
+/* Which is the fastest, -1 where nothing could be measured. */
+static int32_t fastest(wefti_cuda *cuda, const candidate *found, int32_t n, const wefti_cuda_dnn_wishes *wishes) {
     void       *pointers[OPERANDS_MOST] = {NULL}, *workspace = NULL;
     cudaEvent_t events[2] = {NULL, NULL};
     int64_t     total = 0, scratch = 0;
     int32_t     best = -1;
     float       best_ms = 0;
     bool        ready = wishes->n_operands <= OPERANDS_MOST;
-    for (int32_t i = 0; i < n; i++) scratch = wefti_max_i64(scratch, plans[i].workspace_bytes);
+    for (int32_t i = 0; i < n; i++) scratch = wefti_max_i64(scratch, found[i].plan.workspace_bytes);
     for (int32_t i = 0; i < wishes->n_operands; i++) total += wishes->bytes[i];
     ready = ready && total + scratch <= MEASURED_BYTES_MOST && cudaMalloc(&workspace, (size_t)scratch + 256) == cudaSuccess;
     for (int32_t i = 0; ready && i < wishes->n_operands; i++)
@@ -139,7 +152,7 @@ static int32_t fastest(wefti_cuda *cuda, const wefti_cuda_dnn_plan *plans, int32
                 cudaMemsetAsync(pointers[i], 0x3c, (size_t)wishes->bytes[i], cuda->stream) == cudaSuccess; /* small numbers, not zeros */
     ready = ready && cudaEventCreate(&events[0]) == cudaSuccess && cudaEventCreate(&events[1]) == cudaSuccess;
     for (int32_t i = 0; ready && i < n; i++) {
-        float ms = time_of(cuda, &plans[i], wishes, pointers, workspace, events);
+        float ms = time_of(cuda, &found[i].plan, wishes, pointers, workspace, events);
         if (ms >= 0 && (best < 0 || ms < best_ms)) best = i, best_ms = ms;
     }
     cudaStreamSynchronize(cuda->stream);
@@ -171,41 +184,54 @@ static size_t whole_key(const wefti_cuda *cuda, const wefti_cuda_dnn_wishes *wis
     return sizeof common + wishes->key_bytes;
 }
 
-static int32_t pick(wefti_cuda *cuda, const wefti_cuda_dnn_plan *plans, int32_t n, const wefti_cuda_dnn_wishes *wishes) {
-    const char   *tune = getenv("WEFT_CUDA_TUNE");
-    unsigned char key[KEY_BYTES_MOST];
-    int32_t       place = 0;
-    if (n < 2 || wishes->n_operands == 0 || (tune && strcmp(tune, "0") == 0)) return 0;
-    size_t key_bytes = whole_key(cuda, wishes, key);
-    if (key_bytes && wefti_cuda_cache_read("dnn", key, key_bytes, &place, sizeof place) && place >= 0 && place < n) return place;
-    place = fastest(cuda, plans, n, wishes);
-    if (place < 0) return 0;
-    if (key_bytes) wefti_cuda_cache_write("dnn", key, key_bytes, &place, sizeof place);
-    return place;
+static bool is_tuned(const wefti_cuda *cuda, const wefti_cuda_dnn_wishes *wishes) {
+    const char *tune = getenv("WEFT_CUDA_TUNE");
+    return wishes->n_operands > 0 && !cuda->dnn->properties && !(tune && strcmp(tune, "0") == 0);
+}
+
+/* Candidates for a graph of operations; one where the choice is known from before. */
+static int32_t find(wefti_cuda *cuda, wefti_cuda_dnn_graph *graph, cudnnBackendDescriptor_t all, const wefti_cuda_dnn_wishes *wishes,
+                    int32_t known, candidate *found) {
+    int32_t n = known >= 0 ? ask(cuda, graph, all, CUDNN_HEUR_MODE_A, wishes, known, 1, found) : 0;
+    int32_t most = is_tuned(cuda, wishes) ? CANDIDATES : 1;
+    if (n == 0) n = ask(cuda, graph, all, CUDNN_HEUR_MODE_A, wishes, -1, most, found);
+    if (n == 0) n = ask(cuda, graph, all, CUDNN_HEUR_MODE_FALLBACK, wishes, -1, 1, found);
+    return n;
+}
+
+/* The best of several: measured, and kept for the next time. */
+static int32_t pick(wefti_cuda *cuda, const candidate *found, int32_t n, const wefti_cuda_dnn_wishes *wishes, const void *key,
+                    size_t key_bytes) {
+    int32_t best = n < 2 ? -1 : fastest(cuda, found, n, wishes);
+    if (best < 0) return 0;
+    if (key_bytes) wefti_cuda_cache_write("dnn", key, key_bytes, &found[best].place, sizeof found[best].place);
+    return best;
 }
 
 weft_status wefti_cuda_dnn_plan_make(wefti_cuda *cuda, wefti_cuda_dnn_graph *graph, const cudnnBackendDescriptor_t *operations,
                                      int32_t n_operations, const wefti_cuda_dnn_wishes *wishes, wefti_cuda_dnn_plan *plan_out) {
-    wefti_cuda_dnn_plan      plans[CANDIDATES];
+    candidate                found[CANDIDATES];
+    unsigned char            key[KEY_BYTES_MOST];
+    int32_t                  known = -1, n = 0;
+    size_t                   key_bytes = is_tuned(cuda, wishes) ? whole_key(cuda, wishes, key) : 0;
     cudnnBackendDescriptor_t all = wefti_cuda_dnn_make(graph, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
     memset(plan_out, 0, sizeof *plan_out);
     wefti_cuda_dnn_set(graph, all, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, n_operations, operations);
-    wefti_cuda_dnn_set(graph, all, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &cuda->dnn->handle);
+    if (!cuda->dnn->properties) wefti_cuda_dnn_set(graph, all, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &cuda->dnn->handle);
     wefti_cuda_dnn_finish(graph, all, "finishing the graph, descriptor");
-    int32_t n = 0;
-    if (graph->status == CUDNN_STATUS_SUCCESS) n = ask(cuda, graph, all, CUDNN_HEUR_MODE_A, wishes, CANDIDATES, plans);
-    if (n == 0 && graph->status == CUDNN_STATUS_SUCCESS) n = ask(cuda, graph, all, CUDNN_HEUR_MODE_FALLBACK, wishes, CANDIDATES, plans);
+    if (key_bytes && !wefti_cuda_cache_read("dnn", key, key_bytes, &known, sizeof known)) known = -1;
+    if (graph->status == CUDNN_STATUS_SUCCESS) n = find(cuda, graph, all, wishes, known, found);
     if (graph->status != CUDNN_STATUS_SUCCESS) {
-        for (int32_t i = 0; i < n; i++) wefti_cuda_dnn_plan_release(cuda, &plans[i]);
+        for (int32_t i = 0; i < n; i++) wefti_cuda_dnn_plan_release(cuda, &found[i].plan);
         return refused(cuda->dnn, graph->status, graph->failed);
     }
     if (n == 0)
         return wefti_fail(WEFT_E_UNSUPPORTED, "cuDNN %llu has no engine that is deterministic, sums in f32 and needs at most %lld bytes of workspace",
                           (unsigned long long)cuda->dnn->version, (long long)wishes->workspace_bytes);
-    int32_t place = pick(cuda, plans, n, wishes);
+    int32_t best = pick(cuda, found, n, wishes, key, key_bytes);
     for (int32_t i = 0; i < n; i++)
-        if (i != place) wefti_cuda_dnn_plan_release(cuda, &plans[i]);
-    *plan_out = plans[place];
+        if (i != best) wefti_cuda_dnn_plan_release(cuda, &found[i].plan);
+    *plan_out = found[best].plan;
     return WEFT_OK;
 }
 
