@@ -37,7 +37,7 @@ static bool folder_of(char path[PATH_BYTES]) {
 }
 
 /* FNV-1a of 64 bits (Fowler, Noll, Vo). Keys are compared whole; this only names the file. */
-static uint64_t hash(const void *bytes, size_t n) {
+uint64_t wefti_cuda_cache_hash(const void *bytes, size_t n) {
     uint64_t sum = 0xcbf29ce484222325u;
     for (size_t i = 0; i < n; i++) sum = (sum ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
     return sum;
@@ -46,7 +46,7 @@ static uint64_t hash(const void *bytes, size_t n) {
 static bool file_of(const char *kind, const void *key, size_t key_bytes, bool make, char path[PATH_BYTES]) {
     char folder[PATH_BYTES];
     if (!folder_of(folder) || (make && !make_folders(folder))) return false;
-    int n = snprintf(path, PATH_BYTES, "%s/%s-%016llx", folder, kind, (unsigned long long)hash(key, key_bytes));
+    int n = snprintf(path, PATH_BYTES, "%s/%s-%016llx", folder, kind, (unsigned long long)wefti_cuda_cache_hash(key, key_bytes));
     return n > 0 && n < PATH_BYTES;
 }
 
@@ -70,6 +70,22 @@ bool wefti_cuda_cache_read(const char *kind, const void *key, size_t key_bytes, 
     if (!read_whole(path, bytes, key_bytes + value_bytes) || memcmp(bytes, key, key_bytes) != 0) return false;
     memcpy(value_out, bytes + key_bytes, value_bytes);
     return true;
+}
+
+bool wefti_cuda_cache_read_large(const char *kind, const void *key, size_t key_bytes, void **value_out, size_t *value_bytes_out) {
+    char        path[PATH_BYTES];
+    struct stat about;
+    if (!file_of(kind, key, key_bytes, false, path) || stat(path, &about) != 0 || about.st_size <= (off_t)key_bytes) return false;
+    size_t bytes = (size_t)about.st_size, value_bytes = bytes - key_bytes;
+    char  *whole = NULL, *value = NULL;
+    if (wefti_alloc(bytes, "what the cache holds", &whole) != WEFT_OK) return false;
+    bool good = read_whole(path, whole, bytes) && memcmp(whole, key, key_bytes) == 0 &&
+                wefti_alloc(value_bytes, "what the cache holds", &value) == WEFT_OK;
+    if (good) memcpy(value, whole + key_bytes, value_bytes);
+    wefti_free(whole, bytes);
+    *value_out = value;
+    *value_bytes_out = value_bytes;
+    return good;
 }
 
 static bool write_whole(int file, const void *bytes, size_t n) {

@@ -9,7 +9,11 @@
 
 /* Whether there is a value for the key; `kind` ("matmul") goes into the file's name. */
 bool wefti_cuda_cache_read(const char *kind, const void *key, size_t key_bytes, void *value_out, size_t value_bytes);
+/* As wefti_cuda_cache_read for a value of any size, which is to be freed by wefti_free with its bytes. */
+bool wefti_cuda_cache_read_large(const char *kind, const void *key, size_t key_bytes, void **value_out, size_t *value_bytes_out);
 /* Keeps a value. Where that fails it is measured again next time: a log line says so. */
 void wefti_cuda_cache_write(const char *kind, const void *key, size_t key_bytes, const void *value, size_t value_bytes);
+/* A hash of bytes, to name them by. */
+uint64_t wefti_cuda_cache_hash(const void *bytes, size_t n);
 
 #endif

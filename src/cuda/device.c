@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cuda/inside.h"
+#include "cuda/nvrtc.h"
 
 /* Errors after which nothing works in this process any more. */
 static bool stays(cudaError_t error) {
@@ -68,6 +69,7 @@ static void release(wefti_device *device) {
     if (cuda->stream) (void)cudaStreamSynchronize(cuda->stream);
     wefti_cuda_copies_close(cuda);
     wefti_cuda_blas_close(cuda);
+    wefti_cuda_nvrtc_close(cuda);
 #ifdef WEFT_HAVE_CUDNN
     wefti_cuda_dnn_close(cuda);
 #endif

@@ -33,7 +33,7 @@ typedef struct step {
     int16_t  index;           /* DROPOUT: the source whose place is the global index, less `base` */
     int64_t  base;
     uint64_t key;
-    double   p, q; /* CLAMP: lo, hi; DROPOUT: p, and what is kept is multiplied by */
+    double   p, q; /* CLAMP: lo, hi; DROPOUT: p*2^24 rounded up, and what is kept is multiplied by */
 } step;
 typedef struct sink {
     void   *data;
@@ -95,58 +95,25 @@ SCALAR value cast(value x, int from, int to) {
     return y;
 }
 
-/* Which of the lists of scalars.def an op stands in. */
-enum kind { PLAIN, MATH, PLAIN_OF_TWO, MATH_OF_TWO, COMPARE, ASK, OTHER };
-SCALAR int kind_of(int op) {
-    switch (op) {
-    case WEFT_OP_COPY: case WEFT_OP_DETACH: case WEFT_OP_NEG: case WEFT_OP_ABS: case WEFT_OP_SIGN: case WEFT_OP_SQUARE:
-    case WEFT_OP_SQRT: case WEFT_OP_RSQRT: case WEFT_OP_RECIPROCAL: case WEFT_OP_RELU: case WEFT_OP_FLOOR: case WEFT_OP_CEIL:
-    case WEFT_OP_ROUND: case WEFT_OP_CLAMP: return PLAIN;
-    case WEFT_OP_ADD: case WEFT_OP_SUB: case WEFT_OP_MUL: case WEFT_OP_DIV: case WEFT_OP_MAXIMUM: case WEFT_OP_MINIMUM:
-    case WEFT_OP_RELU_BACKWARD: return PLAIN_OF_TWO;
-    case WEFT_OP_POW: case WEFT_OP_GELU_BACKWARD: case WEFT_OP_GELU_TANH_BACKWARD: case WEFT_OP_SILU_BACKWARD: return MATH_OF_TWO;
-    case WEFT_OP_EQ: case WEFT_OP_NE: case WEFT_OP_LT: case WEFT_OP_LE: case WEFT_OP_GT: case WEFT_OP_GE: case WEFT_OP_AND:
-    case WEFT_OP_OR: return COMPARE;
-    case WEFT_OP_NOT: case WEFT_OP_ISFINITE: return ASK;
-    case WEFT_OP_CAST: case WEFT_OP_WHERE: case WEFT_OP_DROPOUT: return OTHER;
-    default: return MATH;
-    }
-}
-
-template <typename R> SCALAR R number(int op, R a, R b, R lo, R hi) {
-    switch (kind_of(op)) {
-    case PLAIN: return s_plain(op, a, lo, hi);
-    case MATH: return s_math(op, a);
-    case PLAIN_OF_TWO: return s_plain_of_two(op, a, b);
-    default: return s_math_of_two(op, a, b);
-    }
-}
-template <typename R> SCALAR int64_t answer(int op, R a, R b) {
-    return kind_of(op) == ASK ? s_ask(op, a) : s_compare(op, a, b);
-}
-
 /* What is neither DROPOUT nor WHERE nor CAST. */
 SCALAR value compute(const step &it, value a, value b) {
-    int   op = it.op, kind = kind_of(op);
-    bool  asks = kind == COMPARE || kind == ASK;
     value y;
     y.i = 0;
     if (is_integer(it.from)) {
-        if (asks) y.i = answer(op, a.i, b.i);
-        else if (kind == PLAIN) y.i = s_wrap(s_plain(op, a.i, s_saturate(it.p, it.dtype), s_saturate(it.q, it.dtype)), it.dtype);
-        else y.i = s_wrap(s_plain_of_two(op, a.i, b.i), it.dtype);
+        if (s_is_question(it.op)) y.i = s_answer(it.op, a.i, b.i);
+        else y.i = s_wrap(s_number(it.op, a.i, b.i, s_saturate(it.p, it.dtype), s_saturate(it.q, it.dtype)), it.dtype);
     } else if (it.from == WEFT_F64) {
-        if (asks) y.i = answer(op, a.d, b.d);
-        else y.d = number(op, a.d, b.d, it.p, it.q);
+        if (s_is_question(it.op)) y.i = s_answer(it.op, a.d, b.d);
+        else y.d = s_number(it.op, a.d, b.d, it.p, it.q);
     } else {
-        if (asks) y.i = answer(op, a.f, b.f);
-        else y.f = s_round(number(op, a.f, b.f, (float)it.p, (float)it.q), it.dtype);
+        if (s_is_question(it.op)) y.i = s_answer(it.op, a.f, b.f);
+        else y.f = s_round(s_number(it.op, a.f, b.f, (float)it.p, (float)it.q), it.dtype);
     }
     return y;
 }
 
 SCALAR value drop(const step &it, value x, int64_t draw, int64_t index) {
-    bool  keeps = s_keeps_at(it.key, (uint64_t)draw, (uint64_t)index, it.p);
+    bool  keeps = s_keeps_at(it.key, (uint64_t)draw, (uint64_t)index, (uint32_t)it.p);
     value y;
     y.i = 0;
     if (it.dtype == WEFT_F64) y.d = keeps ? x.d * it.q : 0.0;
@@ -204,8 +171,8 @@ typedef struct single {
 } single;
 
 template <int KIND, typename R> SCALAR R one_of(int op, R a, R b, R lo, R hi) {
-    if constexpr (KIND == PLAIN) return s_plain(op, a, lo, hi);
-    else if constexpr (KIND == MATH) return s_math(op, a);
+    if constexpr (KIND == S_PLAIN) return s_plain(op, a, lo, hi);
+    else if constexpr (KIND == S_MATH) return s_math(op, a);
     else return s_plain_of_two(op, a, b);
 }
 
@@ -216,17 +183,17 @@ template <typename T, int KIND> static __global__ void __launch_bounds__(BLOCK) 
     const int N = wefti_pack<T>::COUNT;
     const T  *a = static_cast<const T *>(s.a), *b = static_cast<const T *>(s.b);
     T        *y = static_cast<T *>(s.y);
-    R         lo = (R)s.lo, hi = (R)s.hi, one = KIND == PLAIN_OF_TWO && s.b_is_one ? W::in(b[0]) : R(0);
+    R         lo = (R)s.lo, hi = (R)s.hi, one = KIND == S_PLAIN_OF_TWO && s.b_is_one ? W::in(b[0]) : R(0);
     int64_t   begin = ((int64_t)blockIdx.x * BLOCK + threadIdx.x) * N;
     if (begin + N <= s.elements) {
         wefti_pack<T> x = *reinterpret_cast<const wefti_pack<T> *>(a + begin), z = x, out;
-        if (KIND == PLAIN_OF_TWO && !s.b_is_one) z = *reinterpret_cast<const wefti_pack<T> *>(b + begin);
+        if (KIND == S_PLAIN_OF_TWO && !s.b_is_one) z = *reinterpret_cast<const wefti_pack<T> *>(b + begin);
         for (int k = 0; k < N; k++)
             out.element[k] = W::out(one_of<KIND>(s.op, W::in(x.element[k]), s.b_is_one ? one : W::in(z.element[k]), lo, hi));
         *reinterpret_cast<wefti_pack<T> *>(y + begin) = out;
     } else {
         for (int64_t i = begin; i < s.elements; i++)
-            y[i] = W::out(one_of<KIND>(s.op, W::in(a[i]), KIND == PLAIN_OF_TWO && !s.b_is_one ? W::in(b[i]) : one, lo, hi));
+            y[i] = W::out(one_of<KIND>(s.op, W::in(a[i]), KIND == S_PLAIN_OF_TWO && !s.b_is_one ? W::in(b[i]) : one, lo, hi));
     }
 }
 
@@ -252,12 +219,12 @@ static __global__ void __launch_bounds__(BLOCK) elementwise_forward_cast_kernel(
 
 template <typename T> static weft_status launch_packed(const wefti_cuda_run *run, const single *s, int kind) {
     unsigned blocks = wefti_cuda_blocks(s->elements, (int64_t)BLOCK * wefti_pack<T>::COUNT, 0);
-    if (kind == PLAIN) return wefti_cuda_launch(run, "elementwise", (elementwise_forward_packed_kernel<T, PLAIN>), blocks, BLOCK, 0, *s);
-    return wefti_cuda_launch(run, "elementwise", (elementwise_forward_packed_kernel<T, PLAIN_OF_TWO>), blocks, BLOCK, 0, *s);
+    if (kind == S_PLAIN) return wefti_cuda_launch(run, "elementwise", (elementwise_forward_packed_kernel<T, S_PLAIN>), blocks, BLOCK, 0, *s);
+    return wefti_cuda_launch(run, "elementwise", (elementwise_forward_packed_kernel<T, S_PLAIN_OF_TWO>), blocks, BLOCK, 0, *s);
 }
 template <typename T> static weft_status launch_math(const wefti_cuda_run *run, const single *s) {
     unsigned blocks = wefti_cuda_blocks(s->elements, (int64_t)BLOCK * wefti_pack<T>::COUNT, 0);
-    return wefti_cuda_launch(run, "elementwise", (elementwise_forward_packed_kernel<T, MATH>), blocks, BLOCK, 0, *s);
+    return wefti_cuda_launch(run, "elementwise", (elementwise_forward_packed_kernel<T, S_MATH>), blocks, BLOCK, 0, *s);
 }
 
 static bool is_packed(const wefti_cuda_run *run, int32_t i) {
@@ -268,8 +235,8 @@ static bool is_packed(const wefti_cuda_run *run, int32_t i) {
 /* Whether the call is one for the packed kernels; its parameters then stand in *s. */
 static bool single_of(const wefti_cuda_run *run, single *s) {
     const wefti_call *call = run->call;
-    int               kind = kind_of(call->op);
-    if (kind != PLAIN && kind != MATH && kind != PLAIN_OF_TWO) return false;
+    int               kind = s_kind(call->op);
+    if (kind != S_PLAIN && kind != S_MATH && kind != S_PLAIN_OF_TWO) return false;
     if (call->outputs[0].dtype == WEFT_BOOL || !is_packed(run, 0) || !wefti_is_aligned(run->outputs[0])) return false;
     memset(s, 0, sizeof *s);
     s->op = call->op;
@@ -282,7 +249,7 @@ static bool single_of(const wefti_cuda_run *run, single *s) {
         s->hi = whole ? (double)s_saturate(call->attrs->clamp.hi, call->outputs[0].dtype) : call->attrs->clamp.hi;
         if (call->outputs[0].dtype == WEFT_I64) return false; /* its bounds may be more than a double holds */
     }
-    if (kind != PLAIN_OF_TWO) return true;
+    if (kind != S_PLAIN_OF_TWO) return true;
     s->b = run->inputs[1];
     s->b_is_one = wefti_operand_elements(&call->inputs[1]) == 1;
     return s->b_is_one || is_packed(run, 1);
@@ -290,10 +257,10 @@ static bool single_of(const wefti_cuda_run *run, single *s) {
 
 static weft_status run_packed(const wefti_cuda_run *run, const single *s) {
     weft_dtype dtype = run->call->outputs[0].dtype;
-    if (kind_of(s->op) == MATH) {
+    if (s_kind(s->op) == S_MATH) {
         WEFTI_DISPATCH_FLOAT(dtype, return launch_math<T>(run, s);)
     } else {
-        WEFTI_DISPATCH_ANY(dtype, return launch_packed<T>(run, s, kind_of(s->op));)
+        WEFTI_DISPATCH_ANY(dtype, return launch_packed<T>(run, s, s_kind(s->op));)
     }
     return WEFT_OK;
 }
@@ -332,7 +299,7 @@ static void set_attributes(step *it, const wefti_attrs *attrs) {
         it->p = attrs->clamp.lo;
         it->q = attrs->clamp.hi;
     } else if (it->op == WEFT_OP_DROPOUT) {
-        it->p = attrs->dropout.p;
+        it->p = ceil(attrs->dropout.p * 16777216);
         it->q = 1 / (1 - attrs->dropout.p);
         it->key = attrs->dropout.key;
     }

@@ -7,7 +7,7 @@
 
 #include "weft.h"
 
-enum { BATCH = 256, WIDTH = 384, LAYERS = 10 };
+enum { BATCH = 128, WIDTH = 384, LAYERS = 16 };
 
 /* How many segments of the latest run's backward pass began between its first large collective and its last: counted, not timed, as times
  * jump where a machine is busy. */
