@@ -462,7 +462,7 @@ static weft_status prepare(wefti_cuda *cuda, const wefti_call *call, void *memor
     p->blocks = (w->elements + (int64_t)BLOCK * w->lanes - 1) / ((int64_t)BLOCK * w->lanes);
     wefti_text_release(&w->text);
     wefti_free(w, sizeof *w);
-    if (status == WEFT_E_INTERNAL && wefti_cuda_fused.accepts(cuda, call)) {
+    if (status != WEFT_OK && status != WEFT_E_NO_MEMORY && cuda->broken == WEFT_OK && wefti_cuda_fused.accepts(cuda, call)) {
         wefti_log(WEFT_LOG_WARNING, "%s; '%s' is interpreted, which is slower", weft_error_message(), call->name ? call->name : "");
         p->kernel = NULL;
         return WEFT_OK;

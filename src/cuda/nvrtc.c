@@ -186,10 +186,12 @@ static weft_status find_code(wefti_cuda *cuda, const char *source, const char *n
     size_t      bytes = 0;
     weft_status status = key_of(cuda, source, &key);
     if (status == WEFT_OK && wefti_cuda_cache_read_large("fused", key.bytes, key.length, &code, &bytes)) {
-        status = load_code(cuda, code, name, one);
+        bool loads = load_code(cuda, code, name, one) == WEFT_OK; /* else the file is broken */
         wefti_free(code, bytes);
-        wefti_text_release(&key);
-        return status;
+        if (loads) {
+            wefti_text_release(&key);
+            return WEFT_OK;
+        }
     }
     if (status == WEFT_OK) status = compile(cuda, source, &code, &bytes);
     if (status == WEFT_OK) {

@@ -39,7 +39,8 @@ target_link_libraries(weft_cuda_host_device PRIVATE weft_flags)
 weft_cuda_host_target(weft_cuda_host_device)
 
 # The stand-ins.
-add_library(weft_cuda_host_runtime OBJECT ${here}/block.cpp ${here}/memory.cpp ${here}/stream.cpp ${here}/capture.cpp ${here}/runtime.cpp)
+add_library(weft_cuda_host_runtime OBJECT ${here}/block.cpp ${here}/memory.cpp ${here}/stream.cpp ${here}/capture.cpp ${here}/runtime.cpp
+                                            ${here}/library.cpp)
 target_compile_options(weft_cuda_host_runtime PRIVATE ${weft_shim_flags} -O2 -g1)
 weft_cuda_host_target(weft_cuda_host_runtime)
 
@@ -57,6 +58,8 @@ function(weft_stand_in_library name suffix header source)
   endif()
 endfunction()
 weft_stand_in_library(cublasLt .so.13 cublasLt.h ${here}/lib_cublaslt.cpp)
+weft_stand_in_library(nvrtc .so.13 nvrtc.h ${here}/lib_nvrtc.cpp)
+target_compile_definitions(nvrtc_stand_in PRIVATE WEFT_HOST_COMPILER="${CMAKE_CXX_COMPILER}" WEFT_HOST_CUDA="${WEFT_CUDA_HEADERS}")
 
 # All of it before libweft.a, which may hold the real device: what is defined here is then not looked for there.
 add_library(weft_cuda_host INTERFACE)
@@ -77,6 +80,11 @@ file(GLOB suite CONFIGURE_DEPENDS ${here}/../device/*.c)
 list(FILTER suite EXCLUDE REGEX "/test_[^/]*\\.c$")
 add_executable(cuda_host_conformance ${here}/check_conformance.c ${here}/thrice.c ${suite})
 weft_cuda_host_program(cuda_host_conformance)
+# What the host's compiler makes at run time knows nothing of sanitizers.
+if(NOT WEFT_SANITIZE)
+  add_executable(cuda_host_fused ${here}/check_fused.c ${suite})
+  weft_cuda_host_program(cuda_host_fused)
+endif()
 
 set_source_files_properties(${here}/planted.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
 add_library(weft_cuda_host_planted OBJECT ${here}/planted.cu)

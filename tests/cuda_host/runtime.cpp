@@ -191,6 +191,7 @@ cudaError_t cudaDeviceGetAttribute(int *value_out, cudaDeviceAttr attribute, int
 static void __attribute__((constructor)) set_environment(void) {
     setenv("WEFT_CUDA_LIBRARIES", WEFT_CUDA_HOST_LIBRARIES, 0);
     setenv("WEFT_CUDA_CACHE", "0", 0);
+    setenv("WEFT_CUDA_NVRTC", "0", 0); /* a second each; check_fused.c asks for it */
 }
 
 /* --- errors --- */

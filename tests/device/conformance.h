@@ -71,6 +71,8 @@ void conformance_check(wefti_device *const *devices, int32_t n_devices);
 void conformance_same_bits(wefti_device *const *devices, int32_t n_devices);
 /* Runs fused programs whole and as one call an instruction, and compares bits. */
 void conformance_fusion(wefti_device *device);
+/* How many of them. */
+extern int conformance_programs;
 
 /* What a call leaves to look at: its outputs, and the inputs that it changes. At most MOST_OUTPUTS. */
 static inline int32_t results_of(const test_case *self) { return self->n_outputs + self->n_written; }
