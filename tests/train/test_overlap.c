@@ -3,9 +3,11 @@
  * has yet to be computed. What can be hidden at all is in ARCHITECTURE.md, "Planning and running": with computing 1 and sending c in b
  * messages no step takes less than max(1/3 + c, 1 + c/b), so the bound is tried for c of 0.4, 0.6 and 6, and that formula for 1.3.
  *
- * Times on shared machines jump, so the quickest step of several tries counts, and on a machine that others keep busy there are more tries:
- * without overlap none would take less than 1.16 (c of 6) to 1.4 times as long as it should, as the link does not hurry. */
+ * Times on shared machines jump, so the quickest step of several tries counts, ranks go first where the system lets them, and on a machine
+ * that others keep busy there are more tries. Sent in one message at the end, the gradients make it 1.25 and 1.4 times the bound for c of 0.4
+ * and 0.6, however often one tries: the link does not hurry. */
 #include <criterion/criterion.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +28,8 @@ static figures measure(const char *gigabits) {
     const char *output = temporary_path("output");
     if (gigabits) setenv("WEFT_WIRE_GBPS", gigabits, 1);
     else unsetenv("WEFT_WIRE_GBPS");
-    setenv("WEFT_WIRE_DELAY_US", "20", 1); /* the same path through the wire with and without a bound on the rate */
-    int   status = run_ranks(2, "shm", "train_program_overlap", "15", output);
+    setenv("WEFT_WIRE_DELAY_US", "5", 1); /* the same path through the wire with and without a bound on the rate */
+    int   status = run_ranks(2, "shm", "train_program_overlap", "60", output);
     char *text = read_text(output);
     cr_assert_eq(status, 0, "%s", text);
     figures f = {figure(text, "least "), figure(text, "between "), figure(text, "bytes ")};
@@ -43,18 +45,29 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+static figures quicker(figures a, figures b) { return a.step_ns < b.step_ns ? a : b; }
+
+/* Ranks go before all others on their cores, where the system lets them (root): nothing is learnt of a link from a rank that does not run. */
+static void go_first(void) {
+    const struct sched_param parameters = {.sched_priority = 1};
+    (void)!sched_setscheduler(0, SCHED_RR, &parameters);
+}
+
 /* Sending takes `share` times as long as computing; a step may then take 1.1 times `bound` times as long. */
 static void hides(double share, double bound) {
     if (sysconf(_SC_NPROCESSORS_ONLN) < 2) cr_skip_test("two ranks need two cores to compute at the same time");
-    double best = 1e9, end = seconds() + PATIENCE_S;
+    go_first();
+    double  best = 1e9, end = seconds() + PATIENCE_S;
+    figures quick = measure(NULL);
+    for (int i = 0; i < 2; i++) quick = quicker(quick, measure(NULL));
     for (int i = 0; best > 1.1 && (i < 15 || seconds() < end); i++) {
-        char    gigabits[32];
-        figures quick = measure(NULL);
+        char gigabits[32];
         snprintf(gigabits, sizeof gigabits, "%.4f", quick.bytes * 8 / (share * quick.step_ns)); /* two ranks send each byte once */
         figures slow = measure(gigabits);
-        double  ratio = slow.step_ns / quick.step_ns / bound;
-        if (ratio < best) best = ratio;
         cr_assert(slow.between >= 4, "only %g segments of the backward pass were left when the first gradients went", slow.between);
+        quick = quicker(quick, measure(NULL)); /* one that was slowed down itself must not excuse the other */
+        double ratio = slow.step_ns / quick.step_ns / bound;
+        if (ratio < best) best = ratio;
     }
     cr_assert(best <= 1.1, "a step took %.2f times as long as it should where sending takes %.1f times as long as computing", best, share);
 }

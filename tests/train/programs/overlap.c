@@ -7,7 +7,7 @@
 
 #include "weft.h"
 
-enum { BATCH = 128, WIDTH = 384, LAYERS = 16 };
+enum { BATCH = 128, WIDTH = 192, LAYERS = 16 }; /* a step of a few milliseconds: less than a slice of time of a busy core */
 
 /* How many segments of the latest run's backward pass began between its first large collective and its last: counted, not timed, as times
  * jump where a machine is busy. */
@@ -48,7 +48,7 @@ int main(int argc, char **argv) {
         snprintf(name, sizeof name, "layer%d", i);
         h = weft_relu(weft_linear(h, name, .out = WIDTH));
     }
-    weft_program program = {.loss = weft_mean(weft_square(h)), .solver = weft_sgd(1e-3), .trace = true, .strategy = {.bucket_bytes = 1 << 19}};
+    weft_program program = {.loss = weft_mean(weft_square(h)), .solver = weft_sgd(1e-3), .trace = true, .strategy = {.bucket_bytes = 1 << 17}};
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     weft_batch batch = {.field_count = 1, .global_rows = BATCH};
     weft_batch_share(BATCH, weft_world_rank(world), weft_world_size(world), &batch.first_row, &batch.local_rows);
