@@ -24,6 +24,7 @@ extern "C" {
 #endif
 
 #include "core/iface/device.h"
+#include "core/iface/rule.h"
 #include "core/tensor/operand.h"
 
 /* --- opening --- */

@@ -5,7 +5,6 @@
  * scalars of it once; so a captured step is never rebuilt. Where rows shrink, a second kernel gives each row to a warp or a block, which
  * finds its length in f64 by sums in a fixed order. Rules of the application are refused: they are functions of the host.
  * Cost: memory traffic, 28 bytes an element for Adam in f32; as much scratch as the gradient where that is not contiguous. */
-#include "core/iface/rule.h"
 #include "cuda/index.cuh"
 #include "cuda/move.h"
 #include "cuda/scalars.cuh"

@@ -9,6 +9,7 @@
 static void *open_library(const char *file) {
     const char *folder = getenv("WEFT_CUDA_LIBRARIES");
     char        path[4096];
+    if (folder && strcmp(folder, "none") == 0) return NULL;
     if (folder && folder[0] && snprintf(path, sizeof path, "%s/%s", folder, file) < (int)sizeof path) {
         void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         if (library) return library;
@@ -27,9 +28,9 @@ weft_status wefti_cuda_library_load(const char *file, const char *const *names, 
     void *library = open_library(file);
     memset(table, 0, count * sizeof(void *));
     if (!library) {
-        const char *why = dlerror();
+        const char *why = dlerror(); /* none where it was not looked for */
         return wefti_fail(WEFT_E_UNSUPPORTED, "%s cannot be loaded (%s); put its folder into WEFT_CUDA_LIBRARIES or LD_LIBRARY_PATH", file,
-                          why ? why : "no reason given");
+                          why ? why : "WEFT_CUDA_LIBRARIES is none");
     }
     for (size_t i = 0; i < count; i++) {
         void *function = dlsym(library, names[i]);
