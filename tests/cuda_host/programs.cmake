@@ -104,3 +104,8 @@ if(EXISTS ${WEFT_CUDA_HEADERS}/cudnn.h)
     set_tests_properties(cuda_host_dnn PROPERTIES ENVIRONMENT WEFT_CUDA_LIBRARIES=${folder})
   endif()
 endif()
+
+# The GPU's tests of the device itself.
+add_executable(cuda_host_device ${here}/../cuda/test_device.c)
+weft_cuda_host_program(cuda_host_device)
+target_compile_definitions(cuda_host_device PRIVATE WEFT_ON_STAND_INS)

@@ -1,0 +1,21 @@
+/* What the tests of the CUDA device share. */
+#ifndef TESTS_CUDA_GPU_H
+#define TESTS_CUDA_GPU_H
+
+#include <criterion/criterion.h>
+
+#include "cuda/cuda.h"
+
+#define OK(call) cr_assert_eq((call), WEFT_OK, "%s: %s", #call, weft_error_message())
+
+/* First thing of a test that computes on a GPU. */
+#define NEEDS_GPU() \
+    if (!wefti_cuda_is_there()) cr_skip_test("no GPU here")
+
+static inline wefti_device *gpu_open(wefti_cuda_options options) {
+    wefti_device *device = NULL;
+    OK(wefti_cuda_create(&options, &device));
+    return device;
+}
+
+#endif

@@ -1,0 +1,286 @@
+/* The CUDA device's own work on a GPU: memory and its accounts, copies in order, programs that are captured and replayed, errors. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/iface/custom.h"
+#include "core/tensor/operand.h"
+#include "cuda/gpu.h"
+#include "weft/world.h"
+
+static wefti_operand vector(int64_t n, int32_t buffer) {
+    return (wefti_operand){.dtype = WEFT_F32, .shape = weft_shape(n), .stride = {1}, .buffer = buffer};
+}
+
+static void *allocate(wefti_device *device, size_t bytes) {
+    void *memory = NULL;
+    OK(device->vtable->allocate(device, bytes, "a test", &memory));
+    return memory;
+}
+
+/* --- memory --- */
+
+Test(cuda_device, keeps_exact_accounts_of_its_memory) {
+    NEEDS_GPU();
+    wefti_device *device = gpu_open((wefti_cuda_options){0});
+    int64_t       held, peak;
+    void         *a = allocate(device, 1), *b = allocate(device, 1000), *c = allocate(device, 5 << 20);
+    cr_assert_eq((uintptr_t)a % 256 + (uintptr_t)b % 256 + (uintptr_t)c % 256, 0);
+    wefti_cuda_memory(device, &held, &peak);
+    cr_assert_eq(held, 256 + 1024 + (5 << 20));
+    cr_assert_eq(peak, held);
+    device->vtable->deallocate(device, c, 5 << 20);
+    wefti_cuda_memory(device, &held, &peak);
+    cr_assert_eq(held, 256 + 1024);
+    cr_assert_eq(peak, 256 + 1024 + (5 << 20));
+    cr_assert_eq(allocate(device, (5 << 20) - 100), c, "what was given back is not used again");
+    device->vtable->deallocate(device, c, (5 << 20) - 100);
+    device->vtable->deallocate(device, a, 1);
+    device->vtable->deallocate(device, b, 1000);
+    device->vtable->deallocate(device, NULL, 0);
+    wefti_cuda_memory(device, &held, &peak);
+    cr_assert_eq(held, 0);
+    device->vtable->release(device);
+}
+
+Test(cuda_device, says_how_much_memory_there_is_not) {
+    NEEDS_GPU();
+    wefti_device *device = gpu_open((wefti_cuda_options){0});
+    void         *memory = device, *small = allocate(device, 4096);
+    size_t        too_much = (size_t)1 << 45;
+    char          bytes[32];
+    snprintf(bytes, sizeof bytes, "%zu", too_much);
+    cr_assert_eq(device->vtable->allocate(device, too_much, "a giant", &memory), WEFT_E_NO_MEMORY);
+    cr_assert_null(memory);
+    cr_assert(strstr(weft_error_message(), bytes) && strstr(weft_error_message(), "a giant") && strstr(weft_error_message(), "holds 4096") &&
+              strstr(weft_error_message(), "are free") && strstr(weft_error_message(), "smaller batch"), "%s", weft_error_message());
+    cr_assert_eq(device->vtable->allocate(device, SIZE_MAX, "a giant", &memory), WEFT_E_NO_MEMORY);
+    memory = allocate(device, 1 << 20); /* it goes on */
+    device->vtable->deallocate(device, memory, 1 << 20);
+    device->vtable->deallocate(device, small, 4096);
+    device->vtable->release(device);
+}
+
+/* What is kept for the next who asks goes back to the driver before anybody is refused. */
+Test(cuda_device, gives_back_what_it_keeps_before_it_refuses) {
+    NEEDS_GPU();
+    wefti_device *device = gpu_open((wefti_cuda_options){0});
+    size_t        free_bytes = 0, total_bytes = 0;
+    cr_assert_eq(cudaMemGetInfo(&free_bytes, &total_bytes), cudaSuccess);
+    size_t half = free_bytes / 10 * 6;
+    for (int i = 0; i < 3; i++) { /* each time more than an eighth off: nothing that is kept will do */
+        size_t bytes = half - (size_t)(2 - i) * (half / 5);
+        void  *memory = allocate(device, bytes);
+        device->vtable->deallocate(device, memory, bytes);
+    }
+    device->vtable->release(device);
+}
+
+/* --- copies --- */
+
+static void check_round_trip(wefti_device *device, size_t bytes, unsigned seed) {
+    unsigned char *out = malloc(bytes + 1), *in = malloc(bytes + 1);
+    for (size_t i = 0; i < bytes; i++) out[i] = (unsigned char)((seed = seed * 1664525u + 1013904223u) >> 24);
+    void *memory = allocate(device, bytes);
+    OK(device->vtable->write(device, memory, out, bytes));
+    OK(device->vtable->read(device, in, memory, bytes));
+    cr_assert_eq(memcmp(in, out, bytes), 0, "%zu bytes came back otherwise", bytes);
+    device->vtable->deallocate(device, memory, bytes);
+    free(out);
+    free(in);
+}
+
+Test(cuda_device, writes_and_reads_any_number_of_bytes) {
+    NEEDS_GPU();
+    static const size_t sizes[] = {0, 1, 7, 64, 4096, 65536, 65537, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (4 << 20) + 3, (4 << 20) + 4, 33 << 20};
+    wefti_device       *device = gpu_open((wefti_cuda_options){0});
+    for (int round = 0; round < 3; round++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) check_round_trip(device, sizes[i], (unsigned)(round * 100 + (int)i));
+    device->vtable->release(device);
+}
+
+/* Many small writes from one place that changes at once: each must have been taken before the call returns, also when the ring comes round. */
+Test(cuda_device, takes_what_is_written_before_it_returns) {
+    NEEDS_GPU();
+    enum { WRITES = 4000, WORDS = 3000 };
+    wefti_device *device = gpu_open((wefti_cuda_options){0});
+    int32_t      *host = malloc(WORDS * sizeof *host), *all = malloc((size_t)WRITES * 64);
+    char         *memory = allocate(device, (size_t)WRITES * 64 + WORDS * sizeof *host);
+    for (int32_t i = 0; i < WRITES; i++) {
+        for (int k = 0; k < WORDS; k++) host[k] = i + k;
+        OK(device->vtable->write(device, memory + (size_t)i * 64, host, WORDS * sizeof *host)); /* the next one overwrites all but 64 bytes */
+    }
+    OK(device->vtable->read(device, all, memory, (size_t)WRITES * 64));
+    for (int32_t i = 0; i < WRITES; i++)
+        for (int k = 0; k < 16; k++) cr_assert_eq(all[i * 16 + k], i + k);
+    device->vtable->deallocate(device, memory, (size_t)WRITES * 64 + WORDS * sizeof *host);
+    free(host);
+    free(all);
+    device->vtable->release(device);
+}
+
+Test(cuda_device, copies_beside_the_computing_in_order) {
+    NEEDS_GPU();
+    enum { N = 1 << 20 };
+    wefti_device *device = gpu_open((wefti_cuda_options){0});
+    float        *host = aligned_alloc(4096, N * sizeof *host), *memory = allocate(device, N * sizeof *host), back = 0;
+    device->vtable->pin(device, host, N * sizeof *host);
+    for (int round = 0; round < 200; round++) { /* more than there are tickets */
+        uint64_t    ticket;
+        float       value = (float)round;
+        weft_status status;
+        OK(device->vtable->write(device, memory + N - 1, &value, sizeof value));
+        OK(device->vtable->copy_out(device, host, memory, N * sizeof *host, &ticket));
+        while ((status = device->vtable->copy_test(device, ticket)) == WEFT_E_AGAIN) continue;
+        OK(status);
+        cr_assert_eq(host[N - 1], value, "a copy out did not wait for what was written before it");
+        host[N - 1] = value + 0.5f;
+        OK(device->vtable->copy_in(device, memory, host, N * sizeof *host));
+        OK(device->vtable->copy_join(device));
+        OK(device->vtable->read(device, &back, memory + N - 1, sizeof back));
+        cr_assert_eq(back, value + 0.5f, "what came after the join did not wait for a copy in");
+    }
+    device->vtable->unpin(device, host, N * sizeof *host);
+    device->vtable->deallocate(device, memory, N * sizeof *host);
+    device->vtable->release(device);
+    free(host);
+}
+
+/* --- programs --- */
+
+enum { LENGTH = 1000 };
+
+/* y = x + x; z = y * y, in three buffers. */
+static wefti_program *two_calls(wefti_device *device) {
+    static const wefti_attrs none;
+    wefti_operand add[3] = {vector(LENGTH, 0), vector(LENGTH, 0), vector(LENGTH, 1)}, mul[3] = {vector(LENGTH, 1), vector(LENGTH, 1), vector(LENGTH, 2)};
+    wefti_call    calls[2] = {{.op = WEFT_OP_ADD, .attrs = &none, .n_inputs = 2, .n_outputs = 1, .inputs = add, .outputs = add + 2, .name = "twice"},
+                              {.op = WEFT_OP_MUL, .attrs = &none, .n_inputs = 2, .n_outputs = 1, .inputs = mul, .outputs = mul + 2, .name = "squared"}};
+    wefti_program *program = NULL;
+    OK(device->vtable->compile(device, &(wefti_segment){.calls = calls, .n_calls = 2, .n_buffers = 3}, &program));
+    return program;
+}
+
+static void check_launch(wefti_device *device, wefti_program *program, void **buffers, float start, uint64_t *profile) {
+    float x[LENGTH], z[LENGTH];
+    for (int i = 0; i < LENGTH; i++) x[i] = start + (float)i;
+    OK(device->vtable->write(device, buffers[0], x, sizeof x));
+    OK(device->vtable->launch(program, &(wefti_launch){.buffers = buffers, .profile_ns = profile}));
+    OK(device->vtable->read(device, z, buffers[2], sizeof z));
+    for (int i = 0; i < LENGTH; i++) cr_assert_eq(z[i], 4 * x[i] * x[i], "element %d is %g", i, z[i]);
+}
+
+/* Other values every time; other addresses now and then, also back to those of before. */
+static void launch_often(bool no_capture) {
+    wefti_device  *device = gpu_open((wefti_cuda_options){.no_capture = no_capture});
+    wefti_program *program = two_calls(device);
+    void          *buffers[5];
+    uint64_t       profile[2] = {0};
+    for (int i = 0; i < 5; i++) buffers[i] = allocate(device, LENGTH * sizeof(float));
+    for (int round = 0; round < 40; round++) {
+        void *given[3] = {buffers[round / 10 % 2 ? 3 : 0], buffers[1], buffers[round % 7 == 6 ? 4 : 2]};
+        check_launch(device, program, given, (float)(round % 5), round % 9 == 8 ? profile : NULL);
+    }
+    cr_assert(profile[0] > 0 && profile[1] > 0, "nothing was measured");
+    device->vtable->release_program(program);
+    for (int i = 0; i < 5; i++) device->vtable->deallocate(device, buffers[i], LENGTH * sizeof(float));
+    device->vtable->release(device);
+}
+Test(cuda_device, replays_programs_with_other_values_and_addresses) {
+    NEEDS_GPU();
+    if (!wefti_cuda_kernels[WEFT_OP_ADD][0]) cr_skip_test("there is no kernel for add");
+    launch_often(false);
+}
+Test(cuda_device, launches_call_by_call_where_told) {
+    NEEDS_GPU();
+    if (!wefti_cuda_kernels[WEFT_OP_ADD][0]) cr_skip_test("there is no kernel for add");
+    launch_often(true);
+}
+
+/* A function of the application's cuts a program: the parts around it are captured. */
+static weft_status negate(const weft_custom_data *inputs, const void *options, weft_custom_data *outputs_out) {
+    const float *x = inputs[0].data;
+    float       *y = outputs_out[0].data;
+    (void)options;
+    for (int64_t i = 0; i < weft_shape_elements(inputs[0].shape); i++) y[i] = -x[i];
+    return x[0] == 13 ? WEFT_E_STATE : WEFT_OK;
+}
+
+Test(cuda_device, calls_the_applications_functions_between_graphs) {
+    NEEDS_GPU();
+    if (!wefti_cuda_kernels[WEFT_OP_ADD][0]) cr_skip_test("there is no kernel for add");
+    static wefti_custom custom = {.op = {.name = "negate", .n_inputs = 1, .n_outputs = 1, .forward = negate}};
+    wefti_device  *device = gpu_open((wefti_cuda_options){0});
+    wefti_attrs    none = {0}, attrs = {.custom = {.custom = &custom}};
+    wefti_operand  a[3] = {vector(4, 0), vector(4, 0), vector(4, 1)}, b[2] = {vector(2, 1), vector(2, 2)}, c[3] = {vector(2, 2), vector(2, 0), vector(2, 3)};
+    wefti_program *program = NULL;
+    void          *buffers[4];
+    b[0].stride[0] = 2; /* every other element */
+    wefti_call calls[3] = {{.op = WEFT_OP_ADD, .attrs = &none, .n_inputs = 2, .n_outputs = 1, .inputs = a, .outputs = a + 2, .name = "a"},
+                           {.op = WEFT_OP_CUSTOM, .attrs = &attrs, .n_inputs = 1, .n_outputs = 1, .inputs = b, .outputs = b + 1, .name = "b"},
+                           {.op = WEFT_OP_ADD, .attrs = &none, .n_inputs = 2, .n_outputs = 1, .inputs = c, .outputs = c + 2, .name = "c"}};
+    OK(device->vtable->compile(device, &(wefti_segment){.calls = calls, .n_calls = 3, .n_buffers = 4}, &program));
+    for (int i = 0; i < 4; i++) buffers[i] = allocate(device, 64);
+    for (int round = 0; round < 6; round++) {
+        float x[4] = {1 + (float)round, 2, 3, 4}, y[2];
+        OK(device->vtable->write(device, buffers[0], x, sizeof x));
+        OK(device->vtable->launch(program, &(wefti_launch){.buffers = buffers}));
+        OK(device->vtable->read(device, y, buffers[3], sizeof y));
+        cr_assert(y[0] == -x[0] && y[1] == -2 * x[2] + x[1], "%g %g", y[0], y[1]);
+    }
+    float bad[4] = {6.5f};
+    OK(device->vtable->write(device, buffers[0], bad, sizeof bad));
+    cr_assert_eq(device->vtable->launch(program, &(wefti_launch){.buffers = buffers}), WEFT_E_STATE);
+    cr_assert(strstr(weft_error_message(), "custom op 'negate': its forward function failed"), "%s", weft_error_message());
+    device->vtable->release_program(program);
+    for (int i = 0; i < 4; i++) device->vtable->deallocate(device, buffers[i], 64);
+    device->vtable->release(device);
+}
+
+/* --- errors --- */
+
+/* An address that is nobody's: from then on the device says so, and the process goes on without it. */
+Test(cuda_device, stays_broken_after_a_fault_and_says_so) {
+    NEEDS_GPU();
+#ifdef WEFT_ON_STAND_INS
+    cr_skip_test("a wild address ends the process here");
+#endif
+    if (!wefti_cuda_kernels[WEFT_OP_ADD][0]) cr_skip_test("there is no kernel for add");
+    wefti_device  *device = gpu_open((wefti_cuda_options){.no_capture = true});
+    wefti_program *program = two_calls(device);
+    void          *memory = NULL, *buffers[3] = {(void *)(uintptr_t)4096, (void *)(uintptr_t)8192, (void *)(uintptr_t)16384};
+    float          out[4];
+    weft_status    status = device->vtable->launch(program, &(wefti_launch){.buffers = buffers});
+    if (status == WEFT_OK) status = device->vtable->write(device, buffers[0], out, sizeof out);
+    for (int i = 0; i < 3 && status == WEFT_OK; i++) status = device->vtable->read(device, out, buffers[2], sizeof out);
+    cr_assert_eq(status, WEFT_E_DEVICE, "%s", weft_status_name(status));
+    if (wefti_cuda_of(device)->broken != WEFT_OK) {
+        cr_assert_eq(device->vtable->allocate(device, 64, "a test", &memory), WEFT_E_DEVICE);
+        cr_assert(strstr(weft_error_message(), "failed before"), "%s", weft_error_message());
+        cr_assert_eq(device->vtable->launch(program, &(wefti_launch){.buffers = buffers}), WEFT_E_DEVICE);
+    }
+    device->vtable->release_program(program);
+    device->vtable->release(device);
+}
+
+Test(cuda_device, refuses_what_no_kernel_computes) {
+    NEEDS_GPU();
+    wefti_device *device = gpu_open((wefti_cuda_options){0});
+    wefti_attrs   none = {0};
+    wefti_operand x = vector(4, 0), y = vector(5, 1);
+    int64_t       scratch = 0;
+    wefti_call    call = {.op = WEFT_OP_ADD, .attrs = &none, .n_inputs = 1, .n_outputs = 1, .inputs = &x, .outputs = &y, .name = "sum"};
+    cr_assert_neq(device->vtable->query(device, &call, &scratch), WEFT_OK);
+    cr_assert(strstr(weft_error_message(), "'sum'"), "%s", weft_error_message());
+    device->vtable->release(device);
+}
+
+/* --- worlds --- */
+
+Test(cuda_device, serves_two_worlds_on_one_gpu) {
+    NEEDS_GPU();
+    weft_world *one = NULL, *two = NULL;
+    OK(weft_world_create(&(weft_world_options){.size = 1, .device = "cuda:0"}, &one));
+    OK(weft_world_create(&(weft_world_options){.size = 1, .device = "cuda"}, &two));
+    weft_world_release(one);
+    weft_world_release(two);
+}
