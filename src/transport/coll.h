@@ -6,6 +6,12 @@
  * coll_lanes.c    message algorithms: lanes of transfers, and the exchange of headers
  * coll_small.c    direct, doubling, tree, dissemination: header and payload in one message
  * coll_ring.c     ring, swap and chain: segmented, several segments on the way at once
+ * coll_program.c  what runs the algorithms that are written as rounds on a segment, which are:
+ * coll_halving.c    halving and doubling
+ * coll_trees.c      double tree; binomial trees and the chain of rooted kinds
+ * coll_exchange.c   pairwise, linear, Bruck
+ * coll_nodes.c      hierarchical: inside the node, across nodes, inside again
+ * coll_point.c    send and receive
  * coll_map.c      the slots in mapped memory, and the one-shot algorithm on them
  * coll_share.c    two-shot: every rank reduces its share straight from and to the others' memory */
 #ifndef WEFTI_TRANSPORT_COLL_H
@@ -19,6 +25,7 @@ enum {
     COLL_LANES = 4,      /* segments of one operation that are on the way at once */
     COLL_SETS = 4,       /* large operations that are served at once; the others wait in order */
     COLL_FAN = 10,       /* most transfers each way in one round of a lane */
+    COLL_TRANSFERS = 8,  /* that a lane has at least */
     COLL_DIRECT_MOST = 9 /* largest group for which everyone talks to everyone */
 };
 /* Payload up to which messages carry their header with them, and which a mapped slot holds. Set by measurement: above,
@@ -40,15 +47,22 @@ typedef struct coll_header {
     uint8_t kind, dtype, op, algorithm;
     int32_t root;
     uint32_t magic;
-    uint64_t reserved;
+    uint64_t extra; /* of the counts of the _V kinds, and of a user's reduction; else 0 */
 } coll_header;
 _Static_assert(sizeof(coll_header) == 32, "the payload behind it stays aligned");
 #define COLL_MAGIC 0x57454654u
 
 /* --- algorithms --- */
 
+/* What messages and memory cost, for the choice. From the wire's first guesses, or measured (tune.h). */
+typedef struct coll_model {
+    double alpha_ns, beta_ns; /* a message; one of its bytes */
+    double far_alpha_ns, far_beta_ns; /* the same between nodes */
+    double gamma_ns; /* a byte read or written by one core */
+} coll_model;
+
 /* One way to do one or more kinds. `advance` gives WEFT_OK when the operation has its result, WEFT_E_AGAIN while it
- * waits, another status for a fault that it found (the group raises it). */
+ * waits, another status for a fault that it found (the group raises it). `bytes` are those of the call's `count`. */
 typedef struct coll_algorithm {
     const char *name;
     uint32_t kinds; /* bit by wefti_collective_kind */
@@ -56,6 +70,9 @@ typedef struct coll_algorithm {
     bool large;     /* needs one of the group's COLL_SETS */
     bool (*fits)(const coll_group *group, const wefti_collective_call *call, size_t bytes);
     double (*cost_ns)(const coll_group *group, wefti_collective_kind kind, size_t bytes); /* by the model */
+    /* Bytes of payload that all members together send for it, exactly, and messages that carry a header. */
+    uint64_t (*sent_bytes)(const coll_group *group, wefti_collective_kind kind, size_t bytes);
+    uint64_t (*headers)(const coll_group *group, wefti_collective_kind kind);
     void (*begin)(coll_operation *operation); /* at start; may publish or queue, must not wait */
     weft_status (*advance)(coll_operation *operation);
 } coll_algorithm;
@@ -77,6 +94,30 @@ struct coll_lane {
     bool finished;
 };
 
+/* An algorithm that is written as rounds on one segment of the data; lanes take the segments in turn, so that one
+ * segment's work overlaps with the others' transfers. Nothing is kept between the calls but the lane's segment and round. */
+typedef struct coll_program {
+    size_t (*segments)(const coll_operation *operation);
+    int32_t (*rounds)(const coll_operation *operation);
+    /* Before the first round of a segment; NULL: nothing. */
+    void (*prepare)(coll_operation *operation, coll_lane *lane);
+    /* Queues the transfers of a round; none is allowed. */
+    void (*queue)(coll_operation *operation, coll_lane *lane, int32_t round);
+    /* Works on what the round brought; NULL: nothing. */
+    weft_status (*work)(coll_operation *operation, coll_lane *lane, int32_t round);
+} coll_program;
+
+/* --- nodes --- */
+
+/* Who runs where. Members of one node are neighbours in `order`, by index. */
+typedef struct coll_nodes {
+    int32_t count;       /* of nodes */
+    int32_t least;       /* members of the smallest */
+    int32_t mine, place; /* this member's node, and its place there */
+    int32_t *order;      /* [size] */
+    int32_t *first;      /* [count + 1] in `order` */
+} coll_nodes;
+
 /* --- mapped memory --- */
 
 typedef struct coll_map coll_map;
@@ -96,9 +137,12 @@ struct coll_operation {
     bool suspected; /* has told the fault object of a peer */
     int32_t set;    /* of a large operation; else -1 */
     uint64_t large_number;
+    const coll_program *program;
+    uint64_t extra;    /* for the header */
     int32_t waits_for; /* index of a rank whose part is missing; -1 */
     int32_t gone;      /* 1 + index of a member whose link was seen down while its part was missing */
     uint32_t looks;    /* in vain */
+    uint64_t wrong_ns; /* when a message of the wrong length was first seen; 0: never */
     size_t element_bytes;
     /* messages */
     int32_t lane_count;
@@ -120,10 +164,16 @@ struct coll_group {
     uint64_t looked_ns; /* at deadlines, last */
     int32_t in_flight;  /* capacity */
     int32_t fan;       /* of the lanes */
+    int32_t lane_transfers; /* most of one round of a lane */
     int32_t *ranks;    /* [size] */
+    uint64_t *points;  /* [2 · size] numbers of the next send to, and the next receive from, each member */
+    coll_model model;
+    coll_nodes nodes;
     const coll_algorithm *forced[WEFTI_COLLECTIVE_KIND_COUNT];
     coll_operation *operations;          /* [in_flight] */
-    coll_operation *free, *first, *last; /* free ones; those in flight in order of start */
+    coll_operation *free, *first, *last; /* free ones; those in flight, by priority, then in order of start */
+    bool mixed;                          /* some were started before one that stands before them */
+    uint32_t busy_sets;                  /* by bit, those that message operations have */
     int32_t active;
     uint64_t moves; /* counts what was done, so that waits tell a slow operation from a stuck one */
     uint64_t large_started, large_finished; /* those before it are all finished */
@@ -142,6 +192,20 @@ static inline int32_t coll_index(const coll_group *group) { return group->base.i
 static inline size_t coll_bytes(const coll_operation *operation) {
     return operation->call.count * operation->element_bytes;
 }
+static inline bool coll_kind_reduces(wefti_collective_kind kind) {
+    return kind == WEFTI_ALLREDUCE || kind == WEFTI_REDUCE_SCATTER || kind == WEFTI_REDUCE_SCATTER_V || kind == WEFTI_REDUCE_TO;
+}
+static inline bool coll_kind_has_root(wefti_collective_kind kind) {
+    return kind == WEFTI_BROADCAST || kind == WEFTI_REDUCE_TO || kind == WEFTI_GATHER || kind == WEFTI_SCATTER;
+}
+static inline bool coll_kind_has_counts(wefti_collective_kind kind) {
+    return kind == WEFTI_REDUCE_SCATTER_V || kind == WEFTI_ALLGATHER_V || kind == WEFTI_ALLTOALL_V;
+}
+/* The member `distance` further on, around the group; distance may be negative, and at most the size. */
+static inline int32_t coll_around(const coll_group *group, int32_t index, int32_t distance) {
+    int32_t size = group->base.size, sum = index + distance;
+    return sum < 0 ? sum + size : sum >= size ? sum - size : sum;
+}
 
 /* The part of `count` elements that belongs to member `index`: parts begin at whole cache lines, so that no two members
  * write one line. */
@@ -149,16 +213,29 @@ typedef struct coll_range {
     size_t first, count;
 } coll_range;
 coll_range wefti_coll_part(size_t count, size_t element_bytes, int32_t size, int32_t index);
+/* Where the part of member `index` lies in the buffer that holds all parts: `send` of REDUCE_SCATTER, SCATTER and ALLTOALL,
+ * `receive` of ALLGATHER, GATHER and ALLTOALL (of ALLTOALL_V: by `counts`); of the other kinds its share of the work. */
+coll_range wefti_coll_part_of(const coll_operation *operation, int32_t index);
+/* Elements of the longest part. */
+size_t wefti_coll_longest_part(const coll_operation *operation);
+/* Elements that member `index` has in send and in receive. */
+size_t wefti_coll_sent_count(const coll_group *group, const wefti_collective_call *call, int32_t index);
+size_t wefti_coll_received_count(const coll_group *group, const wefti_collective_call *call, int32_t index);
 
 /* dst = reduction of the group's `sources` [source_count]; divides where `last` and the operation is an average. */
 weft_status wefti_coll_reduce(coll_operation *operation, void *dst, int32_t source_count, size_t count, bool last);
-/* Whether a large operation's turn has come, and its set. */
+uint64_t wefti_coll_oldest(const coll_group *group);
+/* Whether a large operation's turn has come; gives one that sends messages its set. */
 bool wefti_coll_turn(coll_operation *operation);
+weft_status wefti_coll_nodes_open(coll_group *group, const int32_t *nodes);
+void wefti_coll_nodes_close(coll_group *group);
 
 /* --- coll_check.c --- */
 
 weft_status wefti_coll_check_call(const coll_group *group, const wefti_collective_call *call);
 coll_header wefti_coll_header(const coll_operation *operation);
+/* What the header says of counts and of a user's reduction. */
+uint64_t wefti_coll_extra(const coll_group *group, const wefti_collective_call *call);
 /* WEFT_OK where the header of member `index` is the same as ours; else WEFT_E_MISMATCH in words. */
 weft_status wefti_coll_compare(coll_operation *operation, int32_t index, const coll_header *theirs);
 /* WEFT_E_MISMATCH: member `index` sent `bytes` where `expected` were due. */
@@ -172,6 +249,8 @@ const char *wefti_coll_kind_name(wefti_collective_kind kind);
 /* --- coll_choose.c --- */
 
 weft_status wefti_coll_read_forced(coll_group *group, const char *name);
+/* The wire's first guesses. */
+coll_model wefti_coll_first_model(const wefti_wire *wire);
 const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_collective_call *call, size_t bytes);
 
 /* --- coll_lanes.c --- */
@@ -192,6 +271,41 @@ weft_status wefti_coll_lanes_advance(coll_operation *operation);
 void wefti_coll_lanes_end(coll_group *group);
 /* Gives the wire a moment to finish what `holds` says that it still has; whether it has. */
 bool wefti_coll_settle(coll_group *group, bool (*holds)(coll_group *group));
+
+/* --- coll_program.c --- */
+
+/* Begins lanes for so many segments, and the exchange of headers. */
+void wefti_coll_lanes_begin(coll_operation *operation, size_t segments,
+                            weft_status (*step)(coll_operation *operation, coll_lane *lane));
+void wefti_coll_program_begin(coll_operation *operation, const coll_program *program);
+/* Of `count` elements, those of the lane's segment, where segments have `most`. */
+coll_range wefti_coll_segment(const coll_lane *lane, size_t count, size_t most);
+/* Segments of `most` elements that `count` elements make. */
+static inline size_t coll_segments(size_t count, size_t most) { return count / most + (count % most != 0); }
+/* Queue a transfer of `count` elements at `buffer`; none where there are none. */
+void wefti_coll_program_send(coll_operation *operation, coll_lane *lane, int32_t to, const void *buffer, size_t count);
+void wefti_coll_program_recv(coll_operation *operation, coll_lane *lane, int32_t from, void *buffer, size_t count);
+/* The address of element `i`. */
+static inline uint8_t *coll_at(const coll_operation *operation, const void *buffer, size_t i) {
+    return (uint8_t *)(uintptr_t)buffer + i * operation->element_bytes;
+}
+/* Copies elements, unless they are there already. */
+void wefti_coll_copy(const coll_operation *operation, void *to, const void *from, size_t count);
+/* dst = left ∘ right. */
+weft_status wefti_coll_reduce_two(coll_operation *operation, void *dst, const void *left, const void *right, size_t count,
+                                  bool last);
+int32_t wefti_coll_power_below(int32_t size); /* the largest power of two that is not larger */
+int32_t wefti_coll_log2_up(int32_t size);
+
+void wefti_coll_halving_begin(coll_operation *operation);
+void wefti_coll_twotree_begin(coll_operation *operation);
+void wefti_coll_rooted_tree_begin(coll_operation *operation);
+void wefti_coll_rooted_chain_begin(coll_operation *operation);
+void wefti_coll_linear_begin(coll_operation *operation);
+void wefti_coll_pairwise_begin(coll_operation *operation);
+void wefti_coll_bruck_begin(coll_operation *operation);
+void wefti_coll_nodes_begin(coll_operation *operation);
+void wefti_coll_point_begin(coll_operation *operation);
 
 /* --- coll_small.c, coll_ring.c --- */
 

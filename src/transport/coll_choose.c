@@ -2,8 +2,13 @@
  *
  * Each algorithm that fits a call has a cost by a model of latency α, time per byte β of the wire and time per byte γ
  * of memory; the least one is taken. The choice depends on nothing but the group and the call, so all members choose
- * the same; headers compare it nevertheless. A name from the options or from WEFT_ALLREDUCE, WEFT_REDUCE_SCATTER,
- * WEFT_ALLGATHER or WEFT_BROADCAST forces one wherever it fits. */
+ * the same; headers compare it nevertheless. A name from the options or from WEFT_ALGORITHM forces one wherever it fits.
+ *
+ * The model's numbers are the wire's first guesses, which are the same in every run: so is the choice then, and with it
+ * every bit of a sum. Measured ones (tune.h) are agreed upon by all ranks before.
+ *
+ * Each row also says what all members together send, so that the counters of the wires can be held against it. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,19 +19,18 @@
 #define MEMORY_NS_PER_BYTE 0.08 /* read or write, one core */
 #define GREETING_NS 400.0       /* a header that goes by itself, along with the data */
 
-static double alpha(const coll_group *group) { return (double)group->base.wire->can.latency_ns + 200.0; }
-static double beta(const coll_group *group) {
-    double rate = group->base.wire->can.bytes_per_ns;
-    return rate > 0 ? 1 / rate : 1.0;
-}
-static double log2_up(int32_t size) {
-    int32_t steps = 0;
-    while ((int64_t)1 << steps < size) steps++;
-    return steps;
+coll_model wefti_coll_first_model(const wefti_wire *wire) {
+    double alpha = (double)wire->can.latency_ns + 200.0, beta = wire->can.bytes_per_ns > 0 ? 1 / wire->can.bytes_per_ns : 1.0;
+    return (coll_model){alpha, beta, alpha, beta, MEMORY_NS_PER_BYTE};
 }
 
+static double alpha(const coll_group *group) { return group->model.alpha_ns; }
+static double beta(const coll_group *group) { return group->model.beta_ns; }
+static double gamma_of(const coll_group *group) { return group->model.gamma_ns; }
+static double log2_up(int32_t size) { return wefti_coll_log2_up(size); }
+
 /* --- what fits ---
- * `bytes` is those of the call's `count` elements. */
+ * `bytes` is those of the call's `count` elements; of the longest part where parts differ. */
 
 static bool fits_direct(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)call;
@@ -45,7 +49,33 @@ static bool fits_pair(const coll_group *group, const wefti_collective_call *call
     return coll_size(group) == 2;
 }
 static bool fits_slot(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
-    return (call->kind == WEFTI_REDUCE_SCATTER ? bytes * (size_t)coll_size(group) : bytes) <= COLL_SMALL_BYTES;
+    bool parts = call->kind == WEFTI_REDUCE_SCATTER || call->kind == WEFTI_REDUCE_SCATTER_V || call->kind == WEFTI_SCATTER ||
+                 call->kind == WEFTI_ALLTOALL;
+    return (parts ? bytes * (size_t)coll_size(group) : bytes) <= COLL_SMALL_BYTES;
+}
+/* With two members, these are a ring in longer messages. */
+static bool fits_halving(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
+    (void)bytes;
+    int32_t size = coll_size(group);
+    return size > 2 && (call->kind == WEFTI_ALLREDUCE || ((size & (size - 1)) == 0 && (size_t)size * 8 <= COLL_SEGMENT_BYTES));
+}
+static bool fits_twotree(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
+    (void)call, (void)bytes;
+    return coll_size(group) > 2;
+}
+/* Parts of one element of every member fit into a lane's scratch. */
+static bool fits_parts(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
+    (void)bytes;
+    return call->kind == WEFTI_REDUCE_TO || (size_t)coll_size(group) * 16 <= COLL_SEGMENT_BYTES;
+}
+static bool fits_bruck(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
+    if (coll_size(group) == 2) return false;
+    if (call->kind == WEFTI_ALLTOALL) return fits_parts(group, call, bytes);
+    return bytes <= group->base.wire->can.max_message_bytes / (size_t)coll_size(group);
+}
+static bool fits_nodes(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
+    (void)call, (void)bytes;
+    return group->nodes.count > 1 && group->nodes.count < coll_size(group);
 }
 
 /* --- what it costs --- */
@@ -53,12 +83,12 @@ static bool fits_slot(const coll_group *group, const wefti_collective_call *call
 static double cost_direct(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
     double others = coll_size(group) - 1, data = (double)bytes;
-    return alpha(group) + others * (200.0 + data * (beta(group) + 3 * MEMORY_NS_PER_BYTE));
+    return alpha(group) + others * (200.0 + data * (beta(group) + 3 * gamma_of(group)));
 }
 static double cost_doubling(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
     double rounds = log2_up(coll_size(group)) + ((coll_size(group) & (coll_size(group) - 1)) ? 1 : 0);
-    return rounds * (alpha(group) + (double)bytes * (beta(group) + 3 * MEMORY_NS_PER_BYTE));
+    return rounds * (alpha(group) + (double)bytes * (beta(group) + 3 * gamma_of(group)));
 }
 static double cost_tree(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
@@ -67,49 +97,203 @@ static double cost_tree(const coll_group *group, wefti_collective_kind kind, siz
 static double cost_ring(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     double steps = coll_size(group) - 1, size = coll_size(group), data = (double)bytes;
     if (kind == WEFTI_ALLREDUCE)
-        return GREETING_NS + 2 * steps * (alpha(group) + data / size * (beta(group) + MEMORY_NS_PER_BYTE));
-    return GREETING_NS + steps * (alpha(group) + data * (beta(group) + MEMORY_NS_PER_BYTE));
+        return GREETING_NS + 2 * steps * (alpha(group) + data / size * (beta(group) + gamma_of(group)));
+    return GREETING_NS + steps * (alpha(group) + data * (beta(group) + gamma_of(group)));
 }
 /* Measured: reducing all of it instead of a half costs this much of the ring's work on memory. */
 static double cost_swap(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
-    return GREETING_NS + alpha(group) + (double)bytes * (beta(group) + 1.6 * MEMORY_NS_PER_BYTE);
+    return GREETING_NS + alpha(group) + (double)bytes * (beta(group) + 1.6 * gamma_of(group));
 }
+/* The first segment's way along the chain, and the others behind it. */
 static double cost_chain(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    (void)kind;
     double segment = (double)bytes < (double)COLL_SEGMENT_BYTES ? (double)bytes : (double)COLL_SEGMENT_BYTES;
-    return (coll_size(group) - 2) * (alpha(group) + segment * beta(group)) + 2 * alpha(group) +
-           (double)bytes * beta(group);
+    double work = kind == WEFTI_REDUCE_TO ? 3 * gamma_of(group) : 0;
+    return (coll_size(group) - 2) * (alpha(group) + segment * (beta(group) + work)) + 2 * alpha(group) +
+           (double)bytes * (beta(group) + work);
+}
+/* Halves, quarters, … there and back; with a fold before and after where the size is no power of two. */
+static double cost_halving(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    int32_t size = coll_size(group), power = wefti_coll_power_below(size);
+    double steps = log2_up(power), data = (double)bytes, moved = data * (power - 1) / power;
+    if (kind == WEFTI_REDUCE_SCATTER)
+        return GREETING_NS + steps * alpha(group) + data * (size - 1) * (beta(group) + 5 * gamma_of(group));
+    double fold = power == size ? 0 : 2 * (alpha(group) + data * beta(group)) + 3 * data * gamma_of(group);
+    return GREETING_NS + fold + 2 * steps * alpha(group) + moved * (2 * beta(group) + 3 * gamma_of(group));
+}
+/* Up and down, in segments on both trees at once; an inner rank takes in two streams and gives two. */
+static double cost_twotree(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    double data = (double)bytes, segment = data < (double)COLL_SEGMENT_BYTES ? data : (double)COLL_SEGMENT_BYTES;
+    double levels = log2_up(coll_size(group));
+    return GREETING_NS + 2 * levels * (alpha(group) + segment * beta(group)) + data * (2 * beta(group) + 4 * gamma_of(group));
+}
+static double cost_rooted_tree(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    double levels = log2_up(coll_size(group)), data = (double)bytes;
+    if (kind == WEFTI_REDUCE_TO) return GREETING_NS + levels * (alpha(group) + data * (beta(group) + 3 * gamma_of(group)));
+    return GREETING_NS + levels * alpha(group) + data * (coll_size(group) - 1) * (beta(group) + 4 * gamma_of(group));
+}
+static double cost_linear(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    double rest = coll_size(group) - 1;
+    return GREETING_NS + alpha(group) + rest * (200.0 + (double)bytes * beta(group));
+}
+static double cost_pairwise(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    double rest = coll_size(group) - 1, turns = rest / COLL_LANES;
+    return GREETING_NS + (turns < 1 ? 1 : turns) * alpha(group) + rest * (200.0 + (double)bytes * beta(group));
+}
+static double cost_bruck(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    double levels = log2_up(coll_size(group)), data = (double)bytes, size = coll_size(group);
+    if (kind == WEFTI_ALLTOALL)
+        return GREETING_NS + levels * (alpha(group) + data * size / 2 * (beta(group) + 4 * gamma_of(group))) +
+               4 * data * size * gamma_of(group);
+    return GREETING_NS + levels * alpha(group) + data * (size - 1) * beta(group);
+}
+static double cost_nodes(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    double nodes = group->nodes.count, shards = group->nodes.least, data = (double)bytes;
+    double here = (double)coll_size(group) / nodes;
+    double inside = 2 * (here - 1) * (alpha(group) + data / shards * (beta(group) + 1.5 * gamma_of(group)));
+    double across = 2 * (nodes - 1) * (group->model.far_alpha_ns + data / shards / nodes * group->model.far_beta_ns);
+    return GREETING_NS + inside + across;
+}
+static double cost_point(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    return alpha(group) + (double)bytes * beta(group);
 }
 static double cost_oneshot(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    double size = coll_size(group), data = (double)bytes * (kind == WEFTI_REDUCE_SCATTER ? size : 1);
-    double read = kind == WEFTI_REDUCE_SCATTER ? (double)bytes * size : kind == WEFTI_BROADCAST ? data : data * size;
-    return size * FLAG_NS + (data + read) * MEMORY_NS_PER_BYTE;
+    double size = coll_size(group);
+    bool parts = kind == WEFTI_REDUCE_SCATTER || kind == WEFTI_REDUCE_SCATTER_V || kind == WEFTI_SCATTER || kind == WEFTI_ALLTOALL;
+    double data = (double)bytes * (parts ? size : 1);
+    double read = parts ? (double)bytes * size : kind == WEFTI_BROADCAST ? data : data * size;
+    return size * FLAG_NS + (data + read) * gamma_of(group);
 }
 static double cost_twoshot(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     double size = coll_size(group), data = (double)bytes;
-    double moved = kind == WEFTI_ALLREDUCE ? 2 * data : kind == WEFTI_BROADCAST ? 2 * data / size : data * (size + 1);
-    return 3 * size * FLAG_NS + moved * MEMORY_NS_PER_BYTE;
+    bool shared = kind == WEFTI_ALLREDUCE || kind == WEFTI_REDUCE_TO;
+    double moved = shared ? 2 * data : kind == WEFTI_BROADCAST ? 2 * data / size : data * (size + 1);
+    return 3 * size * FLAG_NS + moved * gamma_of(group);
+}
+
+/* --- what all members together send --- */
+
+static uint64_t ranks_of(const coll_group *group) { return (uint64_t)coll_size(group); }
+
+/* Everyone to everyone. */
+static uint64_t sent_square(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    return ranks_of(group) * (ranks_of(group) - 1) * bytes;
+}
+/* Each once: down a tree or a chain, or up. */
+static uint64_t sent_once(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    return (ranks_of(group) - 1) * bytes;
+}
+static uint64_t sent_ring(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    return kind == WEFTI_ALLREDUCE ? 2 * (ranks_of(group) - 1) * bytes : sent_square(group, kind, bytes);
+}
+static uint64_t sent_swap(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)group, (void)kind;
+    return 2 * bytes;
+}
+static uint64_t sent_twice(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    return 2 * (ranks_of(group) - 1) * bytes;
+}
+static uint64_t sent_doubling(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    uint64_t power = (uint64_t)wefti_coll_power_below(coll_size(group)), rest = ranks_of(group) - power;
+    return (power * (uint64_t)wefti_coll_log2_up((int32_t)power) + 2 * rest) * bytes;
+}
+static uint64_t sent_halving(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    uint64_t power = (uint64_t)wefti_coll_power_below(coll_size(group)), rest = ranks_of(group) - power;
+    if (kind == WEFTI_REDUCE_SCATTER) return sent_square(group, kind, bytes);
+    return (2 * (power - 1) + 2 * rest) * bytes;
+}
+/* In a binomial tree of parts, each part goes as many steps as its member's place has bits. */
+static uint64_t sent_rooted_tree(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    uint64_t steps = 0;
+    if (kind == WEFTI_REDUCE_TO) return sent_once(group, kind, bytes);
+    for (int32_t place = 1; place < coll_size(group); place++) steps += (uint64_t)__builtin_popcount((unsigned)place);
+    return steps * bytes;
+}
+/* As there, for the parts of everyone. */
+static uint64_t sent_bruck(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    if (kind != WEFTI_ALLTOALL) return sent_square(group, kind, bytes);
+    return ranks_of(group) * sent_rooted_tree(group, WEFTI_GATHER, bytes);
+}
+static uint64_t sent_nodes(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    uint64_t nodes = (uint64_t)group->nodes.count;
+    return 2 * (ranks_of(group) - nodes) * bytes + 2 * (nodes - 1) * bytes;
+}
+static uint64_t sent_point(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)group;
+    return kind == WEFTI_SEND ? bytes : 0;
+}
+
+static uint64_t headers_greeting(const coll_group *group, wefti_collective_kind kind) {
+    (void)kind;
+    return ranks_of(group);
+}
+static uint64_t headers_square(const coll_group *group, wefti_collective_kind kind) {
+    (void)kind;
+    return ranks_of(group) * (ranks_of(group) - 1);
+}
+static uint64_t headers_doubling(const coll_group *group, wefti_collective_kind kind) { return sent_doubling(group, kind, 1); }
+static uint64_t headers_tree(const coll_group *group, wefti_collective_kind kind) {
+    return headers_greeting(group, kind) + ranks_of(group) - 1;
+}
+static uint64_t headers_dissemination(const coll_group *group, wefti_collective_kind kind) {
+    (void)kind;
+    return ranks_of(group) * (uint64_t)wefti_coll_log2_up(coll_size(group));
+}
+static uint64_t headers_point(const coll_group *group, wefti_collective_kind kind) { return sent_point(group, kind, 1); }
+static uint64_t sent_nothing(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)group, (void)kind, (void)bytes;
+    return 0;
 }
 
 #define BIT(kind) (1u << WEFTI_##kind)
-#define DATA_KINDS (BIT(ALLREDUCE) | BIT(REDUCE_SCATTER) | BIT(ALLGATHER) | BIT(BROADCAST))
+#define ALL_KINDS ((1u << WEFTI_COLLECTIVE_KIND_COUNT) - 1)
+#define MAPPED_KINDS (ALL_KINDS & ~(BIT(ALLTOALL_V) | BIT(SEND) | BIT(RECEIVE)))
 
 const coll_algorithm wefti_coll_algorithms[] = {
-    {"direct", BIT(ALLREDUCE) | BIT(REDUCE_SCATTER) | BIT(ALLGATHER), false, false, fits_direct, cost_direct,
-     wefti_coll_direct_begin, wefti_coll_lanes_advance},
-    {"doubling", BIT(ALLREDUCE), false, false, fits_small, cost_doubling, wefti_coll_doubling_begin,
+    {"direct", BIT(ALLREDUCE) | BIT(REDUCE_SCATTER) | BIT(ALLGATHER), false, false, fits_direct, cost_direct, sent_square,
+     headers_square, wefti_coll_direct_begin, wefti_coll_lanes_advance},
+    {"doubling", BIT(ALLREDUCE), false, false, fits_small, cost_doubling, sent_doubling, headers_doubling,
+     wefti_coll_doubling_begin, wefti_coll_lanes_advance},
+    {"tree", BIT(BROADCAST), false, false, fits_small, cost_tree, sent_once, headers_tree, wefti_coll_tree_begin,
      wefti_coll_lanes_advance},
-    {"tree", BIT(BROADCAST), false, false, fits_small, cost_tree, wefti_coll_tree_begin, wefti_coll_lanes_advance},
-    {"dissemination", BIT(BARRIER), false, false, fits_any, cost_tree, wefti_coll_dissemination_begin,
+    {"tree", BIT(REDUCE_TO) | BIT(GATHER) | BIT(SCATTER), false, true, fits_parts, cost_rooted_tree, sent_rooted_tree,
+     headers_greeting, wefti_coll_rooted_tree_begin, wefti_coll_lanes_advance},
+    {"dissemination", BIT(BARRIER), false, false, fits_any, cost_tree, sent_nothing, headers_dissemination,
+     wefti_coll_dissemination_begin, wefti_coll_lanes_advance},
+    {"ring", BIT(ALLREDUCE) | BIT(REDUCE_SCATTER) | BIT(ALLGATHER) | BIT(REDUCE_SCATTER_V) | BIT(ALLGATHER_V), false, true,
+     fits_any, cost_ring, sent_ring, headers_greeting, wefti_coll_ring_begin, wefti_coll_lanes_advance},
+    {"swap", BIT(ALLREDUCE), false, true, fits_pair, cost_swap, sent_swap, headers_greeting, wefti_coll_swap_begin,
      wefti_coll_lanes_advance},
-    {"ring", BIT(ALLREDUCE) | BIT(REDUCE_SCATTER) | BIT(ALLGATHER), false, true, fits_any, cost_ring,
-     wefti_coll_ring_begin, wefti_coll_lanes_advance},
-    {"swap", BIT(ALLREDUCE), false, true, fits_pair, cost_swap, wefti_coll_swap_begin, wefti_coll_lanes_advance},
-    {"chain", BIT(BROADCAST), false, true, fits_any, cost_chain, wefti_coll_chain_begin, wefti_coll_lanes_advance},
-    {"oneshot", DATA_KINDS | BIT(BARRIER), true, false, fits_slot, cost_oneshot, wefti_coll_oneshot_begin,
+    {"chain", BIT(BROADCAST) | BIT(REDUCE_TO), false, true, fits_any, cost_chain, sent_once, headers_greeting,
+     wefti_coll_rooted_chain_begin, wefti_coll_lanes_advance},
+    {"halving", BIT(ALLREDUCE) | BIT(REDUCE_SCATTER), false, true, fits_halving, cost_halving, sent_halving, headers_greeting,
+     wefti_coll_halving_begin, wefti_coll_lanes_advance},
+    {"twotree", BIT(ALLREDUCE), false, true, fits_twotree, cost_twotree, sent_twice, headers_greeting,
+     wefti_coll_twotree_begin, wefti_coll_lanes_advance},
+    {"linear", BIT(GATHER) | BIT(SCATTER), false, true, fits_any, cost_linear, sent_once, headers_greeting,
+     wefti_coll_linear_begin, wefti_coll_lanes_advance},
+    {"pairwise", BIT(ALLTOALL) | BIT(ALLTOALL_V), false, true, fits_any, cost_pairwise, sent_square, headers_greeting,
+     wefti_coll_pairwise_begin, wefti_coll_lanes_advance},
+    {"bruck", BIT(ALLGATHER) | BIT(ALLGATHER_V) | BIT(ALLTOALL), false, true, fits_bruck, cost_bruck, sent_bruck,
+     headers_greeting, wefti_coll_bruck_begin, wefti_coll_lanes_advance},
+    {"hierarchical", BIT(ALLREDUCE), false, true, fits_nodes, cost_nodes, sent_nodes, headers_greeting, wefti_coll_nodes_begin,
+     wefti_coll_lanes_advance},
+    {"point", BIT(SEND) | BIT(RECEIVE), false, false, fits_any, cost_point, sent_point, headers_point, wefti_coll_point_begin,
+     wefti_coll_lanes_advance},
+    {"oneshot", MAPPED_KINDS, true, false, fits_slot, cost_oneshot, sent_nothing, NULL, wefti_coll_oneshot_begin,
      wefti_coll_oneshot_advance},
-    {"twoshot", DATA_KINDS, true, true, fits_any, cost_twoshot, wefti_coll_twoshot_begin, wefti_coll_twoshot_advance},
+    {"twoshot", MAPPED_KINDS & ~BIT(BARRIER), true, true, fits_any, cost_twoshot, sent_nothing, NULL,
+     wefti_coll_twoshot_begin, wefti_coll_twoshot_advance},
 };
 const int wefti_coll_algorithm_count = (int)WEFTI_COUNT(wefti_coll_algorithms);
 
@@ -122,10 +306,11 @@ const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_col
     if (best && best->fits(group, call, bytes)) return best;
     best = NULL;
     double least = 0;
+    bool maps = group->map && (MAPPED_KINDS >> call->kind & 1);
     for (int i = 0; i < wefti_coll_algorithm_count; i++) {
         const coll_algorithm *algorithm = &wefti_coll_algorithms[i];
         /* Where memory is mapped, messages would only copy what can be read where it lies. */
-        if (!usable(group, algorithm, call->kind) || algorithm->mapped != (group->map != NULL)) continue;
+        if (!usable(group, algorithm, call->kind) || algorithm->mapped != maps) continue;
         if (!algorithm->fits(group, call, bytes)) continue;
         double cost = algorithm->cost_ns(group, call->kind, bytes);
         if (best && cost >= least) continue;
@@ -133,6 +318,22 @@ const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_col
         least = cost;
     }
     return best; /* never NULL: every kind has one of each sort that fits any call */
+}
+
+/* --- names that force one --- */
+
+static weft_status unknown(const coll_group *group, uint32_t kinds, const char *name, const char *where) {
+    char list[240] = "";
+    size_t length = 0;
+    for (int i = 0; i < wefti_coll_algorithm_count; i++) {
+        bool any = false;
+        for (int kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++)
+            any |= (kinds >> kind & 1) && usable(group, &wefti_coll_algorithms[i], (wefti_collective_kind)kind);
+        if (any && length < sizeof list)
+            length += (size_t)snprintf(list + length, sizeof list - length, "%s%s", length ? ", " : "", wefti_coll_algorithms[i].name);
+    }
+    return wefti_fail(WEFT_E_NOT_FOUND, "%s: no algorithm \"%s\" on wire %s; there are: %s", where, name,
+                      group->base.wire->can.name, list);
 }
 
 static weft_status force(coll_group *group, uint32_t kinds, const char *name, const char *where) {
@@ -146,37 +347,29 @@ static weft_status force(coll_group *group, uint32_t kinds, const char *name, co
                 known = true;
             }
     }
-    if (known) return WEFT_OK;
-    char list[160] = "";
-    size_t length = 0;
-    for (int i = 0; i < wefti_coll_algorithm_count; i++)
-        for (int kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++)
-            if ((kinds >> kind & 1) && usable(group, &wefti_coll_algorithms[i], (wefti_collective_kind)kind)) {
-                const char *also = wefti_coll_algorithms[i].name;
-                size_t bytes = strlen(also) + 2;
-                if (length + bytes >= sizeof list) break;
-                memcpy(list + length, length ? ", " : "", length ? 2 : 0);
-                length += length ? 2 : 0;
-                memcpy(list + length, also, strlen(also) + 1);
-                length += strlen(also);
-                break;
-            }
-    return wefti_fail(WEFT_E_NOT_FOUND, "%s: no algorithm \"%s\" on wire %s; there are: %s", where, name,
-                      group->base.wire->can.name, list);
+    return known ? WEFT_OK : unknown(group, kinds, name, where);
+}
+
+/* "ring", or "allreduce:ring". */
+static weft_status force_entry(coll_group *group, char *entry, const char *where) {
+    char *colon = strchr(entry, ':');
+    if (!colon) return force(group, ALL_KINDS, entry, where);
+    *colon = 0;
+    for (int kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++)
+        if (strcmp(wefti_coll_kind_name((wefti_collective_kind)kind), entry) == 0)
+            return force(group, 1u << kind, colon + 1, where);
+    return wefti_fail(WEFT_E_NOT_FOUND, "%s: there is no collective \"%s\"; it goes like allreduce:ring,broadcast:chain", where,
+                      entry);
 }
 
 weft_status wefti_coll_read_forced(coll_group *group, const char *name) {
-    static const struct {
-        const char *variable;
-        uint32_t kind;
-    } variables[] = {{"WEFT_ALLREDUCE", BIT(ALLREDUCE)},
-                     {"WEFT_REDUCE_SCATTER", BIT(REDUCE_SCATTER)},
-                     {"WEFT_ALLGATHER", BIT(ALLGATHER)},
-                     {"WEFT_BROADCAST", BIT(BROADCAST)}};
-    for (size_t i = 0; i < WEFTI_COUNT(variables); i++) {
-        const char *value = getenv(variables[i].variable);
-        if (value && *value) WEFTI_TRY(force(group, variables[i].kind, value, variables[i].variable));
-    }
-    if (name) WEFTI_TRY(force(group, DATA_KINDS | BIT(BARRIER), name, "the group's algorithm"));
+    const char *where = name ? "the group's algorithm" : "WEFT_ALGORITHM";
+    char list[512], *rest = NULL;
+    if (!name) name = getenv("WEFT_ALGORITHM");
+    if (!name || !*name) return WEFT_OK;
+    if (strlen(name) >= sizeof list) return wefti_fail(WEFT_E_INVALID, "%s is too long: %zu bytes", where, strlen(name));
+    strcpy(list, name);
+    for (char *entry = strtok_r(list, ",", &rest); entry; entry = strtok_r(NULL, ",", &rest))
+        WEFTI_TRY(force_entry(group, entry, where));
     return WEFT_OK;
 }

@@ -17,6 +17,7 @@
 enum { SPINS = 32 };                    /* looks without the clock, the wire and the fault object */
 #define SPIN_NS (75 * UINT64_C(1000))   /* without letting others run */
 #define YIELD_NS (500 * UINT64_C(1000)) /* then rest: the others are busy, not late */
+enum { USER_BLOCK_BYTES = 8192 };
 #define NAP_NS (50 * UINT64_C(1000))
 #define REST_NS (5 * WEFTI_MILLISECOND_NS) /* at most, so that faults are heard of */
 
@@ -36,35 +37,97 @@ coll_range wefti_coll_part(size_t count, size_t element_bytes, int32_t size, int
     return (coll_range){first, (end < count ? end : count) - first};
 }
 
+coll_range wefti_coll_part_of(const coll_operation *operation, int32_t index) {
+    const wefti_collective_call *call = &operation->call;
+    coll_range part = {0, call->count};
+    switch (call->kind) {
+    case WEFTI_ALLREDUCE:
+    case WEFTI_BROADCAST:
+    case WEFTI_REDUCE_TO:
+        return wefti_coll_part(call->count, operation->element_bytes, coll_size(coll_group_of(operation)), index);
+    case WEFTI_REDUCE_SCATTER_V:
+    case WEFTI_ALLGATHER_V:
+    case WEFTI_ALLTOALL_V:
+        part.count = call->counts[index];
+        for (int32_t i = 0; i < index; i++) part.first += call->counts[i];
+        return part;
+    default: part.first = (size_t)index * call->count; return part;
+    }
+}
+
+size_t wefti_coll_longest_part(const coll_operation *operation) {
+    wefti_collective_kind kind = operation->call.kind;
+    bool shared = kind == WEFTI_ALLREDUCE || kind == WEFTI_BROADCAST || kind == WEFTI_REDUCE_TO;
+    return shared ? wefti_coll_part_of(operation, 0).count : operation->call.count;
+}
+
+/* As a reducer would: block by block aside, because dst may be one of the later sources. */
+static void reduce_by_function(coll_operation *operation, void *dst, int32_t source_count, size_t count) {
+    _Alignas(WEFTI_CACHE_LINE) uint8_t block[USER_BLOCK_BYTES];
+    const void **sources = coll_group_of(operation)->sources;
+    const wefti_reduce_function *function = operation->call.function;
+    size_t most = sizeof block / operation->element_bytes;
+    for (size_t first = 0, part; first < count; first += part) {
+        part = count - first < most ? count - first : most;
+        memcpy(block, coll_at(operation, sources[0], first), part * operation->element_bytes);
+        for (int32_t i = 1; i < source_count; i++)
+            function->combine(function->context, block, coll_at(operation, sources[i], first), part, operation->call.dtype);
+        memcpy(coll_at(operation, dst, first), block, part * operation->element_bytes);
+    }
+}
+
 weft_status wefti_coll_reduce(coll_operation *operation, void *dst, int32_t source_count, size_t count, bool last) {
     coll_group *group = coll_group_of(operation);
     if (count == 0) return WEFT_OK;
+    if (operation->call.op == WEFTI_REDUCE_USER) {
+        reduce_by_function(operation, dst, source_count, count);
+        return WEFT_OK;
+    }
     int32_t divisor = last && operation->call.op == WEFTI_REDUCE_AVG ? coll_size(group) : 1;
     return group->reducer->reduce(group->reducer->context, dst, group->sources, source_count, count,
                                   operation->call.dtype, operation->call.op, divisor);
 }
 
+/* --- turns --- */
+
+/* Mapped memory has the sets in order of start, the same on all members. Scratch is a member's own: operations take it as
+ * they stand in the list, so urgent ones first, but one set is always left to the oldest. That one gets on everywhere,
+ * whatever else the others have chosen, so every operation becomes the oldest and ends. */
 bool wefti_coll_turn(coll_operation *operation) {
-    return operation->large_number < coll_group_of(operation)->large_finished + COLL_SETS;
+    coll_group *group = coll_group_of(operation);
+    if (operation->algorithm->mapped) return operation->large_number < group->large_finished + COLL_SETS;
+    if (operation->set >= 0) return true;
+    int32_t free = COLL_SETS - __builtin_popcount(group->busy_sets);
+    if (free == 0) return false;
+    const coll_operation *oldest = NULL, *next = NULL;
+    for (const coll_operation *at = group->first; at; at = at->next) {
+        if (!at->algorithm->large || at->algorithm->mapped) continue;
+        if (!oldest || at->large_number < oldest->large_number) oldest = at;
+        if (!next && at->set < 0) next = at;
+    }
+    if (operation != oldest && (operation != next || (oldest->set < 0 && free < 2))) return false;
+    operation->set = __builtin_ctz(~group->busy_sets);
+    group->busy_sets |= 1u << operation->set;
+    for (size_t i = 0; i < COLL_LANES; i++)
+        operation->lanes[i].scratch =
+            group->scratch + ((size_t)operation->set * COLL_LANES + i) * 2 * COLL_SEGMENT_BYTES;
+    return true;
 }
 
 /* --- open and close --- */
 
-/* Mapped groups send nothing, unless a message algorithm is forced on them. */
-static bool sends_messages(const coll_group *group) {
-    bool sends = !group->map;
-    for (int kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++)
-        sends |= group->forced[kind] && !group->forced[kind]->mapped;
-    return sends;
-}
-
+/* What messages need. Mapped groups send none, but for sends, receives and all-to-allv, unless an algorithm is forced on
+ * them: they get it with the first such operation. */
 static weft_status allocate_messages(coll_group *group) {
     size_t lanes = (size_t)group->in_flight * (COLL_LANES + 1), fan = (size_t)group->fan;
-    if (!sends_messages(group)) return WEFT_OK;
-    WEFTI_TRY(wefti_alloc_raw(lanes * 2 * fan * sizeof(wefti_wire_op), WEFTI_CACHE_LINE, "collective transfers",
-                              &group->transfers));
-    WEFTI_TRY(wefti_alloc_raw((size_t)group->in_flight * 2 * (fan + 1) * group->message_bytes, WEFTI_CACHE_LINE,
-                              "small collective messages", &group->messages));
+    size_t each = (size_t)group->lane_transfers;
+    if (group->scratch) return WEFT_OK;
+    if (!group->transfers)
+        WEFTI_TRY(wefti_alloc_raw(lanes * each * sizeof(wefti_wire_op), WEFTI_CACHE_LINE, "collective transfers",
+                                  &group->transfers));
+    if (!group->messages)
+        WEFTI_TRY(wefti_alloc_raw((size_t)group->in_flight * 2 * (fan + 1) * group->message_bytes, WEFTI_CACHE_LINE,
+                                  "small collective messages", &group->messages));
     WEFTI_TRY(wefti_alloc_raw((size_t)COLL_SETS * COLL_LANES * 2 * COLL_SEGMENT_BYTES, 4096, "collective scratch",
                               &group->scratch));
     for (int32_t i = 0; i < group->in_flight; i++) {
@@ -72,17 +135,22 @@ static weft_status allocate_messages(coll_group *group) {
         operation->outbox = group->messages + (size_t)i * 2 * (fan + 1) * group->message_bytes;
         operation->inbox = operation->outbox + (fan + 1) * group->message_bytes;
         for (size_t k = 0; k <= COLL_LANES; k++)
-            operation->lanes[k].transfers = group->transfers + ((size_t)i * (COLL_LANES + 1) + k) * 2 * fan;
+            operation->lanes[k].transfers = group->transfers + ((size_t)i * (COLL_LANES + 1) + k) * each;
     }
     return WEFT_OK;
 }
+
+/* A rank of a tree reduces three. */
+static size_t sources_of(int32_t size) { return size < 3 ? 3 : (size_t)size; }
 
 static void free_group(coll_group *group) {
     size_t size = (size_t)group->base.size, fan = (size_t)group->fan, in_flight = (size_t)group->in_flight;
     wefti_free(group->scratch, (size_t)COLL_SETS * COLL_LANES * 2 * COLL_SEGMENT_BYTES);
     wefti_free(group->messages, in_flight * 2 * (fan + 1) * group->message_bytes);
-    wefti_free(group->transfers, in_flight * (COLL_LANES + 1) * 2 * fan * sizeof(wefti_wire_op));
-    wefti_free((void *)group->sources, size * sizeof *group->sources);
+    wefti_free(group->transfers, in_flight * (COLL_LANES + 1) * (size_t)group->lane_transfers * sizeof(wefti_wire_op));
+    wefti_free((void *)group->sources, sources_of(group->base.size) * sizeof *group->sources);
+    wefti_free(group->points, 2 * size * sizeof *group->points);
+    wefti_coll_nodes_close(group);
     wefti_free(group->operations, in_flight * sizeof *group->operations);
     wefti_free(group->ranks, size * sizeof *group->ranks);
     if (group->owns_fault) wefti_fault_release(group->base.fault);
@@ -126,9 +194,11 @@ static weft_status fill_group(coll_group *group, const wefti_group_options *opti
         group->owns_fault = true;
     }
     if (options->size == 1) return WEFT_OK;
+    group->model = wefti_coll_first_model(group->base.wire);
+    WEFTI_TRY(wefti_coll_nodes_open(group, options->nodes));
     if (group->base.wire->can.flags & WEFTI_WIRE_MAPS_PEERS) WEFTI_TRY(wefti_coll_map_open(group));
     WEFTI_TRY(wefti_coll_read_forced(group, options->algorithm));
-    return allocate_messages(group);
+    return group->map ? WEFT_OK : allocate_messages(group);
 }
 
 static void group_close(wefti_group *base) {
@@ -146,7 +216,7 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
     size_t size = (size_t)options->size;
     WEFTI_TRY(wefti_alloc(sizeof *group, "a group", &group));
     group->base = (wefti_group){
-        wefti_collective_engine_weft(), options->wire, options->fault, options->size, options->index, NULL, 0};
+        wefti_collective_engine_weft(), options->wire, options->fault, options->size, options->index, NULL, 0, NULL};
     group->host = options->host ? options->host : options->wire ? options->wire->host : wefti_host_system();
     group->reducer = options->reducer ? options->reducer : wefti_reducer_host();
     group->id = options->id;
@@ -154,10 +224,12 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
     group->timeout_ns = options->timeout_ns ? options->timeout_ns : COLL_DEFAULT_TIMEOUT_NS;
     group->in_flight = options->in_flight ? options->in_flight : COLL_DEFAULT_IN_FLIGHT;
     group->fan = fan_of(options->size);
+    group->lane_transfers = 2 * group->fan < COLL_TRANSFERS ? COLL_TRANSFERS : 2 * group->fan;
     group->message_bytes = sizeof(coll_header) + (options->size == 2 ? COLL_SMALL_PAIR_BYTES : COLL_SMALL_BYTES);
     group->crowded = options->size > group->host->cores;
     weft_status status = wefti_alloc(size * sizeof *group->ranks, "a group's ranks", &group->ranks);
-    if (status == WEFT_OK) status = wefti_alloc(size * sizeof *group->sources, "a group's sources", &group->sources);
+    if (status == WEFT_OK) status = wefti_alloc(sources_of(options->size) * sizeof *group->sources, "a group's sources", &group->sources);
+    if (status == WEFT_OK) status = wefti_alloc(2 * size * sizeof *group->points, "numbers of messages", &group->points);
     if (status == WEFT_OK)
         status = wefti_alloc((size_t)group->in_flight * sizeof *group->operations, "a group's operations",
                              &group->operations);
@@ -246,43 +318,78 @@ static void finish(coll_group *group, coll_operation *previous, coll_operation *
         group->first = operation->next;
     if (group->last == operation) group->last = previous;
     group->active--;
-    if (operation->algorithm && operation->algorithm->large) note_large_finished(group, operation->large_number);
+    if (!group->first) group->mixed = false;
+    if (!operation->algorithm->large) return;
+    note_large_finished(group, operation->large_number);
+    if (!operation->algorithm->mapped) group->busy_sets &= ~(1u << operation->set);
 }
 
 /* A group of one: the result is the send buffer. */
 static weft_status run_alone(coll_operation *operation) {
     const wefti_collective_call *call = &operation->call;
-    size_t bytes = coll_bytes(operation);
-    if (call->kind == WEFTI_ALLREDUCE || call->kind == WEFTI_REDUCE_SCATTER) {
+    size_t count = wefti_coll_received_count(coll_group_of(operation), call, 0);
+    if (coll_kind_reduces(call->kind)) {
         coll_group_of(operation)->sources[0] = call->send;
-        return wefti_coll_reduce(operation, call->receive, 1, call->count, true);
+        return wefti_coll_reduce(operation, call->receive, 1, count, true);
     }
-    if (call->kind != WEFTI_BARRIER && bytes && call->receive != call->send) memcpy(call->receive, call->send, bytes);
+    if (count && call->receive != call->send) memmove(call->receive, call->send, count * operation->element_bytes);
     return WEFT_OK;
 }
 
 static void prepare(coll_group *group, coll_operation *operation, const wefti_collective_call *call) {
+    bool counts = coll_kind_has_counts(call->kind), point = wefti_collective_is_point(call->kind);
     operation->call = *call;
     operation->element_bytes = call->kind == WEFTI_BARRIER ? 1 : weft_dtype_bytes(call->dtype);
-    if (call->kind == WEFTI_BARRIER) operation->call.count = 0;
-    operation->sequence = group->base.sequence++;
-    operation->started_ns = operation->deadline_ns = 0;
+    if (call->kind == WEFTI_BARRIER || counts) operation->call.count = 0;
+    if (counts && call->kind != WEFTI_ALLTOALL_V) /* the longest part, which all members know */
+        for (int32_t i = 0; i < coll_size(group); i++)
+            if (call->counts[i] > operation->call.count) operation->call.count = call->counts[i];
+    if (!coll_kind_reduces(call->kind)) operation->call.op = WEFTI_REDUCE_SUM;
+    operation->extra = wefti_coll_extra(group, call);
+    operation->sequence = point ? group->points[2 * call->root + (call->kind == WEFTI_RECEIVE)]++ : group->base.sequence++;
+    operation->started_ns = operation->deadline_ns = operation->wrong_ns = 0;
     operation->finished = operation->suspected = false;
     operation->gone = 0;
     operation->looks = 0;
-    operation->waits_for = -1;
+    operation->set = -1;
+    operation->waits_for = point ? call->root : -1;
     operation->lane_count = 0;
     operation->seen = 0;
     operation->next = NULL;
 }
 
-static void take_large_set(coll_group *group, coll_operation *operation) {
+static void take_large_number(coll_group *group, coll_operation *operation) {
     operation->large_number = group->large_started++;
-    operation->set = (int32_t)(operation->large_number % COLL_SETS);
-    if (group->scratch)
-        for (size_t i = 0; i < COLL_LANES; i++)
-            operation->lanes[i].scratch =
-                group->scratch + ((size_t)operation->set * COLL_LANES + i) * 2 * COLL_SEGMENT_BYTES;
+    if (operation->algorithm->mapped) operation->set = (int32_t)(operation->large_number % COLL_SETS);
+}
+
+/* Puts a new operation behind all of its priority or above. Gives the one before it. */
+static coll_operation *insert(coll_group *group, coll_operation *operation) {
+    coll_operation *previous = group->last;
+    if (previous && previous->call.priority < operation->call.priority) {
+        previous = NULL;
+        for (coll_operation *at = group->first; at->call.priority >= operation->call.priority; at = at->next) previous = at;
+        group->mixed = true;
+    }
+    operation->next = previous ? previous->next : group->first;
+    if (previous)
+        previous->next = operation;
+    else
+        group->first = operation;
+    if (!operation->next) group->last = operation;
+    group->active++;
+    return previous;
+}
+
+/* The number of the oldest operation in flight, which are those of the whole group; that of the next one where there is none. */
+uint64_t wefti_coll_oldest(const coll_group *group) {
+    uint64_t oldest = group->base.sequence;
+    for (const coll_operation *at = group->first; at; at = at->next) {
+        if (wefti_collective_is_point(at->call.kind)) continue;
+        if (at->sequence < oldest) oldest = at->sequence;
+        if (!group->mixed) break;
+    }
+    return oldest;
 }
 
 /* Puts the first messages of a new operation, which is the last of the list, on their way at once. */
@@ -295,41 +402,51 @@ static void send_first(coll_group *group, coll_operation *previous, coll_operati
         (void)!raise_fault(group, status, -1); /* which ends it, and all others */
 }
 
+static weft_status begin(coll_group *group, coll_operation *operation, const wefti_collective_call *call) {
+    size_t longest = call->count;
+    if (coll_kind_has_counts(call->kind)) {
+        longest = 0;
+        for (int32_t i = 0; i < coll_size(group) && call->kind != WEFTI_ALLTOALL_V; i++)
+            longest = call->counts[i] > longest ? call->counts[i] : longest;
+    }
+    size_t bytes = call->kind == WEFTI_BARRIER ? 0 : longest * weft_dtype_bytes(call->dtype);
+    const coll_algorithm *algorithm = wefti_coll_choose(group, call, bytes);
+    if (!algorithm->mapped) WEFTI_TRY(allocate_messages(group));
+    group->free = operation->next;
+    prepare(group, operation, call);
+    operation->algorithm = algorithm;
+    if (algorithm->large) take_large_number(group, operation);
+    coll_operation *previous = insert(group, operation);
+    algorithm->begin(operation);
+    if (!algorithm->mapped) send_first(group, previous, operation);
+    return WEFT_OK;
+}
+
 static weft_status group_start(wefti_group *base, const wefti_collective_call *call, wefti_collective **operation_out) {
     coll_group *group = (coll_group *)base;
     *operation_out = NULL;
     WEFTI_TRY(look_for_fault(group));
     WEFTI_TRY(wefti_coll_check_call(group, call));
     coll_operation *operation = group->free;
-    bool far = group->first && base->sequence - group->first->sequence >= (uint64_t)group->in_flight;
+    bool far = base->sequence - wefti_coll_oldest(group) >= (uint64_t)group->in_flight;
     bool many = group->large_started - group->large_finished >= 64;
     if (!operation || far || many)
         return wefti_fail(WEFT_E_AGAIN, "%d operations are in flight in group %u already", (int)group->in_flight,
                           (unsigned)group->id);
-    group->free = operation->next;
-    prepare(group, operation, call);
     if (group->base.size == 1) {
+        group->free = operation->next;
+        prepare(group, operation, call);
         operation->algorithm = NULL;
         operation->finished = true;
         operation->status = run_alone(operation);
     } else {
-        coll_operation *previous = group->last;
-        operation->algorithm = wefti_coll_choose(group, call, coll_bytes(operation));
-        if (operation->algorithm->large) take_large_set(group, operation);
-        if (group->last)
-            group->last->next = operation;
-        else
-            group->first = operation;
-        group->last = operation;
-        group->active++;
-        operation->algorithm->begin(operation);
-        if (!operation->algorithm->mapped) send_first(group, previous, operation);
+        WEFTI_TRY(begin(group, operation, call));
     }
     *operation_out = &operation->base;
     return WEFT_OK;
 }
 
-/* One look at everything in flight, in order of start. */
+/* One look at everything in flight, the most urgent first. */
 static weft_status advance_all(coll_group *group) {
     coll_operation *previous = NULL;
     for (coll_operation *operation = group->first, *next; operation; operation = next) {

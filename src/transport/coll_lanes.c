@@ -6,7 +6,7 @@
  * allocated with the group.
  *
  * Between two ranks, the transfers of one lane happen in a fixed order under one tag, so tags need no round number:
- * [channel 8][group 10][epoch 6][sequence 20][step 20].
+ * [channel 8][group 10][epoch 6][sequence 20][step 20]. Sends and receives have a channel of their own.
  *
  * Invariant: a transfer that was posted is waited for before its buffer or struct is used again, also when the
  * operation has failed: then the group aborts the wire. */
@@ -15,6 +15,7 @@
 #include "transport/coll.h"
 
 #define SETTLE_NS (200 * WEFTI_MILLISECOND_NS)
+#define TELL_NS (500 * WEFTI_MILLISECOND_NS)
 
 uint64_t wefti_coll_tag(const coll_group *group, uint64_t sequence, uint32_t step) {
     return WEFTI_TAG_COLLECTIVE | (uint64_t)(group->id & 0x3ff) << 46 | (uint64_t)(group->epoch & 0x3f) << 40 |
@@ -37,6 +38,7 @@ static wefti_wire_op *next_transfer(coll_operation *operation, coll_lane *lane, 
     memset(transfer, 0, sizeof *transfer);
     transfer->flags = WEFTI_WIRE_SILENT;
     transfer->tag = wefti_coll_tag(coll_group_of(operation), operation->sequence, step);
+    if (wefti_collective_is_point(operation->call.kind)) transfer->tag |= WEFTI_TAG_POINT;
     return transfer;
 }
 
@@ -76,6 +78,20 @@ static weft_status post_queued(coll_operation *operation, coll_lane *lane) {
     return WEFT_OK;
 }
 
+/* Whether a wrong length is better left to the exchange of headers, which says more. Where this rank has seen the header of its
+ * neighbour, two others will find that theirs differ; they are given a moment to say so. Counts of an all-to-allv are in no
+ * header. */
+static bool headers_will_tell(coll_operation *operation, int32_t index) {
+    const coll_group *group = coll_group_of(operation);
+    if (operation->lane_count != COLL_LANES + 1) return false;
+    if (!operation->lanes[COLL_LANES].finished) return true;
+    if (operation->call.kind == WEFTI_ALLTOALL_V || wefti_collective_is_point(operation->call.kind)) return false;
+    uint64_t now_ns = wefti_host_now(group->host);
+    operation->waits_for = index;
+    if (operation->wrong_ns == 0) operation->wrong_ns = now_ns;
+    return now_ns - operation->wrong_ns < TELL_NS;
+}
+
 /* What has become of a transfer that is done. Headers and what carries them may be shorter than their buffer: their
  * length is looked at with their content. */
 static weft_status look_at(coll_operation *operation, const wefti_wire_op *transfer) {
@@ -92,9 +108,7 @@ static weft_status look_at(coll_operation *operation, const wefti_wire_op *trans
     case WEFT_E_LINK: wefti_coll_suspect(operation, index); return WEFT_E_AGAIN;
     default: return wefti_fail(transfer->status, "a collective's transfer was ended by the wire");
     }
-    /* The headers, which are on the way, say more than the length. */
-    const coll_lane *greeting = &operation->lanes[COLL_LANES];
-    if (operation->lane_count == COLL_LANES + 1 && !greeting->finished) return WEFT_E_AGAIN;
+    if (headers_will_tell(operation, index)) return WEFT_E_AGAIN;
     return wefti_coll_wrong_length(operation, index, transfer->done_bytes, transfer->bytes);
 }
 

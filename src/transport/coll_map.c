@@ -120,7 +120,7 @@ static void say_goodbye(coll_group *group) {
     coll_map *map = group->map;
     int32_t me = group->base.index;
     /* What is still in flight is given up: the others are not to wait for it. */
-    uint64_t through = group->first ? group->first->sequence : group->base.sequence;
+    uint64_t through = wefti_coll_oldest(group);
     for (int32_t i = 0; i < group->base.size; i++)
         if (i != me && map->peers[i].base)
             atomic_store_explicit(&map_farewell_of(map, i)->left[me], through + 1, memory_order_release);
@@ -174,16 +174,15 @@ void wefti_coll_map_close(coll_group *group) {
 
 map_slot *wefti_coll_slot_fill(coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    const wefti_collective_call *call = &operation->call;
     map_slot *slot = map_slot_of(group->map, group->base.index, operation->sequence);
-    bool reduces = call->kind == WEFTI_ALLREDUCE || call->kind == WEFTI_REDUCE_SCATTER,
-         barrier = call->kind == WEFTI_BARRIER;
-    slot->count = call->count;
-    slot->kind = (uint8_t)call->kind;
-    slot->dtype = barrier ? 0 : (uint8_t)call->dtype;
-    slot->op = reduces ? (uint8_t)call->op : 0;
-    slot->algorithm = (uint8_t)(operation->algorithm - wefti_coll_algorithms);
-    slot->root = call->kind == WEFTI_BROADCAST ? call->root : 0;
+    coll_header header = wefti_coll_header(operation);
+    slot->count = header.count;
+    slot->kind = header.kind;
+    slot->dtype = header.dtype;
+    slot->op = header.op;
+    slot->algorithm = header.algorithm;
+    slot->root = header.root;
+    if (header.extra) slot->extra = header.extra;
     return slot;
 }
 
@@ -218,7 +217,8 @@ static weft_status slot_differs(coll_operation *operation, int32_t index, const 
                           .op = slot->op,
                           .algorithm = slot->algorithm,
                           .root = slot->root,
-                          .magic = COLL_MAGIC};
+                          .magic = COLL_MAGIC,
+                          .extra = operation->extra ? slot->extra : 0};
     return wefti_coll_compare(operation, index, &header);
 }
 
@@ -236,7 +236,8 @@ weft_status wefti_coll_slots_seen(coll_operation *operation) {
             wefti_coll_look_at_peer(operation, index);
             return WEFT_E_AGAIN;
         }
-        if (slot->count != own->count || memcmp(&slot->kind, &own->kind, 8) != 0)
+        if (slot->count != own->count || memcmp(&slot->kind, &own->kind, 8) != 0 ||
+            (operation->extra && slot->extra != operation->extra))
             WEFTI_TRY(slot_differs(operation, index, slot));
     }
     return WEFT_OK;
@@ -244,22 +245,15 @@ weft_status wefti_coll_slots_seen(coll_operation *operation) {
 
 /* --- one-shot --- */
 
-/* Bytes that a member puts into its slot. */
-static size_t put_bytes(const coll_operation *operation) {
-    const coll_group *group = coll_group_of(operation);
-    size_t bytes = coll_bytes(operation);
-    switch (operation->call.kind) {
-    case WEFTI_REDUCE_SCATTER: return bytes * (size_t)group->base.size;
-    case WEFTI_BROADCAST: return operation->call.root == group->base.index ? bytes : 0;
-    case WEFTI_BARRIER: return 0;
-    default: return bytes;
-    }
+/* Bytes that member `index` puts next to its slot. */
+static size_t put_bytes(const coll_operation *operation, int32_t index) {
+    return wefti_coll_sent_count(coll_group_of(operation), &operation->call, index) * operation->element_bytes;
 }
 
 void wefti_coll_oneshot_begin(coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
     map_slot *slot = wefti_coll_slot_fill(operation);
-    size_t bytes = put_bytes(operation);
+    size_t bytes = put_bytes(operation, group->base.index);
     if (bytes > 0 && bytes <= SLOT_INLINE_BYTES)
         memcpy(slot->data, operation->call.send, bytes);
     else if (bytes > 0)
@@ -270,34 +264,57 @@ void wefti_coll_oneshot_begin(coll_operation *operation) {
 /* What member `index` put, of `bytes`. */
 static const uint8_t *put_by(const coll_operation *operation, int32_t index, size_t bytes) {
     const coll_group *group = coll_group_of(operation);
-    if (bytes <= SLOT_INLINE_BYTES) return map_slot_of(group->map, index, operation->sequence)->data;
+    if (bytes <= SLOT_INLINE_BYTES)
+        return map_slot_of(group->map, index, operation->sequence)->data;
     return map_payload_of(group->map, index, operation->sequence);
+}
+
+/* What each of the members put for this one, one behind the other. */
+static void oneshot_collect(coll_operation *operation) {
+    const coll_group *group = coll_group_of(operation);
+    const wefti_collective_call *call = &operation->call;
+    size_t mine = call->kind == WEFTI_ALLTOALL ? (size_t)group->base.index * call->count : 0;
+    for (int32_t i = 0; i < group->base.size; i++) {
+        coll_range part = wefti_coll_part_of(operation, i);
+        wefti_coll_copy(operation, coll_at(operation, call->receive, part.first),
+                        coll_at(operation, put_by(operation, i, put_bytes(operation, i)), mine), part.count);
+    }
 }
 
 weft_status wefti_coll_oneshot_advance(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    size_t bytes = coll_bytes(operation);
-    int32_t size = group->base.size;
+    size_t count = call->count, first = 0;
+    int32_t size = group->base.size, me = group->base.index;
     WEFTI_TRY(wefti_coll_slots_seen(operation));
-    if (bytes == 0) return WEFT_OK;
+    if (count == 0) return WEFT_OK;
     switch (call->kind) {
-    case WEFTI_ALLREDUCE:
-        for (int32_t i = 0; i < size; i++) group->sources[i] = put_by(operation, i, bytes);
-        return wefti_coll_reduce(operation, call->receive, size, call->count, true);
     case WEFTI_REDUCE_SCATTER:
-        for (int32_t i = 0; i < size; i++)
-            group->sources[i] = put_by(operation, i, bytes * (size_t)size) + (size_t)group->base.index * bytes;
-        return wefti_coll_reduce(operation, call->receive, size, call->count, true);
-    case WEFTI_ALLGATHER:
-        for (int32_t i = 0; i < size; i++)
-            memcpy((uint8_t *)call->receive + (size_t)i * bytes, put_by(operation, i, bytes), bytes);
-        return WEFT_OK;
-    default: /* a broadcast */
-        if (group->base.index != call->root)
-            memcpy(call->receive, put_by(operation, call->root, bytes), bytes);
-        else if (call->receive != call->send)
-            memcpy(call->receive, call->send, bytes);
-        return WEFT_OK;
+    case WEFTI_REDUCE_SCATTER_V: {
+        coll_range part = wefti_coll_part_of(operation, me);
+        first = part.first;
+        count = part.count;
+        break;
     }
+    case WEFTI_REDUCE_TO:
+        if (me != call->root) return WEFT_OK;
+        break;
+    case WEFTI_ALLREDUCE: break;
+    case WEFTI_BROADCAST:
+    case WEFTI_SCATTER:
+        if (call->kind == WEFTI_SCATTER) first = (size_t)me * count;
+        if (me == call->root)
+            wefti_coll_copy(operation, call->receive, coll_at(operation, call->send, first), count);
+        else
+            wefti_coll_copy(operation, call->receive,
+                            coll_at(operation, put_by(operation, call->root, put_bytes(operation, call->root)), first), count);
+        return WEFT_OK;
+    case WEFTI_GATHER:
+        if (me == call->root) oneshot_collect(operation);
+        return WEFT_OK;
+    default: oneshot_collect(operation); return WEFT_OK;
+    }
+    size_t bytes = put_bytes(operation, me);
+    for (int32_t i = 0; i < size; i++) group->sources[i] = coll_at(operation, put_by(operation, i, bytes), first);
+    return wefti_coll_reduce(operation, call->receive, size, count, true);
 }

@@ -22,6 +22,7 @@ typedef struct map_slot {
     /* twoshot: where the buffers are; region 0: in staging. */
     uint32_t send_region, receive_region;
     uint64_t send_offset, receive_offset;
+    uint64_t extra; /* of the header, where it is not 0 */
     uint32_t in_place;
     /* twoshot: how far its owner is. */
     _Alignas(64) _Atomic uint64_t staged; /* segments of its send buffer that lie in its staging */

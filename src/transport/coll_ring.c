@@ -21,17 +21,9 @@ static size_t segment_elements(const coll_operation *operation) {
     return COLL_SEGMENT_BYTES / operation->element_bytes;
 }
 
-/* Where part `index` lies in the larger of the two buffers. */
-static coll_range part_of(const coll_operation *operation, int32_t index) {
-    const coll_group *group = coll_group_of(operation);
-    if (operation->call.kind == WEFTI_ALLREDUCE)
-        return wefti_coll_part(operation->call.count, operation->element_bytes, coll_size(group), index);
-    return (coll_range){(size_t)index * operation->call.count, operation->call.count};
-}
-
 /* Segment `segment` of part `index`; empty where the part is shorter. */
 static coll_range segment_of(const coll_operation *operation, int32_t index, size_t segment) {
-    coll_range part = part_of(operation, index);
+    coll_range part = wefti_coll_part_of(operation, index);
     size_t most = segment_elements(operation), before = segment * most;
     if (before >= part.count) return (coll_range){part.first, 0};
     size_t rest = part.count - before;
@@ -39,22 +31,12 @@ static coll_range segment_of(const coll_operation *operation, int32_t index, siz
 }
 
 static size_t segment_count(const coll_operation *operation, size_t count) {
-    size_t most = segment_elements(operation);
-    return count / most + (count % most != 0);
+    return coll_segments(count, segment_elements(operation));
 }
 
 /* Segments of the ring's longest part. */
 static size_t ring_segments(const coll_operation *operation) {
-    const coll_group *group = coll_group_of(operation);
-    size_t longest = operation->call.count;
-    if (operation->call.kind == WEFTI_ALLREDUCE) {
-        longest = 0;
-        for (int32_t i = 0; i < coll_size(group); i++) {
-            size_t count = part_of(operation, i).count;
-            longest = count > longest ? count : longest;
-        }
-    }
-    return segment_count(operation, longest);
+    return segment_count(operation, wefti_coll_longest_part(operation));
 }
 
 static int32_t around(const coll_group *group, int32_t index) {
@@ -84,7 +66,7 @@ static weft_status ring_reduce(coll_operation *operation, coll_lane *lane, int32
     void *dst = partial;
     if (last) {
         size_t first = range.first;
-        if (operation->call.kind == WEFTI_REDUCE_SCATTER) first -= (size_t)me * operation->call.count;
+        if (operation->call.kind != WEFTI_ALLREDUCE) first -= wefti_coll_part_of(operation, me).first;
         dst = (uint8_t *)operation->call.receive + first * operation->element_bytes;
     }
     group->sources[0] = partial;
@@ -128,13 +110,14 @@ static void ring_place_own(coll_operation *operation, const coll_lane *lane) {
 static weft_status ring_step(coll_operation *operation, coll_lane *lane) {
     wefti_collective_kind kind = operation->call.kind;
     int32_t steps = coll_size(coll_group_of(operation)) - 1;
-    int32_t reduces = kind == WEFTI_ALLGATHER ? 0 : steps, gathers = kind == WEFTI_REDUCE_SCATTER ? 0 : steps;
+    bool gathers_only = kind == WEFTI_ALLGATHER || kind == WEFTI_ALLGATHER_V;
+    int32_t reduces = gathers_only ? 0 : steps, gathers = kind == WEFTI_ALLREDUCE || gathers_only ? steps : 0;
     size_t segments = ring_segments(operation);
     for (;;) {
         if (lane->segment >= segments) return WEFT_OK;
         int32_t round = lane->round++; /* the one to begin; the one before it is done */
         if (round > 0 && round <= reduces) WEFTI_TRY(ring_reduce(operation, lane, round - 1));
-        if (round == 0 && kind == WEFTI_ALLGATHER) ring_place_own(operation, lane);
+        if (round == 0 && gathers_only) ring_place_own(operation, lane);
         if (round == reduces + gathers) {
             lane->round = 0;
             lane->segment += COLL_LANES;
@@ -148,15 +131,8 @@ static weft_status ring_step(coll_operation *operation, coll_lane *lane) {
     }
 }
 
-static void begin_lanes(coll_operation *operation, size_t segments,
-                        weft_status (*step)(coll_operation *operation, coll_lane *lane)) {
-    for (int32_t i = 0; i < COLL_LANES && (i == 0 || (size_t)i < segments); i++)
-        wefti_coll_lane_begin(operation, i, step);
-    wefti_coll_greet(operation, 0);
-}
-
 void wefti_coll_ring_begin(coll_operation *operation) {
-    begin_lanes(operation, ring_segments(operation), ring_step);
+    wefti_coll_lanes_begin(operation, ring_segments(operation), ring_step);
 }
 
 /* --- chain --- */
@@ -192,7 +168,7 @@ static weft_status chain_step(coll_operation *operation, coll_lane *lane) {
 }
 
 void wefti_coll_chain_begin(coll_operation *operation) {
-    begin_lanes(operation, segment_count(operation, operation->call.count), chain_step);
+    wefti_coll_lanes_begin(operation, segment_count(operation, operation->call.count), chain_step);
 }
 
 /* --- swap --- */
@@ -226,5 +202,5 @@ static weft_status swap_step(coll_operation *operation, coll_lane *lane) {
 }
 
 void wefti_coll_swap_begin(coll_operation *operation) {
-    begin_lanes(operation, segment_count(operation, operation->call.count), swap_step);
+    wefti_coll_lanes_begin(operation, segment_count(operation, operation->call.count), swap_step);
 }

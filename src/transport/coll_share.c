@@ -4,7 +4,8 @@
  * it lies, and stores it into every member's receive buffer; then all are done when all say so. So an allreduce of B
  * bytes costs each member B bytes of reads and B of writes, in one pass, whatever the number of members, and nothing is
  * copied in or out. The other kinds are the same with fewer sources or targets: an allgather has one source a share
- * (its owner), a reduce-scatter one target, a broadcast one source for all shares (the root).
+ * (its owner), a reduce-scatter one target, a broadcast one source for all shares (the root), a reduce one target for
+ * all of them. In an all-to-all everyone takes its parts from where they lie.
  *
  * Buffers that are not in an exported region go through staging, in segments: a member with a foreign send buffer
  * copies each segment into its staging for the others to read, one with a foreign receive buffer copies it out of the
@@ -31,15 +32,23 @@
 
 static bool is_source(const coll_operation *operation, int32_t member, int32_t worker) {
     switch (operation->call.kind) {
-    case WEFTI_ALLGATHER: return member == worker;
-    case WEFTI_BROADCAST: return member == operation->call.root;
+    case WEFTI_ALLGATHER:
+    case WEFTI_ALLGATHER_V:
+    case WEFTI_GATHER: return member == worker;
+    case WEFTI_BROADCAST:
+    case WEFTI_SCATTER: return member == operation->call.root;
     default: return true;
     }
 }
 
 static bool is_target(const coll_operation *operation, int32_t member, int32_t worker) {
     switch (operation->call.kind) {
-    case WEFTI_REDUCE_SCATTER: return member == worker;
+    case WEFTI_REDUCE_SCATTER:
+    case WEFTI_REDUCE_SCATTER_V:
+    case WEFTI_SCATTER:
+    case WEFTI_ALLTOALL: return member == worker;
+    case WEFTI_REDUCE_TO:
+    case WEFTI_GATHER: return member == operation->call.root;
     case WEFTI_BROADCAST: {
         const coll_group *group = coll_group_of(operation);
         return member != operation->call.root || !map_slot_of(group->map, member, operation->sequence)->in_place;
@@ -48,21 +57,22 @@ static bool is_target(const coll_operation *operation, int32_t member, int32_t w
     }
 }
 
-/* Where the share of `worker` begins, in elements, and how long it is. */
+/* Where the share of `worker` begins, in elements, and how long it is. In an all-to-all it has a target for each source. */
 typedef struct share_place {
     size_t source, target, count;
 } share_place;
 
 static share_place place_of(const coll_operation *operation, int32_t worker) {
-    const wefti_collective_call *call = &operation->call;
-    int32_t size = operation->base.group->size;
-    switch (call->kind) {
-    case WEFTI_REDUCE_SCATTER: return (share_place){(size_t)worker * call->count, 0, call->count};
-    case WEFTI_ALLGATHER: return (share_place){0, (size_t)worker * call->count, call->count};
-    default: {
-        coll_range part = wefti_coll_part(call->count, operation->element_bytes, size, worker);
-        return (share_place){part.first, part.first, part.count};
-    }
+    coll_range part = wefti_coll_part_of(operation, worker);
+    switch (operation->call.kind) {
+    case WEFTI_REDUCE_SCATTER:
+    case WEFTI_REDUCE_SCATTER_V:
+    case WEFTI_SCATTER:
+    case WEFTI_ALLTOALL: return (share_place){part.first, 0, part.count};
+    case WEFTI_ALLGATHER:
+    case WEFTI_ALLGATHER_V:
+    case WEFTI_GATHER: return (share_place){0, part.first, part.count};
+    default: return (share_place){part.first, part.first, part.count};
     }
 }
 
@@ -193,6 +203,20 @@ static void stream_fence(void) {
 #endif
 }
 
+/* Copies `count` elements of what all members have for this one from `first` on. */
+static void exchange_block(coll_operation *operation, share_place place, uint64_t segment, size_t first, size_t count) {
+    coll_share *share = operation->share;
+    coll_group *group = coll_group_of(operation);
+    int32_t me = group->base.index;
+    size_t element = operation->element_bytes, in_piece = (first - (size_t)segment * share->piece) * element;
+    for (int32_t i = 0; i < group->base.size; i++) {
+        const uint8_t *from = share->send[i] ? share->send[i] + (place.source + first) * element
+                                             : stage_of(operation, i, false, segment, me) + in_piece;
+        (share->stream ? stream_copy : copy)(coll_at(operation, share->receive[me], wefti_coll_part_of(operation, i).first + first),
+                                             from, count * element);
+    }
+}
+
 /* Reduces and stores `count` elements of the share from `first` on, which lie in `segment`. */
 static weft_status work_block(coll_operation *operation, share_place place, uint64_t segment, size_t first,
                               size_t count) {
@@ -206,8 +230,9 @@ static weft_status work_block(coll_operation *operation, share_place place, uint
                                                    : stage_of(operation, i, false, segment, me) + in_piece;
     }
     const void *result = group->sources[0];
-    if (operation->call.kind == WEFTI_ALLREDUCE || operation->call.kind == WEFTI_REDUCE_SCATTER) {
-        void *own = share->stream ? group->map->block : share->receive[me] + (place.target + first) * element;
+    if (coll_kind_reduces(operation->call.kind)) {
+        bool aside = share->stream || !is_target(operation, me, me);
+        void *own = aside ? group->map->block : share->receive[me] + (place.target + first) * element;
         WEFTI_TRY(wefti_coll_reduce(operation, own, sources, count, true));
         result = own;
     }
@@ -233,7 +258,10 @@ static weft_status work(coll_operation *operation, size_t *budget, bool *moved_o
             if (!clear_to_work(operation, segment)) return WEFT_OK;
             coll_range range = segment_range(share, place.count, segment);
             size_t rest = range.first + range.count - share->cursor, count = rest < block ? rest : block;
-            WEFTI_TRY(work_block(operation, place, segment, share->cursor, count));
+            if (operation->call.kind == WEFTI_ALLTOALL)
+                exchange_block(operation, place, segment, share->cursor, count);
+            else
+                WEFTI_TRY(work_block(operation, place, segment, share->cursor, count));
             share->cursor += count;
             size_t bytes = count * operation->element_bytes;
             *budget -= bytes < *budget ? bytes : *budget;
@@ -261,16 +289,12 @@ static void locate(const coll_group *group, const void *buffer, size_t bytes, ui
 void wefti_coll_twoshot_begin(coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    size_t bytes = coll_bytes(operation), all = bytes * (size_t)group->base.size;
+    int32_t me = group->base.index;
     map_slot *slot = wefti_coll_slot_fill(operation);
-    bool reads = call->kind != WEFTI_BROADCAST || call->root == group->base.index;
-    locate(group, call->send,
-           !reads                               ? 0
-           : call->kind == WEFTI_REDUCE_SCATTER ? all
-                                                : bytes,
-           &slot->send_region, &slot->send_offset);
-    locate(group, call->receive, call->kind == WEFTI_ALLGATHER ? all : bytes, &slot->receive_region,
-           &slot->receive_offset);
+    locate(group, call->send, wefti_coll_sent_count(group, call, me) * operation->element_bytes, &slot->send_region,
+           &slot->send_offset);
+    locate(group, call->receive, wefti_coll_received_count(group, call, me) * operation->element_bytes,
+           &slot->receive_region, &slot->receive_offset);
     /* Exactly for all-reduce and broadcast; the others are if the smaller buffer is a part of the larger. */
     slot->in_place = call->send == call->receive;
     atomic_store_explicit(&slot->staged, 0, memory_order_relaxed);
@@ -325,12 +349,12 @@ static weft_status resolve(coll_operation *operation) {
     const map_slot *own = map_slot_of(group->map, me, operation->sequence);
     share->send[me] = (uint8_t *)operation->call.send;
     share->receive[me] = operation->call.receive;
-    size_t longest = place_of(operation, 0).count; /* the first has the longest part */
+    size_t longest = wefti_coll_longest_part(operation);
     size_t line = WEFTI_CACHE_LINE / operation->element_bytes;
     share->piece = share->foreign ? STAGE_HALF_BYTES / operation->element_bytes / (size_t)size / line * line : longest;
     if (share->piece == 0) share->piece = 1;
     share->segments = (longest + share->piece - 1) / share->piece;
-    size_t result = coll_bytes(operation) * (operation->call.kind == WEFTI_ALLGATHER ? (size_t)size : 1);
+    size_t result = wefti_coll_received_count(group, &operation->call, me) * operation->element_bytes;
     share->stream = result >= STREAM_BYTES && !share->foreign && !own->in_place;
     if (!others_use(operation, me, false) || own->send_region) share->staged = share->segments;
     if (!others_use(operation, me, true) || own->receive_region) share->copied = share->segments;

@@ -101,12 +101,6 @@ void wefti_coll_direct_begin(coll_operation *operation) { wefti_coll_lane_begin(
 
 /* --- doubling --- */
 
-static int32_t power_below(int32_t size) {
-    int32_t power = 1;
-    while (power * 2 <= size) power *= 2;
-    return power;
-}
-
 /* Where a rank is; in lane->round. lane->segment is the distance of the exchange that is under way. */
 enum { DOUBLING_START, DOUBLING_GIVEN, DOUBLING_TAKEN, DOUBLING_EXCHANGED, DOUBLING_UNFOLDED };
 
@@ -124,7 +118,7 @@ static weft_status combine(coll_operation *operation, const coll_lane *lane, con
 /* Queues the exchange of `mine` with the partner at the lane's distance, or the unfolding after the last. */
 static weft_status doubling_exchange(coll_operation *operation, coll_lane *lane, const void *mine) {
     const coll_group *group = coll_group_of(operation);
-    int32_t me = coll_index(group), power = power_below(coll_size(group)), rest = coll_size(group) - power;
+    int32_t me = coll_index(group), power = wefti_coll_power_below(coll_size(group)), rest = coll_size(group) - power;
     bool folded = me < 2 * rest;
     size_t bytes = coll_bytes(operation);
     if ((int32_t)lane->segment < power) {
@@ -143,7 +137,7 @@ static weft_status doubling_exchange(coll_operation *operation, coll_lane *lane,
 
 static weft_status doubling_start(coll_operation *operation, coll_lane *lane) {
     const coll_group *group = coll_group_of(operation);
-    int32_t me = coll_index(group), rest = coll_size(group) - power_below(coll_size(group));
+    int32_t me = coll_index(group), rest = coll_size(group) - wefti_coll_power_below(coll_size(group));
     lane->segment = 1;
     if (me >= 2 * rest) return doubling_exchange(operation, lane, operation->call.send);
     if (me % 2 == 0) {
@@ -160,7 +154,7 @@ static weft_status doubling_start(coll_operation *operation, coll_lane *lane) {
 static weft_status doubling_step(coll_operation *operation, coll_lane *lane) {
     const coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    int32_t me = coll_index(group), power = power_below(coll_size(group));
+    int32_t me = coll_index(group), power = wefti_coll_power_below(coll_size(group));
     int32_t rest = coll_size(group) - power, distance = (int32_t)lane->segment;
     bool folded = me < 2 * rest;
     uint8_t *result = NULL;

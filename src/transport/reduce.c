@@ -180,5 +180,5 @@ const char *wefti_reduce_op_name(wefti_reduce_op op) {
     static const char *const names[WEFTI_REDUCE_OP_COUNT] = {
         [WEFTI_REDUCE_SUM] = "sum", [WEFTI_REDUCE_PROD] = "prod", [WEFTI_REDUCE_MIN] = "min",
         [WEFTI_REDUCE_MAX] = "max", [WEFTI_REDUCE_AVG] = "avg"};
-    return (unsigned)op < WEFTI_REDUCE_OP_COUNT ? names[op] : "?";
+    return (unsigned)op < WEFTI_REDUCE_OP_COUNT ? names[op] : op == WEFTI_REDUCE_USER ? "user" : "?";
 }

@@ -18,6 +18,9 @@ typedef struct call_case {
     placement where;
     uint32_t seed;
 } call_case;
+/* Elements of the part that goes from one rank to another, of the kinds whose parts differ: `count` is of about their mean,
+ * and some are empty. Of the kinds where a part has an owner only, that is `to`. */
+size_t case_part(const call_case *what, int32_t from, int32_t to);
 
 /* A rank's memory for calls: two arenas of the same size. */
 typedef struct arenas {
@@ -34,13 +37,19 @@ typedef struct ready_call {
     wefti_collective_call call;
     uint8_t *block; /* guard, send, guard, receive, guard */
     size_t send_bytes, receive_bytes;
+    size_t counts[2][MOST_RANKS]; /* of the _V kinds: sent, received */
 } ready_call;
 /* Takes memory from the arenas and fills it. */
-ready_call call_prepare(rank_world *world, arenas *memory, call_case what);
+void call_prepare(rank_world *world, arenas *memory, call_case what, ready_call *ready);
 /* Checks every element against the oracle, and that nothing around was touched. */
 void call_check(rank_world *world, const ready_call *ready);
 /* Prepares, runs and checks one call, with all of the arenas. */
 void call_run(rank_world *world, wefti_group *group, arenas *memory, call_case what);
+
+/* All kinds that every member of a group calls, BARRIER included. */
+extern const wefti_collective_kind every_kind[];
+extern const size_t every_kind_count;
+bool kind_reduces(wefti_collective_kind kind);
 
 /* Element i of rank's input: small whole numbers, so that sums and products are exact in every dtype. */
 double input_value(weft_dtype dtype, wefti_reduce_op op, int32_t rank, size_t i, uint32_t seed);

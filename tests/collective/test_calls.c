@@ -19,9 +19,6 @@ static const char *const small_ways[] = {NULL,   "twoshot", "direct", "doubling"
 static const char *const large_ways[] = {NULL, "ring", "swap", "chain"};
 static const char *const ways[] = {NULL, "twoshot", "doubling", "ring", "swap"};
 
-static const wefti_collective_kind kinds[] = {WEFTI_ALLREDUCE, WEFTI_REDUCE_SCATTER, WEFTI_ALLGATHER, WEFTI_BROADCAST,
-                                              WEFTI_BARRIER};
-
 static bool maps_peers(const rank_world *world) { return world->wire->can.flags & WEFTI_WIRE_MAPS_PEERS; }
 
 /* NULL where the way is none on this wire. */
@@ -69,10 +66,10 @@ static void every_size(rank_world *world, const size_t *counts, size_t count_cou
         wefti_group *group = group_by(world, algorithms[a]);
         if (!group) continue;
         for (size_t c = 0; c < count_count; c++)
-            for (size_t k = 0; k < WEFTI_COUNT(kinds); k++)
+            for (size_t k = 0; k < every_kind_count; k++)
                 for (int variant = (int)(a + c + k) % VARIANT_STEP; variant < VARIANTS; variant += VARIANT_STEP)
                     call_run(world, group, &memory,
-                             (call_case){.kind = kinds[k],
+                             (call_case){.kind = every_kind[k],
                                          .dtype = dtypes[(c + k) % WEFTI_COUNT(dtypes)],
                                          .count = counts[c],
                                          .root = (int32_t)(c + (size_t)variant) % world->size,
@@ -126,13 +123,15 @@ static void many_in_flight(rank_world *world) {
         wefti_collective *handles[FLIGHTS];
         memory.used = 0;
         for (int i = 0; i < FLIGHTS; i++) {
-            ready[i] = call_prepare(world, &memory,
-                                    (call_case){.kind = kinds[(size_t)i % WEFTI_COUNT(kinds)],
-                                                .count = counts[i / 5 % 4],
-                                                .root = i % world->size,
-                                                .in_place = i % 2,
-                                                .where = (placement)(i % 3),
-                                                .seed = (uint32_t)i});
+            call_prepare(world, &memory,
+                         (call_case){.kind = every_kind[(size_t)i % every_kind_count],
+                                     .count = counts[i / 5 % 4],
+                                     .root = i % world->size,
+                                     .in_place = i % 2,
+                                     .where = (placement)(i % 3),
+                                     .seed = (uint32_t)i},
+                         &ready[i]);
+            ready[i].call.priority = i % 7 == 3 ? i : i % 2;
             CHECK_OK(wefti_collective_start(group, &ready[i].call, &handles[i]));
             CHECK(group->engine->sequence(handles[i]) == (uint64_t)i, "sequence numbers count the calls");
             if (rand_r(&random) % 4 == 0) CHECK_OK(group->engine->progress(group, world_now()));
@@ -240,10 +239,10 @@ static void allocates_nothing(rank_world *world) {
             world_barrier(world);
             weft_memory_read(&before);
         }
-        for (size_t k = 0; k < WEFTI_COUNT(kinds); k++)
+        for (size_t k = 0; k < every_kind_count; k++)
             for (size_t count = 1; count < 200000; count *= 17)
                 call_run(world, group, &memory,
-                         (call_case){.kind = kinds[k], .count = count, .where = (placement)(round % 2)});
+                         (call_case){.kind = every_kind[k], .count = count, .where = (placement)(round % 2)});
     }
     weft_memory_read(&after);
     CHECK(before.allocations == after.allocations, "%lld allocations",
@@ -263,17 +262,26 @@ static const choice choices[] = {
     {WEFTI_ALLREDUCE, 8, "oneshot", "doubling", "direct"},
     {WEFTI_ALLREDUCE, 2048, "oneshot", "doubling", "direct"},
     {WEFTI_ALLREDUCE, 8192, "twoshot", "swap", "direct"},
-    {WEFTI_ALLREDUCE, 65536, "twoshot", "swap", "ring"},
-    {WEFTI_ALLREDUCE, (size_t)128 << 10, "twoshot", "swap", "ring"},
-    {WEFTI_ALLREDUCE, (size_t)256 << 10, "twoshot", "ring", "ring"},
+    {WEFTI_ALLREDUCE, 65536, "twoshot", "swap", "halving"},
+    {WEFTI_ALLREDUCE, (size_t)128 << 10, "twoshot", "swap", "halving"},
+    {WEFTI_ALLREDUCE, (size_t)256 << 10, "twoshot", "ring", "halving"},
     {WEFTI_ALLREDUCE, (size_t)64 << 20, "twoshot", "ring", "ring"},
     {WEFTI_REDUCE_SCATTER, 8, "oneshot", "direct", "direct"},
     {WEFTI_REDUCE_SCATTER, 65536, "twoshot", "ring", "ring"},
     {WEFTI_ALLGATHER, 8, "oneshot", "direct", "direct"},
-    {WEFTI_ALLGATHER, 65536, "twoshot", "ring", "ring"},
+    {WEFTI_ALLGATHER, 65536, "twoshot", "ring", "bruck"},
     {WEFTI_BROADCAST, 8, "oneshot", "tree", "tree"},
     {WEFTI_BROADCAST, (size_t)1 << 20, "twoshot", "chain", "chain"},
     {WEFTI_BARRIER, 0, "oneshot", "dissemination", "dissemination"},
+    {WEFTI_REDUCE_TO, 8, "oneshot", "tree", "tree"},
+    {WEFTI_REDUCE_TO, (size_t)16 << 20, "twoshot", "tree", "chain"},
+    {WEFTI_GATHER, 8, "oneshot", "tree", "linear"},
+    {WEFTI_SCATTER, (size_t)1 << 20, "twoshot", "linear", "linear"},
+    {WEFTI_ALLTOALL, 8, "oneshot", "pairwise", "pairwise"},
+    {WEFTI_ALLTOALL, (size_t)1 << 20, "twoshot", "pairwise", "pairwise"},
+    {WEFTI_ALLTOALL_V, 0, "pairwise", "pairwise", "pairwise"},
+    {WEFTI_ALLGATHER_V, 65536, "twoshot", "ring", "bruck"},
+    {WEFTI_SEND, 8, "point", "point", "point"},
 };
 
 static void the_choice_by_size(rank_world *world) {

@@ -34,6 +34,12 @@ typedef struct difference {
 } difference;
 static const difference *differ;
 
+static const size_t some[8] = {3, 1, 4, 1, 5, 9, 2, 6}, more[8] = {3, 2, 4, 1, 5, 9, 2, 6};
+static void keep_first(void *context, void *into, const void *more_of, size_t count, weft_dtype dtype) {
+    (void)context, (void)into, (void)more_of, (void)count, (void)dtype;
+}
+static const wefti_reduce_function by_first = {"first", keep_first, NULL}, by_last = {"last", keep_first, NULL};
+
 static weft_status call_differently(ranks *all, int32_t rank) {
     (void)all;
     wefti_transport *transport = NULL;
@@ -71,6 +77,23 @@ static const difference differences[] = {
      CALL(.kind = WEFTI_REDUCE_SCATTER, .count = 50000, .op = WEFTI_REDUCE_MAX)},
     {"the root", "from member 1", CALL(.kind = WEFTI_BROADCAST, .count = 9),
      CALL(.kind = WEFTI_BROADCAST, .count = 9, .root = 1)},
+    {"the root of a reduce", "to member 1", CALL(.kind = WEFTI_REDUCE_TO, .count = ELEMENTS),
+     CALL(.kind = WEFTI_REDUCE_TO, .count = ELEMENTS, .root = 1)},
+    {"gather and scatter", "rank 1 calls scatter of 9 f32", CALL(.kind = WEFTI_GATHER, .count = 9),
+     CALL(.kind = WEFTI_SCATTER, .count = 9)},
+    {"the count of a gather", "rank 1 calls gather of 7 f32", CALL(.kind = WEFTI_GATHER, .count = 9),
+     CALL(.kind = WEFTI_GATHER, .count = 7)},
+    {"the count of an all-to-all", "rank 1 calls all-to-all of 8 f32", CALL(.kind = WEFTI_ALLTOALL, .count = 9),
+     CALL(.kind = WEFTI_ALLTOALL, .count = 8)},
+    {"the counts of an allgatherv", "rank 1 calls allgatherv", CALL(.kind = WEFTI_ALLGATHER_V, .counts = some),
+     CALL(.kind = WEFTI_ALLGATHER_V, .counts = more)},
+    {"the counts of a reduce-scatterv", "rank 1 calls reduce-scatterv", CALL(.kind = WEFTI_REDUCE_SCATTER_V, .counts = some),
+     CALL(.kind = WEFTI_REDUCE_SCATTER_V, .counts = more)},
+    {"the function", "rank 1 calls allreduce of 9 f32",
+     CALL(.kind = WEFTI_ALLREDUCE, .op = WEFTI_REDUCE_USER, .function = &by_first, .count = 9),
+     CALL(.kind = WEFTI_ALLREDUCE, .op = WEFTI_REDUCE_USER, .function = &by_last, .count = 9)},
+    {"kinds of parts", "rank 1 calls allgather of 9 f32", CALL(.kind = WEFTI_ALLGATHER_V, .counts = some),
+     CALL(.kind = WEFTI_ALLGATHER, .count = 9)},
 };
 
 static void try_differences(const char *name, int32_t size) {
@@ -86,6 +109,63 @@ static void try_differences(const char *name, int32_t size) {
         ranks_free(all);
     }
 }
+
+/* Counts that the two ends of a pair see differently, and messages: nobody else knows of them. */
+static weft_status exchange_differently(ranks *all, int32_t rank) {
+    (void)all;
+    wefti_transport *transport = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    uint8_t *memory = calloc(2 * ELEMENTS, 8);
+    size_t out[8], in[8];
+    for (int32_t i = 0; i < 8; i++) out[i] = in[i] = 10;
+    if (rank == OTHER) in[0] = 0; /* a part that rank 0 has for it */
+    wefti_collective_call call = {.kind = WEFTI_ALLTOALL_V, .send = memory, .receive = memory + (size_t)ELEMENTS * 8,
+                                  .counts = out, .receive_counts = in};
+    weft_status status = wefti_collective_run(transport->group, &call);
+    for (int i = 0; i < 1000 && status == WEFT_OK; i++)
+        status = wefti_collective_run(transport->group, &(wefti_collective_call){.kind = WEFTI_BARRIER});
+    wefti_transport_close(transport);
+    free(memory);
+    return status;
+}
+
+static size_t sent_elements;
+static weft_status message_differently(ranks *all, int32_t rank) {
+    (void)all;
+    wefti_transport *transport = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    uint8_t *memory = calloc(ELEMENTS, 8);
+    weft_status status = WEFT_OK;
+    wefti_collective_call call = {.kind = rank == OTHER ? WEFTI_RECEIVE : WEFTI_SEND, .root = rank == OTHER ? 0 : OTHER,
+                                  .send = memory, .receive = memory, .count = rank == OTHER ? 77 : sent_elements};
+    if (rank == OTHER || rank == 0) status = wefti_collective_run(transport->group, &call);
+    for (int i = 0; i < 1000 && status == WEFT_OK; i++)
+        status = wefti_collective_run(transport->group, &(wefti_collective_call){.kind = WEFTI_BARRIER});
+    wefti_transport_close(transport);
+    free(memory);
+    return status;
+}
+
+static void try_different_parts(const char *name) {
+    wire = name;
+    ranks *all = ranks_start(3, exchange_differently);
+    ranks_join(all);
+    expect_all(all, -1, WEFT_E_MISMATCH, "rank 0 sent 40 bytes where 0 were due", "counts of an all-to-allv");
+    ranks_free(all);
+    static const size_t sizes[] = {76, ELEMENTS};
+    for (size_t i = 0; i < WEFTI_COUNT(sizes); i++) {
+        char words[64];
+        sent_elements = sizes[i];
+        snprintf(words, sizeof words, "it sends %zu f32, and 77 f32 are received", sent_elements);
+        all = ranks_start(3, message_differently);
+        ranks_join(all);
+        expect_all(all, -1, WEFT_E_MISMATCH, words, "a message");
+        ranks_free(all);
+    }
+}
+
+Test(collective_faults, different_parts_are_named_shm) { try_different_parts("shm"); }
+Test(collective_faults, different_parts_are_named_tcp) { try_different_parts("tcp"); }
 
 Test(collective_faults, different_calls_are_named_shm_2) { try_differences("shm", 2); }
 Test(collective_faults, different_calls_are_named_shm_3) { try_differences("shm", 3); }
@@ -301,7 +381,7 @@ static weft_status work_until_the_end(ranks *all, int32_t rank) {
     for (int step = 0; status == WEFT_OK; step++) {
         static const size_t counts[] = {1, 300, 20000, 60000};
         int place = step % FLIGHT;
-        wefti_collective_call call = {.kind = (wefti_collective_kind)(step % WEFTI_COLLECTIVE_KIND_COUNT),
+        wefti_collective_call call = {.kind = (wefti_collective_kind)(step % WEFTI_REDUCE_SCATTER_V), /* those without counts */
                                       .root = step % all->size,
                                       .count = counts[step / 3 % 4],
                                       .send = memory + (size_t)(2 * place) * part,
@@ -375,6 +455,14 @@ Test(collective_faults, bad_calls_are_refused) {
           .count = 1},
          WEFT_E_DTYPE,
          "bool has no average"},
+        {{.kind = WEFTI_ALLREDUCE, .op = WEFTI_REDUCE_USER, .send = &value, .receive = &value, .count = 1},
+         WEFT_E_INVALID,
+         "wants a function"},
+        {{.kind = WEFTI_ALLGATHER_V, .send = &value, .receive = &value}, WEFT_E_INVALID, "counts is NULL"},
+        {{.kind = WEFTI_ALLTOALL_V, .counts = some, .send = &value, .receive = &value}, WEFT_E_INVALID, "receive_counts is NULL"},
+        {{.kind = WEFTI_ALLTOALL, .send = &value, .receive = &value, .count = 1}, WEFT_E_INVALID, "in place"},
+        {{.kind = WEFTI_GATHER, .root = 1, .send = &value, .receive = &value, .count = 1}, WEFT_E_INVALID, "no member 1"},
+        {{.kind = WEFTI_SEND, .send = &value, .count = 1}, WEFT_E_INVALID, "itself"},
         {{.kind = WEFTI_REDUCE_SCATTER, .op = (wefti_reduce_op)9, .send = &value, .receive = &value, .count = 1},
          WEFT_E_INVALID,
          "9 is no reduction"},
@@ -437,9 +525,9 @@ Test(collective_faults, bad_groups_are_refused) {
     cr_expect_eq(engine->open(&unknown, &group), WEFT_E_NOT_FOUND);
     cr_expect(strstr(weft_error_message(), "carrier-pigeon") && strstr(weft_error_message(), "twoshot"), "%s",
               weft_error_message());
-    setenv("WEFT_ALLREDUCE", "raven", 1);
+    setenv("WEFT_ALGORITHM", "allreduce:raven", 1);
     cr_expect_eq(engine->open(&(wefti_group_options){.wire = rank, .size = 2}, &group), WEFT_E_NOT_FOUND);
-    cr_expect(strstr(weft_error_message(), "WEFT_ALLREDUCE") && strstr(weft_error_message(), "raven"), "%s",
+    cr_expect(strstr(weft_error_message(), "WEFT_ALGORITHM") && strstr(weft_error_message(), "raven"), "%s",
               weft_error_message());
     cr_expect_null(group);
     rank->ops->close(rank, 0);

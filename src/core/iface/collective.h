@@ -46,24 +46,44 @@ typedef struct wefti_group      wefti_group;      /* the engine's */
 typedef struct wefti_collective wefti_collective; /* one operation in flight; the engine's */
 
 typedef enum wefti_collective_kind {
-    WEFTI_ALLREDUCE,      /* receive[count] = reduction of all send[count]; in place where send == receive */
-    WEFTI_REDUCE_SCATTER, /* receive[count] = this index's part of the reduction of send[count * size] */
-    WEFTI_ALLGATHER,      /* receive[count * size] = everyone's send[count], by index; in place where send is its part */
-    WEFTI_BROADCAST,      /* receive[count] = root's send[count]; send is ignored elsewhere; in place where equal */
-    WEFTI_BARRIER,        /* returns once all have started it */
+    WEFTI_ALLREDUCE,        /* receive[count] = reduction of all send[count]; in place where send == receive */
+    WEFTI_REDUCE_SCATTER,   /* receive[count] = this index's part of the reduction of send[count * size] */
+    WEFTI_ALLGATHER,        /* receive[count * size] = everyone's send[count], by index; in place where send is its part */
+    WEFTI_BROADCAST,        /* receive[count] = root's send[count]; send is ignored elsewhere; in place where equal */
+    WEFTI_BARRIER,          /* returns once all have started it */
+    WEFTI_REDUCE_TO,           /* root: receive[count] = reduction of all send[count]; receive is ignored elsewhere */
+    WEFTI_GATHER,           /* root: receive[count * size] = everyone's send[count], by index; receive is ignored elsewhere */
+    WEFTI_SCATTER,          /* receive[count] = this index's part of root's send[count * size]; send is ignored elsewhere */
+    WEFTI_ALLTOALL,         /* receive[count * size]: part i = this index's part of i's send[count * size]; not in place */
+    WEFTI_REDUCE_SCATTER_V, /* as REDUCE_SCATTER, with parts of counts[i] elements, which lie one behind the other */
+    WEFTI_ALLGATHER_V,      /* as ALLGATHER, with parts of counts[i] elements */
+    WEFTI_ALLTOALL_V,       /* as ALLTOALL: counts[i] elements go to i, receive_counts[i] come from i */
+    WEFTI_SEND,             /* send[count] to the member `root`, which calls RECEIVE; the others take no part */
+    WEFTI_RECEIVE,          /* receive[count] = what the member `root` sends */
     WEFTI_COLLECTIVE_KIND_COUNT
 } wefti_collective_kind;
+
+/* Calls of SEND and RECEIVE are matched by their order between the two members, and with each other alone: they take no
+ * number of the group, and may stand at different places among the other calls of the two. */
+static inline bool wefti_collective_is_point(wefti_collective_kind kind) {
+    return kind == WEFTI_SEND || kind == WEFTI_RECEIVE;
+}
 
 typedef struct wefti_collective_call {
     wefti_collective_kind kind;
     weft_dtype            dtype;
     wefti_reduce_op       op;
-    int32_t               root;     /* index in the group; BROADCAST */
+    int32_t               root;     /* index in the group; BROADCAST, REDUCE_TO, GATHER, SCATTER; the other one of SEND, RECEIVE */
     const void           *send;     /* may be NULL where nothing is read */
-    void                 *receive;
-    size_t                count;    /* elements, per the table above; 0 is allowed */
+    void                 *receive;  /* may be NULL where nothing is written */
+    size_t                count;    /* elements, per the table above; 0 is allowed; not looked at by the _V kinds */
     void                 *stream;   /* for engines of a device: the stream to order after; else NULL */
     uint64_t              timeout_ns; /* of this operation from its start; 0: the group's */
+    const size_t         *counts;   /* [size] _V kinds; belongs to the operation until it ends. REDUCE_SCATTER_V, ALLGATHER_V:
+                                       the same on all members */
+    const size_t         *receive_counts; /* [size] ALLTOALL_V */
+    int32_t               priority; /* of what is in flight, higher ones get on first. May differ between members */
+    const wefti_reduce_function *function; /* where op is WEFTI_REDUCE_USER; lives until the operation ends */
 } wefti_collective_call;
 
 /* How a group is opened. Zero means the default. Everything but index is the same on all members. */
@@ -80,7 +100,9 @@ typedef struct wefti_group_options {
     int32_t              in_flight;  /* operations in flight at once; 0: 64 */
     const wefti_reducer *reducer;    /* NULL: wefti_reducer_host() */
     wefti_fault         *fault;      /* NULL: the group keeps its own */
-    const char          *algorithm;  /* forces one by name; NULL: by cost. WEFT_E_NOT_FOUND lists those there are */
+    const char          *algorithm;  /* forces some: "ring" wherever it can, or "allreduce:ring,broadcast:chain"; NULL:
+                                        WEFT_ALGORITHM of the environment, else by cost. WEFT_E_NOT_FOUND lists those there are */
+    const int32_t       *nodes;      /* [size] which host each member runs on, as any number; copied; NULL: all on one */
 } wefti_group_options;
 
 /* One engine. A NULL slot is WEFT_E_UNSUPPORTED, unless it says otherwise. */
@@ -127,6 +149,7 @@ struct wefti_group {
     int32_t                        size, index;
     const int32_t                 *ranks;    /* [size] */
     uint64_t                       sequence; /* of the next call */
+    void                          *owner;    /* of whoever opened it; the engine does not look at it */
 };
 /* What every operation of every engine begins with. */
 struct wefti_collective {

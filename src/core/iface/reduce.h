@@ -3,6 +3,7 @@
 #define WEFTI_REDUCE_H
 
 #include "core/base/base.h"
+#include "weft/collective.h"
 #include "weft/dtype.h"
 
 typedef enum wefti_reduce_op {
@@ -11,8 +12,12 @@ typedef enum wefti_reduce_op {
     WEFTI_REDUCE_MIN,
     WEFTI_REDUCE_MAX,
     WEFTI_REDUCE_AVG, /* the sum, divided by the group's size at the last step */
-    WEFTI_REDUCE_OP_COUNT
+    WEFTI_REDUCE_OP_COUNT,
+    WEFTI_REDUCE_USER = 100 /* a function of the caller's; reducers do not know it */
 } wefti_reduce_op;
+
+/* A user's own; see weft/collective.h. Never called twice at the same time by one group. */
+typedef weft_combine_function wefti_reduce_function;
 
 /* Reduction is a slot that the device gives: dst[i] = (sources[0][i] ∘ sources[1][i] ∘ …) / divisor, for i < count.
  *
