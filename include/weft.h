@@ -19,6 +19,7 @@
  *                   array.h dlpack.h         storage, views, exchange with other libraries
  *   keep            checkpoint.h safetensors.h metrics.h plot.h tensorboard.h timeline.h
  *   run             world.h     this process's rank, device and link to the others
+ *                   collective.h  groups of ranks: reductions, exchanges and messages on plain memory
  *                   threads.h   whose threads compute
  *                   status.h memory.h log.h  errors, memory, messages
  *
@@ -30,6 +31,7 @@
 #include "weft/array.h"
 #include "weft/batch.h"
 #include "weft/checkpoint.h"
+#include "weft/collective.h"
 #include "weft/custom.h"
 #include "weft/dlpack.h"
 #include "weft/dtype.h"

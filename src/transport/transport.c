@@ -97,6 +97,9 @@ static weft_status find_wish(const wefti_transport_options *options, char wish_o
 static weft_status choose_wire(wefti_transport *transport, const introduction *all, const char **wire_out) {
     bool one_host = true;
     for (int32_t rank = 0; rank < transport->size; rank++) {
+        transport->nodes[rank] = rank;
+        for (int32_t other = rank - 1; other >= 0; other--)
+            if (all[other].host == all[rank].host) transport->nodes[rank] = other;
         if (strcmp(all[rank].wire, all[0].wire) != 0)
             return wefti_fail(WEFT_E_MISMATCH, "rank 0 wants the wire '%.15s', rank %d '%.15s': set WEFT_WIRE alike on all",
                               all[0].wire, (int)rank, all[rank].wire);
@@ -173,7 +176,8 @@ static weft_status open_group(transport_inside *inside, const wefti_transport_op
                                  .index = transport->rank,
                                  .timeout_ns = transport->timeout_ns,
                                  .reducer = options->reducer,
-                                 .fault = transport->fault};
+                                 .fault = transport->fault,
+                                 .nodes = transport->nodes};
     return wefti_collective_engine_weft()->open(&group, &transport->group);
 }
 
@@ -189,6 +193,7 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
                                                           .timeout_ns = transport->timeout_ns,
                                                           .no_thread = options->no_control_thread, .fault = transport->fault},
                                  &inside->control));
+    WEFTI_TRY(wefti_alloc((size_t)transport->size * sizeof *transport->nodes, "who shares a host", &transport->nodes));
     WEFTI_TRY(wefti_alloc(all_bytes, "introductions", &all));
     weft_status status = wefti_transport_exchange(transport, "join", &mine, sizeof mine, all);
     if (status == WEFT_OK) status = choose_wire(transport, all, &wire);
@@ -212,6 +217,7 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
     transport->host = options->host ? options->host : wefti_host_system();
     transport->timeout_ns = options->timeout_ns ? options->timeout_ns : WEFTI_TRANSPORT_TIMEOUT_NS;
     transport->wire_name = "none";
+    transport->reducer = options->reducer;
     weft_status status = find_place(options, &inside->place);
     if (status == WEFT_OK) status = wefti_fault_create(transport->host, &transport->fault);
     if (status == WEFT_OK) {
@@ -242,6 +248,7 @@ void wefti_transport_close(wefti_transport *transport) {
     wefti_control_close(inside->control);
     if (transport->wire) transport->wire->ops->close(transport->wire, WEFTI_SECOND_NS);
     wefti_fault_release(transport->fault);
+    wefti_free(transport->nodes, (size_t)transport->size * sizeof *transport->nodes);
     explicit_bzero(&inside->place, sizeof inside->place);
     wefti_free(inside, sizeof *inside);
     (void)wefti_fail(WEFT_OK, "%s", message);

@@ -48,6 +48,8 @@ typedef struct wefti_transport {
     wefti_group      *group; /* of all ranks, by our own engine; NULL with one rank */
     wefti_fault      *fault; /* never NULL */
     uint64_t          timeout_ns;
+    int32_t          *nodes; /* [size] the first rank on the same host as each; NULL with one rank */
+    const wefti_reducer *reducer; /* NULL: wefti_reducer_host() */
 } wefti_transport;
 
 /* Joins: meets the other ranks at the store, picks and connects a wire, opens the group. Collective over all ranks.

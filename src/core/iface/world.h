@@ -6,12 +6,18 @@
 #include "weft/world.h"
 
 struct wefti_group; /* core/iface/collective.h */
+struct weft_group;  /* weft/collective.h */
+
+/* Group ids there are: 0 is the group of all ranks that the world came with. */
+enum { WEFTI_GROUP_IDS = 1024 };
 
 struct weft_world {
     int32_t             rank, size;
     wefti_device       *device; /* owned */
     struct wefti_group *group;  /* all ranks; NULL where size is 1; owned by the transport */
     void               *transport;  /* src/runtime.c's */
+    struct weft_group  *groups;     /* that were made in it and not yet released; src/transport/groups.c's */
+    uint8_t             group_ids[WEFTI_GROUP_IDS]; /* 1: in use by one of them */
     int64_t             timeout_ns;
     char                description[512];
 };
