@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # usage: pack.sh BUILD_FOLDER OUT_FOLDER
 # Makes a folder that runs the GPU's tests on another machine, which needs no more than a driver and NVIDIA's libraries: test programs,
-# samples and benchmarks from the build, the shared libraries that they need beyond the C library's, and run.sh.
+# samples and benchmarks from the build, the shared libraries that they need beyond the C library's, and run.sh; and OUT_FOLDER.tar.xz, which is
+# far smaller, for the programs share their kernels.
 set -euo pipefail
 build=$(cd "$1" && pwd) out=$2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,4 +18,5 @@ for program in "$out"/bin/*; do strip --strip-debug "$program"; done
 for program in "$out"/bin/*; do ldd "$program" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p'; done | sort -u |
     grep -vE '/(libc|libm|libdl|libpthread|librt|ld-linux[^/]*)\.so' | while read -r library; do cp -L "$library" "$out/lib/"; done
 cp "$here/run.sh" "$out/"
-du -sh "$out"
+tar -C "$(dirname "$out")" -cf - "$(basename "$out")" | xz --lzma2=preset=1,dict=256MiB >"$out.tar.xz"
+du -sh "$out" "$out.tar.xz"

@@ -14,16 +14,17 @@ export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} WEFT_TEST_
 chmod +x "$here"/bin/*
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "nvidia-smi does not work"
 
-# A sample on the GPU, and what it says at the end.
+# Samples on the GPU: a small GPT on this very script, and networks on images where WEFT_DATA names a folder of them.
 samples() {
-    local status=0
+    local status=0 run
     cd "$results" || return 1
-    if [ -n "${WEFT_DATA:-}" ]; then
-        WEFT_DEVICE=cuda "$here/bin/train_images" --data "$WEFT_DATA" --model mlp --epochs 1 || status=1
-        WEFT_DEVICE=cuda "$here/bin/train_images" --data "$WEFT_DATA" --model cnn --epochs 1 || status=1
-        WEFT_DEVICE=cuda "$here/bin/weftrun" -n 2 "$here/bin/train_images" --data "$WEFT_DATA" --model cnn --epochs 1 || status=1
-    fi
-    WEFT_DEVICE=cuda "$here/bin/train_text" --steps 50 || status=1
+    export WEFT_DEVICE=cuda
+    for run in "" "$here/bin/weftrun -n 2"; do
+        $run "$here/bin/train_text" --text "$here/run.sh" --layers 2 --heads 2 --width 64 --context 64 --max-steps 60 --sample 40 || status=1
+        [ -n "${WEFT_DATA:-}" ] || continue
+        $run "$here/bin/train_images" --data "$WEFT_DATA" --model mlp --epochs 1 --quiet || status=1
+        $run "$here/bin/train_images" --data "$WEFT_DATA" --model cnn --epochs 1 --quiet || status=1
+    done
     return $status
 }
 
