@@ -15,6 +15,7 @@ int bench_gemm(int argc, char **argv);
 int bench_cuda_matmul(int argc, char **argv);
 int bench_cuda_conv(int argc, char **argv);
 int bench_cuda_rows(int argc, char **argv);
+int bench_cuda_kernels(int argc, char **argv);
 int bench_cuda_attention(int argc, char **argv);
 
 #endif

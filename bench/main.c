@@ -13,6 +13,7 @@ static const bench_command commands[] = {
     {"gemm", "matrix products of the CPU device", bench_gemm},
     {"cuda-matmul", "matrix products of the CUDA device", bench_cuda_matmul},
     {"cuda-conv", "convolutions of the CUDA device", bench_cuda_conv},
+    {"cuda-kernels", "elementwise, reductions, moves and updates of the CUDA device", bench_cuda_kernels},
     {"cuda-rows", "normalisation, softmax, cross-entropy of the CUDA device", bench_cuda_rows},
     {"cuda-attention", "attention of the CUDA device, by cuDNN and by own kernels", bench_cuda_attention},
     {"latency", "half a round trip between two ranks", bench_latency},
