@@ -2,8 +2,15 @@
 #ifndef TESTS_CUDA_HOST_ATOMICS_H
 #define TESTS_CUDA_HOST_ATOMICS_H
 
+/* The race detector (races.cpp) is told of atomics, and must not see them as accesses. */
+#ifdef __SANITIZE_THREAD__
+#define WEFTI_SHIM_UNSEEN __attribute__((no_sanitize_thread, noinline))
+#else
+#define WEFTI_SHIM_UNSEEN
+#endif
+
 #define WEFTI_SHIM_ATOMIC(NAME, CHANGED)                                                                                             \
-    template <typename T> static inline T NAME(T *at, typename std::common_type<T>::type x, WEFTI_SHIM_WHERE) {                      \
+    template <typename T> WEFTI_SHIM_UNSEEN static inline T NAME(T *at, typename std::common_type<T>::type x, WEFTI_SHIM_WHERE) {                      \
         wefti_shim_give_way(file, line);                                                                                             \
         T old = *at;                                                                                                                 \
         *at = (T)(CHANGED);                                                                                                          \
@@ -37,7 +44,7 @@ WEFTI_SHIM_ATOMIC(atomicDec, old == 0 || old > x ? x : old - 1)
 #undef WEFTI_SHIM_ATOMIC
 
 template <typename T>
-static inline T atomicCAS(T *at, typename std::common_type<T>::type expected, typename std::common_type<T>::type x, WEFTI_SHIM_WHERE) {
+WEFTI_SHIM_UNSEEN static inline T atomicCAS(T *at, typename std::common_type<T>::type expected, typename std::common_type<T>::type x, WEFTI_SHIM_WHERE) {
     wefti_shim_give_way(file, line);
     T old = *at;
     if (memcmp(&old, &expected, sizeof old) == 0) *at = x;

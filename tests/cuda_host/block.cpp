@@ -7,6 +7,7 @@
  * When nobody can run and somebody waits, the launch has failed, and the report says who waits where. Fibers that are left are forgotten
  * with their stacks: kernels own nothing. */
 #include "cuda_host/engine.h"
+#include "cuda_host/races.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -24,8 +25,7 @@
 
 #include "cuda_host/shim.h"
 
-uint3 threadIdx, blockIdx;
-dim3  blockDim, gridDim;
+wefti_shim_place wefti_shim_place_now;
 
 namespace weft_host {
 namespace {
@@ -142,6 +142,7 @@ struct block {
     bool          failed;
     char          why[1024];
     uint32_t      gave_way;
+    bool          looks_for_races;
     bool          progress; /* something other than giving way happened */
 };
 block *now; /* the block that runs */
@@ -220,12 +221,15 @@ void try_barrier(int id) {
     if (at->waiting == 0 || at->waiting < (at->count ? at->count : b->present)) return;
     int votes = at->votes;
     at->waiting = at->votes = 0;
+    uint32_t warps = 0;
     for (int i = 0; i < b->n_threads; i++) {
         fiber *one = &b->threads[i];
         if (one->is != AT_BARRIER || one->barrier != id) continue;
         one->result = (uint64_t)votes;
+        warps |= 1u << i / LANES;
         make_ready(one);
     }
+    if (b->looks_for_races) races_order_warps(warps);
     if (b->chance->below(2)) draw_order(b);
 }
 
@@ -300,6 +304,7 @@ void try_collective(int w, int lane) {
         return;
     }
     uint64_t results[LANES];
+    races_order_warp(w);
     for (int i = 0; i < LANES; i++)
         if (due >> i & 1u) results[i] = result_for(lanes, i, due);
     for (int i = 0; i < LANES; i++)
@@ -341,7 +346,9 @@ void run_fiber(fiber *self) {
         prepare_context(&self->at, self->stack);
         self->is = READY;
     }
+    races_running = {b->looks_for_races ? self->flat : -1, 0, self->stack, self->stack + stack_bytes};
     switch_context(&b->scheduler, &self->at, false);
+    races_running.thread = -1;
     if (self->is == GONE) see_off(self);
     else if (self->is == READY) b->warps[self->flat / LANES].runnable |= 1u << self->flat % LANES; /* it gave way */
 }
@@ -418,6 +425,8 @@ bool run_block(block *b) {
 #else
     memset(b->shared, 0xff, b->what->shared_bytes + 64);
 #endif
+    b->looks_for_races = b->what->looks_for_races && races_are_looked_for();
+    races_begin_block(b->shared, b->what->shared_bytes);
     uint32_t idle = 0;
     while (b->present > 0 && !b->failed) {
         fiber *next = choose();
@@ -470,6 +479,7 @@ bool run_launch(const launch &what, random &chance, std::string &why) {
     b->n_threads = (int)(what.block.x * what.block.y * what.block.z);
     blockDim = what.block;
     gridDim = what.grid;
+    races_begin_launch();
     uint64_t    blocks = (uint64_t)what.grid.x * what.grid.y * what.grid.z;
     permutation order(blocks, chance);
     for (uint64_t i = 0; i < blocks; i++) {
@@ -503,6 +513,7 @@ extern "C" void wefti_shim_fail(const char *format, ...) {
 
 extern "C" void wefti_shim_give_way(const char *file, int line) {
     block *b = now;
+    races_atomic();
     if (b->chance->below(8) != 0) return;
     b->current->file = file;
     b->current->line = line;

@@ -40,6 +40,7 @@ struct launch {
     dim3                  grid, block;
     size_t                shared_bytes;
     std::function<void()> kernel; /* one thread of it */
+    bool                  looks_for_races;
 };
 /* Runs all blocks. False, with the reason, where the kernel failed. */
 bool run_launch(const launch &what, random &chance, std::string &why);
@@ -57,6 +58,9 @@ cudaError_t refuse(cudaError_t error, const char *format, ...) __attribute__((fo
 #define WEFT_HOST_ENTER()                                                                                                            \
     std::lock_guard<std::recursive_mutex> locked(weft_host::lock);                                                                   \
     if (weft_host::broken != cudaSuccess) return weft_host::broken
+
+/* --- runtime.cpp --- */
+void forget_launches(); /* of each kernel: its first ones are looked at most closely */
 
 /* --- memory.cpp --- */
 enum memory_kind { PAGEABLE, DEVICE, PINNED, MANAGED };

@@ -153,6 +153,65 @@ static bool ring(bool broken) {
 extern "C" const planted planted_races[] = {{"a tile turned in shared memory", turn}, {"rounds over one tile", rounds}, {"a tree in shared memory", tree},
                                  {"sums of warps", warps}, {"lanes of a warp", lanes}, {"a ring between warps", ring}, {nullptr, nullptr}};
 
+/* Threads add to one number without an atomic: there is one worker, so nothing is lost. */
+static __global__ void add_kernel(const int *in, int *out, bool broken) {
+    __shared__ int sum;
+    int            first = (int)(blockIdx.x * THREADS), i = (int)threadIdx.x;
+    if (i == 0) sum = 0;
+    __syncthreads();
+    if (broken) sum += in[first + i];
+    else atomicAdd(&sum, in[first + i]);
+    __syncthreads();
+    out[first + i] = sum;
+}
+static bool add(bool broken) {
+    result r = run(add_kernel, THREADS, 0, broken);
+    for (int i = 0; i < N && r.ran; i++) r.ran = r.out[i] == THREADS * (2 * (i / THREADS * THREADS) + THREADS + 1) / 2;
+    return r.ran;
+}
+
+/* Blocks add to what is theirs, or to what is another's too. */
+static __global__ void overlap_kernel(const int *in, int *out, bool broken) {
+    int at = (int)(blockIdx.x * THREADS + threadIdx.x);
+    out[at] = in[at];
+    if (broken && at + THREADS < N) out[at + THREADS] = in[at + THREADS];
+}
+static bool overlap(bool broken) {
+    result r = run(overlap_kernel, THREADS, 0, broken);
+    for (int i = 0; i < N && r.ran; i++) r.ran = r.out[i] == i + 1;
+    return r.ran;
+}
+
+/* The last block adds up what all have left; without the counter, whichever comes last here. */
+static __global__ void last_kernel(const int *in, int *out, bool broken) {
+    __shared__ int is_last;
+    int            at = (int)(blockIdx.x * THREADS + threadIdx.x);
+    if (at > 0) out[at] = in[at];
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) is_last = broken ? blockIdx.x == 3 : atomicAdd(out, 1) == BLOCKS - 2 /* fresh memory is -1 */;
+    __syncthreads();
+    if (is_last && threadIdx.x == 1) out[1] = out[N - 1] == N || out[N - 1] == -1 ? 2 : 0;
+}
+static bool last(bool broken) {
+    result r = run(last_kernel, THREADS, 0, broken);
+    return r.ran;
+}
+
+/* Shared memory that is read before anybody has written it, and then not used. */
+static __global__ void unwritten_kernel(const int *in, int *out, bool broken) {
+    __shared__ int tile[THREADS + 1];
+    int            first = (int)(blockIdx.x * THREADS), i = (int)threadIdx.x;
+    tile[i] = in[first + i];
+    __syncthreads();
+    int next = broken || i < THREADS - 1 ? tile[i + 1] : 0;
+    out[first + i] = next & -(int)(i < THREADS - 1);
+}
+static bool unwritten(bool broken) { return run(unwritten_kernel, THREADS, 0, broken).ran; }
+
+extern "C" const planted hidden_races[] = {{"adding without an atomic", add}, {"blocks that overlap", overlap}, {"a last block that is not told", last},
+                                {"shared memory that nobody wrote", unwritten}, {nullptr, nullptr}};
+
 /* --- failures --- */
 
 static __global__ void divergent_kernel(const int *in, int *out, bool broken) {

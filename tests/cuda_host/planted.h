@@ -14,6 +14,7 @@ typedef struct planted {
     bool (*is_right)(bool broken); /* launches, and compares what comes out with what must */
 } planted;
 extern const planted planted_races[];    /* a synchronisation is missing: the result is wrong */
+extern const planted hidden_races[];     /* the result is right here, and would not be on a GPU */
 extern const planted planted_failures[]; /* what hardware forbids: the launch fails */
 extern const planted sound_kernels[];    /* each intrinsic's meaning; `broken` means nothing */
 

@@ -8,7 +8,10 @@ endif()
 set(weft_shim_kernel_flags ${weft_shim_flags} -O1 -g1 -fno-exceptions -fno-rtti -Wno-unused-function -Wno-unknown-pragmas
                            -Wno-missing-field-initializers
                            -include ${here}/shim.h)
-if(WEFT_SANITIZE MATCHES "address")
+if(NOT WEFT_SANITIZE)
+  # Calls races.cpp at every access; the sanitizer's own library is not linked.
+  list(APPEND weft_shim_kernel_flags -fsanitize=thread)
+elseif(WEFT_SANITIZE MATCHES "address")
   # Fibers that are given up never come back to the frames that the use-after-return check keeps for them.
   list(APPEND weft_shim_kernel_flags --param=asan-use-after-return=0)
 endif()
@@ -39,8 +42,8 @@ target_link_libraries(weft_cuda_host_device PRIVATE weft_flags)
 weft_cuda_host_target(weft_cuda_host_device)
 
 # The stand-ins.
-add_library(weft_cuda_host_runtime OBJECT ${here}/block.cpp ${here}/memory.cpp ${here}/stream.cpp ${here}/capture.cpp ${here}/runtime.cpp
-                                            ${here}/library.cpp)
+add_library(weft_cuda_host_runtime OBJECT ${here}/block.cpp ${here}/races.cpp ${here}/memory.cpp ${here}/stream.cpp ${here}/capture.cpp
+                                          ${here}/runtime.cpp ${here}/library.cpp)
 target_compile_options(weft_cuda_host_runtime PRIVATE ${weft_shim_flags} -O2 -g1)
 weft_cuda_host_target(weft_cuda_host_runtime)
 

@@ -54,8 +54,14 @@
 #define WEFTI_SHARED(type, name) type *name = reinterpret_cast<type *>(wefti_shim_shared())
 
 /* The thread that runs; set at each switch of fibers. */
-extern uint3 threadIdx, blockIdx;
-extern dim3  blockDim, gridDim;
+extern struct wefti_shim_place {
+    uint3 thread, block;
+    dim3  block_dim, grid_dim;
+} wefti_shim_place_now;
+#define threadIdx wefti_shim_place_now.thread
+#define blockIdx wefti_shim_place_now.block
+#define blockDim wefti_shim_place_now.block_dim
+#define gridDim wefti_shim_place_now.grid_dim
 static constexpr int warpSize = 32;
 
 extern "C" {
