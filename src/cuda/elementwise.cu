@@ -183,8 +183,9 @@ template <typename T, int KIND> static __global__ void __launch_bounds__(BLOCK) 
     const int N = wefti_pack<T>::COUNT;
     const T  *a = static_cast<const T *>(s.a), *b = static_cast<const T *>(s.b);
     T        *y = static_cast<T *>(s.y);
-    R         lo = (R)s.lo, hi = (R)s.hi, one = KIND == S_PLAIN_OF_TWO && s.b_is_one ? W::in(b[0]) : R(0);
     int64_t   begin = ((int64_t)blockIdx.x * BLOCK + threadIdx.x) * N;
+    if (begin >= s.elements) return; /* y may be b: one that has nothing to write must not read it */
+    R         lo = (R)s.lo, hi = (R)s.hi, one = KIND == S_PLAIN_OF_TWO && s.b_is_one ? W::in(b[0]) : R(0);
     if (begin + N <= s.elements) {
         wefti_pack<T> x = *reinterpret_cast<const wefti_pack<T> *>(a + begin), z = x, out;
         if (KIND == S_PLAIN_OF_TWO && !s.b_is_one) z = *reinterpret_cast<const wefti_pack<T> *>(b + begin);
