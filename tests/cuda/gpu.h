@@ -12,8 +12,17 @@
 #define NEEDS_GPU() \
     if (!wefti_cuda_is_there()) cr_skip_test("no GPU here")
 
+#ifdef WEFT_ON_STAND_INS
+#include <stdlib.h>
+
+#include "cuda_host/control.h"
+#endif
+
 static inline wefti_device *gpu_open(wefti_cuda_options options) {
     wefti_device *device = NULL;
+#ifdef WEFT_ON_STAND_INS
+    wefti_cuda_host_reset(&(wefti_cuda_host_options){.seed = 1, .lazy = getenv("WEFT_CUDA_HOST_LAZY") != NULL});
+#endif
     OK(wefti_cuda_create(&options, &device));
     return device;
 }
