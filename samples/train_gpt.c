@@ -111,7 +111,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
                                               .units_per_row = context, .unit = "tokens", .progress = quiet ? NULL : stdout,
                                               .epochs = max_steps > 0 ? 1 + max_steps / weft_loader_batches(loader) : epochs},
                           &result);
-    if (status == WEFT_OK && first && !quiet) {
+    if (status == WEFT_OK && first && (!quiet || profile)) {
         double n = parameters_of(weft_trainer_variables(trainer));
         double flops = result.units_per_second * (6 * n + 6.0 * (double)(layers * width * context)); /* Chowdhery et al. 2022, causal */
         printf("%.1f M parameters, %.0f tokens/s, %.2f TFLOP/s", n / 1e6, result.units_per_second, flops / 1e12);

@@ -56,16 +56,17 @@ static int32_t draw(const float *logits, int32_t n, uint64_t *state) {
 static weft_status write_text(weft_world *world, weft_trainer *trainer, weft_tensor *logits, const weft_alphabet *alphabet) {
     weft_evaluator *evaluator = NULL;
     int32_t        *window = calloc((size_t)context, sizeof *window);
+    size_t          bytes = (size_t)(context * alphabet->count) * sizeof(float);
+    float          *rows = malloc(bytes);
     uint64_t        state = (uint64_t)seed;
     int64_t         length = 1;
     weft_status     status = weft_evaluator_create(trainer, &logits, 1, &evaluator);
     weft_batch      batch = {.field_count = 1, .global_rows = weft_world_size(world), .first_row = weft_world_rank(world), .local_rows = 1};
     batch.field[0] = (weft_batch_field){"tokens", WEFT_I32, weft_shape(1, context), window};
     for (int64_t i = 0; i < sample && status == WEFT_OK; i++) {
-        weft_plan_value value;
         if ((status = weft_evaluator_run(evaluator, &batch)) != WEFT_OK) break;
-        if ((status = weft_evaluator_output(evaluator, 0, &value)) != WEFT_OK) break;
-        int32_t next = draw((const float *)value.data + (length - 1) * alphabet->count, alphabet->count, &state);
+        if ((status = weft_evaluator_fetch(evaluator, 0, rows, bytes)) != WEFT_OK) break;
+        int32_t next = draw(rows + (length - 1) * alphabet->count, alphabet->count, &state);
         if (length == context) memmove(window, window + 1, (size_t)--length * sizeof *window);
         window[length++] = next;
         if (weft_world_rank(world) == 0) putchar(alphabet->byte_of[next]);
@@ -73,6 +74,7 @@ static weft_status write_text(weft_world *world, weft_trainer *trainer, weft_ten
     if (weft_world_rank(world) == 0) putchar('\n');
     weft_evaluator_release(evaluator);
     free(window);
+    free(rows);
     return status;
 }
 
