@@ -37,8 +37,13 @@ set_source_files_properties(${cuda_kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTI
 add_library(weft_cuda_host_kernels OBJECT ${cuda_kernels})
 target_compile_options(weft_cuda_host_kernels PRIVATE ${weft_shim_kernel_flags})
 weft_cuda_host_target(weft_cuda_host_kernels)
-add_library(weft_cuda_host_device OBJECT ${cuda_sources})
+# With the composition root as it is in a build with CUDA, which this one may not be.
+add_library(weft_cuda_host_device OBJECT ${cuda_sources} ${PROJECT_SOURCE_DIR}/src/runtime.c)
 target_link_libraries(weft_cuda_host_device PRIVATE weft_flags)
+target_compile_definitions(weft_cuda_host_device PRIVATE ${weft_private_definitions})
+if(NOT WEFT_HAVE_CUDA)
+  target_compile_definitions(weft_cuda_host_device PRIVATE WEFTI_HAVE_CUDA)
+endif()
 weft_cuda_host_target(weft_cuda_host_device)
 
 # The stand-ins.
