@@ -17,7 +17,7 @@
 enum {
     WEFTI_REDUCE_GROUP = 8,    /* 16 bytes of a 16-bit type, two such accesses of f32 */
     WEFTI_REDUCE_BLOCK = 256,
-    WEFTI_REDUCE_BLOCKS = 1024, /* as many pieces as keep a large GPU busy, where there are few results */
+    WEFTI_REDUCE_BLOCKS = 2112, /* as many pieces as keep a large GPU busy (two rounds of eight blocks on 132 multiprocessors), where there are few results */
     WEFTI_REDUCE_COLUMNS = 128 /* that a block has in one go, for counting blocks: what they have follows from the dtype */
 };
 

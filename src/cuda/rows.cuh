@@ -167,6 +167,7 @@ static inline rows_view rows_of(const wefti_operand *operand, const void *data, 
 template <typename T, int HOLD, typename F> static inline weft_status rows_choose(int64_t length, F launch) {
     const int vec = sizeof(T) < 8 ? 16 / (int)sizeof(T) : 1;
     if (vec > 1 && length % vec == 0) {
+        if (HOLD > 4 && length <= 32 * 4 * vec) return launch(rows_way<32, vec, 4, true>()); /* registers that stay free are more warps */
         if (length <= 32 * HOLD * vec) return launch(rows_way<32, vec, HOLD, true>());
         if (length <= 256 * HOLD * vec) return launch(rows_way<256, vec, HOLD, true>());
         if (length <= 512 * HOLD * vec) return launch(rows_way<512, vec, HOLD, true>());
