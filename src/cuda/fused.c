@@ -439,19 +439,18 @@ static bool accepts(const wefti_cuda *cuda, const wefti_call *call) {
     return wefti_cuda_nvrtc_is_there(cuda, NULL);
 }
 
-static int32_t most_words(const wefti_call *call) {
-    return 1 + call->n_inputs * (1 + WEFT_MAX_RANK) + call->n_outputs + call->attrs->fused.fused->n_instructions * (4 + WEFT_MAX_RANK) + 2 * WEFT_MAX_RANK;
+static size_t prepared_bytes_of(const wefti_call *call, int32_t n_instructions) {
+    int32_t most_words = 1 + call->n_inputs * (1 + WEFT_MAX_RANK) + call->n_outputs + n_instructions * (4 + WEFT_MAX_RANK) + 2 * WEFT_MAX_RANK;
+    return sizeof(prepared) + (size_t)most_words * sizeof(uint64_t);
 }
+static size_t prepared_bytes(const wefti_call *call) { return prepared_bytes_of(call, call->attrs->fused.fused->n_instructions); }
 
-static size_t prepared_bytes(const wefti_call *call) { return sizeof(prepared) + (size_t)most_words(call) * sizeof(uint64_t); }
-
-static weft_status prepare(wefti_cuda *cuda, const wefti_call *call, void *memory) {
-    prepared   *p = memory;
+static weft_status compile(wefti_cuda *cuda, const wefti_call *call, const wefti_fused *fused, prepared *p) {
     writer     *w = NULL;
     weft_status status = wefti_alloc(sizeof *w, "a fused program's text", &w);
     if (status != WEFT_OK) return status;
     w->call = call;
-    w->fused = call->attrs->fused.fused;
+    w->fused = fused;
     w->words = p->words;
     look(w);
     status = write_kernel(w);
@@ -462,17 +461,25 @@ static weft_status prepare(wefti_cuda *cuda, const wefti_call *call, void *memor
     p->blocks = (w->elements + (int64_t)BLOCK * w->lanes - 1) / ((int64_t)BLOCK * w->lanes);
     wefti_text_release(&w->text);
     wefti_free(w, sizeof *w);
-    if (status != WEFT_OK && status != WEFT_E_NO_MEMORY && cuda->broken == WEFT_OK && wefti_cuda_fused.accepts(cuda, call)) {
-        wefti_log(WEFT_LOG_WARNING, "%s; '%s' is interpreted, which is slower", weft_error_message(), call->name ? call->name : "");
-        p->kernel = NULL;
-        return WEFT_OK;
-    }
     return status;
 }
 
-static weft_status run(const wefti_cuda_run *given) {
+/* After a compilation: where it failed and `otherwise` computes the call too, that is used, and the log says so. */
+static weft_status or_interpret(const wefti_cuda *cuda, const wefti_call *call, const wefti_cuda_kernel *otherwise, weft_status status, prepared *p) {
+    if (status == WEFT_OK || status == WEFT_E_NO_MEMORY || cuda->broken != WEFT_OK) return status;
+    if (otherwise->accepts && !otherwise->accepts(cuda, call)) return status;
+    wefti_log(WEFT_LOG_WARNING, "%s; '%s' is interpreted, which is slower", weft_error_message(), call->name ? call->name : "");
+    p->kernel = NULL;
+    return WEFT_OK;
+}
+
+static weft_status prepare(wefti_cuda *cuda, const wefti_call *call, void *memory) {
+    return or_interpret(cuda, call, &wefti_cuda_fused, compile(cuda, call, call->attrs->fused.fused, memory), memory);
+}
+
+static weft_status run_or(const wefti_cuda_run *given, const wefti_cuda_kernel *otherwise) {
     prepared *p = given->prepared;
-    if (!p->kernel) return wefti_cuda_fused.run(given);
+    if (!p->kernel) return otherwise->run(given);
     for (int32_t i = 0; i < given->call->n_inputs; i++) p->words[p->input_word + i] = (uint64_t)(uintptr_t)given->inputs[i];
     for (int32_t k = 0; k < given->call->n_outputs; k++) p->words[p->output_word + k] = (uint64_t)(uintptr_t)given->outputs[k];
     if (p->blocks > 0x7fffffff)
@@ -483,5 +490,56 @@ static weft_status run(const wefti_cuda_run *given) {
                             "fused");
 }
 
+static weft_status run(const wefti_cuda_run *given) { return run_or(given, &wefti_cuda_fused); }
+
 const wefti_cuda_kernel wefti_cuda_fused_compiled = {
     .name = "fused, compiled", .accepts = accepts, .prepared_bytes = prepared_bytes, .prepare = prepare, .run = run};
+
+/* --- single ops --- */
+
+/* Ops that round once, so that it makes no difference who compiled them, and that have no kernel of their own but for operands which lie
+ * alike. Below this size an interpreter is as good, and nothing need be compiled. */
+enum { WORTH_COMPILING = 1 << 16 };
+
+static bool lies_like(const wefti_operand *x, const wefti_operand *y) {
+    return wefti_operand_is_contiguous(x) && weft_shape_elements(x->shape) == weft_shape_elements(y->shape);
+}
+
+static bool accepts_single(const wefti_cuda *cuda, const wefti_call *call) {
+    const wefti_operand *y = &call->outputs[0];
+    if (weft_shape_elements(y->shape) < WORTH_COMPILING || !wefti_cuda_nvrtc_is_there(cuda, NULL)) return false;
+    switch (call->op) {
+    case WEFT_OP_ADD:
+    case WEFT_OP_SUB:
+    case WEFT_OP_MUL:
+    case WEFT_OP_DIV:
+    case WEFT_OP_MAXIMUM:
+    case WEFT_OP_MINIMUM:
+    case WEFT_OP_RELU_BACKWARD:
+        return !lies_like(&call->inputs[0], y) || !(lies_like(&call->inputs[1], y) || weft_shape_elements(call->inputs[1].shape) == 1);
+    default: return true; /* WHERE, comparisons, AND, OR: table.c */
+    }
+}
+
+static size_t prepared_bytes_of_single(const wefti_call *call) { return prepared_bytes_of(call, 1); }
+
+static weft_status prepare_single(wefti_cuda *cuda, const wefti_call *call, void *memory) {
+    wefti_fused *fused = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *fused, "a fused program", &fused));
+    fused->space = call->outputs[0].shape;
+    fused->n_inputs = call->n_inputs;
+    fused->n_instructions = fused->n_outputs = 1;
+    fused->instruction[0].op = call->op;
+    fused->instruction[0].dtype = call->outputs[0].dtype;
+    for (int32_t k = 0; k < 3; k++) fused->instruction[0].source[k] = k;
+    fused->instruction[0].attrs = *call->attrs;
+    fused->output[0].reduce = -1;
+    weft_status status = compile(cuda, call, fused, memory);
+    wefti_free(fused, sizeof *fused);
+    return or_interpret(cuda, call, &wefti_cuda_elementwise, status, memory);
+}
+
+static weft_status run_single(const wefti_cuda_run *given) { return run_or(given, &wefti_cuda_elementwise); }
+
+const wefti_cuda_kernel wefti_cuda_elementwise_compiled = {.name = "elementwise, compiled", .accepts = accepts_single,
+                                                           .prepared_bytes = prepared_bytes_of_single, .prepare = prepare_single, .run = run_single};
