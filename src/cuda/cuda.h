@@ -34,6 +34,8 @@ typedef struct wefti_cuda_options {
     int32_t local_rank;    /* among the processes of this host */
     bool    tf32;          /* f32 products may round their factors to tf32 (10 bits); also WEFT_CUDA_TF32=1 */
     bool    no_capture;    /* launch call by call, never as a graph; also WEFT_CUDA_CAPTURE=0. For debugging. */
+    bool    any_order;     /* sums may be added up in whatever order is the fastest, so that runs differ in their last bits; also
+                              WEFT_CUDA_DETERMINISTIC=0. Used by cuDNN's gradient of attention */
     bool    no_fusion_compiler; /* FUSED calls by the precompiled interpreter, not by NVRTC; also WEFT_CUDA_NVRTC=0 */
 } wefti_cuda_options;
 
@@ -55,7 +57,7 @@ struct wefti_cuda {
     wefti_device base; /* first */
     int32_t      ordinal, major, minor; /* compute capability */
     int32_t      multiprocessors, shared_most; /* bytes of shared memory that one block may have, opted in */
-    bool         tf32, capture, nvrtc;
+    bool         tf32, capture, nvrtc, any_order;
     cudaStream_t stream;
     weft_status  broken; /* WEFT_OK; else what every later call gives: a kernel fault cannot be mended in this process */
     struct wefti_cuda_blas *blas; /* cuBLASLt, opened on first use; NULL: not there (blas.c) */
@@ -106,7 +108,8 @@ extern const wefti_cuda_kernel *const wefti_cuda_kernels[WEFT_OP_COUNT][WEFTI_CU
 
 /* The kernels, one family a file. */
 /* elementwise.cu: one op, or a FUSED program without reduced outputs, interpreted element by element; fused.c: the same by NVRTC */
-extern const wefti_cuda_kernel wefti_cuda_elementwise, wefti_cuda_fused, wefti_cuda_fused_compiled;
+extern const wefti_cuda_kernel wefti_cuda_elementwise, wefti_cuda_elementwise_compiled, wefti_cuda_fused,
+    wefti_cuda_fused_compiled;
 /* reduce.cu: SUM, MEAN, MAX, MIN; extreme.cu: what else is about reduced elements */
 extern const wefti_cuda_kernel wefti_cuda_reduce, wefti_cuda_argmax, wefti_cuda_extent, wefti_cuda_mean_backward;
 /* move.cu: FULL, ARANGE, RANDOM; strided copies; CONCAT, PAD */

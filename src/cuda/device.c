@@ -170,6 +170,7 @@ static weft_status open_device(wefti_cuda *cuda, const wefti_cuda_options *optio
     cuda->multiprocessors = properties.multiProcessorCount;
     cuda->shared_most = (int32_t)properties.sharedMemPerBlockOptin;
     cuda->tf32 = options->tf32 || wish("WEFT_CUDA_TF32", false);
+    cuda->any_order = options->any_order || !wish("WEFT_CUDA_DETERMINISTIC", true);
     cuda->capture = !options->no_capture && wish("WEFT_CUDA_CAPTURE", true);
     cuda->nvrtc = !options->no_fusion_compiler && wish("WEFT_CUDA_NVRTC", true);
     snprintf(cuda->inside->description, sizeof cuda->inside->description, "%.100s (sm_%d%d, %d multiprocessors, %.1f GiB)", properties.name,

@@ -3,6 +3,7 @@
  * Idea: the graph of dnn_attention_graph.c is made into a plan once a shape, and kept with the device: a model has many layers of one shape,
  * and a plan takes a second to make. Where cuDNN refuses a graph or its plan wants too much, the kernels of attention.cu run, and a line in
  * the log says why.
+ * The engines that add dq up in any order (any_order of the device's options) add in f32, into memory of their own that begins as zeros.
  * The engines that add dq up in one order keep scores (16-bit) of all heads that they are given: so the gradient goes by parts, of some
  * batches or some heads of one, such that scores take PART_BYTES at most.
  * Results: cuDNN rounds the weights of values, and ds, to the dtype before they are factors. */
@@ -49,8 +50,8 @@ static int64_t head_bytes(const wefti_cuda_heads *is) { return rounded(is->queri
 static bool accepts_backward(const wefti_cuda *cuda, const wefti_call *call) {
     if (!is_worth_it(cuda, call, 1) || !wefti_cuda_dnn_load(NULL)) return false;
     wefti_cuda_heads is = wefti_cuda_heads_of(call, 1);
-    return is_laid_out(&call->inputs[0]) && is_laid_out(&call->inputs[4]) && wefti_operand_is_contiguous(&call->inputs[5]) &&
-           is.heads / is.key_heads * head_bytes(&is) <= HEAD_BYTES_MOST;
+    if (!is_laid_out(&call->inputs[0]) || !is_laid_out(&call->inputs[4]) || !wefti_operand_is_contiguous(&call->inputs[5])) return false;
+    return cuda->any_order || is.heads / is.key_heads * head_bytes(&is) <= HEAD_BYTES_MOST;
 }
 
 /* --- parts --- */
@@ -67,7 +68,8 @@ typedef struct part {
     int64_t batches, key_heads;
 } part;
 
-static part part_of(const wefti_cuda_heads *is) {
+static part part_of(const wefti_cuda *cuda, const wefti_cuda_heads *is) {
+    if (cuda->any_order) return (part){is->batch, is->key_heads};
     int64_t group = is->heads / is->key_heads, heads = PART_BYTES / head_bytes(is);
     if (heads >= is->heads) return (part){divisor(is->batch, heads / is->heads), is->key_heads};
     return (part){1, divisor(is->key_heads, heads / group)};
@@ -84,27 +86,27 @@ typedef struct wefti_cuda_dnn_attention_plan {
 
 /* Bytes of the library's workspace: scores where they are kept, gradients of every head's keys and values where heads share them, and
  * sums of dq; what no engine was seen to pass. */
-static int64_t workspace_bytes(const wefti_cuda_heads *is, bool backward) {
+static int64_t workspace_bytes(const wefti_cuda_heads *is, bool backward, bool ordered) {
     if (!backward) return EXTRA_BYTES;
     int64_t pairs = is->batch * is->heads;
-    return pairs * head_bytes(is) + pairs * rounded(is->keys) * (is->depth + is->value_depth) * 2 +
+    return (ordered ? pairs * head_bytes(is) : 0) + pairs * rounded(is->keys) * (is->depth + is->value_depth) * 2 +
            pairs * rounded(is->queries) * (rounded(is->depth) + 2) * 4 + EXTRA_BYTES;
 }
 
-static wefti_cuda_dnn_attention describe(const wefti_call *call, bool backward) {
+static wefti_cuda_dnn_attention describe(const wefti_cuda *cuda, const wefti_call *call, bool backward) {
     wefti_cuda_dnn_attention what;
     const wefti_operand     *q = &call->inputs[backward];
     memset(&what, 0, sizeof what);
     what.is      = wefti_cuda_heads_of(call, backward);
     what.dtype   = q->dtype;
-    what.ordered = backward;
+    what.ordered = backward && !cuda->any_order;
     memcpy(what.q, q[0].stride, sizeof what.q);
     memcpy(what.k, q[1].stride, sizeof what.k);
     memcpy(what.v, q[2].stride, sizeof what.v);
     if (!backward) return what;
     memcpy(what.g, call->inputs[0].stride, sizeof what.g);
     memcpy(what.o, call->inputs[4].stride, sizeof what.o);
-    part    p     = part_of(&what.is);
+    part    p     = part_of(cuda, &what.is);
     int64_t group = what.is.heads / what.is.key_heads;
     what.is.batch = p.batches, what.is.key_heads = p.key_heads, what.is.heads = p.key_heads * group;
     return what;
@@ -122,7 +124,7 @@ static weft_status make_plan(wefti_cuda *cuda, made *self) {
     cudnnBackendDescriptor_t operations[WEFTI_DNN_ATTENTION_OPERATIONS];
     wefti_cuda_dnn_attention what = self->what;
     const wefti_cuda_heads  *is   = &what.is;
-    wefti_cuda_dnn_wishes    wishes = {.dtype = what.dtype, .workspace_bytes = workspace_bytes(is, self->backward)};
+    wefti_cuda_dnn_wishes    wishes = {.dtype = what.dtype, .workspace_bytes = workspace_bytes(is, self->backward, what.ordered)};
     tidy(what.q, is->batch, is->heads, is->queries, is->depth);
     tidy(what.k, is->batch, is->key_heads, is->keys, is->depth);
     tidy(what.v, is->batch, is->key_heads, is->keys, is->value_depth);
@@ -138,7 +140,7 @@ static weft_status make_plan(wefti_cuda *cuda, made *self) {
 
 /* The plan for a call, made at its first; NULL after a refusal. */
 static weft_status find(wefti_cuda *cuda, const wefti_call *call, bool backward, made **made_out) {
-    wefti_cuda_dnn_attention what = describe(call, backward);
+    wefti_cuda_dnn_attention what = describe(cuda, call, backward);
     *made_out                     = NULL;
     WEFTI_TRY(wefti_cuda_dnn_open(cuda));
     made *self = cuda->dnn->attention;
@@ -232,13 +234,22 @@ static const char *past(const void *from, const int64_t *stride, int64_t batch, 
     return (const char *)from + (batch * stride[0] + head * stride[1]) * 2;
 }
 
+static int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+/* Bytes of scratch before the library's workspace: sum(g*o) of every query and, where they come in any order, sums of dq. */
+static int64_t sum_bytes(const wefti_cuda_dnn_attention *what) { return aligned(what->is.batch * what->is.heads * what->is.queries * 4); }
+static int64_t query_bytes(const wefti_cuda_dnn_attention *what) {
+    return what->ordered ? 0 : aligned(what->is.batch * what->is.heads * what->is.queries * what->is.depth * 4);
+}
+static int64_t own_bytes(const wefti_cuda_dnn_attention *what) { return sum_bytes(what) + query_bytes(what); }
+
 /* One part, from a batch and a key head on. */
 static weft_status run_part(const wefti_cuda_run *run, const wefti_cuda_heads *is, int64_t batch, int64_t key_head) {
     const prepared                 *self = run->prepared;
     const wefti_cuda_dnn_attention *what = &self->by->what;
     binding                         b    = {.n = 0};
     int64_t head = key_head * (is->heads / is->key_heads), row = (batch * is->heads + head) * is->queries;
-    int64_t key  = (batch * is->key_heads + key_head) * is->keys, sums = what->is.batch * what->is.heads * is->queries * 4;
+    int64_t key  = (batch * is->key_heads + key_head) * is->keys;
+    char   *queries = (char *)run->scratch + sum_bytes(what);
     bind(&b, WEFTI_DNN_G, past(run->inputs[0], what->g, batch, head));
     bind(&b, WEFTI_DNN_Q, past(run->inputs[1], what->q, batch, head));
     bind(&b, WEFTI_DNN_K, past(run->inputs[2], what->k, batch, key_head));
@@ -250,9 +261,12 @@ static weft_status run_part(const wefti_cuda_run *run, const wefti_cuda_heads *i
     bind(&b, WEFTI_DNN_DV, (char *)run->outputs[2] + key * is->value_depth * 2);
     bind(&b, WEFTI_DNN_SUM, run->scratch);
     bind(&b, WEFTI_DNN_ONE, &self->one);
+    if (!what->ordered) {
+        bind(&b, WEFTI_DNN_QUERIES, queries);
+        WEFTI_TRY(wefti_cuda_check(run->cuda, cudaMemsetAsync(queries, 0, (size_t)query_bytes(what), run->stream), "attention's gradient"));
+    }
     bind_numbers(&b, self);
-    return wefti_cuda_dnn_execute(run->cuda, &self->by->plan, b.n, b.ids, b.pointers, (char *)run->scratch + (sums + 255) / 256 * 256,
-                                  run->stream);
+    return wefti_cuda_dnn_execute(run->cuda, &self->by->plan, b.n, b.ids, b.pointers, (char *)run->scratch + own_bytes(what), run->stream);
 }
 
 static weft_status run_backward(const wefti_cuda_run *run) {
@@ -270,9 +284,8 @@ static int64_t scratch_forward(const wefti_cuda *cuda, const wefti_call *call) {
     return EXTRA_BYTES;
 }
 static int64_t scratch_backward(const wefti_cuda *cuda, const wefti_call *call) {
-    wefti_cuda_dnn_attention what = describe(call, true);
-    int64_t                  sums = what.is.batch * what.is.heads * what.is.queries * 4 + 256;
-    return wefti_max_i64(sums + workspace_bytes(&what.is, true), wefti_cuda_attention_backward.scratch(cuda, call));
+    wefti_cuda_dnn_attention what = describe(cuda, call, true);
+    return wefti_max_i64(own_bytes(&what) + workspace_bytes(&what.is, true, what.ordered), wefti_cuda_attention_backward.scratch(cuda, call));
 }
 
 const wefti_cuda_kernel wefti_cuda_attention_dnn = {.name = "cuDNN attention", .accepts = accepts_forward, .scratch = scratch_forward,
