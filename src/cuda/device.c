@@ -81,29 +81,31 @@ static void release(wefti_device *device) {
     wefti_free(cuda, sizeof *cuda);
 }
 
-static const wefti_device_vtable vtable = {
-    .kind = "cuda",
-    .host_memory = false,
-    .fuses_reductions = false,
-    .release = release,
-    .allocate = wefti_cuda_allocate,
-    .deallocate = wefti_cuda_deallocate,
-    .write = wefti_cuda_write,
-    .read = wefti_cuda_read,
-    .read_all = wefti_cuda_read_all,
-    .query = wefti_cuda_query,
-    .compile = wefti_cuda_compile,
-    .release_program = wefti_cuda_release_program,
-    .launch = wefti_cuda_launch_program,
-    .reduce = reduce,
-    .threads = threads,
-    .pin = wefti_cuda_pin,
-    .unpin = wefti_cuda_unpin,
-    .copy_out = wefti_cuda_copy_out,
-    .copy_test = wefti_cuda_copy_test,
-    .copy_in = wefti_cuda_copy_in,
-    .copy_join = wefti_cuda_copy_join,
-};
+#define VTABLE(FUSES_REDUCTIONS) {                                                      \
+    .kind = "cuda",                                                                     \
+    .host_memory = false,                                                               \
+    .fuses_reductions = FUSES_REDUCTIONS,                                               \
+    .release = release,                                                                 \
+    .allocate = wefti_cuda_allocate,                                                    \
+    .deallocate = wefti_cuda_deallocate,                                                \
+    .write = wefti_cuda_write,                                                          \
+    .read = wefti_cuda_read,                                                            \
+    .read_all = wefti_cuda_read_all,                                                    \
+    .query = wefti_cuda_query,                                                          \
+    .compile = wefti_cuda_compile,                                                      \
+    .release_program = wefti_cuda_release_program,                                      \
+    .launch = wefti_cuda_launch_program,                                                \
+    .reduce = reduce,                                                                   \
+    .threads = threads,                                                                 \
+    .pin = wefti_cuda_pin,                                                              \
+    .unpin = wefti_cuda_unpin,                                                          \
+    .copy_out = wefti_cuda_copy_out,                                                    \
+    .copy_test = wefti_cuda_copy_test,                                                  \
+    .copy_in = wefti_cuda_copy_in,                                                      \
+    .copy_join = wefti_cuda_copy_join,                                                  \
+}
+/* Sums are fused by those who compile fused programs. */
+static const wefti_device_vtable vtable = VTABLE(false), fusing_vtable = VTABLE(true);
 
 /* "13.0" of 13000. */
 static const char *version_text(int version, char text[16]) {
@@ -180,6 +182,7 @@ static weft_status open_device(wefti_cuda *cuda, const wefti_cuda_options *optio
                           (int)cuda->ordinal, cuda->inside->description);
     WEFTI_TRY(wefti_cuda_check(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "its stream"));
     WEFTI_TRY(wefti_cuda_copies_open(cuda));
+    if (wefti_cuda_nvrtc_is_there(cuda, NULL)) cuda->base.vtable = &fusing_vtable;
     return wefti_cuda_memory_open(cuda);
 }
 

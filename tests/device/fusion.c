@@ -80,7 +80,7 @@ static void add_instruction(program *p, uint64_t *state) {
 
 static program random_program(uint64_t seed) {
     static const weft_shape spaces[] = {{0, {0}},        {1, {5}},      {2, {7, 33}},  {3, {4, 5, 6}},
-                                        {2, {130, 257}}, {2, {1, 300}}, {3, {2, 0, 3}}};
+                                        {2, {130, 257}}, {2, {1, 300}}, {3, {2, 0, 3}},  {2, {700, 96}}, {3, {5, 40, 24}}};
     static const weft_dtype dtypes[] = {WEFT_F32, WEFT_F32, WEFT_F64, WEFT_BF16, WEFT_F16, WEFT_I32};
     program                 p;
     uint64_t                state = seed * 77 + 5;
