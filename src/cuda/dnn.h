@@ -91,6 +91,7 @@ typedef struct wefti_cuda_dnn_wishes {
     int64_t    workspace_bytes; /* at most */
     /* For measuring: all operands that have memory, and their bytes. n_operands 0: the heuristic's first is taken. */
     int32_t        n_operands;
+    int32_t        result; /* which of them is written */
     const int64_t *ids, *bytes;
     const void    *key; /* what the choice depends on, apart from the library and the device, for keeping it on disk */
     size_t         key_bytes;

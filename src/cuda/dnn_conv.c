@@ -187,8 +187,9 @@ static weft_status make_plan(wefti_cuda *cuda, const wefti_call *call, made *sel
     operands              o = operands_of(call);
     int64_t               bytes[3] = {bytes_of(o.x), bytes_of(o.w), bytes_of(o.y)};
     wefti_cuda_dnn_graph  graph;
-    wefti_cuda_dnn_wishes wishes = {.dtype = call->outputs[0].dtype, .workspace_bytes = call->scratch_bytes, .n_operands = 3, .ids = ids,
-                                    .bytes = bytes, .key = &self->of, .key_bytes = sizeof self->of};
+    int32_t               result = call->op == WEFT_OP_CONV2D ? 2 : call->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT;
+    wefti_cuda_dnn_wishes wishes = {.dtype = call->outputs[0].dtype, .workspace_bytes = call->scratch_bytes, .n_operands = 3, .result = result,
+                                    .ids = ids, .bytes = bytes, .key = &self->of, .key_bytes = sizeof self->of};
     wefti_cuda_dnn_begin(&graph, cuda->dnn);
     cudnnBackendDescriptor_t operation = make_operation(&graph, call, &self->of);
     weft_status              status    = wefti_cuda_dnn_plan_make(cuda, &graph, &operation, 1, &wishes, &self->plan);

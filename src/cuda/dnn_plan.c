@@ -1,15 +1,19 @@
 /* Plans of cuDNN's graphs (dnn.h): which engine computes one.
  *
  * cuDNN's heuristic names engines, best first by its own estimate; those are left out that the wishes forbid, that want too much workspace,
- * or that refuse the graph. Where the caller says how large the operands are, the first few are run and timed, once, and the choice is kept
+ * or that refuse the graph. Where the caller says how large the operands are, the first few are run on random numbers, compared and timed,
+ * once. Engines are not taken at their word: one of cuDNN 9.19's computes gradients of grouped convolutions' weights wrong, so only those
+ * count with which most others agree. The choice is kept
  * on disk as its place in that list (WEFT_CUDA_CACHE; WEFT_CUDA_TUNE=0 takes the heuristic's word). */
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda/cache.h"
 #include "cuda/dnn.h"
+#include "core/tensor/operand.h"
 
-enum { LISTED = 32, CANDIDATES = 6, TURNS = 4, OPERANDS_MOST = 16, KEY_BYTES_MOST = 512 };
+enum { LISTED = 32, CANDIDATES = 6, TURNS = 4, OPERANDS_MOST = 16, KEY_BYTES_MOST = 512, SEEN = 2048, CHUNKS = 32, BLOCK_BYTES = 1 << 20 };
+enum { NOT_MEASURED = -1, NONE = -2 };
 #define MEASURED_BYTES_MOST (INT64_C(4) << 30)
 
 static weft_status refused(const wefti_cuda_dnn *dnn, cudnnStatus_t status, const char *what) {
@@ -136,30 +140,97 @@ static float time_of(wefti_cuda *cuda, const wefti_cuda_dnn_plan *plan, const we
     return best;
 }
 
-/* Which is the fastest, -1 where nothing could be measured. */
+/* Fills `bytes` of device memory with numbers between -1 and 1, a block of BLOCK_BYTES of them over and over. */
+static bool fill(wefti_cuda *cuda, char *block, char *memory, int64_t bytes, weft_dtype dtype, uint64_t seed) {
+    size_t size = weft_dtype_bytes(dtype);
+    for (size_t i = 0; i < BLOCK_BYTES / size; i++) {
+        seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        wefti_store_f64(block, (int64_t)i, dtype, (double)(int32_t)(seed >> 32) * 0x1p-31);
+    }
+    for (int64_t at = 0; at < bytes; at += BLOCK_BYTES) {
+        size_t now = (size_t)wefti_min_i64(BLOCK_BYTES, bytes - at);
+        if (cudaMemcpyAsync(memory + at, at ? memory : block, now, at ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice, cuda->stream) !=
+            cudaSuccess)
+            return false;
+    }
+    return cudaStreamSynchronize(cuda->stream) == cudaSuccess; /* the block is used again */
+}
+
+/* SEEN elements of a candidate's result, in CHUNKS from all over it. */
+typedef struct sample {
+    double value[SEEN];
+    int64_t n;
+} sample;
+
+static bool take_sample(wefti_cuda *cuda, const wefti_cuda_dnn_wishes *wishes, const void *memory, sample *to) {
+    char    bytes[SEEN * sizeof(double)];
+    int64_t size = (int64_t)weft_dtype_bytes(wishes->dtype), all = wishes->bytes[wishes->result] / size, chunk = SEEN / CHUNKS;
+    to->n = wefti_min_i64(SEEN, all);
+    for (int64_t at = 0; at < to->n; at += chunk) {
+        int64_t from = all <= SEEN ? at : (all - chunk) * (at / chunk) / (CHUNKS - 1), n = wefti_min_i64(chunk, to->n - at);
+        if (cudaMemcpyAsync(bytes + at * size, (const char *)memory + from * size, (size_t)(n * size), cudaMemcpyDeviceToHost, cuda->stream) !=
+            cudaSuccess)
+            return false;
+    }
+    if (cudaStreamSynchronize(cuda->stream) != cudaSuccess) return false;
+    for (int64_t i = 0; i < to->n; i++) to->value[i] = wefti_load_f64(bytes, i, wishes->dtype);
+    return true;
+}
+
+/* To a hundredth of their size: rounding differs, mistakes are larger. */
+static bool agree(const sample *a, const sample *b) {
+    double difference = 0, size = 0;
+    for (int64_t i = 0; i < a->n; i++) {
+        difference += (a->value[i] - b->value[i]) * (a->value[i] - b->value[i]);
+        size += a->value[i] * a->value[i] + b->value[i] * b->value[i];
+    }
+    return difference <= 1e-4 * size;
+}
+
+/* The fastest of those with which at least half agree, and more than one where there are several; NONE where there is none. */
+static int32_t choose(const sample *samples, const float *ms, int32_t n) {
+    int32_t best = NONE, ran = 0;
+    for (int32_t i = 0; i < n; i++) ran += ms[i] >= 0;
+    for (int32_t i = 0; i < n; i++) {
+        int32_t like = 0;
+        if (ms[i] < 0) continue;
+        for (int32_t k = 0; k < n; k++) like += ms[k] >= 0 && agree(&samples[i], &samples[k]);
+        if (2 * like >= ran && (like > 1 || ran == 1) && (best == NONE || ms[i] < ms[best])) best = i;
+    }
+    return best;
+}
+
+/* Which is the fastest; NOT_MEASURED where nothing could be, NONE where they differ and nobody knows who is right. */
 static int32_t fastest(wefti_cuda *cuda, const candidate *found, int32_t n, const wefti_cuda_dnn_wishes *wishes) {
     void       *pointers[OPERANDS_MOST] = {NULL}, *workspace = NULL;
     cudaEvent_t events[2] = {NULL, NULL};
+    sample     *samples = NULL;
+    char       *block = NULL;
+    float       ms[CANDIDATES];
     int64_t     total = 0, scratch = 0;
-    int32_t     best = -1;
-    float       best_ms = 0;
-    bool        ready = wishes->n_operands <= OPERANDS_MOST;
+    int32_t     best = NOT_MEASURED;
+    bool        ready = wishes->n_operands <= OPERANDS_MOST && wefti_alloc(CANDIDATES * sizeof *samples, "results", &samples) == WEFT_OK &&
+                        wefti_alloc(BLOCK_BYTES, "random numbers", &block) == WEFT_OK;
     for (int32_t i = 0; i < n; i++) scratch = wefti_max_i64(scratch, found[i].plan.workspace_bytes);
     for (int32_t i = 0; i < wishes->n_operands; i++) total += wishes->bytes[i];
     ready = ready && total + scratch <= MEASURED_BYTES_MOST && cudaMalloc(&workspace, (size_t)scratch + 256) == cudaSuccess;
     for (int32_t i = 0; ready && i < wishes->n_operands; i++)
         ready = cudaMalloc(&pointers[i], (size_t)wishes->bytes[i] + 256) == cudaSuccess &&
-                cudaMemsetAsync(pointers[i], 0x3c, (size_t)wishes->bytes[i], cuda->stream) == cudaSuccess; /* small numbers, not zeros */
+                fill(cuda, block, pointers[i], wishes->bytes[i], wishes->dtype, (uint64_t)i + 1);
     ready = ready && cudaEventCreate(&events[0]) == cudaSuccess && cudaEventCreate(&events[1]) == cudaSuccess;
     for (int32_t i = 0; ready && i < n; i++) {
-        float ms = time_of(cuda, &found[i].plan, wishes, pointers, workspace, events);
-        if (ms >= 0 && (best < 0 || ms < best_ms)) best = i, best_ms = ms;
+        ready = fill(cuda, block, pointers[wishes->result], wishes->bytes[wishes->result], wishes->dtype, 77); /* no other engine's result */
+        ms[i] = time_of(cuda, &found[i].plan, wishes, pointers, workspace, events);
+        if (ms[i] >= 0 && !take_sample(cuda, wishes, pointers[wishes->result], &samples[i])) ready = false;
     }
+    if (ready) best = choose(samples, ms, n);
     cudaStreamSynchronize(cuda->stream);
     for (int32_t i = 0; i < OPERANDS_MOST; i++) cudaFree(pointers[i]);
     cudaFree(workspace);
     for (int i = 0; i < 2; i++)
         if (events[i]) cudaEventDestroy(events[i]);
+    wefti_free(samples, CANDIDATES * sizeof *samples);
+    wefti_free(block, BLOCK_BYTES);
     cudaGetLastError(); /* a refused allocation is no fault: the heuristic's word is taken then */
     return best;
 }
@@ -199,12 +270,12 @@ static int32_t find(wefti_cuda *cuda, wefti_cuda_dnn_graph *graph, cudnnBackendD
     return n;
 }
 
-/* The best of several: measured, and kept for the next time. */
+/* The best of several, measured, and kept for the next time; NONE where they differ. */
 static int32_t pick(wefti_cuda *cuda, const candidate *found, int32_t n, const wefti_cuda_dnn_wishes *wishes, const void *key,
                     size_t key_bytes) {
-    int32_t best = n < 2 ? -1 : fastest(cuda, found, n, wishes);
-    if (best < 0) return 0;
-    if (key_bytes) wefti_cuda_cache_write("dnn", key, key_bytes, &found[best].place, sizeof found[best].place);
+    int32_t best = n < 2 ? NOT_MEASURED : fastest(cuda, found, n, wishes);
+    if (best < 0) return best == NONE ? NONE : 0;
+    if (key_bytes) wefti_cuda_cache_write("dnn-agreed", key, key_bytes, &found[best].place, sizeof found[best].place);
     return best;
 }
 
@@ -219,7 +290,7 @@ weft_status wefti_cuda_dnn_plan_make(wefti_cuda *cuda, wefti_cuda_dnn_graph *gra
     wefti_cuda_dnn_set(graph, all, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, n_operations, operations);
     if (!cuda->dnn->properties) wefti_cuda_dnn_set(graph, all, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &cuda->dnn->handle);
     wefti_cuda_dnn_finish(graph, all, "finishing the graph, descriptor");
-    if (key_bytes && !wefti_cuda_cache_read("dnn", key, key_bytes, &known, sizeof known)) known = -1;
+    if (key_bytes && !wefti_cuda_cache_read("dnn-agreed", key, key_bytes, &known, sizeof known)) known = -1;
     if (graph->status == CUDNN_STATUS_SUCCESS) n = find(cuda, graph, all, wishes, known, found);
     if (graph->status != CUDNN_STATUS_SUCCESS) {
         for (int32_t i = 0; i < n; i++) wefti_cuda_dnn_plan_release(cuda, &found[i].plan);
@@ -231,6 +302,9 @@ weft_status wefti_cuda_dnn_plan_make(wefti_cuda *cuda, wefti_cuda_dnn_graph *gra
     int32_t best = pick(cuda, found, n, wishes, key, key_bytes);
     for (int32_t i = 0; i < n; i++)
         if (i != best) wefti_cuda_dnn_plan_release(cuda, &found[i].plan);
+    if (best == NONE)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "cuDNN %llu: its %d engines for this come to different results", (unsigned long long)cuda->dnn->version,
+                          (int)n);
     *plan_out = found[best].plan;
     return WEFT_OK;
 }
