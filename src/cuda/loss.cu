@@ -4,11 +4,12 @@
  * rescaled where the maximum grows; probabilities are never stored. The gradient reads logits once and writes once: everything that it
  * needs of a row beyond them is its log-sum-exp.
  * Cost: logits once through memory forward, twice (read, written) backward; no scratch. */
+#include "cuda/ptx.cuh"
 #include "cuda/rows.cuh"
 
-/* Rows are walked, never kept whole: 4 vectors ahead hide the latency of memory. 512 threads leave room for four rows a multiprocessor,
- * so that one reads while another is reduced. */
-enum { LOSS_LANES = 512, LOSS_AHEAD = 4, LOSS_SHORT = 1024 };
+/* Rows are walked, never kept whole, by 512 threads, so that several rows share a multiprocessor and one reads while another is reduced.
+ * Vectors ahead hide the latency of memory; where powers are summed, fewer leave room for more rows. */
+enum { LOSS_LANES = 512, LOSS_AHEAD_FORWARD = 2, LOSS_AHEAD_BACKWARD = 4, LOSS_SHORT = 1024 };
 
 /* The sum over threads' x of exp(x - most); most -infinity stands for a sum of nothing. */
 template <typename W> struct loss_sum {
@@ -44,10 +45,14 @@ template <typename Way, typename W> static __device__ __forceinline__ loss_sum<W
     return mine;
 }
 
-/* Powers of 16-bit logits: these are known to three digits, so that an error of a few units in the seventh is none. */
-template <typename T, typename W> static __device__ __forceinline__ W loss_power(W x) {
-    if constexpr (sizeof(T) == 2) return __expf(x);
-    else return rows_exp(x);
+/* exp(x - shift). Of 16-bit logits, which are known to three digits, by one multiplication and the power of two that the hardware has. */
+template <typename T, typename W> static __device__ __forceinline__ W loss_power(W x, W shift) {
+    if constexpr (sizeof(T) == 2) {
+        const float turn = 1.44269504088896340736f; /* log2(e) */
+        return wefti_power_of_two(fmaf(x, turn, -shift * turn));
+    } else {
+        return rows_exp(x - shift);
+    }
 }
 
 typedef struct loss_plan {
@@ -80,19 +85,19 @@ static __global__ void __launch_bounds__(Way::BLOCK)
     double             total = 0;
     const bool         smooth = plan.smoothing != 0;
     rows_each<Way>(plan.classes, lane, [&](int64_t, int, const V &v) {
-        W most = mine.most, some = 0;
+        W most = mine.most, some = 0, x_of[Way::VEC];
 #pragma unroll
-        for (int k = 0; k < Way::VEC; k++) most = rows_max(most, wefti_widen(v.at[k]));
+        for (int k = 0; k < Way::VEC; k++) x_of[k] = wefti_widen(v.at[k]), most = rows_max(most, x_of[k]);
         const W shift = loss_shift(most);
         if (most != mine.most) mine.sum *= rows_exp(mine.most - shift);
         mine.most = most;
 #pragma unroll
-        for (int k = 0; k < Way::VEC; k++) some += loss_power<T>(wefti_widen(v.at[k]) - shift);
+        for (int k = 0; k < Way::VEC; k++) some += loss_power<T>(x_of[k], shift);
         mine.sum += some;
         if (smooth) {
             some = 0;
 #pragma unroll
-            for (int k = 0; k < Way::VEC; k++) some += wefti_widen(v.at[k]);
+            for (int k = 0; k < Way::VEC; k++) some += x_of[k];
             total += (double)some;
         }
     }, share);
@@ -139,7 +144,7 @@ static __global__ void __launch_bounds__(Way::BLOCK)
         const int at = own - i < Way::VEC && own >= i ? (int)(own - i) : -1;
 #pragma unroll
         for (int k = 0; k < Way::VEC; k++) {
-            W p = loss_power<T>(wefti_widen(v.at[k]) - shift);
+            W p = loss_power<T>((W)wefti_widen(v.at[k]), shift);
             result.at[k] = wefti_narrow<T>(scale * (p - (k == at ? hit : even)));
         }
         rows_store(out + i, result, plan.vectors_out);
@@ -147,7 +152,7 @@ static __global__ void __launch_bounds__(Way::BLOCK)
 }
 
 /* Ways for rows that are walked. */
-template <typename T, typename F> static inline weft_status loss_choose(int64_t classes, F launch) {
+template <typename T, int LOSS_AHEAD, typename F> static inline weft_status loss_choose(int64_t classes, F launch) {
     const int vec = sizeof(T) < 8 ? 16 / (int)sizeof(T) : 1;
     if (vec > 1 && classes % vec == 0) {
         if (classes <= LOSS_SHORT) return launch(rows_way<32, vec, LOSS_AHEAD, false>());
@@ -176,7 +181,7 @@ static loss_plan loss_plan_of(const wefti_cuda_run *run, int32_t logits) {
 
 static weft_status loss_run_forward(const wefti_cuda_run *run) {
     loss_plan plan = loss_plan_of(run, 0);
-    WEFTI_DISPATCH_FLOAT(run->call->inputs[0].dtype, return loss_choose<T>(plan.classes, [&](auto way) {
+    WEFTI_DISPATCH_FLOAT(run->call->inputs[0].dtype, return loss_choose<T, LOSS_AHEAD_FORWARD>(plan.classes, [&](auto way) {
         typedef decltype(way) Way;
         typedef typename wefti_wide<T>::type W;
         return wefti_cuda_launch(run, "cross-entropy", (cross_entropy_forward_rows_kernel<T, Way>),
@@ -188,7 +193,7 @@ static weft_status loss_run_forward(const wefti_cuda_run *run) {
 
 static weft_status loss_run_backward(const wefti_cuda_run *run) {
     loss_plan plan = loss_plan_of(run, 1);
-    WEFTI_DISPATCH_FLOAT(run->call->inputs[1].dtype, return loss_choose<T>(plan.classes, [&](auto way) {
+    WEFTI_DISPATCH_FLOAT(run->call->inputs[1].dtype, return loss_choose<T, LOSS_AHEAD_BACKWARD>(plan.classes, [&](auto way) {
         typedef decltype(way) Way;
         typedef typename wefti_wide<T>::type W;
         return wefti_cuda_launch(run, "cross-entropy gradient", (cross_entropy_backward_rows_kernel<T, Way>),
