@@ -107,6 +107,16 @@ WEFT_MUST_CHECK weft_status wefti_cuda_dnn_plan_make(wefti_cuda *cuda, wefti_cud
                                                      int32_t n_operations, const wefti_cuda_dnn_wishes *wishes,
                                                      wefti_cuda_dnn_plan *plan_out);
 void wefti_cuda_dnn_plan_release(wefti_cuda *cuda, wefti_cuda_dnn_plan *plan);
+/* What was seen of a candidate's result. */
+enum { WEFTI_CUDA_DNN_SEEN = 2048, WEFTI_CUDA_DNN_NONE = -2 };
+typedef struct wefti_cuda_dnn_sample {
+    double  value[WEFTI_CUDA_DNN_SEEN];
+    int64_t n;
+} wefti_cuda_dnn_sample;
+/* The fastest of n candidates with whose samples at least half of all agree, and another one where there are several; those that took
+ * less than no time did not run. WEFTI_CUDA_DNN_NONE where there is none such. */
+int32_t wefti_cuda_dnn_choose(const wefti_cuda_dnn_sample *samples, const float *ms, int32_t n);
+
 /* Enqueues the plan on operands by id; by-value operands are host memory. */
 WEFT_MUST_CHECK weft_status wefti_cuda_dnn_execute(wefti_cuda *cuda, const wefti_cuda_dnn_plan *plan, int32_t n_operands, const int64_t *ids,
                                                    void *const *pointers, void *workspace, cudaStream_t stream);

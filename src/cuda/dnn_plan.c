@@ -12,8 +12,8 @@
 #include "cuda/dnn.h"
 #include "core/tensor/operand.h"
 
-enum { LISTED = 32, CANDIDATES = 6, TURNS = 4, OPERANDS_MOST = 16, KEY_BYTES_MOST = 512, SEEN = 2048, CHUNKS = 32, BLOCK_BYTES = 1 << 20 };
-enum { NOT_MEASURED = -1, NONE = -2 };
+enum { LISTED = 32, CANDIDATES = 6, TURNS = 4, OPERANDS_MOST = 16, KEY_BYTES_MOST = 512, SEEN = WEFTI_CUDA_DNN_SEEN, CHUNKS = 32, BLOCK_BYTES = 1 << 20 };
+enum { NOT_MEASURED = -1, NONE = WEFTI_CUDA_DNN_NONE };
 #define MEASURED_BYTES_MOST (INT64_C(4) << 30)
 
 static weft_status refused(const wefti_cuda_dnn *dnn, cudnnStatus_t status, const char *what) {
@@ -157,10 +157,7 @@ static bool fill(wefti_cuda *cuda, char *block, char *memory, int64_t bytes, wef
 }
 
 /* SEEN elements of a candidate's result, in CHUNKS from all over it. */
-typedef struct sample {
-    double value[SEEN];
-    int64_t n;
-} sample;
+typedef wefti_cuda_dnn_sample sample;
 
 static bool take_sample(wefti_cuda *cuda, const wefti_cuda_dnn_wishes *wishes, const void *memory, sample *to) {
     char    bytes[SEEN * sizeof(double)];
@@ -187,8 +184,7 @@ static bool agree(const sample *a, const sample *b) {
     return difference <= 1e-4 * size;
 }
 
-/* The fastest of those with which at least half agree, and more than one where there are several; NONE where there is none. */
-static int32_t choose(const sample *samples, const float *ms, int32_t n) {
+int32_t wefti_cuda_dnn_choose(const wefti_cuda_dnn_sample *samples, const float *ms, int32_t n) {
     int32_t best = NONE, ran = 0;
     for (int32_t i = 0; i < n; i++) ran += ms[i] >= 0;
     for (int32_t i = 0; i < n; i++) {
@@ -223,7 +219,7 @@ static int32_t fastest(wefti_cuda *cuda, const candidate *found, int32_t n, cons
         ms[i] = time_of(cuda, &found[i].plan, wishes, pointers, workspace, events);
         if (ms[i] >= 0 && !take_sample(cuda, wishes, pointers[wishes->result], &samples[i])) ready = false;
     }
-    if (ready) best = choose(samples, ms, n);
+    if (ready) best = wefti_cuda_dnn_choose(samples, ms, n);
     cudaStreamSynchronize(cuda->stream);
     for (int32_t i = 0; i < OPERANDS_MOST; i++) cudaFree(pointers[i]);
     cudaFree(workspace);

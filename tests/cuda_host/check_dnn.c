@@ -142,3 +142,26 @@ Test(cuda_dnn, plans_convolutions_for_a_gpu_that_is_not_there) {
     device->vtable->release(device);
     weft_set_log(NULL, NULL, WEFT_LOG_ERROR);
 }
+
+/* --- which engine --- */
+
+/* Candidate k's result: that of others, off by `off` of its size. */
+static void result(wefti_cuda_dnn_sample *to, double off) {
+    to->n = 100;
+    for (int64_t i = 0; i < to->n; i++) to->value[i] = sin((double)i) * (1 + (i % 2 ? off : -off));
+}
+
+Test(cuda_dnn_choice, is_the_fastest_with_which_most_agree) {
+    static wefti_cuda_dnn_sample samples[4];
+    result(&samples[0], 1e-4);
+    result(&samples[1], 0.5);
+    result(&samples[2], 0);
+    result(&samples[3], 2e-4);
+    cr_assert_eq(wefti_cuda_dnn_choose(samples, (float[]){3, 1, 2, 4}, 4), 2, "the wrong one is the fastest");
+    cr_assert_eq(wefti_cuda_dnn_choose(samples, (float[]){3, 1, -1, 4}, 4), 0, "the right one that is the fastest does not run");
+    cr_assert_eq(wefti_cuda_dnn_choose(samples, (float[]){3, 1, 2, 4}, 1), 0, "there is but one");
+    cr_assert_eq(wefti_cuda_dnn_choose(samples, (float[]){3, 1}, 2), WEFTI_CUDA_DNN_NONE, "two differ");
+    cr_assert_eq(wefti_cuda_dnn_choose(samples, (float[]){-1, -1}, 2), WEFTI_CUDA_DNN_NONE, "nothing runs");
+    samples[0].value[7] = NAN;
+    cr_assert_eq(wefti_cuda_dnn_choose(samples, (float[]){1, 2, 3, 4}, 4), 2, "NaN agrees with nothing");
+}
