@@ -36,12 +36,8 @@ static bool folder_of(char path[PATH_BYTES]) {
     return n > 0 && n < PATH_BYTES;
 }
 
-/* FNV-1a of 64 bits (Fowler, Noll, Vo). Keys are compared whole; this only names the file. */
-uint64_t wefti_cuda_cache_hash(const void *bytes, size_t n) {
-    uint64_t sum = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < n; i++) sum = (sum ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
-    return sum;
-}
+/* Keys are compared whole; this only names the file. */
+uint64_t wefti_cuda_cache_hash(const void *bytes, size_t n) { return wefti_hash(WEFTI_HASH_BEGIN, bytes, n); }
 
 static bool file_of(const char *kind, const void *key, size_t key_bytes, bool make, char path[PATH_BYTES]) {
     char folder[PATH_BYTES];

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "core/iface/collective.h"
@@ -34,9 +33,7 @@ typedef struct fit {
 } fit;
 
 static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    return 1e-9 * (double)wefti_host_now(wefti_host_system());
 }
 
 static const char *unit_of(const fit *f) { return f->options->unit ? f->options->unit : "samples"; }

@@ -2,7 +2,6 @@
  * the plan and looks at the loss; the guard against NaN is in the graph, so a bad step has changed nothing by then. */
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "core/iface/collective.h"
 #include "core/rules/rules.h"
@@ -10,10 +9,8 @@
 
 /* --- agreement --- */
 
-static uint64_t mix(uint64_t hash, const void *bytes, size_t count) {
-    const unsigned char *byte = bytes;
-    for (size_t i = 0; i < count; i++) hash = (hash ^ byte[i]) * 1099511628211ull; /* FNV-1a */
-    return hash;
+static uint64_t mix_reduce(uint64_t hash, const wefti_attrs *a) {
+    return wefti_hash(wefti_hash(hash, &a->reduce.axes, sizeof a->reduce.axes), &a->reduce.count, sizeof a->reduce.count);
 }
 
 /* What an op computes beyond its inputs. Shapes within attributes follow from the op's own; addresses differ between processes, so of
@@ -21,26 +18,26 @@ static uint64_t mix(uint64_t hash, const void *bytes, size_t count) {
 static uint64_t mix_attributes(uint64_t hash, const wefti_node *node) {
     const wefti_attrs *a = &node->attrs;
     switch (wefti_ops[node->op].family) {
-    case WEFTI_CONV: return mix(hash, &a->conv, offsetof(wefti_attrs, conv.groups) + sizeof a->conv.groups);
-    case WEFTI_POOL: return mix(hash, &a->pool, offsetof(wefti_attrs, pool.exclude_pad) + sizeof a->pool.exclude_pad);
-    case WEFTI_CUSTOM: return mix(hash, a->custom.custom->name, strlen(a->custom.custom->name));
+    case WEFTI_CONV: return wefti_hash(hash, &a->conv, offsetof(wefti_attrs, conv.groups) + sizeof a->conv.groups);
+    case WEFTI_POOL: return wefti_hash(hash, &a->pool, offsetof(wefti_attrs, pool.exclude_pad) + sizeof a->pool.exclude_pad);
+    case WEFTI_CUSTOM: return wefti_hash(hash, a->custom.custom->name, strlen(a->custom.custom->name));
     case WEFTI_EFFECT: return hash;
-    case WEFTI_REDUCE: return mix(mix(hash, &a->reduce.axes, sizeof a->reduce.axes), &a->reduce.count, sizeof a->reduce.count);
+    case WEFTI_REDUCE: return mix_reduce(hash, a);
     default: break;
     }
     switch (node->op) {
-    case WEFT_OP_MEAN_BACKWARD: return mix(mix(hash, &a->reduce.axes, sizeof a->reduce.axes), &a->reduce.count, sizeof a->reduce.count);
+    case WEFT_OP_MEAN_BACKWARD: return mix_reduce(hash, a);
     case WEFT_OP_RESHAPE:
     case WEFT_OP_EXPAND: return hash;
-    case WEFT_OP_PERMUTE: return mix(hash, a->view.axes, sizeof a->view.axes);
-    default: return mix(hash, a, sizeof *a); /* zeroed before they are filled */
+    case WEFT_OP_PERMUTE: return wefti_hash(hash, a->view.axes, sizeof a->view.axes);
+    default: return wefti_hash(hash, a, sizeof *a); /* zeroed before they are filled */
     }
 }
 
 static uint64_t mix_leaf(uint64_t hash, const wefti_leaf *leaf) {
     const double numbers[] = {leaf->init, leaf->a, leaf->b, leaf->frozen, leaf->unregularised, leaf->batch_axis};
-    hash = mix(mix(hash, numbers, sizeof numbers), &leaf->key, sizeof leaf->key);
-    return leaf->value ? mix(hash, weft_array_data(leaf->value), (size_t)weft_array_bytes(leaf->value)) : hash;
+    hash = wefti_hash(wefti_hash(hash, numbers, sizeof numbers), &leaf->key, sizeof leaf->key);
+    return leaf->value ? wefti_hash(hash, weft_array_data(leaf->value), (size_t)weft_array_bytes(leaf->value)) : hash;
 }
 
 static uint64_t mix_program(uint64_t hash, const weft_program *program) {
@@ -51,26 +48,26 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan};
-    return mix(hash, numbers, sizeof numbers);
+    return wefti_hash(hash, numbers, sizeof numbers);
 }
 
 /* What every rank must have alike: ops with their attributes, shapes and wiring, solver and schedule, regulariser, strategy. */
 static uint64_t program_hash(const weft_graph *graph, const weft_program *program) {
-    uint64_t hash = 14695981039346656037ull;
+    uint64_t hash = WEFTI_HASH_BEGIN;
     for (int32_t id = 0; id < graph->n_nodes; id++) {
         const wefti_node *node = graph->nodes[id];
-        hash = mix_attributes(mix(hash, &node->op, sizeof node->op), node);
+        hash = mix_attributes(wefti_hash(hash, &node->op, sizeof node->op), node);
         if (node->leaf) hash = mix_leaf(hash, node->leaf);
         for (int32_t i = 0; i < node->n_inputs; i++) {
             const int32_t from[] = {node->inputs[i]->node->id, node->inputs[i]->index};
-            hash = mix(hash, from, sizeof from);
+            hash = wefti_hash(hash, from, sizeof from);
         }
         for (int32_t i = 0; i < node->n_outputs; i++) {
-            hash = mix(hash, &node->outputs[i].dtype, sizeof node->outputs[i].dtype);
-            hash = mix(hash, node->outputs[i].shape.dim, sizeof(int64_t) * (size_t)node->outputs[i].shape.rank);
+            hash = wefti_hash(hash, &node->outputs[i].dtype, sizeof node->outputs[i].dtype);
+            hash = wefti_hash(hash, node->outputs[i].shape.dim, sizeof(int64_t) * (size_t)node->outputs[i].shape.rank);
         }
     }
-    return mix_program(mix(hash, &graph->seed, sizeof graph->seed), program);
+    return mix_program(wefti_hash(hash, &graph->seed, sizeof graph->seed), program);
 }
 
 /* Smallest and largest value over the ranks: equal where all agree. */
@@ -178,12 +175,6 @@ static weft_status check_batch(const weft_trainer *trainer, const weft_batch *ba
     return WEFT_OK;
 }
 
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static bool scales_loss(const weft_trainer *trainer) { return trainer->program.strategy.precision == WEFT_F16; }
 
 /* What a step says of the scale of the loss. Ranks see the same numbers, so they agree. */
@@ -236,9 +227,9 @@ weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, we
     if (!trainer) return wefti_fail(WEFT_E_INVALID, "weft_trainer_step: the trainer is NULL");
     WEFTI_TRY(check_batch(trainer, batch));
     weft_report report = {.rows = batch->global_rows};
-    uint64_t    begin = now_ns();
+    uint64_t    begin = wefti_host_now(wefti_host_system());
     weft_status status = trainer->lbfgs ? wefti_lbfgs_step(trainer, batch, &report) : run_step(trainer, batch, &report);
-    report.step_ns = now_ns() - begin;
+    report.step_ns = wefti_host_now(wefti_host_system()) - begin;
     report.step = trainer->steps + 1;
     if (report_out) *report_out = report;
     if (status != WEFT_OK)

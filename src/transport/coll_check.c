@@ -71,11 +71,9 @@ uint64_t wefti_coll_extra(const coll_group *group, const wefti_collective_call *
     bool counts = call->kind == WEFTI_REDUCE_SCATTER_V || call->kind == WEFTI_ALLGATHER_V;
     bool function = coll_kind_reduces(call->kind) && call->op == WEFTI_REDUCE_USER;
     if (!counts && !function) return 0;
-    uint64_t hash = UINT64_C(14695981039346656037);
-    if (counts)
-        for (int32_t i = 0; i < coll_size(group); i++) hash = (hash ^ call->counts[i]) * UINT64_C(1099511628211);
-    if (function)
-        for (const char *at = call->function->name; *at; at++) hash = (hash ^ (uint8_t)*at) * UINT64_C(1099511628211);
+    uint64_t hash = WEFTI_HASH_BEGIN;
+    if (counts) hash = wefti_hash(hash, call->counts, sizeof *call->counts * (size_t)coll_size(group));
+    if (function) hash = wefti_hash(hash, call->function->name, strlen(call->function->name));
     return hash | 1; /* never 0 */
 }
 

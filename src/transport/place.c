@@ -116,14 +116,11 @@ static weft_status read_secret(wefti_place *place) {
 
 /* --- the store --- */
 
-static uint64_t hash_of(uint64_t hash, const char *text) { /* FNV-1a, the end of the text included */
-    do hash = (hash ^ (uint8_t)*text) * UINT64_C(1099511628211);
-    while (*text++);
-    return hash;
-}
+/* The end of the text included. */
+static uint64_t hash_of(uint64_t hash, const char *text) { return wefti_hash(hash, text, strlen(text) + 1); }
 
 static int32_t port_of_job(const char *job) {
-    return FIRST_PORT + (int32_t)((hash_of(UINT64_C(14695981039346656037), job) >> 32) % PORT_RANGE);
+    return FIRST_PORT + (int32_t)((hash_of(WEFTI_HASH_BEGIN, job) >> 32) % PORT_RANGE);
 }
 
 /* The first host of a Slurm list: "node[3-7,9],other" gives node3. */
@@ -144,7 +141,7 @@ static void first_host(const char *list, char *host_out, size_t most) {
 /* What launchers call a job may be long and differ in its last digits only: a number made of all of it goes behind what fits. */
 static void set_job(wefti_place *place, const char *kind, const char *first, const char *second) {
     const char *own = variable("WEFT_JOB");
-    uint64_t    hash = hash_of(UINT64_C(14695981039346656037), own ? own : first ? first : "");
+    uint64_t    hash = hash_of(WEFTI_HASH_BEGIN, own ? own : first ? first : "");
     if (own && strlen(own) < sizeof place->job)
         snprintf(place->job, sizeof place->job, "%s", own);
     else if (own)

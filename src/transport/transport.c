@@ -34,7 +34,7 @@ typedef struct wire_address {
 
 /* A number for this host, name spaces and user, which must agree for memory to be shared. */
 static uint64_t host_number(void) {
-    uint64_t    hash = UINT64_C(14695981039346656037);
+    uint64_t    user = geteuid();
     char        boot[64] = "";
     struct stat network = {0};
     FILE       *file = fopen("/proc/sys/kernel/random/boot_id", "re");
@@ -43,9 +43,8 @@ static uint64_t host_number(void) {
         fclose(file);
     }
     if (stat("/proc/self/ns/net", &network) != 0) network.st_ino = 0;
-    for (const char *at = boot; *at; at++) hash = (hash ^ (uint8_t)*at) * UINT64_C(1099511628211);
-    hash = (hash ^ network.st_ino) * UINT64_C(1099511628211);
-    return (hash ^ geteuid()) * UINT64_C(1099511628211);
+    uint64_t hash = wefti_hash(wefti_hash(WEFTI_HASH_BEGIN, boot, strlen(boot)), &network.st_ino, sizeof network.st_ino);
+    return wefti_hash(hash, &user, sizeof user);
 }
 
 /* --- place --- */

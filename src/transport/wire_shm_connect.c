@@ -21,9 +21,7 @@ enum { REDIAL_NS = 1000000 };
 #define GUEST_DEADLINE_NS (5 * WEFTI_SECOND_NS)
 
 uint64_t wefti_shm_job(const char *job) {
-    uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a: tells jobs apart, proves nothing */
-    for (const char *at = job ? job : ""; *at; at++) hash = (hash ^ (uint8_t)*at) * UINT64_C(1099511628211);
-    return hash;
+    return wefti_hash(WEFTI_HASH_BEGIN, job, job ? strlen(job) : 0);
 }
 
 /* --- packets --- */

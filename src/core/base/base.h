@@ -58,6 +58,13 @@ static inline size_t wefti_align_up(size_t value, size_t alignment) { return (va
 static inline int64_t wefti_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t wefti_max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* FNV-1a of 64 bits (Fowler, Noll & Vo), begun with WEFTI_HASH_BEGIN: tells names and programs apart, proves nothing. */
+#define WEFTI_HASH_BEGIN UINT64_C(14695981039346656037)
+static inline uint64_t wefti_hash(uint64_t hash, const void *bytes, size_t count) {
+    for (size_t i = 0; i < count; i++) hash = (hash ^ ((const unsigned char *)bytes)[i]) * UINT64_C(1099511628211);
+    return hash;
+}
+
 void wefti_log(weft_log_level level, const char *format, ...) WEFTI_PRINTF(2, 3);
 
 /* Text that grows: for descriptions, JSON and the like. Errors latch (`failed`), so calls need no check each. */

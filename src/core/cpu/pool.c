@@ -22,10 +22,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "core/cpu/pool.h"
+#include "core/iface/host.h"
 
 enum { MAX_THREADS = 1024, PAUSES_PER_LOOK = 32 };
 #define GATE_OPEN (UINT64_C(1) << 16)
@@ -75,11 +75,7 @@ static void             watch_forks(void) { (void)pthread_atfork(NULL, NULL, cou
 static _Thread_local int32_t current_worker = -1;
 static _Thread_local uint64_t idle_last_ns;
 
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
+static uint64_t now_ns(void) { return wefti_host_now(wefti_host_system()); }
 
 static void pause_briefly(void) {
 #if defined(__x86_64__) || defined(__i386__)

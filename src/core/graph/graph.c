@@ -190,14 +190,11 @@ static uint64_t mix(uint64_t x) { /* the finaliser of splitmix64 (Steele, Lea & 
     return x ^ (x >> 31);
 }
 
-static uint64_t hash_text(uint64_t hash, const char *text) { /* FNV-1a */
-    for (; *text; text++) hash = (hash ^ (unsigned char)*text) * UINT64_C(0x100000001b3);
-    return hash;
-}
+static uint64_t hash_text(uint64_t hash, const char *text) { return wefti_hash(hash, text, strlen(text)); }
 
 uint64_t wefti_graph_key(weft_graph *graph, const char *name, bool leaf) {
     if (!graph) return 0;
-    uint64_t hash = hash_text(hash_text(UINT64_C(0xcbf29ce484222325), graph->scope), name ? name : "");
+    uint64_t hash = hash_text(hash_text(WEFTI_HASH_BEGIN, graph->scope), name ? name : "");
     uint64_t key = mix(mix(graph->seed) ^ hash);
     return leaf ? key : mix(key + (uint64_t)++graph->n_random);
 }

@@ -51,11 +51,7 @@ static weft_status initialise(weft_variables *v, const wefti_variable *it) {
 
 /* --- names --- */
 
-static uint32_t hash_name(const char *name) { /* FNV-1a */
-    uint32_t hash = 2166136261u;
-    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * 16777619u;
-    return hash;
-}
+static uint32_t hash_name(const char *name) { return (uint32_t)wefti_hash(WEFTI_HASH_BEGIN, name, strlen(name)); }
 
 static void enter(weft_variables *v, int32_t index) {
     uint32_t mask = (uint32_t)v->table_size - 1, at = hash_name(v->list[index].name) & mask;
