@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "cli.h"
+#include "sampling.h"
 #include "weft.h"
 
 static const struct { const char *name; int64_t layers, heads, width; } models[] = {
@@ -52,41 +53,8 @@ static double parameters_of(weft_variables *variables) {
     return n;
 }
 
-/* Draws from softmax(logits/temperature). */
-static int32_t draw(const float *logits, uint64_t *state) {
-    double highest = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < vocabulary; i++) highest = fmax(highest, logits[i]);
-    for (int64_t i = 0; i < vocabulary; i++) sum += exp((logits[i] - highest) / temperature);
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    double at = sum * (double)(*state >> 11) / 9007199254740992.0;
-    for (int64_t i = 0; i < vocabulary; i++)
-        if ((at -= exp((logits[i] - highest) / temperature)) < 0) return (int32_t)i;
-    return (int32_t)vocabulary - 1;
-}
-
-/* Bytes as they are, ids as numbers. Every rank computes the same row; rank 0 prints it. */
-static weft_status write_sample(weft_world *world, weft_trainer *trainer, weft_tensor *logits) {
-    weft_evaluator *evaluator = NULL;
-    int32_t        *window = calloc((size_t)context, sizeof *window);
-    float          *row = malloc((size_t)(context * vocabulary) * sizeof *row);
-    uint64_t        state = (uint64_t)seed;
-    weft_status     status = weft_evaluator_create(trainer, &logits, 1, &evaluator);
-    weft_batch      batch = {.field_count = 1, .global_rows = weft_world_size(world), .first_row = weft_world_rank(world), .local_rows = 1};
-    batch.field[0] = (weft_batch_field){"tokens", WEFT_I32, weft_shape(1, context), window};
-    for (int64_t i = 0, length = 1; i < sample && status == WEFT_OK; i++) {
-        if ((status = weft_evaluator_run(evaluator, &batch)) != WEFT_OK) break;
-        if ((status = weft_evaluator_fetch(evaluator, 0, row, (size_t)(context * vocabulary) * sizeof *row)) != WEFT_OK) break;
-        int32_t next = draw(row + (length - 1) * vocabulary, &state);
-        if (length == context) memmove(window, window + 1, (size_t)--length * sizeof *window);
-        window[length++] = next;
-        if (weft_world_rank(world) == 0) printf(data ? "%d " : "%c", (int)next);
-    }
-    if (weft_world_rank(world) == 0) putchar('\n');
-    weft_evaluator_release(evaluator);
-    free(window);
-    free(row);
-    return status;
-}
+static void write_byte(const void *none, int32_t token) { (void)none, putchar(token); }
+static void write_id(const void *none, int32_t token) { (void)none, printf("%d ", (int)token); }
 
 static weft_status train(weft_world *world, weft_graph *graph, weft_loader *loader) {
     weft_tensor *tokens = weft_input(graph, "tokens", WEFT_I32, weft_shape(batch_size, context));
@@ -119,7 +87,10 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
         putchar('\n');
         if (profile && (status = weft_plan_profile(weft_trainer_plan(trainer), &words)) == WEFT_OK) puts(words);
     }
-    if (status == WEFT_OK && sample > 0) status = write_sample(world, trainer, logits);
+    if (status == WEFT_OK && sample > 0) {
+        status = sampling_run(world, trainer, logits, (sampling){sample, (uint64_t)seed, temperature, data ? write_id : write_byte, NULL});
+        if (first) putchar('\n');
+    }
     weft_trainer_release(trainer);
     return status;
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "cli.h"
+#include "sampling.h"
 #include "weft.h"
 
 static const char *text_path, *log_path, *plot_path, *checkpoint_path, *precision = "f32";
@@ -40,43 +41,7 @@ static weft_tensor *gpt(weft_tensor *tokens, int32_t vocabulary) {
     return weft_linear(weft_layer_norm(x, "norm"), "head", .out = vocabulary, .no_bias = true, .weight_init = weft_init_normal(0, 0.02));
 }
 
-/* Draws an index from softmax(logits/temperature). */
-static int32_t draw(const float *logits, int32_t n, uint64_t *state) {
-    double highest = -INFINITY, sum = 0;
-    for (int32_t i = 0; i < n; i++) highest = fmax(highest, logits[i]);
-    for (int32_t i = 0; i < n; i++) sum += exp((logits[i] - highest) / temperature);
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    double at = sum * (double)(*state >> 11) / 9007199254740992.0;
-    for (int32_t i = 0; i < n; i++)
-        if ((at -= exp((logits[i] - highest) / temperature)) < 0) return i;
-    return n - 1;
-}
-
-/* Every rank computes the same row; rank 0 prints it. */
-static weft_status write_text(weft_world *world, weft_trainer *trainer, weft_tensor *logits, const weft_alphabet *alphabet) {
-    weft_evaluator *evaluator = NULL;
-    int32_t        *window = calloc((size_t)context, sizeof *window);
-    size_t          bytes = (size_t)(context * alphabet->count) * sizeof(float);
-    float          *rows = malloc(bytes);
-    uint64_t        state = (uint64_t)seed;
-    int64_t         length = 1;
-    weft_status     status = weft_evaluator_create(trainer, &logits, 1, &evaluator);
-    weft_batch      batch = {.field_count = 1, .global_rows = weft_world_size(world), .first_row = weft_world_rank(world), .local_rows = 1};
-    batch.field[0] = (weft_batch_field){"tokens", WEFT_I32, weft_shape(1, context), window};
-    for (int64_t i = 0; i < sample && status == WEFT_OK; i++) {
-        if ((status = weft_evaluator_run(evaluator, &batch)) != WEFT_OK) break;
-        if ((status = weft_evaluator_fetch(evaluator, 0, rows, bytes)) != WEFT_OK) break;
-        int32_t next = draw(rows + (length - 1) * alphabet->count, alphabet->count, &state);
-        if (length == context) memmove(window, window + 1, (size_t)--length * sizeof *window);
-        window[length++] = next;
-        if (weft_world_rank(world) == 0) putchar(alphabet->byte_of[next]);
-    }
-    if (weft_world_rank(world) == 0) putchar('\n');
-    weft_evaluator_release(evaluator);
-    free(window);
-    free(rows);
-    return status;
-}
+static void write_character(const void *alphabet, int32_t token) { putchar(((const weft_alphabet *)alphabet)->byte_of[token]); }
 
 static weft_status train(weft_world *world, weft_graph *graph, weft_loader *loader, const weft_alphabet *alphabet) {
     weft_tensor *tokens = weft_input(graph, "tokens", WEFT_I32, weft_shape(batch_size, context));
@@ -99,7 +64,10 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
                                               .checkpoint_every = checkpoint_every, .resume = resume, .epochs = epochs, .max_steps = max_steps,
                                               .units_per_row = context, .unit = "tokens", .progress = quiet ? NULL : stdout},
                           NULL);
-    if (status == WEFT_OK && sample > 0) status = write_text(world, trainer, logits, alphabet);
+    if (status == WEFT_OK && sample > 0) {
+        status = sampling_run(world, trainer, logits, (sampling){sample, (uint64_t)seed, temperature, write_character, alphabet});
+        if (weft_world_rank(world) == 0) putchar('\n');
+    }
     weft_trainer_release(trainer);
     return status;
 }
