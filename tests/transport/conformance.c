@@ -213,8 +213,10 @@ void conformance_run_one(const wire_setup *setup, int32_t ranks, const char *nam
 }
 
 void conformance_run(const wire_setup *setup, int32_t ranks) {
-    const char *only = getenv("WEFT_TEST_CASE"); /* to look at one case */
-    for (size_t i = 0; i < wire_case_count; i++)
-        if (!only || strcmp(only, wire_cases[i].name) == 0)
-            conformance_run_one(setup, ranks, wire_cases[i].name, wire_cases[i].run);
+    const char                 *only = getenv("WEFT_TEST_CASE"); /* to look at one case */
+    const wire_case_list *const lists[] = {&message_cases, &operation_cases, &region_cases, &end_cases};
+    for (size_t l = 0; l < WEFTI_COUNT(lists); l++)
+        for (size_t i = 0; i < lists[l]->count; i++)
+            if (!only || strcmp(only, lists[l]->cases[i].name) == 0)
+                conformance_run_one(setup, ranks, lists[l]->cases[i].name, lists[l]->cases[i].run);
 }

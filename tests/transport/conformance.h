@@ -87,7 +87,11 @@ typedef struct wire_case {
     const char *name;
     void (*run)(rank_world *world);
 } wire_case;
-extern const wire_case wire_cases[];
-extern const size_t    wire_case_count;
+typedef struct wire_case_list {
+    const wire_case *cases;
+    size_t           count;
+} wire_case_list;
+/* By subject, each in its file conformance_*.c. */
+extern const wire_case_list message_cases, operation_cases, region_cases, end_cases;
 
 #endif

@@ -1,9 +1,8 @@
 # The ranks of these tests are made by the wires' harness, and their collectives by that of the collectives.
+file(GLOB wire_harness CONFIGURE_DEPENDS transport/conformance*.c)
 foreach(source ${room_tests})
   get_filename_component(file ${source} NAME_WE)
-  target_sources(verbs_${file} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/transport/conformance.c
-                                       ${CMAKE_CURRENT_SOURCE_DIR}/transport/conformance_cases.c
-                                       ${CMAKE_CURRENT_SOURCE_DIR}/collective/cases.c)
+  target_sources(verbs_${file} PRIVATE ${wire_harness} ${CMAKE_CURRENT_SOURCE_DIR}/collective/cases.c)
 endforeach()
 
 # The wire on a soft RDMA device, in guests that guest.sh boots where there is QEMU. Nightly: emulated guests that share cores with
