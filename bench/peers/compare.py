@@ -11,10 +11,12 @@ import gzip
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROUNDS = 5  # turns that each side gets; the ratio is that of the medians over all of them
@@ -153,6 +155,32 @@ def images(options, net, batch, work, log):
             "--max-steps", RANK_STEPS[net], "--quiet", "--log", log, *paths]
 
 
+DISTURBED = 0.03  # the share of the cores' time from which on a turn is taken again
+TURN_TRIES = 20
+
+
+def cpu_seconds():
+    """What all processes of the machine have used of its cores, and what the children of this one have."""
+    with open("/proc/stat", encoding="utf-8") as file:
+        user, nice, system, _, _, irq, softirq = map(int, file.readline().split()[1:8])
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK"), own.ru_utime + own.ru_stime
+
+
+def undisturbed(turn, *arguments):
+    """Takes a turn, and again while other processes used the cores beside it, whatever it measured."""
+    for _ in range(TURN_TRIES):
+        begin, (all_begin, own_begin) = time.monotonic(), cpu_seconds()
+        result = turn(*arguments)
+        all_end, own_end = cpu_seconds()
+        others = (all_end - all_begin) - (own_end - own_begin)
+        share = others / (os.cpu_count() * (time.monotonic() - begin))
+        if share <= DISTURBED:
+            return result
+        print(f"  again: other processes took {100 * share:.0f} % of the cores", flush=True)
+    sys.exit(f"error: other processes took more than {100 * DISTURBED:.0f} % of the cores in each of {TURN_TRIES} turns")
+
+
 def log_end(path):
     with open(path, encoding="utf-8") as file:
         return objects(file.read())[-1]
@@ -178,18 +206,19 @@ def ranks_apart(options, net, work):
 def ranks(options, net):
     """Two ranks of one thread with a global batch of 128 against two copies of one rank with 64, which run at the same
     time and know nothing of each other: what is lost is what talking costs, and waiting for the slower core. The limit
-    is what ranks that never wait for the wire would do: twice the slower copy. The sides take turns at being first."""
+    is what ranks that never wait for the wire would do: twice the slower copy. The sides take turns at being first.
+    A turn that was disturbed is taken again."""
     together, apart, limits, waits = [], [], [], []
     with tempfile.TemporaryDirectory() as work:
         unpack_images(work)
         for round_number in range(RANK_ROUNDS):
             for ranks_turn in (True, False) if round_number % 2 == 0 else (False, True):
                 if ranks_turn:
-                    rate, wait = ranks_together(options, net, work)
+                    rate, wait = undisturbed(ranks_together, options, net, work)
                     together.append(rate)
                     waits.append(wait)
                 else:
-                    rates = ranks_apart(options, net, work)
+                    rates = undisturbed(ranks_apart, options, net, work)
                     apart.append(sum(rates))
                     limits.append(2 * min(rates))
             print(f"  round {round_number + 1}: ranks {together[-1]:.0f}, copies {apart[-1]:.0f} samples/s, twice the "
