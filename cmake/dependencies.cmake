@@ -96,3 +96,11 @@ elseif(WEFT_CUDA STREQUAL "ON")
 else()
   list(APPEND weft_found "CUDA: ${weft_cuda_lacks}, so there is no device 'cuda'")
 endif()
+
+# MPI carries the mpi wire. The library itself needs nothing of it: modules for each MPI are built beside it (mpi.cmake).
+option(WEFT_MPI "Build the MPI wire, and a module for each MPI whose mpicc is found" ON)
+if(WEFT_MPI)
+  list(APPEND weft_private_definitions WEFTI_HAVE_MPI)
+else()
+  list(APPEND weft_found "MPI: switched off, so there is no mpi wire")
+endif()

@@ -15,6 +15,9 @@ const wefti_wire_kind wefti_wire_kinds[] = {
 #ifdef WEFTI_HAVE_VERBS
     {"verbs", wefti_wire_verbs_open},
 #endif
+#ifdef WEFTI_HAVE_MPI
+    {"mpi", wefti_wire_mpi_open},
+#endif
     {NULL, NULL},
 };
 

@@ -45,6 +45,7 @@ void rank_failed(rank_world *world, const char *file, int line, const char *what
         va_start(arguments, format);
         vsnprintf(world->shared->message + used, sizeof world->shared->message - (size_t)used, format, arguments);
         va_end(arguments);
+        if (world->shared->launched) fprintf(stderr, "FAILED: %s\n", world->shared->message);
     }
     stop_rank(world);
 }
@@ -196,6 +197,17 @@ static void run_processes(const wire_setup *setup, int32_t ranks, shared_state *
             snprintf(shared->message, sizeof shared->message, "rank %d ended with wait status %#x", (int)rank,
                      (unsigned)status);
     }
+}
+
+void conformance_join(const wire_setup *setup, int32_t rank, int32_t size, shared_state *shared, void (*function)(rank_world *)) {
+    rank_start start = {{NULL, rank, size, AS_PROCESSES, shared, NULL, false}, setup, function};
+    world_barrier(&start.world);
+    if (rank == 0) {
+        atomic_store(&shared->finished, 0);
+        for (int32_t i = 0; i < MOST_RANKS; i++) atomic_store(&shared->note[i], 0);
+    }
+    world_barrier(&start.world);
+    run_rank(&start);
 }
 
 void conformance_run_one(const wire_setup *setup, int32_t ranks, const char *name, void (*function)(rank_world *world)) {

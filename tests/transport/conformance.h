@@ -21,6 +21,7 @@ typedef struct shared_state {
     char        message[2000];
     _Atomic int arrived, generation; /* of the barrier */
     _Atomic int finished;
+    bool        launched; /* the ranks are somebody else's processes: each says itself what failed */
     struct {
         size_t  bytes;
         uint8_t address[WEFTI_WIRE_ADDRESS_BYTES];
@@ -50,6 +51,10 @@ typedef struct wire_setup {
 void conformance_run(const wire_setup *setup, int32_t ranks);
 /* Runs one function on connected ranks; asserts. A rank whose function returns closes its wire unless `gone`. */
 void conformance_run_one(const wire_setup *setup, int32_t ranks, const char *name, void (*function)(rank_world *world));
+
+/* For ranks that a launcher has started: runs one function as `rank`; does not return where it fails. `shared` is memory of
+ * all of them, zeroed before the first one came. */
+void conformance_join(const wire_setup *setup, int32_t rank, int32_t size, shared_state *shared, void (*function)(rank_world *world));
 
 /* --- for cases --- */
 

@@ -183,7 +183,8 @@ typedef struct wefti_wire_ops {
     void (*abort)(wefti_wire *wire, weft_status status, int32_t rank);
 
     /* A descriptor that polls readable when there may be something to do, or -1. Before sleeping on it call arm:
-     * WEFT_OK: it will wake; WEFT_E_AGAIN: something is there already, poll instead. Spurious wakes happen. */
+     * WEFT_OK: it will wake; WEFT_E_AGAIN: something is there already, poll instead. Spurious wakes happen. Where there is no
+     * descriptor, arm may be NULL, or tell whether something is under way that only polls move (WEFT_E_AGAIN). */
     int (*descriptor)(wefti_wire *wire);
     weft_status (*arm)(wefti_wire *wire);
 

@@ -1,0 +1,184 @@
+#!/usr/bin/env bash
+# usage: run.sh BIN FLAVOUR CASE
+# Tries Weft under the launcher of one MPI (openmpi, mpich). Status 77: that MPI is not here, or has no module.
+set -u
+bin=$1
+flavour=$2
+work=$(mktemp -d)
+export WEFT_TEST_MARK="$work" TMPDIR="$work" WEFT_TEST_SHARED="$work/shared" WEFT_THREADS=1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_base_warn_component_unused=0
+export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0" # MPI keeps memory to its end
+unset WEFT_WIRE WEFT_RANK WEFT_WORLD_SIZE WEFT_STORE WEFT_MPI WEFT_MPI_DIR
+limit=60
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+matches() { # matches WHAT PATTERN TEXT
+    grep -qE -e "$2" <<<"$3" || fail "$1: expected something like '$2', got '$3'"
+}
+marked() { # the processes that carry our mark, without this shell and what it is running right now
+    local environ pid
+    for environ in /proc/[0-9]*/environ; do
+        pid=${environ#/proc/}
+        pid=${pid%/environ}
+        [ "$pid" = "$$" ] || [ "$pid" = "$BASHPID" ] && continue
+        tr '\0' '\n' 2>/dev/null <"$environ" | grep -qxF "WEFT_TEST_MARK=$work" && echo "$pid"
+    done 2>/dev/null
+}
+wait_for() { # wait_for SECONDS CONDITION...
+    local tenths=$(($1 * 10))
+    shift
+    while ! "$@"; do
+        [ $((tenths--)) -gt 0 ] || fail "waited too long for: $*"
+        sleep 0.1
+    done
+}
+nothing_left() { [ -z "$(marked)" ]; }
+clean_up() {
+    local status=$? left tenths=30
+    while [ $((tenths--)) -gt 0 ] && ! nothing_left; do sleep 0.1; done # launchers clear up after themselves
+    left=$(marked)
+    if [ -n "$left" ]; then
+        [ $status != 0 ] || { echo "FAILED: left behind: $(ps -o pid=,args= -p ${left//$'\n'/,})" && status=1; }
+        kill -9 $left 2>/dev/null
+    fi
+    rm -rf "$work"
+    exit $status
+}
+trap clean_up EXIT
+
+launcher=$(command -v "mpirun.$flavour" || command -v mpirun || true)
+case $("${launcher:-false}" --version 2>/dev/null | head -n 3) in
+    *"Open MPI"* | *OpenRTE*) here=openmpi ;;
+    *HYDRA*) here=mpich ;;
+    *) here=none ;;
+esac
+[ $here = "$flavour" ] || { echo "no mpirun of $flavour here: skipped" && exit 77; }
+[ -e "$bin/../lib/libweft_mpi_$flavour.so" ] || { echo "built without a module for $flavour: skipped" && exit 77; }
+
+launch() { # launch RANKS PROGRAM...: as a user would, on fewer cores than ranks; options of the launcher in more[@]
+    local ranks=$1
+    shift
+    if [ "$flavour" = openmpi ]; then
+        timeout $limit "$launcher" --oversubscribe "${more[@]}" -n "$ranks" "$@"
+    else
+        timeout $limit "$launcher" "${more[@]}" -n "$ranks" "$@"
+    fi
+}
+more=()
+
+through() { # through RANKS WHAT: mpi_ranks ends well on all of them; not by the status, since faults leave MPI unfinalised
+    local rank
+    rm -f "$work"/shared*
+    : >"$WEFT_TEST_SHARED"
+    launch "$1" "$bin/mpi_ranks" "$2" >"$work/out" 2>&1
+    [ $? != 124 ] || fail "$2 with $1 ranks hangs: $(cat "$work/out")"
+    for ((rank = 0; rank < $1; rank++)); do [ -e "$WEFT_TEST_SHARED.$rank" ] || fail "$2: rank $rank did not get through: $(cat "$work/out")"; done
+}
+
+each() { # each WHAT RANKS...: with fewer where time is short
+    local what=$1 ranks
+    shift
+    for ranks in "$@"; do [ "$ranks" -gt "${WEFT_TEST_RANKS:-9}" ] || through "$ranks" "$what"; done
+}
+case_conforms() { each conform 2 3 4; }
+case_collectives() { each collectives 2 3; }
+case_mpi_that_fails() { through 2 errors; }
+case_mpi_that_is_over() { through 2 over; }
+case_mpi_of_the_program() {
+    launch 2 "$bin/mpi_program_$flavour" >"$work/out" 2>&1 || fail "status $?: $(cat "$work/out")"
+    matches "both" "^rank [01] of 2: wire mpi, sum 1, and MPI goes on" "$(cat "$work/out")"
+}
+case_large_nightly() { through 2 large; }
+
+# The launcher must be told to let the others live. Hydra (4.0) falls over itself then.
+case_dead_rank() {
+    local rank
+    [ "$flavour" = openmpi ] || { echo "this launcher lets nobody outlive a rank: skipped" && exit 77; }
+    more=(--enable-recovery)
+    : >"$WEFT_TEST_SHARED"
+    launch 3 "$bin/mpi_ranks" dead >"$work/out" 2>&1
+    for rank in 1 2; do [ -e "$WEFT_TEST_SHARED.$rank" ] || fail "rank $rank: $(cat "$work/out")"; done
+}
+
+train() { # train NAME COMMAND...: leaves NAME.safetensors and NAME.jsonl
+    local name=$1
+    shift
+    "$@" "$bin/fit_custom" --quiet --epochs 2 --log "$work/$name.jsonl" --checkpoint "$work/$name.safetensors" >"$work/$name.out" 2>&1 ||
+        fail "$name: status $?: $(cat "$work/$name.out")"
+}
+has_samples() { [ -x "$bin/fit_custom" ] || { echo "no samples here: skipped" && exit 77; }; }
+
+# The same parameters as over shared memory, to the bit where both add in the same order.
+case_trains() {
+    local ranks
+    has_samples
+    for ranks in 2 4; do
+        WEFT_WIRE=shm WEFT_ALGORITHM=ring train "shm$ranks" "$bin/weftrun" -n $ranks
+        WEFT_WIRE=mpi WEFT_ALGORITHM=ring train "mpi$ranks" launch $ranks
+        matches "the world" "rank 0 of $ranks,.* wire mpi, started by" "$(head -n 1 "$work/mpi$ranks.jsonl")"
+        cmp "$work/shm$ranks.safetensors" "$work/mpi$ranks.safetensors" || fail "$ranks ranks got other parameters than over shared memory"
+    done
+}
+
+# Without a word about wires: shared memory on one host. Any wire may ride on the rendezvous over MPI.
+case_starts_by_itself() {
+    has_samples
+    train plain launch 2
+    matches "the world" "rank 0 of 2,.* wire shm, started by" "$(head -n 1 "$work/plain.jsonl")"
+    WEFT_STORE=mpi WEFT_WIRE=tcp train tcp launch 2
+    matches "the world" "rank 0 of 2,.* wire tcp, started by" "$(head -n 1 "$work/tcp.jsonl")"
+    cmp "$work/plain.safetensors" "$work/tcp.safetensors" || fail "the wires got different parameters"
+}
+
+# A rank is killed in the middle of training: everyone ends, soon, and says who it was where the launcher lets it.
+rank_of() { # rank_of NUMBER PROGRAM: the process that is that rank
+    local pid
+    for pid in $(marked); do
+        [ "/proc/$pid/exe" -ef "$2" ] && tr '\0' '\n' <"/proc/$pid/environ" | grep -qxE "(OMPI_COMM_WORLD_RANK|PMI_RANK)=$1" && echo "$pid"
+    done 2>/dev/null
+}
+kill_one() { # kill_one: of three ranks that train; status is the launcher's
+    local trains=$bin/train_program_run start
+    rm -f "$work/model"
+    WEFT_WIRE=mpi RUN_PAUSE_MS=2 launch 3 "$trains" "$work/model" 100000 10 >"$work/out" 2>&1 &
+    wait_for 30 test -s "$work/model"
+    start=$(date +%s%N)
+    kill -9 "$(rank_of 1 "$trains")"
+    wait $!
+    status=$?
+    [ $((($(date +%s%N) - start) / 1000000)) -lt 15000 ] || fail "it took $((($(date +%s%N) - start) / 1000000)) ms"
+    wait_for 5 nothing_left
+}
+case_killed_rank() {
+    kill_one
+    [ $status != 0 ] && [ $status != 124 ] || fail "status $status: $(cat "$work/out")"
+    [ "$flavour" = openmpi ] || return 0 # Hydra ends everyone at once
+    more=(--enable-recovery)
+    kill_one
+    [ "$(grep -c "WEFT_E_PEER rank [02], .*: rank 1 failed: its process has ended" "$work/out")" = 2 ] ||
+        fail "the survivors' words: $(cat "$work/out")"
+}
+
+said() { # said PATTERN COMMAND...: the command fails, saying so
+    local pattern=$1
+    shift
+    "$@" >"$work/said" 2>&1 && fail "it succeeds: $*: $(cat "$work/said")"
+    matches "the words of $*" "$pattern" "$(cat "$work/said")"
+}
+case_says_what_is_wrong() {
+    has_samples
+    said "not started by an MPI launcher.*mpirun" timeout $limit env WEFT_WIRE=mpi WEFT_RANK=0 WEFT_WORLD_SIZE=2 "$bin/fit_custom"
+    said "there is no wire 'pigeon'.*there are: auto, .*mpi" env WEFT_WIRE=pigeon timeout $limit "$bin/weftrun" -n 2 "$bin/fit_custom"
+    local other=mpich
+    [ "$flavour" = openmpi ] || other=openmpi
+    WEFT_WIRE=mpi WEFT_MPI=/nowhere/at/all.so said "/nowhere/at/all.so cannot be loaded" launch 2 "$bin/fit_custom"
+    WEFT_WIRE=mpi WEFT_MPI=nonesuch said "no module libweft_mpi_nonesuch.so" launch 2 "$bin/fit_custom"
+    [ ! -e "$bin/../lib/libweft_mpi_$other.so" ] ||
+        WEFT_WIRE=mpi WEFT_MPI=$other said "says 2 ranks, and MPI .* has 1 process" launch 2 "$bin/fit_custom"
+    [ "$flavour" != openmpi ] || said "not enough slots" timeout $limit "$launcher" --host localhost:2 -n 3 "$bin/fit_custom"
+}
+
+"case_$3"
