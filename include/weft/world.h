@@ -18,9 +18,10 @@ typedef struct weft_world weft_world;
  * size and describe may be called from any thread. Errors are kept by thread (weft/status.h).
  *
  * What the environment says, where the options do not:
- *   WEFT_RANK, WEFT_WORLD_SIZE       who this is, of how many (weftrun sets them; torchrun's, Open MPI's and Slurm's do as well)
+ *   WEFT_RANK, WEFT_WORLD_SIZE       who this is, of how many (weftrun sets them; torchrun's, MPI launchers' and Slurm's do as well)
  *   WEFT_LOCAL_RANK, WEFT_LOCAL_SIZE the same on this host
- *   WEFT_STORE=host:port             where rank 0 is met
+ *   WEFT_STORE=host:port             where rank 0 is met; mpi: rank 0 says so over MPI, with a secret of its own making
+ *   WEFT_MPI, WEFT_MPI_DIR           the MPI to use (openmpi, mpich, or a module's file), and where modules (libweft_mpi_*.so) lie
  *   WEFT_WIRE, WEFT_DEVICE           as .wire and .device
  *   WEFT_THREADS                     threads of the CPU device (weft/threads.h)
  *   WEFT_CUDA_TF32=1                 f32 products and convolutions on a GPU may round their factors to 10 bits (tf32), which is quicker
@@ -31,15 +32,23 @@ typedef struct weft_world weft_world;
 
 /* How to come into the world. Zero means: read the launcher's environment, one rank where there is none. */
 typedef struct weft_world_options {
-    int32_t     rank, size;      /* size 0: from the environment (weftrun, torchrun, Open MPI, Slurm), else 1 rank */
+    int32_t     rank, size;      /* size 0: from the environment (weftrun, torchrun, MPI, Slurm), else 1 rank */
     const char *store;           /* "host:port" of the rendezvous; NULL: from the environment */
-    const char *wire;            /* "shm", "tcp", "verbs", "auto": one that reaches every rank; NULL: from the environment, else auto */
+    const char *wire;            /* "shm", "tcp", "verbs", "mpi", "auto": one that reaches every rank (shm on one host; else mpi where an MPI
+                                    launcher started the ranks, else tcp); NULL: from the environment, else auto */
     const char *device;          /* "cpu"; "cuda:N", the N-th GPU; "cuda", that of this rank among its host's; "auto": cuda where there is a
                                     GPU, else cpu; NULL: from the environment (WEFT_DEVICE), else cpu */
     weft_threads threads;        /* of the CPU device; sharers is found at the rendezvous */
     int64_t     timeout_ns;      /* for joining and for every wait; 0: 30 s */
     bool        no_control_thread; /* true: faults are noticed only inside calls */
 } weft_world_options;
+
+/* MPI. The first world that needs it initialises MPI (for MPI_THREAD_SERIALIZED), unless the program has, and makes a communicator of
+ * its own, collective over MPI_COMM_WORLD. Weft finalises MPI when the process exits, where it was the one who initialised it and all worlds
+ * were released without a fault; a program that initialised it releases its worlds first. One that asked for less than MPI_THREAD_SERIALIZED
+ * uses its worlds from the thread that initialised MPI. MPI itself does not survive the death of a process: its launcher ends the job, or
+ * (mpirun --enable-recovery) survivors get WEFT_E_PEER with the rank, and where MPI holds on to memory of an unfinished transfer this process
+ * uses MPI no more. */
 
 /* Joins the group: opens device and wire and meets the other ranks. Blocks until all are there or the deadline passes;
  * collective over all ranks. `options` may be NULL. Errors: a rank count that disagrees with the launcher's, a port that

@@ -12,6 +12,10 @@
 #include <unistd.h>
 
 #include "transport/control.h"
+#ifdef WEFTI_HAVE_MPI
+#include "transport/meet_mpi.h"
+#include "transport/wire_mpi_api.h"
+#endif
 
 enum { WIRE_NAME_BYTES = 16 };
 
@@ -19,12 +23,14 @@ typedef struct transport_inside {
     wefti_transport transport; /* first */
     wefti_place     place;
     wefti_control  *control;
+    bool            met_by_mpi; /* which is to be told how it ended */
 } transport_inside;
 
 /* What ranks tell each other when they join. */
 typedef struct introduction {
     uint64_t host;                  /* equal on ranks that can share memory */
     char     wire[WIRE_NAME_BYTES]; /* wished for */
+    uint64_t mpi;                   /* 1: an MPI launcher started it, and MPI can be loaded */
 } introduction;
 
 typedef struct wire_address {
@@ -49,7 +55,32 @@ static uint64_t host_number(void) {
 
 /* --- place --- */
 
-static weft_status find_place(const wefti_transport_options *options, wefti_place *place) {
+/* Whether the ranks meet over MPI: where WEFT_STORE says so, and where nothing says a store and MPI is what carries them or what
+ * started them. */
+static bool meets_by_mpi(const wefti_transport_options *options, const wefti_place *place, const char *wish) {
+#ifdef WEFTI_HAVE_MPI
+    const char *named = options->store ? options->store : getenv("WEFT_STORE");
+    if (place->size < 2 || place->store_descriptor >= 0) return false;
+    if (named && *named) return strcmp(named, "mpi") == 0;
+    return strcmp(wish, "mpi") == 0 || (!place->store[0] && wefti_mpi_is_likely());
+#else
+    (void)options, (void)place, (void)wish;
+    return false;
+#endif
+}
+
+static weft_status meet_by_mpi(const wefti_transport_options *options, wefti_place *place) {
+#ifdef WEFTI_HAVE_MPI
+    return wefti_meet_by_mpi(place, options->host ? options->host : wefti_host_system(), host_number(),
+                             options->timeout_ns ? options->timeout_ns : WEFTI_TRANSPORT_TIMEOUT_NS);
+#else
+    (void)options, (void)place;
+    return WEFT_E_UNSUPPORTED;
+#endif
+}
+
+static weft_status find_place(const wefti_transport_options *options, const char *wish, transport_inside *inside) {
+    wefti_place *place = &inside->place;
     if (options->size == 0) {
         WEFTI_TRY(wefti_place_read(place));
     } else {
@@ -69,6 +100,11 @@ static weft_status find_place(const wefti_transport_options *options, wefti_plac
         if (strlen(options->store) >= sizeof place->store) return wefti_fail(WEFT_E_INVALID, "the store's address is too long");
         snprintf(place->store, sizeof place->store, "%s", options->store);
         place->store_ports = 1;
+    }
+    if (meets_by_mpi(options, place, wish)) {
+        WEFTI_TRY(meet_by_mpi(options, place));
+        inside->met_by_mpi = true;
+        return WEFT_OK;
     }
     if (place->size > 1 && !place->store[0] && place->store_descriptor < 0)
         return wefti_fail(WEFT_E_INVALID, "%s says %d ranks, but not where they meet: set WEFT_STORE=host:port, with an "
@@ -94,11 +130,12 @@ static weft_status find_wish(const wefti_transport_options *options, char wish_o
 
 /* From everyone's introduction: who shares this host, and the wire that all take. */
 static weft_status choose_wire(wefti_transport *transport, const introduction *all, const char **wire_out) {
-    bool one_host = true;
+    bool one_host = true, mpi = true;
     for (int32_t rank = 0; rank < transport->size; rank++) {
         transport->nodes[rank] = rank;
         for (int32_t other = rank - 1; other >= 0; other--)
             if (all[other].host == all[rank].host) transport->nodes[rank] = other;
+        mpi = mpi && all[rank].mpi;
         if (strcmp(all[rank].wire, all[0].wire) != 0)
             return wefti_fail(WEFT_E_MISMATCH, "rank 0 wants the wire '%.15s', rank %d '%.15s': set WEFT_WIRE alike on all",
                               all[0].wire, (int)rank, all[rank].wire);
@@ -112,7 +149,7 @@ static weft_status choose_wire(wefti_transport *transport, const introduction *a
     if (strcmp(all[0].wire, "shm") == 0 && !one_host)
         return wefti_fail(WEFT_E_UNSUPPORTED, "the shm wire works inside one host (and one user), and the ranks are on "
                           "several: use the tcp wire");
-    *wire_out = strcmp(all[0].wire, "auto") != 0 ? all[0].wire : one_host ? "shm" : "tcp";
+    *wire_out = strcmp(all[0].wire, "auto") != 0 ? all[0].wire : one_host ? "shm" : mpi ? "mpi" : "tcp";
     return WEFT_OK;
 }
 
@@ -180,14 +217,17 @@ static weft_status open_group(transport_inside *inside, const wefti_transport_op
     return wefti_collective_engine_weft()->open(&group, &transport->group);
 }
 
-static weft_status join(transport_inside *inside, const wefti_transport_options *options) {
+static weft_status join(transport_inside *inside, const wefti_transport_options *options, const char *wish) {
     wefti_transport *transport = &inside->transport;
     uint64_t         deadline_ns = wefti_deadline_after(wefti_host_now(transport->host), transport->timeout_ns);
     introduction     mine = {.host = host_number()}, *all = NULL;
     size_t           all_bytes = (size_t)transport->size * sizeof *all;
     const char      *wire = NULL;
     char             ready = 1;
-    WEFTI_TRY(find_wish(options, mine.wire));
+    snprintf(mine.wire, sizeof mine.wire, "%s", wish);
+#ifdef WEFTI_HAVE_MPI
+    mine.mpi = wefti_mpi_is_likely();
+#endif
     WEFTI_TRY(wefti_control_open(&(wefti_control_options){.host = transport->host, .place = &inside->place,
                                                           .timeout_ns = transport->timeout_ns,
                                                           .no_thread = options->no_control_thread, .fault = transport->fault},
@@ -217,14 +257,16 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
     transport->timeout_ns = options->timeout_ns ? options->timeout_ns : WEFTI_TRANSPORT_TIMEOUT_NS;
     transport->wire_name = "none";
     transport->reducer = options->reducer;
-    weft_status status = find_place(options, &inside->place);
+    char        wish[WIRE_NAME_BYTES];
+    weft_status status = find_wish(options, wish);
+    if (status == WEFT_OK) status = find_place(options, wish, inside);
     if (status == WEFT_OK) status = wefti_fault_create(transport->host, &transport->fault);
     if (status == WEFT_OK) {
         transport->rank = inside->place.rank;
         transport->size = inside->place.size;
         transport->launcher = inside->place.launcher;
         if (transport->size > 1)
-            status = join(inside, options);
+            status = join(inside, options, wish);
         else
             transport->local_size = 1;
     }
@@ -246,6 +288,9 @@ void wefti_transport_close(wefti_transport *transport) {
     /* The goodbye on the control channel comes first: a link that ends after it is no fault to anybody. */
     wefti_control_close(inside->control);
     if (transport->wire) transport->wire->ops->close(transport->wire, WEFTI_SECOND_NS);
+#ifdef WEFTI_HAVE_MPI
+    if (inside->met_by_mpi) wefti_mpi_leave(transport->fault && wefti_fault_verdict(transport->fault) == WEFT_OK);
+#endif
     wefti_fault_release(transport->fault);
     wefti_free(transport->nodes, (size_t)transport->size * sizeof *transport->nodes);
     explicit_bzero(&inside->place, sizeof inside->place);

@@ -31,8 +31,9 @@ WEFT_MUST_CHECK weft_status wefti_place_read(wefti_place *place_out);
 typedef struct wefti_transport_options {
     const wefti_host    *host;    /* NULL: the system */
     int32_t              rank, size; /* size 0: from the environment */
-    const char          *store;   /* "host:port"; NULL: from the environment */
-    const char          *wire;    /* "shm", "tcp", "verbs", "auto"; NULL: WEFT_WIRE, else "auto": shm where all ranks share a host */
+    const char          *store;   /* "host:port"; "mpi": said by rank 0 over MPI; NULL: from the environment */
+    const char          *wire;    /* "shm", "tcp", "verbs", "mpi", "auto"; NULL: WEFT_WIRE, else "auto": shm where all ranks share a host,
+                                       else mpi where an MPI launcher started them, else tcp */
     uint64_t             timeout_ns; /* for joining and for every wait; 0: 30 s */
     bool                 no_control_thread; /* faults are then noticed only inside calls */
     const wefti_reducer *reducer; /* NULL: wefti_reducer_host() */
