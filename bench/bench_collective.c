@@ -38,7 +38,8 @@ static double bus_factor(wefti_collective_kind kind, int32_t ranks) {
     if (ranks == 1) return 1;
     switch (kind) {
     case WEFTI_ALLREDUCE: return 2.0 * (ranks - 1) / ranks;
-    case WEFTI_BROADCAST: return 1;
+    case WEFTI_BROADCAST:
+    case WEFTI_REDUCE_TO: return 1;
     default: return (double)(ranks - 1) / ranks;
     }
 }
@@ -68,9 +69,16 @@ static double input(const collective_options *options, int32_t rank, size_t i) {
 }
 
 static double expected(const collective_options *options, const bench_rank *rank, size_t count, size_t i) {
-    if (options->kind == WEFTI_BROADCAST) return input(options, 0, i);
-    if (options->kind == WEFTI_ALLGATHER) return input(options, (int32_t)(i / count), i % count);
-    if (options->kind == WEFTI_REDUCE_SCATTER) i += (size_t)rank->rank * count;
+    size_t own = (size_t)rank->rank * count;
+    switch (options->kind) {
+    case WEFTI_BROADCAST: return input(options, 0, i);
+    case WEFTI_ALLGATHER:
+    case WEFTI_GATHER: return input(options, (int32_t)(i / count), i % count);
+    case WEFTI_SCATTER: return input(options, 0, own + i);
+    case WEFTI_ALLTOALL: return input(options, (int32_t)(i / count), own + i % count);
+    case WEFTI_REDUCE_SCATTER: i += own; break;
+    default: break;
+    }
     double result = input(options, 0, i);
     for (int32_t r = 1; r < rank->size; r++) {
         double value = input(options, r, i);
@@ -120,10 +128,16 @@ static double limit_seconds(const collective_options *options, bench_rank *rank,
     return bench_copy_seconds(rank, memory->receive, memory->send, bytes);
 }
 
+/* Whether the size is that of all parts. */
+static bool has_parts(wefti_collective_kind kind) {
+    return kind == WEFTI_REDUCE_SCATTER || kind == WEFTI_ALLGATHER || kind == WEFTI_GATHER || kind == WEFTI_SCATTER ||
+           kind == WEFTI_ALLTOALL;
+}
+
 static measured measure(const collective_options *options, bench_rank *rank, wefti_group *group, const buffers *memory,
                         size_t bytes) {
     size_t element = weft_dtype_bytes(options->dtype), ranks = (size_t)rank->size;
-    bool parts = options->kind == WEFTI_REDUCE_SCATTER || options->kind == WEFTI_ALLGATHER;
+    bool parts = has_parts(options->kind);
     size_t all = bytes / element, count = parts ? all / ranks : all;
     size_t own = (size_t)rank->rank * count * element;
     wefti_collective_call call = {.kind = options->kind,
@@ -132,19 +146,17 @@ static measured measure(const collective_options *options, bench_rank *rank, wef
                                   .send = memory->send,
                                   .receive = memory->receive,
                                   .count = count};
-    if (options->in_place && options->kind == WEFTI_ALLGATHER)
+    bool root = rank->rank == 0;
+    if (options->in_place && (options->kind == WEFTI_ALLGATHER || (options->kind == WEFTI_GATHER && root)))
         call.send = memory->receive + own;
-    else if (options->in_place)
+    else if (options->in_place && options->kind != WEFTI_GATHER && options->kind != WEFTI_ALLTOALL &&
+             (options->kind != WEFTI_SCATTER || root))
         call.receive = memory->send + (options->kind == WEFTI_REDUCE_SCATTER ? own : 0);
     measured result = {.limit_seconds = limit_seconds(options, rank, memory, bytes)};
     result.algorithm = rank->size == 1 ? "copy" : wefti_coll_choose((coll_group *)group, &call, count * element)->name;
-    bool sends = options->kind != WEFTI_BROADCAST || rank->rank == 0;
     if (options->check)
-        result.wrong = verify(options, rank, group, &call,
-                              !sends                                  ? 0
-                              : options->kind == WEFTI_REDUCE_SCATTER ? count * ranks
-                                                                      : count,
-                              options->kind == WEFTI_ALLGATHER ? count * ranks : count);
+        result.wrong = verify(options, rank, group, &call, wefti_coll_sent_count((coll_group *)group, &call, rank->rank),
+                              wefti_coll_received_count((coll_group *)group, &call, rank->rank));
     memset(memory->send, 0, bytes); /* so that repeated sums in place stay what they are */
     memset(memory->receive, 0, bytes);
     double one = window(rank, group, &call, 3), again = window(rank, group, &call, 3);
@@ -171,7 +183,7 @@ static void report(const collective_options *options, const bench_rank *rank, si
     bench_size_text(bytes, size, sizeof size);
     printf("%8s %10zu %5s %5s  %-13s %10.2f %9.2f %9.2f %10s %6s %6lld\n", size,
            bytes / weft_dtype_bytes(options->dtype), options->dtype_name,
-           options->kind <= WEFTI_REDUCE_SCATTER ? options->op_name : "-", result->algorithm,
+           coll_kind_reduces(options->kind) ? options->op_name : "-", result->algorithm,
            result->seconds.median * 1e6, gigabytes / result->seconds.median, bus, limit_text, share,
            (long long)result->wrong);
     fflush(stdout);
@@ -292,6 +304,18 @@ int bench_reduce_scatter(int argc, char **argv) {
 }
 int bench_allgather(int argc, char **argv) {
     return run(argc, argv, WEFTI_ALLGATHER, "Each rank gets everyone's part; sizes are those of the whole.");
+}
+int bench_alltoall(int argc, char **argv) {
+    return run(argc, argv, WEFTI_ALLTOALL, "Each rank gets its part of everyone's buffer; sizes are those of the whole.");
+}
+int bench_reduce(int argc, char **argv) {
+    return run(argc, argv, WEFTI_REDUCE_TO, "Rank 0 gets the sum of all ranks' buffers.");
+}
+int bench_gather(int argc, char **argv) {
+    return run(argc, argv, WEFTI_GATHER, "Rank 0 gets everyone's part; sizes are those of the whole.");
+}
+int bench_scatter(int argc, char **argv) {
+    return run(argc, argv, WEFTI_SCATTER, "Each rank gets its part of rank 0's buffer; sizes are those of the whole.");
 }
 int bench_broadcast(int argc, char **argv) {
     return run(argc, argv, WEFTI_BROADCAST, "Everyone gets rank 0's buffer.");

@@ -125,6 +125,7 @@ weft_status weft_world_create(const weft_world_options *options, weft_world **wo
     WEFTI_TRY(wefti_alloc(sizeof *r, "a world", &r));
     weft_status status = open_link(r, options);
     if (status == WEFT_OK) status = open_device(r, options);
+    if (status == WEFT_OK) status = wefti_transport_tune(r->link);
     if (status != WEFT_OK) {
         weft_world_release(&r->world);
         return status;

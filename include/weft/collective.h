@@ -15,6 +15,12 @@
  * same: reductions have a fixed order. F16 and BF16 are added up in F32, and rounded whenever a partial sum is sent on.
  * Integers wrap. BOOL: sum and maximum are or, product and minimum are and; it has no average.
  *
+ * Choice. Where nothing forces an algorithm, the one that costs least is taken: by guesses about the wire, or, with WEFT_TUNING in
+ * the environment of every rank, by what the world measures when it is created ("measure"; "measure:PATH" also saves it) or by a
+ * file that rank 0 reads (of `weft-bench tune`, which names the quickest algorithm by size, or saved so). All ranks choose alike.
+ * A measurement may choose otherwise in the next run, and sums of floats then differ in their last bits; a file does not. A file that
+ * is damaged (WEFT_E_CORRUPT), or of another wire or number of hosts (WEFT_E_MISMATCH), ends the creation of the world, on every rank.
+ *
  * Faults. Nothing hangs: every call has a deadline (the world's, or its own). A rank that dies, a call that differs, a deadline
  * that passes is a fault of the world: every pending and every later call of every group of it ends with that one status, whose
  * message names the rank and the cause. Other errors (WEFT_E_INVALID, WEFT_E_DTYPE, WEFT_E_OVERFLOW, WEFT_E_UNSUPPORTED) are

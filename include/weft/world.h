@@ -23,6 +23,7 @@ typedef struct weft_world weft_world;
  *   WEFT_STORE=host:port             where rank 0 is met; mpi: rank 0 says so over MPI, with a secret of its own making
  *   WEFT_MPI, WEFT_MPI_DIR           the MPI to use (openmpi, mpich, or a module's file), and where modules (libweft_mpi_*.so) lie
  *   WEFT_WIRE, WEFT_DEVICE           as .wire and .device
+ *   WEFT_TUNING                      what groups choose their algorithms by (weft/collective.h)
  *   WEFT_THREADS                     threads of the CPU device (weft/threads.h)
  *   WEFT_CUDA_TF32=1                 f32 products and convolutions on a GPU may round their factors to 10 bits (tf32), which is quicker
  *   WEFT_CUDA_CAPTURE=0              launch kernels one by one, not as graphs; WEFT_CUDA_NVRTC=0: no kernels compiled at run time. For debugging.

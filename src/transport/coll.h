@@ -12,6 +12,7 @@
  * coll_exchange.c   pairwise, linear, Bruck
  * coll_nodes.c      hierarchical: inside the node, across nodes, inside again
  * coll_point.c    send and receive
+ * tune.c            measured costs, and the file that keeps them
  * coll_map.c      the slots in mapped memory, and the one-shot algorithm on them
  * coll_share.c    two-shot: every rank reduces its share straight from and to the others' memory */
 #ifndef WEFTI_TRANSPORT_COLL_H
@@ -20,6 +21,7 @@
 #include <stdatomic.h>
 
 #include "core/iface/collective.h"
+#include "transport/tune.h"
 
 enum {
     COLL_LANES = 4,      /* segments of one operation that are on the way at once */
@@ -76,6 +78,12 @@ typedef struct coll_algorithm {
     void (*begin)(coll_operation *operation); /* at start; may publish or queue, must not wait */
     weft_status (*advance)(coll_operation *operation);
 } coll_algorithm;
+
+/* What a tuning says (tune.h), looked up. */
+typedef struct coll_rule {
+    size_t bytes;
+    const coll_algorithm *algorithm;
+} coll_rule;
 
 extern const coll_algorithm wefti_coll_algorithms[];
 extern const int wefti_coll_algorithm_count;
@@ -168,6 +176,7 @@ struct coll_group {
     int32_t *ranks;    /* [size] */
     uint64_t *points;  /* [2 · size] numbers of the next send to, and the next receive from, each member */
     coll_model model;
+    int32_t rule_first[WEFTI_COLLECTIVE_KIND_COUNT + 1]; /* those of a kind end where the next kind's begin */
     coll_nodes nodes;
     const coll_algorithm *forced[WEFTI_COLLECTIVE_KIND_COUNT];
     coll_operation *operations;          /* [in_flight] */
@@ -183,6 +192,7 @@ struct coll_group {
     uint8_t *messages;                      /* outboxes and inboxes */
     uint8_t *scratch; /* COLL_SETS × COLL_LANES × 2 × COLL_SEGMENT_BYTES; only where nothing is mapped */
     coll_map *map;    /* NULL where the wire does not map */
+    coll_rule rules[WEFTI_TUNING_RULES]; /* of a tuning; by kind, then by bytes */
 };
 
 static inline coll_group *coll_group_of(const coll_operation *operation) { return (coll_group *)operation->base.group; }

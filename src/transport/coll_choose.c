@@ -301,8 +301,18 @@ static bool usable(const coll_group *group, const coll_algorithm *algorithm, wef
     return (algorithm->kinds >> kind & 1) && (!algorithm->mapped || group->map);
 }
 
+/* What the tuning found the quickest; NULL where it says nothing. */
+static const coll_algorithm *by_rule(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    const coll_algorithm *best = NULL;
+    for (int32_t i = group->rule_first[kind]; i < group->rule_first[kind + 1] && group->rules[i].bytes <= bytes; i++)
+        best = group->rules[i].algorithm;
+    return best;
+}
+
 const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     const coll_algorithm *best = group->forced[call->kind];
+    if (best && best->fits(group, call, bytes)) return best;
+    best = by_rule(group, call->kind, bytes);
     if (best && best->fits(group, call, bytes)) return best;
     best = NULL;
     double least = 0;

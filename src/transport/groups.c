@@ -66,9 +66,11 @@ static weft_status open_inner(weft_group *group, const membership *members) {
         how.nodes = nodes;
     }
     weft_status status = engine_of(world)->open(&how, &group->inner);
-    if (status == WEFT_OK) group->inner->owner = group;
     wefti_free(nodes, node_bytes);
-    return status;
+    if (status != WEFT_OK) return status;
+    group->inner->owner = group;
+    if (transport->tuned) wefti_tuning_apply(group->inner, &transport->tuning);
+    return WEFT_OK;
 }
 
 static weft_status make(weft_world *world, const weft_group_options *options, const membership *members, uint16_t id,

@@ -223,7 +223,7 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
     introduction     mine = {.host = host_number()}, *all = NULL;
     size_t           all_bytes = (size_t)transport->size * sizeof *all;
     const char      *wire = NULL;
-    char             ready = 1;
+    char             ready = wefti_tuning_wish();
     snprintf(mine.wire, sizeof mine.wire, "%s", wish);
 #ifdef WEFTI_HAVE_MPI
     mine.mpi = wefti_mpi_is_likely();
@@ -242,8 +242,13 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
     char *everyone = NULL;
     if (status == WEFT_OK) status = wefti_alloc((size_t)transport->size, "readiness", &everyone);
     if (status == WEFT_OK) status = wefti_transport_exchange(transport, "ready", &ready, 1, everyone);
+    if (status == WEFT_OK) status = wefti_tuning_agree(everyone, transport->size);
     wefti_free(everyone, (size_t)transport->size);
     return status;
+}
+
+weft_status wefti_transport_tune(wefti_transport *transport) {
+    return transport->group ? wefti_tuning_start(transport->group, &transport->tuning, &transport->tuned) : WEFT_OK;
 }
 
 weft_status wefti_transport_open(const wefti_transport_options *options, wefti_transport **transport_out) {

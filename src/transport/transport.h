@@ -4,6 +4,7 @@
 #define WEFTI_TRANSPORT_H
 
 #include "core/iface/collective.h"
+#include "transport/tune.h"
 #include "transport/wire_common.h"
 
 #define WEFTI_TRANSPORT_TIMEOUT_NS (30 * WEFTI_SECOND_NS)
@@ -51,12 +52,17 @@ typedef struct wefti_transport {
     uint64_t          timeout_ns;
     int32_t          *nodes; /* [size] the first rank on the same host as each; NULL with one rank */
     const wefti_reducer *reducer; /* NULL: wefti_reducer_host() */
+    bool              tuned;      /* groups choose by `tuning` */
+    wefti_tuning      tuning;
 } wefti_transport;
 
 /* Joins: meets the other ranks at the store, picks and connects a wire, opens the group. Collective over all ranks.
  * Blocks until all are there or the deadline has passed. Errors name what is wrong: ranks that did not come, a size that
  * disagrees, a taken port, a wrong secret, a wire that does not exist (those that do are listed). */
 WEFT_MUST_CHECK weft_status wefti_transport_open(const wefti_transport_options *options, wefti_transport **transport_out);
+/* Does what WEFT_TUNING says (tune.h), for the group of all ranks and those that are made later. Collective; once the reducer can
+ * reduce, and before any other collective. */
+WEFT_MUST_CHECK weft_status wefti_transport_tune(wefti_transport *transport);
 /* Leaves in order: peers see that this rank has left, not that it died. NULL is fine. */
 void wefti_transport_close(wefti_transport *transport);
 /* Everyone gives `bytes` (the same number) and gets all, by rank: for set-up, not for steps. Collective; blocks. `name`
