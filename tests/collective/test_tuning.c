@@ -25,8 +25,11 @@ static int64_t hash_bytes(const void *bytes, size_t count) {
 
 /* Which row of the table is taken; the same on all ranks. */
 static int chosen(rank_world *world, const wefti_group *group, wefti_collective_kind kind, size_t bytes) {
+    if (kind == WEFTI_BARRIER) bytes = 0; /* it moves none, and no algorithm would take more */
     wefti_collective_call call = {.kind = kind, .count = bytes / sizeof(float)};
-    int row = (int)(wefti_coll_choose((const coll_group *)group, &call, bytes) - wefti_coll_algorithms);
+    const coll_algorithm *algorithm = wefti_coll_choose((const coll_group *)group, &call, bytes);
+    CHECK(algorithm, "no algorithm for kind %d of %zu bytes", (int)kind, bytes);
+    int row = (int)(algorithm - wefti_coll_algorithms);
     check_equal_everywhere(world, row, "the choice");
     return row;
 }
