@@ -290,11 +290,11 @@ static const wefti_wire_ops mpiw_ops = {
 
 /* A number of what both ends must agree on. */
 static uint64_t job_number(const wefti_wire_options *options) {
-    uint64_t hash = UINT64_C(14695981039346656037);
-    for (const char *at = options->job ? options->job : ""; *at; at++) hash = (hash ^ (uint8_t)*at) * UINT64_C(1099511628211);
-    for (size_t i = 0; i < options->secret_bytes; i++) hash = (hash ^ options->secret[i]) * UINT64_C(1099511628211);
-    hash = (hash ^ options->epoch) * UINT64_C(1099511628211);
-    return (hash ^ (uint64_t)options->size) * UINT64_C(1099511628211);
+    const char *job = options->job ? options->job : "";
+    uint64_t    hash = wefti_hash(WEFTI_HASH_BEGIN, job, strlen(job) + 1);
+    hash = wefti_hash(hash, options->secret, options->secret_bytes);
+    hash = wefti_hash(hash, &options->epoch, sizeof options->epoch);
+    return wefti_hash(hash, &options->size, sizeof options->size);
 }
 
 static weft_status open_parts(mpiw_wire *wire) {

@@ -16,11 +16,8 @@
 #define LOOK_NS (5 * WEFTI_MILLISECOND_NS)
 #define LAST_WORDS_NS (50 * WEFTI_MILLISECOND_NS)
 
-static uint64_t mix(uint64_t hash, uint64_t value) { return (hash ^ value) * UINT64_C(1099511628211); }
-
 /* A number for where process ids mean the same: one kernel, one name space. */
 static uint64_t watch_place(void) {
-    uint64_t    hash = UINT64_C(14695981039346656037);
     char        boot[64] = "";
     struct stat space = {0};
     FILE       *file = fopen("/proc/sys/kernel/random/boot_id", "re");
@@ -29,8 +26,7 @@ static uint64_t watch_place(void) {
         fclose(file);
     }
     if (stat("/proc/self/ns/pid", &space) != 0) space.st_ino = 0;
-    for (const char *at = boot; *at; at++) hash = mix(hash, (uint8_t)*at);
-    return mix(hash, space.st_ino);
+    return wefti_hash(wefti_hash(WEFTI_HASH_BEGIN, boot, strlen(boot)), &space.st_ino, sizeof space.st_ino);
 }
 
 /* When a process began, in the kernel's ticks; 0 where it is not known. Tells a process from a later one of the same id. */
