@@ -1,43 +1,13 @@
 #!/usr/bin/env bash
 # usage: run.sh WEFTRUN CASE
-# Tries the launcher from outside. Every process that a case starts carries a mark in its environment, so that what is
-# left behind can be found afterwards, whatever group, session or parent it has by then.
+# Tries the launcher from outside.
 set -u
+source "$(dirname "${BASH_SOURCE[0]}")/../common/processes.sh"
 weftrun=$1
 trains=$(dirname "$1")/train_program_run # a small training run
-work=$(mktemp -d)
-export WEFT_TEST_MARK="$work"
 unset WEFT_WIRE WEFT_RANK
 shm_before=$(ls /dev/shm 2>/dev/null)
 
-marked() { # the processes that carry our mark, without this shell and what it is running right now
-    local environ pid
-    for environ in /proc/[0-9]*/environ; do
-        pid=${environ#/proc/}
-        pid=${pid%/environ}
-        [ "$pid" = "$$" ] || [ "$pid" = "$BASHPID" ] && continue
-        tr '\0' '\n' 2>/dev/null <"$environ" | grep -qxF "WEFT_TEST_MARK=$work" && echo "$pid"
-    done 2>/dev/null
-}
-fail() {
-    echo "FAILED: $*"
-    exit 1
-}
-same() { # same WHAT EXPECTED GOT
-    [ "$2" = "$3" ] || fail "$1: expected '$2', got '$3'"
-}
-matches() { # matches WHAT PATTERN TEXT
-    grep -qE -e "$2" <<<"$3" || fail "$1: expected something like '$2', got '$3'"
-}
-wait_for() { # wait_for SECONDS CONDITION...
-    local tenths=$(($1 * 10))
-    shift
-    while ! "$@"; do
-        [ $((tenths--)) -gt 0 ] || fail "waited too long for: $*"
-        sleep 0.1
-    done
-}
-nothing_left() { [ -z "$(marked)" ]; }
 lines_are() { [ "$(grep -c . "$1" 2>/dev/null)" = "$2" ]; }
 all_are() { # all_are STATE PROGRAM: whether every marked process of the program is in that state of ps(1)
     local states
@@ -45,17 +15,10 @@ all_are() { # all_are STATE PROGRAM: whether every marked process of the program
     [ "$states" = "$1" ]
 }
 many_are() { [ "$(marked | wc -l)" -ge "$1" ]; }
-clean_up() {
-    local status=$? left
-    left=$(marked)
-    [ -z "$left" ] || kill -9 $left 2>/dev/null
-    if [ $status = 0 ] && [ -n "$left" ]; then echo "FAILED: left behind: $left" && status=1; fi
-    if [ "$shm_before" != "$(ls /dev/shm 2>/dev/null | grep -v '^sem\.bxf')" ] && [ -n "$(find /dev/shm -newer "$work" \
-        -name '*weft*' 2>/dev/null)" ]; then echo "FAILED: something is left in /dev/shm" && status=1; fi
-    rm -rf "$work"
-    exit $status
+after_end() {
+    [ "$shm_before" = "$(ls /dev/shm 2>/dev/null | grep -v '^sem\.bxf')" ] || [ -z "$(find /dev/shm -newer "$work" -name '*weft*' 2>/dev/null)" ] ||
+        { echo "FAILED: something is left in /dev/shm" && false; }
 }
-trap clean_up EXIT
 
 case_help() {
     local text

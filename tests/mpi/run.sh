@@ -4,50 +4,13 @@
 set -u
 bin=$1
 flavour=$2
-work=$(mktemp -d)
-export WEFT_TEST_MARK="$work" TMPDIR="$work" WEFT_TEST_SHARED="$work/shared" WEFT_THREADS=1
+source "$(dirname "${BASH_SOURCE[0]}")/../common/processes.sh"
+patience=50 # launchers clear up after themselves
+export TMPDIR="$work" WEFT_TEST_SHARED="$work/shared" WEFT_THREADS=1
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_base_warn_component_unused=0
 export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0" # MPI keeps memory to its end
 unset WEFT_WIRE WEFT_RANK WEFT_WORLD_SIZE WEFT_STORE WEFT_MPI WEFT_MPI_DIR
 limit=60
-
-fail() {
-    echo "FAILED: $*"
-    exit 1
-}
-matches() { # matches WHAT PATTERN TEXT
-    grep -qE -e "$2" <<<"$3" || fail "$1: expected something like '$2', got '$3'"
-}
-marked() { # the processes that carry our mark, without this shell and what it is running right now
-    local environ pid
-    for environ in /proc/[0-9]*/environ; do
-        pid=${environ#/proc/}
-        pid=${pid%/environ}
-        [ "$pid" = "$$" ] || [ "$pid" = "$BASHPID" ] && continue
-        tr '\0' '\n' 2>/dev/null <"$environ" | grep -qxF "WEFT_TEST_MARK=$work" && echo "$pid"
-    done 2>/dev/null
-}
-wait_for() { # wait_for SECONDS CONDITION...
-    local tenths=$(($1 * 10))
-    shift
-    while ! "$@"; do
-        [ $((tenths--)) -gt 0 ] || fail "waited too long for: $*"
-        sleep 0.1
-    done
-}
-nothing_left() { [ -z "$(marked)" ]; }
-clean_up() {
-    local status=$? left tenths=30
-    while [ $((tenths--)) -gt 0 ] && ! nothing_left; do sleep 0.1; done # launchers clear up after themselves
-    left=$(marked)
-    if [ -n "$left" ]; then
-        [ $status != 0 ] || { echo "FAILED: left behind: $(ps -o pid=,args= -p ${left//$'\n'/,})" && status=1; }
-        kill -9 $left 2>/dev/null
-    fi
-    rm -rf "$work"
-    exit $status
-}
-trap clean_up EXIT
 
 launcher=$(command -v "mpirun.$flavour" || command -v mpirun || true)
 case $("${launcher:-false}" --version 2>/dev/null | head -n 3) in
@@ -55,8 +18,8 @@ case $("${launcher:-false}" --version 2>/dev/null | head -n 3) in
     *HYDRA*) here=mpich ;;
     *) here=none ;;
 esac
-[ $here = "$flavour" ] || { echo "no mpirun of $flavour here: skipped" && exit 77; }
-[ -e "$bin/../lib/libweft_mpi_$flavour.so" ] || { echo "built without a module for $flavour: skipped" && exit 77; }
+[ $here = "$flavour" ] || skip "no mpirun of $flavour here"
+[ -e "$bin/../lib/libweft_mpi_$flavour.so" ] || skip "built without a module for $flavour"
 
 launch() { # launch RANKS PROGRAM...: as a user would, on fewer cores than ranks; options of the launcher in more[@]
     local ranks=$1
@@ -96,7 +59,7 @@ case_large_nightly() { through 2 large; }
 # The launcher must be told to let the others live. Hydra (4.0) falls over itself then.
 case_dead_rank() {
     local rank
-    [ "$flavour" = openmpi ] || { echo "this launcher lets nobody outlive a rank: skipped" && exit 77; }
+    [ "$flavour" = openmpi ] || skip "this launcher lets nobody outlive a rank"
     more=(--enable-recovery)
     : >"$WEFT_TEST_SHARED"
     launch 3 "$bin/mpi_ranks" dead >"$work/out" 2>&1
@@ -109,7 +72,7 @@ train() { # train NAME COMMAND...: leaves NAME.safetensors and NAME.jsonl
     "$@" "$bin/fit_custom" --quiet --epochs 2 --log "$work/$name.jsonl" --checkpoint "$work/$name.safetensors" >"$work/$name.out" 2>&1 ||
         fail "$name: status $?: $(cat "$work/$name.out")"
 }
-has_samples() { [ -x "$bin/fit_custom" ] || { echo "no samples here: skipped" && exit 77; }; }
+has_samples() { [ -x "$bin/fit_custom" ] || skip "no samples here"; }
 
 # The same parameters as over shared memory, to the bit where both add in the same order.
 case_trains() {
@@ -134,19 +97,13 @@ case_starts_by_itself() {
 }
 
 # A rank is killed in the middle of training: everyone ends, soon, and says who it was where the launcher lets it.
-rank_of() { # rank_of NUMBER PROGRAM: the process that is that rank
-    local pid
-    for pid in $(marked); do
-        [ "/proc/$pid/exe" -ef "$2" ] && tr '\0' '\n' <"/proc/$pid/environ" | grep -qxE "(OMPI_COMM_WORLD_RANK|PMI_RANK)=$1" && echo "$pid"
-    done 2>/dev/null
-}
 kill_one() { # kill_one: of three ranks that train; status is the launcher's
     local trains=$bin/train_program_run start
     rm -f "$work/model"
     WEFT_WIRE=mpi RUN_PAUSE_MS=2 launch 3 "$trains" "$work/model" 100000 10 >"$work/out" 2>&1 &
     wait_for 30 test -s "$work/model"
     start=$(date +%s%N)
-    kill -9 "$(rank_of 1 "$trains")"
+    kill -9 "$(marked_with "$trains" "(OMPI_COMM_WORLD_RANK|PMI_RANK)=1")"
     wait $!
     status=$?
     [ $((($(date +%s%N) - start) / 1000000)) -lt 15000 ] || fail "it took $((($(date +%s%N) - start) / 1000000)) ms"
