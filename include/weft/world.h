@@ -18,7 +18,8 @@ typedef struct weft_world weft_world;
  * size and describe may be called from any thread. Errors are kept by thread (weft/status.h).
  *
  * What the environment says, where the options do not:
- *   WEFT_RANK, WEFT_WORLD_SIZE       who this is, of how many (weftrun sets them; torchrun's, MPI launchers' and Slurm's do as well)
+ *   WEFT_RANK, WEFT_WORLD_SIZE       who this is, of how many (weftrun sets them; torchrun's, MPI launchers' and Slurm's do as well; in an
+ *                                    indexed job of Kubernetes only the second is needed)
  *   WEFT_LOCAL_RANK, WEFT_LOCAL_SIZE the same on this host
  *   WEFT_STORE=host:port             where rank 0 is met; mpi: rank 0 says so over MPI, with a secret of its own making
  *   WEFT_MPI, WEFT_MPI_DIR           the MPI to use (openmpi, mpich, or a module's file), and where modules (libweft_mpi_*.so) lie

@@ -289,14 +289,25 @@ static weft_status start_thread(wefti_control *control) {
     return WEFT_OK;
 }
 
-static weft_status set_up(wefti_control *control) {
+/* A pod's name is known some time after the pod was started: rank 0's may come after the others. */
+static weft_status find_store(wefti_control *control, uint64_t timeout_ns) {
+    bool     comes_late = strcmp(control->place->launcher, "Kubernetes") == 0;
+    uint64_t deadline_ns = wefti_deadline_after(wefti_host_now(control->host), timeout_ns);
+    for (;;) {
+        weft_status status = wefti_socket_resolve(control->place->store, &control->address);
+        if (status != WEFT_E_NOT_FOUND || !comes_late || wefti_host_now(control->host) >= deadline_ns) return status;
+        control->host->sleep(control->host->context, WEFTI_SECOND_NS / 5);
+    }
+}
+
+static weft_status set_up(wefti_control *control, uint64_t timeout_ns) {
     const wefti_place *place = control->place;
     WEFTI_TRY(wefti_alloc((size_t)member_count(control) * sizeof *control->members, "members", &control->members));
     for (int32_t i = 0; i < member_count(control); i++) control->members[i].frames.socket = -1;
     for (int i = 0; i < 2; i++) WEFTI_TRY(wefti_alloc(round_bytes(place), "an exchange", &control->round.all[i]));
     control->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (control->wake < 0) return wefti_fail_errno("cannot create an eventfd for the control thread");
-    if (place->store[0]) WEFTI_TRY(wefti_socket_resolve(place->store, &control->address));
+    if (place->store[0]) WEFTI_TRY(find_store(control, timeout_ns));
     if (place->rank == 0) {
         WEFTI_TRY(wefti_alloc(CONTROL_MOST_GUESTS * sizeof *control->guests, "guests", &control->guests));
         for (int i = 0; i < CONTROL_MOST_GUESTS; i++) control->guests[i].socket = -1;
@@ -336,7 +347,7 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
     pthread_mutexattr_destroy(&recursive);
     pthread_cond_init(&control->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    weft_status status = set_up(control);
+    weft_status status = set_up(control, options->timeout_ns);
     if (status == WEFT_OK) {
         wefti_fault_set_hooks(control->fault, &(wefti_fault_hooks){.decided = decided,
                                                                    .listen = listen_now,

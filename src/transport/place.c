@@ -8,6 +8,7 @@
  *   WEFT_JOB                             a name for the job, the same on all of its ranks
  *   WEFT_INTERFACE                       address of this host that wires bind to (default: loopback)
  *   WEFT_SECRET, WEFT_SECRET_FILE        the job's secret, itself or in a file that only its owner can read
+ * In an indexed job of Kubernetes the rank is JOB_COMPLETION_INDEX, beside WEFT_WORLD_SIZE and WEFT_STORE, which names rank 0's pod.
  * Other launchers give no port of ours, so a few ports from a number made of the job's name are tried. */
 #include <ctype.h>
 #include <errno.h>
@@ -29,6 +30,7 @@ typedef struct launcher {
 
 static const launcher launchers[] = {
     {"weftrun", "WEFT_RANK", "WEFT_WORLD_SIZE", "WEFT_LOCAL_RANK", "WEFT_LOCAL_SIZE"},
+    {"Kubernetes", "JOB_COMPLETION_INDEX", "WEFT_WORLD_SIZE", NULL, NULL},
     {"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"},
     {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"},
     {"PMI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"},
@@ -151,6 +153,12 @@ static void set_job(wefti_place *place, const char *kind, const char *first, con
                  (unsigned long long)hash_of(hash, second ? second : ""));
 }
 
+/* The job that an indexed job's pod belongs to: its host's name without the index at the end. */
+static void read_pods_job(char *job_out, size_t most) {
+    const char *host = variable("HOSTNAME") ? variable("HOSTNAME") : "", *dash = strrchr(host, '-');
+    if (dash && strcmp(dash + 1, variable("JOB_COMPLETION_INDEX")) == 0) snprintf(job_out, most, "%.*s", (int)(dash - host), host);
+}
+
 static weft_status find_store(wefti_place *place) {
     const char *store = variable("WEFT_STORE");
     place->store_ports = 1;
@@ -181,6 +189,10 @@ static weft_status find_store(wefti_place *place) {
             snprintf(place->store, sizeof place->store, "%s:%d", host, (int)port_of_job(place->job));
             place->store_ports = PORTS_TO_TRY;
         }
+    } else if (strcmp(place->launcher, "Kubernetes") == 0) {
+        char job[64] = "";
+        read_pods_job(job, sizeof job);
+        set_job(place, "kubernetes", job, NULL);
     } else {
         set_job(place, "weft", NULL, NULL);
     }
@@ -200,7 +212,8 @@ weft_status wefti_place_read(wefti_place *place_out) {
     for (size_t i = 0; i < WEFTI_COUNT(launchers); i++) {
         /* One of the two alone is a mistake for our own; other launchers' names are common words. */
         bool rank = variable(launchers[i].rank), size = variable(launchers[i].size);
-        if (i == 0 ? !(rank || size) : !(rank && size)) continue;
+        bool kubernetes = !rank && variable("JOB_COMPLETION_INDEX"); /* whose rank goes with our size */
+        if (i == 0 ? !(rank || size) || kubernetes : !(rank && size)) continue;
         if (is_slurms(&launchers[i])) continue;
         WEFTI_TRY(read_launcher(&launchers[i], place));
         break;

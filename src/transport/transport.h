@@ -13,7 +13,7 @@
 typedef struct wefti_place {
     int32_t     rank, size;
     int32_t     local_rank, local_size; /* on this host, as far as the launcher says; -1 else */
-    const char *launcher;               /* "weftrun", "torchrun", "Open MPI", "Slurm", "none" */
+    const char *launcher;               /* "weftrun", "Kubernetes", "torchrun", "Open MPI", "PMI", "Slurm", "none" */
     char        store[256];             /* host:port; "" where the launcher gives none (size 1) */
     int32_t     store_ports;            /* ports to try from that on: 1 where the launcher names the very port */
     int         store_descriptor;       /* rank 0: the store's socket, listening already; -1 else */
@@ -23,7 +23,7 @@ typedef struct wefti_place {
     size_t      secret_bytes;           /* 0: none */
 } wefti_place;
 
-/* Reads the environment: Weft's own variables first, then torchrun's, Open MPI's and PMIx's, Slurm's; one rank where
+/* Reads the environment: Weft's own variables first, then Kubernetes', torchrun's, Open MPI's and PMIx's, Slurm's; one rank where
  * there is none. WEFT_E_INVALID for variables that contradict each other or are no numbers, named. The secret comes from
  * WEFT_SECRET or the file that WEFT_SECRET_FILE names, which must be of mode 0600 (or 0400). */
 WEFT_MUST_CHECK weft_status wefti_place_read(wefti_place *place_out);

@@ -1,0 +1,10 @@
+# Starting under the launchers of clusters: each case of run.sh is a test of its own.
+if(TARGET weftrun AND TARGET fit_custom AND NOT WEFT_SANITIZE)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/run.sh)
+  file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/run.sh launch_cases REGEX "^case_[a-z0-9_]+\\(\\)")
+  foreach(line ${launch_cases})
+    string(REGEX REPLACE "^case_([a-z0-9_]+).*" "\\1" case "${line}")
+    add_test(NAME launch_${case} COMMAND bash ${CMAKE_CURRENT_LIST_DIR}/run.sh ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} ${PROJECT_SOURCE_DIR} ${case})
+    set_tests_properties(launch_${case} PROPERTIES LABELS launch TIMEOUT 180 SKIP_RETURN_CODE 77)
+  endforeach()
+endif()
