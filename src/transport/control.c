@@ -2,8 +2,9 @@
  *
  * A pump that never blocks does everything, under one lock: a thread runs it (by default), or whoever waits. The thread
  * sleeps in poll on all sockets, so a peer's death is known when the kernel says so, and wakes twice a second for
- * heartbeats. The fault object calls back, holding no lock of its own, when it is about to decide; the news is given to
- * the sockets there and then. */
+ * heartbeats; in a network without sockets (network.h) the same pump runs beside the rank and sleeps by the host. The fault
+ * object calls back, holding no lock of its own, when it is about to decide; the news is given to the streams there and
+ * then. */
 #include "transport/control.h"
 
 #include <netdb.h>
@@ -27,7 +28,8 @@ void wefti_control_fail(wefti_control *control, weft_status status) {
 
 static void rouse(wefti_control *control) {
     uint64_t one = 1;
-    ssize_t  ignored = write(control->wake, &one, sizeof one);
+    if (control->network) return; /* what is sent waits for nothing there */
+    ssize_t ignored = write(control->wake, &one, sizeof one);
     (void)ignored;
 }
 
@@ -119,7 +121,7 @@ static nfds_t descriptors(wefti_control *control, struct pollfd *list) {
         list[count++] = (struct pollfd){.fd = control->dialled, .events = control->connected ? POLLIN : POLLOUT};
     for (int32_t i = 0; i < member_count(control); i++) {
         const wefti_frames *frames = &control->members[i].frames;
-        if (wefti_control_reaches(&control->members[i]))
+        if (wefti_control_reaches(&control->members[i]) && frames->socket >= 0)
             list[count++] = (struct pollfd){.fd = frames->socket,
                                             .events = (short)(POLLIN | (frames->out_have ? POLLOUT : 0))};
     }
@@ -149,6 +151,18 @@ static void *run_thread(void *context) {
         }
     }
     return NULL;
+}
+
+/* The same, beside others of a network; its host wakes who sleeps as soon as something comes. */
+static void run_spawned(void *context) {
+    wefti_control *control = context;
+    while (!atomic_load(&control->stop)) {
+        pthread_mutex_lock(&control->lock);
+        pump(control, wefti_host_now(control->host));
+        uint64_t idle_ns = (uint64_t)idle_ms(control) * WEFTI_MILLISECOND_NS;
+        pthread_mutex_unlock(&control->lock);
+        control->host->sleep(control->host->context, idle_ns);
+    }
 }
 
 /* Called by wefti_fault_status, so by every wait: while somebody is suspected, or where there is no thread. */
@@ -183,6 +197,13 @@ static weft_status time_out(wefti_control *control, const char *name, uint64_t t
 
 /* Lets go of the lock until something may have changed, or for a moment. */
 static void wait_a_little(wefti_control *control) {
+    if (control->network) {
+        if (control->no_thread) pump(control, wefti_host_now(control->host));
+        pthread_mutex_unlock(&control->lock);
+        control->host->sleep(control->host->context, 20 * WEFTI_MILLISECOND_NS);
+        pthread_mutex_lock(&control->lock);
+        return;
+    }
     if (!control->no_thread) {
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
@@ -279,6 +300,11 @@ static void free_all(wefti_control *control) {
 }
 
 static weft_status start_thread(wefti_control *control) {
+    if (control->network) {
+        WEFTI_TRY(control->network->spawn(control->network->context, run_spawned, control, &control->spawned));
+        control->has_thread = true;
+        return WEFT_OK;
+    }
     sigset_t all, before;
     sigfillset(&all); /* signals are the program's: none is to land here */
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -305,6 +331,10 @@ static weft_status set_up(wefti_control *control, uint64_t timeout_ns) {
     WEFTI_TRY(wefti_alloc((size_t)member_count(control) * sizeof *control->members, "members", &control->members));
     for (int32_t i = 0; i < member_count(control); i++) control->members[i].frames.socket = -1;
     for (int i = 0; i < 2; i++) WEFTI_TRY(wefti_alloc(round_bytes(place), "an exchange", &control->round.all[i]));
+    if (control->network) {
+        control->members[0].state = place->rank == 0 ? MEMBER_HERE : MEMBER_ABSENT;
+        return place->rank == 0 ? wefti_control_server_meet(control) : wefti_control_client_meet(control);
+    }
     control->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (control->wake < 0) return wefti_fail_errno("cannot create an eventfd for the control thread");
     if (place->store[0]) WEFTI_TRY(find_store(control, timeout_ns));
@@ -332,6 +362,7 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
         wefti_log(WEFT_LOG_WARNING, "the job's secret is not used: this build lacks libsodium, and meets over loopback only");
     control->host = options->host;
     control->place = place;
+    control->network = options->network;
     control->fault = options->fault;
     control->no_thread = options->no_thread;
     control->listener = control->dialled = control->wake = -1;
@@ -370,7 +401,10 @@ void wefti_control_close(wefti_control *control) {
     wefti_fault_set_hooks(control->fault, NULL);
     atomic_store(&control->stop, true);
     rouse(control);
-    if (control->has_thread) pthread_join(control->thread, NULL);
+    if (control->spawned)
+        control->network->join(control->network->context, control->spawned);
+    else if (control->has_thread)
+        pthread_join(control->thread, NULL);
     tell_all(control); /* a verdict goes before the goodbye, so that nobody takes our end for the first fault */
     for (int32_t i = 0; i < member_count(control); i++)
         if (wefti_control_reaches(&control->members[i]))

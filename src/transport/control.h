@@ -1,4 +1,4 @@
-/* The control channel: a star of TCP connections around rank 0, which serves the rendezvous store. It carries the
+/* The control channel: a star of connections around rank 0, which serves the rendezvous store: TCP, or streams of a network. It carries the
  * exchanges of set-up, heartbeats, goodbyes and the news of a fault, apart from all data. */
 #ifndef WEFTI_TRANSPORT_CONTROL_H
 #define WEFTI_TRANSPORT_CONTROL_H
@@ -11,6 +11,7 @@ typedef struct wefti_control wefti_control;
 typedef struct wefti_control_options {
     const wefti_host  *host;
     const wefti_place *place;      /* rank, size, store, job, secret; borrowed for the life of the channel */
+    const wefti_network *network;  /* instead of sockets and threads; NULL: none. Then nothing of the store is looked at */
     uint64_t           timeout_ns; /* for joining */
     bool               no_thread;
     wefti_fault       *fault;      /* hooked to the channel until it is closed */

@@ -33,6 +33,24 @@ static bool is_final(const wefti_control *control, weft_status status) {
     }
 }
 
+static uint32_t most_bytes(const wefti_control *control) {
+    size_t most = (size_t)control->place->size * WEFTI_EXCHANGE_MOST_BYTES;
+    return (uint32_t)(most < 1024 ? 1024 : most);
+}
+
+static void meet(wefti_control *control) {
+    control->members[0].state = MEMBER_HERE;
+    control->beat_ns = 0; /* at once: from the first heartbeat on, silence means something */
+}
+
+weft_status wefti_control_client_meet(wefti_control *control) {
+    wefti_stream *stream = NULL;
+    WEFTI_TRY(control->network->stream(control->network->context, 0, &stream));
+    wefti_frames_open_stream(&control->members[0].frames, stream, most_bytes(control), wefti_host_now(control->host));
+    meet(control);
+    return WEFT_OK;
+}
+
 static void join(wefti_control *control, uint64_t now_ns) {
     weft_status status = WEFT_OK;
     if (control->dialled < 0) {
@@ -67,10 +85,8 @@ static void join(wefti_control *control, uint64_t now_ns) {
         hang_up(control, now_ns);
         return;
     }
-    size_t most = (size_t)control->place->size * WEFTI_EXCHANGE_MOST_BYTES;
-    wefti_frames_open(&control->members[0].frames, control->dialled, (uint32_t)(most < 1024 ? 1024 : most), now_ns);
-    control->members[0].state = MEMBER_HERE;
-    control->beat_ns = 0; /* at once: from the first heartbeat on, silence means something */
+    wefti_frames_open(&control->members[0].frames, control->dialled, most_bytes(control), now_ns);
+    meet(control);
     control->dialled = -1;
 }
 

@@ -55,11 +55,13 @@ typedef struct control_round {
 struct wefti_control {
     const wefti_host  *host;
     const wefti_place *place;
+    const wefti_network *network; /* NULL: sockets and a thread */
     wefti_fault       *fault;
     wefti_terms        terms;
     pthread_mutex_t    lock;       /* recursive: a fault that is found under it is told under it */
     pthread_cond_t     changed;
     pthread_t          thread;
+    void              *spawned;    /* by the network, instead of the thread */
     bool               has_thread, no_thread;
     _Atomic bool       stop;
     int                wake;       /* eventfd: the thread shall look */
@@ -85,7 +87,7 @@ struct wefti_control {
 
 /* Whether there is a connection to the member. */
 static inline bool wefti_control_reaches(const control_member *member) {
-    return member->state == MEMBER_HERE && member->frames.socket >= 0;
+    return member->state == MEMBER_HERE && wefti_frames_are_open(&member->frames);
 }
 /* Remembers that joining has failed, with the thread's message. */
 void wefti_control_fail(wefti_control *control, weft_status status);
@@ -96,6 +98,8 @@ void wefti_control_hear(wefti_control *control, control_member *member, int32_t 
 weft_status wefti_control_server_open(wefti_control *control);
 weft_status wefti_control_server_admit(void *context, int32_t rank);
 void        wefti_control_server_pump(wefti_control *control, uint64_t now_ns);
+/* Has everyone come at once, by streams of the network. */
+weft_status wefti_control_server_meet(wefti_control *control);
 /* Puts a rank's bytes into the round, rank 0's own too. */
 void wefti_control_server_take(wefti_control *control, int32_t rank, uint32_t number, const uint8_t *payload,
                                size_t bytes);
@@ -103,5 +107,6 @@ void wefti_control_server_take(wefti_control *control, int32_t rank, uint32_t nu
 void wefti_control_server_missing(wefti_control *control, const char *name, double seconds, wefti_text *text,
                                   int32_t *first_out);
 void wefti_control_client_pump(wefti_control *control, uint64_t now_ns);
+weft_status wefti_control_client_meet(wefti_control *control);
 
 #endif

@@ -74,6 +74,17 @@ weft_status wefti_control_server_admit(void *context, int32_t rank) {
     return control->members[rank].state == MEMBER_ABSENT ? WEFT_OK : WEFT_E_EXISTS;
 }
 
+weft_status wefti_control_server_meet(wefti_control *control) {
+    for (int32_t rank = 1; rank < control->place->size; rank++) {
+        wefti_stream *stream = NULL;
+        WEFTI_TRY(control->network->stream(control->network->context, rank, &stream));
+        wefti_frames_open_stream(&control->members[rank].frames, stream, WEFTI_EXCHANGE_NAME_BYTES + WEFTI_EXCHANGE_MOST_BYTES,
+                                 wefti_host_now(control->host));
+        control->members[rank].state = MEMBER_HERE;
+    }
+    return WEFT_OK;
+}
+
 static void welcome(wefti_control *control, control_guest *guest, uint64_t now_ns) {
     int32_t         rank = guest->shake.peer;
     control_member *member = &control->members[rank];

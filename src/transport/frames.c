@@ -1,4 +1,4 @@
-/* Frames over a stream socket. Buffers grow to the largest frame that was really announced within the bound, and are kept;
+/* Frames over a stream. Buffers grow to the largest frame that was really announced within the bound, and are kept;
  * a payload is handed out where it lies. The peers have proved themselves, but lengths are checked all the same. */
 #include "transport/frames.h"
 
@@ -21,8 +21,13 @@ void wefti_frames_open(wefti_frames *frames, int socket, uint32_t most_bytes, ui
     *frames = (wefti_frames){.socket = socket, .most_bytes = most_bytes, .heard_ns = now_ns};
 }
 
+void wefti_frames_open_stream(wefti_frames *frames, wefti_stream *stream, uint32_t most_bytes, uint64_t now_ns) {
+    *frames = (wefti_frames){.socket = -1, .stream = stream, .most_bytes = most_bytes, .heard_ns = now_ns};
+}
+
 void wefti_frames_close(wefti_frames *frames) {
     if (frames->socket >= 0) close(frames->socket);
+    if (frames->stream) frames->stream->ops->close(frames->stream);
     wefti_free(frames->in, frames->in_capacity);
     wefti_free(frames->out, frames->out_capacity);
     *frames = (wefti_frames){.socket = -1};
@@ -37,14 +42,37 @@ static weft_status make_room(uint8_t **buffer, size_t *capacity, size_t needed) 
     return WEFT_OK;
 }
 
+/* At least one byte of `count`, or WEFT_E_AGAIN, or WEFT_E_LINK. */
+static weft_status send_some(wefti_frames *frames, const uint8_t *bytes, size_t count, size_t *sent_out) {
+    ssize_t sent;
+    if (frames->stream) return frames->stream->ops->send(frames->stream, bytes, count, sent_out);
+    do sent = send(frames->socket, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0 && errno == EAGAIN) return WEFT_E_AGAIN;
+    if (sent <= 0) return wefti_fail(WEFT_E_LINK, "the control connection has ended");
+    *sent_out = (size_t)sent;
+    return WEFT_OK;
+}
+
+static weft_status receive_some(wefti_frames *frames, uint8_t *bytes, size_t most, size_t *got_out) {
+    ssize_t got;
+    if (frames->stream) return frames->stream->ops->receive(frames->stream, bytes, most, got_out);
+    do got = recv(frames->socket, bytes, most, MSG_DONTWAIT);
+    while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == EAGAIN) return WEFT_E_AGAIN;
+    if (got == 0) return wefti_fail(WEFT_E_LINK, "the control connection was closed");
+    if (got < 0) return wefti_fail(WEFT_E_LINK, "the control connection has ended: %s", strerror(errno));
+    *got_out = (size_t)got;
+    return WEFT_OK;
+}
+
 weft_status wefti_frames_flush(wefti_frames *frames) {
     while (frames->out_sent < frames->out_have) {
-        ssize_t sent = send(frames->socket, frames->out + frames->out_sent, frames->out_have - frames->out_sent,
-                            MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0 && errno == EINTR) continue;
-        if (sent < 0 && errno == EAGAIN) return WEFT_OK;
-        if (sent <= 0) return wefti_fail(WEFT_E_LINK, "the control connection has ended");
-        frames->out_sent += (size_t)sent;
+        size_t      sent = 0;
+        weft_status status = send_some(frames, frames->out + frames->out_sent, frames->out_have - frames->out_sent, &sent);
+        if (status == WEFT_E_AGAIN) return WEFT_OK;
+        if (status != WEFT_OK) return status;
+        frames->out_sent += sent;
     }
     frames->out_have = frames->out_sent = 0;
     return WEFT_OK;
@@ -67,12 +95,10 @@ weft_status wefti_frames_send(wefti_frames *frames, wefti_frame frame, const voi
 static weft_status receive(wefti_frames *frames, size_t needed, uint64_t now_ns) {
     WEFTI_TRY(make_room(&frames->in, &frames->in_capacity, needed));
     while (frames->in_have < needed) {
-        ssize_t got = recv(frames->socket, frames->in + frames->in_have, needed - frames->in_have, MSG_DONTWAIT);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0 && errno == EAGAIN) return WEFT_E_AGAIN;
-        if (got == 0) return wefti_fail(WEFT_E_LINK, "the control connection was closed");
-        if (got < 0) return wefti_fail(WEFT_E_LINK, "the control connection has ended: %s", strerror(errno));
-        frames->in_have += (size_t)got;
+        size_t      got = 0;
+        weft_status status = receive_some(frames, frames->in + frames->in_have, needed - frames->in_have, &got);
+        if (status != WEFT_OK) return status;
+        frames->in_have += got;
         frames->heard_ns = now_ns;
     }
     return WEFT_OK;

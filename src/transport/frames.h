@@ -1,8 +1,10 @@
-/* Frames over a stream socket: a fixed header and up to a bounded payload, both ways, never blocking. */
+/* Frames over a stream: a fixed header and up to a bounded payload, both ways, never blocking. The stream is a socket, or one of a
+ * network that has none. */
 #ifndef WEFTI_TRANSPORT_FRAMES_H
 #define WEFTI_TRANSPORT_FRAMES_H
 
 #include "core/iface/host.h"
+#include "transport/network.h"
 
 typedef struct wefti_frame {
     uint32_t kind;
@@ -13,6 +15,7 @@ typedef struct wefti_frame {
 
 typedef struct wefti_frames {
     int      socket;      /* -1: none */
+    wefti_stream *stream; /* instead of a socket; NULL: none */
     uint32_t most_bytes;  /* bound on a payload that comes in */
     uint8_t *in, *out;
     size_t   in_have, in_capacity, out_have, out_sent, out_capacity;
@@ -20,10 +23,12 @@ typedef struct wefti_frames {
 } wefti_frames;
 
 void wefti_frames_open(wefti_frames *frames, int socket, uint32_t most_bytes, uint64_t now_ns);
-void wefti_frames_close(wefti_frames *frames); /* closes the socket too */
-/* Queues a frame and sends what the socket takes. */
+void wefti_frames_open_stream(wefti_frames *frames, wefti_stream *stream, uint32_t most_bytes, uint64_t now_ns);
+static inline bool wefti_frames_are_open(const wefti_frames *frames) { return frames->socket >= 0 || frames->stream; }
+void wefti_frames_close(wefti_frames *frames); /* closes the socket or stream too */
+/* Queues a frame and sends what the stream takes. */
 weft_status wefti_frames_send(wefti_frames *frames, wefti_frame frame, const void *payload);
-/* Sends what is queued, as far as the socket takes it. WEFT_E_LINK when it has ended. */
+/* Sends what is queued, as far as the stream takes it. WEFT_E_LINK when it has ended. */
 weft_status wefti_frames_flush(wefti_frames *frames);
 /* The next frame: WEFT_OK with its payload (valid until the next call), WEFT_E_AGAIN, WEFT_E_LINK when the other end
  * has gone, WEFT_E_CORRUPT for a header that is none. */

@@ -24,6 +24,7 @@ typedef struct transport_inside {
     wefti_place     place;
     wefti_control  *control;
     bool            met_by_mpi; /* which is to be told how it ended */
+    const wefti_network *network;
 } transport_inside;
 
 /* What ranks tell each other when they join. */
@@ -81,6 +82,11 @@ static weft_status meet_by_mpi(const wefti_transport_options *options, wefti_pla
 
 static weft_status find_place(const wefti_transport_options *options, const char *wish, transport_inside *inside) {
     wefti_place *place = &inside->place;
+    if (options->network) {
+        *place = (wefti_place){.rank = options->rank, .size = options->size, .local_rank = -1, .local_size = -1,
+                               .launcher = "none", .store_descriptor = -1};
+        return WEFT_OK;
+    }
     if (options->size == 0) {
         WEFTI_TRY(wefti_place_read(place));
     } else {
@@ -182,9 +188,10 @@ static weft_status connect_wire(transport_inside *inside, const char *name, uint
                                   .job = inside->place.job, .secret = inside->place.secret,
                                   .secret_bytes = inside->place.secret_bytes};
     snprintf(interface, sizeof interface, "%s", inside->place.interface);
-    if (!interface[0]) wefti_control_interface(inside->control, interface, sizeof interface);
+    if (!interface[0] && !inside->network) wefti_control_interface(inside->control, interface, sizeof interface);
     options.interface = interface;
-    WEFTI_TRY(wefti_wire_open(name, &options, &transport->wire));
+    options.shared = inside->network ? inside->network->shared : NULL;
+    WEFTI_TRY(inside->network ? inside->network->open(&options, &transport->wire) : wefti_wire_open(name, &options, &transport->wire));
     transport->wire_name = transport->wire->can.name;
     wire_address  mine = {0}, *all = NULL;
     size_t        bytes = 0, all_bytes = (size_t)transport->size * sizeof *all;
@@ -220,7 +227,7 @@ static weft_status open_group(transport_inside *inside, const wefti_transport_op
 static weft_status join(transport_inside *inside, const wefti_transport_options *options, const char *wish) {
     wefti_transport *transport = &inside->transport;
     uint64_t         deadline_ns = wefti_deadline_after(wefti_host_now(transport->host), transport->timeout_ns);
-    introduction     mine = {.host = host_number()}, *all = NULL;
+    introduction     mine = {.host = inside->network ? inside->network->host_number : host_number()}, *all = NULL;
     size_t           all_bytes = (size_t)transport->size * sizeof *all;
     const char      *wire = NULL;
     char             ready = wefti_tuning_wish();
@@ -229,7 +236,7 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
     mine.mpi = wefti_mpi_is_likely();
 #endif
     WEFTI_TRY(wefti_control_open(&(wefti_control_options){.host = transport->host, .place = &inside->place,
-                                                          .timeout_ns = transport->timeout_ns,
+                                                          .network = inside->network, .timeout_ns = transport->timeout_ns,
                                                           .no_thread = options->no_control_thread, .fault = transport->fault},
                                  &inside->control));
     WEFTI_TRY(wefti_alloc((size_t)transport->size * sizeof *transport->nodes, "who shares a host", &transport->nodes));
@@ -262,8 +269,13 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
     transport->timeout_ns = options->timeout_ns ? options->timeout_ns : WEFTI_TRANSPORT_TIMEOUT_NS;
     transport->wire_name = "none";
     transport->reducer = options->reducer;
-    char        wish[WIRE_NAME_BYTES];
-    weft_status status = find_wish(options, wish);
+    inside->network = options->network;
+    char        wish[WIRE_NAME_BYTES] = "";
+    weft_status status = WEFT_OK;
+    if (options->network)
+        snprintf(wish, sizeof wish, "%s", options->network->wire_name);
+    else
+        status = find_wish(options, wish);
     if (status == WEFT_OK) status = find_place(options, wish, inside);
     if (status == WEFT_OK) status = wefti_fault_create(transport->host, &transport->fault);
     if (status == WEFT_OK) {

@@ -4,6 +4,7 @@
 #define WEFTI_TRANSPORT_H
 
 #include "core/iface/collective.h"
+#include "transport/network.h"
 #include "transport/tune.h"
 #include "transport/wire_common.h"
 
@@ -38,6 +39,7 @@ typedef struct wefti_transport_options {
     uint64_t             timeout_ns; /* for joining and for every wait; 0: 30 s */
     bool                 no_control_thread; /* faults are then noticed only inside calls */
     const wefti_reducer *reducer; /* NULL: wefti_reducer_host() */
+    const wefti_network *network; /* instead of sockets and the wires of this machine; wants rank, size and host. NULL: none */
 } wefti_transport_options;
 
 typedef struct wefti_transport {
