@@ -1,6 +1,7 @@
 /* Two ways to go beyond the library without touching it: a new layer made of ops, and a custom op with forward, backward and shape
  * rule of its own. Fits a noisy function of two variables with a mixture of both. */
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 
 #include "cli.h"
@@ -95,6 +96,7 @@ int main(int argc, char **argv) {
     weft_status     status;
     make_data(x, z);
     if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
+    if ((status = weft_world_dump_on(world, SIGUSR1)) != WEFT_OK) goto done; /* kill -USR1 says what the ranks wait for */
     if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed}, &graph)) != WEFT_OK) goto done;
     weft_batch_field    fields[2] = {{"x", WEFT_F32, weft_shape(ROWS, 2), x}, {"z", WEFT_F32, weft_shape(ROWS, 1), z}};
     weft_loader_options how = {.batch = BATCH, .rank = weft_world_rank(world), .ranks = weft_world_size(world),

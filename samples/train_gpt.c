@@ -1,6 +1,7 @@
 /* Trains a GPT-2 (Radford et al. 2019) of any size, on a file of 16-bit token ids or on the bytes of any text. Alone, or on several
  * ranks: weftrun -n 2 train_gpt --model tiny --text book.txt. On a GPU: WEFT_DEVICE=cuda train_gpt --model gpt2 --data tokens.bin --precision bf16 */
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 
 #include "cli.h"
@@ -158,6 +159,7 @@ int main(int argc, char **argv) {
     weft_loader *loader = NULL;
     weft_status  status;
     if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
+    if ((status = weft_world_dump_on(world, SIGUSR1)) != WEFT_OK) goto done; /* kill -USR1 says what the ranks wait for */
     if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed}, &graph)) != WEFT_OK) goto done;
     weft_text_source    source = {.path = data ? data : text, .id_bytes = data ? 2 : 1, .length = context};
     weft_loader_options how = {.batch = batch_size, .rank = weft_world_rank(world), .ranks = weft_world_size(world), .seed = (uint64_t)seed, .epochs = max_steps > 0 ? -1 : epochs};

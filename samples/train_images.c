@@ -1,5 +1,6 @@
 /* Trains an image classifier: a multilayer perceptron, a small convolutional network or a ResNet-20, on Fashion-MNIST or
  * any pair of IDX files. Run it alone, or on two ranks: weftrun -n 2 train_images --model cnn */
+#include <signal.h>
 #include <stdio.h>
 
 #include "cli.h"
@@ -122,6 +123,7 @@ int main(int argc, char **argv) {
     weft_status  status;
     char         path[4][1024];
     if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
+    if ((status = weft_world_dump_on(world, SIGUSR1)) != WEFT_OK) goto done; /* kill -USR1 says what the ranks wait for */
     if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed}, &graph)) != WEFT_OK) goto done;
     weft_loader_options how = {.batch = batch_size, .rank = weft_world_rank(world), .ranks = weft_world_size(world),
                                .seed = (uint64_t)seed, .epochs = epochs};

@@ -1,6 +1,7 @@
 /* Trains a character-level GPT on any text file and writes some text of its own at the end. Run it alone, or on two ranks:
  * weftrun -n 2 train_text --text shakespeare.txt */
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 
 #include "cli.h"
@@ -114,6 +115,7 @@ int main(int argc, char **argv) {
     weft_alphabet alphabet;
     weft_status   status;
     if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
+    if ((status = weft_world_dump_on(world, SIGUSR1)) != WEFT_OK) goto done; /* kill -USR1 says what the ranks wait for */
     if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed}, &graph)) != WEFT_OK) goto done;
     if ((status = weft_tokens_open(text_path, 1, &tokens)) != WEFT_OK) goto done;
     if ((status = weft_tokens_alphabet(tokens, &alphabet)) != WEFT_OK) goto done;

@@ -48,6 +48,8 @@ typedef struct weft_report {
     int64_t  rows;            /* of the global batch */
     uint64_t step_ns;         /* wall time of the step on this rank */
     uint64_t wait_ns;         /* of it, waiting for other ranks with nothing to compute */
+    int32_t  straggler;       /* the rank that all others wait for of late (weft_world_straggler); -1: nobody in particular */
+    double   straggler_share; /* by which share of the time they wait longer than it */
     int32_t  evaluations;     /* of loss and gradient: 1, or more for L-BFGS, which assigns states at the first of them only */
 } weft_report;
 

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "weft/status.h"
 #include "weft/threads.h"
@@ -64,6 +65,38 @@ void weft_world_release(weft_world *world);
 
 int32_t weft_world_rank(const weft_world *world); /* 0 .. size-1 */
 int32_t weft_world_size(const weft_world *world);
+
+/* --- what happens to ranks ---
+ *
+ * The first fault of a world is its verdict: it is told to every rank, and every operation there, pending or later, ends with that one
+ * status. The message names the rank at fault with its host and process, the cause, and which operation of this rank ended with it (its
+ * sequence number, group, kind, count and dtype). How soon a rank is known to be lost:
+ *
+ *                                      with control threads (the default)   with .no_control_thread
+ *   its process has died, same host    100 ms                               100 ms after the next look: any wait inside of a call looks once
+ *                                                                           a millisecond, a computing rank does not look at all
+ *   a connection to it was reset       1 s (it may have left because of     the same, after the next look
+ *                                      an earlier fault, whose news is
+ *                                      given 300 ms to come)
+ *   it is stopped or cut off: silent   5 s (4 s of silence, looked at       never by itself: the deadline of what waits for it (30 s, or
+ *                                      5 times a second)                    .timeout_ns of the world, group or call)
+ *   it is alive, and does not come     the deadline of what waits for it    the same
+ *
+ * The bounds are those of a machine that lets a waking thread run within some 10 ms. */
+
+/* Writes what every rank has been doing to `to`: for each group its latest 16 operations, those in flight with their age and the rank that
+ * they wait for; a line for each rank that does not answer within a second. A rank answers by its control thread even while it is stuck. Any
+ * thread, also beside a call that blocks. WEFT_E_IO, WEFT_E_NO_MEMORY; WEFT_E_STATE while another thread asks. */
+WEFT_MUST_CHECK weft_status weft_world_dump(weft_world *world, FILE *to);
+
+/* From now on signal `number` (SIGUSR1, say) makes this process write the same about its own rank to standard error, until the world is
+ * released; weftrun hands signals on to all ranks. The library installs no handler unless this is called. The control thread writes; without
+ * one, whoever waits; with one rank nobody waits and nothing is written. WEFT_E_INVALID for a signal that cannot be handled, WEFT_E_OVERFLOW for the 17th. */
+WEFT_MUST_CHECK weft_status weft_world_dump_on(weft_world *world, int number);
+
+/* The straggler: the rank that all others have waited for in the last seconds, and the share of the time (0 to 1) by which each of them
+ * waited longer than it; `share_out` may be NULL. -1 where nobody is behind by a tenth, and without control threads. Any thread. */
+int32_t weft_world_straggler(const weft_world *world, double *share_out);
 
 /* One line of plain text: version, rank, device and its instruction set, threads, wire. Owned by the world. */
 const char *weft_world_describe(const weft_world *world);

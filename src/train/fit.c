@@ -90,11 +90,14 @@ static void show_progress(fit *f, const weft_batch *batch, const weft_report *re
     double      per_step = f->result.train_seconds / (double)f->steps;
     const char *plain = getenv("NO_COLOR"); /* where it is set to anything */
     const bool  colour = f->live && !(plain && *plain);
+    char        slow[48] = "";
+    if (report->straggler >= 0)
+        snprintf(slow, sizeof slow, " (%.0f %% for rank %d)", 100 * report->straggler_share, (int)report->straggler);
     clock_text(left * per_step, time_left, sizeof time_left);
-    fprintf(f->options->progress, "%sepoch %lld/%lld  step %lld  loss %s%.4f%s  %.0f %s/s  waiting %.0f %%  left %s%s", f->live ? "\r\033[K" : "",
+    fprintf(f->options->progress, "%sepoch %lld/%lld  step %lld  loss %s%.4f%s  %.0f %s/s  waiting %.0f %%%s  left %s%s", f->live ? "\r\033[K" : "",
             (long long)batch->epoch + 1, (long long)epochs, (long long)report->step, colour ? "\033[1m" : "", report->loss,
             colour ? "\033[0m" : "", rate_of(f), unit_of(f),
-            f->result.train_seconds > 0 ? 100 * f->wait_seconds / f->result.train_seconds : 0, time_left, f->live ? "" : "\n");
+            f->result.train_seconds > 0 ? 100 * f->wait_seconds / f->result.train_seconds : 0, slow, time_left, f->live ? "" : "\n");
     fflush(f->options->progress);
 }
 
@@ -132,6 +135,10 @@ static weft_status log_step(fit *f, const weft_batch *batch, const weft_report *
     weft_metrics_f64(f->metrics, "rate", report->rate);
     weft_metrics_f64(f->metrics, "step_seconds", 1e-9 * (double)report->step_ns);
     weft_metrics_f64(f->metrics, "wait_seconds", 1e-9 * (double)report->wait_ns);
+    if (report->straggler >= 0) {
+        weft_metrics_i64(f->metrics, "straggler", report->straggler);
+        weft_metrics_f64(f->metrics, "straggler_share", report->straggler_share);
+    }
     if (report->gradient_norm > 0) weft_metrics_f64(f->metrics, "gradient_norm", report->gradient_norm);
     if (report->skipped) weft_metrics_bool(f->metrics, "skipped", true);
     return weft_metrics_end_line(f->metrics);

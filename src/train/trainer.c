@@ -231,6 +231,7 @@ weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, we
     weft_status status = trainer->lbfgs ? wefti_lbfgs_step(trainer, batch, &report) : run_step(trainer, batch, &report);
     report.step_ns = wefti_host_now(wefti_host_system()) - begin;
     report.step = trainer->steps + 1;
+    report.straggler = weft_world_straggler(trainer->world, &report.straggler_share);
     if (report_out) *report_out = report;
     if (status != WEFT_OK)
         return status == WEFT_E_NAN ? status

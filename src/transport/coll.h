@@ -22,6 +22,7 @@
 
 #include "core/iface/collective.h"
 #include "transport/tune.h"
+#include "transport/watch.h"
 
 enum {
     COLL_LANES = 4,      /* segments of one operation that are on the way at once */
@@ -147,6 +148,7 @@ struct coll_operation {
     uint64_t large_number;
     const coll_program *program;
     uint64_t extra;    /* for the header */
+    uint64_t noted;    /* in the group's track */
     int32_t waits_for; /* index of a rank whose part is missing; -1 */
     int32_t gone;      /* 1 + index of a member whose link was seen down while its part was missing */
     uint32_t looks;    /* in vain */
@@ -170,6 +172,8 @@ struct coll_group {
     uint16_t id, epoch;
     uint64_t timeout_ns;
     uint64_t looked_ns; /* at deadlines, last */
+    wefti_watch *watch;
+    wefti_track *track;
     int32_t in_flight;  /* capacity */
     int32_t fan;       /* of the lanes */
     int32_t lane_transfers; /* most of one round of a lane */
@@ -254,6 +258,8 @@ weft_status wefti_coll_wrong_length(coll_operation *operation, int32_t index, si
 void wefti_coll_suspect(coll_operation *operation, int32_t index);
 /* "allreduce 17 of 1024 f32 (sum)" */
 void wefti_coll_words(const coll_operation *operation, char *text_out, size_t text_bytes);
+/* The same of a header: "allreduce of 1024 f32 (sum, ring)" */
+void wefti_coll_header_words(const coll_header *header, char *text_out, size_t text_bytes);
 const char *wefti_coll_kind_name(wefti_collective_kind kind);
 
 /* --- coll_choose.c --- */

@@ -26,7 +26,7 @@ const char *wefti_coll_kind_name(wefti_collective_kind kind) {
     return (unsigned)kind < WEFTI_COLLECTIVE_KIND_COUNT ? names[kind] : "an unknown kind";
 }
 
-static void header_words(const coll_header *header, char *text_out, size_t text_bytes) {
+void wefti_coll_header_words(const coll_header *header, char *text_out, size_t text_bytes) {
     wefti_collective_kind kind = (wefti_collective_kind)header->kind;
     const char *how = header->algorithm < wefti_coll_algorithm_count ? wefti_coll_algorithms[header->algorithm].name
                                                                      : "an unknown algorithm";
@@ -53,7 +53,7 @@ static void header_words(const coll_header *header, char *text_out, size_t text_
 void wefti_coll_words(const coll_operation *operation, char *text_out, size_t text_bytes) {
     char call[160];
     coll_header header = wefti_coll_header(operation);
-    header_words(&header, call, sizeof call);
+    wefti_coll_header_words(&header, call, sizeof call);
     const coll_group *group = coll_group_of(operation);
     if (wefti_collective_is_point(operation->call.kind)) {
         bool sends = operation->call.kind == WEFTI_SEND;
@@ -102,8 +102,8 @@ weft_status wefti_coll_compare(coll_operation *operation, int32_t index, const c
                           "operation %llu of group %u: rank %d sent no header; does it run another version?",
                           (unsigned long long)operation->sequence, (unsigned)group->id, (int)group->base.ranks[index]);
     char mine[160], other[160];
-    header_words(&ours, mine, sizeof mine);
-    header_words(theirs, other, sizeof other);
+    wefti_coll_header_words(&ours, mine, sizeof mine);
+    wefti_coll_header_words(theirs, other, sizeof other);
     bool mine_first = me < index;
     return wefti_fail(
         WEFT_E_MISMATCH,

@@ -153,6 +153,7 @@ static void free_group(coll_group *group) {
     wefti_coll_nodes_close(group);
     wefti_free(group->operations, in_flight * sizeof *group->operations);
     wefti_free(group->ranks, size * sizeof *group->ranks);
+    wefti_watch_remove(group->watch, group->track);
     if (group->owns_fault) wefti_fault_release(group->base.fault);
     wefti_free(group, sizeof *group);
 }
@@ -183,6 +184,7 @@ static int32_t fan_of(int32_t size) {
 static weft_status fill_group(coll_group *group, const wefti_group_options *options) {
     for (int32_t i = 0; i < options->size; i++) group->ranks[i] = options->ranks ? options->ranks[i] : i;
     group->base.ranks = group->ranks;
+    group->track = wefti_watch_add(group->watch, group->id, group->ranks, options->size);
     for (int32_t i = group->in_flight - 1; i >= 0; i--) {
         coll_operation *operation = &group->operations[i];
         operation->base.group = &group->base;
@@ -221,6 +223,7 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
     group->reducer = options->reducer ? options->reducer : wefti_reducer_host();
     group->id = options->id;
     group->epoch = options->epoch;
+    group->watch = options->watch;
     group->timeout_ns = options->timeout_ns ? options->timeout_ns : COLL_DEFAULT_TIMEOUT_NS;
     group->in_flight = options->in_flight ? options->in_flight : COLL_DEFAULT_IN_FLIGHT;
     group->fan = fan_of(options->size);
@@ -255,6 +258,7 @@ static weft_status fail_all(coll_group *group, weft_status verdict) {
         for (coll_operation *operation = group->first; operation; operation = operation->next) {
             operation->finished = true;
             operation->status = verdict;
+            wefti_track_end(group->track, operation->noted, verdict, group->looked_ns);
         }
         group->first = group->last = NULL;
         group->active = 0;
@@ -312,6 +316,7 @@ static void note_large_finished(coll_group *group, uint64_t number) {
 static void finish(coll_group *group, coll_operation *previous, coll_operation *operation) {
     operation->finished = true;
     operation->status = WEFT_OK;
+    wefti_track_end(group->track, operation->noted, WEFT_OK, group->looked_ns);
     if (previous)
         previous->next = operation->next;
     else
@@ -416,6 +421,10 @@ static weft_status begin(coll_group *group, coll_operation *operation, const wef
     prepare(group, operation, call);
     operation->algorithm = algorithm;
     if (algorithm->large) take_large_number(group, operation);
+    if (group->track) {
+        coll_header header = wefti_coll_header(operation);
+        operation->noted = wefti_track_begin(group->track, &header, 0);
+    }
     coll_operation *previous = insert(group, operation);
     algorithm->begin(operation);
     if (!algorithm->mapped) send_first(group, previous, operation);
@@ -471,6 +480,7 @@ static weft_status look_at_deadlines(coll_group *group, uint64_t now_ns) {
     for (coll_operation *operation = group->first; operation; operation = operation->next) {
         if (operation->deadline_ns == 0) {
             operation->started_ns = now_ns;
+            wefti_track_time(group->track, operation->noted, now_ns);
             operation->deadline_ns = wefti_deadline_after(now_ns, timeout_of(operation));
             continue;
         }
@@ -490,6 +500,17 @@ static weft_status group_progress(wefti_group *base, uint64_t now_ns) {
     return look_at_deadlines(group, now_ns);
 }
 
+/* The verdict's message, and which operation of this rank ended with it, where it does not say so itself. */
+static weft_status name_operation(const coll_operation *operation, weft_status verdict) {
+    char message[WEFTI_MESSAGE_BYTES], words[224], number[48];
+    snprintf(message, sizeof message, "%s", weft_error_message());
+    snprintf(number, sizeof number, "operation %llu of group %u,", (unsigned long long)operation->sequence,
+             (unsigned)coll_group_of(operation)->id);
+    if (strstr(message, number)) return verdict;
+    wefti_coll_words(operation, words, sizeof words);
+    return wefti_fail(verdict, "%.700s; it ended %s", message, words);
+}
+
 /* Gives the outcome out and the handle back. */
 static weft_status spend(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
@@ -498,7 +519,8 @@ static weft_status spend(coll_operation *operation) {
     group->free = operation;
     if (status == WEFT_OK) return WEFT_OK;
     weft_status verdict = wefti_fault_status(group->base.fault); /* sets the message */
-    return verdict != WEFT_OK ? verdict : status;
+    if (verdict == WEFT_OK) return status;
+    return operation->algorithm ? name_operation(operation, verdict) : verdict;
 }
 
 static weft_status group_test(wefti_collective *handle) {
@@ -522,6 +544,7 @@ static void spin(coll_group *group, const coll_operation *operation) {
 static void idle(coll_group *group, const coll_operation *operation, uint64_t idle_ns, uint64_t left_ns) {
     bool mapped = operation->algorithm->mapped;
     if (idle_ns > YIELD_NS) {
+        wefti_track_wait(group->track, operation->noted, operation->waits_for);
         uint64_t limit_ns = left_ns < REST_NS ? left_ns : REST_NS;
         if (mapped) /* flags ring no bell */
             group->host->sleep(group->host->context, limit_ns < NAP_NS ? limit_ns : NAP_NS);
@@ -534,24 +557,34 @@ static void idle(coll_group *group, const coll_operation *operation, uint64_t id
     }
 }
 
+/* What the ranks compare to find whom they wait for. */
+static void note_wait(coll_group *group, uint64_t waited_ns) {
+    if (!group->watch) return;
+    atomic_fetch_add_explicit(&group->watch->waited_ns, waited_ns, memory_order_relaxed);
+    atomic_fetch_add_explicit(&group->watch->operations, 1, memory_order_relaxed);
+}
+
 static weft_status group_wait(wefti_collective *handle, uint64_t timeout_ns) {
     coll_operation *operation = (coll_operation *)handle;
     coll_group *group = coll_group_of(operation);
-    uint64_t until_ns = 0, moved_ns = 0, moves = 0;
+    uint64_t until_ns = 0, moved_ns = 0, moves = 0, first_ns = 0, last_ns = 0;
     if (!operation->finished && operation->algorithm->mapped && !group->crowded) spin(group, operation);
     while (!operation->finished) {
         uint64_t now_ns = wefti_host_now(group->host);
+        if (first_ns == 0) first_ns = now_ns;
+        last_ns = now_ns;
         if (until_ns == 0) until_ns = timeout_ns ? wefti_deadline_after(now_ns, timeout_ns) : WEFTI_NEVER_NS;
         (void)!group_progress(&group->base, now_ns);
         if (operation->finished) break;
-        if (now_ns >= until_ns) return WEFT_E_AGAIN;
+        if (now_ns >= until_ns) break;
         if (group->moves != moves || moved_ns == 0) {
             moves = group->moves;
             moved_ns = now_ns;
         }
         idle(group, operation, now_ns - moved_ns, until_ns - now_ns);
     }
-    return spend(operation);
+    note_wait(group, last_ns - first_ns);
+    return operation->finished ? spend(operation) : WEFT_E_AGAIN;
 }
 
 static uint64_t operation_sequence(const wefti_collective *handle) {

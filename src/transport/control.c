@@ -63,7 +63,12 @@ static void tell_all(wefti_control *control) {
 void wefti_control_hear(wefti_control *control, control_member *member, int32_t from, const wefti_frame *frame,
                         const uint8_t *payload) {
     switch ((control_kind)frame->kind) {
-    case CONTROL_BEAT: member->beats = true; break;
+    case CONTROL_BEAT:
+        member->beats = true;
+        wefti_control_hear_beat(control, from, frame, payload);
+        break;
+    case CONTROL_ASK:
+    case CONTROL_TELL: wefti_control_hear_question(control, from, frame, payload); break;
     case CONTROL_BYE: member->state = MEMBER_LEFT; break;
     case CONTROL_FAULT: {
         char        cause[CONTROL_CAUSE_BYTES];
@@ -87,9 +92,11 @@ void wefti_control_hear(wefti_control *control, control_member *member, int32_t 
 static void beat(wefti_control *control, uint64_t now_ns) {
     if (control->no_thread || now_ns < control->beat_ns) return;
     control->beat_ns = now_ns + CONTROL_BEAT_NS;
+    uint64_t    waits[2];
+    wefti_frame frame = wefti_control_beat_frame(control, now_ns, waits);
     for (int32_t i = 0; i < member_count(control); i++)
         if (wefti_control_reaches(&control->members[i]))
-            (void)!wefti_frames_send(&control->members[i].frames, (wefti_frame){CONTROL_BEAT, 0, control->place->rank, 0}, NULL);
+            (void)!wefti_frames_send(&control->members[i].frames, frame, waits);
 }
 
 /* A process that was stopped (SIGTSTP, a debugger) or starved has not listened: its own absence is nobody's silence. */
@@ -107,12 +114,14 @@ static void pump(wefti_control *control, uint64_t now_ns) {
         wefti_control_client_pump(control, now_ns);
     beat(control, now_ns);
     tell_all(control);
+    wefti_control_answer_signal(control);
     pthread_cond_broadcast(&control->changed);
 }
 
 static nfds_t descriptors(wefti_control *control, struct pollfd *list) {
     nfds_t count = 0;
     list[count++] = (struct pollfd){.fd = control->wake, .events = POLLIN};
+    if (control->signalled >= 0) list[count++] = (struct pollfd){.fd = control->signalled, .events = POLLIN};
     if (control->listener >= 0) list[count++] = (struct pollfd){.fd = control->listener, .events = POLLIN};
     for (int i = 0; control->guests && i < CONTROL_MOST_GUESTS; i++)
         if (control->guests[i].socket >= 0)
@@ -195,8 +204,7 @@ static weft_status time_out(wefti_control *control, const char *name, uint64_t t
     return status;
 }
 
-/* Lets go of the lock until something may have changed, or for a moment. */
-static void wait_a_little(wefti_control *control) {
+void wefti_control_wait(wefti_control *control) {
     if (control->network) {
         if (control->no_thread) pump(control, wefti_host_now(control->host));
         pthread_mutex_unlock(&control->lock);
@@ -268,7 +276,7 @@ weft_status wefti_control_exchange(wefti_control *control, const char *name, con
         else if (wefti_host_now(control->host) >= deadline_ns)
             status = time_out(control, name, timeout_ns);
         else
-            wait_a_little(control);
+            wefti_control_wait(control);
     }
     if (status == WEFT_OK)
         memcpy(all_out, control->round.all[(control->round.number - 1) % 2], bytes * (size_t)control->place->size);
@@ -279,7 +287,7 @@ weft_status wefti_control_exchange(wefti_control *control, const char *name, con
 /* --- opening and closing --- */
 
 static size_t control_bytes(const wefti_place *place) {
-    return sizeof(wefti_control) + ((size_t)place->size + CONTROL_MOST_GUESTS + 4) * sizeof(struct pollfd);
+    return sizeof(wefti_control) + ((size_t)place->size + CONTROL_MOST_GUESTS + 5) * sizeof(struct pollfd);
 }
 static size_t round_bytes(const wefti_place *place) { return (size_t)place->size * WEFTI_EXCHANGE_MOST_BYTES; }
 
@@ -292,6 +300,7 @@ static void free_all(wefti_control *control) {
     if (control->dialled >= 0) close(control->dialled);
     if (control->wake >= 0) close(control->wake);
     wefti_free(control->members, (size_t)member_count(control) * sizeof *control->members);
+    wefti_free(control->waits, (size_t)place->size * sizeof *control->waits);
     wefti_free(control->guests, CONTROL_MOST_GUESTS * sizeof *control->guests);
     for (int i = 0; i < 2; i++) wefti_free(control->round.all[i], round_bytes(place));
     pthread_cond_destroy(&control->changed);
@@ -331,6 +340,8 @@ static weft_status set_up(wefti_control *control, uint64_t timeout_ns) {
     WEFTI_TRY(wefti_alloc((size_t)member_count(control) * sizeof *control->members, "members", &control->members));
     for (int32_t i = 0; i < member_count(control); i++) control->members[i].frames.socket = -1;
     for (int i = 0; i < 2; i++) WEFTI_TRY(wefti_alloc(round_bytes(place), "an exchange", &control->round.all[i]));
+    if (place->rank == 0 && control->watch)
+        WEFTI_TRY(wefti_alloc((size_t)place->size * sizeof *control->waits, "how long ranks wait", &control->waits));
     if (control->network) {
         control->members[0].state = place->rank == 0 ? MEMBER_HERE : MEMBER_ABSENT;
         return place->rank == 0 ? wefti_control_server_meet(control) : wefti_control_client_meet(control);
@@ -365,7 +376,8 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
     control->network = options->network;
     control->fault = options->fault;
     control->no_thread = options->no_thread;
-    control->listener = control->dialled = control->wake = -1;
+    control->watch = options->watch;
+    control->listener = control->dialled = control->wake = control->signalled = -1;
     control->terms = (wefti_terms){.host = options->host, .purpose = WEFTI_FOR_STORE, .rank = place->rank, .size = place->size,
                                    .job = place->job, .secret = place->secret, .secret_bytes = place->secret_bytes};
     pthread_condattr_t monotonic;
@@ -428,6 +440,13 @@ void wefti_control_interface(wefti_control *control, char *text_out, size_t most
     pthread_mutex_unlock(&control->lock);
     if (getnameinfo((struct sockaddr *)&here.storage, here.bytes, text_out, (socklen_t)most_bytes, NULL, 0, NI_NUMERICHOST) != 0)
         snprintf(text_out, most_bytes, "127.0.0.1");
+}
+
+void wefti_control_answer(wefti_control *control, int eventfd) {
+    pthread_mutex_lock(&control->lock);
+    control->signalled = eventfd;
+    pthread_mutex_unlock(&control->lock);
+    rouse(control);
 }
 
 uint64_t wefti_control_strangers(wefti_control *control) {

@@ -15,6 +15,7 @@ typedef struct wefti_control_options {
     uint64_t           timeout_ns; /* for joining */
     bool               no_thread;
     wefti_fault       *fault;      /* hooked to the channel until it is closed */
+    wefti_watch       *watch;      /* what this rank tells when it is asked; NULL: nothing */
 } wefti_control_options;
 
 enum { WEFTI_EXCHANGE_MOST_BYTES = 4096, WEFTI_EXCHANGE_NAME_BYTES = 32 };
@@ -31,5 +32,12 @@ void wefti_control_close(wefti_control *control);
 void wefti_control_interface(wefti_control *control, char *text_out, size_t most_bytes);
 /* Connections that were dropped because they were none of this job. */
 uint64_t wefti_control_strangers(wefti_control *control);
+
+/* Asks every rank what it has been doing: text by rank, with a line for those that do not answer in time. One at a time. */
+WEFT_MUST_CHECK weft_status wefti_control_ask(wefti_control *control, uint64_t timeout_ns, wefti_text *text_out);
+/* Writes the same of this rank to standard error whenever the eventfd is rung, which is not owned; -1: no longer. */
+void wefti_control_answer(wefti_control *control, int eventfd);
+/* The rank that all others wait for, and the share of their time; -1: nobody in particular. Any thread. */
+int32_t wefti_control_straggler(wefti_control *control, double *share_out);
 
 #endif

@@ -35,7 +35,7 @@ static bool is_final(const wefti_control *control, weft_status status) {
 
 static uint32_t most_bytes(const wefti_control *control) {
     size_t most = (size_t)control->place->size * WEFTI_EXCHANGE_MOST_BYTES;
-    return (uint32_t)(most < 1024 ? 1024 : most);
+    return (uint32_t)(most < CONTROL_TELL_BYTES ? CONTROL_TELL_BYTES : most);
 }
 
 static void meet(wefti_control *control) {

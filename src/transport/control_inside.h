@@ -11,7 +11,9 @@
 #include "transport/handshake.h"
 #include "transport/socket.h"
 
-enum { CONTROL_MOST_GUESTS = 64, CONTROL_CAUSE_BYTES = 240 };
+enum { CONTROL_MOST_GUESTS = 64, CONTROL_CAUSE_BYTES = 240, CONTROL_TELL_BYTES = 12 << 10 };
+#define CONTROL_WINDOW_NS (2 * WEFTI_SECOND_NS) /* over which waiting is compared */
+#define CONTROL_STRAGGLER_SHARE 0.1             /* of it, that all others wait more than the straggler */
 #define CONTROL_BEAT_NS (WEFTI_SECOND_NS / 2)
 #define CONTROL_SILENCE_NS (4 * WEFTI_SECOND_NS)
 #define CONTROL_PAUSE_NS WEFTI_SECOND_NS /* between two pumps: more than that, and this process was stopped */
@@ -22,7 +24,9 @@ typedef enum control_kind {
     CONTROL_RESULT,       /* payload: everyone's bytes; value: the round */
     CONTROL_BEAT,
     CONTROL_FAULT,        /* payload: the cause; rank and status (value) of the verdict */
-    CONTROL_BYE
+    CONTROL_BYE,
+    CONTROL_ASK,          /* rank: who asks what everyone is doing; value: the question's number */
+    CONTROL_TELL          /* payload: the answer. To rank 0: rank is the asker; from rank 0: who answers */
 } control_kind;
 
 typedef enum control_member_state { MEMBER_ABSENT, MEMBER_HERE, MEMBER_LEFT, MEMBER_DEAD } control_member_state;
@@ -52,11 +56,26 @@ typedef struct control_round {
                             round before rank 0 has taken this one's result */
 } control_round;
 
+/* What a rank's heartbeats say of its waiting, now and at the beginning of the window. */
+typedef struct control_wait {
+    uint64_t waited_ns, operations;
+    uint64_t waited_before_ns, operations_before;
+} control_wait;
+
+/* A question of this rank that is being answered. */
+typedef struct control_question {
+    bool        open;
+    uint32_t    number;
+    int32_t     answered;
+    wefti_text *answers; /* [size] */
+} control_question;
+
 struct wefti_control {
     const wefti_host  *host;
     const wefti_place *place;
     const wefti_network *network; /* NULL: sockets and a thread */
     wefti_fault       *fault;
+    wefti_watch       *watch;      /* NULL: nothing to tell */
     wefti_terms        terms;
     pthread_mutex_t    lock;       /* recursive: a fault that is found under it is told under it */
     pthread_cond_t     changed;
@@ -71,6 +90,11 @@ struct wefti_control {
     char               failure[WEFTI_MESSAGE_BYTES]; /* … for this reason */
     uint64_t           strangers;
     control_round      round;
+    control_question   question;
+    int                signalled;  /* eventfd that a signal's handler rings; -1: none */
+    _Atomic uint64_t   straggler;  /* 1 + rank (0: nobody) << 32, and the permille of its share */
+    control_wait      *waits;      /* rank 0: [size] */
+    uint64_t           window_ns;  /* when the window began */
     wefti_socket_address address;  /* of the store */
     control_member    *members;    /* rank 0: [size]; others: [1], which is rank 0 */
     /* rank 0 */
@@ -94,6 +118,20 @@ void wefti_control_fail(wefti_control *control, weft_status status);
 /* What all frames but those of exchanges mean; `from` is the sender. */
 void wefti_control_hear(wefti_control *control, control_member *member, int32_t from, const wefti_frame *frame,
                         const uint8_t *payload);
+
+/* Lets go of the lock until something may have changed, or for a moment. */
+void wefti_control_wait(wefti_control *control);
+
+/* control_ask.c */
+void wefti_control_hear_question(wefti_control *control, int32_t from, const wefti_frame *frame, const uint8_t *payload);
+void wefti_control_keep_answer(wefti_control *control, int32_t rank, uint32_t number, const char *text, size_t bytes);
+/* Writes what this rank has been doing to standard error where the signal's eventfd has rung. */
+void wefti_control_answer_signal(wefti_control *control);
+/* The rank that waits less than all others, and by what share of the window; -1 where it is no tenth. */
+int32_t     wefti_straggler_find(const control_wait *waits, int32_t size, uint64_t window_ns, double *share_out);
+void        wefti_control_name_straggler(wefti_control *control, int32_t rank, uint32_t permille);
+wefti_frame wefti_control_beat_frame(wefti_control *control, uint64_t now_ns, uint64_t payload_out[2]);
+void        wefti_control_hear_beat(wefti_control *control, int32_t from, const wefti_frame *frame, const uint8_t *payload);
 
 weft_status wefti_control_server_open(wefti_control *control);
 weft_status wefti_control_server_admit(void *context, int32_t rank);

@@ -78,7 +78,7 @@ weft_status wefti_control_server_meet(wefti_control *control) {
     for (int32_t rank = 1; rank < control->place->size; rank++) {
         wefti_stream *stream = NULL;
         WEFTI_TRY(control->network->stream(control->network->context, rank, &stream));
-        wefti_frames_open_stream(&control->members[rank].frames, stream, WEFTI_EXCHANGE_NAME_BYTES + WEFTI_EXCHANGE_MOST_BYTES,
+        wefti_frames_open_stream(&control->members[rank].frames, stream, CONTROL_TELL_BYTES,
                                  wefti_host_now(control->host));
         control->members[rank].state = MEMBER_HERE;
     }
@@ -92,7 +92,7 @@ static void welcome(wefti_control *control, control_guest *guest, uint64_t now_n
         drop_guest(control, guest);
         return;
     }
-    wefti_frames_open(&member->frames, guest->socket, WEFTI_EXCHANGE_NAME_BYTES + WEFTI_EXCHANGE_MOST_BYTES, now_ns);
+    wefti_frames_open(&member->frames, guest->socket, CONTROL_TELL_BYTES, now_ns);
     member->state = MEMBER_HERE;
     control->beat_ns = 0; /* at once: from the first heartbeat on, silence means something */
     guest->socket = -1;

@@ -29,6 +29,9 @@ struct wefti_fault {
     int32_t           suspect;
     uint64_t          suspect_until_ns;
     char              suspect_cause[256];
+    size_t            name_stride;
+    int32_t           name_count;
+    const char       *_Atomic names; /* stored last */
 };
 
 weft_status wefti_fault_create(const wefti_host *host, wefti_fault **fault_out) {
@@ -104,10 +107,21 @@ void wefti_fault_suspect(wefti_fault *fault, int32_t rank, const char *cause) {
     pthread_mutex_unlock(&fault->lock);
 }
 
+void wefti_fault_name_ranks(wefti_fault *fault, const char *names, size_t stride, int32_t count) {
+    fault->name_stride = stride;
+    fault->name_count = count;
+    atomic_store_explicit(&fault->names, names, memory_order_release);
+}
+
 static weft_status verdict(const wefti_fault *fault) {
-    int32_t rank = atomic_load_explicit(&fault->rank, memory_order_relaxed);
-    if (rank < 0 || fault->status != WEFT_E_PEER) return wefti_fail(fault->status, "%s", fault->cause);
-    return wefti_fail(fault->status, "rank %d failed: %s", (int)rank, fault->cause);
+    int32_t     rank = atomic_load_explicit(&fault->rank, memory_order_relaxed);
+    const char *names = atomic_load_explicit(&fault->names, memory_order_acquire);
+    if (rank < 0) return wefti_fail(fault->status, "%s", fault->cause);
+    char where[160] = "";
+    if (names && rank < fault->name_count)
+        snprintf(where, sizeof where, " (rank %d: %.120s)", (int)rank, names + (size_t)rank * fault->name_stride);
+    if (fault->status != WEFT_E_PEER) return wefti_fail(fault->status, "%s%s", fault->cause, where);
+    return wefti_fail(fault->status, "rank %d failed: %s%s", (int)rank, fault->cause, where);
 }
 
 weft_status wefti_fault_status(wefti_fault *fault) {

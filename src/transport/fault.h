@@ -22,6 +22,9 @@ void wefti_fault_set_hooks(wefti_fault *fault, const wefti_fault_hooks *hooks);
 void wefti_fault_learn(wefti_fault *fault, weft_status status, int32_t rank, const char *cause);
 /* The verdict's status, WEFT_OK while there is none; sets no message and calls no hook. */
 weft_status wefti_fault_verdict(const wefti_fault *fault);
+/* What the ranks are called in messages, each "host h, process 1": [count] texts of `stride` bytes, ended by zeros. They live as long as
+ * the fault. */
+void wefti_fault_name_ranks(wefti_fault *fault, const char *names, size_t stride, int32_t count);
 /* The cause of the verdict; "" while there is none. Valid as long as the fault. */
 const char *wefti_fault_cause(const wefti_fault *fault);
 

@@ -58,7 +58,7 @@ static weft_status open_inner(weft_group *group, const membership *members) {
                                .ranks = members->size > 1 ? members->ranks : NULL, .size = members->size, .index = members->index,
                                .id = group->id, .timeout_ns = (uint64_t)group->options.timeout_ns,
                                .in_flight = group->options.in_flight, .reducer = transport->reducer, .fault = transport->fault,
-                               .algorithm = group->options.algorithm};
+                               .algorithm = group->options.algorithm, .watch = transport->watch};
     if (!how.timeout_ns) how.timeout_ns = transport->timeout_ns;
     if (members->size > 1 && transport->nodes) {
         WEFTI_TRY(wefti_alloc(node_bytes, "a group's nodes", &nodes));

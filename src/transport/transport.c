@@ -32,6 +32,7 @@ typedef struct introduction {
     uint64_t host;                  /* equal on ranks that can share memory */
     char     wire[WIRE_NAME_BYTES]; /* wished for */
     uint64_t mpi;                   /* 1: an MPI launcher started it, and MPI can be loaded */
+    char     name[WEFTI_RANK_NAME_BYTES];
 } introduction;
 
 typedef struct wire_address {
@@ -220,8 +221,25 @@ static weft_status open_group(transport_inside *inside, const wefti_transport_op
                                  .timeout_ns = transport->timeout_ns,
                                  .reducer = options->reducer,
                                  .fault = transport->fault,
-                                 .nodes = transport->nodes};
+                                 .nodes = transport->nodes,
+                                 .watch = transport->watch};
     return wefti_collective_engine_weft()->open(&group, &transport->group);
+}
+
+static void name_self(const transport_inside *inside, char name_out[WEFTI_RANK_NAME_BYTES]) {
+    char host[64] = "?";
+    if (!inside->network) gethostname(host, sizeof host - 1);
+    host[sizeof host - 1] = 0;
+    memset(name_out, 0, WEFTI_RANK_NAME_BYTES);
+    snprintf(name_out, WEFTI_RANK_NAME_BYTES, "host %.50s, process %ld", host, (long)getpid());
+}
+
+static void take_names(wefti_transport *transport, const introduction *all) {
+    for (int32_t rank = 0; rank < transport->size; rank++) {
+        memcpy(transport->names[rank], all[rank].name, WEFTI_RANK_NAME_BYTES);
+        transport->names[rank][WEFTI_RANK_NAME_BYTES - 1] = 0;
+    }
+    wefti_fault_name_ranks(transport->fault, transport->names[0], WEFTI_RANK_NAME_BYTES, transport->size);
 }
 
 static weft_status join(transport_inside *inside, const wefti_transport_options *options, const char *wish) {
@@ -237,11 +255,15 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
 #endif
     WEFTI_TRY(wefti_control_open(&(wefti_control_options){.host = transport->host, .place = &inside->place,
                                                           .network = inside->network, .timeout_ns = transport->timeout_ns,
-                                                          .no_thread = options->no_control_thread, .fault = transport->fault},
+                                                          .no_thread = options->no_control_thread, .fault = transport->fault,
+                                                          .watch = transport->watch},
                                  &inside->control));
+    name_self(inside, mine.name);
+    WEFTI_TRY(wefti_alloc((size_t)transport->size * sizeof *transport->names, "names of ranks", &transport->names));
     WEFTI_TRY(wefti_alloc((size_t)transport->size * sizeof *transport->nodes, "who shares a host", &transport->nodes));
     WEFTI_TRY(wefti_alloc(all_bytes, "introductions", &all));
     weft_status status = wefti_transport_exchange(transport, "join", &mine, sizeof mine, all);
+    if (status == WEFT_OK) take_names(transport, all);
     if (status == WEFT_OK) status = choose_wire(transport, all, &wire);
     if (status == WEFT_OK) status = connect_wire(inside, wire, deadline_ns);
     wefti_free(all, all_bytes);
@@ -278,6 +300,7 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
         status = find_wish(options, wish);
     if (status == WEFT_OK) status = find_place(options, wish, inside);
     if (status == WEFT_OK) status = wefti_fault_create(transport->host, &transport->fault);
+    if (status == WEFT_OK) status = wefti_watch_create(transport->host, &transport->watch);
     if (status == WEFT_OK) {
         transport->rank = inside->place.rank;
         transport->size = inside->place.size;
@@ -301,6 +324,7 @@ void wefti_transport_close(wefti_transport *transport) {
     transport_inside *inside = (transport_inside *)transport;
     char              message[WEFTI_MESSAGE_BYTES]; /* leaving is not to hide why */
     snprintf(message, sizeof message, "%s", weft_error_message());
+    wefti_dump_forget(transport);
     if (transport->group) transport->group->engine->close(transport->group);
     /* The goodbye on the control channel comes first: a link that ends after it is no fault to anybody. */
     wefti_control_close(inside->control);
@@ -309,6 +333,8 @@ void wefti_transport_close(wefti_transport *transport) {
     if (inside->met_by_mpi) wefti_mpi_leave(transport->fault && wefti_fault_verdict(transport->fault) == WEFT_OK);
 #endif
     wefti_fault_release(transport->fault);
+    wefti_watch_release(transport->watch);
+    wefti_free(transport->names, (size_t)transport->size * sizeof *transport->names);
     wefti_free(transport->nodes, (size_t)transport->size * sizeof *transport->nodes);
     explicit_bzero(&inside->place, sizeof inside->place);
     wefti_free(inside, sizeof *inside);
@@ -327,4 +353,23 @@ void wefti_transport_fail(wefti_transport *transport, weft_status status, const 
     char text[WEFTI_MESSAGE_BYTES];
     snprintf(text, sizeof text, "rank %d: %s", (int)transport->rank, cause);
     wefti_fault_raise(transport->fault, status, transport->rank, text);
+}
+
+weft_status wefti_transport_ask(wefti_transport *transport, uint64_t timeout_ns, wefti_text *text_out) {
+    transport_inside *inside = (transport_inside *)transport;
+    if (inside->control) return wefti_control_ask(inside->control, timeout_ns, text_out);
+    wefti_text_add(text_out, "rank 0, process %ld:\n", (long)getpid());
+    wefti_watch_describe(transport->watch, text_out);
+    return WEFT_OK;
+}
+
+int32_t wefti_transport_straggler(wefti_transport *transport, double *share_out) {
+    transport_inside *inside = (transport_inside *)transport;
+    if (share_out) *share_out = 0;
+    return transport && inside->control ? wefti_control_straggler(inside->control, share_out) : -1;
+}
+
+void wefti_transport_answer(wefti_transport *transport, int eventfd) {
+    transport_inside *inside = (transport_inside *)transport;
+    if (inside->control) wefti_control_answer(inside->control, eventfd);
 }

@@ -6,8 +6,10 @@
 #include "core/iface/collective.h"
 #include "transport/network.h"
 #include "transport/tune.h"
+#include "transport/watch.h"
 #include "transport/wire_common.h"
 
+enum { WEFTI_RANK_NAME_BYTES = 96 };
 #define WEFTI_TRANSPORT_TIMEOUT_NS (30 * WEFTI_SECOND_NS)
 
 /* Where this process stands, as its launcher says. */
@@ -54,6 +56,8 @@ typedef struct wefti_transport {
     uint64_t          timeout_ns;
     int32_t          *nodes; /* [size] the first rank on the same host as each; NULL with one rank */
     const wefti_reducer *reducer; /* NULL: wefti_reducer_host() */
+    wefti_watch      *watch; /* what groups of this world did; never NULL */
+    char            (*names)[WEFTI_RANK_NAME_BYTES]; /* [size] "host h, process 1"; NULL with one rank */
     bool              tuned;      /* groups choose by `tuning` */
     wefti_tuning      tuning;
 } wefti_transport;
@@ -71,6 +75,14 @@ void wefti_transport_close(wefti_transport *transport);
  * is compared, so that ranks that are at different places are told so. WEFT_E_MISMATCH names the rank that differs. */
 WEFT_MUST_CHECK weft_status wefti_transport_exchange(wefti_transport *transport, const char *name, const void *mine,
                                                      size_t bytes, void *all_out);
+/* Asks every rank what it has been doing, as text (control.h). With one rank: its own. */
+WEFT_MUST_CHECK weft_status wefti_transport_ask(wefti_transport *transport, uint64_t timeout_ns, wefti_text *text_out);
+/* The rank that all others wait for, and the share of their time; -1: nobody in particular. */
+int32_t wefti_transport_straggler(wefti_transport *transport, double *share_out);
+/* Answers a signal's eventfd (wefti_control_answer). */
+void wefti_transport_answer(wefti_transport *transport, int eventfd);
+/* Takes off what weft_world_dump_on put on (dump.c). */
+void wefti_dump_forget(wefti_transport *transport);
 /* Declares a fault of this rank itself (out of memory, a bad input file): everyone's pending operations end with it. */
 void wefti_transport_fail(wefti_transport *transport, weft_status status, const char *cause);
 

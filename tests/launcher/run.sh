@@ -194,6 +194,22 @@ case_suspends_and_goes_on() {
     same "status" "0: [0] done 120" "$?: $(sed 's/ loss.*//' "$work/out")"
 }
 
+# A training run says on SIGUSR1 what each rank has been doing, and goes on.
+case_dumps_on_signal() {
+    [ -x "$fits" ] || { echo "no samples here: skipped" && exit 77; }
+    WEFT_THREADS=1 "$weftrun" -n 2 "$fits" --epochs 1000 >"$work/out" 2>"$work/err" &
+    front=$!
+    wait_for 30 grep -q "epoch 3 done" "$work/out"
+    kill -USR1 $front
+    wait_for 10 grep -q '^\[1\] rank 1, process' "$work/err"
+    wait_for 10 grep -q '^\[0\] rank 0, process' "$work/err"
+    matches "operations" 'operation [0-9]+ of group 0, (allreduce|barrier)' "$(cat "$work/err")"
+    kill -0 $front || fail "the run has ended: $(cat "$work/err")"
+    kill -TERM $front
+    wait $front
+    same "status" 143 $?
+}
+
 case_second_signal_kills() {
     local start=$SECONDS
     start_waiting 2 'trap "echo asked" TERM; echo ready; while :; do sleep 0.1; done' --grace 50

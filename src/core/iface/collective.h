@@ -42,6 +42,8 @@ int32_t wefti_fault_rank(const wefti_fault *fault);
 
 /* --- groups --- */
 
+typedef struct wefti_watch wefti_watch; /* what a rank's operations were, for people to read; the transport's */
+
 typedef struct wefti_group      wefti_group;      /* the engine's */
 typedef struct wefti_collective wefti_collective; /* one operation in flight; the engine's */
 
@@ -103,6 +105,7 @@ typedef struct wefti_group_options {
     const char          *algorithm;  /* forces some: "ring" wherever it can, or "allreduce:ring,broadcast:chain"; NULL:
                                         WEFT_ALGORITHM of the environment, else by cost. WEFT_E_NOT_FOUND lists those there are */
     const int32_t       *nodes;      /* [size] which host each member runs on, as any number; copied; NULL: all on one */
+    wefti_watch         *watch;      /* notes the group's operations; outlives it; NULL: none are noted */
 } wefti_group_options;
 
 /* One engine. A NULL slot is WEFT_E_UNSUPPORTED, unless it says otherwise. */
