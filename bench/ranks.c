@@ -58,6 +58,12 @@ int64_t bench_agree(bench_rank *rank, int64_t number) {
 
 static void connect_all(bench_rank *rank, void *hub) {
     wefti_wire_options options = {.rank = rank->rank, .size = rank->size, .job = "weft-bench", .shared = hub};
+    const char *encrypt = getenv("WEFT_ENCRYPT"), *secret = "the ranks of a bench have no secrets";
+    if (encrypt && strcmp(encrypt, "1") == 0) {
+        options.encrypt = true;
+        options.secret = (const uint8_t *)secret;
+        options.secret_bytes = strlen(secret);
+    }
     bench_shared *shared = rank->shared;
     BENCH_TRY(rank, wefti_wire_open(rank->wire_name, &options, &rank->wire));
     const wefti_wire_ops *ops = rank->wire->ops;

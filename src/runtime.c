@@ -31,7 +31,7 @@ static weft_status reduce_on_device(void *context, void *dst, const void *const 
 static weft_status open_link(runtime *r, const weft_world_options *options) {
     r->reducer = (wefti_reducer){reduce_on_device, r};
     wefti_transport_options link = {.rank = options->rank, .size = options->size, .store = options->store, .wire = options->wire,
-                                    .timeout_ns = (uint64_t)options->timeout_ns, .no_control_thread = options->no_control_thread,
+                                    .timeout_ns = (uint64_t)options->timeout_ns, .no_control_thread = options->no_control_thread, .encrypt = options->encrypt,
                                     .reducer = &r->reducer};
     WEFTI_TRY(wefti_transport_open(&link, &r->link));
     r->world.rank = r->link->rank;
@@ -111,8 +111,8 @@ static void describe(runtime *r) {
     char device[200];
     if (strcmp(r->world.device->vtable->kind, "cpu") == 0) describe_cpu(r, device, sizeof device);
     else describe_cuda(r, device, sizeof device);
-    snprintf(r->world.description, sizeof r->world.description, "weft %s, rank %d of %d, %s, wire %s, started by %s", WEFTI_VERSION,
-             (int)r->world.rank, (int)r->world.size, device, r->link->wire_name, r->link->launcher);
+    snprintf(r->world.description, sizeof r->world.description, "weft %s, rank %d of %d, %s, wire %s%s, started by %s", WEFTI_VERSION,
+             (int)r->world.rank, (int)r->world.size, device, r->link->wire_name, r->link->encrypts ? " (TCP is encrypted)" : "", r->link->launcher);
 }
 
 weft_status weft_world_create(const weft_world_options *options, weft_world **world_out) {

@@ -17,6 +17,7 @@
  *   WEFT_JOB       16 hex digits, the same on all ranks of this run and on no other
  *   WEFT_SECRET    64 hex digits, known to this run's ranks alone (the environment of a process is its owner's)
  *   WEFT_WIRE      as --wire says; left as it was without
+ *   WEFT_ENCRYPT   1 with --encrypt; left as it was without
  *
  * Cost: two pipes and 32 KiB a rank. Nothing is created that has a name, so there is nothing to clean up after a kill.
  */
@@ -168,6 +169,7 @@ static void set_job_environment(const weftrun_job *job, const char *store) {
     setenv("WEFT_SECRET", secret, 1);
     unsetenv("WEFT_STORE_FD");
     if (job->wire) setenv("WEFT_WIRE", job->wire, 1);
+    if (job->encrypt) setenv("WEFT_ENCRYPT", "1", 1);
 }
 
 /* In the new process: becomes the rank. Does not return; a failure to run the program goes through `report_fd`. */

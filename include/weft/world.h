@@ -31,6 +31,7 @@ typedef struct weft_world weft_world;
  *   WEFT_CUDA_CAPTURE=0              launch kernels one by one, not as graphs; WEFT_CUDA_NVRTC=0: no kernels compiled at run time. For debugging.
  *   WEFT_INTERFACE                   address of this host to bind to; loopback where it is not set. Another than loopback demands
  *   WEFT_SECRET, WEFT_SECRET_FILE    a secret of 16 bytes or more, the same on every rank: itself, or a file that only its owner can read
+ *   WEFT_ENCRYPT=1                   as .encrypt
  *   WEFT_JOB                         a name, the same on every rank, so that two jobs on one port are not taken for each other */
 
 /* How to come into the world. Zero means: read the launcher's environment, one rank where there is none. */
@@ -44,6 +45,9 @@ typedef struct weft_world_options {
     weft_threads threads;        /* of the CPU device; sharers is found at the rendezvous */
     int64_t     timeout_ns;      /* for joining and for every wait; 0: 30 s */
     bool        no_control_thread; /* true: faults are noticed only inside calls */
+    bool        encrypt;         /* all TCP traffic, of the wire too, is encrypted, under keys made for each connection; all ranks alike.
+                                    Demands a secret (weftrun makes one) and a wire that can: tcp, or shm, which stays inside one host.
+                                    false: as the environment says (WEFT_ENCRYPT=1), else not. Costs about 0.7 ns a byte on either end */
 } weft_world_options;
 
 /* MPI. The first world that needs it initialises MPI (for MPI_THREAD_SERIALIZED), unless the program has, and makes a communicator of

@@ -85,7 +85,14 @@ static void join(wefti_control *control, uint64_t now_ns) {
         hang_up(control, now_ns);
         return;
     }
+    wefti_seal *seal = NULL;
+    if ((status = wefti_seal_create(&control->shake, &seal)) != WEFT_OK) {
+        wefti_control_fail(control, status);
+        hang_up(control, now_ns);
+        return;
+    }
     wefti_frames_open(&control->members[0].frames, control->dialled, most_bytes(control), now_ns);
+    wefti_frames_encrypt(&control->members[0].frames, seal);
     meet(control);
     control->dialled = -1;
 }
@@ -94,17 +101,18 @@ static void lose_server(wefti_control *control, weft_status status) {
     char cause[CONTROL_CAUSE_BYTES];
     control->members[0].state = MEMBER_DEAD;
     wefti_frames_close(&control->members[0].frames);
-    snprintf(cause, sizeof cause, status == WEFT_E_TIMEOUT ? "it has been silent for %.3g s (stopped, or cut off)"
-                                  : status == WEFT_E_CORRUPT ? "it sent nonsense over the control channel"
-                                                             : "its process has ended",
-             (double)CONTROL_SILENCE_NS / 1e9);
+    if (status == WEFT_E_CORRUPT)
+        snprintf(cause, sizeof cause, "on the control channel, %.200s", weft_error_message());
+    else
+        snprintf(cause, sizeof cause, status == WEFT_E_TIMEOUT ? "it has been silent for %.3g s (stopped, or cut off)"
+                                                               : "its process has ended", (double)CONTROL_SILENCE_NS / 1e9);
     wefti_fault_raise(control->fault, WEFT_E_PEER, 0, cause);
 }
 
 static void take_result(wefti_control *control, const wefti_frame *frame, const uint8_t *payload) {
     control_round *round = &control->round;
     if (!round->open || frame->value != round->number || frame->length != round->bytes * (size_t)control->place->size) {
-        lose_server(control, WEFT_E_CORRUPT);
+        lose_server(control, wefti_fail(WEFT_E_CORRUPT, "it sent a result that belongs to no exchange"));
         return;
     }
     memcpy(round->all[round->number % 2], payload, frame->length);

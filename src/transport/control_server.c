@@ -88,11 +88,14 @@ weft_status wefti_control_server_meet(wefti_control *control) {
 static void welcome(wefti_control *control, control_guest *guest, uint64_t now_ns) {
     int32_t         rank = guest->shake.peer;
     control_member *member = &control->members[rank];
-    if (member->state != MEMBER_ABSENT) { /* two of one number were admitted at the same time */
+    wefti_seal     *seal = NULL;
+    /* Two of one number were admitted at the same time, or there is no memory: it will find the connection closed. */
+    if (member->state != MEMBER_ABSENT || wefti_seal_create(&guest->shake, &seal) != WEFT_OK) {
         drop_guest(control, guest);
         return;
     }
     wefti_frames_open(&member->frames, guest->socket, CONTROL_TELL_BYTES, now_ns);
+    wefti_frames_encrypt(&member->frames, seal);
     member->state = MEMBER_HERE;
     control->beat_ns = 0; /* at once: from the first heartbeat on, silence means something */
     guest->socket = -1;
@@ -199,10 +202,11 @@ static void lose(wefti_control *control, int32_t rank, weft_status status) {
     char            cause[CONTROL_CAUSE_BYTES];
     member->state = MEMBER_DEAD;
     wefti_frames_close(&member->frames);
-    snprintf(cause, sizeof cause, status == WEFT_E_TIMEOUT ? "it has been silent for %.3g s (stopped, or cut off)"
-                                  : status == WEFT_E_CORRUPT ? "it sent nonsense over the control channel"
-                                                             : "its process has ended",
-             (double)CONTROL_SILENCE_NS / 1e9);
+    if (status == WEFT_E_CORRUPT)
+        snprintf(cause, sizeof cause, "on the control channel, %.200s", weft_error_message());
+    else
+        snprintf(cause, sizeof cause, status == WEFT_E_TIMEOUT ? "it has been silent for %.3g s (stopped, or cut off)"
+                                                               : "its process has ended", (double)CONTROL_SILENCE_NS / 1e9);
     wefti_fault_raise(control->fault, WEFT_E_PEER, rank, cause);
 }
 

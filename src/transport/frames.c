@@ -25,9 +25,12 @@ void wefti_frames_open_stream(wefti_frames *frames, wefti_stream *stream, uint32
     *frames = (wefti_frames){.socket = -1, .stream = stream, .most_bytes = most_bytes, .heard_ns = now_ns};
 }
 
+void wefti_frames_encrypt(wefti_frames *frames, wefti_seal *seal) { frames->seal = seal; }
+
 void wefti_frames_close(wefti_frames *frames) {
     if (frames->socket >= 0) close(frames->socket);
     if (frames->stream) frames->stream->ops->close(frames->stream);
+    wefti_seal_release(frames->seal);
     wefti_free(frames->in, frames->in_capacity);
     wefti_free(frames->out, frames->out_capacity);
     *frames = (wefti_frames){.socket = -1};
@@ -44,9 +47,10 @@ static weft_status make_room(uint8_t **buffer, size_t *capacity, size_t needed) 
 
 /* At least one byte of `count`, or WEFT_E_AGAIN, or WEFT_E_LINK. */
 static weft_status send_some(wefti_frames *frames, const uint8_t *bytes, size_t count, size_t *sent_out) {
-    ssize_t sent;
+    struct iovec part = {(void *)bytes, count};
+    ssize_t      sent;
     if (frames->stream) return frames->stream->ops->send(frames->stream, bytes, count, sent_out);
-    do sent = send(frames->socket, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    do sent = wefti_seal_send(frames->seal, frames->socket, &part, 1);
     while (sent < 0 && errno == EINTR);
     if (sent < 0 && errno == EAGAIN) return WEFT_E_AGAIN;
     if (sent <= 0) return wefti_fail(WEFT_E_LINK, "the control connection has ended");
@@ -55,11 +59,13 @@ static weft_status send_some(wefti_frames *frames, const uint8_t *bytes, size_t 
 }
 
 static weft_status receive_some(wefti_frames *frames, uint8_t *bytes, size_t most, size_t *got_out) {
-    ssize_t got;
+    struct iovec part = {bytes, most};
+    ssize_t      got;
     if (frames->stream) return frames->stream->ops->receive(frames->stream, bytes, most, got_out);
-    do got = recv(frames->socket, bytes, most, MSG_DONTWAIT);
+    do got = wefti_seal_receive(frames->seal, frames->socket, &part, 1);
     while (got < 0 && errno == EINTR);
     if (got < 0 && errno == EAGAIN) return WEFT_E_AGAIN;
+    if (got < 0 && errno == EBADMSG) return wefti_fail(WEFT_E_CORRUPT, "%s", wefti_seal_cause(frames->seal));
     if (got == 0) return wefti_fail(WEFT_E_LINK, "the control connection was closed");
     if (got < 0) return wefti_fail(WEFT_E_LINK, "the control connection has ended: %s", strerror(errno));
     *got_out = (size_t)got;
@@ -108,11 +114,11 @@ weft_status wefti_frames_next(wefti_frames *frames, uint64_t now_ns, wefti_frame
     weft_status status = receive(frames, HEADER_BYTES, now_ns);
     if (status != WEFT_OK) return status;
     if (memcmp(frames->in, magic, sizeof magic) != 0)
-        return wefti_fail(WEFT_E_CORRUPT, "a control message with a header that is none");
+        return wefti_fail(WEFT_E_CORRUPT, "it sent a message with a header that is none");
     *frame_out = (wefti_frame){get32(frames->in + 4), get32(frames->in + 8), (int32_t)get32(frames->in + 12),
                                get32(frames->in + 16)};
     if (frame_out->length > frames->most_bytes)
-        return wefti_fail(WEFT_E_CORRUPT, "a control message of %u bytes; at most %u", frame_out->length,
+        return wefti_fail(WEFT_E_CORRUPT, "it sent a message of %u bytes; at most %u", frame_out->length,
                           frames->most_bytes);
     status = receive(frames, HEADER_BYTES + frame_out->length, now_ns);
     if (status != WEFT_OK) return status;

@@ -2,7 +2,9 @@
  *
  * Proofs are HMAC-SHA-512/256 keyed by a hash of the secret, over a label for the side and both opening messages whole,
  * so they bind job, rank, peer, size, epoch, version, purpose, cookie and both nonces; neither can be replayed
- * or reflected. A server says nothing about itself but its version before the client has proved itself. */
+ * or reflected. A server says nothing about itself but its version before the client has proved itself, and draws a key for
+ * those only whose HELLO is meant for it. Keys of a connection are a keyed hash, by the secret, of what X25519 gives and of both
+ * messages. */
 #include "transport/handshake.h"
 
 #include <errno.h>
@@ -17,12 +19,12 @@
 static const char magic[8] = {'W', 'E', 'F', 'T', '\r', '\n', 0x1a, 1};
 
 /* Offsets in HELLO */
-enum { AT_VERSION = 8, AT_PURPOSE = 12, AT_RANK = 16, AT_PEER = 20, AT_SIZE = 24, AT_EPOCH = 28, AT_SECRET = 32,
-       AT_COOKIE = 40, AT_NONCE = 56, AT_JOB = 88 };
+enum { AT_VERSION = 8, AT_PURPOSE = 12, AT_RANK = 16, AT_PEER = 20, AT_SIZE = 24, AT_EPOCH = 28, AT_SECRET = 32, AT_ENCRYPT = 36,
+       AT_COOKIE = 40, AT_NONCE = 56, AT_JOB = 88, AT_KEY = 152 };
 /* Offsets in CHALLENGE: version as above */
-enum { AT_DEMANDS = 12, AT_SERVER_NONCE = 16 };
+enum { AT_DEMANDS = 12, AT_SERVER_NONCE = 16, AT_SERVER_KEY = 48 };
 /* Offsets in VERDICT: version as above */
-enum { AT_STATUS = 12, AT_SERVER_SIZE = 16, AT_SERVER_EPOCH = 20, AT_MAC = 24 };
+enum { AT_STATUS = 12, AT_SERVER_SIZE = 16, AT_SERVER_EPOCH = 20, AT_SERVER_ENCRYPT = 24, AT_MAC = 32 };
 
 static void put32(uint8_t *at, uint32_t value) {
     for (int i = 0; i < 4; i++) at[i] = (uint8_t)(value >> 8 * i);
@@ -43,14 +45,18 @@ bool wefti_can_authenticate(void) {
     return sodium_state >= 0;
 }
 
+/* What the secret is for one purpose; keys for proofs and for encryption have nothing to do with each other. */
+static void derive(const wefti_terms *terms, const char *context, uint8_t key_out[WEFTI_KEY_BYTES]) {
+    crypto_generichash(key_out, WEFTI_KEY_BYTES, terms->secret, terms->secret_bytes, (const uint8_t *)context, strlen(context) + 1);
+}
+
 static void prove(const wefti_handshake *shake, const char *label, const uint8_t *verdict, size_t verdict_bytes,
                   uint8_t mac_out[WEFTI_MAC_BYTES]) {
-    static const uint8_t            context[] = "weft handshake 1";
     uint8_t                         key[crypto_auth_hmacsha512256_KEYBYTES];
     crypto_auth_hmacsha512256_state state;
     memset(mac_out, 0, WEFTI_MAC_BYTES);
     if (!shake->terms->secret_bytes || !wefti_can_authenticate()) return;
-    crypto_generichash(key, sizeof key, shake->terms->secret, shake->terms->secret_bytes, context, sizeof context);
+    derive(shake->terms, "weft handshake 2", key);
     crypto_auth_hmacsha512256_init(&state, key, sizeof key);
     crypto_auth_hmacsha512256_update(&state, (const uint8_t *)label, strlen(label) + 1);
     crypto_auth_hmacsha512256_update(&state, shake->hello, sizeof shake->hello);
@@ -62,6 +68,40 @@ static void prove(const wefti_handshake *shake, const char *label, const uint8_t
 }
 
 static bool same_bytes(const uint8_t *a, const uint8_t *b, size_t bytes) { return sodium_memcmp(a, b, bytes) == 0; }
+
+static weft_status draw_key(wefti_handshake *shake, uint8_t *public_out) {
+    const wefti_host *host = shake->terms->host;
+    WEFTI_TRY(host->random(host->context, shake->ephemeral, sizeof shake->ephemeral));
+    crypto_scalarmult_base(public_out, shake->ephemeral);
+    return WEFT_OK;
+}
+
+static void hash_key(const uint8_t key[WEFTI_KEY_BYTES], const wefti_handshake *shake, const uint8_t *shared, const char *label,
+                     uint8_t key_out[WEFTI_KEY_BYTES]) {
+    crypto_generichash_state state;
+    crypto_generichash_init(&state, key, WEFTI_KEY_BYTES, WEFTI_KEY_BYTES);
+    crypto_generichash_update(&state, (const uint8_t *)label, strlen(label) + 1);
+    crypto_generichash_update(&state, shared, crypto_scalarmult_BYTES);
+    crypto_generichash_update(&state, shake->hello, sizeof shake->hello);
+    crypto_generichash_update(&state, shake->challenge, sizeof shake->challenge);
+    crypto_generichash_final(&state, key_out, WEFTI_KEY_BYTES);
+    sodium_memzero(&state, sizeof state);
+}
+
+static weft_status make_keys(wefti_handshake *shake) {
+    uint8_t        shared[crypto_scalarmult_BYTES], key[WEFTI_KEY_BYTES];
+    const uint8_t *theirs = shake->server ? shake->hello + AT_KEY : shake->challenge + AT_SERVER_KEY;
+    if (!shake->terms->encrypt) return WEFT_OK;
+    if (crypto_scalarmult(shared, shake->ephemeral, theirs) != 0)
+        return wefti_fail(WEFT_E_AUTH, "rank %d gave a key for encryption that is none", (int)shake->peer);
+    derive(shake->terms, "weft encryption 2", key);
+    hash_key(key, shake, shared, "client to server", shake->server ? shake->receive_key : shake->send_key);
+    hash_key(key, shake, shared, "server to client", shake->server ? shake->send_key : shake->receive_key);
+    sodium_memzero(shared, sizeof shared);
+    sodium_memzero(key, sizeof key);
+    sodium_memzero(shake->ephemeral, sizeof shake->ephemeral);
+    return WEFT_OK;
+}
 #else
 bool wefti_can_authenticate(void) { return false; }
 
@@ -72,7 +112,33 @@ static void prove(const wefti_handshake *shake, const char *label, const uint8_t
 }
 
 static bool same_bytes(const uint8_t *a, const uint8_t *b, size_t bytes) { return memcmp(a, b, bytes) == 0; }
+
+static weft_status draw_key(wefti_handshake *shake, uint8_t *public_out) {
+    (void)shake, (void)public_out;
+    return WEFT_OK;
+}
+static weft_status make_keys(wefti_handshake *shake) {
+    (void)shake;
+    return WEFT_OK;
+}
 #endif
+
+weft_status wefti_can_encrypt(bool encrypt, size_t secret_bytes) {
+    if (!encrypt) return WEFT_OK;
+    if (!wefti_can_authenticate())
+        return wefti_fail(WEFT_E_UNSUPPORTED, "encryption is asked for, and this build lacks libsodium: build with it (libsodium-dev), or "
+                          "leave WEFT_ENCRYPT unset on every rank");
+    if (!secret_bytes)
+        return wefti_fail(WEFT_E_AUTH, "encryption is asked for, and demands a secret of the job: set WEFT_SECRET, or WEFT_SECRET_FILE to "
+                          "a file of mode 0600, on every rank");
+    return WEFT_OK;
+}
+
+void wefti_handshake_forget(wefti_handshake *shake) {
+    explicit_bzero(shake->ephemeral, sizeof shake->ephemeral);
+    explicit_bzero(shake->send_key, sizeof shake->send_key);
+    explicit_bzero(shake->receive_key, sizeof shake->receive_key);
+}
 
 static bool has_secret(const wefti_terms *terms) { return terms->secret_bytes > 0 && wefti_can_authenticate(); }
 
@@ -91,6 +157,7 @@ static void queue_message(wefti_handshake *shake, size_t bytes) {
 
 weft_status wefti_handshake_call(wefti_handshake *shake, const wefti_terms *terms, int socket, int32_t peer,
                                  uint64_t now_ns) {
+    WEFTI_TRY(wefti_can_encrypt(terms->encrypt, terms->secret_bytes));
     *shake = (wefti_handshake){.terms = terms, .socket = socket, .peer = peer,
                                .deadline_ns = wefti_deadline_after(now_ns, WEFTI_HANDSHAKE_LIMIT_NS)};
     uint8_t *hello = shake->out;
@@ -102,8 +169,10 @@ weft_status wefti_handshake_call(wefti_handshake *shake, const wefti_terms *term
     put32(hello + AT_SIZE, (uint32_t)terms->size);
     put32(hello + AT_EPOCH, terms->epoch);
     put32(hello + AT_SECRET, has_secret(terms));
+    put32(hello + AT_ENCRYPT, terms->encrypt);
     if (terms->cookie) memcpy(hello + AT_COOKIE, terms->cookie, WEFTI_COOKIE_BYTES);
     WEFTI_TRY(terms->host->random(terms->host->context, hello + AT_NONCE, WEFTI_NONCE_BYTES));
+    if (terms->encrypt) WEFTI_TRY(draw_key(shake, hello + AT_KEY));
     if (terms->job) memcpy(hello + AT_JOB, terms->job, strnlen(terms->job, WEFTI_JOB_BYTES - 1));
     memcpy(shake->hello, hello, WEFTI_HELLO_BYTES);
     queue_message(shake, WEFTI_HELLO_BYTES);
@@ -112,6 +181,7 @@ weft_status wefti_handshake_call(wefti_handshake *shake, const wefti_terms *term
 }
 
 weft_status wefti_handshake_answer(wefti_handshake *shake, const wefti_terms *terms, int socket, uint64_t now_ns) {
+    WEFTI_TRY(wefti_can_encrypt(terms->encrypt, terms->secret_bytes));
     *shake = (wefti_handshake){.terms = terms, .server = true, .socket = socket, .peer = -1,
                                .deadline_ns = wefti_deadline_after(now_ns, WEFTI_HANDSHAKE_LIMIT_NS)};
     expect(shake, WEFTI_SHAKE_HELLO, WEFTI_HELLO_BYTES);
@@ -119,6 +189,18 @@ weft_status wefti_handshake_answer(wefti_handshake *shake, const wefti_terms *te
 }
 
 /* --- the server's half --- */
+
+/* Whether the HELLO says that it is for this end. */
+static bool is_meant_for(const wefti_handshake *shake) {
+    static const uint8_t no_cookie[WEFTI_COOKIE_BYTES];
+    const wefti_terms   *terms = shake->terms;
+    const uint8_t       *hello = shake->hello;
+    char                 job[WEFTI_JOB_BYTES] = "";
+    if (terms->job) memcpy(job, terms->job, strnlen(terms->job, WEFTI_JOB_BYTES - 1));
+    return get32(hello + AT_PURPOSE) == (uint32_t)terms->purpose && memcmp(hello + AT_JOB, job, sizeof job) == 0 &&
+           get32(hello + AT_PEER) == (uint32_t)terms->rank &&
+           same_bytes(hello + AT_COOKIE, terms->cookie ? terms->cookie : no_cookie, WEFTI_COOKIE_BYTES);
+}
 
 static weft_status server_hello(wefti_handshake *shake) {
     const wefti_terms *terms = shake->terms;
@@ -129,6 +211,7 @@ static weft_status server_hello(wefti_handshake *shake) {
     put32(challenge + AT_VERSION, WEFTI_PROTOCOL_VERSION);
     put32(challenge + AT_DEMANDS, has_secret(terms));
     WEFTI_TRY(terms->host->random(terms->host->context, challenge + AT_SERVER_NONCE, WEFTI_NONCE_BYTES));
+    if (terms->encrypt && is_meant_for(shake)) WEFTI_TRY(draw_key(shake, challenge + AT_SERVER_KEY));
     memcpy(shake->challenge, challenge, WEFTI_CHALLENGE_BYTES);
     queue_message(shake, WEFTI_CHALLENGE_BYTES);
     expect(shake, WEFTI_SHAKE_PROOF, WEFTI_MAC_BYTES);
@@ -138,17 +221,11 @@ static weft_status server_hello(wefti_handshake *shake) {
 /* What the server thinks of a HELLO whose proof is right. Whom it is for comes first: what a caller of another job says of itself,
  * its version too, is no fault of this one. */
 static weft_status judge(const wefti_handshake *shake) {
-    static const uint8_t no_cookie[WEFTI_COOKIE_BYTES];
-    const wefti_terms   *terms = shake->terms;
-    const uint8_t       *hello = shake->hello;
-    char                 job[WEFTI_JOB_BYTES] = "";
-    if (terms->job) memcpy(job, terms->job, strnlen(terms->job, WEFTI_JOB_BYTES - 1));
-    if (get32(hello + AT_PURPOSE) != (uint32_t)terms->purpose || memcmp(hello + AT_JOB, job, sizeof job) != 0 ||
-        get32(hello + AT_PEER) != (uint32_t)terms->rank ||
-        !same_bytes(hello + AT_COOKIE, terms->cookie ? terms->cookie : no_cookie, WEFTI_COOKIE_BYTES))
-        return WEFT_E_NOT_FOUND;
+    const wefti_terms *terms = shake->terms;
+    const uint8_t     *hello = shake->hello;
+    if (!is_meant_for(shake)) return WEFT_E_NOT_FOUND;
     if (get32(hello + AT_VERSION) != WEFTI_PROTOCOL_VERSION || get32(hello + AT_SIZE) != (uint32_t)terms->size ||
-        get32(hello + AT_EPOCH) != terms->epoch)
+        get32(hello + AT_EPOCH) != terms->epoch || get32(hello + AT_ENCRYPT) != (uint32_t)terms->encrypt)
         return WEFT_E_MISMATCH;
     uint32_t rank = get32(hello + AT_RANK);
     if (rank >= (uint32_t)terms->size || rank == (uint32_t)terms->rank) return WEFT_E_EXISTS;
@@ -170,6 +247,7 @@ static weft_status server_proof(wefti_handshake *shake) {
     if (proved) {
         put32(verdict + AT_SERVER_SIZE, (uint32_t)terms->size);
         put32(verdict + AT_SERVER_EPOCH, terms->epoch);
+        put32(verdict + AT_SERVER_ENCRYPT, terms->encrypt);
         prove(shake, "server", verdict, AT_MAC, verdict + AT_MAC);
     }
     queue_message(shake, WEFTI_VERDICT_BYTES);
@@ -177,17 +255,25 @@ static weft_status server_proof(wefti_handshake *shake) {
     return WEFT_E_AGAIN;
 }
 
+static weft_status fail_encryption(int32_t peer, bool own) {
+    return wefti_fail(WEFT_E_MISMATCH, "rank %d %s its connections, and this rank %s: set WEFT_ENCRYPT=1 (or .encrypt) on every rank or on "
+                      "none", (int)peer, own ? "does not encrypt" : "encrypts", own ? "does" : "does not");
+}
+
 static weft_status server_over(wefti_handshake *shake) {
-    uint32_t rank = get32(shake->hello + AT_RANK), size = get32(shake->hello + AT_SIZE);
+    const wefti_terms *terms = shake->terms;
+    uint32_t           rank = get32(shake->hello + AT_RANK), size = get32(shake->hello + AT_SIZE);
+    uint32_t           version = get32(shake->hello + AT_VERSION), epoch = get32(shake->hello + AT_EPOCH);
     switch (shake->refusal) {
-    case WEFT_OK: shake->peer = (int32_t)rank; return WEFT_OK;
+    case WEFT_OK: shake->peer = (int32_t)rank; return make_keys(shake);
     case WEFT_E_MISMATCH:
         shake->peer = (int32_t)rank;
+        if (version == WEFTI_PROTOCOL_VERSION && size == (uint32_t)terms->size && epoch == terms->epoch)
+            return fail_encryption(shake->peer, terms->encrypt);
         return wefti_fail(WEFT_E_MISMATCH,
                           "rank %d speaks version %u and was started with %u ranks at epoch %u; this rank speaks version "
-                          "%d and has %d ranks at epoch %u",
-                          (int)rank, get32(shake->hello + AT_VERSION), size, get32(shake->hello + AT_EPOCH),
-                          WEFTI_PROTOCOL_VERSION, (int)shake->terms->size, shake->terms->epoch);
+                          "%d and has %d ranks at epoch %u", (int)rank, version, size, epoch, WEFTI_PROTOCOL_VERSION,
+                          (int)terms->size, terms->epoch);
     case WEFT_E_AGAIN: return wefti_fail(WEFT_E_LINK, "a caller came too early");
     default: return wefti_fail(shake->refusal, "a caller was refused: %s", weft_status_text(shake->refusal));
     }
@@ -227,9 +313,11 @@ static weft_status client_verdict(wefti_handshake *shake) {
     if (!same_bytes(mac, verdict + AT_MAC, sizeof mac))
         return wefti_fail(WEFT_E_AUTH, "what answers as rank %d does not know the job's secret", (int)shake->peer);
     switch (status) {
-    case WEFT_OK: return WEFT_OK;
+    case WEFT_OK: return make_keys(shake);
     case WEFT_E_AGAIN: return wefti_fail(WEFT_E_LINK, "rank %d is not ready yet", (int)shake->peer);
     case WEFT_E_MISMATCH:
+        if (get32(verdict + AT_SERVER_SIZE) == (uint32_t)terms->size && get32(verdict + AT_SERVER_EPOCH) == terms->epoch)
+            return fail_encryption(shake->peer, terms->encrypt);
         return wefti_fail(WEFT_E_MISMATCH,
                           "rank %d has %u ranks at epoch %u, this rank was started with %d ranks at epoch %u: give all "
                           "ranks the same WEFT_WORLD_SIZE", (int)shake->peer, get32(verdict + AT_SERVER_SIZE),
@@ -271,7 +359,7 @@ static weft_status receive_in(wefti_handshake *shake) {
     return WEFT_OK;
 }
 
-weft_status wefti_handshake_progress(wefti_handshake *shake, uint64_t now_ns) {
+static weft_status go_on(wefti_handshake *shake, uint64_t now_ns) {
     for (;;) {
         weft_status status = send_out(shake);
         if (status == WEFT_OK && shake->stage != WEFTI_SHAKE_OVER) status = receive_in(shake);
@@ -287,4 +375,10 @@ weft_status wefti_handshake_progress(wefti_handshake *shake, uint64_t now_ns) {
         }
         if (status != WEFT_E_AGAIN) return status;
     }
+}
+
+weft_status wefti_handshake_progress(wefti_handshake *shake, uint64_t now_ns) {
+    weft_status status = go_on(shake, now_ns);
+    if (status != WEFT_OK && status != WEFT_E_AGAIN) wefti_handshake_forget(shake);
+    return status;
 }

@@ -53,9 +53,21 @@ static void hang_up(wefti_mesh_call *call, uint64_t now_ns) {
     call->redial_ns = now_ns + REDIAL_NS;
 }
 
-static void join(wefti_mesh *mesh, int32_t peer, int socket) {
+static void refuse(wefti_mesh *mesh, int32_t peer, int socket) {
+    close(socket);
     mesh->calls[peer].state = WEFTI_MESH_OVER;
-    mesh->joined(mesh->context, peer, socket);
+    wefti_log(WEFT_LOG_ERROR, "%s: rank %d cannot be joined: %s", mesh->wire->can.name, (int)peer, weft_error_message());
+    mesh->refused(mesh->context, peer);
+}
+
+static void join(wefti_mesh *mesh, int32_t peer, int socket, wefti_handshake *shake) {
+    wefti_seal *seal = NULL;
+    if (wefti_seal_create(shake, &seal) != WEFT_OK) {
+        refuse(mesh, peer, socket);
+        return;
+    }
+    mesh->calls[peer].state = WEFTI_MESH_OVER;
+    mesh->joined(mesh->context, peer, socket, seal);
 }
 
 static void dial(wefti_mesh *mesh, int32_t peer, uint64_t now_ns) {
@@ -85,14 +97,10 @@ static void dial(wefti_mesh *mesh, int32_t peer, uint64_t now_ns) {
     }
     int socket = call->socket;
     call->socket = -1;
-    if (status == WEFT_OK) {
-        join(mesh, peer, socket);
-        return;
-    }
-    close(socket);
-    call->state = WEFTI_MESH_OVER;
-    wefti_log(WEFT_LOG_ERROR, "%s: rank %d cannot be joined: %s", mesh->wire->can.name, (int)peer, weft_error_message());
-    mesh->refused(mesh->context, peer);
+    if (status == WEFT_OK)
+        join(mesh, peer, socket, &call->shake);
+    else
+        refuse(mesh, peer, socket);
 }
 
 /* --- being called --- */
@@ -136,7 +144,7 @@ static void hear_guests(wefti_mesh *mesh, uint64_t now_ns) {
         if (status == WEFT_OK && mesh->calls[guest->shake.peer].state == WEFTI_MESH_WANTED) {
             int socket = guest->socket;
             guest->socket = -1;
-            join(mesh, guest->shake.peer, socket);
+            join(mesh, guest->shake.peer, socket, &guest->shake);
             continue;
         }
         if (status == WEFT_E_LINK) mesh->strangers--; /* came too early, not from outside */
@@ -192,7 +200,9 @@ weft_status wefti_mesh_open(wefti_mesh *mesh, const wefti_wire *wire, const weft
     if (options->secret_bytes) memcpy(mesh->secret, options->secret, options->secret_bytes);
     mesh->terms = (wefti_terms){.host = wire->host, .purpose = WEFTI_FOR_WIRE, .rank = wire->rank, .size = wire->size,
                                 .epoch = options->epoch, .job = mesh->job, .cookie = mesh->cookie, .secret = mesh->secret,
-                                .secret_bytes = options->secret_bytes, .admit = admit, .context = mesh};
+                                .secret_bytes = options->secret_bytes, .encrypt = options->encrypt, .admit = admit,
+                                .context = mesh};
+    WEFTI_TRY(wefti_can_encrypt(options->encrypt, options->secret_bytes));
     return listen_at(mesh, options);
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/iface/wire.h"
 #include "transport/handshake.h"
+#include "transport/seal.h"
 #include "transport/socket.h"
 
 enum { WEFTI_MESH_GUESTS = 64 }; /* callers that have not proved who they are */
@@ -43,9 +44,9 @@ typedef struct wefti_mesh {
     bool                 settled;  /* nobody is expected */
     uint64_t             served_ns, strangers;
     wefti_mesh_guest     guests[WEFTI_MESH_GUESTS];
-    /* The socket to `peer`, non-blocking; the callee owns it. */
-    void (*joined)(void *context, int32_t peer, int socket);
-    /* `peer` can never be joined: another job, secret, version. The thread's message says why. */
+    /* The socket to `peer`, non-blocking, and what encrypts it, or NULL; the callee owns both. */
+    void (*joined)(void *context, int32_t peer, int socket, wefti_seal *seal);
+    /* `peer` can never be joined: another job, secret, version, or no memory. The thread's message says why. */
     void (*refused)(void *context, int32_t peer);
     void *context;
 } wefti_mesh;

@@ -8,6 +8,7 @@
  *   WEFT_JOB                             a name for the job, the same on all of its ranks
  *   WEFT_INTERFACE                       address of this host that wires bind to (default: loopback)
  *   WEFT_SECRET, WEFT_SECRET_FILE        the job's secret, itself or in a file that only its owner can read
+ *   WEFT_ENCRYPT=1                       what goes over TCP is encrypted
  * In an indexed job of Kubernetes the rank is JOB_COMPLETION_INDEX, beside WEFT_WORLD_SIZE and WEFT_STORE, which names rank 0's pod.
  * Other launchers give no port of ours, so a few ports from a number made of the job's name are tried. */
 #include <ctype.h>
@@ -92,15 +93,18 @@ static weft_status keep_secret(wefti_place *place, const char *text, size_t leng
 
 static weft_status read_secret_file(const char *path, wefti_place *place) {
     char text[256];
-    int  file = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    int  file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe that nobody writes to would be waited for */
     if (file < 0) return wefti_fail_errno("cannot open WEFT_SECRET_FILE=%s", path);
     struct stat info;
     ssize_t     got = -1;
     bool        sound = fstat(file, &info) == 0 && S_ISREG(info.st_mode);
-    bool        closed = sound && (info.st_mode & 077) == 0 && info.st_uid == geteuid();
+    bool        own = sound && info.st_uid == geteuid(), closed = own && (info.st_mode & 077) == 0;
     if (closed) got = read(file, text, sizeof text);
     close(file);
     if (!sound) return wefti_fail(WEFT_E_INVALID, "WEFT_SECRET_FILE=%s is no regular file", path);
+    if (!own)
+        return wefti_fail(WEFT_E_AUTH, "WEFT_SECRET_FILE=%s belongs to user %u, and this process runs as user %u: others could change it; "
+                          "make a copy of mode 0600 for this user", path, (unsigned)info.st_uid, (unsigned)geteuid());
     if (!closed)
         return wefti_fail(WEFT_E_AUTH, "WEFT_SECRET_FILE=%s has mode %04o: others could read it; give it to this user and "
                           "run chmod 600 %s", path, (unsigned)(info.st_mode & 07777), path);
@@ -114,6 +118,13 @@ static weft_status read_secret(wefti_place *place) {
     if (variable("WEFT_SECRET"))
         return keep_secret(place, variable("WEFT_SECRET"), strlen(variable("WEFT_SECRET")), "WEFT_SECRET");
     return variable("WEFT_SECRET_FILE") ? read_secret_file(variable("WEFT_SECRET_FILE"), place) : WEFT_OK;
+}
+
+static weft_status read_encrypt(wefti_place *place) {
+    int32_t number = 0;
+    if (variable("WEFT_ENCRYPT")) WEFTI_TRY(read_number("WEFT_ENCRYPT", 0, 1, &number));
+    place->encrypt = number == 1;
+    return WEFT_OK;
 }
 
 /* --- the store --- */
@@ -224,5 +235,6 @@ weft_status wefti_place_read(wefti_place *place_out) {
         snprintf(place->interface, sizeof place->interface, "%s", variable("WEFT_INTERFACE"));
     }
     WEFTI_TRY(read_secret(place));
+    WEFTI_TRY(read_encrypt(place));
     return find_store(place);
 }

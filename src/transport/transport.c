@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "transport/control.h"
+#include "transport/handshake.h"
 #ifdef WEFTI_HAVE_MPI
 #include "transport/meet_mpi.h"
 #include "transport/wire_mpi_api.h"
@@ -81,7 +82,7 @@ static weft_status meet_by_mpi(const wefti_transport_options *options, wefti_pla
 #endif
 }
 
-static weft_status find_place(const wefti_transport_options *options, const char *wish, transport_inside *inside) {
+static weft_status find_store(const wefti_transport_options *options, const char *wish, transport_inside *inside) {
     wefti_place *place = &inside->place;
     if (options->network) {
         *place = (wefti_place){.rank = options->rank, .size = options->size, .local_rank = -1, .local_size = -1,
@@ -120,6 +121,14 @@ static weft_status find_place(const wefti_transport_options *options, const char
     return WEFT_OK;
 }
 
+static weft_status find_place(const wefti_transport_options *options, const char *wish, transport_inside *inside) {
+    wefti_place *place = &inside->place;
+    WEFTI_TRY(find_store(options, wish, inside));
+    place->encrypt = place->encrypt || options->encrypt;
+    inside->transport.encrypts = place->encrypt && place->size > 1;
+    return wefti_can_encrypt(inside->transport.encrypts, place->secret_bytes);
+}
+
 static weft_status find_wish(const wefti_transport_options *options, char wish_out[WIRE_NAME_BYTES]) {
     const char *wish = options->wire ? options->wire : getenv("WEFT_WIRE");
     if (!wish || !*wish) wish = "auto";
@@ -156,6 +165,7 @@ static weft_status choose_wire(wefti_transport *transport, const introduction *a
     if (strcmp(all[0].wire, "shm") == 0 && !one_host)
         return wefti_fail(WEFT_E_UNSUPPORTED, "the shm wire works inside one host (and one user), and the ranks are on "
                           "several: use the tcp wire");
+    mpi = mpi && !transport->encrypts; /* MPI sends as it likes */
     *wire_out = strcmp(all[0].wire, "auto") != 0 ? all[0].wire : one_host ? "shm" : mpi ? "mpi" : "tcp";
     return WEFT_OK;
 }
@@ -187,7 +197,7 @@ static weft_status connect_wire(transport_inside *inside, const char *name, uint
     char               interface[64];
     wefti_wire_options options = {.host = transport->host, .rank = transport->rank, .size = transport->size,
                                   .job = inside->place.job, .secret = inside->place.secret,
-                                  .secret_bytes = inside->place.secret_bytes};
+                                  .secret_bytes = inside->place.secret_bytes, .encrypt = transport->encrypts};
     snprintf(interface, sizeof interface, "%s", inside->place.interface);
     if (!interface[0] && !inside->network) wefti_control_interface(inside->control, interface, sizeof interface);
     options.interface = interface;

@@ -24,6 +24,7 @@ typedef struct wefti_place {
     char        interface[64];          /* to bind to; "" for loopback */
     uint8_t     secret[64];
     size_t      secret_bytes;           /* 0: none */
+    bool        encrypt;                /* what goes over TCP */
 } wefti_place;
 
 /* Reads the environment: Weft's own variables first, then Kubernetes', torchrun's, Open MPI's and PMIx's, Slurm's; one rank where
@@ -40,6 +41,7 @@ typedef struct wefti_transport_options {
                                        else mpi where an MPI launcher started them, else tcp */
     uint64_t             timeout_ns; /* for joining and for every wait; 0: 30 s */
     bool                 no_control_thread; /* faults are then noticed only inside calls */
+    bool                 encrypt;           /* what goes over TCP; false: as WEFT_ENCRYPT says */
     const wefti_reducer *reducer; /* NULL: wefti_reducer_host() */
     const wefti_network *network; /* instead of sockets and the wires of this machine; wants rank, size and host. NULL: none */
 } wefti_transport_options;
@@ -49,6 +51,7 @@ typedef struct wefti_transport {
     int32_t           rank, size;
     int32_t           local_rank, local_size; /* among the ranks of this host, found at the rendezvous */
     const char       *wire_name;              /* "none" with one rank */
+    bool              encrypts;               /* what goes over TCP */
     const char       *launcher;
     wefti_wire       *wire;  /* connected to everyone; NULL with one rank */
     wefti_group      *group; /* of all ranks, by our own engine; NULL with one rank */

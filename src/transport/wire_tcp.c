@@ -3,9 +3,11 @@
  * One connection for each pair of ranks, non-blocking, without Nagle's delay; of a pair the higher rank dials. Both ends
  * prove themselves by the handshake, with the cookie of the listener's address and, off loopback always, the job's
  * secret. Messages up to 256 KiB are sent at once; larger ones are announced and sent when their receive is posted, so that
- * they go straight into its buffer. Writes go straight into the region. Memory: for each link 4 KiB to send
- * and 16 KiB to receive, and the early messages. */
+ * they go straight into its buffer. Writes go straight into the region. All of it goes through the seal (seal.h) where encryption is
+ * asked for. Memory: for each link 4 KiB to send and 16 KiB to receive, 192 KiB more where it is encrypted, and the early
+ * messages. */
 #include <errno.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <linux/sockios.h>
@@ -79,16 +81,23 @@ static wefti_wire_link tcp_link_state(const wefti_wire *self, int32_t peer) {
     return peer < 0 || peer >= self->size ? WEFTI_LINK_NONE : ((const tcp_wire *)self)->links[peer].state;
 }
 
-static void joined(void *context, int32_t peer, int socket) {
+static void joined(void *context, int32_t peer, int socket, wefti_seal *seal) {
     tcp_wire          *wire = context;
     tcp_link          *link = &wire->links[peer];
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = (uint32_t)peer};
     link->socket = socket;
+    link->seal = seal;
     link->state = WEFTI_LINK_UP;
-    if (epoll_ctl(wire->poller, EPOLL_CTL_ADD, socket, &event) != 0) wefti_tcp_link_end(wire, peer, WEFTI_LINK_DOWN);
+    if (epoll_ctl(wire->poller, EPOLL_CTL_ADD, socket, &event) != 0)
+        wefti_tcp_link_end(wire, peer, WEFTI_LINK_DOWN, "it cannot be polled (epoll)");
 }
 
-static void refused(void *context, int32_t peer) { wefti_tcp_link_end(context, peer, WEFTI_LINK_DOWN); }
+static void refused(void *context, int32_t peer) { wefti_tcp_link_end(context, peer, WEFTI_LINK_DOWN, weft_error_message()); }
+
+static const char *tcp_cause(const wefti_wire *self, int32_t peer) {
+    const char *cause = peer < 0 || peer >= self->size ? "" : ((const tcp_wire *)self)->links[peer].cause;
+    return *cause ? cause : NULL;
+}
 
 /* --- polling --- */
 
@@ -108,8 +117,10 @@ static void poll_links(tcp_wire *wire) {
     for (int32_t peer = 0; peer < wire->base.wire.size; peer++) {
         tcp_link *link = &wire->links[peer];
         if (peer == wire->base.wire.rank || link->state != WEFTI_LINK_UP) continue;
-        /* What could not be kept aside for want of room is tried again without news from the socket. */
-        if (!wire->direct && link->in.have - link->in.used >= TCP_HEADER_BYTES) wefti_tcp_receive(wire, peer);
+        /* What could not be kept aside for want of room, and what came along with an encrypted record, is tried again without
+         * news from the socket. */
+        if (!wire->direct && (link->in.have - link->in.used >= TCP_HEADER_BYTES || wefti_seal_holds(link->seal)))
+            wefti_tcp_receive(wire, peer);
         if (wefti_tcp_has_output(wire, link)) wefti_tcp_send(wire, peer);
     }
 }
@@ -139,6 +150,7 @@ static weft_status tcp_arm(wefti_wire *self) {
             return WEFT_E_AGAIN;
         }
         if (link->state != WEFTI_LINK_UP) continue;
+        if (wefti_seal_holds(link->seal)) return WEFT_E_AGAIN;
         bool wants_out = wefti_tcp_has_output(wire, link) && !link->broken;
         if (wants_out == link->wants_out) continue;
         struct epoll_event event = {.events = EPOLLIN | (wants_out ? EPOLLOUT : 0), .data.u32 = (uint32_t)peer};
@@ -168,13 +180,16 @@ static void flush_current(tcp_wire *wire, tcp_link *link, weft_status status, in
     wefti_wire_flush(&wire->base, &link->waiting, status, rank);
 }
 
-void wefti_tcp_link_end(tcp_wire *wire, int32_t peer, wefti_wire_link state) {
+void wefti_tcp_link_end(tcp_wire *wire, int32_t peer, wefti_wire_link state, const char *cause) {
     tcp_link *link = &wire->links[peer];
     link->state = state;
+    snprintf(link->cause, sizeof link->cause, "%s", cause ? cause : "");
     flush_current(wire, link, WEFT_E_PEER, peer);
     wefti_wire_flush_peer(&wire->base, peer);
     if (link->socket >= 0) close(link->socket);
     link->socket = -1;
+    wefti_seal_release(link->seal);
+    link->seal = NULL;
 }
 
 static void tcp_abort(wefti_wire *self, weft_status status, int32_t rank) {
@@ -204,7 +219,8 @@ static bool is_sending(tcp_link *link) {
 static bool send_all(tcp_wire *wire, const tcp_link *link, const uint8_t *bytes, size_t count, uint64_t deadline_ns) {
     const wefti_host *host = wire->base.wire.host;
     while (count > 0) {
-        ssize_t sent = send(link->socket, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+        struct iovec part = {(void *)bytes, count};
+        ssize_t      sent = wefti_seal_send(link->seal, link->socket, &part, 1);
         if (sent > 0) {
             bytes += sent;
             count -= (size_t)sent;
@@ -224,10 +240,11 @@ static void leave(tcp_wire *wire, uint64_t linger_ns) {
     for (int32_t peer = 0; peer < wire->base.wire.size; peer++) {
         const tcp_link *link = &wire->links[peer];
         const tcp_out  *out = &link->out;
-        if (link->state != WEFTI_LINK_UP || link->socket < 0 || out->sent > out->whole_bytes) continue;
+        size_t          last = out->sent + wefti_seal_pending(link->seal); /* begun up to there */
+        if (link->state != WEFTI_LINK_UP || link->socket < 0 || last > out->whole_bytes) continue;
         uint8_t bytes[TCP_HEADER_BYTES];
         wefti_tcp_header_write(bytes, &(tcp_header){.kind = TCP_BYE});
-        size_t begun = out->sent ? out->whole_bytes - out->sent : 0;
+        size_t begun = last ? out->whole_bytes - out->sent : 0;
         if (send_all(wire, link, out->head + out->sent, begun, deadline_ns))
             (void)send_all(wire, link, bytes, sizeof bytes, deadline_ns);
         shutdown(link->socket, SHUT_WR);
@@ -246,6 +263,7 @@ static void free_wire(tcp_wire *wire) {
             next = serve->next;
             wefti_free(serve, sizeof *serve);
         }
+        wefti_seal_release(link->seal);
         wefti_free(link->in.stage, TCP_STAGE_BYTES);
     }
     for (tcp_serve *serve = wire->free_serves, *next; serve; serve = next) {
@@ -269,6 +287,7 @@ static const wefti_wire_ops tcp_ops = {
     .address = tcp_address,
     .connect = tcp_connect,
     .link = tcp_link_state,
+    .cause = tcp_cause,
     .region_create = tcp_region_create,
     .region_register = tcp_region_register,
     .region_release = tcp_region_release,
@@ -307,7 +326,8 @@ weft_status wefti_wire_tcp_open(const wefti_wire_options *options, wefti_wire **
     WEFTI_TRY(wefti_alloc(sizeof *wire, "a tcp wire", &wire));
     wire->poller = -1;
     wire->base.wire.can = (wefti_wire_capabilities){.name = "tcp",
-                                                    .flags = WEFTI_WIRE_ONE_SIDED | WEFTI_WIRE_WAIT_DESCRIPTOR,
+                                                    .flags = WEFTI_WIRE_ONE_SIDED | WEFTI_WIRE_WAIT_DESCRIPTOR |
+                                                             WEFTI_WIRE_ENCRYPTS,
                                                     .max_message_bytes = PTRDIFF_MAX,
                                                     .eager_bytes = TCP_EAGER_BYTES,
                                                     .latency_ns = 10000,

@@ -12,7 +12,8 @@ enum {
     TCP_COPY_BYTES = 2 << 10,      /* up to it, copying a payload behind its header costs less than a list of parts */
     TCP_STAGE_BYTES = 16 << 10,    /* read ahead: what is copied from here costs less than the system call it saves */
     TCP_EAGER_BYTES = 256 << 10,   /* above it, the answer that the receive is posted costs little beside the copy */
-    TCP_TOKEN_LISTENER = 1 << 24
+    TCP_TOKEN_LISTENER = 1 << 24,
+    TCP_CAUSE_BYTES = 120
 };
 
 /* What a frame is. Every frame has the same header; `bytes` of payload follow MESSAGE, DATA, WRITE and READ_DATA. */
@@ -72,6 +73,8 @@ typedef struct tcp_in {
 typedef struct tcp_link {
     wefti_wire_link state;
     int             socket;
+    wefti_seal     *seal;      /* what encrypts it; NULL: nothing */
+    char            cause[TCP_CAUSE_BYTES]; /* why it is down, where that is known */
     bool            heard_bye, broken, wants_out;
     wefti_op_list   out_ops, waiting;
     tcp_serve      *serve_first, *serve_last;
@@ -99,8 +102,8 @@ bool wefti_tcp_has_output(const tcp_wire *wire, const tcp_link *link);
 void wefti_tcp_receive(tcp_wire *wire, int32_t peer);
 /* Begins to take a large message into a receive. */
 void wefti_tcp_take_ready(tcp_wire *wire, int32_t peer, wefti_wire_op *op, uint64_t bytes, uint64_t token);
-/* Ends a link and all that waits on it. */
-void wefti_tcp_link_end(tcp_wire *wire, int32_t peer, wefti_wire_link state);
+/* Ends a link and all that waits on it. The cause may be NULL. */
+void wefti_tcp_link_end(tcp_wire *wire, int32_t peer, wefti_wire_link state, const char *cause);
 void wefti_tcp_header_write(uint8_t *bytes, const tcp_header *header);
 bool wefti_tcp_header_read(const uint8_t *bytes, tcp_header *header);
 

@@ -224,7 +224,7 @@ static bool take_stage(tcp_wire *wire, int32_t peer) {
         if (result == LATER) return false;
         if (result == NONSENSE) {
             wefti_log(WEFT_LOG_WARNING, "tcp: rank %d sent a header that is none (kind %u)", (int)peer, in->header.kind);
-            wefti_tcp_link_end(wire, peer, WEFTI_LINK_DOWN);
+            wefti_tcp_link_end(wire, peer, WEFTI_LINK_DOWN, "it sent a header that is none");
             return false;
         }
         in->used += TCP_HEADER_BYTES;
@@ -247,7 +247,7 @@ static int read_more(tcp_link *link) {
     room = TCP_STAGE_BYTES - in->have;
     parts[count++] = (struct iovec){in->stage + in->have, room};
     ssize_t got;
-    do got = count == 1 ? recv(link->socket, parts[0].iov_base, room, MSG_DONTWAIT) : readv(link->socket, parts, count);
+    do got = wefti_seal_receive(link->seal, link->socket, parts, count);
     while (got < 0 && errno == EINTR);
     if (got < 0 && errno == EAGAIN) return 0;
     if (got <= 0) return -1;
@@ -264,12 +264,12 @@ void wefti_tcp_receive(tcp_wire *wire, int32_t peer) {
         if (!take_stage(wire, peer)) return;
         int more = read_more(link);
         if (more < 0) {
-            wefti_tcp_link_end(wire, peer, link->heard_bye ? WEFTI_LINK_LEFT : WEFTI_LINK_DOWN);
+            wefti_tcp_link_end(wire, peer, link->heard_bye ? WEFTI_LINK_LEFT : WEFTI_LINK_DOWN, wefti_seal_cause(link->seal));
             return;
         }
         if (!take_stage(wire, peer)) return;
         if (link->heard_bye) {
-            wefti_tcp_link_end(wire, peer, WEFTI_LINK_LEFT);
+            wefti_tcp_link_end(wire, peer, WEFTI_LINK_LEFT, NULL);
             return;
         }
         if (!more) return;

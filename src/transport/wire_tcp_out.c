@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/uio.h>
 
 #include "transport/wire_tcp.h"
 
@@ -146,19 +145,14 @@ static bool gather(tcp_wire *wire, tcp_link *link) {
 /* One system call; false where the socket takes no more. */
 static bool send_some(tcp_link *link) {
     tcp_out *out = &link->out;
-    ssize_t  sent;
-    if (out->payload && out->sent < out->head_bytes) {
-        struct iovec  parts[2] = {{out->head + out->sent, out->head_bytes - out->sent},
-                                  {(void *)out->payload, out->payload_bytes}};
-        struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
-        sent = sendmsg(link->socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-    } else {
-        bool           head = out->sent < out->head_bytes;
-        size_t         before = head ? out->sent : out->sent - out->head_bytes;
-        const uint8_t *from = head ? out->head : out->payload;
-        sent = send(link->socket, from + before, (head ? out->head_bytes : out->payload_bytes) - before,
-                    MSG_DONTWAIT | MSG_NOSIGNAL);
+    struct iovec parts[2];
+    int          count = 0;
+    if (out->sent < out->head_bytes) parts[count++] = (struct iovec){out->head + out->sent, out->head_bytes - out->sent};
+    if (out->payload) {
+        size_t before = out->sent > out->head_bytes ? out->sent - out->head_bytes : 0;
+        parts[count++] = (struct iovec){(void *)(out->payload + before), out->payload_bytes - before};
     }
+    ssize_t sent = wefti_seal_send(link->seal, link->socket, parts, count);
     if (sent < 0 && errno == EINTR) return true;
     if (sent < 0 && (errno == EAGAIN || errno == ENOBUFS)) return false;
     if (sent <= 0) {

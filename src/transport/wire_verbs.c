@@ -189,7 +189,8 @@ static weft_status verbs_connect(wefti_wire *self, int32_t peer, const void *add
     return status;
 }
 
-static void joined(void *context, int32_t peer, int socket) { wefti_verbs_link_greet(context, peer, socket); }
+static void joined(void *context, int32_t peer, int socket, wefti_seal *seal) {
+    wefti_seal_release(seal); /* there is none: wires that do not encrypt are refused where that is asked for */ wefti_verbs_link_greet(context, peer, socket); }
 static void refused(void *context, int32_t peer) {
     wefti_verbs_link_end(context, peer, WEFTI_LINK_DOWN, "%s", weft_error_message());
 }

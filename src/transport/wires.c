@@ -54,6 +54,11 @@ weft_status wefti_wire_open(const char *name, const wefti_wire_options *options,
         return wefti_fail(WEFT_E_NOT_FOUND, "there is no wire '%s' in this build; there are: %s", name, list);
     }
     WEFTI_TRY(kind->open(options, &wire));
+    if (options->encrypt && !(wire->can.flags & (WEFTI_WIRE_ENCRYPTS | WEFTI_WIRE_SAME_HOST))) {
+        wire->ops->close(wire, 0);
+        return wefti_fail(WEFT_E_UNSUPPORTED, "encryption is asked for, and the wire '%s' does not encrypt: use tcp, or shm inside one "
+                          "host", name);
+    }
     if (delay_us > 0 || gigabits > 0) {
         weft_status status = wefti_wire_delay_open(wire, (uint64_t)(delay_us * 1000), gigabits / 8, wire_out);
         if (status != WEFT_OK) wire->ops->close(wire, 0);

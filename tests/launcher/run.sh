@@ -47,7 +47,7 @@ case_bad_command_line() {
     bad "which program" -n 2 --
     bad "unknown option '--frobnicate'" -n 2 --frobnicate true
     bad "unknown option '-x'" -x
-    bad "shm, tcp, verbs or auto, not 'pigeon'" -n 2 --wire pigeon true
+    bad "shm, tcp, verbs, mpi or auto, not 'pigeon'" -n 2 --wire pigeon true
     bad "seconds from 0" -n 2 --grace soon true
     bad "seconds from 0" -n 2 --settle=-1 true
     bad "seconds from 0" -n 2 --settle=nan true
@@ -73,6 +73,8 @@ case_environment() {
     same "the same on all ranks" 1 "$(wc -l <<<"$text")"
     [ "$text" != "$("$weftrun" -n 1 --no-prefix bash -c 'echo $WEFT_JOB $WEFT_STORE $WEFT_SECRET')" ] ||
         fail "two runs share a job"
+    same "encryption" "[0] 1" "$("$weftrun" -n 1 --encrypt bash -c 'echo $WEFT_ENCRYPT')"
+    same "no encryption" "[0] 0" "$(WEFT_ENCRYPT=0 "$weftrun" -n 1 bash -c 'echo $WEFT_ENCRYPT')"
     same "WEFT_WIRE stays" "[0] pigeon" "$(WEFT_WIRE=pigeon "$weftrun" -n 1 bash -c 'echo $WEFT_WIRE')"
 }
 

@@ -139,7 +139,13 @@ static void connect_all(rank_world *world) {
 static void run_rank(rank_start *start) {
     rank_world *world = &start->world;
     wefti_wire_options options = {.rank = world->rank, .size = world->size, .job = "conformance", .epoch = 7,
-                                  .shared = world->hub, .ring_bytes = start->setup->ring_bytes};
+                                  .shared = world->hub, .ring_bytes = start->setup->ring_bytes,
+                                  .encrypt = start->setup->encrypt};
+    static const char secret[] = "what the ranks of a case know";
+    if (options.encrypt) {
+        options.secret = (const uint8_t *)secret;
+        options.secret_bytes = sizeof secret;
+    }
     weft_memory_counts before, after;
     weft_memory_read(&before);
     CHECK_OK(start->setup->open(&options, &world->wire));

@@ -45,6 +45,7 @@ typedef struct wire_setup {
     rank_mode   mode;
     weft_status (*open)(const wefti_wire_options *options, wefti_wire **wire_out);
     size_t ring_bytes; /* of the options; 0: the default */
+    bool   encrypt;
 } wire_setup;
 
 /* Runs every case of the list with that many ranks; asserts. */

@@ -135,8 +135,8 @@ Test(handshake, a_server_survives_every_cut_and_every_flipped_bit) {
     for (size_t bit = 0; bit < 8 * sizeof said; bit++) {
         said[bit / 8] ^= (uint8_t)(1 << bit % 8);
         weft_status status = answer_to(said, sizeof said, false, false);
-        /* The nonce may be anything, and so may the unused bytes and which of the other ranks it is. */
-        bool free_choice = (bit >= 8 * 56 && bit < 8 * 88) || (bit >= 8 * 36 && bit < 8 * 40) || bit / 8 == 16;
+        /* The nonce may be anything, and so may the key, the unused bytes and which of the other ranks it is. */
+        bool free_choice = (bit >= 8 * 56 && bit < 8 * 88) || (bit >= 8 * 152 && bit < 8 * WEFTI_HELLO_BYTES) || bit / 8 == 16;
         cr_expect(free_choice || (status != WEFT_OK && status != WEFT_E_AGAIN), "bit %zu: %s", bit, weft_status_name(status));
         said[bit / 8] ^= (uint8_t)(1 << bit % 8);
     }
@@ -239,12 +239,12 @@ Test(frames, refuse_lengths_and_headers_that_are_none) {
 /* --- headers of the TCP wire, as a peer that has gone mad might send them --- */
 
 /* Connects two ends in this process, and gives the mad one's socket. */
-static int connect_pair(wefti_wire **sane, wefti_wire **mad) {
+static int connect_pair(wefti_wire **sane, wefti_wire **mad, bool encrypt) {
     wefti_wire *wires[2];
     uint8_t     address[2][WEFTI_WIRE_ADDRESS_BYTES];
     size_t      bytes[2];
     for (int32_t rank = 0; rank < 2; rank++) {
-        wefti_wire_options options = {.rank = rank, .size = 2};
+        wefti_wire_options options = {.rank = rank, .size = 2, .secret = secret, .secret_bytes = sizeof secret, .encrypt = encrypt};
         cr_assert_eq(wefti_wire_tcp_open(&options, &wires[rank]), WEFT_OK);
         cr_assert_eq(wires[rank]->ops->address(wires[rank], address[rank], &bytes[rank]), WEFT_OK);
     }
@@ -271,7 +271,7 @@ Test(wire_tcp, a_mad_peer_ends_its_link_and_nothing_else) {
     };
     for (size_t i = 0; i < WEFTI_COUNT(mad_headers) + 64; i++) {
         wefti_wire *sane, *mad;
-        int         socket = connect_pair(&sane, &mad);
+        int         socket = connect_pair(&sane, &mad, false);
         wefti_wire_region *region = NULL;
         cr_assert_eq(sane->ops->region_create(sane, 4096, &region), WEFT_OK);
         uint64_t      value = 0;
@@ -301,4 +301,64 @@ Test(wire_tcp, a_mad_peer_ends_its_link_and_nothing_else) {
     weft_memory_counts counts;
     weft_memory_read(&counts);
     cr_expect_eq(counts.held_bytes, 0);
+}
+
+/* An encrypted link on which somebody changes, adds or cuts off something is a broken link with a peer and a cause. */
+Test(wire_tcp, what_is_changed_on_an_encrypted_link_ends_it) {
+    if (!wefti_can_authenticate()) return;
+    static const char *const causes[] = {"does not open", "length that is none", "cut off"};
+    for (size_t i = 0; i < WEFTI_COUNT(causes); i++) {
+        wefti_wire   *sane, *mad;
+        int           socket = connect_pair(&sane, &mad, true);
+        uint8_t       bytes[100] = {(uint8_t)(i == 1 ? 0 : 50)};
+        uint64_t      value = 0;
+        wefti_wire_op waiting = wefti_wire_recv(1, 99, &value, 8);
+        cr_assert_eq(wefti_wire_post(sane, &waiting), WEFT_OK);
+        cr_assert(send(socket, bytes, i == 2 ? 60 : 4 + 50 + 16, MSG_NOSIGNAL) > 0);
+        if (i == 2) shutdown(socket, SHUT_WR);
+        for (int k = 0; k < 2000 && !waiting.done; k++) {
+            cr_assert_eq(wefti_wire_progress(sane, wefti_host_now(sane->host)), WEFT_OK);
+            if (k > 20) usleep(200);
+        }
+        cr_expect(waiting.done && waiting.status == WEFT_E_PEER && waiting.done_peer == 1, "case %zu", i);
+        wefti_wire_op again = wefti_wire_send(1, 99, &value, 8);
+        cr_expect_eq(wefti_wire_post(sane, &again), WEFT_E_PEER);
+        cr_expect(strstr(weft_error_message(), "rank 1") && strstr(weft_error_message(), causes[i]), "%s", weft_error_message());
+        sane->ops->close(sane, 0);
+        mad->ops->close(mad, 0);
+    }
+}
+
+/* And a control channel. */
+Test(frames, what_is_changed_on_an_encrypted_channel_ends_it) {
+    if (!wefti_can_authenticate()) return;
+    for (int changed = 0; changed < 2; changed++) {
+        wefti_terms  client = terms_of(2, true), server = terms_of(1, true);
+        wefti_seal  *seals[2] = {NULL, NULL};
+        wefti_frames from, to;
+        int          sockets[2], through[2];
+        both_ends    ends;
+        client.encrypt = server.encrypt = true;
+        shake(&ends, &client, &server);
+        cr_assert(wefti_seal_create(&ends.client, &seals[0]) == WEFT_OK && wefti_seal_create(&ends.server, &seals[1]) == WEFT_OK);
+        cr_assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, sockets) == 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, through) == 0);
+        wefti_frames_open(&from, sockets[0], 5000, 0);
+        wefti_frames_encrypt(&from, seals[0]);
+        wefti_frames_open(&to, through[1], 5000, 0);
+        wefti_frames_encrypt(&to, seals[1]);
+        uint8_t        raw[200];
+        wefti_frame    frame;
+        const uint8_t *got = NULL;
+        cr_assert_eq(wefti_frames_send(&from, (wefti_frame){3, 5, 1, 9}, "hello"), WEFT_OK);
+        ssize_t count = recv(sockets[1], raw, sizeof raw, 0);
+        cr_assert_eq(count, 20 + 5 + 20);
+        raw[30] ^= (uint8_t)changed;
+        cr_assert_eq(send(through[0], raw, (size_t)count, 0), count);
+        cr_expect_eq(wefti_frames_next(&to, 1, &frame, &got), changed ? WEFT_E_CORRUPT : WEFT_OK);
+        if (changed) cr_expect(strstr(weft_error_message(), "does not open"), "%s", weft_error_message());
+        else cr_expect(frame.kind == 3 && frame.length == 5 && memcmp(got, "hello", 5) == 0);
+        wefti_frames_close(&from);
+        wefti_frames_close(&to);
+        close(sockets[1]), close(through[0]);
+    }
 }

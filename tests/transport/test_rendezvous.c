@@ -102,6 +102,23 @@ Test(rendezvous, ranks_meet_with_a_secret) {
     meet_well(3, meet_over_tcp);
 }
 
+
+static weft_status meet_encrypted(ranks *all, int32_t rank) {
+    (void)all;
+    return meet_with(&(wefti_transport_options){.wire = rank % 2 ? "tcp" : NULL, .encrypt = true}, rank);
+}
+Test(rendezvous, ranks_meet_encrypted) {
+    if (!wefti_can_authenticate()) cr_skip_test("this build lacks libsodium");
+    setenv("WEFT_SECRET", SECRET, 1);
+    setenv("WEFT_WIRE", "tcp", 1);
+    meet_well(2, meet_encrypted);
+    meet_well(4, meet_encrypted);
+    setenv("WEFT_ENCRYPT", "1", 1);
+    meet_well(3, meet_over_tcp);
+    setenv("WEFT_WIRE", "shm", 1); /* stays inside this host; the control channel is encrypted */
+    meet_well(3, meet);
+}
+
 /* A launcher that listens before it starts rank 0, so that nobody can take the port between. */
 Test(rendezvous, rank_0_takes_over_a_listening_socket) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -266,6 +283,31 @@ Test(rendezvous, names_wires_that_disagree) {
     ranks_join(all);
     expect_all_fail(all, WEFT_E_MISMATCH, "'tcp'");
     ranks_free(all);
+}
+
+static weft_status with_encryption_on_one(ranks *all, int32_t rank) {
+    (void)all;
+    return meet_with(&(wefti_transport_options){.encrypt = rank == 1, .timeout_ns = 5 * WEFTI_SECOND_NS}, rank);
+}
+Test(rendezvous, names_encryption_that_disagrees) {
+    if (!wefti_can_authenticate()) cr_skip_test("this build lacks libsodium");
+    setenv("WEFT_SECRET", SECRET, 1);
+    ranks *all = ranks_start(2, with_encryption_on_one);
+    ranks_join(all);
+    expect_all_fail(all, WEFT_E_MISMATCH, "WEFT_ENCRYPT");
+    ranks_free(all);
+}
+
+Test(rendezvous, refuses_encryption_that_cannot_be_had) {
+    wefti_transport        *transport = NULL;
+    wefti_transport_options options = {.size = 2, .store = "127.0.0.1:1", .encrypt = true};
+    weft_status             status = wefti_transport_open(&options, &transport);
+    cr_expect_eq(status, wefti_can_authenticate() ? WEFT_E_AUTH : WEFT_E_UNSUPPORTED);
+    cr_expect(strstr(weft_error_message(), wefti_can_authenticate() ? "WEFT_SECRET" : "libsodium"), "%s", weft_error_message());
+    setenv("WEFT_ENCRYPT", "yes", 1);
+    options.encrypt = false;
+    cr_expect_eq(wefti_transport_open(&options, &transport), WEFT_E_INVALID);
+    cr_expect(strstr(weft_error_message(), "WEFT_ENCRYPT=yes"), "%s", weft_error_message());
 }
 
 /* --- the port, the interface, the wire --- */

@@ -3,14 +3,26 @@
 #include <string.h>
 
 #include "conformance.h"
+#include "transport/handshake.h"
 
 static const wire_setup processes = {.name = "tcp", .mode = AS_PROCESSES, .open = wefti_wire_tcp_open};
 static const wire_setup threads = {.name = "tcp as threads", .mode = AS_THREADS, .open = wefti_wire_tcp_open};
+static const wire_setup encrypted = {.name = "encrypted tcp", .mode = AS_PROCESSES, .open = wefti_wire_tcp_open, .encrypt = true};
+static const wire_setup encrypted_threads = {.name = "encrypted tcp as threads", .mode = AS_THREADS, .open = wefti_wire_tcp_open,
+                                             .encrypt = true};
 
 Test(wire_tcp, conforms_with_2_processes) { conformance_run(&processes, 2); }
 Test(wire_tcp, conforms_with_3_processes) { conformance_run(&processes, 3); }
 Test(wire_tcp, conforms_with_4_processes) { conformance_run(&processes, 4); }
 Test(wire_tcp, conforms_with_3_threads) { conformance_run(&threads, 3); }
+
+static void conform_encrypted(const wire_setup *setup, int32_t ranks) {
+    if (!wefti_can_authenticate()) cr_skip_test("this build lacks libsodium");
+    conformance_run(setup, ranks);
+}
+Test(wire_tcp, conforms_encrypted_with_2_processes) { conform_encrypted(&encrypted, 2); }
+Test(wire_tcp, conforms_encrypted_with_4_processes) { conform_encrypted(&encrypted, 4); }
+Test(wire_tcp, conforms_encrypted_with_3_threads) { conform_encrypted(&encrypted_threads, 3); }
 
 /* --- what waits together --- */
 
@@ -67,6 +79,10 @@ static void early_messages_are_pooled(rank_world *world) {
 }
 
 Test(wire_tcp, frames_go_together) { conformance_run_one(&processes, 2, "frames_go_together", frames_go_together); }
+Test(wire_tcp, encrypted_frames_go_together) {
+    if (!wefti_can_authenticate()) cr_skip_test("this build lacks libsodium");
+    conformance_run_one(&encrypted, 2, "frames_go_together", frames_go_together);
+}
 Test(wire_tcp, early_messages_are_pooled) {
     conformance_run_one(&processes, 2, "early_messages_are_pooled", early_messages_are_pooled);
 }

@@ -23,7 +23,8 @@ static const char help[] =
     "Starts PROGRAM as RANKS processes on this machine that find each other, and ends them together.\n"
     "\n"
     "  -n, --ranks N     how many processes\n"
-    "  --wire NAME       how they talk: shm, tcp, verbs or auto (default: WEFT_WIRE, else auto)\n"
+    "  --wire NAME       how they talk: shm, tcp, verbs, mpi or auto (default: WEFT_WIRE, else auto)\n"
+    "  --encrypt         encrypt what they say over TCP (WEFT_ENCRYPT=1)\n"
     "  --no-prefix       leave their output as it is; otherwise each line begins with its rank, as in \"[1] loss "
     "...\"\n"
     "  --settle SECONDS  once a rank has failed, let the others end by themselves for so long (default 6;\n"
@@ -89,6 +90,13 @@ static bool takes(char **argv, int *at, const char *name, const char **value_out
     return true;
 }
 
+static bool is_wire(const char *name) {
+    static const char *const names[] = {"shm", "tcp", "verbs", "mpi", "auto"};
+    for (size_t i = 0; name && i < sizeof names / sizeof *names; ++i)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
 /* -1 to go on, else the status to exit with. */
 int weftrun_parse(char **argv, weftrun_job *job_out) {
     *job_out = (weftrun_job){.prefix = true, .settle = 6, .grace = 5};
@@ -104,6 +112,8 @@ int weftrun_parse(char **argv, weftrun_job *job_out) {
             return 0;
         } else if (strcmp(argv[at], "--no-prefix") == 0) {
             job_out->prefix = false;
+        } else if (strcmp(argv[at], "--encrypt") == 0) {
+            job_out->encrypt = true;
         } else if (takes(argv, &at, "--ranks", &value) || takes(argv, &at, "-n", &value)) {
             if (!parse_ranks(value, &job_out->ranks)) return STATUS_USAGE;
         } else if (takes(argv, &at, "--settle", &value)) {
@@ -111,8 +121,8 @@ int weftrun_parse(char **argv, weftrun_job *job_out) {
         } else if (takes(argv, &at, "--grace", &value)) {
             if (!parse_seconds("--grace", value, &job_out->grace)) return STATUS_USAGE;
         } else if (takes(argv, &at, "--wire", &value)) {
-            if (!value || (strcmp(value, "shm") && strcmp(value, "tcp") && strcmp(value, "verbs") && strcmp(value, "auto"))) {
-                weftrun_complain("--wire wants shm, tcp, verbs or auto, not '%s'", value ? value : "nothing");
+            if (!is_wire(value)) {
+                weftrun_complain("--wire wants shm, tcp, verbs, mpi or auto, not '%s'", value ? value : "nothing");
                 return STATUS_USAGE;
             }
             job_out->wire = value;

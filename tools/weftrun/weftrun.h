@@ -16,6 +16,7 @@ enum {
 typedef struct weftrun_job {
     int ranks;
     const char *wire; /* NULL: not said */
+    bool encrypt;
     bool prefix;
     double settle, grace; /* seconds */
     char **program;       /* argv of the ranks */

@@ -39,7 +39,8 @@ enum {
     WEFTI_WIRE_WAIT_DESCRIPTOR = 1 << 2, /* descriptor and arm are filled */
     WEFTI_WIRE_MEMORY_CUDA = 1 << 3,     /* buffers may be CUDA memory */
     WEFTI_WIRE_MEMORY_DMABUF = 1 << 4,
-    WEFTI_WIRE_SAME_HOST = 1 << 5        /* works inside one host only */
+    WEFTI_WIRE_SAME_HOST = 1 << 5,       /* works inside one host only */
+    WEFTI_WIRE_ENCRYPTS = 1 << 6         /* does what options.encrypt asks for */
 };
 
 typedef struct wefti_wire_capabilities {
@@ -213,6 +214,7 @@ typedef struct wefti_wire_options {
     const char       *interface; /* address to bind to; NULL: loopback. Others need a secret */
     const uint8_t    *secret; /* NULL: none */
     size_t            secret_bytes;
+    bool              encrypt; /* nobody but the two ends can read or change what travels; needs a secret */
     void             *shared; /* inproc: the hub that the ranks of this process share */
     size_t            ring_bytes; /* shm: size of each pair's ring per direction */
 } wefti_wire_options;
