@@ -77,7 +77,7 @@ void wefti_control_hear(wefti_control *control, control_member *member, int32_t 
                                                                                          : WEFT_E_PEER;
         memcpy(cause, payload, length);
         cause[length] = 0;
-        int32_t rank = frame->rank < control->place->size ? frame->rank : from;
+        int32_t rank = frame->rank >= -1 && frame->rank < control->place->size ? frame->rank : from;
         member->told = true;
         broadcast(control, status, rank, cause); /* rank 0 passes it on, before anybody here sees it */
         wefti_fault_learn(control->fault, status, rank, cause);

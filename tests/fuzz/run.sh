@@ -7,7 +7,14 @@ source=$(cd "$(dirname "$0")/../.." && pwd)
 folder=${WEFT_FUZZ_FOLDER:-/tmp/weft-fuzz}
 mkdir -p "$folder/$what"
 cd "$folder"
-"${CC:-clang}" -g -O1 -std=c17 -D_GNU_SOURCE -DWEFTI_HAVE_ZLIB -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-    -I"$source/include" -I"$source/src" "$source/tests/fuzz/fuzz_$what.c" "$source"/src/io/*.c \
-    "$source"/src/core/base/{memory,status,text}.c -lz -lm -lpthread -o "fuzz_$what"
+shopt -s extglob
+rooms=("$source"/src/core/base/*.c "$source"/src/io/*.c)
+libraries=(-lz -lm -lpthread)
+if grep -q '"transport/' "$source/tests/fuzz/fuzz_$what.c" "$source/tests/fuzz/fuzz_net.h"; then
+    rooms+=("$source"/src/transport/!(*mpi*|*verbs*).c)
+    libraries+=(-lsodium -ldl)
+fi
+"${CC:-clang}" -g -O1 -std=c17 -D_GNU_SOURCE -DWEFTI_HAVE_ZLIB -DWEFTI_HAVE_SODIUM -fsanitize=fuzzer,address,undefined \
+    -fno-sanitize-recover=all -I"$source/include" -I"$source/src" "$source/tests/fuzz/fuzz_$what.c" "${rooms[@]}" \
+    "${libraries[@]}" -o "fuzz_$what"
 "./fuzz_$what" -max_total_time="${2:-60}" -max_len=4096 "$what" "$source/tests/fuzz/corpus/$what"
