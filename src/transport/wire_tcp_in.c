@@ -252,7 +252,7 @@ static int read_more(tcp_link *link) {
     if (got < 0 && errno == EAGAIN) return 0;
     if (got <= 0) return -1;
     size_t straight = (size_t)got < direct ? (size_t)got : direct;
-    in->target += straight;
+    if (straight) in->target += straight; /* there may be no target */
     in->left -= straight;
     in->have += (size_t)got - straight;
     return (size_t)got == direct + room;
