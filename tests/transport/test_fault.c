@@ -167,7 +167,7 @@ Test(fault, a_stopped_rank_is_found_by_its_silence) {
         cr_expect_eq(all->results[rank].status, WEFT_E_PEER, "%s", all->results[rank].message);
         cr_expect_eq(all->results[rank].fault_rank, 1);
         cr_expect(strstr(all->results[rank].message, "silent"), "%s", all->results[rank].message);
-        cr_expect(all->results[rank].at_ns - since_ns < 6 * WEFTI_SECOND_NS, "rank %d took %g s", (int)rank,
+        cr_expect(all->results[rank].at_ns - since_ns < 5 * WEFTI_SECOND_NS, "rank %d took %g s", (int)rank,
                   (double)(all->results[rank].at_ns - since_ns) / 1e9);
     }
     ranks_free(all);
