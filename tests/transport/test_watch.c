@@ -309,3 +309,48 @@ Test(watch, a_dead_process_is_known_within_100_ms) {
     try_bound("tcp", KILLED, 0.1, 6);
 }
 Test(watch, a_reset_connection_is_known_within_a_second) { try_bound("tcp", RESET, 1, 3); }
+
+/* --- a rank that dies at each operation in turn, before it has started it or with its messages on the way --- */
+
+enum { LAST_OPERATION = 12, MOST_ELEMENTS = 60000 };
+static int32_t last_operation;
+
+static weft_status die_at_operation(ranks *all, int32_t rank) {
+    weft_world *world = NULL;
+    weft_group *group = NULL;
+    float      *values = calloc(2 * MOST_ELEMENTS, sizeof *values);
+    WEFTI_TRY(open_world(&world));
+    weft_status status = weft_group_create(world, NULL, &group);
+    for (int32_t i = 0; status == WEFT_OK; i++) {
+        static const size_t counts[] = {3, 20000, MOST_ELEMENTS};
+        weft_operation     *operation = NULL;
+        weft_call call = {.kind = i % 2 ? WEFT_CALL_BROADCAST : WEFT_CALL_ALLREDUCE, .root = i % all->size, .send = values,
+                          .receive = values + MOST_ELEMENTS, .count = counts[i / 2 % 3]};
+        bool      mine = rank == victim && i == last_operation / 2;
+        if (mine && last_operation % 2 == 0) raise(SIGKILL);
+        status = weft_group_start(group, &call, &operation);
+        if (mine) raise(SIGKILL);
+        if (status == WEFT_OK) status = weft_operation_wait(operation, 0);
+    }
+    return status; /* and _exit */
+}
+
+static void try_each_operation(const char *name) {
+    wire = name;
+    for (last_operation = 0; last_operation < LAST_OPERATION; last_operation++) {
+        victim = last_operation % 3;
+        ranks *all = ranks_start(3, die_at_operation);
+        ranks_join(all);
+        for (int32_t rank = 0; rank < 3; rank++) {
+            char named[32];
+            snprintf(named, sizeof named, "rank %d failed", (int)victim);
+            if (rank != victim)
+                cr_expect(all->results[rank].status == WEFT_E_PEER && strstr(all->results[rank].message, named),
+                          "%s, rank %d, rank %d dies at %d: %s", name, (int)rank, (int)victim, (int)last_operation,
+                          all->results[rank].message);
+        }
+        ranks_free(all);
+    }
+}
+Test(watch, a_rank_that_dies_at_any_operation_is_named_shm) { try_each_operation("shm"); }
+Test(watch, a_rank_that_dies_at_any_operation_is_named_tcp) { try_each_operation("tcp"); }
