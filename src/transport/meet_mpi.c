@@ -145,7 +145,7 @@ static weft_status broadcast(const wefti_mpi *mpi, const wefti_host *host, invit
 static weft_status meet(const wefti_mpi *mpi, wefti_place *place, const wefti_host *host, uint64_t host_number, uint64_t timeout_ns) {
     if (mpi->facts.size != place->size)
         return wefti_fail(WEFT_E_MISMATCH, "mpi: %s says %d ranks, and MPI (%s) has %d process%s: start the program with the launcher of that "
-                          "MPI", place->launcher, (int)place->size, mpi->facts.library, mpi->facts.size,
+                          "MPI", place->launcher, (int)place->size, mpi->facts.version, mpi->facts.size,
                           mpi->facts.size == 1 ? "" : "es");
     uint64_t   deadline_ns = wefti_deadline_after(wefti_host_now(host), timeout_ns);
     presence   mine = {place->rank, place->size, host_number}, *all = NULL;

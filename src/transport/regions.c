@@ -72,6 +72,14 @@ weft_status wefti_regions_add(wefti_regions *regions, void *base, size_t size_by
     return WEFT_OK;
 }
 
+weft_status wefti_regions_create(wefti_regions *regions, size_t size_bytes, wefti_wire_region **region_out) {
+    void *memory = NULL;
+    WEFTI_TRY(wefti_regions_memory_create(regions->wire, size_bytes, &memory, &size_bytes));
+    weft_status status = wefti_regions_add(regions, memory, size_bytes, true, NULL, region_out);
+    if (status != WEFT_OK) wefti_free(memory, size_bytes);
+    return status;
+}
+
 void wefti_regions_remove(wefti_regions *regions, wefti_wire_region *region) {
     uint32_t id = region->id;
     regions->own[id - 1] = NULL;

@@ -48,6 +48,8 @@ WEFT_MUST_CHECK weft_status wefti_regions_open(wefti_regions *regions, wefti_wir
 void wefti_regions_close(wefti_regions *regions);
 /* Zeroed memory for a region of at least `size_bytes`, page-aligned; *size_out is its rounded size. Free with wefti_free. */
 WEFT_MUST_CHECK weft_status wefti_regions_memory_create(const wefti_wire *wire, size_t size_bytes, void **memory_out, size_t *size_out);
+/* Both in one, for wires that need nothing else of a region: the memory is the region's. */
+WEFT_MUST_CHECK weft_status wefti_regions_create(wefti_regions *regions, size_t size_bytes, wefti_wire_region **region_out);
 /* Enters memory as a region, and its news into the log. */
 WEFT_MUST_CHECK weft_status wefti_regions_add(wefti_regions *regions, void *base, size_t size_bytes, bool owned, void *extra,
                                               wefti_wire_region **region_out);

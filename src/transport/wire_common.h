@@ -112,6 +112,8 @@ static inline void wefti_wire_finish(wefti_wire_base *base, wefti_wire_op *op, w
 static inline void wefti_wire_finish_recv(wefti_wire_base *base, wefti_wire_op *op, int32_t peer, size_t bytes) {
     wefti_wire_finish(base, op, bytes > op->bytes ? WEFT_E_MISMATCH : WEFT_OK, peer, bytes);
 }
+/* Completes a receive with a message that came before it and was kept whole, and frees that. */
+void wefti_wire_take_early(wefti_wire_base *base, wefti_wire_op *op, wefti_message *message);
 /* Completes all of a list with the same outcome. */
 void wefti_wire_flush(wefti_wire_base *base, wefti_op_list *list, weft_status status, int32_t peer);
 /* Completes the posted receives that only `peer` could have answered. */

@@ -31,14 +31,9 @@ static void tell_everyone(mpiw_wire *wire) {
 
 static weft_status mpiw_region_create(wefti_wire *self, size_t size_bytes, wefti_wire_region **region_out) {
     mpiw_wire *wire = (mpiw_wire *)self;
-    void      *memory = NULL;
-    WEFTI_TRY(wefti_regions_memory_create(self, size_bytes, &memory, &size_bytes));
-    weft_status status = wefti_regions_add(&wire->regions, memory, size_bytes, true, NULL, region_out);
-    if (status != WEFT_OK)
-        wefti_free(memory, size_bytes);
-    else
-        tell_everyone(wire);
-    return status;
+    WEFTI_TRY(wefti_regions_create(&wire->regions, size_bytes, region_out));
+    tell_everyone(wire);
+    return WEFT_OK;
 }
 
 static weft_status mpiw_region_register(wefti_wire *self, void *memory, size_t size_bytes, wefti_wire_region **region_out) {
@@ -325,7 +320,7 @@ weft_status wefti_mpiw_open_with(const wefti_mpi *mpi, const wefti_wire_options 
     if (options->size > mpi->facts.size)
         return wefti_fail(WEFT_E_MISMATCH, "mpi: the world has %d ranks, and MPI %d process%s: start all ranks with one mpirun (or srun "
                           "--mpi=...), of the same MPI as %s", (int)options->size, mpi->facts.size, mpi->facts.size == 1 ? "" : "es",
-                          mpi->facts.library);
+                          mpi->facts.version);
     WEFTI_TRY(wefti_alloc(sizeof *wire, "an mpi wire", &wire));
     wire->mpi = mpi;
     wire->api = mpi->api;

@@ -164,7 +164,7 @@ static weft_status start(void) {
     process.last_wire = 0;
     process.last_data = WIRE_TAGS;
     process.started = true;
-    wefti_log(WEFT_LOG_INFO, "mpi: %s, process %d of %d", mpi->facts.library, mpi->facts.rank, mpi->facts.size);
+    wefti_log(WEFT_LOG_INFO, "mpi: %s, process %d of %d", mpi->facts.version, mpi->facts.rank, mpi->facts.size);
     if (mpi->facts.started_here && atexit(stop_at_exit) != 0)
         wefti_log(WEFT_LOG_WARNING, "mpi: MPI will not be finalised when the process ends");
     return WEFT_OK;

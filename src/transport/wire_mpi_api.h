@@ -32,7 +32,7 @@ typedef struct wefti_mpi_facts {
     bool started_here;       /* MPI was not initialised before; stop finalises it then */
     bool serialized;         /* calls may come from any thread, one at a time; else from the one that initialised MPI */
     bool main_thread;        /* this is that one */
-    char library[80];        /* "Open MPI v4.1.4" */
+    char version[80];        /* "Open MPI v4.1.4" */
 } wefti_mpi_facts;
 
 typedef struct wefti_mpi_api {

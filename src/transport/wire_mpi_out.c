@@ -201,13 +201,6 @@ void wefti_mpiw_send(mpiw_wire *wire) {
 
 /* --- posting --- */
 
-static void finish_early(mpiw_wire *wire, wefti_wire_op *op, wefti_message *message) {
-    size_t fits = message->bytes < op->bytes ? message->bytes : op->bytes;
-    if (fits) memcpy(op->buffer, message->data, fits);
-    wefti_wire_finish_recv(&wire->base, op, message->peer, message->bytes);
-    wefti_match_free(&wire->base.match, message);
-}
-
 static weft_status post_recv(mpiw_wire *wire, wefti_wire_op *op) {
     wefti_match   *match = &wire->base.match;
     wefti_message *message = wefti_match_posted(match, op);
@@ -233,7 +226,7 @@ static weft_status post_recv(mpiw_wire *wire, wefti_wire_op *op) {
         wefti_wire_finish(&wire->base, op, WEFT_OK, peer, message->bytes);
         wefti_match_free(match, message);
     } else {
-        finish_early(wire, op, message);
+        wefti_wire_take_early(&wire->base, op, message);
     }
     return WEFT_OK;
 }

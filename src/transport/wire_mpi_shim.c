@@ -44,7 +44,7 @@ static bool is_running(void) {
     return MPI_Initialized(&initialised) == MPI_SUCCESS && initialised && MPI_Finalized(&finalised) == MPI_SUCCESS && !finalised;
 }
 
-static void read_library(char *text_out, size_t text_bytes) {
+static void read_version(char *text_out, size_t text_bytes) {
     char text[MPI_MAX_LIBRARY_VERSION_STRING];
     int  length = 0;
     text_out[0] = 0;
@@ -75,7 +75,7 @@ static int start(wefti_mpi_facts *facts) {
     facts->started_here = started_here;
     facts->serialized = level >= MPI_THREAD_SERIALIZED;
     facts->main_thread = main_thread != 0;
-    read_library(facts->library, sizeof facts->library);
+    read_version(facts->version, sizeof facts->version);
     return MPI_SUCCESS;
 }
 

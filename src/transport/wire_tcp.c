@@ -27,14 +27,9 @@ static void tell_everyone(tcp_wire *wire) {
 
 static weft_status tcp_region_create(wefti_wire *self, size_t size_bytes, wefti_wire_region **region_out) {
     tcp_wire *wire = (tcp_wire *)self;
-    void     *memory = NULL;
-    WEFTI_TRY(wefti_regions_memory_create(self, size_bytes, &memory, &size_bytes));
-    weft_status status = wefti_regions_add(&wire->regions, memory, size_bytes, true, NULL, region_out);
-    if (status != WEFT_OK)
-        wefti_free(memory, size_bytes);
-    else
-        tell_everyone(wire);
-    return status;
+    WEFTI_TRY(wefti_regions_create(&wire->regions, size_bytes, region_out));
+    tell_everyone(wire);
+    return WEFT_OK;
 }
 
 static weft_status tcp_region_register(wefti_wire *self, void *memory, size_t size_bytes, wefti_wire_region **region_out) {

@@ -184,13 +184,6 @@ void wefti_tcp_send(tcp_wire *wire, int32_t peer) {
 
 /* --- posting --- */
 
-static void finish_early(tcp_wire *wire, wefti_wire_op *op, wefti_message *message) {
-    size_t fits = message->bytes < op->bytes ? message->bytes : op->bytes;
-    if (fits) memcpy(op->buffer, message->data, fits);
-    wefti_wire_finish_recv(&wire->base, op, message->peer, message->bytes);
-    wefti_match_free(&wire->base.match, message);
-}
-
 static weft_status post_recv(tcp_wire *wire, wefti_wire_op *op) {
     wefti_match   *match = &wire->base.match;
     wefti_message *message = wefti_match_posted(match, op);
@@ -214,7 +207,7 @@ static weft_status post_recv(tcp_wire *wire, wefti_wire_op *op) {
     } else if (message->filled < message->bytes) {
         message->op = op; /* finished when the rest is in */
     } else {
-        finish_early(wire, op, message);
+        wefti_wire_take_early(&wire->base, op, message);
     }
     return WEFT_OK;
 }
