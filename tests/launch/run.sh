@@ -81,7 +81,7 @@ END
         --seed-file="$work/seed" --num-threads=1 --force >"$work/munge.out" 2>&1 || skip "munged does not start here ($(tail -n 1 "$work/munge.out"))"
     before_end() { kill $(cat "$work"/*.pid 2>/dev/null) 2>/dev/null; }
     slurmctld >"$work/slurmctld.out" 2>&1 && slurmd -N "$name" >"$work/slurmd.out" 2>&1 && slurmd -N weft2 >>"$work/slurmd.out" 2>&1 ||
-        skip "Slurm does not start here ($(cat "$work"/slurm*.out | tail -n 1))"
+        skip "Slurm does not start here ($(cat "$work"/slurm*.{out,log} 2>/dev/null | grep -iE 'error|fatal' | tail -n 2))"
     while ! nodes_are_idle; do
         [ $SECONDS -lt 60 ] || skip "Slurm's nodes do not come up here ($(tail -qn 1 "$work"/slurm*.log | tr '\n' ' '))"
         sleep 0.1

@@ -205,7 +205,7 @@ case_gpt_on_ids() {
 # On a terminal: one line that is written over, bold where colour is wanted.
 case_live_line() {
     local command text
-    command -v script >/dev/null || exit 77
+    script -qec true /dev/null </dev/null >/dev/null 2>&1 || { echo "script(1) gets no terminal here: skipped" && exit 77; }
     arguments train_images
     terminal() { script -qec "${command[*]}" /dev/null </dev/null; }
     text=$(terminal) || fail "$text"
