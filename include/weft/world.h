@@ -95,7 +95,8 @@ WEFT_MUST_CHECK weft_status weft_world_dump(weft_world *world, FILE *to);
 
 /* From now on signal `number` (SIGUSR1, say) makes this process write the same about its own rank to standard error, until the world is
  * released; weftrun hands signals on to all ranks. The library installs no handler unless this is called. The control thread writes; without
- * one, whoever waits; with one rank nobody waits and nothing is written. WEFT_E_INVALID for a signal that cannot be handled, WEFT_E_OVERFLOW for the 17th. */
+ * one, whoever waits; with one rank nobody waits and nothing is written. WEFT_E_INVALID for a signal that cannot be handled, WEFT_E_STATE
+ * where the world listens to another one already, WEFT_E_OVERFLOW for the 17th world. Any thread. */
 WEFT_MUST_CHECK weft_status weft_world_dump_on(weft_world *world, int number);
 
 /* The straggler: the rank that all others have waited for in the last seconds, and the share of the time (0 to 1) by which each of them

@@ -2,7 +2,8 @@
  *
  * A handler may do next to nothing, so it only rings an eventfd for each world that listens to its signal; the control thread writes the
  * text. The handlers are the one thing here that belongs to the process and not to a world: a table of a few bells, under a lock where it
- * changes, read without one by the handler. */
+ * changes, read without one by the handler. A bell's eventfd stays open for its next owner: a handler that has just seen the bell could
+ * otherwise write into whatever has the number by then. */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -19,6 +20,7 @@ enum { MOST_BELLS = 16 };
 
 typedef struct bell {
     _Atomic int      fd, number; /* number 0: free */
+    bool             has_fd;
     const void      *owner;      /* a transport */
     struct sigaction before;     /* what the signal did when the first bell on it was hung */
 } bell;
@@ -43,10 +45,29 @@ static bell *find_bell(const void *owner, int number) {
     return NULL;
 }
 
+/* Makes sure of the bell's eventfd, with nothing in it. */
+static weft_status open_bell(bell *it) {
+    uint64_t rings;
+    if (it->has_fd) {
+        ssize_t ignored = read(atomic_load(&it->fd), &rings, sizeof rings);
+        (void)ignored;
+        return WEFT_OK;
+    }
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0) return wefti_fail_errno("cannot create an eventfd for a signal");
+    atomic_store(&it->fd, fd);
+    it->has_fd = true;
+    return WEFT_OK;
+}
+
 /* Under the lock. */
-static weft_status hang(const void *owner, int number, int fd) {
+static weft_status hang(const void *owner, int number, int *fd_out) {
     bell *other = find_bell(NULL, number), *one = find_bell(NULL, 0);
+    for (int i = 0; i < MOST_BELLS; i++)
+        if (atomic_load(&bells[i].number) && bells[i].owner == owner)
+            return wefti_fail(WEFT_E_STATE, "weft_world_dump_on: the world listens to signal %d already, and takes no other", atomic_load(&bells[i].number));
     if (!one) return wefti_fail(WEFT_E_OVERFLOW, "weft_world_dump_on: %d worlds listen to signals already", MOST_BELLS);
+    WEFTI_TRY(open_bell(one));
     if (other) {
         one->before = other->before;
     } else {
@@ -56,7 +77,7 @@ static weft_status hang(const void *owner, int number, int fd) {
             return wefti_fail(WEFT_E_INVALID, "weft_world_dump_on: signal %d cannot be handled: %s", number, strerror(errno));
     }
     one->owner = owner;
-    atomic_store(&one->fd, fd);
+    *fd_out = atomic_load(&one->fd);
     atomic_store(&one->number, number);
     return WEFT_OK;
 }
@@ -65,16 +86,11 @@ weft_status weft_world_dump_on(weft_world *world, int number) {
     if (!world || number <= 0)
         return wefti_fail(WEFT_E_INVALID, "weft_world_dump_on: %s", world ? "there is no such signal" : "the world is NULL");
     wefti_transport *transport = world->transport;
-    int              fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (fd < 0) return wefti_fail_errno("cannot create an eventfd for a signal");
+    int              fd = -1;
     pthread_mutex_lock(&bells_lock);
-    bool        has = find_bell(transport, number) != NULL;
-    weft_status status = has ? WEFT_OK : hang(transport, number, fd);
+    weft_status status = find_bell(transport, number) ? WEFT_OK : hang(transport, number, &fd);
     pthread_mutex_unlock(&bells_lock);
-    if (has || status != WEFT_OK) {
-        close(fd);
-        return status;
-    }
+    if (status != WEFT_OK || fd < 0) return status; /* one that has it already is asked for nothing */
     wefti_transport_answer(transport, fd);
     return WEFT_OK;
 }
@@ -88,7 +104,6 @@ void wefti_dump_forget(wefti_transport *transport) {
         if (number == 0 || it->owner != transport) continue;
         atomic_store(&it->number, 0);
         if (!find_bell(NULL, number)) sigaction(number, &it->before, NULL);
-        close(atomic_load(&it->fd));
         it->owner = NULL;
     }
     pthread_mutex_unlock(&bells_lock);

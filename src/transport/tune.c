@@ -198,12 +198,7 @@ static const struct {
                {"far_beta_ns", offsetof(wefti_tuning, far_beta_ns)},
                {"gamma_ns", offsetof(wefti_tuning, gamma_ns)}};
 
-/* FNV-1a, of 64 bits: a single byte that differs gives another one. */
-#define HASH_BEGIN UINT64_C(0xcbf29ce484222325)
-static uint64_t hash_text(uint64_t hash, const char *text) {
-    for (; *text; text++) hash = (hash ^ (uint8_t)*text) * UINT64_C(0x100000001b3);
-    return hash;
-}
+static uint64_t hash_text(uint64_t hash, const char *text) { return wefti_hash(hash, text, strlen(text)); }
 
 static double *number_at(const wefti_tuning *tuning, size_t i) { return (double *)((uintptr_t)tuning + numbers[i].offset); }
 
@@ -214,7 +209,7 @@ void wefti_tuning_write(const wefti_tuning *tuning, wefti_text *text) {
     for (int32_t i = 0; i < tuning->rule_count; i++)
         wefti_text_add(text, "use %s %llu %s\n", wefti_coll_kind_name((wefti_collective_kind)tuning->rules[i].kind),
                        (unsigned long long)tuning->rules[i].bytes, tuning->rules[i].algorithm);
-    if (!text->failed) wefti_text_add(text, "check %016llx\n", (unsigned long long)hash_text(HASH_BEGIN, text->bytes));
+    if (!text->failed) wefti_text_add(text, "check %016llx\n", (unsigned long long)hash_text(WEFTI_HASH_BEGIN, text->bytes));
 }
 
 weft_status wefti_tuning_save(const char *path, const wefti_tuning *tuning) {
@@ -289,7 +284,7 @@ static weft_status refuse_line(const char *path, int number, char *line) {
 }
 
 static weft_status read_lines(const char *path, FILE *file, wefti_tuning *tuning, unsigned *seen) {
-    uint64_t hash = HASH_BEGIN;
+    uint64_t hash = WEFTI_HASH_BEGIN;
     bool checked = false;
     int number = 0;
     char line[256], check[32];

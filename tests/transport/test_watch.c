@@ -139,9 +139,10 @@ static weft_status write_on_signal(ranks *all, int32_t rank) {
     dup2(pipes[1], STDERR_FILENO);
     struct sigaction before, during, after;
     sigaction(SIGUSR1, NULL, &before);
+    if (weft_world_dump_on(world, SIGKILL) != WEFT_E_INVALID) status = wefti_fail(WEFT_E_INTERNAL, "SIGKILL was taken");
     if (status == WEFT_OK) status = weft_world_dump_on(world, SIGUSR1);
     if (status == WEFT_OK) status = weft_world_dump_on(world, SIGUSR1); /* twice is once */
-    if (weft_world_dump_on(world, SIGKILL) != WEFT_E_INVALID) status = wefti_fail(WEFT_E_INTERNAL, "SIGKILL was taken");
+    if (weft_world_dump_on(world, SIGUSR2) != WEFT_E_STATE) status = wefti_fail(WEFT_E_INTERNAL, "a second signal was taken");
     sigaction(SIGUSR1, NULL, &during);
     raise(SIGUSR1);
     fcntl(pipes[0], F_SETFL, O_NONBLOCK);
