@@ -55,7 +55,7 @@ static int32_t cores_within_quota(int32_t cores) {
     return whole < 1 ? 1 : whole < cores ? (int32_t)whole : cores;
 }
 
-static wefti_host system_host = {system_now, system_yield, system_sleep, system_random, NULL, 1};
+static wefti_host system_host = {system_now, system_yield, system_sleep, system_random, NULL, 1, false};
 
 static void count_cores(void) {
     cpu_set_t set;

@@ -88,7 +88,7 @@ void wefti_wire_rest(wefti_wire *wire, uint64_t limit_ns) {
     const uint64_t step_ns = 50000; /* where there is no descriptor: a compromise between latency and load */
     if (!(wire->can.flags & WEFTI_WIRE_WAIT_DESCRIPTOR)) {
         if (wire->ops->arm && wire->ops->arm(wire) == WEFT_E_AGAIN) return;
-        wire->host->sleep(wire->host->context, limit_ns < step_ns ? limit_ns : step_ns);
+        wire->host->sleep(wire->host->context, limit_ns < step_ns || wire->host->wakes ? limit_ns : step_ns);
         return;
     }
     if (wire->ops->arm(wire) != WEFT_OK) return;

@@ -1,6 +1,6 @@
 /* Every algorithm of the table, by name: each kind that it does, with every dtype and reduction, sizes from nothing to several
  * segments, one to eight ranks; against the oracle, and its bytes on the wire against its formula. In one process, and a
- * slice of it between processes over shared memory and TCP. */
+ * slice of it between processes over shared memory and TCP; in a simulation where messages overtake each other. */
 #include <criterion/criterion.h>
 #include <string.h>
 
@@ -11,6 +11,10 @@
 static const wire_setup inproc = {.name = "inproc", .mode = AS_THREADS, .open = wefti_wire_inproc_open};
 static const wire_setup shm = {.name = "shm", .mode = AS_PROCESSES, .open = wefti_wire_shm_open};
 static const wire_setup tcp = {.name = "tcp", .mode = AS_PROCESSES, .open = wefti_wire_tcp_open};
+#ifndef __SANITIZE_THREAD__ /* which sees nothing in one thread, and does not know its fibers */
+static const wefti_sim_options stormy = {.seed = 4, .jitter_ns = 20000, .lost = 1000, .again_ns = WEFTI_MILLISECOND_NS};
+static const wire_setup sim = {.name = "sim", .mode = AS_FIBERS, .open = wefti_wire_sim_open, .simulated = &stormy};
+#endif
 
 enum { EVERY = UNDER_THREAD_SANITIZER ? 9 : UNDER_ADDRESS_SANITIZER ? 4 : 1 }; /* of the cases, in turn */
 
@@ -226,6 +230,16 @@ Test(algorithms_inproc, ranks_8) { ON(inproc, 8, every_algorithm); }
 Test(algorithms_shm, ranks_3) { ON(shm, 3, every_algorithm); }
 Test(algorithms_tcp, ranks_4) { ON(tcp, 4, every_algorithm); }
 Test(algorithms_tcp, ranks_5) { ON(tcp, 5, every_algorithm); }
+
+#ifndef __SANITIZE_THREAD__
+Test(algorithms_sim, ranks_3) { ON(sim, 3, every_algorithm); }
+Test(algorithms_sim, ranks_6) { ON(sim, 6, every_algorithm); }
+Test(algorithms_sim, ranks_8) { ON(sim, 8, every_algorithm); }
+Test(algorithms_bytes, sim_4) { ON(sim, 4, bytes_by_formula); }
+Test(algorithms_bytes, sim_7) { ON(sim, 7, bytes_by_formula); }
+Test(algorithms_point, sim_3) { ON(sim, 3, messages_between_ranks); }
+Test(algorithms_priority, sim_3) { ON(sim, 3, the_urgent_overtake); }
+#endif
 
 Test(algorithms_bytes, inproc_2) { ON(inproc, 2, bytes_by_formula); }
 Test(algorithms_bytes, inproc_5) { ON(inproc, 5, bytes_by_formula); }

@@ -25,7 +25,7 @@ static inline weft_status fuzz_random(void *context, void *bytes, size_t size_by
     memset(bytes, 42, size_bytes);
     return WEFT_OK;
 }
-static const wefti_host fuzz_host = {fuzz_now, fuzz_yield, fuzz_sleep, fuzz_random, NULL, 1};
+static const wefti_host fuzz_host = {.now_ns = fuzz_now, .yield = fuzz_yield, .sleep = fuzz_sleep, .random = fuzz_random, .cores = 1};
 
 /* Two ends; the bytes wait at [0], whose other end has then hung up if `ends`. */
 static inline void fuzz_sockets(int sockets[2], const uint8_t *data, size_t size, int ends) {

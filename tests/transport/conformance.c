@@ -18,7 +18,14 @@
 
 enum { LIMIT_S = 30 };
 
-uint64_t world_now(void) { return wefti_host_now(wefti_host_system()); }
+static const wefti_host *simulated; /* of a rank: all have the same time */
+uint64_t world_now(void) { return wefti_host_now(simulated ? simulated : wefti_host_system()); }
+static void let_others(void) {
+    if (simulated)
+        simulated->yield(simulated->context);
+    else
+        sched_yield();
+}
 
 static uint8_t pattern(size_t i, uint32_t seed) { return (uint8_t)((i * 2654435761u >> 13) + i + seed * 37); }
 void           fill(void *buffer, size_t bytes, uint32_t seed) {
@@ -32,6 +39,7 @@ bool filled(const void *buffer, size_t bytes, uint32_t seed) {
 
 static _Noreturn void stop_rank(const rank_world *world) {
     if (world->mode == AS_PROCESSES) _exit(3);
+    if (world->mode == AS_FIBERS) wefti_sim_leave(world->hub);
     pthread_exit((void *)3);
 }
 
@@ -60,7 +68,7 @@ void world_poll(rank_world *world, uint64_t since_ns) {
     uint64_t now = world_now();
     weft_status status = wefti_wire_progress(world->wire, now);
     if (status != WEFT_OK) rank_failed(world, __FILE__, __LINE__, "poll", "%s", weft_status_name(status));
-    if (now - since_ns > 50000) sched_yield();
+    if (now - since_ns > 50000) let_others();
     if (now - since_ns > WEFTI_SECOND_NS / 50) wefti_wire_rest(world->wire, WEFTI_MILLISECOND_NS);
     check_time(world, since_ns);
 }
@@ -107,7 +115,7 @@ void world_barrier(rank_world *world) {
         if (world->wire)
             world_poll(world, since);
         else
-            check_time(world, since), sched_yield();
+            check_time(world, since), let_others();
     }
 }
 
@@ -146,6 +154,7 @@ static void run_rank(rank_start *start) {
         options.secret = (const uint8_t *)secret;
         options.secret_bytes = sizeof secret;
     }
+    if (world->mode == AS_FIBERS) options.host = wefti_sim_host(world->hub, world->rank);
     weft_memory_counts before, after;
     weft_memory_read(&before);
     CHECK_OK(start->setup->open(&options, &world->wire));
@@ -179,6 +188,34 @@ static void run_threads(const wire_setup *setup, int32_t ranks, shared_state *sh
     }
     for (int32_t rank = 0; rank < ranks; rank++) pthread_join(threads[rank], NULL);
     if (!atomic_load(&shared->failed)) wefti_inproc_hub_release(hub);
+}
+
+static void run_fiber(void *context) { run_rank(context); }
+
+/* All in this thread; ranks that died in the simulation are buried after it. */
+static void run_fibers(const wire_setup *setup, int32_t ranks, shared_state *shared, void (*function)(rank_world *)) {
+    rank_start        starts[MOST_RANKS];
+    wefti_sim        *sim = NULL;
+    wefti_sim_options options = *setup->simulated;
+    weft_memory_counts before, after;
+    options.size = ranks;
+    weft_memory_read(&before);
+    cr_assert_eq(wefti_sim_create(&options, &sim), WEFT_OK);
+    simulated = wefti_sim_host(sim, 0);
+    for (int32_t rank = 0; rank < ranks; rank++) {
+        starts[rank] = (rank_start){{NULL, rank, ranks, AS_FIBERS, shared, sim, false}, setup, function};
+        cr_assert_eq(wefti_sim_start(sim, rank, run_fiber, &starts[rank]), WEFT_OK);
+    }
+    int none = 0;
+    if (wefti_sim_run(sim) != WEFT_OK && atomic_compare_exchange_strong(&shared->failed, &none, 1))
+        snprintf(shared->message, sizeof shared->message, "%s", weft_error_message());
+    simulated = NULL;
+    if (atomic_load(&shared->failed)) return; /* what they have stays where it is */
+    for (int32_t rank = 0; rank < ranks; rank++)
+        if (wefti_sim_is_gone(sim, rank)) starts[rank].world.wire->ops->close(starts[rank].world.wire, 0);
+    wefti_sim_release(sim);
+    weft_memory_read(&after);
+    cr_assert_eq(after.held_bytes, before.held_bytes, "the simulation left %lld bytes behind", (long long)(after.held_bytes - before.held_bytes));
 }
 
 static void run_processes(const wire_setup *setup, int32_t ranks, shared_state *shared, void (*function)(rank_world *)) {
@@ -218,10 +255,12 @@ void conformance_join(const wire_setup *setup, int32_t rank, int32_t size, share
 
 void conformance_run_one(const wire_setup *setup, int32_t ranks, const char *name, void (*function)(rank_world *world)) {
     /* It follows the threads of one process, and nothing that processes share. */
-    if (UNDER_THREAD_SANITIZER && setup->mode == AS_PROCESSES) cr_skip_test("ranks are processes: nothing for ThreadSanitizer");
+    if (UNDER_THREAD_SANITIZER && setup->mode != AS_THREADS) cr_skip_test("ranks are no threads: nothing for ThreadSanitizer");
     shared_state *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert_neq(shared, MAP_FAILED);
-    if (setup->mode == AS_THREADS)
+    if (setup->mode == AS_FIBERS)
+        run_fibers(setup, ranks, shared, function);
+    else if (setup->mode == AS_THREADS)
         run_threads(setup, ranks, shared, function);
     else
         run_processes(setup, ranks, shared, function);

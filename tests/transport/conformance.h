@@ -1,6 +1,6 @@
 /* One list of cases for every wire. A wire's test file says how its ranks are made and runs the list.
  *
- * Ranks are threads or forked processes, which cannot use Criterion's assertions: CHECK records the first failure in
+ * Ranks are threads, forked processes or fibers, which cannot use Criterion's assertions: CHECK records the first failure in
  * memory that all share, everyone stops, and the test asserts at the end. */
 #ifndef WEFT_TESTS_CONFORMANCE_H
 #define WEFT_TESTS_CONFORMANCE_H
@@ -9,11 +9,12 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "transport/sim.h"
 #include "transport/wire_common.h"
 
 enum { MOST_RANKS = 8 };
 
-typedef enum rank_mode { AS_THREADS, AS_PROCESSES } rank_mode;
+typedef enum rank_mode { AS_THREADS, AS_PROCESSES, AS_FIBERS } rank_mode; /* fibers: of the simulator, in its time */
 
 /* What the ranks of one case share. */
 typedef struct shared_state {
@@ -35,7 +36,7 @@ typedef struct rank_world {
     int32_t       rank, size;
     rank_mode     mode;
     shared_state *shared;
-    void         *hub;  /* inproc */
+    void         *hub;  /* inproc; fibers: the simulator */
     bool          gone; /* the case has closed the wire, or left it as a dead rank would */
 } rank_world;
 
@@ -46,6 +47,7 @@ typedef struct wire_setup {
     weft_status (*open)(const wefti_wire_options *options, wefti_wire **wire_out);
     size_t ring_bytes; /* of the options; 0: the default */
     bool   encrypt;
+    const wefti_sim_options *simulated; /* AS_FIBERS; its size is the ranks' */
 } wire_setup;
 
 /* Runs every case of the list with that many ranks; asserts. */

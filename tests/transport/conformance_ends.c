@@ -136,6 +136,11 @@ static void tells_of_a_dead_rank(rank_world *world) {
         world_barrier(world);
         for (int i = 0; i < 20; i++) world_poll(world, world_now());
         if (world->mode == AS_PROCESSES) raise(SIGKILL);
+        if (world->mode == AS_FIBERS) {
+            free(buffer);
+            CHECK_OK(wefti_sim_plan(world->hub, &(wefti_sim_fault){.act = WEFTI_SIM_KILL, .at_ns = world_now()}));
+            for (uint64_t end = world_now();;) world_poll(world, end);
+        }
         wefti_inproc_hub_kill(world->hub, 0);
         uint64_t since = world_now();
         while (atomic_load(&world->shared->finished) < world->size - 1) world_poll(world, since);

@@ -46,8 +46,8 @@ static void keeps_the_order_of_a_tag(rank_world *world) {
             world_send(world, 1, TAG(5), message, i % 2 ? 4 : sizeof message);
         }
     if (world->rank == 1) {
-        static _Thread_local wefti_wire_op ops[COUNT];
-        static _Thread_local uint32_t      got[COUNT][40];
+        wefti_wire_op *ops = take(world, COUNT * sizeof *ops);
+        uint32_t(*got)[40] = take(world, COUNT * sizeof *got);
         for (uint32_t i = 0; i < COUNT; i++) {
             ops[i] = wefti_wire_recv(0, TAG(5), got[i], sizeof got[i]);
             ops[i].flags = WEFTI_WIRE_SILENT;
@@ -59,6 +59,8 @@ static void keeps_the_order_of_a_tag(rank_world *world) {
             CHECK(ops[i].status == WEFT_OK && got[i][0] == i, "message %u came as the %u-th", got[i][0], i);
             CHECK(ops[i].done_bytes == (i % 2 ? 4 : sizeof got[i]), "%zu bytes", ops[i].done_bytes);
         }
+        free(ops);
+        free(got);
     }
 }
 
@@ -67,8 +69,8 @@ static void lets_no_tag_wait_for_another(rank_world *world) {
     enum { COUNT = 24 };
     static const size_t sizes[] = {8, 300000, 40, 9000, 1 << 20, 0};
     if (spectator(world)) return;
-    static _Thread_local wefti_wire_op ops[COUNT];
-    uint8_t                           *memory[COUNT];
+    wefti_wire_op *ops = take(world, COUNT * sizeof *ops);
+    uint8_t       *memory[COUNT];
     for (uint32_t i = 0; i < COUNT; i++) {
         size_t   bytes = sizes[i % WEFTI_COUNT(sizes)];
         uint32_t which = world->rank == 0 ? i : COUNT - 1 - i;
@@ -91,6 +93,7 @@ static void lets_no_tag_wait_for_another(rank_world *world) {
         world_finish(world, &ops[i]);
         free(memory[i]);
     }
+    free(ops);
 }
 
 static void keeps_early_messages(rank_world *world) {

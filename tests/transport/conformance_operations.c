@@ -9,8 +9,8 @@
 static void hands_each_operation_out_once(rank_world *world) {
     enum { COUNT = 50 };
     if (spectator(world)) return;
-    static _Thread_local wefti_wire_op ops[COUNT];
-    static _Thread_local uint64_t      values[COUNT];
+    wefti_wire_op *ops = take(world, COUNT * sizeof *ops);
+    uint64_t      *values = take(world, COUNT * sizeof *values);
     int32_t                            peer = 1 - world->rank, given = 0, handed[COUNT] = {0};
     for (int32_t i = 0; i < COUNT; i++) {
         values[i] = (uint64_t)i;
@@ -40,6 +40,8 @@ static void hands_each_operation_out_once(rank_world *world) {
         CHECK(count == 0, "an operation came out twice");
     }
     for (int32_t i = 0; i < COUNT; i++) CHECK(handed[i] == (i < 40), "operation %d came out %d times", (int)i, (int)handed[i]);
+    free(ops);
+    free(values);
 }
 
 static void refuses_bad_posts(rank_world *world) {

@@ -19,6 +19,7 @@ typedef struct wefti_host {
     weft_status (*random)(void *context, void *bytes, size_t size_bytes);
     void   *context;
     int32_t cores; /* cores that this process may use; >= 1. Waits spin only where no more ranks than cores share it */
+    bool    wakes; /* yield and sleep end as soon as anything comes for this rank: one may sleep as long as there is time */
 } wefti_host;
 
 /* The machine itself. Static, never NULL; safe to use from any thread and after fork. */

@@ -1,0 +1,209 @@
+/* What lies between the ranks of a simulated world: the time that messages take, their pool, and the streams of the control
+ * channel.
+ *
+ * Each rank has one port, out and in. A message leaves when the port has carried what was given to it before, is on the way for
+ * the latency of the link, and then takes its turn at the other port, which may have begun to receive it meanwhile: alone, it takes
+ * the latency and its bytes over the bandwidth. Jitter and repeated sends come on top, for that message alone. Memory: the most
+ * messages that ever were on the way at once. */
+#include <string.h>
+
+#include "transport/sim_inside.h"
+
+static const size_t class_bytes[SIM_CLASSES] = {0, 256, 2048, 9216, 32768, SIM_MOST_CHUNK};
+
+sim_message *wefti_sim_message(wefti_sim *sim, size_t data_bytes) {
+    int size_class = 0;
+    while (class_bytes[size_class] < data_bytes) size_class++;
+    sim_message *message = sim->pool[size_class];
+    if (message)
+        sim->pool[size_class] = message->next;
+    else if (wefti_alloc_raw(sizeof *message + class_bytes[size_class], WEFTI_CACHE_LINE, "a simulated message", &message) != WEFT_OK)
+        return NULL;
+    *message = (sim_message){.size_class = (uint8_t)size_class, .data = size_class ? (uint8_t *)(message + 1) : NULL};
+    return message;
+}
+
+void wefti_sim_message_free(wefti_sim *sim, sim_message *message) {
+    if (message->op) message->op->scratch[1] = 0;
+    message->next = sim->pool[message->size_class];
+    sim->pool[message->size_class] = message;
+}
+
+void wefti_sim_pool_free(wefti_sim *sim) {
+    for (int size_class = 0; size_class < SIM_CLASSES; size_class++)
+        for (sim_message *message = sim->pool[size_class], *next; message; message = next) {
+            next = message->next;
+            wefti_free(message, sizeof *message + class_bytes[size_class]);
+        }
+}
+
+static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static void drop(wefti_sim *sim, sim_message *message) {
+    wefti_sim_note(sim, "drop", message->from, message->to, message->tag, message->bytes);
+    wefti_sim_message_free(sim, message);
+}
+
+static void stream_arrived(wefti_sim *sim, sim_message *message) {
+    sim_stream *stream = message->stream;
+    if (message->kind == SIM_CHUNK && !stream->closed) {
+        message->next = NULL;
+        if (stream->last)
+            stream->last->next = message;
+        else
+            stream->first = message;
+        stream->last = message;
+    } else {
+        if (message->kind == SIM_CHUNK_END) stream->ended = true;
+        wefti_sim_message_free(sim, message);
+    }
+    wefti_sim_wake(&sim->seats[stream->seat]);
+}
+
+static void arrive(wefti_sim *sim, sim_event *event) {
+    sim_message *message = (sim_message *)event;
+    sim_way     *way = &sim->ways[(size_t)message->from * (size_t)sim->options.size + (size_t)message->to];
+    if (message->previous)
+        message->previous->next = message->next;
+    else
+        way->first = message->next;
+    if (message->next)
+        message->next->previous = message->previous;
+    else
+        way->last = message->previous;
+    message->next = message->previous = NULL;
+    if (sim->seats[message->from].cut || sim->seats[message->to].cut || sim->seats[message->to].dead) {
+        drop(sim, message);
+        return;
+    }
+    wefti_sim_note(sim, wefti_sim_kind_name(message->kind), message->from, message->to, message->tag, message->bytes);
+    if (message->kind >= SIM_CHUNK)
+        stream_arrived(sim, message);
+    else
+        wefti_sim_wire_arrived(sim, message);
+}
+
+void wefti_sim_send(wefti_sim *sim, sim_message *message, size_t bytes, uint64_t not_before_ns) {
+    sim_seat *from = &sim->seats[message->from], *to = &sim->seats[message->to];
+    sim_way  *way = &sim->ways[(size_t)message->from * (size_t)sim->options.size + (size_t)message->to];
+    const wefti_sim_options *options = &sim->options;
+    const wefti_sim_link    *link = from->node == to->node ? &options->near : &options->far;
+    uint64_t carry_ns = (uint64_t)((double)bytes / link->bytes_per_ns);
+    uint64_t leaves_ns = later(wefti_sim_clock(sim), from->out_free_ns);
+    from->out_free_ns = leaves_ns + carry_ns;
+    to->in_free_ns = later(leaves_ns + link->latency_ns, to->in_free_ns) + carry_ns;
+    uint64_t at_ns = to->in_free_ns;
+    if (options->jitter_ns) at_ns += wefti_sim_random(sim) % (options->jitter_ns + 1);
+    if (options->lost && wefti_sim_random(sim) % 1000000 < options->lost) at_ns += options->again_ns;
+    at_ns = later(at_ns, not_before_ns);
+    way->last_ns = later(way->last_ns, at_ns);
+    message->next = NULL;
+    message->previous = way->last;
+    if (way->last)
+        way->last->next = message;
+    else
+        way->first = message;
+    way->last = message;
+    message->event = (sim_event){.fire = arrive};
+    wefti_sim_schedule(sim, &message->event, at_ns);
+}
+
+/* --- streams --- */
+
+static weft_status stream_send(wefti_stream *base, const void *bytes, size_t count, size_t *sent_out) {
+    sim_stream *stream = (sim_stream *)base;
+    if (stream->ended) return wefti_fail(WEFT_E_LINK, "the control connection has ended");
+    size_t       part = count < SIM_MOST_CHUNK ? count : SIM_MOST_CHUNK;
+    sim_message *message = wefti_sim_message(stream->sim, part);
+    if (!message) return WEFT_E_AGAIN;
+    message->kind = SIM_CHUNK;
+    message->stream = stream->other;
+    message->from = stream->seat;
+    message->to = stream->other->seat;
+    message->bytes = part;
+    memcpy(message->data, bytes, part);
+    wefti_sim_send(stream->sim, message, part, stream->last_ns);
+    stream->last_ns = message->event.at_ns;
+    *sent_out = part;
+    return WEFT_OK;
+}
+
+static void drop_first(sim_stream *stream) {
+    sim_message *message = stream->first;
+    stream->first = message->next;
+    if (!stream->first) stream->last = NULL;
+    stream->taken = 0;
+    wefti_sim_message_free(stream->sim, message);
+}
+
+static weft_status stream_receive(wefti_stream *base, void *bytes, size_t most, size_t *received_out) {
+    sim_stream  *stream = (sim_stream *)base;
+    sim_message *message = stream->first;
+    if (!message) return stream->ended ? wefti_fail(WEFT_E_LINK, "the control connection was closed") : WEFT_E_AGAIN;
+    size_t left = (size_t)message->bytes - stream->taken, part = left < most ? left : most;
+    memcpy(bytes, message->data + stream->taken, part);
+    stream->taken += part;
+    if (stream->taken == message->bytes) drop_first(stream);
+    *received_out = part;
+    return WEFT_OK;
+}
+
+static void stream_close(wefti_stream *base) {
+    sim_stream *stream = (sim_stream *)base;
+    if (stream->closed) return;
+    stream->closed = true;
+    while (stream->first) drop_first(stream);
+    sim_message *message = wefti_sim_message(stream->sim, 0);
+    if (!message) return; /* the other one learns by silence */
+    message->kind = SIM_CHUNK_END;
+    message->stream = stream->other;
+    message->from = stream->seat;
+    message->to = stream->other->seat;
+    wefti_sim_send(stream->sim, message, 0, stream->last_ns);
+    stream->last_ns = message->event.at_ns;
+}
+
+static const wefti_stream_ops stream_ops = {stream_send, stream_receive, stream_close};
+
+static sim_stream *find(sim_seat *seat, int32_t peer) {
+    sim_stream *found = NULL; /* the oldest, which is the last of the list */
+    for (sim_stream *at = seat->streams; at; at = at->next)
+        if (!at->asked && at->other->seat == peer) found = at;
+    return found;
+}
+
+weft_status wefti_sim_stream(void *context, int32_t peer, wefti_stream **stream_out) {
+    sim_seat   *seat = context;
+    wefti_sim  *sim = seat->sim;
+    sim_stream *ends[2] = {find(seat, peer), NULL};
+    if (!ends[0]) {
+        for (int i = 0; i < 2; i++) {
+            weft_status status = wefti_alloc(sizeof *ends[i], "a simulated stream", &ends[i]);
+            if (status != WEFT_OK) {
+                if (i == 1) wefti_free(ends[0], sizeof *ends[0]);
+                return status;
+            }
+        }
+        for (int i = 0; i < 2; i++) {
+            sim_seat *here = i ? &sim->seats[peer] : seat;
+            *ends[i] = (sim_stream){.base = {&stream_ops}, .sim = sim, .other = ends[1 - i], .next = here->streams, .seat = here->index};
+            here->streams = ends[i];
+        }
+    }
+    ends[0]->asked = true;
+    *stream_out = &ends[0]->base;
+    return WEFT_OK;
+}
+
+void wefti_sim_streams_break(sim_seat *seat) {
+    for (sim_stream *stream = seat->streams; stream; stream = stream->next) stream_close(&stream->base);
+}
+
+void wefti_sim_streams_free(sim_seat *seat) {
+    for (sim_stream *stream = seat->streams, *next; stream; stream = next) {
+        next = stream->next;
+        while (stream->first) drop_first(stream);
+        wefti_free(stream, sizeof *stream);
+    }
+    seat->streams = NULL;
+}
