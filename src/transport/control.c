@@ -35,15 +35,29 @@ static void rouse(wefti_control *control) {
 
 static int32_t member_count(const wefti_control *control) { return control->place->rank == 0 ? control->place->size : 1; }
 
+static void tell(control_member *member, weft_status status, int32_t rank, const char *cause) {
+    if (member->told || !wefti_control_reaches(member)) return;
+    member->told = true;
+    (void)!wefti_frames_send(&member->frames, (wefti_frame){CONTROL_FAULT, (uint32_t)strlen(cause), rank, (uint32_t)status}, cause);
+}
+
 /* Gives the news to everyone who has not had any. */
 static void broadcast(wefti_control *control, weft_status status, int32_t rank, const char *cause) {
-    for (int32_t i = 0; i < member_count(control); i++) {
-        control_member *member = &control->members[i];
-        if (member->told || !wefti_control_reaches(member)) continue;
-        member->told = true;
-        (void)!wefti_frames_send(&member->frames,
-                                 (wefti_frame){CONTROL_FAULT, (uint32_t)strlen(cause), rank, (uint32_t)status}, cause);
-    }
+    for (int32_t i = 0; i < member_count(control); i++) tell(&control->members[i], status, rank, cause);
+}
+
+/* Who was only stopped, and goes on one day, is to find its own silence in what came, and not blame us for the end of the connection. */
+void wefti_control_lose(wefti_control *control, control_member *member, int32_t rank, weft_status status) {
+    char cause[CONTROL_CAUSE_BYTES];
+    if (status == WEFT_E_CORRUPT)
+        snprintf(cause, sizeof cause, "on the control channel, %.200s", weft_error_message());
+    else
+        snprintf(cause, sizeof cause, status == WEFT_E_TIMEOUT ? "it has been silent for %.3g s (stopped, or cut off)" : "its process has ended",
+                 (double)CONTROL_SILENCE_NS / 1e9);
+    if (status == WEFT_E_TIMEOUT && wefti_fault_verdict(control->fault) == WEFT_OK) tell(member, WEFT_E_PEER, rank, cause);
+    member->state = MEMBER_DEAD;
+    wefti_frames_close(&member->frames);
+    wefti_fault_raise(control->fault, WEFT_E_PEER, rank, cause);
 }
 
 static void decided(void *context, weft_status status, int32_t rank, const char *cause) {
@@ -232,6 +246,14 @@ void wefti_control_wait(wefti_control *control) {
     pthread_mutex_lock(&control->lock);
 }
 
+weft_status wefti_control_room(control_round *round, uint32_t number, size_t bytes) {
+    int which = (int)(number % 2);
+    if (bytes <= round->room[which]) return WEFT_OK;
+    WEFTI_TRY(wefti_grow(&round->all[which], round->room[which], bytes, "an exchange"));
+    round->room[which] = bytes;
+    return WEFT_OK;
+}
+
 /* Sends this rank's part, once it has joined. */
 static void contribute(wefti_control *control, const uint8_t *payload, size_t bytes, bool *sent) {
     if (*sent || control->members[0].state != MEMBER_HERE) return;
@@ -259,6 +281,10 @@ weft_status wefti_control_exchange(wefti_control *control, const char *name, con
     uint64_t deadline_ns = wefti_deadline_after(wefti_host_now(control->host), patience_ns);
     pthread_mutex_lock(&control->lock);
     control->round.done = false;
+    if (wefti_control_room(&control->round, control->round.number, bytes * (size_t)control->place->size) != WEFT_OK) {
+        pthread_mutex_unlock(&control->lock);
+        return WEFT_E_NO_MEMORY;
+    }
     if (control->place->rank != 0) {
         control->round.open = true;
         control->round.bytes = bytes;
@@ -278,7 +304,7 @@ weft_status wefti_control_exchange(wefti_control *control, const char *name, con
         else
             wefti_control_wait(control);
     }
-    if (status == WEFT_OK)
+    if (status == WEFT_OK && bytes)
         memcpy(all_out, control->round.all[(control->round.number - 1) % 2], bytes * (size_t)control->place->size);
     pthread_mutex_unlock(&control->lock);
     return status;
@@ -289,7 +315,6 @@ weft_status wefti_control_exchange(wefti_control *control, const char *name, con
 static size_t control_bytes(const wefti_place *place) {
     return sizeof(wefti_control) + ((size_t)place->size + CONTROL_MOST_GUESTS + 5) * sizeof(struct pollfd);
 }
-static size_t round_bytes(const wefti_place *place) { return (size_t)place->size * WEFTI_EXCHANGE_MOST_BYTES; }
 
 static void free_all(wefti_control *control) {
     const wefti_place *place = control->place;
@@ -302,7 +327,7 @@ static void free_all(wefti_control *control) {
     wefti_free(control->members, (size_t)member_count(control) * sizeof *control->members);
     wefti_free(control->waits, (size_t)place->size * sizeof *control->waits);
     wefti_free(control->guests, CONTROL_MOST_GUESTS * sizeof *control->guests);
-    for (int i = 0; i < 2; i++) wefti_free(control->round.all[i], round_bytes(place));
+    for (int i = 0; i < 2; i++) wefti_free(control->round.all[i], control->round.room[i]);
     pthread_cond_destroy(&control->changed);
     pthread_mutex_destroy(&control->lock);
     wefti_free(control, control_bytes(place));
@@ -339,7 +364,6 @@ static weft_status set_up(wefti_control *control, uint64_t timeout_ns) {
     const wefti_place *place = control->place;
     WEFTI_TRY(wefti_alloc((size_t)member_count(control) * sizeof *control->members, "members", &control->members));
     for (int32_t i = 0; i < member_count(control); i++) control->members[i].frames.socket = -1;
-    for (int i = 0; i < 2; i++) WEFTI_TRY(wefti_alloc(round_bytes(place), "an exchange", &control->round.all[i]));
     if (place->rank == 0 && control->watch)
         WEFTI_TRY(wefti_alloc((size_t)place->size * sizeof *control->waits, "how long ranks wait", &control->waits));
     if (control->network) {

@@ -97,25 +97,14 @@ static void join(wefti_control *control, uint64_t now_ns) {
     control->dialled = -1;
 }
 
-static void lose_server(wefti_control *control, weft_status status) {
-    char cause[CONTROL_CAUSE_BYTES];
-    control->members[0].state = MEMBER_DEAD;
-    wefti_frames_close(&control->members[0].frames);
-    if (status == WEFT_E_CORRUPT)
-        snprintf(cause, sizeof cause, "on the control channel, %.200s", weft_error_message());
-    else
-        snprintf(cause, sizeof cause, status == WEFT_E_TIMEOUT ? "it has been silent for %.3g s (stopped, or cut off)"
-                                                               : "its process has ended", (double)CONTROL_SILENCE_NS / 1e9);
-    wefti_fault_raise(control->fault, WEFT_E_PEER, 0, cause);
-}
-
 static void take_result(wefti_control *control, const wefti_frame *frame, const uint8_t *payload) {
     control_round *round = &control->round;
     if (!round->open || frame->value != round->number || frame->length != round->bytes * (size_t)control->place->size) {
-        lose_server(control, wefti_fail(WEFT_E_CORRUPT, "it sent a result that belongs to no exchange"));
+        wefti_control_lose(control, &control->members[0], 0,
+                           wefti_fail(WEFT_E_CORRUPT, "it sent a result that belongs to no exchange"));
         return;
     }
-    memcpy(round->all[round->number % 2], payload, frame->length);
+    if (frame->length) memcpy(round->all[round->number % 2], payload, frame->length);
     round->open = false;
     round->done = true;
     round->number++;
@@ -129,13 +118,13 @@ void wefti_control_client_pump(wefti_control *control, uint64_t now_ns) {
         const uint8_t *payload;
         weft_status    status = wefti_frames_next(&server->frames, now_ns, &frame, &payload);
         if (status == WEFT_E_AGAIN) {
-            if (wefti_frames_flush(&server->frames) != WEFT_OK) lose_server(control, WEFT_E_LINK);
+            if (wefti_frames_flush(&server->frames) != WEFT_OK) wefti_control_lose(control, &control->members[0], 0, WEFT_E_LINK);
             else if (server->beats && now_ns > server->frames.heard_ns + CONTROL_SILENCE_NS)
-                lose_server(control, WEFT_E_TIMEOUT);
+                wefti_control_lose(control, &control->members[0], 0, WEFT_E_TIMEOUT);
             return;
         }
         if (status != WEFT_OK)
-            lose_server(control, status);
+            wefti_control_lose(control, &control->members[0], 0, status);
         else if (frame.kind == CONTROL_RESULT)
             take_result(control, &frame, payload);
         else

@@ -52,7 +52,8 @@ typedef struct control_round {
     char        name[WEFTI_EXCHANGE_NAME_BYTES];
     size_t      bytes;
     int32_t     first;   /* rank that came first, to be named in a disagreement */
-    uint8_t    *all[2];  /* [size * WEFTI_EXCHANGE_MOST_BYTES] by rank, by the round's parity: the others may begin the next
+    size_t      room[2]; /* bytes of … */
+    uint8_t    *all[2];  /* [size] parts of a round's `bytes` by rank, by the round's parity: the others may begin the next
                             round before rank 0 has taken this one's result */
 } control_round;
 
@@ -113,8 +114,12 @@ struct wefti_control {
 static inline bool wefti_control_reaches(const control_member *member) {
     return member->state == MEMBER_HERE && wefti_frames_are_open(&member->frames);
 }
+/* Makes room for everyone's bytes of a round. */
+weft_status wefti_control_room(control_round *round, uint32_t number, size_t bytes);
 /* Remembers that joining has failed, with the thread's message. */
 void wefti_control_fail(wefti_control *control, weft_status status);
+/* Gives up a member whose connection has ended (WEFT_E_LINK), that sent nonsense (WEFT_E_CORRUPT) or that is silent (WEFT_E_TIMEOUT). */
+void wefti_control_lose(wefti_control *control, control_member *member, int32_t rank, weft_status status);
 /* What all frames but those of exchanges mean; `from` is the sender. */
 void wefti_control_hear(wefti_control *control, control_member *member, int32_t from, const wefti_frame *frame,
                         const uint8_t *payload);

@@ -159,6 +159,10 @@ void wefti_control_server_take(wefti_control *control, int32_t rank, uint32_t nu
     name[sizeof name - 1] = 0;
     bytes -= sizeof name;
     if (!round->open) {
+        if (wefti_control_room(round, number, bytes * (size_t)control->place->size) != WEFT_OK) {
+            wefti_fault_raise(control->fault, WEFT_E_NO_MEMORY, 0, weft_error_message());
+            return;
+        }
         round->open = true;
         round->bytes = bytes;
         round->first = rank;
@@ -169,7 +173,7 @@ void wefti_control_server_take(wefti_control *control, int32_t rank, uint32_t nu
         wefti_fault_raise(control->fault, WEFT_E_MISMATCH, rank, cause);
         return;
     }
-    memcpy(round->all[number % 2] + (size_t)rank * bytes, payload + sizeof name, bytes);
+    if (bytes) memcpy(round->all[number % 2] + (size_t)rank * bytes, payload + sizeof name, bytes);
     control->members[rank].came = true;
     for (int32_t other = 0; other < control->place->size; other++)
         if (control->members[other].state == MEMBER_LEFT && !control->members[other].came)
@@ -197,19 +201,6 @@ void wefti_control_server_missing(wefti_control *control, const char *name, doub
 
 /* --- members --- */
 
-static void lose(wefti_control *control, int32_t rank, weft_status status) {
-    control_member *member = &control->members[rank];
-    char            cause[CONTROL_CAUSE_BYTES];
-    member->state = MEMBER_DEAD;
-    wefti_frames_close(&member->frames);
-    if (status == WEFT_E_CORRUPT)
-        snprintf(cause, sizeof cause, "on the control channel, %.200s", weft_error_message());
-    else
-        snprintf(cause, sizeof cause, status == WEFT_E_TIMEOUT ? "it has been silent for %.3g s (stopped, or cut off)"
-                                                               : "its process has ended", (double)CONTROL_SILENCE_NS / 1e9);
-    wefti_fault_raise(control->fault, WEFT_E_PEER, rank, cause);
-}
-
 static void pump_member(wefti_control *control, int32_t rank, uint64_t now_ns) {
     control_member *member = &control->members[rank];
     while (member->state == MEMBER_HERE) {
@@ -217,12 +208,12 @@ static void pump_member(wefti_control *control, int32_t rank, uint64_t now_ns) {
         const uint8_t *payload;
         weft_status    status = wefti_frames_next(&member->frames, now_ns, &frame, &payload);
         if (status == WEFT_E_AGAIN) {
-            if (wefti_frames_flush(&member->frames) != WEFT_OK) lose(control, rank, WEFT_E_LINK);
-            else if (member->beats && now_ns > member->frames.heard_ns + CONTROL_SILENCE_NS) lose(control, rank, WEFT_E_TIMEOUT);
+            if (wefti_frames_flush(&member->frames) != WEFT_OK) wefti_control_lose(control, member, rank, WEFT_E_LINK);
+            else if (member->beats && now_ns > member->frames.heard_ns + CONTROL_SILENCE_NS) wefti_control_lose(control, member, rank, WEFT_E_TIMEOUT);
             return;
         }
         if (status != WEFT_OK) {
-            lose(control, rank, status);
+            wefti_control_lose(control, member, rank, status);
         } else if (frame.kind == CONTROL_EXCHANGE) {
             wefti_control_server_take(control, rank, frame.value, payload, frame.length);
         } else {
