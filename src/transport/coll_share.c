@@ -15,10 +15,8 @@
  * Sources are taken in the order of the members, each element by one member alone: equal bits on all ranks, the same as
  * those of one-shot and direct. */
 #include <string.h>
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
+#include "core/base/stream.h"
 #include "transport/coll_map.h"
 
 /* What one call of progress does at most, so that several in flight are served in turn. */
@@ -173,35 +171,7 @@ static bool clear_to_work(coll_operation *operation, uint64_t segment) {
     return true;
 }
 
-/* memcpy past the caches. The caller orders it by stream_fence before it tells others. */
-static void stream_copy(void *to, const void *from, size_t bytes) {
-#if defined(__SSE2__)
-    if ((((uintptr_t)to | (uintptr_t)from) & 15) == 0 && bytes >= WEFTI_CACHE_LINE) {
-        size_t lines = bytes / WEFTI_CACHE_LINE;
-        __m128i *out = to;
-        const __m128i *in = from;
-        for (size_t i = 0; i < lines; i++, in += 4, out += 4) {
-            __m128i a = _mm_load_si128(in), b = _mm_load_si128(in + 1), c = _mm_load_si128(in + 2),
-                    d = _mm_load_si128(in + 3);
-            _mm_stream_si128(out, a);
-            _mm_stream_si128(out + 1, b);
-            _mm_stream_si128(out + 2, c);
-            _mm_stream_si128(out + 3, d);
-        }
-        size_t done = lines * WEFTI_CACHE_LINE;
-        to = (uint8_t *)to + done;
-        from = (const uint8_t *)from + done;
-        bytes -= done;
-    }
-#endif
-    if (bytes) memcpy(to, from, bytes);
-}
 static void copy(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
-static void stream_fence(void) {
-#if defined(__SSE2__)
-    _mm_sfence();
-#endif
-}
 
 /* Copies `count` elements of what all members have for this one from `first` on. */
 static void exchange_block(coll_operation *operation, share_place place, uint64_t segment, size_t first, size_t count) {
@@ -212,8 +182,8 @@ static void exchange_block(coll_operation *operation, share_place place, uint64_
     for (int32_t i = 0; i < group->base.size; i++) {
         const uint8_t *from = share->send[i] ? share->send[i] + (place.source + first) * element
                                              : stage_of(operation, i, false, segment, me) + in_piece;
-        (share->stream ? stream_copy : copy)(coll_at(operation, share->receive[me], wefti_coll_part_of(operation, i).first + first),
-                                             from, count * element);
+        void *to = coll_at(operation, share->receive[me], wefti_coll_part_of(operation, i).first + first);
+        (share->stream ? wefti_stream_copy : copy)(to, from, count * element);
     }
 }
 
@@ -240,7 +210,7 @@ static weft_status work_block(coll_operation *operation, share_place place, uint
         if (!is_target(operation, i, me)) continue;
         void *to = share->receive[i] ? share->receive[i] + (place.target + first) * element
                                      : stage_of(operation, i, true, segment, me) + in_piece;
-        if (to != result) (share->stream ? stream_copy : copy)(to, result, count * element);
+        if (to != result) (share->stream ? wefti_stream_copy : copy)(to, result, count * element);
     }
     return WEFT_OK;
 }
@@ -268,7 +238,7 @@ static weft_status work(coll_operation *operation, size_t *budget, bool *moved_o
         }
         *moved_out = true;
         uint64_t worked = share->cursor == place.count ? share->segments : share->cursor / share->piece;
-        if (worked != share->worked && share->stream) stream_fence();
+        if (worked != share->worked && share->stream) wefti_stream_fence();
         if (worked != share->worked) atomic_store_explicit(&own_slot(operation)->worked, worked, memory_order_release);
         share->worked = worked;
     }

@@ -154,6 +154,73 @@ Test(cpu_launch, allocates_nothing_and_times_every_call) {
     cr_assert_eq(counts.held_bytes, 0);
 }
 
+/* ---- results that peers load ---- */
+
+typedef struct matrices {
+    wefti_cpu_isa isa;
+    weft_dtype    dtype;
+    int64_t       rows, columns, steps;
+    bool          trans_a;
+} matrices;
+
+/* One product into `c`, which has `bytes`; of its bytes [kept, kept_end) are loaded by nobody else. */
+static void multiply(const matrices *it, bool peers_load, int64_t kept, int64_t kept_end, char *c) {
+    wefti_device *device = create(it->isa, 2);
+    weft_shape    shapes[3] = {it->trans_a ? weft_shape(it->steps, it->rows) : weft_shape(it->rows, it->steps),
+                               weft_shape(it->steps, it->columns), weft_shape(it->rows, it->columns)};
+    wefti_attrs   attrs = {.matmul = {.trans_a = it->trans_a}};
+    wefti_operand operands[3];
+    void         *buffers[4];
+    size_t        bytes[4];
+    for (int i = 0; i < 3; i++) {
+        operands[i] = operand(it->dtype, shapes[i], i);
+        bytes[i] = (size_t)weft_shape_elements(shapes[i]) * weft_dtype_bytes(it->dtype);
+        cr_assert_eq(device->vtable->allocate(device, bytes[i], "a test", &buffers[i]), WEFT_OK);
+        for (int64_t k = 0; k < weft_shape_elements(shapes[i]); k++)
+            wefti_store_f64(buffers[i], k, it->dtype, (double)((k * 2654435761u + (unsigned)i) % 2001) / 1000 - 1);
+    }
+    operands[2].peers_load = peers_load;
+    operands[2].kept_begin = kept;
+    operands[2].kept_end = kept_end;
+    wefti_call call = {.op = WEFT_OP_MATMUL, .attrs = &attrs, .n_inputs = 2, .n_outputs = 1, .inputs = operands,
+                       .outputs = &operands[2], .scratch_buffer = 3, .name = "product"};
+    cr_assert_eq(device->vtable->query(device, &call, &call.scratch_bytes), WEFT_OK);
+    bytes[3] = (size_t)call.scratch_bytes;
+    cr_assert_eq(device->vtable->allocate(device, bytes[3], "scratch", &buffers[3]), WEFT_OK);
+    wefti_program *program = NULL;
+    cr_assert_eq(device->vtable->compile(device, &(wefti_segment){.calls = &call, .n_calls = 1, .n_buffers = 4}, &program), WEFT_OK);
+    cr_assert_eq(device->vtable->launch(program, &(wefti_launch){.buffers = buffers}), WEFT_OK);
+    memcpy(c, buffers[2], bytes[2]);
+    device->vtable->release_program(program);
+    for (int i = 0; i < 4; i++) device->vtable->deallocate(device, buffers[i], bytes[i]);
+    device->vtable->release(device);
+}
+
+/* How a result is stored changes none of its bits: whole lines and not, one block of k and several, some of it kept, few and many blocks. */
+Test(cpu_launch, gives_the_same_bits_where_peers_load_them) {
+    const matrices all[] = {
+        {.dtype = WEFT_F32, .rows = 197, .columns = 160, .steps = 64, .trans_a = true}, {.dtype = WEFT_F32, .rows = 14, .columns = 512, .steps = 33},
+        {.dtype = WEFT_F64, .rows = 93, .columns = 88, .steps = 19, .trans_a = true},   {.dtype = WEFT_F32, .rows = 64, .columns = 97, .steps = 64},
+        {.dtype = WEFT_F32, .rows = 70, .columns = 96, .steps = 900},                   {.dtype = WEFT_BF16, .rows = 90, .columns = 64, .steps = 50},
+        {.dtype = WEFT_F32, .rows = 40, .columns = 48, .steps = 0},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        for (int isa = WEFTI_CPU_REFERENCE; isa < WEFTI_CPU_ISA_COUNT; isa++) {
+            matrices it = all[i];
+            it.isa = (wefti_cpu_isa)isa;
+            if (!wefti_cpu_has(it.isa)) continue;
+            size_t bytes = (size_t)(it.rows * it.columns) * weft_dtype_bytes(it.dtype), kept = bytes / 2 / 64 * 64;
+            char  *plain = malloc(bytes), *loaded = malloc(bytes);
+            multiply(&it, false, 0, 0, plain);
+            for (int part = 0; part < 3; part++) {
+                multiply(&it, true, part == 2 ? (int64_t)kept : 0, part == 0 ? 0 : part == 1 ? (int64_t)kept : (int64_t)bytes, loaded);
+                cr_assert_eq(memcmp(plain, loaded, bytes), 0, "product %zu, kept %d, with %s", i, part, wefti_cpu_isa_name(it.isa));
+            }
+            free(plain);
+            free(loaded);
+        }
+}
+
 /* ---- refusals ---- */
 
 typedef struct refusal {

@@ -55,6 +55,17 @@ Test(divide, adam_in_f64_on_three_ranks) { gives_the_same_bits(3, "adam", "f64",
 /* More ranks than the smallest bias has cache lines: some have nothing of it to do. */
 Test(divide, adam_on_five_ranks) { gives_the_same_bits(5, "adam", "f32", 1, 4); }
 
+/* How parts come to the others: stored by who updated them where nobody reads the parameters any more once the last reduction has begun, as
+ * a network's first layer is the last to have its gradient; else loaded. Either way the bits are the same. */
+static void travels(const char *solver, int least, int count, const char *how) {
+    gives_the_same_bits(2, solver, "f32", least, count);
+    char *text = run(2, "shm", solver, "f32", least, 2, "travels", "");
+    cr_assert_not_null(strstr(text, how), "expected '%s': %s", how, text);
+    free(text);
+}
+Test(divide, stores_parts_to_peers) { travels("adam", 1000, 2, "parts: store"); }
+Test(divide, loads_parts_where_peers_may_still_read) { travels("deep", 1000, 2, "parts: load "); }
+
 /* The norm of all gradients is read beside the update; messages cannot reach a peer's memory. */
 Test(divide, leaves_clipping_by_norm_whole) { gives_the_same_bits(2, "clipped", "f32", 1, 0); }
 /* The regulariser leaves biases out, so they have no rows. */

@@ -153,6 +153,8 @@ typedef struct wefti_operand {
     int64_t    stride[WEFT_MAX_RANK];
     int32_t    buffer;       /* index into the buffers given at launch */
     int64_t    offset_bytes; /* of element 0 */
+    bool       peers_load;   /* of an output: other processes load it from this memory next (core/base/stream.h), */
+    int64_t    kept_begin, kept_end; /* but for these bytes from element 0 on, which only this one does */
 } wefti_operand;
 
 /* A fused program: elementwise ops over one iteration space, computed tile by tile without storing what is between,

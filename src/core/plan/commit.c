@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/plan/object.h"
+#include "core/plan/variables.h"
 #include "core/tensor/operand.h"
 #include "weft/array.h"
 
@@ -94,6 +95,30 @@ static void locate_operands(const weft_plan *plan, const int32_t *values, wefti_
         wefti_plan_locate(plan, &plan->ir.values[values[i]], &operands[i].buffer, &operands[i].offset_bytes);
 }
 
+/* From how much on outputs that peers load are worth marking: the rest the caches move as well. */
+enum { PEERS_LOAD_BYTES = 32 << 10 };
+
+/* Of a gradient whose sum is scattered, each rank loads its own part alone: this one keeps its. */
+static void keep_own_part(const wefti_ir *ir, const wefti_value *output, wefti_operand *operand) {
+    for (int32_t c = 0; c < ir->n_collectives; c++) {
+        const wefti_item *item = &ir->items[ir->collectives[c].item];
+        if (item->op != WEFT_OP_REDUCE_SCATTER || !item->divided || ir->values[item->inputs[0]].root != output->root) continue;
+        const struct wefti_group *group = ir->world->group;
+        wefti_variable_part       part = wefti_variable_part_of(wefti_value_elements(output), output->dtype, group->size, group->index);
+        operand->kept_begin = part.first * (int64_t)weft_dtype_bytes(output->dtype);
+        operand->kept_end = operand->kept_begin + part.count * (int64_t)weft_dtype_bytes(output->dtype);
+    }
+}
+
+/* Where the wire maps peers' memory, they load what lies in the exported region. */
+static void mark_loaded(const weft_plan *plan, const wefti_item *item, wefti_operand *outputs) {
+    const wefti_ir *ir = &plan->ir;
+    if (!wefti_mapping_wire(ir->world) || ir->world->size < 2) return;
+    for (int32_t i = 0; i < item->n_outputs; i++)
+        outputs[i].peers_load = outputs[i].buffer == WEFTI_BUFFER_EXPORTED && wefti_value_bytes(&ir->values[item->outputs[i]]) >= PEERS_LOAD_BYTES;
+    if (item->n_outputs == 1 && outputs->peers_load) keep_own_part(ir, &ir->values[item->outputs[0]], outputs);
+}
+
 static void fill_calls(const weft_plan *plan, const wefti_plan_segment *segment, wefti_call *calls, wefti_operand *operands) {
     const wefti_ir *ir = &plan->ir;
     for (int32_t k = segment->begin; k < segment->end; k++, calls++) {
@@ -101,6 +126,7 @@ static void fill_calls(const weft_plan *plan, const wefti_plan_segment *segment,
         wefti_item_call(ir, item, operands, operands + item->n_inputs, calls);
         locate_operands(plan, item->inputs, operands, item->n_inputs);
         locate_operands(plan, item->outputs, operands + item->n_inputs, item->n_outputs);
+        mark_loaded(plan, item, operands + item->n_inputs);
         if (item->scratch_block >= 0) {
             calls->scratch_buffer = WEFTI_BUFFER_ARENA;
             calls->scratch_offset = ir->blocks[item->scratch_block].offset_bytes;

@@ -102,6 +102,9 @@ static void add_totals(weft_plan *plan) {
     wefti_text_add(&plan->text, "largest scratch %lld bytes\n", (long long)t.scratch_bytes);
     wefti_text_add(&plan->text, "one run: %d ops for %d of the graph, %d segments, %d collectives, %.6g FLOP, reads %lld bytes, writes %lld\n",
                    t.ops, t.graph_ops, t.segments, t.collectives, t.flops, (long long)t.read_bytes, (long long)t.written_bytes);
+    if (plan->ir.n_divided)
+        wefti_text_add(&plan->text, "%d parameters are updated in parts, which ranks %s\n", plan->ir.n_divided,
+                       plan->ir.pushes ? "store to their peers" : "load from their peers");
 }
 
 weft_status weft_plan_describe(weft_plan *plan, const char **text_out) {

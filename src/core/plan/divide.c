@@ -1,8 +1,8 @@
 /* Divide: where ranks reach each other's memory, they update large parameters together, each its part.
  *
  * An UPDATE of a gradient that was reduced over the ranks does the same work on every rank. Here ALL_REDUCE, UPDATE becomes
- * REDUCE_SCATTER, UPDATE of this rank's part, and at the end one ALL_GATHER of all such parameters in place, for which a rank waits for the
- * others and loads their parts from their memory. The bytes on the way are the same, a rank has a part of the memory traffic of
+ * REDUCE_SCATTER, UPDATE of this rank's part, and at the end one ALL_GATHER of all such parameters in place, before which a rank stores its
+ * parts to the others' memory, or after which it loads theirs. The bytes on the way are the same, a rank has a part of the memory traffic of
  * the update, and no bit changes, for rules work element by element and sums are taken in the order of the ranks either way. Solver
  * states are kept up to date in parts (variables_shared.c).
  *
@@ -143,4 +143,51 @@ done:
     wefti_free(d.is_output, bytes);
     wefti_free(d.divided, divided_bytes);
     return status;
+}
+
+/* --- how parts come to the others --- */
+
+/* Whether an item reads a parameter that this rank's peers update a part of. */
+static bool reads_divided(const wefti_ir *ir, const wefti_item *item, const bool *divided) {
+    for (int32_t i = 0; i < item->n_inputs; i++) {
+        const wefti_value *root = &ir->values[ir->values[item->inputs[i]].root];
+        if (root->place == WEFTI_PLACE_VARIABLE && divided[root->index]) return true;
+    }
+    return false;
+}
+
+static bool launches_reader(const wefti_ir *ir, const wefti_plan_segment *segment, const bool *divided) {
+    for (int32_t k = segment->begin; k < segment->end; k++) {
+        const wefti_item *item = &ir->items[ir->order[k]];
+        if (!(item->op == WEFT_OP_UPDATE && item->divided) && reads_divided(ir, item, divided)) return true;
+    }
+    return false;
+}
+
+/* Nobody's update begins before every rank has started the last divided reduction; if all readers of the parameters run before that,
+ * on every rank alike, a rank may store its parts where its peers keep theirs. */
+static bool may_push(const wefti_ir *ir, const bool *divided) {
+    bool reads = false, scattered = false;
+    for (int32_t s = ir->n_steps - 1; s >= 0 && !scattered; s--) {
+        const wefti_plan_step *step = &ir->steps[s];
+        const wefti_item      *item = step->kind == WEFTI_STEP_LAUNCH ? NULL : &ir->items[ir->collectives[step->index].item];
+        if (!item) reads = reads || launches_reader(ir, &ir->segments[step->index], divided);
+        else if (!item->divided) reads = reads || reads_divided(ir, item, divided);
+        scattered = step->kind == WEFTI_STEP_START && item->op == WEFT_OP_REDUCE_SCATTER && item->divided;
+    }
+    return scattered && !reads;
+}
+
+weft_status wefti_pass_push(wefti_ir *ir) {
+    bool *divided = NULL;
+    if (ir->n_divided == 0) return WEFT_OK;
+    WEFTI_TRY(wefti_alloc((size_t)ir->n_variables * sizeof *divided, "a plan", &divided));
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        const wefti_item *item = &ir->items[ir->order[k]];
+        for (int32_t i = 0; item->op == WEFT_OP_ALL_GATHER && item->divided && i < item->n_inputs; i++)
+            divided[ir->values[item->inputs[i]].index] = true;
+    }
+    ir->pushes = may_push(ir, divided);
+    wefti_free(divided, (size_t)ir->n_variables * sizeof *divided);
+    return WEFT_OK;
 }

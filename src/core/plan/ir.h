@@ -147,6 +147,7 @@ typedef struct wefti_ir {
     wefti_plan_variable *variables;
     int32_t              n_variables, variables_capacity;
     int32_t              n_divided; /* parameters that ranks update in parts */
+    bool                 pushes;    /* which they store to their peers, instead of loading their peers' */
     wefti_plan_constant *constants;
     int32_t              n_constants, constants_capacity;
     int64_t              constant_bytes;
@@ -247,6 +248,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_spaces(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_hazards(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_fuse(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_divide(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_push(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_bucket(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_schedule(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_stage(wefti_ir *ir);

@@ -23,6 +23,7 @@ static const pass passes[] = {
     {"stage", wefti_pass_stage},       /* what is sent lies in exported memory */
     {"memory", wefti_pass_memory},     /* offsets */
     {"segments", wefti_pass_segments}, /* runs between communication */
+    {"push", wefti_pass_push},         /* who moves what was updated in parts */
 };
 
 static weft_status check_options(weft_world *world, weft_graph *graph, const wefti_plan_options *options) {

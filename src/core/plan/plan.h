@@ -46,6 +46,8 @@ WEFT_MUST_CHECK weft_status wefti_variables_whole(const weft_variables *variable
 void wefti_variables_divide(weft_variables *variables, int32_t index);
 void wefti_variables_ran(weft_variables *variables);
 void wefti_variables_fetch(const weft_variables *variables, int32_t index);
+/* The other way: stores this rank's part of a parameter to all peers, none of which reads it until they have met again. */
+void wefti_variables_push(const weft_variables *variables, int32_t index);
 
 /* The part of `elements` that a rank updates: whole cache lines, the same number for all but the last ones. */
 typedef struct wefti_variable_part {

@@ -93,10 +93,15 @@ static weft_status bind(weft_plan *plan, const weft_feed *feeds, int32_t n_feeds
                                      sizeof plan->step);
 }
 
-/* All ranks have updated their parts of the parameters: fetches the others'. */
-static void gather_parts(weft_plan *plan, const wefti_item *item) {
-    for (int32_t i = 0; item->op == WEFT_OP_ALL_GATHER && item->divided && i < item->n_inputs; i++)
-        wefti_variables_fetch(plan->variables, plan->variable_index[plan->ir.values[item->inputs[i]].index]);
+/* Divided parameters: before the ranks meet each stores what it updated to its peers, or after it loads what they did. */
+static void gather_parts(weft_plan *plan, int32_t collective, bool pushes) {
+    const wefti_item *item = &plan->ir.items[plan->ir.collectives[collective].item];
+    if (item->op != WEFT_OP_ALL_GATHER || !item->divided || plan->ir.pushes != pushes) return;
+    for (int32_t i = 0; i < item->n_inputs; i++) {
+        int32_t variable = plan->variable_index[plan->ir.values[item->inputs[i]].index];
+        if (pushes) wefti_variables_push(plan->variables, variable);
+        else wefti_variables_fetch(plan->variables, variable);
+    }
 }
 
 /* --- the steps --- */
@@ -117,10 +122,13 @@ static weft_status launch(weft_plan *plan, int32_t s) {
 static weft_status step(weft_plan *plan, const wefti_plan_step *it) {
     switch (it->kind) {
     case WEFTI_STEP_LAUNCH: WEFTI_TRY(launch(plan, it->index)); break;
-    case WEFTI_STEP_START: WEFTI_TRY(wefti_flight_start(plan, it->index)); break;
+    case WEFTI_STEP_START:
+        gather_parts(plan, it->index, true);
+        WEFTI_TRY(wefti_flight_start(plan, it->index));
+        break;
     default:
         WEFTI_TRY(wefti_flight_wait(plan, it->index));
-        gather_parts(plan, &plan->ir.items[plan->ir.collectives[it->index].item]);
+        gather_parts(plan, it->index, false);
         break;
     }
     if (it->kind != WEFTI_STEP_WAIT && plan->first_flight >= 0) wefti_flights_progress(plan);

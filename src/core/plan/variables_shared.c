@@ -10,6 +10,7 @@
  * given up its own. */
 #include <string.h>
 
+#include "core/base/stream.h"
 #include "core/plan/variables.h"
 
 enum { FIND_SECONDS = 30 };
@@ -118,6 +119,16 @@ void wefti_variables_fetch(const weft_variables *v, int32_t index) {
         size_t              at = begin + (size_t)part.first * size;
         if (r != v->rank) memcpy(v->peers[v->rank] + at, v->peers[r] + at, (size_t)part.count * size);
     }
+}
+
+void wefti_variables_push(const weft_variables *v, int32_t index) {
+    const wefti_variable *it = &v->list[index];
+    wefti_variable_part   part = wefti_variable_part_of(weft_shape_elements(it->shape), it->dtype, v->ranks, v->rank);
+    size_t                size = weft_dtype_bytes(it->dtype);
+    const char           *own = (char *)it->memory + (size_t)part.first * size;
+    for (int32_t r = 0; r < v->ranks; r++)
+        if (r != v->rank) wefti_stream_copy(v->peers[r] + (own - v->peers[v->rank]), own, (size_t)part.count * size);
+    wefti_stream_fence();
 }
 
 /* The first peer that has overwritten a state since the last divided run; -1: none has. */

@@ -1,7 +1,8 @@
 /* Trains a small network whose updates the ranks do in parts, or each alone, for comparing them.
  * usage: divide SOLVER f32|f64 DIVIDE_BYTES STEPS OUT [SAVE_AT]
  * Every rank writes all its variables to OUT-RANK, solver states included, and rank 0 prints how many updates are divided. With SAVE_AT the
- * run is saved to OUT.safetensors after that step, and goes on from that file where it exists. SOLVER "spoil": as adam, and after the last
+ * run is saved to OUT.safetensors after that step, and goes on from that file where it exists. SOLVER "deep": as adam, with a small layer
+ * in front, and a weight that is the first operand of its product: its gradient travels while it is still read for that of the front layer. SOLVER "spoil": as adam, and after the last
  * step rank 1 sets a solver state before rank 0 looks at it: rank 0 must be told. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,6 +47,9 @@ static void say_divided(weft_trainer *trainer) {
         gathered += strcmp(op.kind, "all_gather") == 0;
     }
     printf("divided %d gathered %d\n", scattered, gathered);
+    const char *text = NULL;
+    if (weft_plan_describe(weft_trainer_plan(trainer), &text) == WEFT_OK && strstr(text, "in parts, which ranks "))
+        printf("parts: %.5s\n", strstr(text, "in parts, which ranks ") + strlen("in parts, which ranks "));
 }
 
 /* Rank 1 is ahead: it has set the state by the time that rank 0 asks (half a second: there is nothing to wait for between them). */
@@ -89,7 +93,14 @@ int main(int argc, char **argv) {
                                      {"label", WEFT_I32, weft_shape(ROWS), label}};
     weft_loader_options how = {.batch = BATCH, .rank = weft_world_rank(world), .ranks = weft_world_size(world), .seed = 3, .epochs = -1};
     if ((status = weft_loader_open_arrays(fields, 2, &how, &loader)) != WEFT_OK) goto done;
-    weft_tensor *h = weft_linear(weft_input(graph, "x", dtype, weft_shape(BATCH, WIDTH)), "hidden", .out = 53);
+    weft_tensor *h = weft_input(graph, "x", dtype, weft_shape(BATCH, WIDTH));
+    if (strcmp(argv[1], "deep") == 0) {
+        h = weft_tanh(weft_linear(h, "front", .out = 6));
+        h = weft_matmul(weft_parameter(graph, "hidden.weight", weft_shape(53, 6), .dtype = dtype), h, .transpose_b = true);
+        h = weft_transpose(h, 0, 1);
+    } else {
+        h = weft_linear(h, "hidden", .out = 53);
+    }
     h = weft_linear(weft_relu(h), "head", .out = CLASSES);
     weft_program program = {.loss = weft_cross_entropy(h, weft_input(graph, "label", WEFT_I32, weft_shape(BATCH))),
                             .regulariser = strcmp(argv[1], "rows") == 0 ? weft_group_lasso(1e-3) : weft_elastic_net(1e-4, 1e-3),

@@ -63,17 +63,17 @@ WEFTI_INLINE void multiply_along_keys(int64_t rows, int64_t columns, int64_t k, 
                                       float *c, bool add) {
     for (int64_t column = 0; column < columns; column += 2 * VF)
         wefti_gemm_f32_functions.multiply_rows(rows, wefti_min_i64(2 * VF, columns - column), k, a, SCORE_STRIDE, b + column * packed,
-                                               c + column, columns, add);
+                                               c + column, columns, gemm_store(add));
 }
 /* Scores: `rows` rows of a [.. x depth] matrix, where they lie or packed at `room`, times keys packed across. */
 WEFTI_INLINE void multiply_across_keys(const float *x, int64_t row_stride, int64_t k_stride, int64_t rows, int64_t columns, int64_t k,
                                        const float *keys, float *room, float *scores) {
     if (gemm_reads_rows(row_stride, k_stride, sizeof *x)) {
-        wefti_gemm_f32_functions.multiply_rows(rows, columns, k, x, row_stride, keys, scores, SCORE_STRIDE, false);
+        wefti_gemm_f32_functions.multiply_rows(rows, columns, k, x, row_stride, keys, scores, SCORE_STRIDE, GEMM_STORE);
         return;
     }
     wefti_gemm_f32_functions.pack_a(x, row_stride, k_stride, rows, k, 0, gemm_a_panels(rows), room);
-    wefti_gemm_f32_functions.multiply(rows, columns, k, room, keys, scores, SCORE_STRIDE, false);
+    wefti_gemm_f32_functions.multiply(rows, columns, k, room, keys, scores, SCORE_STRIDE, GEMM_STORE);
 }
 
 #endif

@@ -90,8 +90,8 @@ static void backward_block(const backward *w, const pieces *x, int64_t b, int64_
             differentiate(a, x->p + r * SCORE_STRIDE, x->ds + r * SCORE_STRIDE,
                           wefti_min_i64(columns, attention_visible(a, first + r) - key), columns, lse[r * ls[2]], x->delta[r]);
         multiply_along_keys(rows, a->depth, columns, all, x->ds, x->keys_along + key * padded_width(a->depth), dq, key > 0);
-        m->multiply_columns(columns, a->depth, rows, x->ds, SCORE_STRIDE, x->q, dk + key * a->depth, a->depth, true);
-        m->multiply_columns(columns, a->value_depth, rows, x->p, SCORE_STRIDE, x->g, dv + key * a->value_depth, a->value_depth, true);
+        m->multiply_columns(columns, a->depth, rows, x->ds, SCORE_STRIDE, x->q, dk + key * a->depth, a->depth, GEMM_ADD);
+        m->multiply_columns(columns, a->value_depth, rows, x->p, SCORE_STRIDE, x->g, dv + key * a->value_depth, a->value_depth, GEMM_ADD);
     }
 }
 

@@ -60,7 +60,7 @@ static void product_chunk(void *context, int64_t chunk, int32_t worker) {
             for (int64_t block = 0; block < plan->k_blocks; block++) {
                 int64_t begin = block_begin(plan, block), end = block_begin(plan, block + 1);
                 pack_columns(plan, padded, pixel, count, begin, end, columns);
-                g->multiply(plan->rows, count, end - begin, w + begin * plan->rows, columns, y + pixel, plan->pixels, block > 0);
+                g->multiply(plan->rows, count, end - begin, w + begin * plan->rows, columns, y + pixel, plan->pixels, gemm_store(block > 0));
             }
         }
     }
@@ -151,11 +151,11 @@ static void weight_chunk(void *context, int64_t chunk, int32_t worker) {
                 g->pack_b(unrolled, count, 1, plan->k, count, 0, gemm_b_panels(plan->k, g->width), packed_x);
                 float *to = sum + group * plan->rows * plan->k;
                 if (gemm_reads_rows(plan->pixels, 1, sizeof *to)) {
-                    g->multiply_rows(plan->rows, plan->k, count, gradient + pixel, plan->pixels, packed_x, to, plan->k, add || pixel > 0);
+                    g->multiply_rows(plan->rows, plan->k, count, gradient + pixel, plan->pixels, packed_x, to, plan->k, gemm_store(add || pixel > 0));
                     continue;
                 }
                 g->pack_a(gradient + pixel, plan->pixels, 1, plan->rows, count, 0, gemm_a_panels(plan->rows), packed_g);
-                g->multiply(plan->rows, plan->k, count, packed_g, packed_x, to, plan->k, add || pixel > 0);
+                g->multiply(plan->rows, plan->k, count, packed_g, packed_x, to, plan->k, gemm_store(add || pixel > 0));
             }
         }
 }

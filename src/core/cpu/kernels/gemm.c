@@ -12,6 +12,7 @@
 #define VL VF
 #define V_LOAD vf_load
 #define V_STORE vf_store
+#define V_STREAM vf_stream
 #define V_SET vf_set
 #define V_FMA vf_fma
 #define INTEGER int32_t
@@ -22,6 +23,7 @@
 #undef VL
 #undef V_LOAD
 #undef V_STORE
+#undef V_STREAM
 #undef V_SET
 #undef V_FMA
 #undef INTEGER
@@ -32,6 +34,7 @@
 #define VL VD
 #define V_LOAD vd_load
 #define V_STORE vd_store
+#define V_STREAM vd_stream
 #define V_SET vd_set
 #define V_FMA vd_fma
 #define INTEGER int64_t

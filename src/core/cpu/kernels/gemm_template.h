@@ -1,4 +1,4 @@
-/* The body of gemm.c for one element type: T, its vector V of VL lanes, V_LOAD, V_STORE, V_SET, V_FMA, and GEMM(name)
+/* The body of gemm.c for one element type: T, its vector V of VL lanes, V_LOAD, V_STORE, V_STREAM, V_SET, V_FMA, and GEMM(name)
  * for the names. */
 
 /* C[m x vectors*VL] (+)= A[m][k] B[k][vectors*VL]. The accumulators are the register file: m rows of `vectors` vectors.
@@ -7,7 +7,7 @@
  * B is packed, or, where `packs`, the steps of k lie b_step apart and are packed to `packed` on the way: what would be a pass of
  * waiting for memory hides behind the sums. */
 WEFTI_INLINE void GEMM(tile)(int m, int vectors, bool rows, bool packs, int64_t k, const T *a, int64_t stride, const T *b,
-                             int64_t b_step, T *packed, T *c, int64_t ldc, bool add) {
+                             int64_t b_step, T *packed, T *c, int64_t ldc, wefti_gemm_store how) {
     enum { POINTERS = (TILE_ROWS + 2) / 3, AHEAD = 16 };
     V           sum[TILE_ROWS][2];
     const char *row[POINTERS];
@@ -18,7 +18,7 @@ WEFTI_INLINE void GEMM(tile)(int m, int vectors, bool rows, bool packs, int64_t 
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) sum[i][0] = sum[i][1] = (V){0};
 #pragma GCC unroll 16
-    for (int i = 0; i < m; i++) { /* by the end of the sums C is near */
+    for (int i = 0; i < m && how != GEMM_STREAM; i++) { /* by the end of the sums C is near */
         __builtin_prefetch(c + i * ldc, 1);
         __builtin_prefetch(c + i * ldc + vectors * VL - 1, 1);
     }
@@ -46,6 +46,15 @@ WEFTI_INLINE void GEMM(tile)(int m, int vectors, bool rows, bool packs, int64_t 
         }
         b += packs ? b_step : vectors * VL;
     }
+    if (how == GEMM_STREAM) {
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            V_STREAM(c + i * ldc, sum[i][0]);
+            if (vectors == 2) V_STREAM(c + i * ldc + VL, sum[i][1]);
+        }
+        return;
+    }
+    bool add = how == GEMM_ADD;
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
         V_STORE(c + i * ldc, add ? V_LOAD(c + i * ldc) + sum[i][0] : sum[i][0]);
@@ -53,18 +62,18 @@ WEFTI_INLINE void GEMM(tile)(int m, int vectors, bool rows, bool packs, int64_t 
     }
 }
 
-typedef void GEMM(tile_function)(int64_t k, const T *a, int64_t stride, const T *b, T *c, int64_t ldc, bool add);
+typedef void GEMM(tile_function)(int64_t k, const T *a, int64_t stride, const T *b, T *c, int64_t ldc, wefti_gemm_store how);
 typedef void GEMM(packing_function)(int64_t k, const T *a, int64_t stride, const T *b, int64_t b_step, T *packed, T *c, int64_t ldc,
-                                    bool add);
+                                    wefti_gemm_store how);
 #define TILE(m, vectors, rows)                                                                                              \
     static void GEMM(tile_##m##_##vectors##_##rows)(int64_t k, const T *a, int64_t stride, const T *b, T *c, int64_t ldc,   \
-                                                      bool add) {                                                             \
-        GEMM(tile)(m, vectors, rows, false, k, a, stride, b, 0, NULL, c, ldc, add);                                         \
+                                                      wefti_gemm_store how) {                                                 \
+        GEMM(tile)(m, vectors, rows, false, k, a, stride, b, 0, NULL, c, ldc, how);                                         \
     }
 #define PACKING(m, rows)                                                                                                    \
     static void GEMM(packing_##m##_##rows)(int64_t k, const T *a, int64_t stride, const T *b, int64_t b_step, T *packed,    \
-                                             T *c, int64_t ldc, bool add) {                                                   \
-        GEMM(tile)(m, 2, rows, true, k, a, stride, b, b_step, packed, c, ldc, add);                                         \
+                                             T *c, int64_t ldc, wefti_gemm_store how) {                                       \
+        GEMM(tile)(m, 2, rows, true, k, a, stride, b, b_step, packed, c, ldc, how);                                         \
     }
 #define TILES(m) TILE(m, 1, 0) TILE(m, 1, 1) TILE(m, 2, 0) TILE(m, 2, 1) PACKING(m, 0) PACKING(m, 1)
 #define TILE_ROW(m) {{GEMM(tile_##m##_1_0), GEMM(tile_##m##_1_1)}, {GEMM(tile_##m##_2_0), GEMM(tile_##m##_2_1)}}
@@ -89,13 +98,13 @@ static GEMM(packing_function) *const GEMM(packing)[TILE_ROWS][2] = {FOR_HEIGHTS(
 
 /* One tile of which only `n` columns exist: computed aside, then copied. */
 static void GEMM(ragged)(GEMM(tile_function) *tile, int m, int vectors, int n, int64_t k, const T *a, int64_t stride, const T *b, T *c,
-                         int64_t ldc, bool add) {
+                         int64_t ldc, wefti_gemm_store how) {
     T whole[TILE_ROWS * 2 * VL] __attribute__((aligned(64)));
-    tile(k, a, stride, b, whole, vectors * VL, false);
+    tile(k, a, stride, b, whole, vectors * VL, GEMM_STORE);
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) {
             T value        = whole[i * vectors * VL + j];
-            c[i * ldc + j] = add ? c[i * ldc + j] + value : value;
+            c[i * ldc + j] = how == GEMM_ADD ? c[i * ldc + j] + value : value;
         }
 }
 
@@ -217,7 +226,7 @@ static void GEMM(pack_b)(const void *operand, int64_t column_stride, int64_t k_s
  * whole panels are packed by the first tiles that read them; the last one, if it is narrower, was packed before. */
 typedef enum GEMM(layout) { GEMM(COLUMNS), GEMM(ROWS), GEMM(PACKED) } GEMM(layout);
 WEFTI_INLINE void GEMM(multiply_any)(GEMM(layout) layout, int64_t rows, int64_t columns, int64_t k, const T *a, int64_t stride,
-                                     const T *from, int64_t b_step, T *b, T *c, int64_t ldc, bool add) {
+                                     const T *from, int64_t b_step, T *b, T *c, int64_t ldc, wefti_gemm_store how) {
     enum { WIDTH = 2 * VL };
     int64_t a_panels = (rows + TILE_ROWS - 1) / TILE_ROWS, b_panels = (columns + WIDTH - 1) / WIDTH;
     /* The smaller operand is walked inside, where it stays in the nearer cache. */
@@ -234,30 +243,30 @@ WEFTI_INLINE void GEMM(multiply_any)(GEMM(layout) layout, int64_t rows, int64_t 
             T       *pb = b + ib * WIDTH * k, *pc = c + row * ldc + ib * WIDTH;
             GEMM(tile_function) *tile = GEMM(tiles)[m - 1][vectors - 1][layout == GEMM(ROWS)];
             if (b_step && ia == 0 && n == WIDTH)
-                GEMM(packing)[m - 1][layout == GEMM(ROWS)](k, pa, step, from + ib * WIDTH, b_step, pb, pc, ldc, add);
-            else if (n == vectors * VL) tile(k, pa, step, pb, pc, ldc, add);
-            else GEMM(ragged)(tile, (int)m, vectors, (int)n, k, pa, step, pb, pc, ldc, add);
+                GEMM(packing)[m - 1][layout == GEMM(ROWS)](k, pa, step, from + ib * WIDTH, b_step, pb, pc, ldc, how);
+            else if (n == vectors * VL) tile(k, pa, step, pb, pc, ldc, how);
+            else GEMM(ragged)(tile, (int)m, vectors, (int)n, k, pa, step, pb, pc, ldc, how);
         }
 }
 
 static void GEMM(multiply)(int64_t rows, int64_t columns, int64_t k, const void *packed_a, const void *packed_b, void *c, int64_t ldc,
-                           bool add) {
-    GEMM(multiply_any)(GEMM(PACKED), rows, columns, k, packed_a, 0, NULL, 0, (T *)(uintptr_t)packed_b, c, ldc, add);
+                           wefti_gemm_store how) {
+    GEMM(multiply_any)(GEMM(PACKED), rows, columns, k, packed_a, 0, NULL, 0, (T *)(uintptr_t)packed_b, c, ldc, how);
 }
 static void GEMM(multiply_rows)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t row_stride, const void *packed_b,
-                                void *c, int64_t ldc, bool add) {
-    GEMM(multiply_any)(GEMM(ROWS), rows, columns, k, a, row_stride, NULL, 0, (T *)(uintptr_t)packed_b, c, ldc, add);
+                                void *c, int64_t ldc, wefti_gemm_store how) {
+    GEMM(multiply_any)(GEMM(ROWS), rows, columns, k, a, row_stride, NULL, 0, (T *)(uintptr_t)packed_b, c, ldc, how);
 }
 static void GEMM(multiply_columns)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t k_stride, const void *packed_b,
-                                   void *c, int64_t ldc, bool add) {
-    GEMM(multiply_any)(GEMM(COLUMNS), rows, columns, k, a, k_stride, NULL, 0, (T *)(uintptr_t)packed_b, c, ldc, add);
+                                   void *c, int64_t ldc, wefti_gemm_store how) {
+    GEMM(multiply_any)(GEMM(COLUMNS), rows, columns, k, a, k_stride, NULL, 0, (T *)(uintptr_t)packed_b, c, ldc, how);
 }
 static void GEMM(multiply_packing)(int64_t rows, int64_t columns, int64_t k, const void *a, int64_t row_stride, const void *b,
-                                   int64_t k_stride, void *packed_b, void *c, int64_t ldc, bool add) {
+                                   int64_t k_stride, void *packed_b, void *c, int64_t ldc, wefti_gemm_store how) {
     enum { WIDTH = 2 * VL };
     if (columns % WIDTH) GEMM(pack_b)(b, 1, k_stride, columns, k, columns / WIDTH, columns / WIDTH + 1, packed_b);
-    if (row_stride) GEMM(multiply_any)(GEMM(ROWS), rows, columns, k, a, row_stride, b, k_stride, packed_b, c, ldc, add);
-    else GEMM(multiply_any)(GEMM(PACKED), rows, columns, k, a, 0, b, k_stride, packed_b, c, ldc, add);
+    if (row_stride) GEMM(multiply_any)(GEMM(ROWS), rows, columns, k, a, row_stride, b, k_stride, packed_b, c, ldc, how);
+    else GEMM(multiply_any)(GEMM(PACKED), rows, columns, k, a, 0, b, k_stride, packed_b, c, ldc, how);
 }
 
 const wefti_gemm GEMM(functions) = {

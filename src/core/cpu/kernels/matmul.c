@@ -10,6 +10,7 @@
  *
  * Why not a BLAS: at most shapes of the yardstick networks OpenBLAS 0.3.21 and BLIS 0.9 are the slower, on one thread;
  * `bench/peers/run.sh gemm` shows all three in one run (products with very few columns are the exception). */
+#include "core/base/stream.h"
 #include "core/cpu/kernels/convert.h"
 #include "core/cpu/kernels/fast.h"
 #include "core/cpu/kernels/gemm.h"
@@ -31,6 +32,7 @@ typedef struct product {
     bool              pack_b_whole; /* else A is */
     bool              a_as_is;      /* not packed at all */
     bool              b_as_is;      /* packed by the tiles that read it first, where it is not packed whole */
+    bool              stream;       /* peers load C, which is whole cache lines and written once */
     int64_t           blocks;       /* of the other operand */
     int64_t           whole_elements, block_elements;
     int64_t           a_outer, a_inner, b_outer, b_inner;
@@ -102,6 +104,8 @@ static product plan(const wefti_call *call) {
     p.batches = weft_shape_elements(p.batch);
     merge_batch(&p);
     plan_blocks(&p);
+    p.stream = c->peers_load && c->dtype == p.dtype && p.k_blocks == 1 && p.n * p.gemm->element_bytes % WEFTI_CACHE_LINE == 0 &&
+               p.gemm->width * p.gemm->element_bytes % WEFTI_CACHE_LINE == 0;
     return p;
 }
 
@@ -112,6 +116,7 @@ typedef struct multiplication {
     char          *whole, *block; /* packed operands */
     int64_t        a_offset, b_offset, c_offset;
     int64_t        batches_per_chunk;
+    int64_t        kept_begin, kept_end; /* bytes of C */
 } multiplication;
 
 static view part(const char *data, int64_t offset, int64_t outer, int64_t inner) { return (view){data + offset, outer, inner}; }
@@ -136,6 +141,10 @@ static void pack_whole(void *context, int64_t chunk, int32_t worker) {
     }
 }
 
+static bool is_kept(const multiplication *x, const char *c, int64_t bytes) {
+    return c - x->c >= x->kept_begin && c - x->c + bytes <= x->kept_end;
+}
+
 /* A block of rows times all of B, or all of A times a block of columns. */
 static void multiply_block(void *context, int64_t chunk, int32_t worker) {
     const multiplication *x = context;
@@ -154,7 +163,9 @@ static void multiply_block(void *context, int64_t chunk, int32_t worker) {
     view a = part(x->a, (x->a_offset + row * p->a_outer) * bytes, p->a_outer, p->a_inner);
     view b = part(x->b, (x->b_offset + column * p->b_outer) * bytes, p->b_outer, p->b_inner);
     char *c = x->c + (x->c_offset + row * p->n + column) * bytes;
+    bool  stream = p->stream && (uintptr_t)c % WEFTI_CACHE_LINE == 0 && !is_kept(x, c, ((rows - 1) * p->n + columns) * bytes);
     for (int64_t block = 0; block < p->k_blocks; block++) {
+        wefti_gemm_store how = stream ? GEMM_STREAM : gemm_store(block > 0);
         int64_t k0 = k_begin(p, block), k = k_begin(p, block + 1) - k0;
         const char *pa = a.data + k0 * a.inner * bytes, *pb = b.data + k0 * b.inner * bytes;
         if (p->pack_b_whole && !p->a_as_is) {
@@ -164,14 +175,15 @@ static void multiply_block(void *context, int64_t chunk, int32_t worker) {
             pa = x->whole + k0 * p->m * bytes;
         }
         if (!p->pack_b_whole && p->b_as_is) {
-            g->multiply_packing(rows, columns, k, pa, p->a_as_is ? p->a_outer : 0, pb, p->b_inner, packed, c, p->n, block > 0);
+            g->multiply_packing(rows, columns, k, pa, p->a_as_is ? p->a_outer : 0, pb, p->b_inner, packed, c, p->n, how);
             continue;
         }
         if (!p->pack_b_whole) g->pack_b(pb, b.outer, b.inner, columns, k, 0, gemm_b_panels(columns, width), packed);
         pb = p->pack_b_whole ? x->whole + k0 * all_panels * width * bytes : packed;
-        if (p->a_as_is) g->multiply_rows(rows, columns, k, pa, p->a_outer, pb, c, p->n, block > 0);
-        else g->multiply(rows, columns, k, pa, pb, c, p->n, block > 0);
+        if (p->a_as_is) g->multiply_rows(rows, columns, k, pa, p->a_outer, pb, c, p->n, how);
+        else g->multiply(rows, columns, k, pa, pb, c, p->n, how);
     }
+    if (stream) wefti_stream_fence();
 }
 
 static void seek_batch(multiplication *x, int64_t batch) {
@@ -202,7 +214,8 @@ static bool by_batches(const product *p) { return p->batches >= 8; }
 static void multiply_all(const wefti_cpu_run *run, const product *p, const void *a, const void *b, void *c, char *scratch) {
     int64_t bytes  = p->gemm->element_bytes;
     int64_t wholes = by_batches(p) ? run->threads : 1;
-    multiplication x = {.p = p, .a = a, .b = b, .c = c, .whole = scratch};
+    multiplication x = {.p = p, .a = a, .b = b, .c = c, .whole = scratch, .kept_begin = run->call->outputs[0].kept_begin,
+                        .kept_end = run->call->outputs[0].kept_end};
     x.block = scratch + wholes * p->whole_elements * bytes;
     int64_t work = p->m * p->n * p->k;
     if (p->k == 0) {

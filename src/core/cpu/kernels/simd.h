@@ -43,6 +43,17 @@ WEFTI_INLINE vd vd_load(const double *from) {
 }
 WEFTI_INLINE void vf_store(float *to, vf value) { memcpy(to, &value, sizeof value); }
 WEFTI_INLINE void vd_store(double *to, vd value) { memcpy(to, &value, sizeof value); }
+/* Past the caches, to aligned memory. */
+#if defined(__AVX512F__)
+WEFTI_INLINE void vf_stream(float *to, vf value) { _mm512_stream_ps(to, (__m512)value); }
+WEFTI_INLINE void vd_stream(double *to, vd value) { _mm512_stream_pd(to, (__m512d)value); }
+#elif defined(__AVX2__)
+WEFTI_INLINE void vf_stream(float *to, vf value) { _mm256_stream_ps(to, (__m256)value); }
+WEFTI_INLINE void vd_stream(double *to, vd value) { _mm256_stream_pd(to, (__m256d)value); }
+#else
+WEFTI_INLINE void vf_stream(float *to, vf value) { vf_store(to, value); }
+WEFTI_INLINE void vd_stream(double *to, vd value) { vd_store(to, value); }
+#endif
 WEFTI_INLINE vf vf_set(float value) { return value - (vf){0}; }
 WEFTI_INLINE vd vd_set(double value) { return value - (vd){0}; }
 
