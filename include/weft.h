@@ -20,6 +20,7 @@
  *   keep            checkpoint.h safetensors.h metrics.h plot.h tensorboard.h timeline.h
  *   run             world.h     this process's rank, device and link to the others
  *                   collective.h  groups of ranks: reductions, exchanges and messages on plain memory
+ *                   wire.h      a wire of your own between the ranks
  *                   threads.h   whose threads compute
  *                   status.h memory.h log.h  errors, memory, messages
  *
@@ -59,6 +60,7 @@
 #include "weft/tokens.h"
 #include "weft/trainer.h"
 #include "weft/variables.h"
+#include "weft/wire.h"
 #include "weft/world.h"
 
 #endif

@@ -31,7 +31,7 @@ static weft_status reduce_on_device(void *context, void *dst, const void *const 
 static weft_status open_link(runtime *r, const weft_world_options *options) {
     r->reducer = (wefti_reducer){reduce_on_device, r};
     wefti_transport_options link = {.rank = options->rank, .size = options->size, .store = options->store, .wire = options->wire,
-                                    .timeout_ns = (uint64_t)options->timeout_ns, .no_control_thread = options->no_control_thread, .encrypt = options->encrypt,
+                                    .timeout_ns = (uint64_t)options->timeout_ns, .own_wire = options->own_wire, .no_control_thread = options->no_control_thread, .encrypt = options->encrypt,
                                     .reducer = &r->reducer};
     WEFTI_TRY(wefti_transport_open(&link, &r->link));
     r->world.rank = r->link->rank;

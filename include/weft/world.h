@@ -8,6 +8,7 @@
 
 #include "weft/status.h"
 #include "weft/threads.h"
+#include "weft/wire.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -40,6 +41,8 @@ typedef struct weft_world_options {
     const char *store;           /* "host:port" of the rendezvous; NULL: from the environment */
     const char *wire;            /* "shm", "tcp", "verbs", "mpi", "auto": one that reaches every rank (shm on one host; else mpi where an MPI
                                     launcher started the ranks, else tcp); NULL: from the environment, else auto */
+    const weft_wire_kind *own_wire; /* one of the program's own, by its name, and taken where nothing else is asked for; NULL: none. It must
+                                    live as long as the world */
     const char *device;          /* "cpu"; "cuda:N", the N-th GPU; "cuda", that of this rank among its host's; "auto": cuda where there is a
                                     GPU, else cpu; NULL: from the environment (WEFT_DEVICE), else cpu */
     weft_threads threads;        /* of the CPU device; sharers is found at the rendezvous */

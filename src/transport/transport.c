@@ -24,6 +24,7 @@ typedef struct transport_inside {
     wefti_transport transport; /* first */
     wefti_place     place;
     wefti_control  *control;
+    const weft_wire_kind *own_wire;
     bool            met_by_mpi; /* which is to be told how it ended */
     const wefti_network *network;
 } transport_inside;
@@ -129,17 +130,38 @@ static weft_status find_place(const wefti_transport_options *options, const char
     return wefti_can_encrypt(inside->transport.encrypts, place->secret_bytes);
 }
 
-static weft_status find_wish(const wefti_transport_options *options, char wish_out[WIRE_NAME_BYTES]) {
-    const char *wish = options->wire ? options->wire : getenv("WEFT_WIRE");
-    if (!wish || !*wish) wish = "auto";
-    memset(wish_out, 0, WIRE_NAME_BYTES);
+static bool is_wire(const char *name) {
     for (const wefti_wire_kind *kind = wefti_wire_kinds; kind->name; kind++)
-        if (strcmp(kind->name, wish) == 0 && strcmp(wish, "inproc") != 0) snprintf(wish_out, WIRE_NAME_BYTES, "%s", wish);
-    if (strcmp(wish, "auto") == 0) snprintf(wish_out, WIRE_NAME_BYTES, "auto");
-    if (wish_out[0]) return WEFT_OK;
+        if (strcmp(kind->name, name) == 0) return true;
+    return false;
+}
+
+static weft_status check_own_wire(const weft_wire_kind *own) {
+    if (!own->name || !*own->name || strlen(own->name) > WEFT_WIRE_NAME_BYTES || strcmp(own->name, "auto") == 0 || is_wire(own->name))
+        return wefti_fail(WEFT_E_INVALID, "the program's own wire is called '%s': give it a name of 1 to %d characters that none of Weft's "
+                          "wires has", own->name ? own->name : "", WEFT_WIRE_NAME_BYTES);
+    if (!own->open || !own->address || !own->connect || !own->link || !own->send || !own->receive || !own->close)
+        return wefti_fail(WEFT_E_INVALID, "the program's own wire '%s' lacks a function: all but progress must be there (weft/wire.h)",
+                          own->name);
+    return WEFT_OK;
+}
+
+static weft_status find_wish(const wefti_transport_options *options, char wish_out[WIRE_NAME_BYTES]) {
+    const weft_wire_kind *own = options->own_wire;
+    const char           *wish = options->wire ? options->wire : getenv("WEFT_WIRE");
+    if (own) WEFTI_TRY(check_own_wire(own));
+    if (!wish || !*wish) wish = "auto";
+    if (own && strcmp(wish, "auto") == 0) wish = own->name;
+    memset(wish_out, 0, WIRE_NAME_BYTES);
+    bool between_processes = is_wire(wish) && strcmp(wish, "inproc") != 0;
+    if (between_processes || strcmp(wish, "auto") == 0 || (own && strcmp(wish, own->name) == 0)) {
+        snprintf(wish_out, WIRE_NAME_BYTES, "%s", wish);
+        return WEFT_OK;
+    }
     char list[128];
     wefti_wire_list(true, list, sizeof list);
-    return wefti_fail(WEFT_E_NOT_FOUND, "there is no wire '%s' between processes in this build; there are: auto, %s", wish, list);
+    return wefti_fail(WEFT_E_NOT_FOUND, "there is no wire '%s' between processes in this build; there are: auto, %s%s%s", wish, list,
+                      own ? ", the program's own " : "", own ? own->name : "");
 }
 
 /* --- joining --- */
@@ -197,7 +219,7 @@ static weft_status connect_wire(transport_inside *inside, const char *name, uint
     char               interface[64];
     wefti_wire_options options = {.host = transport->host, .rank = transport->rank, .size = transport->size,
                                   .job = inside->place.job, .secret = inside->place.secret,
-                                  .secret_bytes = inside->place.secret_bytes, .encrypt = transport->encrypts};
+                                  .secret_bytes = inside->place.secret_bytes, .encrypt = transport->encrypts, .own = inside->own_wire};
     snprintf(interface, sizeof interface, "%s", inside->place.interface);
     if (!interface[0] && !inside->network) wefti_control_interface(inside->control, interface, sizeof interface);
     options.interface = interface;
@@ -300,6 +322,7 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
     transport->host = options->host ? options->host : wefti_host_system();
     transport->timeout_ns = options->timeout_ns ? options->timeout_ns : WEFTI_TRANSPORT_TIMEOUT_NS;
     transport->wire_name = "none";
+    inside->own_wire = options->own_wire;
     transport->reducer = options->reducer;
     inside->network = options->network;
     char        wish[WIRE_NAME_BYTES] = "";

@@ -39,6 +39,7 @@ typedef struct wefti_transport_options {
     const char          *store;   /* "host:port"; "mpi": said by rank 0 over MPI; NULL: from the environment */
     const char          *wire;    /* "shm", "tcp", "verbs", "mpi", "auto"; NULL: WEFT_WIRE, else "auto": shm where all ranks share a host,
                                        else mpi where an MPI launcher started them, else tcp */
+    const weft_wire_kind *own_wire; /* of the program's; NULL: none */
     uint64_t             timeout_ns; /* for joining and for every wait; 0: 30 s */
     bool                 no_control_thread; /* faults are then noticed only inside calls */
     bool                 encrypt;           /* what goes over TCP; false: as WEFT_ENCRYPT says */

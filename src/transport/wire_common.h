@@ -155,6 +155,8 @@ weft_status wefti_wire_inproc_open(const wefti_wire_options *options, wefti_wire
 weft_status wefti_wire_shm_open(const wefti_wire_options *options, wefti_wire **wire_out);
 weft_status wefti_wire_tcp_open(const wefti_wire_options *options, wefti_wire **wire_out);
 weft_status wefti_wire_verbs_open(const wefti_wire_options *options, wefti_wire **wire_out);
+/* options->own, which must be there. */
+weft_status wefti_wire_own_open(const wefti_wire_options *options, wefti_wire **wire_out);
 weft_status wefti_wire_mpi_open(const wefti_wire_options *options, wefti_wire **wire_out);
 /* Puts a slow link before `inner`, which it owns from then on: every message arrives no earlier than `latency_ns` after
  * it was posted, and one direction of a link carries at most `bytes_per_ns` (0: no bound). */

@@ -62,14 +62,18 @@ static weft_status tcp_address(wefti_wire *self, void *address_out, size_t *byte
     return wefti_mesh_address(&((tcp_wire *)self)->mesh, address_out, bytes_out);
 }
 
-static weft_status tcp_connect(wefti_wire *self, int32_t peer, const void *address, size_t bytes) {
-    tcp_wire *wire = (tcp_wire *)self;
-    WEFTI_TRY(wefti_mesh_connect(&wire->mesh, peer, address, bytes));
+weft_status wefti_tcp_prepare(tcp_wire *wire, int32_t peer) {
     tcp_link *link = &wire->links[peer];
     if (link->state != WEFTI_LINK_NONE) return WEFT_OK;
     weft_status status = wefti_alloc_raw(TCP_STAGE_BYTES, WEFTI_CACHE_LINE, "a link's stage", &link->in.stage);
     link->state = status == WEFT_OK ? WEFTI_LINK_CONNECTING : WEFTI_LINK_DOWN;
     return status;
+}
+
+static weft_status tcp_connect(wefti_wire *self, int32_t peer, const void *address, size_t bytes) {
+    tcp_wire *wire = (tcp_wire *)self;
+    WEFTI_TRY(wefti_mesh_connect(&wire->mesh, peer, address, bytes));
+    return wefti_tcp_prepare(wire, peer);
 }
 
 static wefti_wire_link tcp_link_state(const wefti_wire *self, int32_t peer) {
@@ -92,6 +96,41 @@ static void refused(void *context, int32_t peer) { wefti_tcp_link_end(context, p
 static const char *tcp_cause(const wefti_wire *self, int32_t peer) {
     const char *cause = peer < 0 || peer >= self->size ? "" : ((const tcp_wire *)self)->links[peer].cause;
     return *cause ? cause : NULL;
+}
+
+/* --- streams --- */
+
+/* What sendmsg and recvmsg would return; what a later part meets is met again by the next call. */
+static ssize_t count_parts(size_t total, weft_status status) {
+    if (total > 0) return (ssize_t)total;
+    errno = status == WEFT_E_AGAIN ? EAGAIN : EPIPE;
+    return -1;
+}
+
+ssize_t wefti_tcp_link_send(tcp_link *link, const struct iovec *parts, int count) {
+    if (!link->stream) return wefti_seal_send(link->seal, link->socket, parts, count);
+    size_t      total = 0;
+    weft_status status = WEFT_OK;
+    for (int i = 0; i < count && status == WEFT_OK; i++) {
+        size_t sent = 0;
+        status = link->stream->ops->send(link->stream, parts[i].iov_base, parts[i].iov_len, &sent);
+        if (status == WEFT_OK) total += sent;
+        if (sent < parts[i].iov_len) break;
+    }
+    return count_parts(total, status);
+}
+
+ssize_t wefti_tcp_link_receive(tcp_link *link, const struct iovec *parts, int count) {
+    if (!link->stream) return wefti_seal_receive(link->seal, link->socket, parts, count);
+    size_t      total = 0;
+    weft_status status = WEFT_OK;
+    for (int i = 0; i < count && status == WEFT_OK; i++) {
+        size_t got = 0;
+        status = link->stream->ops->receive(link->stream, parts[i].iov_base, parts[i].iov_len, &got);
+        if (status == WEFT_OK) total += got;
+        if (got < parts[i].iov_len) break;
+    }
+    return count_parts(total, status);
 }
 
 /* --- polling --- */
@@ -124,7 +163,7 @@ static weft_status tcp_poll(wefti_wire *self, uint64_t now_ns, wefti_wire_op **o
                             int32_t *count_out) {
     tcp_wire *wire = (tcp_wire *)self;
     if (!wire->base.aborted) {
-        wefti_mesh_service(&wire->mesh, now_ns);
+        wire->medium->service(wire, now_ns);
         poll_links(wire);
     }
     *count_out = wefti_wire_hand_out(&wire->base, ops_out, capacity);
@@ -185,6 +224,7 @@ void wefti_tcp_link_end(tcp_wire *wire, int32_t peer, wefti_wire_link state, con
     link->socket = -1;
     wefti_seal_release(link->seal);
     link->seal = NULL;
+    link->stream = NULL;
 }
 
 static void tcp_abort(wefti_wire *self, weft_status status, int32_t rank) {
@@ -211,11 +251,11 @@ static bool is_sending(tcp_link *link) {
 }
 
 /* Hands the system all of the bytes; false where it did not take them in time. */
-static bool send_all(tcp_wire *wire, const tcp_link *link, const uint8_t *bytes, size_t count, uint64_t deadline_ns) {
+static bool send_all(tcp_wire *wire, tcp_link *link, const uint8_t *bytes, size_t count, uint64_t deadline_ns) {
     const wefti_host *host = wire->base.wire.host;
     while (count > 0) {
         struct iovec part = {(void *)bytes, count};
-        ssize_t      sent = wefti_seal_send(link->seal, link->socket, &part, 1);
+        ssize_t      sent = wefti_tcp_link_send(link, &part, 1);
         if (sent > 0) {
             bytes += sent;
             count -= (size_t)sent;
@@ -233,24 +273,24 @@ static void leave(tcp_wire *wire, uint64_t linger_ns) {
     const wefti_host *host = wire->base.wire.host;
     uint64_t          deadline_ns = wefti_deadline_after(wefti_host_now(host), linger_ns);
     for (int32_t peer = 0; peer < wire->base.wire.size; peer++) {
-        const tcp_link *link = &wire->links[peer];
-        const tcp_out  *out = &link->out;
-        size_t          last = out->sent + wefti_seal_pending(link->seal); /* begun up to there */
-        if (link->state != WEFTI_LINK_UP || link->socket < 0 || last > out->whole_bytes) continue;
+        tcp_link      *link = &wire->links[peer];
+        const tcp_out *out = &link->out;
+        size_t         last = out->sent + wefti_seal_pending(link->seal); /* begun up to there */
+        if (link->state != WEFTI_LINK_UP || (link->socket < 0 && !link->stream) || last > out->whole_bytes) continue;
         uint8_t bytes[TCP_HEADER_BYTES];
         wefti_tcp_header_write(bytes, &(tcp_header){.kind = TCP_BYE});
         size_t begun = last ? out->whole_bytes - out->sent : 0;
         if (send_all(wire, link, out->head + out->sent, begun, deadline_ns))
             (void)send_all(wire, link, bytes, sizeof bytes, deadline_ns);
-        shutdown(link->socket, SHUT_WR);
+        if (link->socket >= 0) shutdown(link->socket, SHUT_WR);
     }
     for (int32_t peer = 0; peer < wire->base.wire.size; peer++)
         while (wire->links[peer].socket >= 0 && is_sending(&wire->links[peer]) && wefti_host_now(host) < deadline_ns)
             host->sleep(host->context, WEFTI_MILLISECOND_NS / 10);
 }
 
-static void free_wire(tcp_wire *wire) {
-    wefti_mesh_close(&wire->mesh);
+void wefti_tcp_free(tcp_wire *wire) {
+    wire->medium->close(wire);
     for (int32_t peer = 0; wire->links && peer < wire->base.wire.size; peer++) {
         tcp_link *link = &wire->links[peer];
         if (link->socket >= 0) close(link->socket);
@@ -266,21 +306,18 @@ static void free_wire(tcp_wire *wire) {
         wefti_free(serve, sizeof *serve);
     }
     wefti_regions_close(&wire->regions);
-    if (wire->poller >= 0) close(wire->poller);
     wefti_free(wire->links, (size_t)wire->base.wire.size * sizeof *wire->links);
     wefti_wire_base_close(&wire->base);
-    wefti_free(wire, sizeof *wire);
+    wefti_free(wire, wire->medium->wire_bytes);
 }
 
 static void tcp_close(wefti_wire *self, uint64_t linger_ns) {
     tcp_abort(self, WEFT_E_ABORTED, -1);
     leave((tcp_wire *)self, linger_ns);
-    free_wire((tcp_wire *)self);
+    wefti_tcp_free((tcp_wire *)self);
 }
 
-static const wefti_wire_ops tcp_ops = {
-    .address = tcp_address,
-    .connect = tcp_connect,
+static const wefti_wire_ops shared_slots = {
     .link = tcp_link_state,
     .cause = tcp_cause,
     .region_create = tcp_region_create,
@@ -292,24 +329,61 @@ static const wefti_wire_ops tcp_ops = {
     .poll = tcp_poll,
     .cancel = wefti_wire_cancel,
     .abort = tcp_abort,
-    .descriptor = tcp_descriptor,
-    .arm = tcp_arm,
     .counts = wefti_wire_read_counts,
     .close = tcp_close,
 };
 
-static weft_status open_parts(tcp_wire *wire, const wefti_wire_options *options) {
-    wefti_wire *self = &wire->base.wire;
+static weft_status open_links(tcp_wire *wire, const wefti_wire_options *options) {
     WEFTI_TRY(wefti_alloc((size_t)options->size * sizeof *wire->links, "links", &wire->links));
     for (int32_t peer = 0; peer < options->size; peer++) wire->links[peer].socket = -1;
     wire->links[options->rank].state = WEFTI_LINK_UP;
+    return wefti_regions_open(&wire->regions, &wire->base.wire);
+}
+
+weft_status wefti_tcp_open(tcp_wire *wire, const wefti_wire_options *options, const tcp_medium *medium) {
+    wire->medium = medium;
+    wire->ops = shared_slots;
+    wire->ops.address = medium->address;
+    wire->ops.connect = medium->connect;
+    wire->ops.descriptor = medium->descriptor;
+    wire->ops.arm = medium->arm;
+    wire->base.wire.can = (wefti_wire_capabilities){.name = medium->name,
+                                                    .flags = WEFTI_WIRE_ONE_SIDED,
+                                                    .max_message_bytes = PTRDIFF_MAX,
+                                                    .eager_bytes = TCP_EAGER_BYTES,
+                                                    .latency_ns = 10000,
+                                                    .bytes_per_ns = 2};
+    wire->direct = true;
+    wire->poller = -1;
+    WEFTI_TRY(wefti_wire_base_open(&wire->base, options, &wire->ops, EARLY_BYTES));
+    return open_links(wire, options);
+}
+
+/* --- TCP itself --- */
+
+static void service_mesh(tcp_wire *wire, uint64_t now_ns) { wefti_mesh_service(&wire->mesh, now_ns); }
+
+static void close_mesh(tcp_wire *wire) {
+    wefti_mesh_close(&wire->mesh);
+    if (wire->poller >= 0) close(wire->poller);
+}
+
+static const tcp_medium sockets = {.wire_bytes = sizeof(tcp_wire),
+                                   .name = "tcp",
+                                   .address = tcp_address,
+                                   .connect = tcp_connect,
+                                   .descriptor = tcp_descriptor,
+                                   .arm = tcp_arm,
+                                   .service = service_mesh,
+                                   .close = close_mesh};
+
+static weft_status open_mesh(tcp_wire *wire, const wefti_wire_options *options) {
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = TCP_TOKEN_LISTENER};
     wire->direct = options->size <= MOST_DIRECT_LINKS;
-    WEFTI_TRY(wefti_regions_open(&wire->regions, self));
     wire->mesh.joined = joined;
     wire->mesh.refused = refused;
     wire->mesh.context = wire;
-    WEFTI_TRY(wefti_mesh_open(&wire->mesh, self, options));
-    struct epoll_event event = {.events = EPOLLIN, .data.u32 = TCP_TOKEN_LISTENER};
+    WEFTI_TRY(wefti_mesh_open(&wire->mesh, &wire->base.wire, options));
     wire->poller = epoll_create1(EPOLL_CLOEXEC);
     if (wire->poller < 0 || epoll_ctl(wire->poller, EPOLL_CTL_ADD, wire->mesh.listener, &event) != 0)
         return wefti_fail_errno("tcp: cannot create a poller (epoll)");
@@ -319,23 +393,12 @@ static weft_status open_parts(tcp_wire *wire, const wefti_wire_options *options)
 weft_status wefti_wire_tcp_open(const wefti_wire_options *options, wefti_wire **wire_out) {
     tcp_wire *wire = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *wire, "a tcp wire", &wire));
-    wire->poller = -1;
-    wire->base.wire.can = (wefti_wire_capabilities){.name = "tcp",
-                                                    .flags = WEFTI_WIRE_ONE_SIDED | WEFTI_WIRE_WAIT_DESCRIPTOR |
-                                                             WEFTI_WIRE_ENCRYPTS,
-                                                    .max_message_bytes = PTRDIFF_MAX,
-                                                    .eager_bytes = TCP_EAGER_BYTES,
-                                                    .latency_ns = 10000,
-                                                    .bytes_per_ns = 2};
-    weft_status status = wefti_wire_base_open(&wire->base, options, &tcp_ops, EARLY_BYTES);
-    if (status != WEFT_OK) {
-        wefti_free(wire, sizeof *wire);
-        return status;
-    }
-    if ((status = open_parts(wire, options)) != WEFT_OK) {
-        free_wire(wire);
-        return status;
-    }
-    *wire_out = &wire->base.wire;
-    return WEFT_OK;
+    weft_status status = wefti_tcp_open(wire, options, &sockets);
+    wire->base.wire.can.flags |= WEFTI_WIRE_WAIT_DESCRIPTOR | WEFTI_WIRE_ENCRYPTS;
+    if (status == WEFT_OK) status = open_mesh(wire, options);
+    if (status != WEFT_OK)
+        wefti_tcp_free(wire);
+    else
+        *wire_out = &wire->base.wire;
+    return status;
 }

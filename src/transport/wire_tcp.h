@@ -1,8 +1,10 @@
-/* Inside of the TCP wire: wire_tcp.c opens, connects and closes; wire_tcp_out.c posts and sends; wire_tcp_in.c receives. */
+/* Inside of the TCP wire, and of all wires over streams of bytes: wire_tcp.c opens, connects and closes; wire_tcp_out.c posts and sends;
+ * wire_tcp_in.c receives. What a stream is made of is a socket, sealed or not, or what wire_own.c has from the program. */
 #ifndef WEFTI_TRANSPORT_WIRE_TCP_H
 #define WEFTI_TRANSPORT_WIRE_TCP_H
 
 #include "transport/mesh.h"
+#include "transport/network.h"
 #include "transport/regions.h"
 #include "transport/wire_common.h"
 
@@ -74,6 +76,7 @@ typedef struct tcp_link {
     wefti_wire_link state;
     int             socket;
     wefti_seal     *seal;      /* what encrypts it; NULL: nothing */
+    wefti_stream   *stream;    /* instead of a socket; NULL: none */
     char            cause[TCP_CAUSE_BYTES]; /* why it is down, where that is known */
     bool            heard_bye, broken, wants_out;
     wefti_op_list   out_ops, waiting;
@@ -83,8 +86,24 @@ typedef struct tcp_link {
     uint32_t        told; /* news of regions that were sent */
 } tcp_link;
 
-typedef struct tcp_wire {
-    wefti_wire_base base;
+typedef struct tcp_wire tcp_wire;
+/* What is beneath the links. */
+typedef struct tcp_medium {
+    size_t      wire_bytes; /* of the whole wire, which begins with a tcp_wire */
+    const char *name;
+    weft_status (*address)(wefti_wire *wire, void *address_out, size_t *bytes_out); /* these four: slots of the wire's table */
+    weft_status (*connect)(wefti_wire *wire, int32_t peer, const void *address, size_t bytes);
+    int (*descriptor)(wefti_wire *wire);
+    weft_status (*arm)(wefti_wire *wire);
+    void (*service)(tcp_wire *wire, uint64_t now_ns); /* brings links up */
+    const char *(*cause)(const tcp_wire *wire, int32_t peer); /* why a link's stream has ended; NULL: not known. Asked of streams only */
+    void (*close)(tcp_wire *wire);
+} tcp_medium;
+
+struct tcp_wire {
+    wefti_wire_base   base;
+    wefti_wire_ops    ops;    /* of the base */
+    const tcp_medium *medium;
     tcp_link       *links; /* [size] */
     wefti_mesh      mesh;
     wefti_regions   regions;
@@ -92,7 +111,17 @@ typedef struct tcp_wire {
     bool            direct; /* so few links that asking each beats asking the poller */
     uint64_t        last_token;
     tcp_serve      *free_serves;
-} tcp_wire;
+};
+
+/* Opens a wire without links, in zeroed memory of medium->wire_bytes. Free it after a failure too. */
+WEFT_MUST_CHECK weft_status wefti_tcp_open(tcp_wire *wire, const wefti_wire_options *options, const tcp_medium *medium);
+/* Frees it, once its medium is closed. */
+void wefti_tcp_free(tcp_wire *wire);
+/* What a link needs before it can come up. */
+WEFT_MUST_CHECK weft_status wefti_tcp_prepare(tcp_wire *wire, int32_t peer);
+/* As sendmsg and recvmsg on the link's stream, without blocking. */
+ssize_t wefti_tcp_link_send(tcp_link *link, const struct iovec *parts, int count);
+ssize_t wefti_tcp_link_receive(tcp_link *link, const struct iovec *parts, int count);
 
 weft_status wefti_tcp_post(wefti_wire *wire, wefti_wire_op *op);
 /* Sends what the link's socket takes. */

@@ -247,7 +247,7 @@ static int read_more(tcp_link *link) {
     room = TCP_STAGE_BYTES - in->have;
     parts[count++] = (struct iovec){in->stage + in->have, room};
     ssize_t got;
-    do got = wefti_seal_receive(link->seal, link->socket, parts, count);
+    do got = wefti_tcp_link_receive(link, parts, count);
     while (got < 0 && errno == EINTR);
     if (got < 0 && errno == EAGAIN) return 0;
     if (got <= 0) return -1;
@@ -264,7 +264,8 @@ void wefti_tcp_receive(tcp_wire *wire, int32_t peer) {
         if (!take_stage(wire, peer)) return;
         int more = read_more(link);
         if (more < 0) {
-            wefti_tcp_link_end(wire, peer, link->heard_bye ? WEFTI_LINK_LEFT : WEFTI_LINK_DOWN, wefti_seal_cause(link->seal));
+            const char *cause = link->stream ? wire->medium->cause(wire, peer) : wefti_seal_cause(link->seal);
+            wefti_tcp_link_end(wire, peer, link->heard_bye ? WEFTI_LINK_LEFT : WEFTI_LINK_DOWN, cause);
             return;
         }
         if (!take_stage(wire, peer)) return;

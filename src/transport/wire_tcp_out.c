@@ -152,7 +152,7 @@ static bool send_some(tcp_link *link) {
         size_t before = out->sent > out->head_bytes ? out->sent - out->head_bytes : 0;
         parts[count++] = (struct iovec){(void *)(out->payload + before), out->payload_bytes - before};
     }
-    ssize_t sent = wefti_seal_send(link->seal, link->socket, parts, count);
+    ssize_t sent = wefti_tcp_link_send(link, parts, count);
     if (sent < 0 && errno == EINTR) return true;
     if (sent < 0 && (errno == EAGAIN || errno == ENOBUFS)) return false;
     if (sent <= 0) {

@@ -46,8 +46,9 @@ weft_status wefti_wire_open(const char *name, const wefti_wire_options *options,
     *wire_out = NULL;
     WEFTI_TRY(read_amount("WEFT_WIRE_DELAY_US", &delay_us));
     WEFTI_TRY(read_amount("WEFT_WIRE_GBPS", &gigabits));
-    const wefti_wire_kind *kind = wefti_wire_kinds;
+    const wefti_wire_kind *kind = wefti_wire_kinds, own = {name, wefti_wire_own_open};
     while (kind->name && strcmp(kind->name, name) != 0) kind++;
+    if (!kind->name && options->own && strcmp(options->own->name, name) == 0) kind = &own;
     if (!kind->name) {
         char list[128];
         wefti_wire_list(false, list, sizeof list);

@@ -202,6 +202,21 @@ case_gpt_on_ids() {
     has "the sample" "^([0-9]+ ){5}" "$said"
 }
 
+# A wire of the program's own carries the training, to what the TCP wire comes to; the environment still has its say.
+case_own_wire() {
+    local ranks said loss
+    for ranks in 1 2 4; do
+        said=$("$bin/weftrun" -n $ranks "$bin/wire_template" 2>&1) || fail "$ranks ranks: $said"
+        [ $ranks = 1 ] || has "$ranks ranks" "^\[0\] .*rank 0 of $ranks, .*wire local, .*: loss 0[.][0-9]+$" "$said"
+        loss=${said##* }
+        said=$(WEFT_WIRE=tcp "$bin/weftrun" -n $ranks "$bin/wire_template" 2>&1) || fail "$ranks ranks over tcp: $said"
+        [ $ranks = 1 ] || has "$ranks ranks over tcp" "wire tcp, " "$said"
+        [ "$loss" = "${said##* }" ] || fail "$ranks ranks: the loss is $loss, over tcp ${said##* }"
+    done
+    said=$(WEFT_WIRE=pigeon "$bin/weftrun" -n 2 "$bin/wire_template" 2>&1) && fail "a wire that there is not: $said"
+    has "a wire that there is not" "there is no wire 'pigeon' .*shm, tcp.*, the program's own local" "$said"
+}
+
 # On a terminal: one line that is written over, bold where colour is wanted.
 case_live_line() {
     local command text

@@ -16,12 +16,13 @@
 #define WEFTI_WIRE_H
 
 #include "core/iface/host.h"
+#include "weft/wire.h"
 
 typedef struct wefti_wire        wefti_wire;
 typedef struct wefti_wire_op     wefti_wire_op;
 typedef struct wefti_wire_region wefti_wire_region;
 
-#define WEFTI_WIRE_ADDRESS_BYTES 256 /* most bytes an address takes */
+#define WEFTI_WIRE_ADDRESS_BYTES WEFT_WIRE_ADDRESS_BYTES
 #define WEFTI_WIRE_ANY_PEER (-1)     /* as the peer of a receive: whoever sends that tag */
 
 /* Tags are 64 bits; the top 8 say whose they are, the rest is the owner's. */
@@ -215,6 +216,7 @@ typedef struct wefti_wire_options {
     const uint8_t    *secret; /* NULL: none */
     size_t            secret_bytes;
     bool              encrypt; /* nobody but the two ends can read or change what travels; needs a secret */
+    const weft_wire_kind *own; /* a wire of the program's, besides those of the library; NULL: none */
     void             *shared; /* inproc: the hub that the ranks of this process share */
     size_t            ring_bytes; /* shm: size of each pair's ring per direction */
 } wefti_wire_options;
