@@ -9,6 +9,7 @@
  *                   custom.h    operations of your own
  *   train           solver.h    solvers, schedules, regularisers: plain values
  *                   strategy.h  how the program is split over ranks
+ *                   compression.h  gradients in fewer bytes between ranks
  *                   trainer.h   loss + solver + strategy = a trainer; steps, saving, evaluation
  *                   fit.h       the usual loop: progress, metrics, plot, checkpoints
  *   feed            loader.h    batches from IDX images, text and arrays: shuffled, sharded, read ahead, resumable
@@ -33,6 +34,7 @@
 #include "weft/batch.h"
 #include "weft/checkpoint.h"
 #include "weft/collective.h"
+#include "weft/compression.h"
 #include "weft/custom.h"
 #include "weft/dlpack.h"
 #include "weft/dtype.h"

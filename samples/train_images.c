@@ -7,8 +7,8 @@
 #include "weft.h"
 
 static const char *model = "cnn", *data = "/usr/share/datasets/fashion-mnist", *images, *labels, *test_images, *test_labels;
-static const char *log_path, *plot_path, *checkpoint_path, *precision = "f32";
-static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, accumulate = 1, max_steps, checkpoint_every;
+static const char *log_path, *plot_path, *checkpoint_path, *precision = "f32", *compress = "none";
+static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, accumulate = 1, max_steps, checkpoint_every, warmup;
 static double      rate = 1e-3, decay = 0, clip = 0;
 static bool        resume, quiet, describe, stop_on_nan = true;
 
@@ -64,7 +64,9 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
                              .strategy = {.accumulate = (int32_t)accumulate, .precision = weft_dtype_of(precision)},
                              .ignore_nan = !stop_on_nan};
     weft_trainer *trainer = NULL;
-    weft_status   status = weft_trainer_create(world, &program, &trainer);
+    weft_status   status = weft_compression_parse(compress, &program.strategy.compress);
+    program.strategy.compress.warmup = warmup;
+    if (status == WEFT_OK) status = weft_trainer_create(world, &program, &trainer);
     const char   *text = NULL;
     if (status == WEFT_OK && describe && weft_world_rank(world) == 0 && (status = weft_plan_describe(weft_trainer_plan(trainer), &text)) == WEFT_OK)
         puts(text);
@@ -94,6 +96,8 @@ int main(int argc, char **argv) {
         {"l2", CLI_REAL, &decay, "weight of the L2 regulariser"},
         {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any"},
         {"precision", CLI_TEXT, &precision, "of products and activations: f32, bf16 or f16"},
+        {"compress", CLI_TEXT, &compress, "gradients between ranks: none, bf16, fp8, fp8-e5m2, topk:0.01, powersgd:4"},
+        {"compress-warmup", CLI_INTEGER, &warmup, "steps before that begins"},
         {"seed", CLI_INTEGER, &seed, "of parameters and of shuffling"},
         {"data", CLI_TEXT, &data, "folder with Fashion-MNIST's four files"},
         {"images", CLI_TEXT, &images, "IDX file of training images, plain or gzip"},

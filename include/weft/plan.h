@@ -104,6 +104,7 @@ typedef struct weft_plan_op {
     double      flops;         /* floating-point operations */
     int64_t     read_bytes, written_bytes; /* of its operands, each counted once: least traffic */
     int64_t     scratch_bytes; /* while it runs, inside the arena */
+    int64_t     sent_bytes;    /* a collective's: what of its operands a rank of the group has to send, by the algorithms that send least; else 0 */
     uint64_t    time_ns;       /* of the latest run, with options.profile; else 0 */
 } weft_plan_op;
 
@@ -119,6 +120,7 @@ typedef struct weft_plan_totals {
     int64_t peak_bytes;     /* most of the arena and the exported region that is live at once: their lower bound */
     int64_t scratch_bytes;  /* the largest scratch of one op */
     int64_t read_bytes, written_bytes; /* least traffic of one run */
+    int64_t sent_bytes;     /* to other ranks, in one run: the sum over the collectives */
     double  flops;          /* of one run */
     int32_t ops, segments, collectives;
     int32_t graph_ops;      /* nodes that the ops do, after pruning */

@@ -7,6 +7,7 @@
 
 #include <stdint.h>
 
+#include "weft/compression.h"
 #include "weft/dtype.h"
 
 #ifdef __cplusplus
@@ -30,6 +31,7 @@ typedef struct weft_strategy {
     int64_t   bucket_bytes; /* gradients travel in messages of about this size; 0: 4 MiB */
     int64_t   divide_bytes; /* parameters of at least this size are updated by all ranks together, each its part, where ranks reach each
                                other's memory (shared memory, threads); 0: where that is quicker; -1: never. Same bits either way */
+    weft_compression compress; /* what gradients are sent as; zero: as they are. Not with L-BFGS */
 } weft_strategy;
 
 #ifdef __cplusplus

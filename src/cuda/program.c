@@ -11,6 +11,7 @@
 
 #include "core/iface/rule.h"
 #include "core/tensor/check.h"
+#include "core/tensor/codec.h"
 #include "cuda/inside.h"
 
 typedef struct step {
@@ -66,6 +67,9 @@ static weft_status no_kernel(const wefti_cuda *cuda, const wefti_call *call) {
         return wefti_fail(WEFT_E_UNSUPPORTED, "update '%s': the rule '%s' is a function of the application, on the host; cuda:%d cannot call it. "
                           "Use one of Weft's solvers, or the device 'cpu'", call->name ? call->name : "", call->attrs->update.rule->name,
                           (int)cuda->ordinal);
+    if (call->op == WEFT_OP_ENCODE || call->op == WEFT_OP_DECODE)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "cuda:%d has no kernels for the codec %s: let strategy.compress be bf16 or powersgd, or use the device "
+                          "'cpu'", (int)cuda->ordinal, wefti_codec_of(call->attrs->codec.codec)->name);
     return wefti_fail(WEFT_E_UNSUPPORTED, "cuda:%d has no kernel for %s '%s' (%s%s)%s", (int)cuda->ordinal, wefti_ops[call->op].name,
                       call->name ? call->name : "", weft_dtype_name(of->dtype), weft_shape_text(of->shape).text,
                       wefti_cuda_kernels[call->op][0] ? " in this dtype and shape" : "; the device 'cpu' computes it");

@@ -9,11 +9,16 @@
  * per micro-batch) and then reduced over the ranks. A split tensor that someone needs whole is padded to its global extent
  * and summed over the ranks, which is right for uneven splits too; no rule of a common op comes to that.
  *
+ * A gradient that the strategy compresses is summed by compress.c instead. Its first message is begun when the gradient is there, and
+ * what follows on that is emitted LAG gradients later, so that something is on the way while the first message is waited for.
+ *
  * Cost: O(nodes * micro-batches) time and memory; messages: one ALL_REDUCE per partial tensor that is needed whole, which the
  * planner buckets. Invariant: every rank emits the same ALL_REDUCE nodes in the same order, since only extents and
  * windows depend on the rank; never the choice of a rule. */
 #include <string.h>
 
+#include "core/iface/rule.h"
+#include "parallel/compress.h"
 #include "parallel/partition.h"
 #include "parallel/shard.h"
 
@@ -26,6 +31,8 @@ typedef struct piece {
     int32_t       summed;
     weft_tensor **chunk;     /* [micro] */
     struct cut   *cuts;      /* other layouts that were asked for */
+    const wefti_node *update; /* whose gradient it is, to be compressed; NULL: none */
+    wefti_compressed *compressed; /* begun */
 } piece;
 
 typedef struct cut {
@@ -42,7 +49,13 @@ typedef struct evaluator {
     piece          **nodes;       /* [n_nodes] -> [n_outputs] */
     wefti_layout   **wanted;      /* [n_nodes] -> [n_inputs] */
     int64_t          local_first, local_rows;
+    wefti_compress   compress;
+    wefti_compressed *first_compressed, *last_compressed, *unended; /* in the order of their beginnings; the first that has not ended */
+    int32_t          n_unended;
+    const wefti_node *guard; /* an update, whose hyperparameters say whether the step is skipped */
 } evaluator;
+
+enum { LAG = 2 };
 
 static weft_tensor *whole(evaluator *e, weft_tensor *tensor);
 static weft_tensor *chunk(evaluator *e, weft_tensor *tensor, int32_t m);
@@ -100,6 +113,17 @@ static bool same_layout(const wefti_layout *a, const wefti_layout *b) {
     return a->kind == b->kind && (a->kind != WEFTI_SPLIT || (a->axis == b->axis && a->unit == b->unit));
 }
 
+/* A gradient that is a sum over the ranks, and large enough to be compressed. */
+static void mark_gradient(evaluator *e, const wefti_node *update) {
+    const weft_tensor *parameter = update->inputs[0], *gradient = update->inputs[1];
+    piece             *p = piece_of(e, gradient);
+    if (!e->partition.compress || e->partition.ranks == 1 || p->update) return;
+    if (p->layout.kind != WEFTI_PARTIAL || p->layout.reduce != WEFTI_REDUCE_SUM || !weft_shape_equal(parameter->shape, gradient->shape)) return;
+    if (!wefti_compress_takes(e->partition.compress, gradient->dtype, gradient->shape)) return;
+    p->update = update;
+    if (!e->guard) e->guard = update;
+}
+
 /* Marks what outputs and effects need, and which partial tensors somebody wants otherwise than partial. */
 static void mark(evaluator *e, weft_tensor *const *outputs, int32_t n_outputs, bool training) {
     for (int32_t i = 0; i < n_outputs; i++) {
@@ -112,6 +136,7 @@ static void mark(evaluator *e, weft_tensor *const *outputs, int32_t n_outputs, b
     for (int32_t id = e->from->n_nodes - 1; id >= 0; id--) {
         const wefti_node *node = e->from->nodes[id];
         bool              needed = training && node->op == WEFT_OP_UPDATE;
+        if (needed) mark_gradient(e, node);
         for (int32_t i = 0; i < node->n_outputs; i++) needed |= e->nodes[id][i].needed;
         for (int32_t i = 0; needed && i < node->n_outputs; i++) e->nodes[id][i].needed |= node->op == WEFT_OP_UPDATE;
         for (int32_t i = 0; needed && i < node->n_inputs; i++) {
@@ -205,6 +230,37 @@ static void accumulate(evaluator *e, weft_tensor *tensor, int32_t m) {
         p->sum = p->summed == 0 ? next : emit(e, joining_op(p->layout.reduce), NULL, p->sum, next);
         p->summed++;
     }
+}
+
+/* --- compressed gradients --- */
+
+/* Elements of the hyperparameters as scalars. */
+static weft_tensor *hyper_at(weft_tensor *hyper, int64_t index) {
+    return weft_reshape(weft_slice(hyper, 0, index, index + 1), weft_shape_scalar());
+}
+
+static void begin_compressed(evaluator *e, weft_tensor *tensor) {
+    piece *p = piece_of(e, tensor);
+    if (p->compressed) return;
+    accumulate(e, tensor, e->partition.micro - 1);
+    p->compressed = wefti_compress_begin(&e->compress, p->sum, p->update->inputs[0]->node->name);
+    if (!p->compressed) return;
+    if (e->last_compressed) e->last_compressed->next = p->compressed;
+    else e->first_compressed = p->compressed;
+    e->last_compressed = p->compressed;
+    if (!e->unended) e->unended = p->compressed;
+    e->n_unended++;
+}
+
+/* Ends the oldest, until so many are left. */
+static void end_compressed(evaluator *e, int32_t left) {
+    for (; e->n_unended > left; e->n_unended--, e->unended = e->unended->next) (void)wefti_compress_end(e->unended);
+}
+
+static weft_tensor *whole_compressed(evaluator *e, weft_tensor *tensor) {
+    piece *p = piece_of(e, tensor);
+    begin_compressed(e, tensor);
+    return p->compressed ? wefti_compress_end(p->compressed) : &e->to->poison;
 }
 
 /* A leaf is made once; an input that counts samples with this rank's rows. */
@@ -334,7 +390,7 @@ static weft_tensor *whole(evaluator *e, weft_tensor *tensor) {
     if (p->layout.kind == WEFTI_PARTIAL) {
         if (p->whole) return p->whole;
         accumulate(e, tensor, e->partition.micro - 1);
-        p->whole = all_reduce(e, p->sum, p->layout.reduce);
+        p->whole = p->update ? whole_compressed(e, tensor) : all_reduce(e, p->sum, p->layout.reduce);
         return p->whole;
     }
     if (p->layout.kind == WEFTI_SPLIT) {
@@ -418,6 +474,25 @@ static weft_tensor *as_cut(evaluator *e, weft_tensor *tensor, wefti_layout layou
 
 /* --- the whole graph --- */
 
+static weft_tensor *leaf_named(evaluator *e, const char *name) {
+    for (int32_t i = 0; i < e->from->n_leaves; i++)
+        if (strcmp(e->from->leaves[i]->name, name) == 0) return leaf(e, e->from->leaves[i]);
+    return wefti_graph_fail(e->to, WEFT_E_INTERNAL, "there is no input '%s'", name);
+}
+
+static void prepare_compression(evaluator *e) {
+    e->compress = (wefti_compress){.how = e->partition.compress, .graph = e->to, .ranks = e->partition.ranks, .rank = e->partition.rank};
+    if (e->guard && e->partition.scaled)
+        e->compress.loss_scale = weft_cast(hyper_at(leaf_named(e, "weft.hyper"), WEFTI_HYPER_LOSS_SCALE), WEFT_F32);
+}
+
+/* What compression leaves out is kept, unless the step is skipped. */
+static void keep_compressed(evaluator *e) {
+    if (!e->first_compressed || e->to->status != WEFT_OK) return;
+    weft_tensor *skip = weft_ne_scalar(hyper_at(whole(e, e->guard->inputs[2]), WEFTI_HYPER_SKIP), 0);
+    for (wefti_compressed *one = e->first_compressed; one; one = one->next) wefti_compress_keep(one, skip);
+}
+
 /* Chunks micro-batch by micro-batch, sums as they come, then what is whole. */
 static void emit_all(evaluator *e, weft_tensor *const *outputs, int32_t n_outputs, weft_tensor **outputs_out) {
     for (int32_t m = 0; m < e->partition.micro; m++)
@@ -427,13 +502,18 @@ static void emit_all(evaluator *e, weft_tensor *const *outputs, int32_t n_output
                 if (!p->needed || p->layout.kind == WEFTI_WHOLE) continue;
                 (void)chunk(e, &e->from->nodes[id]->outputs[i], m);
                 if (p->completed) accumulate(e, &e->from->nodes[id]->outputs[i], m);
-                if (p->completed && m == e->partition.micro - 1) (void)whole(e, &e->from->nodes[id]->outputs[i]);
+                if (!p->completed || m < e->partition.micro - 1) continue;
+                if (p->update) begin_compressed(e, &e->from->nodes[id]->outputs[i]);
+                else (void)whole(e, &e->from->nodes[id]->outputs[i]);
+                end_compressed(e, LAG);
             }
+    end_compressed(e, 0);
     for (int32_t id = 0; id < e->from->n_nodes && e->to->status == WEFT_OK; id++)
         for (int32_t i = 0; i < e->from->nodes[id]->n_outputs; i++)
             if (e->nodes[id][i].needed && e->nodes[id][i].layout.kind == WEFTI_WHOLE &&
                 !is_generator(e->from->nodes[id]))
                 (void)whole(e, &e->from->nodes[id]->outputs[i]);
+    keep_compressed(e);
     for (int32_t i = 0; i < n_outputs; i++)
         outputs_out[i] = piece_of(e, outputs[i])->layout.kind == WEFTI_SPLIT ? local_rows(e, outputs[i])
                                                                              : whole(e, outputs[i]);
@@ -457,6 +537,7 @@ weft_status wefti_partition_graph(const wefti_partition *partition, weft_graph *
     weft_status status = e.nodes && e.wanted ? analyse(&e) : wefti_graph_status(e.to);
     if (status == WEFT_OK) {
         mark(&e, outputs, n_outputs, training);
+        prepare_compression(&e);
         emit_all(&e, outputs, n_outputs, outputs_out);
         status = wefti_graph_status(e.to);
     }

@@ -11,11 +11,14 @@
 
 #include "core/graph/graph.h"
 #include "weft/batch.h"
+#include "weft/compression.h"
 
 typedef struct wefti_partition {
     int32_t rank, ranks;  /* along the data axis */
     int32_t micro;        /* micro-batches; at least 1 */
     int64_t rows;         /* rows of this global batch; 0: as many as the graph was built for */
+    const weft_compression *compress; /* of gradients, where training; NULL: none */
+    bool    scaled;       /* gradients are those of a loss that was scaled (WEFTI_HYPER_LOSS_SCALE of the input "weft.hyper") */
 } wefti_partition;
 
 /* Writes the graph of one rank. `outputs` may be any tensors; UPDATE nodes among them are effects that happen in order. An output

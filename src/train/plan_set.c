@@ -1,4 +1,4 @@
-/* Plans by batch size. The first plan is for the size that the graph was built for; another size (an uneven last batch) gets
+/* Plans by batch size, and by whether gradients are compressed. The first plan is for the size that the graph was built for; another size (an uneven last batch) gets
  * its own when it first comes, in the same arena, so that from the second epoch on nothing is planned or allocated. */
 #include <string.h>
 
@@ -31,7 +31,9 @@ static weft_tensor *before_reduction(weft_tensor *loss) {
 
 static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
                            weft_graph **graph_out, weft_tensor **outputs_out) {
-    WEFTI_TRY(wefti_partition_graph(context, source, outputs, n_outputs, training, graph_out, outputs_out));
+    const wefti_sized_plan *sized = context;
+    WEFTI_TRY(wefti_partition_graph(&sized->partition, source, outputs, n_outputs, training, graph_out, outputs_out));
+    if (sized->partition.compress) WEFTI_TRY(weft_variables_extend(sized->variables, *graph_out)); /* what compression keeps */
     if (training) outputs_out[WEFTI_OUT_OWN_LOSS] = before_reduction(outputs_out[WEFTI_OUT_OWN_LOSS]);
     return WEFT_OK;
 }
@@ -39,14 +41,16 @@ static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const
 weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **plan_out) {
     wefti_sized_plan **end = &set->plans;
     for (; *end; end = &(*end)->next)
-        if ((*end)->partition.rows == rows) {
+        if ((*end)->partition.rows == rows && (*end)->partition.compress == set->compress) {
             *plan_out = (*end)->plan;
             return WEFT_OK;
         }
     wefti_sized_plan *fresh = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *fresh, "a plan for a batch size", &fresh));
-    fresh->partition = (wefti_partition){.rank = set->world->rank, .ranks = set->world->size, .micro = set->micro, .rows = rows};
-    wefti_plan_options options = {.base = set->options, .rewrite = rewrite, .context = &fresh->partition};
+    fresh->partition = (wefti_partition){.rank = set->world->rank, .ranks = set->world->size, .micro = set->micro, .rows = rows,
+                                         .compress = set->compress, .scaled = set->scaled};
+    fresh->variables = set->variables;
+    wefti_plan_options options = {.base = set->options, .rewrite = rewrite, .context = fresh};
     options.base.outputs = set->outputs;
     options.base.n_outputs = set->n_outputs;
     options.base.training = set->training;

@@ -48,6 +48,7 @@ static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *
         weft_variable_info info;
         void              *memory = wefti_variables_memory(trainer->variables, i);
         WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        if (wefti_is_compress_error(info.name)) continue; /* each rank has its own */
         WEFTI_TRY(wefti_variables_whole(trainer->variables, i));
         if (far) far[i] = (far_variable){trainer->world->device, memory};
         WEFTI_TRY(far ? weft_checkpoint_add_fetched(writer, info.name, info.dtype, info.shape, fetch_piece, &far[i])
@@ -60,7 +61,7 @@ static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *
     return weft_checkpoint_add_i64(writer, "weft.lbfgs_next", *state.next);
 }
 
-static weft_status write_file(weft_trainer *trainer, const char *path, const weft_loader *loader) {
+static weft_status write_file(weft_trainer *trainer, const char *path, const weft_loader *loader, const wefti_compress_states *states) {
     weft_checkpoint_writer *writer = NULL;
     far_variable           *far = NULL;
     size_t                  far_bytes = (size_t)weft_variables_count(trainer->variables) * sizeof *far;
@@ -68,6 +69,7 @@ static weft_status write_file(weft_trainer *trainer, const char *path, const wef
     if (!trainer->world->device->vtable->host_memory) WEFTI_TRY(wefti_alloc(far_bytes, "saving", &far));
     WEFTI_TRY_GOTO(weft_checkpoint_create(path, &writer), done);
     WEFTI_TRY_GOTO(add_variables(trainer, writer, far), done);
+    WEFTI_TRY_GOTO(wefti_compress_states_add(trainer, states, writer), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_u64(writer, "weft.seed", trainer->graph->seed), done);
     if (trainer->program.strategy.precision == WEFT_F16) {
@@ -84,8 +86,14 @@ done:
 
 weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_save: the %s is NULL", trainer ? "path" : "trainer");
-    weft_status status = trainer->world->rank == 0 ? write_file(trainer, path, loader) : WEFT_OK;
-    return wefti_agree(trainer->world, status, "saving the run");
+    wefti_compress_states states;
+    weft_status           status = wefti_compress_states_gather(trainer, &states);
+    if (status == WEFT_OK) {
+        if (trainer->world->rank == 0) status = write_file(trainer, path, loader, &states);
+        status = wefti_agree(trainer->world, status, "saving the run");
+    }
+    wefti_compress_states_release(&states);
+    return status;
 }
 
 /* --- loading --- */
@@ -94,6 +102,7 @@ weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const wef
 typedef struct snapshot {
     unsigned char *bytes; /* variables, each from a multiple of 64 on */
     size_t         size_bytes;
+    wefti_compress_states states; /* what each rank keeps by itself; rank 0 alone */
     struct {
         int64_t           step, lbfgs_used, lbfgs_next;
         wefti_loss_scale  scale;
@@ -110,7 +119,7 @@ static weft_status open_snapshot(const weft_trainer *trainer, snapshot *s) {
     for (int32_t i = 0; i < n; i++) {
         weft_variable_info info;
         WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        total = next_offset(total, info.bytes);
+        if (!wefti_is_compress_error(info.name)) total = next_offset(total, info.bytes);
     }
     if (trainer->lbfgs) total = next_offset(total, wefti_lbfgs_state_of(trainer->lbfgs).n_values * (int64_t)sizeof(double));
     WEFTI_TRY(wefti_alloc(total, "a checkpoint's contents", &s->bytes));
@@ -157,7 +166,9 @@ static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *f
     for (int32_t i = 0; i < n; i++) {
         weft_variable_info info;
         WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        WEFTI_TRY(weft_checkpoint_read(file, info.name, info.dtype, info.shape, s->bytes + at));
+        if (wefti_is_compress_error(info.name)) continue;
+        WEFTI_TRY(wefti_is_compress_basis(info.name) ? wefti_compress_basis_read(trainer, file, &info, s->bytes + at)
+                                                     : weft_checkpoint_read(file, info.name, info.dtype, info.shape, s->bytes + at));
         at = next_offset(at, info.bytes);
     }
     if (trainer->lbfgs) {
@@ -170,6 +181,7 @@ static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *f
             return wefti_fail(WEFT_E_CORRUPT, "the history of L-BFGS has %lld pairs, the next at %lld; it holds %d",
                               (long long)s->numbers.lbfgs_used, (long long)s->numbers.lbfgs_next, state.history);
     }
+    WEFTI_TRY(wefti_compress_states_read(trainer, file, &s->states));
     WEFTI_TRY(check_seed(trainer, file));
     WEFTI_TRY(read_scale(trainer, file, &s->numbers.scale));
     WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.step", &s->numbers.step));
@@ -198,6 +210,7 @@ static weft_status take_over(weft_trainer *trainer, weft_loader *loader, const s
     for (int32_t i = 0; i < n; i++) {
         weft_variable_info info;
         WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        if (wefti_is_compress_error(info.name)) continue;
         WEFTI_TRY(weft_variables_set(trainer->variables, info.name, info.dtype, info.shape, s->bytes + at));
         at = next_offset(at, info.bytes);
     }
@@ -221,6 +234,8 @@ weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_load
     if (status == WEFT_OK) status = send(trainer->world, s.bytes, s.size_bytes);
     if (status == WEFT_OK) status = send(trainer->world, &s.numbers, sizeof s.numbers);
     if (status == WEFT_OK) status = wefti_agree(trainer->world, take_over(trainer, loader, &s), "taking over the run");
+    if (status == WEFT_OK) status = wefti_compress_states_deal(trainer, &s.states);
+    wefti_compress_states_release(&s.states);
     wefti_free(s.bytes, s.size_bytes);
     return status;
 }

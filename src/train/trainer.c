@@ -43,11 +43,13 @@ static uint64_t mix_leaf(uint64_t hash, const wefti_leaf *leaf) {
 static uint64_t mix_program(uint64_t hash, const weft_program *program) {
     const weft_solver   *s = &program->solver;
     const weft_schedule *t = &s->schedule;
+    const weft_compression *c = &program->strategy.compress;
     const double numbers[] = {s->rate, s->kind, s->momentum, s->nesterov, s->beta1, s->beta2, s->rho, s->epsilon, s->weight_decay,
                               s->history, s->line_search, s->clip_norm, s->clip_value, t->kind, (double)t->warmup, (double)t->steps,
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
-                              (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan};
+                              (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan,
+                              c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback};
     return wefti_hash(hash, numbers, sizeof numbers);
 }
 
@@ -91,6 +93,28 @@ static weft_status check_strategy(const weft_world *world, const weft_program *p
     return WEFT_OK;
 }
 
+/* The compression of the step that comes next; one rank has nothing to compress. */
+static const weft_compression *compression_of(const weft_trainer *trainer) {
+    const weft_compression *compress = &trainer->program.strategy.compress;
+    bool                    compresses = compress->codec != WEFT_COMPRESS_NONE && trainer->world->size > 1;
+    return compresses && trainer->steps >= compress->warmup ? compress : NULL;
+}
+
+/* Both plans are made at once where some steps are not compressed, so that no step allocates. */
+static weft_status make_plans(weft_trainer *trainer) {
+    weft_plan *plan = NULL;
+    int64_t    rows = 0, steps = trainer->steps;
+    WEFTI_TRY(wefti_graph_rows(trainer->graph, &rows));
+    trainer->steps = trainer->program.strategy.compress.warmup;
+    trainer->plans.compress = compression_of(trainer);
+    trainer->steps = steps;
+    WEFTI_TRY(wefti_plan_set_get(&trainer->plans, rows, &plan));
+    WEFTI_TRY(weft_plan_commit(plan));
+    trainer->plans.compress = compression_of(trainer);
+    WEFTI_TRY(wefti_plan_set_get(&trainer->plans, rows, &plan));
+    return weft_plan_commit(plan);
+}
+
 static weft_status open_plans(weft_trainer *trainer) {
     wefti_training *t = &trainer->training;
     bool            lbfgs = trainer->program.solver.kind == WEFT_LBFGS;
@@ -106,11 +130,8 @@ static weft_status open_plans(weft_trainer *trainer) {
     trainer->plans.options.trace = trainer->program.trace;
     trainer->plans.options.profile = trainer->program.profile;
     trainer->plans.micro = trainer->program.strategy.accumulate > 0 ? trainer->program.strategy.accumulate : 1;
-    int64_t rows = 0;
-    WEFTI_TRY(wefti_graph_rows(trainer->graph, &rows));
-    weft_plan *plan = NULL;
-    WEFTI_TRY(wefti_plan_set_get(&trainer->plans, rows, &plan));
-    return weft_plan_commit(plan);
+    trainer->plans.scaled = trainer->program.strategy.precision == WEFT_F16;
+    return make_plans(trainer);
 }
 
 static weft_status build(weft_trainer *trainer) {
@@ -201,6 +222,7 @@ static weft_status run_step(weft_trainer *trainer, const weft_batch *batch, weft
         hyper[WEFTI_HYPER_SCALE] = ldexp(1, -(int)trainer->scale.exponent);
     }
     weft_plan *plan = NULL;
+    trainer->plans.compress = compression_of(trainer);
     WEFTI_TRY(wefti_plan_set_get(&trainer->plans, batch->global_rows, &plan));
     weft_plan_set_step(plan, trainer->steps);
     weft_feed feed = {"weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), hyper};

@@ -7,11 +7,13 @@
 #include "core/iface/world.h"
 #include "core/plan/plan.h"
 #include "parallel/partition.h"
+#include "weft/checkpoint.h"
 #include "weft/trainer.h"
 
-/* A plan for one number of rows. The partition is the rewrite's context, so it stays where it is. */
+/* A plan for one number of rows, with compression or without. The partition is the rewrite's context, so it stays where it is. */
 typedef struct wefti_sized_plan {
     wefti_partition          partition;
+    weft_variables          *variables; /* that get the states of compression; of the set */
     weft_plan               *plan;
     struct wefti_sized_plan *next;
 } wefti_sized_plan;
@@ -26,6 +28,8 @@ typedef struct wefti_plan_set {
     bool               training;
     weft_plan_options  options;  /* bucket sizes, trace, profile */
     int32_t            micro;
+    const weft_compression *compress; /* of the plans that are asked for next; NULL: none */
+    bool               scaled;   /* see wefti_partition */
     int64_t            rows;     /* of the largest batch seen */
     wefti_sized_plan  *plans;
 } wefti_plan_set;
@@ -94,6 +98,26 @@ wefti_lbfgs_state wefti_lbfgs_state_of(struct wefti_lbfgs *lbfgs);
 /* The same status on all ranks: WEFT_OK where all have it; otherwise a rank without an error of its own gets the first
  * failing rank's status and says which rank it was and what it was `doing`. Collective. */
 weft_status wefti_agree(weft_world *world, weft_status own, const char *doing);
+
+/* --- what compression keeps on each rank (compress_state.c) --- */
+
+/* Whether a variable is one rank's own: what it left out of gradients. */
+bool wefti_is_compress_error(const char *name);
+/* Or the basis that all ranks share; read, or left as it is where the file has none of that shape. */
+bool        wefti_is_compress_basis(const char *name);
+weft_status wefti_compress_basis_read(const weft_trainer *trainer, weft_checkpoint *file, const weft_variable_info *info, void *values_out);
+/* Gathers all ranks' at rank 0, in memory that lives until it is released, and adds them to the file that is being written (NULL on the
+ * other ranks): "weft.compress.error/<parameter>" [ranks, shape...]. Collective. */
+typedef struct wefti_compress_states {
+    void *memory; /* [ranks] of each variable, one behind the other; NULL: there are none */
+    size_t size_bytes;
+} wefti_compress_states;
+weft_status wefti_compress_states_gather(weft_trainer *trainer, wefti_compress_states *states_out);
+weft_status wefti_compress_states_add(const weft_trainer *trainer, const wefti_compress_states *states, weft_checkpoint_writer *writer);
+void        wefti_compress_states_release(wefti_compress_states *states);
+/* Reads what each rank of this world takes over, at rank 0, to memory as gather leaves it; and hands it out, collectively. */
+weft_status wefti_compress_states_read(const weft_trainer *trainer, weft_checkpoint *file, wefti_compress_states *states_out);
+weft_status wefti_compress_states_deal(weft_trainer *trainer, const wefti_compress_states *states);
 
 /* Names, over all ranks, whose data or share of the loss is not finite, or the gradient's norm where the loss is. Collective. */
 weft_status wefti_trainer_nan(weft_trainer *trainer, const weft_batch *batch, double loss, double norm, double own_loss);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/rules/rules.h"
+#include "parallel/compress.h"
 #include "train/trainer.h"
 
 static bool *reachable(weft_graph *graph, const weft_tensor *loss) {
@@ -144,6 +145,9 @@ weft_status wefti_training_check(const weft_program *program) {
                           "weft_elastic_net or weft_group_lasso");
     if (program->strategy.divide_bytes < -1)
         return wefti_fail(WEFT_E_INVALID, "strategy: divide_bytes is %lld; -1 is for never, else a size", (long long)program->strategy.divide_bytes);
+    WEFTI_TRY(wefti_compress_check(&program->strategy.compress));
+    if (program->strategy.compress.codec != WEFT_COMPRESS_NONE && program->solver.kind == WEFT_LBFGS)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "L-BFGS needs gradients as they are: leave strategy.compress zero, or use another solver");
     if (program->strategy.accumulate < 0 || program->strategy.data < 0 || program->strategy.sync != WEFT_ALLREDUCE)
         return wefti_fail(WEFT_E_INVALID, "strategy: data %d, sync %d, accumulate %d: none may be negative, sync must be WEFT_ALLREDUCE",
                           program->strategy.data, (int)program->strategy.sync, program->strategy.accumulate);

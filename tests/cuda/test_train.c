@@ -76,6 +76,62 @@ Test(cuda_train, three_ranks_on_one_gpu_with_micro_batches) {
     agrees((run){"sgd", "f32", 2, 30, 3}, 1e-4);
 }
 
+/* --- compressed gradients --- */
+
+/* The exit status; what was printed, to be freed. */
+static int compress(const char *device, const char *codec, const char *out, char **text_out) {
+    char        arguments[1024];
+    const char *output = temporary_path("output");
+    snprintf(arguments, sizeof arguments, "%s 10 %s", codec, out);
+    setenv("WEFT_DEVICE", device, 1);
+    int status = run_ranks(2, "shm", "train_program_compress", arguments, output);
+    *text_out = read_text(output);
+    return status;
+}
+
+static double *compressed(const char *device, const char *codec, size_t *count_out) {
+    char        path[2][1024], *text;
+    const char *out = temporary_path(device);
+    size_t      n;
+    int         status = compress(device, codec, out, &text);
+    cr_assert_eq(status, 0, "%s on %s: exit status %d: %s", codec, device, status, text);
+    free(text);
+    for (int rank = 0; rank < 2; rank++) snprintf(path[rank], sizeof path[rank], "%s.%d", out, rank);
+    double *first = read_doubles(path[0], count_out), *second = read_doubles(path[1], &n);
+    cr_assert(n == *count_out && memcmp(first, second, n * sizeof *first) == 0, "%s on %s: ranks have different bits", codec, device);
+    free(second);
+    return first;
+}
+
+Test(cuda_train, compresses_with_operations_that_it_has) {
+    NEEDS_GPU();
+    static const char *const codecs[] = {"bf16", "powersgd"};
+    for (int c = 0; c < 2; c++) {
+        size_t  n, m;
+        double *cpu = compressed("cpu", codecs[c], &n), *cuda = compressed("cuda", codecs[c], &m), off = 0, size = 0;
+        cr_assert_eq(n, m);
+        for (size_t i = 0; i < n; i++) {
+            off += (cpu[i] - cuda[i]) * (cpu[i] - cuda[i]);
+            size += cpu[i] * cpu[i];
+        }
+        cr_assert_leq(sqrt(off / size), 5e-3, "%s is off by %.3g", codecs[c], sqrt(off / size));
+        free(cpu);
+        free(cuda);
+    }
+}
+
+Test(cuda_train, refuses_codecs_that_it_has_no_kernels_for) {
+    NEEDS_GPU();
+    static const char *const codecs[] = {"fp8", "fp8-e5m2", "topk"};
+    for (int c = 0; c < 3; c++) {
+        char *text;
+        cr_assert_eq(compress("cuda", codecs[c], temporary_path("refused"), &text), 1, "%s: %s", codecs[c], text);
+        cr_assert(strstr(text, "WEFT_E_UNSUPPORTED") && strstr(text, "has no kernels for the codec ") && strstr(text, codecs[c]) &&
+                      strstr(text, "bf16 or powersgd"), "%s: %s", codecs[c], text);
+        free(text);
+    }
+}
+
 static void gives_the_same_bits(run how) {
     size_t  n, m;
     double *first = train("cuda", how, &n), *second = train("cuda", how, &m);

@@ -122,7 +122,7 @@ set_tests_properties(cuda_host_device_lazily PROPERTIES LABELS cuda_host TIMEOUT
 
 # Training as processes: the programs that tests/cuda runs on a GPU, in a folder of their own under the names that it knows.
 set(weft_cuda_host_bin ${PROJECT_BINARY_DIR}/cuda_host/bin)
-foreach(program parity run)
+foreach(program parity run compress)
   add_executable(cuda_host_program_${program} ${here}/../train/programs/${program}.c ${here}/../common/far.c)
   weft_cuda_host_target(cuda_host_program_${program})
   set_target_properties(cuda_host_program_${program} PROPERTIES LINKER_LANGUAGE CXX ENABLE_EXPORTS TRUE RUNTIME_OUTPUT_DIRECTORY ${weft_cuda_host_bin}
@@ -136,6 +136,6 @@ if(TARGET weftrun)
   add_custom_command(TARGET cuda_host_train POST_BUILD COMMAND ${CMAKE_COMMAND} -E copy $<TARGET_FILE:weftrun> ${weft_cuda_host_bin}/)
   add_dependencies(cuda_host_train weftrun)
 endif()
-add_dependencies(cuda_host_train cuda_host_program_parity cuda_host_program_run)
+add_dependencies(cuda_host_train cuda_host_program_parity cuda_host_program_run cuda_host_program_compress)
 # The fused programs' compiler has a test of its own, and takes long here.
 set_tests_properties(cuda_host_train PROPERTIES ENVIRONMENT "WEFT_TEST_BIN=${weft_cuda_host_bin};WEFT_CUDA_NVRTC=0")

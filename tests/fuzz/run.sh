@@ -14,6 +14,7 @@ if grep -q '"transport/' "$source/tests/fuzz/fuzz_$what.c" "$source/tests/fuzz/f
     rooms+=("$source"/src/transport/!(*mpi*|*verbs*).c)
     libraries+=(-lsodium -ldl)
 fi
+if grep -q '"core/tensor/codec' "$source/tests/fuzz/fuzz_$what.c"; then rooms+=("$source"/src/core/tensor/codec*.c); fi
 "${CC:-clang}" -g -O1 -std=c17 -D_GNU_SOURCE -DWEFTI_HAVE_ZLIB -DWEFTI_HAVE_SODIUM -fsanitize=fuzzer,address,undefined \
     -fno-sanitize-recover=all -I"$source/include" -I"$source/src" "$source/tests/fuzz/fuzz_$what.c" "${rooms[@]}" \
     "${libraries[@]}" -o "fuzz_$what"

@@ -5,6 +5,7 @@
 
 #include "core/graph/graph.h"
 #include "core/rules/rules.h"
+#include "weft/compression.h"
 
 static weft_graph *graph;
 static int         leaves;
@@ -23,6 +24,7 @@ static weft_tensor *of(weft_dtype dtype, weft_shape shape) {
 }
 #define F(...) of(WEFT_F32, weft_shape(__VA_ARGS__))
 #define D(...) of(WEFT_F64, weft_shape(__VA_ARGS__))
+#define U8(...) of(WEFT_U8, weft_shape(__VA_ARGS__))
 #define H(...) of(WEFT_BF16, weft_shape(__VA_ARGS__))
 #define I(...) of(WEFT_I32, weft_shape(__VA_ARGS__))
 #define L(...) of(WEFT_I64, weft_shape(__VA_ARGS__))
@@ -423,6 +425,47 @@ Test(graph_infer, communication) {
     attrs.comm.global = weft_shape(2, 3);
     GIVES(WEFT_F32, weft_shape(2, 3), REDUCE_SCATTER, &attrs, F(2, 12));
     GIVES(WEFT_F32, weft_shape(2, 12), BROADCAST, &attrs, F(2, 12));
+    GIVES(WEFT_F32, weft_shape(2, 12), ALL_TO_ALL, &attrs, F(2, 12));
+}
+
+Test(graph_infer, codecs) {
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.codec.codec = WEFT_COMPRESS_FP8;
+    attrs.codec.part = 64;
+    attrs.codec.count = 3;
+    GIVES(WEFT_U8, weft_shape(3, 66), ENCODE, &attrs, F(10, 15));
+    GIVES(WEFT_U8, weft_shape(3, 66), ENCODE, &attrs, F(192));
+    FAILS(WEFT_E_INVALID, "193 elements do not go into 3 parts of 64", ENCODE, &attrs, F(193));
+    FAILS(WEFT_E_DTYPE, "codecs take f32", ENCODE, &attrs, D(10));
+    attrs.codec.kept = 2;
+    FAILS(WEFT_E_INVALID, "codec 2 does not keep 2 of 64", ENCODE, &attrs, F(10));
+    attrs.codec.kept = 0;
+    attrs.codec.part = 0;
+    FAILS(WEFT_E_INVALID, "does not keep 0 of 0", ENCODE, &attrs, F(10));
+    attrs.codec.part = 64;
+    attrs.codec.codec = WEFT_COMPRESS_NONE;
+    FAILS(WEFT_E_INVALID, "codec 0", ENCODE, &attrs, F(10));
+    attrs.codec.codec = WEFT_COMPRESS_POWER_SGD; /* is made of graph operations */
+    FAILS(WEFT_E_INVALID, "codec 5", ENCODE, &attrs, F(10));
+    attrs.codec.codec = WEFT_COMPRESS_TOP_K;
+    attrs.codec.count = 1;
+    attrs.codec.kept = 65;
+    FAILS(WEFT_E_INVALID, "keep 65 of 64", ENCODE, &attrs, F(10));
+    attrs.codec.kept = 5;
+    GIVES(WEFT_U8, weft_shape(1, 40), ENCODE, &attrs, F(64));
+    attrs.codec.count = 2;
+    FAILS(WEFT_E_INVALID, "do not go into 2 parts", ENCODE, &attrs, F(64));
+    attrs.codec.count = 60;
+    GIVES(WEFT_F32, weft_shape(60), DECODE, &attrs, U8(3, 40));
+    attrs.codec.sum = true;
+    GIVES(WEFT_F32, weft_shape(60), DECODE, &attrs, U8(3, 40));
+    attrs.codec.count = 65;
+    FAILS(WEFT_E_SHAPE, "there are not 65 elements in 1 parts of 64", DECODE, &attrs, U8(3, 40));
+    attrs.codec.sum = false;
+    GIVES(WEFT_F32, weft_shape(65), DECODE, &attrs, U8(3, 40));
+    FAILS(WEFT_E_SHAPE, "parts of 64 elements are rows of 40 bytes", DECODE, &attrs, U8(3, 41));
+    FAILS(WEFT_E_SHAPE, "rows of 40 bytes", DECODE, &attrs, U8(40));
+    FAILS(WEFT_E_DTYPE, "what was encoded is u8", DECODE, &attrs, F(3, 40));
 }
 
 Test(graph_infer, many_inputs_are_cut_in_messages) {

@@ -340,8 +340,8 @@ static void check(const design *model, int64_t rows, int32_t ranks, int32_t micr
     int32_t      n = build(model, BUILT, &graph, targets);
     cr_assert_eq(build(model, rows, &whole, expected), n);
     if (refused) {
-        weft_status status = wefti_partition_graph(&(wefti_partition){0, ranks, micro, rows}, graph, targets, n, true, &split[0].graph,
-                                                   split[0].targets);
+        weft_status status = wefti_partition_graph(&(wefti_partition){.ranks = ranks, .micro = micro, .rows = rows}, graph, targets, n, true,
+                                                   &split[0].graph, split[0].targets);
         cr_assert_eq(status, WEFT_E_SHAPE, "%s: %s", model->name, weft_error_message());
         cr_assert(strstr(weft_error_message(), "built for 5"), "%s: %s", model->name, weft_error_message());
         weft_graph_release(graph);
@@ -349,7 +349,8 @@ static void check(const design *model, int64_t rows, int32_t ranks, int32_t micr
         return;
     }
     snprintf(name, sizeof name, "%s, %lld rows on %d ranks in %d micro-batches", model->name, (long long)rows, ranks, micro);
-    for (int32_t r = 0; r < ranks; r++) open_part(&split[r], graph, targets, n, (wefti_partition){r, ranks, micro, rows}, name);
+    for (int32_t r = 0; r < ranks; r++)
+        open_part(&split[r], graph, targets, n, (wefti_partition){.rank = r, .ranks = ranks, .micro = micro, .rows = rows}, name);
     run_parts(split, ranks);
     interp *in = interp_open(whole, expected, n, true);
     fill(in, whole, 0);

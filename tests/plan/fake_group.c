@@ -22,6 +22,10 @@ static void perform(const fake_group *g, const wefti_collective_call *call) {
         memcpy(own, call->send, bytes);
         for (int32_t r = 0; r < g->base.size; r++) memcpy((char *)call->receive + (size_t)r * bytes, own, bytes);
         break;
+    case WEFTI_ALLTOALL: /* every other one's row for this rank is what this rank has for itself */
+        memcpy(own, (const char *)call->send + (size_t)g->base.index * bytes, bytes);
+        for (int32_t r = 0; r < g->base.size; r++) memcpy((char *)call->receive + (size_t)r * bytes, own, bytes);
+        break;
     default: break;
     }
 }

@@ -1,5 +1,6 @@
 /* Communication in plans: values, buckets, places in the schedule, and faults; over a group of imagined ranks. */
 #include "common/far.h"
+#include "core/tensor/codec.h"
 #include "plan/fake_group.h"
 #include "plan/support.h"
 
@@ -152,6 +153,31 @@ static void gathers_and_scatters_along_any_axis_evenly_or_not(void) {
 }
 Test(plan_comm, gathers_and_scatters_along_any_axis_evenly_or_not) { gathers_and_scatters_along_any_axis_evenly_or_not(); }
 
+/* Rows go to their ranks: what comes is each rank's row for this one. Also where the sent value is read again, and of one byte each. */
+static void sends_each_rank_its_row(void) {
+    for (int32_t index = 0; index < 3; index++) {
+        scene       *s = scene_open(3, index);
+        float        data[6 * 5], out[6 * 5];
+        weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(3, 2, 5)), *computed = weft_mul_scalar(x, 2);
+        weft_tensor *fed = along(WEFT_OP_ALL_TO_ALL, x, 0, x->shape), *sent = along(WEFT_OP_ALL_TO_ALL, computed, 0, x->shape);
+        weft_tensor *small = along(WEFT_OP_ALL_TO_ALL, weft_cast(x, WEFT_BF16), 0, x->shape);
+        weft_plan   *plan = plan_of(s->world, s->g, false, (weft_plan_options){0}, LIST(fed, weft_sub(sent, computed), weft_cast(small, WEFT_F32)));
+        for (int i = 0; i < 30; i++) data[i] = (float)i;
+        for (int run = 0; run < 2; run++) {
+            run_and_fetch(plan, data, x->shape, out, sizeof out);
+            for (int i = 0; i < 30; i++) cr_assert_eq(out[i], index * 10 + i % 10, "[%d] is %g", i, out[i]);
+            OK(weft_plan_fetch(plan, 1, out, sizeof out));
+            for (int i = 0; i < 30; i++) cr_assert_eq(out[i], 2 * (index * 10 + i % 10 - i), "computed [%d] is %g", i, out[i]);
+            OK(weft_plan_fetch(plan, 2, out, sizeof out));
+            for (int i = 0; i < 30; i++) cr_assert_eq(out[i], index * 10 + i % 10, "bf16 [%d] is %g", i, out[i]);
+        }
+        check_layout(plan);
+        weft_plan_release(plan);
+        scene_close(s);
+    }
+}
+Test(plan_comm, sends_each_rank_its_row) { sends_each_rank_its_row(); }
+
 /* A chain of layers whose gradients are reduced and then applied; micro says how many reductions there are. */
 static weft_plan *layers(scene *s, int32_t n, weft_plan_options options) {
     weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(4, 8)), *h = x, *wrt[16], *grad[16], *outputs[2] = {0};
@@ -196,6 +222,56 @@ Test(plan_comm, buckets_gradients_and_starts_them_in_the_backward_pass) {
     }
     cr_assert_eq(collectives, 5);
     cr_assert_eq(events[n - 1].kind, WEFT_TRACE_RUN);
+    weft_plan_release(plan);
+    scene_close(s);
+}
+
+/* The order in which a plan waits for its collectives, as indices of collectives. */
+static int32_t waits_of(const weft_plan *plan, int32_t *order_out) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < plan->ir.n_steps; i++)
+        if (plan->ir.steps[i].kind == WEFTI_STEP_WAIT) order_out[n++] = plan->ir.steps[i].index;
+    return n;
+}
+
+/* What is needed first goes first: priorities fall in the order of the waits, and that is what the group is told. */
+static void is_urgent_in_the_order_of_need(weft_plan *plan, const fake_group *group) {
+    int32_t order[64], n = waits_of(plan, order);
+    cr_assert_eq(n, plan->ir.n_collectives);
+    for (int32_t i = 1; i < n; i++)
+        cr_assert_gt(plan->ir.collectives[order[i - 1]].priority, plan->ir.collectives[order[i]].priority, "wait %d is no less urgent than the one before", i);
+    for (int32_t c = 0; c < n; c++) cr_assert_eq(group->started[c].priority, plan->ir.collectives[c].priority, "collective %d", c);
+}
+
+Test(plan_comm, gradients_that_are_needed_first_are_the_most_urgent) {
+    scene     *s = scene_open(2, 0);
+    weft_plan *plan = layers(s, 12, (weft_plan_options){.bucket_bytes = 3 * 256, .first_bucket_bytes = 256});
+    float      x[32] = {0};
+    s->group.delay = 1000;
+    OK(weft_plan_run(plan, &(weft_feed){"x", WEFT_F32, weft_shape(4, 8), x}, 1));
+    cr_assert_eq(plan->ir.n_collectives, 5);
+    is_urgent_in_the_order_of_need(plan, &s->group);
+    weft_plan_release(plan);
+    scene_close(s);
+}
+
+/* A statistic that computing stands still for is started behind a gradient that is wanted at the end only, and overtakes it. */
+Test(plan_comm, what_computing_waits_for_overtakes_gradients) {
+    scene       *s = scene_open(2, 0);
+    weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(4, 8)), *w = weft_parameter(s->g, "w", weft_shape(4, 8));
+    weft_tensor *gradient = all_reduce(weft_square(x), WEFTI_REDUCE_SUM);
+    weft_tensor *statistic = all_reduce(weft_sum(weft_exp(x)), WEFTI_REDUCE_MAX);
+    weft_tensor *after = all_reduce(weft_mul(x, statistic), WEFTI_REDUCE_SUM);
+    weft_assign(w, weft_sub(w, weft_add(gradient, after)));
+    weft_plan *plan = plan_of(s->world, s->g, true, (weft_plan_options){.bucket_bytes = -1}, LIST(weft_sum(after)));
+    float      data[32] = {0};
+    int32_t    order[64];
+    s->group.delay = 1000;
+    OK(weft_plan_run(plan, &(weft_feed){"x", WEFT_F32, weft_shape(4, 8), data}, 1));
+    cr_assert_eq(waits_of(plan, order), 3);
+    cr_assert_eq(s->group.started[order[0]].op, WEFTI_REDUCE_MAX, "the statistic is waited for first");
+    cr_assert_gt(order[0], 0, "something was started before it");
+    is_urgent_in_the_order_of_need(plan, &s->group);
     weft_plan_release(plan);
     scene_close(s);
 }
@@ -256,8 +332,88 @@ Test(plan_comm, works_alike_on_a_device_of_its_own_memory) {
     for (int i = 0; i < 3; i++) {
         far_delay = delays[i];
         reduces_values_of_every_origin();
+        sends_each_rank_its_row();
         gathers_and_scatters_along_any_axis_evenly_or_not();
         equal_ranks_on_equal_batches_train_as_one_does();
         a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight();
     }
+}
+
+/* --- codecs --- */
+
+static weft_tensor *coded(weft_op op, weft_tensor *x, weft_codec codec, int64_t part, int64_t count, int64_t kept, bool sum) {
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.codec.codec = (int32_t)codec;
+    attrs.codec.part = part;
+    attrs.codec.count = count;
+    attrs.codec.kept = kept;
+    attrs.codec.sum = sum;
+    return wefti_apply(op, &attrs, (weft_tensor *[]){x}, 1, NULL);
+}
+
+/* Encoded and decoded in a plan is what the codec's functions give, on any number of threads, from what is contiguous or not. */
+Test(plan_codecs, give_the_bits_of_the_functions_on_any_number_of_threads) {
+    enum { A = 300, B = 1001, N = A * B, PART = 150016, KEPT = 3000 };
+    float *x = malloc(N * sizeof *x), *due = malloc(N * sizeof *due), *got = malloc(N * sizeof *got);
+    fill(x, N, 3);
+    for (int codec = 1; codec < WEFT_CODEC_COUNT; codec++) {
+        const wefti_codec_functions *f = wefti_codec_of(codec)->functions;
+        for (int32_t threads = 1; f && threads <= 3; threads++) {
+            bool        cut = f->grain > 0; /* in three parts, the last of which ends early; else in one */
+            int64_t     part = cut ? PART : N, kept = cut ? 0 : KEPT;
+            weft_world *world = calloc(1, sizeof *world);
+            weft_graph *g = graph_new(2);
+            world->size = 1;
+            OK(wefti_cpu_create(&(wefti_cpu_options){.isa = WEFTI_CPU_AUTO, .threads = {.count = threads}}, &world->device));
+            weft_tensor *in = weft_input(g, "x", WEFT_F32, weft_shape(A, B));
+            weft_tensor *bytes = coded(WEFT_OP_ENCODE, in, (weft_codec)codec, part, cut ? 3 : 1, kept, false);
+            weft_tensor *turned = coded(WEFT_OP_ENCODE, weft_permute(weft_reshape(in, weft_shape(B, A)), weft_axes(1, 0)), (weft_codec)codec, part, cut ? 3 : 1, kept, false);
+            weft_plan *plan = plan_of(world, g, false, (weft_plan_options){0},
+                                      LIST(coded(WEFT_OP_DECODE, bytes, (weft_codec)codec, part, N, kept, false), turned,
+                                           coded(WEFT_OP_DECODE, turned, (weft_codec)codec, part, N, kept, false)));
+            uint8_t *encoded = malloc((size_t)f->bytes(part, kept)), *scratch = malloc(f->scratch_bytes ? (size_t)f->scratch_bytes(part) : 1);
+            for (int64_t at = 0; at < N; at += part) {
+                wefti_codec_part one = {.elements = part, .kept = kept, .given = wefti_min_i64(part, N - at)};
+                f->encode(&one, x + at, encoded, scratch);
+                OK(f->decode(&one, encoded, (size_t)f->bytes(part, kept), false, due + at));
+            }
+            run_and_fetch(plan, x, weft_shape(A, B), got, N * sizeof *got);
+            cr_assert_eq(memcmp(got, due, N * sizeof *due), 0, "codec %d on %d threads", codec, threads);
+            for (int64_t i = 0; i < N; i++) got[i] = x[i % B * A + i / B]; /* in the order in which it was encoded */
+            for (int64_t at = 0; at < N; at += part) {
+                wefti_codec_part one = {.elements = part, .kept = kept, .given = wefti_min_i64(part, N - at)};
+                f->encode(&one, got + at, encoded, scratch);
+                OK(f->decode(&one, encoded, (size_t)f->bytes(part, kept), false, due + at));
+            }
+            OK(weft_plan_fetch(plan, 2, got, N * sizeof *got));
+            cr_assert_eq(memcmp(got, due, N * sizeof *due), 0, "codec %d on %d threads, turned", codec, threads);
+            free(encoded);
+            free(scratch);
+            weft_plan_release(plan);
+            weft_graph_release(g);
+            world_close(world);
+        }
+    }
+    free(x);
+    free(due);
+    free(got);
+}
+
+/* Bytes that no codec made end the run with a word, and the process goes on. */
+Test(plan_codecs, end_the_run_at_bytes_that_are_none) {
+    weft_world  *world = world_open(WEFTI_CPU_AUTO);
+    weft_graph  *g = graph_new(2);
+    weft_tensor *bytes = weft_input(g, "bytes", WEFT_U8, weft_shape(2, 16));
+    weft_plan   *plan = plan_of(world, g, false, (weft_plan_options){0}, LIST(coded(WEFT_OP_DECODE, bytes, WEFT_COMPRESS_TOP_K, 100, 100, 2, true)));
+    uint32_t     given[2][4] = {{3, 99, 0x3f800000u, 0x40000000u}, {7, 100, 0x3f800000u, 0x40000000u}};
+    float        out[100];
+    FAILS(WEFT_E_CORRUPT, weft_plan_run(plan, &(weft_feed){"bytes", WEFT_U8, weft_shape(2, 16), given}, 1), "number 100 of 100");
+    cr_assert(strstr(weft_error_message(), "part 1"), "%s", weft_error_message());
+    given[1][1] = 99;
+    OK(weft_plan_run(plan, &(weft_feed){"bytes", WEFT_U8, weft_shape(2, 16), given}, 1));
+    OK(weft_plan_fetch(plan, 0, out, sizeof out));
+    for (int i = 0; i < 100; i++) cr_assert_eq(out[i], i == 99 ? 4 : i == 3 || i == 7 ? 1 : 0, "[%d] is %g", i, out[i]);
+    weft_plan_release(plan);
+    weft_graph_release(g);
+    world_close(world);
 }

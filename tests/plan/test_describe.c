@@ -1,4 +1,5 @@
 /* What a plan says of its ops before anything is allocated: FLOPs and bytes, to the last one, against numbers worked out by hand. */
+#include "plan/fake_group.h"
 #include "plan/support.h"
 
 static weft_plan_op op_of(const weft_plan *plan, const char *kind) {
@@ -27,14 +28,16 @@ static void adds_up(const weft_plan *plan) {
     weft_plan_totals totals;
     weft_plan_op     op;
     double           flops = 0;
-    int64_t          read = 0, written = 0, scratch = 0;
+    int64_t          read = 0, written = 0, sent = 0, scratch = 0;
     int32_t          graph_ops = 0;
     weft_plan_totals_read(plan, &totals);
     for (int32_t i = 0; i < totals.ops; i++) {
         OK(weft_plan_op_at(plan, i, &op));
         flops += op.flops, read += op.read_bytes, written += op.written_bytes, graph_ops += op.fused;
+        sent += op.sent_bytes;
         scratch = wefti_max_i64(scratch, op.scratch_bytes);
     }
+    cr_assert_eq(totals.sent_bytes, sent);
     cr_assert_eq(totals.flops, flops);
     cr_assert_eq(totals.read_bytes, read);
     cr_assert_eq(totals.written_bytes, written);
@@ -92,4 +95,36 @@ Test(plan_describe, views_and_repeated_inputs) {
     weft_plan_release(plan);
     weft_graph_release(g);
     world_close(world);
+}
+
+/* What a rank of three has to send: (n-1)/n of the whole for each way that it goes, shared out; nothing where there is one rank. */
+Test(plan_describe, what_ranks_send) {
+    static const struct {
+        weft_op     op;
+        const char *kind;
+        int64_t     rows, bytes; /* rows of the result of 12 */
+    } due[] = {{WEFT_OP_ALL_REDUCE, "all_reduce", 12, 2 * 192 * 2 / 3}, {WEFT_OP_ALL_GATHER, "all_gather", 36, 192 * 2},
+               {WEFT_OP_REDUCE_SCATTER, "reduce_scatter", 4, 192 * 2 / 3}, {WEFT_OP_ALL_TO_ALL, "all_to_all", 12, 192 * 2 / 3}};
+    for (size_t i = 0; i < WEFTI_COUNT(due); i++)
+        for (int32_t size = 1; size <= 3; size += 2) {
+            weft_world *world = world_open(WEFTI_CPU_AUTO);
+            weft_graph *g = graph_new(1);
+            fake_group  group;
+            wefti_attrs attrs = wefti_no_attrs();
+            attrs.comm.global = weft_shape(size == 1 ? 12 : due[i].rows, 4);
+            fake_group_open(&group, size, 0);
+            world->size = size;
+            world->group = &group.base;
+            weft_tensor *x = weft_exp(weft_input(g, "x", WEFT_F32, weft_shape(12, 4)));
+            weft_plan   *plan = plan_of(world, g, false, (weft_plan_options){0}, LIST(wefti_apply(due[i].op, &attrs, &x, 1, NULL)));
+            if (size == 3) cr_assert_eq(op_of(plan, due[i].kind).sent_bytes, due[i].bytes, "%s: %lld", due[i].kind, (long long)op_of(plan, due[i].kind).sent_bytes);
+            weft_plan_totals totals;
+            weft_plan_totals_read(plan, &totals);
+            cr_assert_eq(totals.sent_bytes, size == 3 ? due[i].bytes : 0);
+            adds_up(plan);
+            weft_plan_release(plan);
+            weft_graph_release(g);
+            fake_group_close(&group);
+            world_close(world);
+        }
 }

@@ -18,3 +18,9 @@ Test(allocation, none_on_one_rank) { allocates_nothing(0, NULL, "adamw 2"); }
 Test(allocation, none_with_lbfgs) { allocates_nothing(0, NULL, "lbfgs 1"); }
 Test(allocation, none_on_two_ranks_over_shared_memory) { allocates_nothing(2, "shm", "adamw 1"); }
 Test(allocation, none_on_two_ranks_over_tcp) { allocates_nothing(2, "tcp", "adamw 1"); }
+Test(allocation, none_with_compressed_gradients) {
+    allocates_nothing(2, "shm", "adamw 1 bf16");
+    allocates_nothing(2, "shm", "adamw 2 fp8");
+    allocates_nothing(2, "shm", "adamw 2 topk");
+    allocates_nothing(2, "tcp", "adamw 1 powersgd:1");
+}

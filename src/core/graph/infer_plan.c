@@ -1,5 +1,6 @@
 /* Shape rules of what plans decide, of effects, of communication, and of the application's own ops. */
 #include "core/graph/internal.h"
+#include "core/tensor/codec.h"
 
 weft_status wefti_shape_mode(wefti_infer_call *call) {
     WEFTI_TRY(wefti_one_dtype(call, 0, 1));
@@ -91,6 +92,44 @@ static weft_status exchanged(wefti_infer_call *call) {
 
 weft_status wefti_shape_all_gather(wefti_infer_call *call) { return exchanged(call); }
 weft_status wefti_shape_reduce_scatter(wefti_infer_call *call) { return exchanged(call); }
+
+/* ---- codecs ---- */
+
+/* Bytes of a part in the form that the attributes name; 0 where they make no sense. */
+static int64_t part_bytes(const wefti_infer_call *call) {
+    const wefti_codec_functions *codec = wefti_codec_of(call->attrs->codec.codec)->functions;
+    int64_t                      part = call->attrs->codec.part, kept = call->attrs->codec.kept;
+    if (!codec || part < 1 || kept < 0 || kept > part || (codec->grain == 0) != (kept > 0)) return 0;
+    return codec->bytes(part, kept);
+}
+
+weft_status wefti_shape_encode(wefti_infer_call *call) {
+    int64_t elements = weft_shape_elements(call->inputs[0]->shape), part = call->attrs->codec.part, bytes = part_bytes(call);
+    int64_t parts = call->attrs->codec.count;
+    if (call->inputs[0]->dtype != WEFT_F32) return wefti_misfit(call, WEFT_E_DTYPE, "codecs take f32");
+    if (bytes == 0)
+        return wefti_misfit(call, WEFT_E_INVALID, "codec %d does not keep %lld of %lld elements", call->attrs->codec.codec,
+                            (long long)call->attrs->codec.kept, (long long)part);
+    if (parts < 1 || parts > INT64_MAX / bytes || elements / part + (elements % part != 0) > parts || (call->attrs->codec.kept && parts > 1))
+        return wefti_misfit(call, WEFT_E_INVALID, "%lld elements do not go into %lld parts of %lld", (long long)elements, (long long)parts,
+                            (long long)part);
+    wefti_type_set(&call->outputs[0], WEFT_U8, weft_shape(parts, bytes));
+    return WEFT_OK;
+}
+
+weft_status wefti_shape_decode(wefti_infer_call *call) {
+    weft_shape x = call->inputs[0]->shape;
+    int64_t    bytes = part_bytes(call), part = call->attrs->codec.part, elements = call->attrs->codec.count;
+    if (call->inputs[0]->dtype != WEFT_U8) return wefti_misfit(call, WEFT_E_DTYPE, "what was encoded is u8");
+    if (bytes == 0 || x.rank != 2 || x.dim[1] != bytes)
+        return wefti_misfit(call, WEFT_E_SHAPE, "parts of %lld elements are rows of %lld bytes", (long long)part, (long long)bytes);
+    int64_t parts = call->attrs->codec.sum ? 1 : x.dim[0];
+    if (elements < 0 || elements / part + (elements % part != 0) > parts)
+        return wefti_misfit(call, WEFT_E_SHAPE, "there are not %lld elements in %lld parts of %lld", (long long)elements, (long long)parts,
+                            (long long)part);
+    wefti_type_set(&call->outputs[0], WEFT_F32, weft_shape(elements));
+    return WEFT_OK;
+}
 
 /* ---- the application's own ---- */
 

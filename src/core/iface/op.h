@@ -64,6 +64,11 @@
  *                    the new parameter
  *   ALL_REDUCE(x...) output i is x[i] reduced over the ranks by attrs.comm.reduce; one message for the list
  *   ALL_GATHER(x), REDUCE_SCATTER(x): along attrs.comm.axis; the result's shape is attrs.comm.global
+ *   ALL_TO_ALL(x [ranks, ...]) row i is what rank i has as this rank's row
+ *   ENCODE(x of f32) -> u8 [parts, bytes]: row i is elements [i*part, (i+1)*part) of x, row-major and followed by zeros, in the form of
+ *                    attrs.codec.codec (core/tensor/codec.h)
+ *   DECODE(u8 [parts, bytes]) -> f32 [count]: the parts one behind the other; with attrs.codec.sum their sum, from the first. Bytes that
+ *                    are no such form fail the run with WEFT_E_CORRUPT
  */
 #ifndef WEFTI_OP_H
 #define WEFTI_OP_H
@@ -142,6 +147,7 @@ typedef union wefti_attrs {
     struct { double scale; int32_t causal; } attention;                                       /* ATTENTION... */
     struct { const struct wefti_rule *rule; double l2, decay, l1, group; } update;             /* UPDATE */
     struct { int32_t reduce, axis; int64_t group; weft_shape global; } comm;                  /* COMM family */
+    struct { int64_t part, count, kept; int32_t codec, sum; } codec;                          /* ENCODE: count of parts; DECODE: of elements */
     struct { const struct wefti_custom *custom; void *options; int32_t options_bytes; } custom; /* CUSTOM... */
     struct { struct wefti_fused *fused; } fused;                                              /* FUSED */
 } wefti_attrs;

@@ -31,6 +31,18 @@ static int64_t written_bytes(const wefti_ir *ir, const wefti_item *item) {
     return bytes;
 }
 
+/* What the members of a group must send for their operands, shared out over them: (n-1)/n of the whole for each way that it goes. */
+static int64_t sent_bytes(const wefti_ir *ir, const wefti_item *item) {
+    const struct wefti_group *group = wefti_item_is_comm(item) ? wefti_ir_group(ir, item) : NULL;
+    int64_t                   given = 0, n = group ? group->size : 1;
+    for (int32_t i = 0; n > 1 && i < item->n_inputs; i++) given += wefti_value_bytes(&ir->values[item->inputs[i]]);
+    switch (item->op) {
+    case WEFT_OP_ALL_REDUCE: return 2 * given * (n - 1) / n;
+    case WEFT_OP_ALL_GATHER: return given * (n - 1); /* what is given is a part */
+    default: return given * (n - 1) / n;
+    }
+}
+
 weft_status weft_plan_op_at(const weft_plan *plan, int32_t index, weft_plan_op *op_out) {
     if (!plan || index < 0 || index >= plan->ir.n_order)
         return wefti_fail(WEFT_E_INVALID, "there is no operation %d: there are %d", index, plan ? plan->ir.n_order : 0);
@@ -39,6 +51,7 @@ weft_status weft_plan_op_at(const weft_plan *plan, int32_t index, weft_plan_op *
     *op_out = (weft_plan_op){.name = item->name, .kind = wefti_ops[item->op].name, .fused = item->graph_ops > 1 ? item->graph_ops : 1,
                              .segment = item->segment, .flops = item->flops, .read_bytes = read_bytes(ir, item),
                              .written_bytes = written_bytes(ir, item), .scratch_bytes = item->scratch_bytes,
+                             .sent_bytes = sent_bytes(ir, item),
                              .time_ns = plan->profile_ns && plan->has_run ? plan->profile_ns[index] : 0};
     return WEFT_OK;
 }
@@ -72,6 +85,7 @@ void weft_plan_totals_read(const weft_plan *plan, weft_plan_totals *totals_out) 
         totals_out->flops += item->flops;
         totals_out->read_bytes += read_bytes(ir, item);
         totals_out->written_bytes += written_bytes(ir, item);
+        totals_out->sent_bytes += sent_bytes(ir, item);
         totals_out->graph_ops += item->graph_ops;
         totals_out->scratch_bytes = wefti_max_i64(totals_out->scratch_bytes, item->scratch_bytes);
     }
@@ -100,8 +114,9 @@ static void add_totals(weft_plan *plan) {
                    (long long)t.exported_bytes, (long long)t.variable_bytes, (long long)t.constant_bytes, (long long)t.input_bytes,
                    (long long)t.total_bytes);
     wefti_text_add(&plan->text, "largest scratch %lld bytes\n", (long long)t.scratch_bytes);
-    wefti_text_add(&plan->text, "one run: %d ops for %d of the graph, %d segments, %d collectives, %.6g FLOP, reads %lld bytes, writes %lld\n",
-                   t.ops, t.graph_ops, t.segments, t.collectives, t.flops, (long long)t.read_bytes, (long long)t.written_bytes);
+    wefti_text_add(&plan->text, "one run: %d ops for %d of the graph, %d segments, %d collectives, %.6g FLOP, reads %lld bytes, writes %lld, sends %lld\n",
+                   t.ops, t.graph_ops, t.segments, t.collectives, t.flops, (long long)t.read_bytes, (long long)t.written_bytes,
+                   (long long)t.sent_bytes);
     if (plan->ir.n_divided)
         wefti_text_add(&plan->text, "%d parameters are updated in parts, which ranks %s\n", plan->ir.n_divided,
                        plan->ir.pushes ? "store to their peers" : "load from their peers");
@@ -110,15 +125,15 @@ static void add_totals(weft_plan *plan) {
 weft_status weft_plan_describe(weft_plan *plan, const char **text_out) {
     if (!plan) return wefti_fail(WEFT_E_INVALID, "weft_plan_describe: the plan is NULL");
     begin_text(plan);
-    wefti_text_add(&plan->text, "%7s  %-24s %5s %14s %14s %14s %12s  %s\n", "segment", "op", "ops", "FLOP", "read", "written",
-                   "scratch", "name");
+    wefti_text_add(&plan->text, "%7s  %-24s %5s %14s %14s %14s %12s %12s  %s\n", "segment", "op", "ops", "FLOP", "read", "written",
+                   "scratch", "sent", "name");
     for (int32_t k = 0; k < plan->ir.n_order; k++) {
         weft_plan_op op;
         WEFTI_TRY(weft_plan_op_at(plan, k, &op));
         if (op.segment >= 0) wefti_text_add(&plan->text, "%7d", op.segment);
         else wefti_text_add(&plan->text, "%7s", "-");
-        wefti_text_add(&plan->text, "  %-24s %5d %14.6g %14lld %14lld %12lld  %s\n", op.kind, op.fused, op.flops,
-                       (long long)op.read_bytes, (long long)op.written_bytes, (long long)op.scratch_bytes, op.name);
+        wefti_text_add(&plan->text, "  %-24s %5d %14.6g %14lld %14lld %12lld %12lld  %s\n", op.kind, op.fused, op.flops,
+                       (long long)op.read_bytes, (long long)op.written_bytes, (long long)op.scratch_bytes, (long long)op.sent_bytes, op.name);
     }
     add_totals(plan);
     return finish(plan, text_out);

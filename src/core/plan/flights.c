@@ -38,6 +38,10 @@ static wefti_collective_call call_of(const weft_plan *plan, const wefti_item *it
         call.kind = WEFTI_REDUCE_SCATTER;
         call.count = (size_t)wefti_value_elements(out);
         break;
+    case WEFT_OP_ALL_TO_ALL:
+        call.kind = WEFTI_ALLTOALL;
+        call.count = (size_t)(wefti_value_elements(in) / wefti_ir_group(&plan->ir, item)->size);
+        break;
     default:
         call.kind = WEFTI_BROADCAST;
         call.count = (size_t)wefti_value_elements(in);
@@ -57,8 +61,8 @@ static void *mirrored(const weft_plan *plan, const void *memory) {
 /* Bytes that a call reads here, and writes. */
 static void extents(const weft_plan *plan, int32_t c, const wefti_collective_call *call, size_t *sent_out, size_t *received_out) {
     size_t bytes = call->count * weft_dtype_bytes(call->dtype), members = (size_t)wefti_ir_group(&plan->ir, item_of(plan, c))->size;
-    *sent_out = call->kind == WEFTI_REDUCE_SCATTER ? bytes * members : bytes;
-    *received_out = call->kind == WEFTI_ALLGATHER ? bytes * members : bytes;
+    *sent_out = call->kind == WEFTI_REDUCE_SCATTER || call->kind == WEFTI_ALLTOALL ? bytes * members : bytes;
+    *received_out = call->kind == WEFTI_ALLGATHER || call->kind == WEFTI_ALLTOALL ? bytes * members : bytes;
 }
 
 static weft_status board(weft_plan *plan, int32_t c) {
@@ -111,6 +115,7 @@ static weft_status take_off(weft_plan *plan, int32_t c) {
     const wefti_item     *item = item_of(plan, c);
     wefti_in_flight      *flight = &plan->flights[c];
     wefti_collective_call call = call_of(plan, item);
+    call.priority = plan->ir.collectives[c].priority;
     if (flight->boarding) {
         WEFTI_TRY(plan->ir.device->vtable->copy_test(plan->ir.device, flight->ticket));
         call.send = mirrored(plan, call.send);

@@ -121,6 +121,7 @@ typedef struct wefti_plan_segment {
 typedef struct wefti_plan_collective {
     int32_t item;
     int64_t bytes; /* of what this rank gives */
+    int32_t priority; /* the earlier it is waited for, the higher */
 } wefti_plan_collective;
 
 /* --- the whole --- */

@@ -81,11 +81,12 @@ static weft_status place_comm(planner *p, int32_t index) {
     wefti_ir         *ir = p->ir;
     const wefti_item *item = &ir->items[index];
     if (item->divided) return item->op == WEFT_OP_REDUCE_SCATTER ? place_divided(p, item) : WEFT_OK; /* gathered where variables lie */
-    bool    gathers = item->op == WEFT_OP_ALL_GATHER, scatters = item->op == WEFT_OP_REDUCE_SCATTER;
+    bool    gathers = item->op == WEFT_OP_ALL_GATHER;
+    bool    apart = item->op == WEFT_OP_REDUCE_SCATTER || item->op == WEFT_OP_ALL_TO_ALL; /* the result lies elsewhere */
     int64_t bytes = 0;
     int32_t first = INT32_MAX, last = 0, block;
     for (int32_t i = 0; i < item->n_inputs; i++) {
-        int32_t in = item->inputs[i], out = scatters ? in : item->outputs[i];
+        int32_t in = item->inputs[i], out = apart ? in : item->outputs[i];
         int32_t begin = p->position[ir->values[in].item];
         if (begin < first) first = begin;
         if (p->last[in] > last) last = p->last[in];
@@ -95,13 +96,13 @@ static weft_status place_comm(planner *p, int32_t index) {
     WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, bytes, first, last, &block));
     int64_t at = 0;
     for (int32_t i = 0; i < item->n_inputs; i++) {
-        int32_t in = item->inputs[i], out = item->outputs[scatters ? 0 : i];
+        int32_t in = item->inputs[i], out = item->outputs[apart ? 0 : i];
         int64_t part = wefti_value_bytes(&ir->values[in]);
         put(ir, in, block, at + (gathers ? wefti_ir_group(ir, item)->index * part : 0));
-        if (!scatters) put(ir, out, block, at);
+        if (!apart) put(ir, out, block, at);
         at += padded(wefti_value_bytes(&ir->values[gathers ? out : in]));
     }
-    if (!scatters) return WEFT_OK;
+    if (!apart) return WEFT_OK;
     int32_t out = item->outputs[0];
     WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, wefti_value_bytes(&ir->values[out]), p->position[index], p->last[out], &block));
     put(ir, out, block, 0);

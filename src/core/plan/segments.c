@@ -1,7 +1,8 @@
 /* Segments: runs of items that the device is handed whole, cut where a collective starts or its result is first read.
  *
  * A collective is started as soon as what stands before it has been launched, and waited for right before its first reader, or at
- * the end of the run. Linear in items and reads. */
+ * the end of the run. What is waited for first has the highest priority: a batch statistic that the backward pass stands still for
+ * overtakes gradients that are only wanted at the end. Linear in items and reads. */
 #include <string.h>
 
 #include "core/plan/ir.h"
@@ -70,6 +71,8 @@ static weft_status cut_all(cutter *c) {
     WEFTI_TRY(cut(c, ir->n_order));
     for (int32_t i = 0; i < ir->n_collectives; i++)
         if (c->pending[i]) WEFTI_TRY(add_step(ir, WEFTI_STEP_WAIT, i));
+    for (int32_t i = 0; i < ir->n_steps; i++)
+        if (ir->steps[i].kind == WEFTI_STEP_WAIT) ir->collectives[ir->steps[i].index].priority = ir->n_steps - i;
     return WEFT_OK;
 }
 

@@ -5,6 +5,7 @@
 #include "core/iface/custom.h"
 #include "core/iface/rule.h"
 #include "core/tensor/check.h"
+#include "core/tensor/codec.h"
 #include "core/tensor/operand.h"
 
 static weft_status refuse(weft_status status, const wefti_call *call, const char *why) {
@@ -433,6 +434,21 @@ static weft_status check_random(const wefti_call *call) {
     return check_window(call, &call->attrs->random.window, call->outputs[0].shape);
 }
 
+/* ENCODE and DECODE: `whole` is the f32 side, `rows` the encoded one. */
+static weft_status check_codec(const wefti_call *call) {
+    bool                         encodes = call->op == WEFT_OP_ENCODE;
+    const wefti_operand         *whole = encodes ? &call->inputs[0] : &call->outputs[0], *rows = encodes ? &call->outputs[0] : &call->inputs[0];
+    const wefti_codec_functions *codec = wefti_codec_of(call->attrs->codec.codec)->functions;
+    int64_t                      part = call->attrs->codec.part, kept = call->attrs->codec.kept, elements = wefti_operand_elements(whole);
+    DTYPE(whole->dtype == WEFT_F32 && rows->dtype == WEFT_U8, "codecs are between f32 and u8");
+    if (!codec || part < 1 || kept < 0 || kept > part || (codec->grain == 0) != (kept > 0))
+        return refuse(WEFT_E_INVALID, call, "there is no such codec");
+    SHAPE(rows->shape.rank == 2 && rows->shape.dim[1] == codec->bytes(part, kept), "the encoded side has rows of another size");
+    int64_t parts = !encodes && call->attrs->codec.sum ? 1 : rows->shape.dim[0];
+    SHAPE(elements / part + (elements % part != 0) <= parts, "there are fewer parts than elements");
+    return WEFT_OK;
+}
+
 static weft_status check_operands(const wefti_call *call) {
     const wefti_op_info *info = &wefti_ops[call->op];
     if (call->n_inputs < info->inputs_min || (info->inputs_max != WEFTI_ANY && call->n_inputs > info->inputs_max) ||
@@ -471,6 +487,8 @@ weft_status wefti_call_check(const wefti_call *call) {
     case WEFT_OP_PAD: return check_pad(call);
     case WEFT_OP_GATHER: return check_pick(call, call->outputs[0].shape);
     case WEFT_OP_SCATTER_ADD: return check_pick(call, call->inputs[2].shape);
+    case WEFT_OP_ENCODE:
+    case WEFT_OP_DECODE: return check_codec(call);
     case WEFT_OP_ASSIGN: return check_assign(call);
     case WEFT_OP_UPDATE: return check_update(call);
     default: break;

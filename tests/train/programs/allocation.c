@@ -1,5 +1,5 @@
 /* Trains for a while and counts what later steps allocate, on every thread: batches from a loader with its own thread, an uneven last
- * batch, clipping, a schedule, states. usage: allocation adamw|lbfgs THREADS; prints "allocations N" and fails where N is not 0.
+ * batch, clipping, a schedule, states. usage: allocation adamw|lbfgs THREADS [CODEC]; prints "allocations N" and fails where N is not 0.
  * With several ranks, the best of a few rounds counts: a wire's pool of messages that came before their receive may still grow. */
 #include <stdio.h>
 #include <string.h>
@@ -40,7 +40,7 @@ static weft_status count(weft_trainer *trainer, weft_loader *loader, int rounds,
 int main(int argc, char **argv) {
     static float   pixels[ROWS * PIXELS];
     static int32_t label[ROWS];
-    if (argc != 3) return 2;
+    if (argc != 3 && argc != 4) return 2;
     bool          lbfgs = strcmp(argv[1], "lbfgs") == 0;
     long          counted = -1;
     weft_world   *world = NULL;
@@ -61,6 +61,9 @@ int main(int argc, char **argv) {
     weft_program program = {.loss = weft_cross_entropy(network(image), target), .regulariser = weft_l2(1e-3), .trace = true, .profile = true,
                             .solver = lbfgs ? weft_lbfgs(1)
                                             : weft_adamw(1e-3, .clip_norm = 1, .schedule = {.kind = WEFT_COSINE, .warmup = 3, .steps = 90})};
+    if (argc == 4 && (status = weft_compression_parse(argv[3], &program.strategy.compress)) != WEFT_OK) goto done;
+    program.strategy.compress.least = 1;
+    program.strategy.compress.warmup = WARM / 2; /* the plan with compression is made before */
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     status = count(trainer, loader, weft_world_size(world) > 1 ? ROUNDS : 1, &counted);
 done:

@@ -95,6 +95,8 @@ const wefti_cpu_kernel *const wefti_cpu_reference[WEFT_OP_COUNT] = {
     [WEFT_OP_ATTENTION_BACKWARD] = &wefti_reference_attention_backward,
     [WEFT_OP_ASSIGN] = &wefti_reference_assign,
     [WEFT_OP_UPDATE] = &wefti_reference_update,
+    [WEFT_OP_ENCODE] = &wefti_reference_encode,
+    [WEFT_OP_DECODE] = &wefti_reference_decode,
     [WEFT_OP_CUSTOM] = &wefti_reference_custom,
     [WEFT_OP_CUSTOM_BACKWARD] = &wefti_reference_custom_backward,
 };

@@ -1,0 +1,179 @@
+/* What compression keeps, in checkpoints. Each rank has left something else out of the gradients it sent, so the file holds all of it, a
+ * row for each rank, and as many ranks go on to the same bits. Where there are more or fewer, rank r takes the sum of rows r, r + ranks,
+ * and so on: what matters to the sums to come is the sum of all rows, and that stays. A file without begins with nothing left out.
+ *
+ * Cost: rank 0 holds all rows while it writes or reads; the others one variable. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/iface/collective.h"
+#include "parallel/compress.h"
+#include "train/trainer.h"
+#include "weft/checkpoint.h"
+
+static bool begins(const char *name, const char *prefix) { return strncmp(name, prefix, strlen(prefix)) == 0; }
+bool wefti_is_compress_error(const char *name) { return begins(name, WEFTI_COMPRESS_ERROR); }
+bool wefti_is_compress_basis(const char *name) { return begins(name, WEFTI_COMPRESS_BASIS); }
+
+/* Calls for each of the states; what all of them take, and the largest. */
+static weft_status measure(const weft_trainer *trainer, size_t *total_out, size_t *largest_out) {
+    *total_out = *largest_out = 0;
+    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
+        weft_variable_info info;
+        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        if (!wefti_is_compress_error(info.name)) continue;
+        *total_out += (size_t)info.bytes;
+        if ((size_t)info.bytes > *largest_out) *largest_out = (size_t)info.bytes;
+    }
+    return WEFT_OK;
+}
+
+/* All rows, at rank 0. */
+static weft_status open_states(const weft_trainer *trainer, wefti_compress_states *states) {
+    size_t total, largest;
+    *states = (wefti_compress_states){0};
+    WEFTI_TRY(measure(trainer, &total, &largest));
+    if (total == 0 || trainer->world->rank != 0) return WEFT_OK;
+    states->size_bytes = total * (size_t)trainer->world->size;
+    return wefti_alloc(states->size_bytes, "what compression keeps on all ranks", &states->memory);
+}
+
+void wefti_compress_states_release(wefti_compress_states *states) {
+    if (states->memory) wefti_free(states->memory, states->size_bytes);
+    *states = (wefti_compress_states){0};
+}
+
+/* Moves every state between its variable and its rows at rank 0, `out` of the variables or into them. */
+static weft_status move(weft_trainer *trainer, const wefti_compress_states *states, void *one, bool out) {
+    char  *rows = states->memory;
+    size_t ranks = (size_t)trainer->world->size;
+    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
+        weft_variable_info info;
+        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        if (!wefti_is_compress_error(info.name)) continue;
+        wefti_collective_call call = {.kind = out ? WEFTI_GATHER : WEFTI_SCATTER, .dtype = WEFT_U8, .count = (size_t)info.bytes,
+                                      .send = out ? one : rows, .receive = out ? rows : one};
+        if (out) WEFTI_TRY(weft_variables_get(trainer->variables, info.name, one, (size_t)info.bytes));
+        WEFTI_TRY(wefti_collective_run(trainer->world->group, &call));
+        if (!out) WEFTI_TRY(weft_variables_set(trainer->variables, info.name, info.dtype, info.shape, one));
+        if (rows) rows += ranks * (size_t)info.bytes;
+    }
+    return WEFT_OK;
+}
+
+static weft_status move_all(weft_trainer *trainer, const wefti_compress_states *states, weft_status status, bool out) {
+    size_t total = 0, largest = 0;
+    void  *one = NULL;
+    if (status == WEFT_OK) status = measure(trainer, &total, &largest);
+    if (status == WEFT_OK && total) status = wefti_alloc_raw(largest, WEFTI_CACHE_LINE, "what compression keeps", &one);
+    if (total || status != WEFT_OK) status = wefti_agree(trainer->world, status, "moving what compression keeps");
+    if (status == WEFT_OK && total) status = move(trainer, states, one, out);
+    if (one) wefti_free(one, largest);
+    return status;
+}
+
+weft_status wefti_compress_states_gather(weft_trainer *trainer, wefti_compress_states *states_out) {
+    return move_all(trainer, states_out, open_states(trainer, states_out), true);
+}
+
+weft_status wefti_compress_states_deal(weft_trainer *trainer, const wefti_compress_states *states) {
+    return move_all(trainer, states, WEFT_OK, false);
+}
+
+weft_status wefti_compress_states_add(const weft_trainer *trainer, const wefti_compress_states *states, weft_checkpoint_writer *writer) {
+    const char *rows = states->memory;
+    for (int32_t i = 0; rows && i < weft_variables_count(trainer->variables); i++) {
+        weft_variable_info info;
+        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        if (!wefti_is_compress_error(info.name)) continue;
+        weft_shape shape = weft_shape(trainer->world->size, weft_shape_elements(info.shape));
+        WEFTI_TRY(weft_checkpoint_add(writer, info.name, info.dtype, shape, rows));
+        rows += (size_t)trainer->world->size * (size_t)info.bytes;
+    }
+    return WEFT_OK;
+}
+
+/* --- reading --- */
+
+/* Reads an array of any number of f32; the caller frees it. */
+static weft_status read_whole(weft_checkpoint *file, const char *name, weft_dtype dtype, weft_shape shape, float **values_out, size_t *bytes_out) {
+    *bytes_out = (size_t)weft_shape_elements(shape) * weft_dtype_bytes(dtype);
+    *values_out = NULL;
+    WEFTI_TRY(wefti_alloc_raw(*bytes_out, WEFTI_CACHE_LINE, "what compression kept", values_out));
+    weft_status status = weft_checkpoint_read(file, name, dtype, shape, *values_out);
+    if (status == WEFT_OK) return WEFT_OK;
+    wefti_free(*values_out, *bytes_out);
+    *values_out = NULL;
+    return status;
+}
+
+/* Row r of `rows` [ranks, n] is the sum of saved rows r, r + ranks, … */
+static void deal_rows(const float *saved, int64_t n_saved, float *rows, int64_t ranks, int64_t n) {
+    for (int64_t s = 0; s < n_saved; s++)
+        for (int64_t i = 0; i < n; i++) {
+            float *to = &rows[s % ranks * n + i];
+            *to = s < ranks ? saved[s * n + i] : *to + saved[s * n + i];
+        }
+}
+
+static weft_status read_state(const weft_trainer *trainer, weft_checkpoint *file, const weft_variable_info *info, float *rows) {
+    weft_dtype dtype;
+    weft_shape shape;
+    float     *saved;
+    size_t     bytes;
+    int64_t    elements = weft_shape_elements(info->shape);
+    if (!weft_checkpoint_find(file, info->name, &dtype, &shape)) return WEFT_OK; /* rows begin as zeros */
+    if (dtype != WEFT_F32 || shape.rank != 2 || shape.dim[1] != elements || shape.dim[0] < 1)
+        return wefti_fail(WEFT_E_SHAPE, "'%s' is %s %s, and should be f32 [ranks, %lld]", info->name, weft_dtype_name(dtype),
+                          weft_shape_text(shape).text, (long long)elements);
+    WEFTI_TRY(read_whole(file, info->name, dtype, shape, &saved, &bytes));
+    deal_rows(saved, shape.dim[0], rows, trainer->world->size, elements);
+    wefti_free(saved, bytes);
+    return WEFT_OK;
+}
+
+/* Arrays of compression that this program has no use for are read and dropped, so that they are not taken for somebody else's. */
+static weft_status drop_unknown(const weft_trainer *trainer, weft_checkpoint *file, const char *prefix, const char *parameter) {
+    char       name[1024];
+    weft_dtype dtype;
+    weft_shape shape;
+    float     *saved;
+    size_t     bytes;
+    snprintf(name, sizeof name, "%s%s", prefix, parameter);
+    if (weft_variables_find(trainer->variables, name) >= 0 || !weft_checkpoint_find(file, name, &dtype, &shape)) return WEFT_OK;
+    WEFTI_TRY(read_whole(file, name, dtype, shape, &saved, &bytes));
+    wefti_free(saved, bytes);
+    return WEFT_OK;
+}
+
+weft_status wefti_compress_states_read(const weft_trainer *trainer, weft_checkpoint *file, wefti_compress_states *states_out) {
+    WEFTI_TRY(open_states(trainer, states_out));
+    char *rows = states_out->memory;
+    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
+        weft_variable_info info;
+        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
+        if (info.kind == WEFT_VARIABLE_PARAMETER) {
+            WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_ERROR, info.name));
+            WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_BASIS, info.name));
+        }
+        if (!wefti_is_compress_error(info.name)) continue;
+        WEFTI_TRY(read_state(trainer, file, &info, (float *)rows));
+        rows += (size_t)trainer->world->size * (size_t)info.bytes;
+    }
+    return WEFT_OK;
+}
+
+weft_status wefti_compress_basis_read(const weft_trainer *trainer, weft_checkpoint *file, const weft_variable_info *info, void *values_out) {
+    weft_dtype dtype;
+    weft_shape shape;
+    bool       there = weft_checkpoint_find(file, info->name, &dtype, &shape);
+    if (there && dtype == info->dtype && weft_shape_equal(shape, info->shape))
+        return weft_checkpoint_read(file, info->name, dtype, shape, values_out);
+    if (there) { /* of another rank: it begins anew */
+        float *saved;
+        size_t bytes;
+        WEFTI_TRY(read_whole(file, info->name, dtype, shape, &saved, &bytes));
+        wefti_free(saved, bytes);
+    }
+    return weft_variables_get(trainer->variables, info->name, values_out, (size_t)info->bytes);
+}
