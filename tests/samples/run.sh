@@ -84,6 +84,10 @@ case_bad_options() {
     ends 2 "either --data FILE .* or --text FILE" 0 train_gpt --data ids
     ends 1 "precision" 0 train_gpt --precision bf17
     ends 2 "there are mlp, cnn and resnet20" 0 train_images --model transformer
+    ends 1 "there is no compression 'zip': there are none, bf16, fp8" 0 train_images --compress zip
+    ends 1 "compress.ratio is 2" 0 train_images --compress topk:2
+    ends 1 "compress.warmup is -1" 2 train_images --compress bf16 --compress-warmup -1
+    ends 0 "sends [1-9][0-9]*" 2 train_images --compress powersgd:2 --max-steps 2 --describe
     local said
     said=$("$bin/train_text" 2>&1)
     [ $? = 2 ] || fail "train_text needs no text: $said"
