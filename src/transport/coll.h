@@ -10,7 +10,7 @@
  * coll_halving.c    halving and doubling
  * coll_trees.c      double tree; binomial trees and the chain of rooted kinds
  * coll_exchange.c   pairwise, linear, Bruck
- * coll_nodes.c      hierarchical: inside the node, across nodes, inside again
+ * coll_nodes.c, coll_nodes_parts.c, coll_nodes_rooted.c   hierarchical: inside the node, across nodes, inside again
  * coll_point.c    send and receive
  * tune.c            measured costs, and the file that keeps them
  * coll_map.c      the slots in mapped memory, and the one-shot algorithm on them
@@ -121,11 +121,15 @@ typedef struct coll_program {
 /* Who runs where. Members of one node are neighbours in `order`, by index. */
 typedef struct coll_nodes {
     int32_t count;       /* of nodes */
-    int32_t least;       /* members of the smallest */
+    int32_t least, most; /* members of the smallest, and of the largest */
     int32_t mine, place; /* this member's node, and its place there */
     int32_t *order;      /* [size] */
     int32_t *first;      /* [count + 1] in `order` */
 } coll_nodes;
+
+static inline int32_t coll_node_size(const coll_nodes *nodes, int32_t node) { return nodes->first[node + 1] - nodes->first[node]; }
+static inline int32_t coll_node_member(const coll_nodes *nodes, int32_t node, int32_t place) { return nodes->order[nodes->first[node] + place]; }
+static inline int32_t coll_wrap(int32_t size, int32_t index) { return ((index % size) + size) % size; }
 
 /* --- mapped memory --- */
 
@@ -321,6 +325,8 @@ void wefti_coll_linear_begin(coll_operation *operation);
 void wefti_coll_pairwise_begin(coll_operation *operation);
 void wefti_coll_bruck_begin(coll_operation *operation);
 void wefti_coll_nodes_begin(coll_operation *operation);
+void wefti_coll_nodes_parts_begin(coll_operation *operation);
+void wefti_coll_nodes_rooted_begin(coll_operation *operation);
 void wefti_coll_point_begin(coll_operation *operation);
 
 /* --- coll_small.c, coll_ring.c --- */

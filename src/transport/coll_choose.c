@@ -158,6 +158,25 @@ static double cost_nodes(const coll_group *group, wefti_collective_kind kind, si
     double across = 2 * (nodes - 1) * (group->model.far_alpha_ns + data / shards / nodes * group->model.far_beta_ns);
     return GREETING_NS + inside + across;
 }
+/* A part goes around the nodes, and in each node to all members, or from them. */
+static double cost_nodes_parts(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    double nodes = group->nodes.count, data = (double)bytes, here = (double)coll_size(group) / nodes;
+    double passes = (group->nodes.most + group->nodes.least - 1) / group->nodes.least, work = coll_kind_reduces(kind) ? 3 * gamma_of(group) : 0;
+    double inside = nodes * (here - 1) * (alpha(group) + data * (beta(group) + work));
+    double across = (nodes - 1) * (group->model.far_alpha_ns + data * (group->model.far_beta_ns + work));
+    return GREETING_NS + passes * (inside + across);
+}
+/* Shards in parallel: to the owners, across in a chain of segments or along a tree, and from the owners to all. */
+static double cost_nodes_rooted(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    double nodes = group->nodes.count, shards = group->nodes.least, data = (double)bytes, here = (double)coll_size(group) / nodes;
+    double segment = data < (double)COLL_SEGMENT_BYTES ? data : (double)COLL_SEGMENT_BYTES, work = kind == WEFTI_REDUCE_TO ? 3 * gamma_of(group) : 0;
+    double near_ns = alpha(group) + segment / shards * (beta(group) + work), far_ns = group->model.far_alpha_ns + segment / shards * (group->model.far_beta_ns + work);
+    bool   chain = data / (double)COLL_SEGMENT_BYTES >= nodes;
+    double hops = chain ? nodes - 1 : log2_up(group->nodes.count);
+    double first = 2 * (here - 1) * near_ns + hops * far_ns; /* until the first segment has arrived; then one behind the other */
+    double each = 2 * (here - 1) * near_ns + (chain ? 2 : hops) * far_ns;
+    return GREETING_NS + first + (data - segment) / (segment > 0 ? segment : 1) * each / COLL_LANES;
+}
 static double cost_point(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
     return alpha(group) + (double)bytes * beta(group);
@@ -228,6 +247,22 @@ static uint64_t sent_nodes(const coll_group *group, wefti_collective_kind kind, 
     uint64_t nodes = (uint64_t)group->nodes.count;
     return 2 * (ranks_of(group) - nodes) * bytes + 2 * (nodes - 1) * bytes;
 }
+/* Parts of members whose place has no owner go to one, or come from one, in their node. */
+static uint64_t sent_nodes_parts(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    uint64_t nodes = (uint64_t)group->nodes.count, handed = ranks_of(group) - nodes * (uint64_t)group->nodes.least;
+    if (kind == WEFTI_ALLGATHER) return sent_square(group, kind, bytes); /* where they come from they need not go back to */
+    return sent_square(group, kind, bytes) + handed * bytes;
+}
+/* To the root only what it does not own itself. */
+static uint64_t sent_nodes_rooted(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    uint64_t own = 0;
+    if (kind == WEFTI_BROADCAST) return sent_once(group, kind, bytes);
+    for (size_t first = 0; first < bytes; first += COLL_SEGMENT_BYTES) {
+        size_t left = bytes - first;
+        own += wefti_coll_part(left < COLL_SEGMENT_BYTES ? left : COLL_SEGMENT_BYTES, 1, group->nodes.least, 0).count;
+    }
+    return sent_once(group, kind, bytes) + bytes - own;
+}
 static uint64_t sent_point(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)group;
     return kind == WEFTI_SEND ? bytes : 0;
@@ -288,6 +323,10 @@ const coll_algorithm wefti_coll_algorithms[] = {
      headers_greeting, wefti_coll_bruck_begin, wefti_coll_lanes_advance},
     {"hierarchical", BIT(ALLREDUCE), false, true, fits_nodes, cost_nodes, sent_nodes, headers_greeting, wefti_coll_nodes_begin,
      wefti_coll_lanes_advance},
+    {"hierarchical", BIT(REDUCE_SCATTER) | BIT(ALLGATHER) | BIT(REDUCE_SCATTER_V) | BIT(ALLGATHER_V), false, true, fits_nodes,
+     cost_nodes_parts, sent_nodes_parts, headers_greeting, wefti_coll_nodes_parts_begin, wefti_coll_lanes_advance},
+    {"hierarchical", BIT(BROADCAST) | BIT(REDUCE_TO), false, true, fits_nodes, cost_nodes_rooted, sent_nodes_rooted,
+     headers_greeting, wefti_coll_nodes_rooted_begin, wefti_coll_lanes_advance},
     {"point", BIT(SEND) | BIT(RECEIVE), false, false, fits_any, cost_point, sent_point, headers_point, wefti_coll_point_begin,
      wefti_coll_lanes_advance},
     {"oneshot", MAPPED_KINDS, true, false, fits_slot, cost_oneshot, sent_nothing, NULL, wefti_coll_oneshot_begin,

@@ -16,12 +16,12 @@
 weft_status wefti_coll_nodes_open(coll_group *group, const int32_t *nodes) {
     int32_t size = group->base.size, me = group->base.index;
     coll_nodes *map = &group->nodes;
-    *map = (coll_nodes){.count = 1, .least = size, .place = me};
+    *map = (coll_nodes){.count = 1, .least = size, .most = size, .place = me};
     if (!nodes) return WEFT_OK;
     WEFTI_TRY(wefti_alloc((size_t)size * sizeof *map->order, "members by node", &map->order));
     WEFTI_TRY(wefti_alloc(((size_t)size + 1) * sizeof *map->first, "members by node", &map->first));
     int32_t placed = 0;
-    map->count = 0;
+    map->count = map->most = 0;
     for (int32_t i = 0; i < size; i++) { /* a node begins with the first of its members that has no place yet */
         bool seen = false;
         for (int32_t k = 0; k < i; k++) seen |= nodes[k] == nodes[i];
@@ -35,7 +35,9 @@ weft_status wefti_coll_nodes_open(coll_group *group, const int32_t *nodes) {
             }
             map->order[placed++] = k;
         }
-        if (placed - map->first[map->count] < map->least) map->least = placed - map->first[map->count];
+        int32_t members = placed - map->first[map->count];
+        if (members < map->least) map->least = members;
+        if (members > map->most) map->most = members;
         map->first[++map->count] = placed;
     }
     return WEFT_OK;
@@ -46,12 +48,8 @@ void wefti_coll_nodes_close(coll_group *group) {
     wefti_free(group->nodes.first, ((size_t)group->base.size + 1) * sizeof *group->nodes.first);
 }
 
-static int32_t member_of(const coll_nodes *nodes, int32_t node, int32_t place) {
-    return nodes->order[nodes->first[node] + place];
-}
-static int32_t here(const coll_nodes *nodes) { return nodes->first[nodes->mine + 1] - nodes->first[nodes->mine]; }
+static int32_t here(const coll_nodes *nodes) { return coll_node_size(nodes, nodes->mine); }
 static bool owns(const coll_nodes *nodes) { return nodes->place < nodes->least; }
-static int32_t around(int32_t size, int32_t index) { return ((index % size) + size) % size; }
 
 /* --- the rounds --- */
 
@@ -86,7 +84,7 @@ static coll_range shard_of(const coll_operation *operation, const coll_lane *lan
 static coll_range part_of(const coll_operation *operation, const coll_lane *lane, int32_t node) {
     const coll_nodes *nodes = &coll_group_of(operation)->nodes;
     coll_range shard = shard_of(operation, lane, nodes->place);
-    coll_range part = wefti_coll_part(shard.count, operation->element_bytes, nodes->count, around(nodes->count, node));
+    coll_range part = wefti_coll_part(shard.count, operation->element_bytes, nodes->count, coll_wrap(nodes->count, node));
     return (coll_range){shard.first + part.first, part.count};
 }
 
@@ -100,22 +98,22 @@ static void prepare(coll_operation *operation, coll_lane *lane) {
 
 static void queue_inside(coll_operation *operation, coll_lane *lane, int32_t turn, bool out) {
     const coll_nodes *nodes = &coll_group_of(operation)->nodes;
-    int32_t size = here(nodes), to = around(size, nodes->place + turn + 1), from = around(size, nodes->place - turn - 1);
+    int32_t size = here(nodes), to = coll_wrap(size, nodes->place + turn + 1), from = coll_wrap(size, nodes->place - turn - 1);
     uint8_t *receive = operation->call.receive;
     coll_range own = shard_of(operation, lane, owns(nodes) ? nodes->place : 0);
-    if (!out && owns(nodes)) wefti_coll_program_recv(operation, lane, member_of(nodes, nodes->mine, from), lane->scratch, own.count);
+    if (!out && owns(nodes)) wefti_coll_program_recv(operation, lane, coll_node_member(nodes, nodes->mine, from), lane->scratch, own.count);
     if (out && from < nodes->least) {
         coll_range theirs = shard_of(operation, lane, from);
-        wefti_coll_program_recv(operation, lane, member_of(nodes, nodes->mine, from), coll_at(operation, receive, theirs.first),
+        wefti_coll_program_recv(operation, lane, coll_node_member(nodes, nodes->mine, from), coll_at(operation, receive, theirs.first),
                                 theirs.count);
     }
     if (!out && to < nodes->least) {
         coll_range theirs = shard_of(operation, lane, to);
-        wefti_coll_program_send(operation, lane, member_of(nodes, nodes->mine, to),
+        wefti_coll_program_send(operation, lane, coll_node_member(nodes, nodes->mine, to),
                                 coll_at(operation, operation->call.send, theirs.first), theirs.count);
     }
     if (out && owns(nodes))
-        wefti_coll_program_send(operation, lane, member_of(nodes, nodes->mine, to), coll_at(operation, receive, own.first), own.count);
+        wefti_coll_program_send(operation, lane, coll_node_member(nodes, nodes->mine, to), coll_at(operation, receive, own.first), own.count);
 }
 
 static void queue(coll_operation *operation, coll_lane *lane, int32_t round) {
@@ -130,8 +128,8 @@ static void queue(coll_operation *operation, coll_lane *lane, int32_t round) {
     uint8_t *receive = operation->call.receive;
     int32_t ahead = now == PHASE_REDUCE ? 1 : 0;
     coll_range out = part_of(operation, lane, node - turn - ahead), in = part_of(operation, lane, node - turn - ahead - 1);
-    int32_t to = member_of(nodes, around(nodes->count, node + 1), nodes->place);
-    int32_t from = member_of(nodes, around(nodes->count, node - 1), nodes->place);
+    int32_t to = coll_node_member(nodes, coll_wrap(nodes->count, node + 1), nodes->place);
+    int32_t from = coll_node_member(nodes, coll_wrap(nodes->count, node - 1), nodes->place);
     wefti_coll_program_recv(operation, lane, from, now == PHASE_REDUCE ? lane->scratch : coll_at(operation, receive, in.first),
                             in.count);
     wefti_coll_program_send(operation, lane, to, coll_at(operation, receive, out.first), out.count);

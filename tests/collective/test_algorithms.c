@@ -18,15 +18,16 @@ static const wire_setup sim = {.name = "sim", .mode = AS_FIBERS, .open = wefti_w
 
 enum { EVERY = UNDER_THREAD_SANITIZER ? 9 : UNDER_ADDRESS_SANITIZER ? 4 : 1 }; /* of the cases, in turn */
 
-/* Nodes of different sizes, and not one behind the other. */
-static const int32_t nodes[MOST_RANKS] = {0, 0, 1, 0, 1, 2, 2, 0};
+/* Nodes of different sizes, and not one behind the other; of one size, few and large, and many and small. */
+static const int32_t nodes[][MOST_RANKS] = {{0, 0, 1, 0, 1, 2, 2, 0}, {0, 0, 0, 0, 1, 1, 1, 1}, {0, 1, 0, 1, 2, 2, 3, 3}};
+static int maps_of_nodes(const coll_algorithm *algorithm) { return strcmp(algorithm->name, "hierarchical") == 0 ? WEFTI_COUNT(nodes) : 1; }
 
 static bool maps_peers(const rank_world *world) { return world->wire->can.flags & WEFTI_WIRE_MAPS_PEERS; }
 
 /* NULL where the algorithm is none for this wire. */
-static wefti_group *group_by(rank_world *world, const coll_algorithm *algorithm) {
+static wefti_group *group_by(rank_world *world, const coll_algorithm *algorithm, int map) {
     if (algorithm->mapped && !maps_peers(world)) return NULL;
-    return group_of_all(world, &(wefti_group_options){.algorithm = algorithm->name, .nodes = nodes});
+    return group_of_all(world, &(wefti_group_options){.algorithm = algorithm->name, .nodes = nodes[map]});
 }
 
 /* Whether the algorithm does this case and is what the group takes for it. */
@@ -84,14 +85,16 @@ static void every_algorithm(rank_world *world) {
     arenas_open(world, &memory, (size_t)16 << 20);
     for (int a = 0; a < wefti_coll_algorithm_count; a++) {
         const coll_algorithm *algorithm = &wefti_coll_algorithms[a];
-        wefti_group *group = group_by(world, algorithm);
-        if (!group) continue;
         int done = 0;
-        for (size_t k = 0; k < every_kind_count; k++)
-            done += cases_of(world, group, algorithm, every_kind[k], &memory, &turn);
+        for (int map = 0; map < maps_of_nodes(algorithm); map++) {
+            wefti_group *group = group_by(world, algorithm, map);
+            for (size_t k = 0; group && k < every_kind_count; k++)
+                done += cases_of(world, group, algorithm, every_kind[k], &memory, &turn);
+            if (group) CLOSE(group);
+        }
         bool pairs = strcmp(algorithm->name, "swap") == 0, apart = strcmp(algorithm->name, "point") == 0;
-        CHECK(done > 0 || world->size < 3 || pairs || apart, "%s was never taken", algorithm->name);
-        CLOSE(group);
+        bool possible = world->size > 2 && !pairs && !apart && (!algorithm->mapped || maps_peers(world));
+        CHECK(done > 0 || !possible, "%s was never taken", algorithm->name);
     }
     arenas_close(world, &memory);
 }
@@ -109,6 +112,20 @@ static uint64_t sent_by_all(rank_world *world) {
     return sum;
 }
 
+static int bytes_of_case(rank_world *world, wefti_group *group, const coll_algorithm *algorithm, arenas *memory, call_case what) {
+    bool differ = what.kind >= WEFTI_REDUCE_SCATTER_V;
+    if (differ || !takes(world, group, algorithm, &what)) return 0;
+    size_t bytes = what.kind == WEFTI_BARRIER ? 0 : what.count * sizeof(float);
+    uint64_t before = sent_by_all(world);
+    call_run(world, group, memory, what);
+    uint64_t sent = sent_by_all(world) - before;
+    uint64_t due = algorithm->sent_bytes((coll_group *)group, what.kind, bytes) +
+                   sizeof(coll_header) * algorithm->headers((coll_group *)group, what.kind);
+    CHECK(sent == due, "%s, kind %d, %zu bytes, %d ranks: %llu bytes were sent, by the formula it is %llu", algorithm->name,
+          (int)what.kind, bytes, (int)world->size, (unsigned long long)sent, (unsigned long long)due);
+    return 1;
+}
+
 static void bytes_by_formula(rank_world *world) {
     static const size_t counts[] = {0, 1, 1000, 100003};
     arenas memory;
@@ -116,25 +133,13 @@ static void bytes_by_formula(rank_world *world) {
     arenas_open(world, &memory, (size_t)16 << 20);
     for (int a = 0; a < wefti_coll_algorithm_count; a++) {
         const coll_algorithm *algorithm = &wefti_coll_algorithms[a];
-        if (algorithm->mapped) continue;
-        wefti_group *group = group_by(world, algorithm);
-        for (size_t k = 0; k < every_kind_count; k++)
-            for (size_t c = 0; c < WEFTI_COUNT(counts); c++) {
-                call_case what = {.kind = every_kind[k], .count = counts[c], .root = 1};
-                bool differ = what.kind >= WEFTI_REDUCE_SCATTER_V;
-                if (differ || !takes(world, group, algorithm, &what)) continue;
-                size_t bytes = what.kind == WEFTI_BARRIER ? 0 : counts[c] * sizeof(float);
-                uint64_t before = sent_by_all(world);
-                call_run(world, group, &memory, what);
-                uint64_t sent = sent_by_all(world) - before;
-                uint64_t due = algorithm->sent_bytes((coll_group *)group, what.kind, bytes) +
-                               sizeof(coll_header) * algorithm->headers((coll_group *)group, what.kind);
-                CHECK(sent == due, "%s, kind %d, %zu bytes, %d ranks: %llu bytes were sent, by the formula it is %llu",
-                      algorithm->name, (int)what.kind, bytes, (int)world->size, (unsigned long long)sent,
-                      (unsigned long long)due);
-                checked++;
-            }
-        CLOSE(group);
+        for (int map = 0; map < maps_of_nodes(algorithm) && !algorithm->mapped; map++) {
+            wefti_group *group = group_by(world, algorithm, map);
+            for (size_t k = 0; k < every_kind_count; k++)
+                for (size_t c = 0; c < WEFTI_COUNT(counts); c++)
+                    checked += bytes_of_case(world, group, algorithm, &memory, (call_case){.kind = every_kind[k], .count = counts[c], .root = 1});
+            CLOSE(group);
+        }
     }
     CHECK(checked >= 30, "only %d cases", checked);
     arenas_close(world, &memory);
