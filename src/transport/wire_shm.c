@@ -7,9 +7,11 @@
  * a service interval. Memory: a segment of size rings for each rank (pages are taken when touched first). */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -20,17 +22,40 @@ enum { SERVICE_NS = 200000 }; /* how often sockets are looked at while messages 
 
 /* --- memory that can be passed on --- */
 
+/* Where it would lie is said too: people know shared memory as /dev/shm, and look there. */
+static weft_status fail_memory(size_t size_bytes, const char *what, int error) {
+    struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
+    getrlimit(RLIMIT_FSIZE, &limit);
+    char remedy[160] = "free memory, raise the limit of the container or cgroup, start fewer ranks, or use the tcp wire";
+    if (error == EFBIG && limit.rlim_cur != RLIM_INFINITY)
+        snprintf(remedy, sizeof remedy, "the limit on the size of files (RLIMIT_FSIZE) is %llu bytes: raise it (ulimit -f unlimited), or use the tcp wire",
+                 (unsigned long long)limit.rlim_cur);
+    else if (error == EMFILE || error == ENFILE)
+        snprintf(remedy, sizeof remedy, "raise the limit on open files (ulimit -n), or use the tcp wire");
+    bool scarce = error == ENOMEM || error == ENOSPC || error == EDQUOT;
+    return wefti_fail(scarce ? WEFT_E_NO_MEMORY : WEFT_E_IO,
+                      "shm: the system refuses %zu bytes of shared memory for %s (a memfd, which counts as memory of this process, not "
+                      "against /dev/shm): %s; %s", size_bytes, what, strerror(error), remedy);
+}
+
+/* Whether a file may be that large; where not, making it so would raise SIGXFSZ, which ends a program. */
+static bool is_allowed(size_t size_bytes) {
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || size_bytes <= limit.rlim_cur;
+}
+
 weft_status wefti_shm_memory_create(size_t size_bytes, const char *what, int *memory_out, void **base_out) {
+    if (!is_allowed(size_bytes)) return fail_memory(size_bytes, what, EFBIG);
     int memory = memfd_create("weft", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (memory < 0) return wefti_fail_errno("shm: the system refuses shared memory (memfd_create) for %s", what);
+    if (memory < 0) return fail_memory(size_bytes, what, errno);
     void *base = MAP_FAILED;
     if (ftruncate(memory, (off_t)size_bytes) == 0 &&
         fcntl(memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
         base = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     if (base == MAP_FAILED) {
-        weft_status status = wefti_fail_errno("shm: cannot get %zu bytes of shared memory for %s", size_bytes, what);
+        int error = errno;
         close(memory);
-        return status;
+        return fail_memory(size_bytes, what, error);
     }
     *memory_out = memory;
     *base_out = base;
