@@ -30,7 +30,7 @@ typedef struct weft_world weft_world;
  *   WEFT_THREADS                     threads of the CPU device (weft/threads.h)
  *   WEFT_CUDA_TF32=1                 f32 products and convolutions on a GPU may round their factors to 10 bits (tf32), which is quicker
  *   WEFT_CUDA_CAPTURE=0              launch kernels one by one, not as graphs; WEFT_CUDA_NVRTC=0: no kernels compiled at run time. For debugging.
- *   WEFT_INTERFACE                   address of this host to bind to; loopback where it is not set. Another than loopback demands
+ *   WEFT_INTERFACE                   interface of this host to bind to, by name (eth0) or address; loopback where not set. Another one demands
  *   WEFT_SECRET, WEFT_SECRET_FILE    a secret of 16 bytes or more, the same on every rank: itself, or a file that only its owner can read
  *   WEFT_ENCRYPT=1                   as .encrypt
  *   WEFT_JOB                         a name, the same on every rank, so that two jobs on one port are not taken for each other */

@@ -38,7 +38,7 @@ weft_status wefti_control_server_open(wefti_control *control) {
         status = wefti_socket_listen(&control->address, &control->listener);
         if (status != WEFT_E_EXISTS) break;
     }
-    return status == WEFT_OK ? WEFT_OK : wefti_while(status, "rank 0 cannot serve the rendezvous");
+    return status == WEFT_OK ? WEFT_OK : wefti_while(status, "rank 0 cannot serve the rendezvous at '%.100s' (WEFT_STORE names rank 0's own host)", control->place->store);
 }
 
 static void drop_guest(wefti_control *control, control_guest *guest) {

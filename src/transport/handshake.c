@@ -260,6 +260,11 @@ static weft_status fail_encryption(int32_t peer, bool own) {
                       "none", (int)peer, own ? "does not encrypt" : "encrypts", own ? "does" : "does not");
 }
 
+static weft_status fail_version(int32_t peer, uint32_t version) {
+    return wefti_fail(WEFT_E_MISMATCH, "rank %d speaks version %u of the protocol, this rank version %d: build all ranks from the same Weft",
+                      (int)peer, version, WEFTI_PROTOCOL_VERSION);
+}
+
 static weft_status server_over(wefti_handshake *shake) {
     const wefti_terms *terms = shake->terms;
     uint32_t           rank = get32(shake->hello + AT_RANK), size = get32(shake->hello + AT_SIZE);
@@ -270,10 +275,10 @@ static weft_status server_over(wefti_handshake *shake) {
         shake->peer = (int32_t)rank;
         if (version == WEFTI_PROTOCOL_VERSION && size == (uint32_t)terms->size && epoch == terms->epoch)
             return fail_encryption(shake->peer, terms->encrypt);
+        if (version != WEFTI_PROTOCOL_VERSION) return fail_version(shake->peer, version);
         return wefti_fail(WEFT_E_MISMATCH,
-                          "rank %d speaks version %u and was started with %u ranks at epoch %u; this rank speaks version "
-                          "%d and has %d ranks at epoch %u", (int)rank, version, size, epoch, WEFTI_PROTOCOL_VERSION,
-                          (int)terms->size, terms->epoch);
+                          "rank %d was started with %u ranks at epoch %u; this rank has %d ranks at epoch %u: give all ranks the same "
+                          "WEFT_WORLD_SIZE", (int)rank, size, epoch, (int)terms->size, terms->epoch);
     case WEFT_E_AGAIN: return wefti_fail(WEFT_E_LINK, "a caller came too early");
     default: return wefti_fail(shake->refusal, "a caller was refused: %s", weft_status_text(shake->refusal));
     }
@@ -285,9 +290,7 @@ static weft_status client_challenge(wefti_handshake *shake) {
     const wefti_terms *terms = shake->terms;
     memcpy(shake->challenge, shake->in, WEFTI_CHALLENGE_BYTES);
     uint32_t version = get32(shake->in + AT_VERSION);
-    if (version != WEFTI_PROTOCOL_VERSION)
-        return wefti_fail(WEFT_E_MISMATCH, "rank %d speaks version %u of the protocol, this rank version %d: build all "
-                          "ranks from the same Weft", (int)shake->peer, version, WEFTI_PROTOCOL_VERSION);
+    if (version != WEFTI_PROTOCOL_VERSION) return fail_version(shake->peer, version);
     bool demands = get32(shake->in + AT_DEMANDS) != 0;
     if (demands && !has_secret(terms))
         return wefti_fail(WEFT_E_AUTH, "rank %d demands the job's secret, and this rank has none%s", (int)shake->peer,

@@ -90,14 +90,13 @@ static weft_status pick_interface(char *text_out, size_t text_bytes) {
 
 /* What rank 0 does: listens, and writes the invitation. */
 static weft_status invite(wefti_place *place, const wefti_host *host, bool one_host, invitation *all) {
-    char                 interface[64] = "127.0.0.1", text[80];
+    char                 interface[64] = "127.0.0.1";
     wefti_socket_address address;
     if (place->interface[0])
         snprintf(interface, sizeof interface, "%s", place->interface);
     else if (!one_host)
         WEFTI_TRY(pick_interface(interface, sizeof interface));
-    snprintf(text, sizeof text, strchr(interface, ':') ? "[%s]:0" : "%s:0", interface);
-    WEFTI_TRY(wefti_socket_resolve(text, &address));
+    WEFTI_TRY(wefti_interface_find(interface, &address));
     if (!wefti_socket_is_loopback(&address) && !wefti_can_authenticate())
         return wefti_fail(WEFT_E_AUTH, "mpi: the ranks are on several hosts, which demands a secret, and this build lacks libsodium");
     if (place->secret_bytes == 0 && wefti_can_authenticate()) {

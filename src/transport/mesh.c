@@ -169,16 +169,18 @@ void wefti_mesh_service(wefti_mesh *mesh, uint64_t now_ns) {
 
 static weft_status listen_at(wefti_mesh *mesh, const wefti_wire_options *options) {
     const char *name = mesh->wire->can.name;
-    char        text[300];
     const char *interface = options->interface && *options->interface ? options->interface : "127.0.0.1";
-    snprintf(text, sizeof text, strchr(interface, ':') ? "[%.250s]:0" : "%.250s:0", interface);
-    WEFTI_TRY(wefti_socket_resolve(text, &mesh->address));
+    char        list[WEFTI_INTERFACES_BYTES];
+    WEFTI_TRY(wefti_interface_find(interface, &mesh->address));
     static const struct in6_addr any;
     const struct sockaddr_in    *four = (const struct sockaddr_in *)&mesh->address.storage;
     const struct sockaddr_in6   *six = (const struct sockaddr_in6 *)&mesh->address.storage;
-    if (mesh->address.storage.ss_family == AF_INET ? four->sin_addr.s_addr == 0 : !memcmp(&six->sin6_addr, &any, sizeof any))
-        return wefti_fail(WEFT_E_INVALID, "%s: '%s' is every interface; name the address by which the others reach this host",
-                          name, interface);
+    if (mesh->address.storage.ss_family == AF_INET ? four->sin_addr.s_addr == 0 : !memcmp(&six->sin6_addr, &any, sizeof any)) {
+        wefti_interface_list(list, sizeof list);
+        return wefti_fail(WEFT_E_INVALID, "%s: '%s' is every interface; name the one, or its address, by which the others reach this host; there "
+                          "are: %s", name, interface, list);
+    }
+    WEFTI_TRY(wefti_interface_check(&mesh->address));
     if (!wefti_socket_is_loopback(&mesh->address) && (!mesh->terms.secret_bytes || !wefti_can_authenticate()))
         return wefti_fail(WEFT_E_AUTH, "%s: '%s' is not loopback, which demands a secret: %s", name, interface,
                           wefti_can_authenticate() ? "set WEFT_SECRET or WEFT_SECRET_FILE on every rank"

@@ -6,7 +6,7 @@
  *   WEFT_STORE=host:port                 where rank 0 serves the rendezvous
  *   WEFT_STORE_FD                        rank 0: that socket, bound and listening already
  *   WEFT_JOB                             a name for the job, the same on all of its ranks
- *   WEFT_INTERFACE                       address of this host that wires bind to (default: loopback)
+ *   WEFT_INTERFACE                       interface of this host that wires bind to, by name or address (default: loopback)
  *   WEFT_SECRET, WEFT_SECRET_FILE        the job's secret, itself or in a file that only its owner can read
  *   WEFT_ENCRYPT=1                       what goes over TCP is encrypted
  * In an indexed job of Kubernetes the rank is JOB_COMPLETION_INDEX, beside WEFT_WORLD_SIZE and WEFT_STORE, which names rank 0's pod.
@@ -76,6 +76,10 @@ static weft_status read_launcher(const launcher *from, wefti_place *place) {
     place->launcher = from->name;
     if (variable(from->local_rank)) WEFTI_TRY(read_number(from->local_rank, 0, 1 << 20, &place->local_rank));
     if (variable(from->local_size)) WEFTI_TRY(read_number(from->local_size, 1, 1 << 20, &place->local_size));
+    if (place->local_size >= 0 && place->local_rank >= place->local_size)
+        return wefti_fail(WEFT_E_INVALID, "%s=%d and %s=%d: there are more ranks on this host than the launcher says that it has room for; local "
+                          "ranks go from 0 to %d", from->local_rank, (int)place->local_rank, from->local_size, (int)place->local_size,
+                          (int)place->local_size - 1);
     return WEFT_OK;
 }
 
@@ -231,7 +235,7 @@ weft_status wefti_place_read(wefti_place *place_out) {
     }
     if (variable("WEFT_INTERFACE")) {
         if (strlen(variable("WEFT_INTERFACE")) >= sizeof place->interface)
-            return wefti_fail(WEFT_E_INVALID, "WEFT_INTERFACE is too long: expected an address of this host");
+            return wefti_fail(WEFT_E_INVALID, "WEFT_INTERFACE is too long: expected an interface (eth0) or an address of this host");
         snprintf(place->interface, sizeof place->interface, "%s", variable("WEFT_INTERFACE"));
     }
     WEFTI_TRY(read_secret(place));

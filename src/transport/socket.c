@@ -88,21 +88,23 @@ static void choose_congestion_control(int socket, const wefti_socket_address *ad
     if (wefti_socket_is_loopback(address)) (void)setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
 }
 
+static weft_status fail_listen(const wefti_socket_address *address, int error) {
+    if (error == EADDRNOTAVAIL) WEFTI_TRY(wefti_interface_check(address));
+    if (error == EADDRINUSE)
+        return wefti_fail(WEFT_E_EXISTS, "the port of %s is taken: another job runs there, or an earlier one has not ended; choose another one",
+                          wefti_socket_text(address).text);
+    return wefti_fail(WEFT_E_IO, "cannot listen on %s: %s", wefti_socket_text(address).text, strerror(error));
+}
+
 weft_status wefti_socket_listen(wefti_socket_address *address, int *socket_out) {
     int listener = socket(address->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
     if (listener < 0) return wefti_fail_errno("cannot create a socket");
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one); /* not held up by connections that just ended */
     choose_congestion_control(listener, address);
     if (bind(listener, (struct sockaddr *)&address->storage, address->bytes) != 0 || listen(listener, 1024) != 0) {
-        int         error = errno;
-        weft_status status = error == EADDRINUSE
-                                 ? wefti_fail(WEFT_E_EXISTS, "the port of %s is taken: another job runs there, or an "
-                                              "earlier one has not ended; choose another one",
-                                              wefti_socket_text(address).text)
-                                 : wefti_fail(WEFT_E_IO, "cannot listen on %s: %s", wefti_socket_text(address).text,
-                                              strerror(error));
+        int error = errno;
         close(listener);
-        return status;
+        return fail_listen(address, error);
     }
     address->bytes = sizeof address->storage;
     getsockname(listener, (struct sockaddr *)&address->storage, &address->bytes);

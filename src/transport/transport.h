@@ -21,7 +21,7 @@ typedef struct wefti_place {
     int32_t     store_ports;            /* ports to try from that on: 1 where the launcher names the very port */
     int         store_descriptor;       /* rank 0: the store's socket, listening already; -1 else */
     char        job[64];
-    char        interface[64];          /* to bind to; "" for loopback */
+    char        interface[64];          /* to bind to, by its name (eth0) or address; "" for loopback */
     uint8_t     secret[64];
     size_t      secret_bytes;           /* 0: none */
     bool        encrypt;                /* what goes over TCP */

@@ -82,12 +82,24 @@ static void list_devices(const wefti_verbs_api *api, struct ibv_device **devices
 
 /* --- GIDs --- */
 
+/* The GID that an interface's address would have. */
+static weft_status find_interface(const char *interface, union ibv_gid *gid_out) {
+    wefti_socket_address address;
+    WEFTI_TRY(wefti_interface_find(interface, &address));
+    memset(gid_out, 0, sizeof *gid_out);
+    if (address.storage.ss_family == AF_INET6) {
+        memcpy(gid_out->raw, &((const struct sockaddr_in6 *)&address.storage)->sin6_addr, sizeof gid_out->raw);
+    } else {
+        gid_out->raw[10] = gid_out->raw[11] = 0xff;
+        memcpy(gid_out->raw + 12, &((const struct sockaddr_in *)&address.storage)->sin_addr, 4);
+    }
+    return WEFT_OK;
+}
+
 /* How well an entry of a RoCE port serves; the interface's own address is best. */
-static int gid_rank(const struct ibv_gid_entry *entry, const char *interface) {
-    char text[INET6_ADDRSTRLEN];
-    gid_text(&entry->gid, text);
+static int gid_rank(const struct ibv_gid_entry *entry, const union ibv_gid *interface) {
     if (entry->gid_type != IBV_GID_TYPE_ROCE_V2) return 1;
-    if (interface && strcmp(interface, text) == 0) return 5;
+    if (interface && memcmp(entry->gid.raw, interface->raw, sizeof interface->raw) == 0) return 5;
     if (is_mapped(&entry->gid)) return 4;
     return entry->gid.raw[0] == 0xfe && (entry->gid.raw[1] & 0xc0) == 0x80 ? 2 : 3; /* a link-local address does not route */
 }
@@ -107,7 +119,7 @@ static weft_status fail_gid(verbs_wire *wire, verbs_rail *rail, uint32_t entries
                       used ? list : "none");
 }
 
-static weft_status choose_gid(verbs_wire *wire, verbs_rail *rail, uint32_t entries, const char *interface) {
+static weft_status choose_gid(verbs_wire *wire, verbs_rail *rail, uint32_t entries, const union ibv_gid *interface) {
     long wanted = -1;
     int  best = 0;
     WEFTI_TRY(read_number("WEFT_VERBS_GID", 65535, &wanted));
@@ -158,7 +170,7 @@ static weft_status read_limits(verbs_wire *wire, verbs_rail *rail) {
     return WEFT_OK;
 }
 
-static weft_status read_port(verbs_wire *wire, verbs_rail *rail, const char *interface) {
+static weft_status read_port(verbs_wire *wire, verbs_rail *rail, const union ibv_gid *interface) {
     struct ibv_port_attr port = {0};
     int                  error = wire->api->query_port(rail->context, rail->port, &port);
     if (error) return wefti_fail(WEFT_E_NOT_FOUND, "verbs: %s does not answer: %s", rail->name, strerror(error));
@@ -204,7 +216,10 @@ static weft_status open_rail(verbs_wire *wire, struct ibv_device *device, uint8_
         return wefti_fail(errno == ENOMEM ? WEFT_E_NO_MEMORY : WEFT_E_DEVICE, "verbs: %s cannot be opened: %s", rail->name,
                           errno ? strerror(errno) : "no reason given");
     wire->rail_count++; /* from here on close gives it back */
-    WEFTI_TRY(read_port(wire, rail, options->interface));
+    union ibv_gid interface;
+    bool          wished = options->interface && *options->interface;
+    if (wished) WEFTI_TRY(find_interface(options->interface, &interface));
+    WEFTI_TRY(read_port(wire, rail, wished ? &interface : NULL));
     const verbs_rail *first = &wire->rails[0];
     if (rail->link_layer != first->link_layer || rail->gid_type != first->gid_type)
         return wefti_fail(WEFT_E_INVALID, "verbs: %s speaks %s and %s %s: devices side by side must be of one kind", first->name,

@@ -40,7 +40,7 @@ case_bad_command_line() {
     bad "positive number of ranks, not '2x'" -n 2x true
     bad "positive number of ranks, not '99999999999999999999'" -n 99999999999999999999 true
     bad "positive number of ranks, not 'nothing'" -n
-    bad "too many" -n 1000000 true
+    bad "-n 1000000 is too many: one machine runs at most [0-9]+ ranks" -n 1000000 true
     bad "how many ranks" true
     bad "how many ranks"
     bad "which program" -n 2

@@ -144,7 +144,7 @@ Test(place, takes_a_batch_script_of_slurm_for_no_launcher) {
 
 Test(place, names_what_is_wrong) {
     wefti_place place;
-    static const struct { pair pairs[3]; const char *words; } bad[] = {
+    static const struct { pair pairs[4]; const char *words; } bad[] = {
         {{{"WEFT_RANK", "1"}}, "WEFT_WORLD_SIZE"},
         {{{"WEFT_WORLD_SIZE", "2"}}, "WEFT_RANK"},
         {{{"WEFT_RANK", "2"}, {"WEFT_WORLD_SIZE", "2"}}, "WEFT_RANK=2"},
@@ -155,10 +155,11 @@ Test(place, names_what_is_wrong) {
         {{{"WEFT_RANK", "0"}, {"WEFT_WORLD_SIZE", "2"}, {"WEFT_STORE_FD", "x"}}, "WEFT_STORE_FD=x"},
         {{{"WEFT_SECRET", "short"}}, "WEFT_SECRET"},
         {{{"RANK", "x"}, {"WORLD_SIZE", "2"}}, "RANK=x"},
+        {{{"WEFT_RANK", "2"}, {"WEFT_WORLD_SIZE", "4"}, {"WEFT_LOCAL_RANK", "2"}, {"WEFT_LOCAL_SIZE", "2"}}, "WEFT_LOCAL_RANK=2 and WEFT_LOCAL_SIZE=2"},
     };
     for (size_t i = 0; i < WEFTI_COUNT(bad); i++) {
         size_t count = 0;
-        while (count < 3 && bad[i].pairs[count].name) count++;
+        while (count < 4 && bad[i].pairs[count].name) count++;
         cr_expect_eq(read_under(bad[i].pairs, count, &place), WEFT_E_INVALID, "case %zu", i);
         cr_expect(strstr(weft_error_message(), bad[i].words), "case %zu: %s", i, weft_error_message());
     }

@@ -2,6 +2,8 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +14,7 @@
 
 #include "ranks.h"
 #include "transport/handshake.h"
+#include "transport/socket.h"
 
 #define SECRET "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
@@ -346,6 +349,57 @@ Test(rendezvous, demands_a_secret_off_loopback) {
     if (status == WEFT_OK) wire->ops->close(wire, 0);
 }
 
+static void expect_words(const char *const *words) {
+    for (; *words; words++) cr_expect(strstr(weft_error_message(), *words), "'%s' is not in: %s", *words, weft_error_message());
+}
+
+Test(rendezvous, says_which_interfaces_there_are) {
+    static const struct { const char *interface, *reason; weft_status status; } cases[] = {
+        {"nowhere.invalid", "neither a network interface nor an address", WEFT_E_NOT_FOUND},
+        {"203.0.113.77", "cannot listen on 203.0.113.77:0", WEFT_E_NOT_FOUND}, /* of the block for documentation */
+        {"0.0.0.0", "every interface", WEFT_E_INVALID}};
+    for (size_t i = 0; i < WEFTI_COUNT(cases); i++) {
+        wefti_wire *wire = NULL;
+        cr_expect_eq(wefti_wire_tcp_open(&(wefti_wire_options){.size = 2, .interface = cases[i].interface}, &wire), cases[i].status, "%s",
+                     weft_error_message());
+        expect_words((const char *const[]){cases[i].interface, cases[i].reason, "lo (127.0.0.1", NULL});
+    }
+    wefti_transport        *transport = NULL;
+    wefti_transport_options options = {.size = 2, .store = "203.0.113.77:4711"};
+    cr_expect_eq(wefti_transport_open(&options, &transport), WEFT_E_NOT_FOUND);
+    expect_words((const char *const[]){"rank 0 cannot serve", "'203.0.113.77:4711'", "WEFT_STORE", "lo (127.0.0.1", NULL});
+}
+
+/* Every interface of this host by its name: loopback as it is, another one with a secret, one that is down not at all. */
+Test(rendezvous, takes_interfaces_by_name) {
+    struct ifaddrs *all = NULL;
+    int             loopbacks = 0;
+    cr_assert_eq(getifaddrs(&all), 0);
+    for (const struct ifaddrs *at = all; at; at = at->ifa_next) {
+        wefti_wire        *wire = NULL;
+        wefti_wire_options options = {.size = 2, .interface = at->ifa_name};
+        weft_status        status = wefti_wire_tcp_open(&options, &wire);
+        bool               up = at->ifa_flags & IFF_UP, loopback = at->ifa_flags & IFF_LOOPBACK;
+        if (!up) {
+            cr_expect(status == WEFT_E_LINK && strstr(weft_error_message(), "is down"), "%s: %s", at->ifa_name, weft_error_message());
+        } else if (loopback) {
+            cr_expect_eq(status, WEFT_OK, "%s: %s", at->ifa_name, weft_error_message());
+            loopbacks++;
+        } else if (at->ifa_addr && at->ifa_addr->sa_family == AF_INET) {
+            cr_expect(status == WEFT_E_AUTH && strstr(weft_error_message(), "secret"), "%s: %s", at->ifa_name, weft_error_message());
+            options.secret = (const uint8_t *)SECRET;
+            options.secret_bytes = strlen(SECRET);
+            if (wefti_can_authenticate()) status = wefti_wire_tcp_open(&options, &wire);
+            if (wefti_can_authenticate()) cr_expect_eq(status, WEFT_OK, "%s: %s", at->ifa_name, weft_error_message());
+        }
+        if (status == WEFT_OK) wire->ops->close(wire, 0);
+    }
+    freeifaddrs(all);
+    cr_expect_gt(loopbacks, 0);
+    setenv("WEFT_INTERFACE", "lo", 1);
+    meet_well(2, meet_over_tcp);
+}
+
 Test(rendezvous, refuses_bad_options) {
     wefti_transport        *transport = NULL;
     wefti_transport_options options = {.size = 2, .rank = 2, .store = "127.0.0.1:1"};
@@ -460,6 +514,52 @@ static weft_status stand_in_the_way(ranks *all, uint16_t port) {
     }
     close(listener);
     return told ? WEFT_OK : wefti_fail(WEFT_E_STATE, "nobody called");
+}
+
+/* --- another version --- */
+
+/* As rank 1 of an older Weft, which calls until it is heard. */
+static weft_status call_as_older(ranks *all) {
+    wefti_socket_address address;
+    wefti_terms          terms = {.host = wefti_host_system(), .purpose = WEFTI_FOR_STORE, .rank = 1, .size = 2, .job = getenv("WEFT_JOB")};
+    uint8_t              said[WEFTI_HELLO_BYTES + WEFTI_MAC_BYTES] = {0}; /* without a secret the proof is zeros */
+    wefti_handshake      shake;
+    (void)!wefti_handshake_call(&shake, &terms, -1, 0, 0);
+    memcpy(said, shake.out, WEFTI_HELLO_BYTES);
+    said[8] = WEFTI_PROTOCOL_VERSION - 1;
+    WEFTI_TRY(wefti_socket_resolve(all->store, &address));
+    while (!atomic_load(&all->results[0].finished)) {
+        int to = socket(AF_INET, SOCK_STREAM, 0);
+        if (connect(to, (struct sockaddr *)&address.storage, address.bytes) == 0 && send(to, said, sizeof said, MSG_NOSIGNAL) > 0) usleep(50000);
+        close(to);
+        usleep(1000);
+    }
+    return WEFT_OK;
+}
+static weft_status beside_an_older_client(ranks *all, int32_t rank) {
+    return rank == 1 ? call_as_older(all) : meet_with(&(wefti_transport_options){.timeout_ns = 10 * WEFTI_SECOND_NS}, rank);
+}
+static weft_status beside_a_newer_server(ranks *all, int32_t rank) {
+    if (rank == 0) { /* in the way of nobody but rank 1 */
+        atomic_store(&all->results[0].finished, 1);
+        return stand_in_the_way(all, (uint16_t)atoi(strchr(all->store, ':') + 1));
+    }
+    for (int i = 0; i < 5000 && !atomic_load(&all->ready); i++) usleep(1000);
+    return meet_with(&(wefti_transport_options){.timeout_ns = 10 * WEFTI_SECOND_NS}, rank);
+}
+Test(rendezvous, names_a_rank_of_another_version) {
+    char  words[100];
+    ranks *all = ranks_start(2, beside_an_older_client);
+    ranks_join(all);
+    snprintf(words, sizeof words, "rank 1 speaks version %d of the protocol, this rank version %d: build all ranks from the same Weft",
+             WEFTI_PROTOCOL_VERSION - 1, WEFTI_PROTOCOL_VERSION);
+    cr_expect(all->results[0].status == WEFT_E_MISMATCH && strstr(all->results[0].message, words), "%s", all->results[0].message);
+    ranks_free(all);
+    all = ranks_start(2, beside_a_newer_server);
+    ranks_join(all);
+    snprintf(words, sizeof words, "rank 0 speaks version %d of the protocol, this rank version %d", WEFTI_PROTOCOL_VERSION + 1, WEFTI_PROTOCOL_VERSION);
+    cr_expect(all->results[1].status == WEFT_E_MISMATCH && strstr(all->results[1].message, words), "%s", all->results[1].message);
+    ranks_free(all);
 }
 
 static weft_status meet_beside_another_version(ranks *all, int32_t rank) {

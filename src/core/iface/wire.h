@@ -212,7 +212,7 @@ typedef struct wefti_wire_options {
     int32_t           rank, size;
     uint32_t          epoch; /* both ends must agree; strangers of another epoch are dropped */
     const char       *job;   /* names the job; both ends must agree; NULL: "" */
-    const char       *interface; /* address to bind to; NULL: loopback. Others need a secret */
+    const char       *interface; /* to bind to, by its name (eth0) or address; NULL: loopback. Others need a secret */
     const uint8_t    *secret; /* NULL: none */
     size_t            secret_bytes;
     bool              encrypt; /* nobody but the two ends can read or change what travels; needs a secret */
