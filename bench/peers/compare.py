@@ -10,13 +10,15 @@ import datetime
 import gzip
 import json
 import os
-import re
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+import collectives
+from collectives import objects
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROUNDS = 5  # turns that each side gets; the ratio is that of the medians over all of them
@@ -34,10 +36,6 @@ def run(command, **variables):
         if process.returncode:
             sys.exit(f"error: {' '.join(map(str, command))} failed with {process.returncode}:\n{err.read()[-3000:]}")
         return out.read(), usage.ru_maxrss / 1024
-
-
-def objects(text):
-    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
 def spread(values):
@@ -230,74 +228,6 @@ def ranks(options, net):
            "ratio": round(statistics.median(together) / statistics.median(apart), 3)}
 
 
-# --- allreduce ---
-
-OPEN_MPI = {  # the ways in which Open MPI is fast here; the best one counts, size by size
-    "shm": [["--mca", "btl", "vader,self"],
-            ["--mca", "btl", "vader,self", "--mca", "btl_vader_single_copy_mechanism", "none"]],
-    "tcp": [["--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo"]],
-}
-
-
-def allreduce_mpi(options, wire):
-    best = {}
-    # weft-bench gives each rank a core of its own where there are enough; the same here.
-    cores = len(os.sched_getaffinity(0))
-    places = ["--bind-to", "core", "--map-by", "core"] if cores >= 2 else ["--oversubscribe"]
-    for variant in OPEN_MPI[wire]:
-        command = ["mpirun", "--allow-run-as-root", *places, "--mca", "pml", "ob1", *variant, "-n", 2,
-                   os.path.join(options.peers, "mpi_allreduce"), "--windows", 5, "--seconds", 0.05]
-        for record in objects(run(command)[0]):
-            key = (record["bytes"], record["metric"])
-            better = min if record["metric"] == "time" else max
-            best[key] = better(best.get(key, record["median"]), record["median"])
-    return best
-
-
-def allreduce_gloo(options, _):
-    command = [sys.executable, os.path.join(HERE, "gloo_allreduce.py"), "--windows", 5, "--seconds", 0.05]
-    return {(r["bytes"], r["metric"]): r["median"] for r in objects(run(command)[0])}
-
-
-def allreduce_weft(options, wire, work):
-    path, records = os.path.join(work, "weft.jsonl"), []
-    for foreign in [[], ["--foreign"]] if wire == "shm" else [[]]:
-        run([os.path.join(options.build, "bin", "weft-bench"), "allreduce", "--wire", wire, "--ranks", 2, "--windows", 5,
-             "--seconds", 0.05, "--json", path, *foreign])
-        with open(path, encoding="utf-8") as file:
-            records += objects(file.read())
-    sizes = [int(re.match(r"\d+", record["case"]).group()) for record in records]
-    return {(size, record["metric"], record["case"]): record for size, record in zip(sizes, records)}
-
-
-def allreduce(options, wire):
-    """Bandwidth from 1 MiB, latency below; each of Weft's cases (exported and foreign buffers) against the peers."""
-    peers = {"open mpi": allreduce_mpi}
-    if wire == "tcp":
-        peers["gloo"] = allreduce_gloo
-    theirs, ours, last = {}, {}, {}
-    with tempfile.TemporaryDirectory() as work:
-        for round_number in range(ROUNDS):
-            for peer, measure in peers.items():
-                for key, value in measure(options, wire).items():
-                    theirs.setdefault((peer, *key), []).append(value)
-            for key, record in allreduce_weft(options, wire, work).items():
-                ours.setdefault(key, []).append(record["median"])
-                last[key] = record
-            print(f"  round {round_number + 1} of {ROUNDS}")
-    for (size, metric, case), values in sorted(ours.items()):
-        for peer in peers:
-            key = (peer, size, metric)
-            if metric != ("busbw" if size >= 1 << 20 else "time") or key not in theirs:
-                continue
-            peer_median, median = statistics.median(theirs[key]), statistics.median(values)
-            ratio = peer_median / median if metric == "time" else median / peer_median
-            record = last[(size, metric, case)]
-            yield {"bench": f"allreduce-{wire}", "case": case, "metric": metric, "unit": record["unit"],
-                   **spread(values), "limit": record.get("limit"), "peer": peer,
-                   "peer_median": peer_median, "ratio": round(ratio, 3)}
-
-
 # --- matrix products ---
 
 
@@ -333,9 +263,18 @@ COMPARISONS = {  # name: what it compares, what it needs, how
     "ranks-mlp": ("2 ranks of 1 thread training the MLP: two copies that do not talk", "", lambda o: ranks(o, "mlp")),
     "ranks-cnn": ("2 ranks of 1 thread training the CNN: two copies that do not talk", "", lambda o: ranks(o, "cnn")),
     "gemm": ("matrix products on one thread: OpenBLAS, BLIS", "blas", gemm),
-    "allreduce-shm": ("allreduce of 2 ranks over shared memory: Open MPI", "mpi", lambda o: allreduce(o, "shm")),
-    "allreduce-tcp": ("allreduce of 2 ranks over TCP on loopback: Open MPI, Gloo", "mpi python",
-                      lambda o: allreduce(o, "tcp")),
+    "allreduce-shm": ("allreduce of 2 ranks over shared memory: Open MPI, MPICH", "mpi",
+                      lambda o: collectives.allreduce(o, "shm", 2, ROUNDS)),
+    "allreduce-tcp": ("allreduce of 2 ranks over TCP on loopback: Open MPI, MPICH, Gloo", "mpi python",
+                      lambda o: collectives.allreduce(o, "tcp", 2, ROUNDS)),
+    "allreduce-shm-4": ("allreduce of 4 ranks over shared memory: Open MPI, MPICH", "mpi",
+                        lambda o: collectives.allreduce(o, "shm", 4, 3)),
+    "allreduce-tcp-4": ("allreduce of 4 ranks over TCP on loopback: Open MPI, MPICH, Gloo", "mpi python",
+                        lambda o: collectives.allreduce(o, "tcp", 4, 3)),
+    "collectives-shm": ("the other collectives, 2 and 4 ranks over shared memory: Open MPI, MPICH", "mpi",
+                        lambda o: collectives.others(o, "shm", 3)),
+    "collectives-tcp": ("the other collectives, 2 and 4 ranks over TCP: Open MPI, MPICH, Gloo", "mpi python",
+                        lambda o: collectives.others(o, "tcp", 3)),
 }
 
 

@@ -36,10 +36,18 @@ needs_python() {
     touch "$stamp"
 }
 needs_mpi() {
-    command -v mpicc >/dev/null && command -v mpirun >/dev/null ||
+    local name
+    command -v mpicc.openmpi >/dev/null && command -v mpirun.openmpi >/dev/null ||
         die "Open MPI is not installed (Debian: libopenmpi-dev openmpi-bin)"
     mkdir -p "$peers"
-    mpicc -O2 -o "$peers/mpi_allreduce" "$here/mpi_allreduce.c" -lm
+    rm -f "$peers"/mpi_collective_*
+    for name in openmpi mpich; do
+        if command -v mpicc.$name >/dev/null; then
+            mpicc.$name -O2 -o "$peers/mpi_collective_$name" "$here/mpi_collective.c" -lm
+        else
+            echo "MPICH is not installed (Debian: libmpich-dev mpich), so it is not among the peers"
+        fi
+    done
 }
 needs_blas() {
     local name library
