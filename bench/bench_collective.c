@@ -123,6 +123,7 @@ static double limit_seconds(const collective_options *options, bench_rank *rank,
         return bench_socket_seconds(rank, memory->receive, memory->send,
                                     options->kind == WEFTI_ALLREDUCE ? (size_t)(moved / 2) : (size_t)moved,
                                     options->kind == WEFTI_ALLREDUCE ? 2 : 1);
+    if (strcmp(rank->wire_name, "verbs") == 0) return bench_write_bw_seconds(rank, bytes) * moved / (double)bytes;
     if (bytes <= 64) return bench_line_seconds(rank);
     /* Each rank reads and writes every byte of its buffers once. */
     return bench_copy_seconds(rank, memory->receive, memory->send, bytes);
@@ -206,8 +207,9 @@ static void report(const collective_options *options, const bench_rank *rank, si
 static void print_head(const collective_options *options, const bench_rank *rank) {
     printf("# %s on %d ranks, wire %s, buffers %s%s; limit: %s\n", options->name, (int)rank->size, rank->wire_name,
            options->foreign ? "foreign" : "in the exported region", options->in_place ? ", in place" : "",
-           strcmp(rank->wire_name, "tcp") == 0 ? "plain sockets that move the same bytes"
-                                               : "copies of the same footprint by the same ranks");
+           strcmp(rank->wire_name, "tcp") == 0     ? "plain sockets that move the same bytes"
+           : strcmp(rank->wire_name, "verbs") == 0 ? "the same bytes one way by ib_write_bw"
+                                                   : "copies of the same footprint by the same ranks");
     printf("%8s %10s %5s %5s  %-13s %10s %9s %9s %10s %6s %6s\n", "size", "count", "type", "op", "algorithm", "time",
            "algbw", "busbw", "limit", "share", "wrong");
     printf("%8s %10s %5s %5s  %-13s %10s %9s %9s %10s\n", "(B)", "(elements)", "", "", "", "(us)", "(GB/s)", "(GB/s)",

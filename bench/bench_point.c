@@ -14,7 +14,7 @@ typedef struct point_options {
     const char *name, *wire, *json_path;
     double windows, seconds;
     bench_sizes sizes;
-    bool foreign, ping;
+    bool foreign, ping, no_limit;
     FILE *json;
 } point_options;
 
@@ -83,7 +83,9 @@ static double window(bench_rank *rank, uint8_t *memory, size_t bytes, int64_t co
 
 static double limit_of(bench_rank *rank, uint8_t *memory, size_t bytes, size_t most) {
     const point_options *options = rank->argument;
+    if (options->no_limit) return BENCH_UNMEASURED;
     if (strcmp(rank->wire_name, "tcp") == 0) return bench_socket_seconds(rank, memory + most, memory, bytes, 1);
+    if (strcmp(rank->wire_name, "verbs") == 0) return options->ping ? BENCH_UNMEASURED : bench_write_bw_seconds(rank, bytes);
     if (options->ping && bytes <= 64) return bench_line_seconds(rank);
     return bench_copy_seconds(rank, memory + most, memory, bytes);
 }
@@ -143,6 +145,7 @@ static int run(int argc, char **argv, bool ping, const char *help) {
     const bench_option list[] = {{"wire", "inproc, shm (default), tcp or verbs", BENCH_TEXT, &options.wire},
                                  {"sizes", "bytes, doubling from the first to the last", BENCH_SIZES, &options.sizes},
                                  {"foreign", "buffers outside of the exported region", BENCH_FLAG, &options.foreign},
+                                 {"no-limit", "do not measure the limit", BENCH_FLAG, &options.no_limit},
                                  {"windows", "timed windows a size (9)", BENCH_NUMBER, &options.windows},
                                  {"seconds", "length of a window (0.1)", BENCH_NUMBER, &options.seconds},
                                  {"json", "file for one JSON object a line", BENCH_TEXT, &options.json_path},

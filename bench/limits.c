@@ -1,12 +1,17 @@
-/* What the machine gives for the same bytes without a library: copies, plain sockets, one cache line. Each is measured
+/* What the machine gives for the same bytes without a library: copies, plain sockets, RDMA, one cache line. Each is measured
  * by the very ranks that are measured with Weft, in the same run; the best of a few tries counts, for it is a limit. */
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "harness.h"
 #include "ranks.h"
+#ifdef WEFTI_HAVE_VERBS
+#include "transport/wire_verbs_api.h"
+#endif
 
 enum { TRIES = 5 };
 
@@ -67,6 +72,56 @@ double bench_socket_seconds(bench_rank *rank, void *to, const void *from, size_t
     }
     return best;
 }
+
+/* --- RDMA --- */
+
+#ifdef WEFTI_HAVE_VERBS
+/* One run of both ends of ib_write_bw, which meet on loopback; Gbit/s, or NAN. */
+static double write_bandwidth(const wefti_wire *wire, size_t bytes) {
+    char device[64], end[200], command[600], line[256];
+    int port, gid;
+    double gigabits = BENCH_UNMEASURED;
+    wefti_verbs_first_rail(wire, device, &port, &gid);
+    size_t messages = ((size_t)256 << 20) / bytes;
+    snprintf(end, sizeof end, "ib_write_bw -d %s -i %d -x %d -F -s %zu -n %zu -p 18%03d --report_gbits", device, port, gid, bytes,
+             messages < 20 ? 20 : messages > 2000 ? 2000 : messages, (int)getpid() % 1000);
+    snprintf(command, sizeof command, "%s >/dev/null 2>&1 & sleep 0.5; timeout 60 %s 127.0.0.1 2>/dev/null; kill $! 2>/dev/null", end, end);
+    FILE *output = popen(command, "r");
+    if (!output) return BENCH_UNMEASURED;
+    while (fgets(line, sizeof line, output)) {
+        double size, iterations, peak, average; /* the columns of its table */
+        if (sscanf(line, "%lf %lf %lf %lf", &size, &iterations, &peak, &average) == 4 && size == (double)bytes && average > 0)
+            gigabits = average;
+    }
+    pclose(output);
+    return gigabits;
+}
+
+double bench_write_bw_seconds(bench_rank *rank, size_t bytes) {
+    double best = BENCH_UNMEASURED;
+    if (strcmp(rank->wire_name, "verbs") != 0 || bytes == 0) return best;
+    bench_meet(rank);
+    if (rank->rank == 0) {
+        for (int try = 0; try < 2; try++) {
+            double gigabits = write_bandwidth(rank->wire, bytes), seconds = (double)bytes * 8e-9 / gigabits;
+            if (!isnan(seconds) && !(seconds >= best)) best = seconds;
+        }
+        rank->shared->seconds[0] = best;
+        atomic_store(&rank->shared->measured, true);
+    }
+    while (!atomic_load(&rank->shared->measured)) usleep(2000);
+    bench_meet(rank);
+    best = rank->shared->seconds[0];
+    atomic_store(&rank->shared->measured, false);
+    bench_meet(rank);
+    return best;
+}
+#else
+double bench_write_bw_seconds(bench_rank *rank, size_t bytes) {
+    (void)rank, (void)bytes;
+    return BENCH_UNMEASURED;
+}
+#endif
 
 double bench_line_seconds(bench_rank *rank) {
     enum { LINES = 2000 };

@@ -12,6 +12,7 @@ enum { BENCH_MOST_RANKS = 64, BENCH_MOST_WINDOWS = 64 };
 /* What the ranks share outside of any wire, so that timing disturbs nothing. */
 typedef struct bench_shared {
     _Atomic int arrived, generation, failed;
+    _Atomic bool measured; /* by rank 0, while the others sleep */
     double seconds[BENCH_MOST_RANKS];
     int64_t number;
     int sockets[BENCH_MOST_RANKS][2]; /* [rank]: to the right, to the left: plain TCP on loopback; -1 */
@@ -52,6 +53,9 @@ double bench_copy_seconds(bench_rank *rank, void *to, const void *from, size_t b
 /* Seconds in which every rank sends `bytes` to the right and receives as many from the left over plain sockets, in
  * `turns` exchanges that each wait for the one before; NAN where there are no sockets. */
 double bench_socket_seconds(bench_rank *rank, void *to, const void *from, size_t bytes, int turns);
+/* Seconds that `bytes` take one way by ib_write_bw of rdma-core's perftest, on the device and port that the verbs wire uses first;
+ * NAN for another wire, or where there is no such program. The other ranks sleep meanwhile. */
+double bench_write_bw_seconds(bench_rank *rank, size_t bytes);
 /* Seconds for one cache line to go from rank to rank and an answer back, halved: two ranks polling shared memory. */
 double bench_line_seconds(bench_rank *rank);
 

@@ -338,6 +338,13 @@ weft_status wefti_verbs_open_with(const wefti_verbs_api *api, const wefti_wire_o
     return WEFT_OK;
 }
 
+void wefti_verbs_first_rail(const wefti_wire *base, char device[static 64], int *port_out, int *gid_out) {
+    const verbs_rail *rail = &((const verbs_wire *)base)->rails[0];
+    snprintf(device, 64, "%.*s", (int)strcspn(rail->name, ":"), rail->name);
+    *port_out = rail->port;
+    *gid_out = (int)rail->gid_index;
+}
+
 weft_status wefti_wire_verbs_open(const wefti_wire_options *options, wefti_wire **wire_out) {
     const wefti_verbs_api *api = NULL;
     WEFTI_TRY(wefti_verbs_api_load(&api));

@@ -43,6 +43,9 @@ typedef struct wefti_verbs_api {
  * one that lacks a function: named, with what to install. */
 WEFT_MUST_CHECK weft_status wefti_verbs_api_load(const wefti_verbs_api **api_out);
 
+/* Which port of which device carries what is said first, for tools that measure beside it: "rxe0", its port, the index of its GID. */
+void wefti_verbs_first_rail(const wefti_wire *wire, char device[static 64], int *port_out, int *gid_out);
+
 /* Opens a verbs wire over the given table. wefti_wire_verbs_open is this with the library's. */
 WEFT_MUST_CHECK weft_status wefti_verbs_open_with(const wefti_verbs_api *api, const wefti_wire_options *options,
                                                   wefti_wire **wire_out);

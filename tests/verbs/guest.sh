@@ -15,7 +15,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 programs=${1:?where are the programs?} folder=${2:?where to work?}
 packages=(perftest iproute2 ibverbs-providers busybox-static)
 modules=(rdma_rxe rdma_ucm crc32_generic dummy virtio_pci virtio_net sch_netem)
-alone_limit=180 pair_limit=120
+alone_limit=300 pair_limit=200
 
 skip() {
     echo "skipped: $*"

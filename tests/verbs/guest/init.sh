@@ -45,8 +45,8 @@ train() {
     awk '{ error[NR] = $NF } END { ratio = error[2] / error[1]; exit !(NR == 2 && ratio > 0.999 && ratio < 1.001) }' /tmp/one /tmp/two
 }
 
-# Bandwidth of one MiB messages one way in MB/s: by rdma-core's own measure, and by ours, in turns. On a machine that is otherwise
-# idle they are equal; the bound only tells a path that works from one that does not, also on a machine that is busy.
+# Bandwidth of one MiB messages one way in MB/s: by rdma-core's own measure, and by ours, in turns. The best of each counts, and there
+# are more turns where the machine was too busy for a fair one.
 peer_bandwidth() {
     ib_write_bw -d rxe0 -x 1 -F -s 1048576 -n 250 --report_gbits >/tmp/server 2>&1 &
     sleep 1
@@ -54,18 +54,21 @@ peer_bandwidth() {
     wait
     awk '$1 == 1048576 { print $4 * 125 }' /tmp/client
 }
-own_bandwidth() { weft-bench sendrecv --wire verbs --sizes 1M:1M --windows 3 --seconds 1 | awk '$1 == "1M" { printf "%.1f\n", 1048576 / $2 }'; }
+own_bandwidth() { weft-bench sendrecv --wire verbs --sizes 1M:1M --windows 3 --seconds 0.7 --no-limit | awk '$1 == "1M" { printf "%.1f\n", 1048576 / $2 }'; }
 
 bandwidth() {
     : >/tmp/turns
-    for turn in 1 2 3; do
+    for turn in 1 2 3 4 5 6 7 8; do
         echo "$(peer_bandwidth) $(own_bandwidth)" >>/tmp/turns
+        awk 'NF == 2 && $1 > 0 { n++; if ($1 > peer) peer = $1; if ($2 > own) own = $2 }
+             END { printf "sendrecv reaches %.2f of ib_write_bw (%d and %d MB/s, the best of %d)\n", own / peer, own, peer, n; exit !(n >= 3 && own >= 0.9 * peer) }' /tmp/turns >/tmp/share &&
+            break
     done
+    enough=$?
     sed 's/^/bandwidth in MB\/s of ib_write_bw, and of sendrecv: /' /tmp/turns
-    awk 'NF == 2 && $1 > 0 { n++; if ($1 > peer) peer = $1; if ($2 > own) own = $2 }
-         END { printf "sendrecv reaches %.2f of ib_write_bw (%d and %d MB/s, the best of %d)\n", own / peer, own, peer, n; exit !(n == 3 && own >= 0.33 * peer) }' /tmp/turns ||
-        return 1
-    weft-bench allreduce --wire verbs --ranks 2 --sizes 1M:1M --windows 3 --seconds 0.5 --check --no-limit >/tmp/allreduce || return 1
+    cat /tmp/share
+    [ $enough = 0 ] || return 1
+    weft-bench allreduce --wire verbs --ranks 2 --sizes 1M:1M --windows 3 --seconds 0.5 --check >/tmp/allreduce || return 1
     cat /tmp/allreduce
     awk '$1 == "1M" { wrong = $NF; seen = 1 } END { exit !(seen && wrong == 0) }' /tmp/allreduce
 }
@@ -109,7 +112,7 @@ play_alone() {
     judge "bad input" 40 bad_input
     judge "conformance and collectives" 120 verbs_test_verbs_device
     judge training 60 train
-    judge bandwidth 80 bandwidth
+    judge bandwidth 150 bandwidth
     set_up dummy1 10.0.1.1 rxe1
     judge "two devices side by side" 60 side_by_side
 }
