@@ -5,13 +5,13 @@ foreach(source ${room_tests})
   target_sources(verbs_${file} PRIVATE ${wire_harness} ${CMAKE_CURRENT_SOURCE_DIR}/collective/cases.c)
 endforeach()
 
-# The wire on a soft RDMA device, in guests that guest.sh boots where there is QEMU. Nightly: emulated guests that share cores with
-# other tests lose packets to time as well as to the loss that is asked for.
+# The wire on a soft RDMA device, in guests that guest.sh boots where there is QEMU. By themselves: emulated guests that share
+# cores with other tests lose packets to time as well as to the loss that is asked for.
 if(NOT WEFT_SANITIZE AND TARGET weftrun AND TARGET weft-bench AND TARGET fit_custom)
   add_executable(verbs_guest_ranks ${CMAKE_CURRENT_SOURCE_DIR}/verbs/guest/ranks.c)
   target_include_directories(verbs_guest_ranks PRIVATE ${PROJECT_SOURCE_DIR}/src)
   target_compile_definitions(verbs_guest_ranks PRIVATE _GNU_SOURCE)
   target_link_libraries(verbs_guest_ranks PRIVATE weft::weft weft_flags)
   add_test(NAME verbs_guest COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/verbs/guest.sh ${CMAKE_RUNTIME_OUTPUT_DIRECTORY} ${CMAKE_BINARY_DIR}/guest)
-  set_tests_properties(verbs_guest PROPERTIES LABELS "verbs;guest;nightly" TIMEOUT 600 PROCESSORS 2 SKIP_RETURN_CODE 77)
+  set_tests_properties(verbs_guest PROPERTIES LABELS "verbs;guest" TIMEOUT 600 PROCESSORS 2 RUN_SERIAL ON SKIP_RETURN_CODE 77)
 endif()

@@ -55,7 +55,7 @@ fetch() {
     mapfile -t list < <(find_packages)
     [ ${#list[@]} -gt 4 ] || skip "apt cannot resolve ${packages[*]} (apt-get update?)"
     rm -rf "$folder"/root-* "$folder/packages" && mkdir -p "$root" "$folder/packages"
-    (cd "$folder/packages" && apt-get -qq download "$kernel" "${list[@]}" >../download.log 2>&1) ||
+    (cd "$folder/packages" && timeout 120 apt-get -qq download "$kernel" "${list[@]}" >../download.log 2>&1) ||
         skip "packages cannot be downloaded: $(tail -n 1 "$folder/download.log")"
     for package in "$folder"/packages/*.deb; do
         dpkg-deb --fsys-tarfile "$package" |
