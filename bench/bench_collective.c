@@ -115,18 +115,43 @@ static double window(bench_rank *rank, wefti_group *group, const wefti_collectiv
     return bench_slowest(rank, (bench_now_s() - begin) / (double)operations);
 }
 
-/* Seconds that the same ranks need for the same bytes without a library. */
-static double limit_seconds(const collective_options *options, bench_rank *rank, const buffers *memory, size_t bytes) {
-    if (options->no_limit || rank->size < 2) return BENCH_UNMEASURED;
-    double moved = bus_factor(options->kind, rank->size) * (double)bytes;
-    if (strcmp(rank->wire_name, "tcp") == 0)
-        return bench_socket_seconds(rank, memory->receive, memory->send,
-                                    options->kind == WEFTI_ALLREDUCE ? (size_t)(moved / 2) : (size_t)moved,
-                                    options->kind == WEFTI_ALLREDUCE ? 2 : 1);
-    if (strcmp(rank->wire_name, "verbs") == 0) return bench_write_bw_seconds(rank, bytes) * moved / (double)bytes;
-    if (bytes <= 64) return bench_line_seconds(rank);
+/* One window of what the same ranks do with the same bytes without a library: seconds. Over TCP, an allreduce's bytes take the way that a
+ * ring gives them: what a rank has of the others' parts into its own, and its own into the others' places. */
+static double limit_window(const collective_options *options, bench_rank *rank, const buffers *memory, size_t bytes, int64_t times) {
+    bool sockets = strcmp(rank->wire_name, "tcp") == 0;
+    int turns = options->kind == WEFTI_ALLREDUCE ? 2 : 1;
+    size_t moved = (size_t)(bus_factor(options->kind, rank->size) * (double)bytes) / (size_t)turns;
+    if (options->no_limit || rank->size < 2 || strcmp(rank->wire_name, "verbs") == 0 || (!sockets && bytes <= 64)) return BENCH_UNMEASURED;
+    if (sockets)
+        return bench_socket_window(rank, memory->receive, memory->receive + (bytes - moved), memory->send + (bytes - moved), moved, turns,
+                                   times);
     /* Each rank reads and writes every byte of its buffers once. */
-    return bench_copy_seconds(rank, memory->receive, memory->send, bytes);
+    return bench_copy_window(rank, memory->receive, memory->send, bytes, times);
+}
+
+/* Those that are not had in turns. */
+static double other_limit(const collective_options *options, bench_rank *rank, size_t bytes) {
+    if (options->no_limit || rank->size < 2 || strcmp(rank->wire_name, "tcp") == 0) return BENCH_UNMEASURED;
+    if (strcmp(rank->wire_name, "verbs") == 0)
+        return bench_write_bw_seconds(rank, bytes) * bus_factor(options->kind, rank->size);
+    return bytes <= 64 ? bench_line_seconds(rank) : BENCH_UNMEASURED;
+}
+
+/* Windows in turns, each about as long as was asked for. */
+static void time_windows(const collective_options *options, bench_rank *rank, wefti_group *group, const wefti_collective_call *call,
+                         const buffers *memory, size_t bytes, measured *result) {
+    double samples[BENCH_MOST_WINDOWS], limits[BENCH_MOST_WINDOWS];
+    double one = window(rank, group, call, 3), again = window(rank, group, call, 3);
+    one = again < one ? again : one;
+    double wanted = options->seconds / one;
+    int64_t operations = bench_agree(rank, wanted < 2 ? 2 : wanted > 100000 ? 100000 : (int64_t)wanted);
+    int windows = (int)options->windows;
+    for (int w = 0; w < windows; w++) {
+        limits[w] = limit_window(options, rank, memory, bytes, operations);
+        samples[w] = window(rank, group, call, operations);
+    }
+    result->seconds = bench_spread_of(samples, windows);
+    result->limit_seconds = isnan(limits[0]) ? other_limit(options, rank, bytes) : bench_spread_of(limits, windows).median;
 }
 
 /* Whether the size is that of all parts. */
@@ -153,21 +178,14 @@ static measured measure(const collective_options *options, bench_rank *rank, wef
     else if (options->in_place && options->kind != WEFTI_GATHER && options->kind != WEFTI_ALLTOALL &&
              (options->kind != WEFTI_SCATTER || root))
         call.receive = memory->send + (options->kind == WEFTI_REDUCE_SCATTER ? own : 0);
-    measured result = {.limit_seconds = limit_seconds(options, rank, memory, bytes)};
+    measured result = {0};
     result.algorithm = rank->size == 1 ? "copy" : wefti_coll_choose((coll_group *)group, &call, count * element)->name;
     if (options->check)
         result.wrong = verify(options, rank, group, &call, wefti_coll_sent_count((coll_group *)group, &call, rank->rank),
                               wefti_coll_received_count((coll_group *)group, &call, rank->rank));
     memset(memory->send, 0, bytes); /* so that repeated sums in place stay what they are */
     memset(memory->receive, 0, bytes);
-    double one = window(rank, group, &call, 3), again = window(rank, group, &call, 3);
-    one = again < one ? again : one;
-    double wanted = options->seconds / one;
-    int64_t operations = bench_agree(rank, wanted < 2 ? 2 : wanted > 100000 ? 100000 : (int64_t)wanted);
-    double samples[BENCH_MOST_WINDOWS];
-    int windows = (int)options->windows;
-    for (int w = 0; w < windows; w++) samples[w] = window(rank, group, &call, operations);
-    result.seconds = bench_spread_of(samples, windows);
+    time_windows(options, rank, group, &call, memory, bytes, &result);
     return result;
 }
 

@@ -81,13 +81,13 @@ static double window(bench_rank *rank, uint8_t *memory, size_t bytes, int64_t co
     return bench_slowest(rank, (bench_now_s() - begin) / (double)count / (options->ping ? 2 : 1));
 }
 
-static double limit_of(bench_rank *rank, uint8_t *memory, size_t bytes, size_t most) {
+static double limit_of(bench_rank *rank, uint8_t *memory, size_t bytes, size_t most, int64_t count) {
     const point_options *options = rank->argument;
     if (options->no_limit) return BENCH_UNMEASURED;
-    if (strcmp(rank->wire_name, "tcp") == 0) return bench_socket_seconds(rank, memory + most, memory, bytes, 1);
+    if (strcmp(rank->wire_name, "tcp") == 0) return bench_socket_window(rank, memory + most, memory + most, memory, bytes, 1, count);
     if (strcmp(rank->wire_name, "verbs") == 0) return options->ping ? BENCH_UNMEASURED : bench_write_bw_seconds(rank, bytes);
     if (options->ping && bytes <= 64) return bench_line_seconds(rank);
-    return bench_copy_seconds(rank, memory + most, memory, bytes);
+    return bench_copy_window(rank, memory + most, memory, bytes, count);
 }
 
 static void report(const point_options *options, const bench_rank *rank, size_t bytes, bench_spread seconds,
@@ -121,11 +121,16 @@ static int body(bench_rank *rank) {
                can_export ? "in the exported region" : "foreign", "size (B)", "time (us)", "GB/s",
                options->ping ? "limit (us)" : "limit (GB/s)");
     for (size_t bytes = options->sizes.first; bytes <= options->sizes.last; bytes *= 2) {
-        double limit = limit_of(rank, memory, bytes, most), samples[BENCH_MOST_WINDOWS];
+        double limits[BENCH_MOST_WINDOWS], samples[BENCH_MOST_WINDOWS];
         double one = window(rank, memory, bytes, 4), again = window(rank, memory, bytes, 4);
         double wanted = options->seconds / (again < one ? again : one);
         int64_t count = bench_agree(rank, wanted < 4 ? 4 : wanted > 100000 ? 100000 : (int64_t)wanted);
-        for (int w = 0; w < (int)options->windows; w++) samples[w] = window(rank, memory, bytes, count);
+        bool once = strcmp(rank->wire_name, "verbs") == 0 || (options->ping && bytes <= 64);
+        for (int w = 0; w < (int)options->windows; w++) {
+            limits[w] = w > 0 && once ? limits[0] : limit_of(rank, memory, bytes, most, count);
+            samples[w] = window(rank, memory, bytes, count);
+        }
+        double limit = bench_spread_of(limits, (int)options->windows).median;
         bench_spread seconds = bench_spread_of(samples, (int)options->windows);
         if (rank->rank == 0) report(options, rank, bytes, seconds, limit);
         if (bytes == 0) break;

@@ -1,5 +1,5 @@
 /* What the machine gives for the same bytes without a library: copies, plain sockets, RDMA, one cache line. Each is measured
- * by the very ranks that are measured with Weft, in the same run; the best of a few tries counts, for it is a limit. */
+ * by the very ranks that are measured with Weft, in the same run and in turns with them where that is possible. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -15,20 +15,14 @@
 
 enum { TRIES = 5 };
 
-double bench_copy_seconds(bench_rank *rank, void *to, const void *from, size_t bytes) {
-    int times = bytes > ((size_t)1 << 20) ? 2 : 20;
-    double best = 1e9;
-    for (int try = 0; try < TRIES; try++) {
-        bench_meet(rank);
-        double begin = bench_now_s();
-        for (int i = 0; i < times; i++) {
-            memcpy(to, from, bytes);
-            __asm__ __volatile__("" ::: "memory"); /* each copy is made */
-        }
-        double seconds = bench_slowest(rank, (bench_now_s() - begin) / times);
-        best = seconds < best ? seconds : best;
+double bench_copy_window(bench_rank *rank, void *to, const void *from, size_t bytes, int64_t times) {
+    bench_meet(rank);
+    double begin = bench_now_s();
+    for (int64_t i = 0; i < times; i++) {
+        memcpy(to, from, bytes);
+        __asm__ __volatile__("" ::: "memory"); /* each copy is made */
     }
-    return best;
+    return bench_slowest(rank, (bench_now_s() - begin) / (double)times);
 }
 
 /* One exchange, both directions at once, never blocking in one while the other could go on. */
@@ -54,23 +48,18 @@ static bool exchange(int right, int left, uint8_t *to, const uint8_t *from, size
     return true;
 }
 
-double bench_socket_seconds(bench_rank *rank, void *to, const void *from, size_t bytes, int turns) {
+double bench_socket_window(bench_rank *rank, void *to, void *next, const void *from, size_t bytes, int turns, int64_t times) {
     int right = rank->shared->sockets[rank->rank][0], left = rank->shared->sockets[rank->rank][1];
     if (right < 0 || left < 0) return BENCH_UNMEASURED;
-    int times = bytes > ((size_t)1 << 20) ? 2 : bytes > 65536 ? 10 : 200;
-    double best = 1e9;
-    for (int try = 0; try < TRIES; try++) {
-        bench_meet(rank);
-        double begin = bench_now_s();
-        for (int i = 0; i < times * turns; i++)
-            if (!exchange(right, left, to, from, bytes)) {
-                (void)wefti_fail(WEFT_E_LINK, "a plain socket broke");
-                bench_fail(rank, "the limit");
-            }
-        double seconds = bench_slowest(rank, (bench_now_s() - begin) / times);
-        best = seconds < best ? seconds : best;
+    bench_meet(rank);
+    double begin = bench_now_s();
+    for (int64_t i = 0; i < times * turns; i++) {
+        bool first = i % turns == 0;
+        if (exchange(right, left, first ? to : next, first ? from : to, bytes)) continue;
+        (void)wefti_fail(WEFT_E_LINK, "a plain socket broke");
+        bench_fail(rank, "the limit");
     }
-    return best;
+    return bench_slowest(rank, (bench_now_s() - begin) / (double)times);
 }
 
 /* --- RDMA --- */

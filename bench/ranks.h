@@ -48,11 +48,15 @@ _Noreturn void bench_fail(bench_rank *rank, const char *what);
 
 /* --- limits: what the machine gives for the same bytes, without a library --- */
 
-/* Seconds in which every rank copies `bytes` from `from` to `to`, all at once. */
-double bench_copy_seconds(bench_rank *rank, void *to, const void *from, size_t bytes);
-/* Seconds in which every rank sends `bytes` to the right and receives as many from the left over plain sockets, in
- * `turns` exchanges that each wait for the one before; NAN where there are no sockets. */
-double bench_socket_seconds(bench_rank *rank, void *to, const void *from, size_t bytes, int turns);
+/* One window each, of `times` times, as long as the slowest rank takes: to be had in turns with windows of Weft's, so that a machine
+ * that is now quick and now slow is so for both. Seconds a time. */
+
+/* Every rank copies `bytes` from `from` to `to`, all at once. */
+double bench_copy_window(bench_rank *rank, void *to, const void *from, size_t bytes, int64_t times);
+/* Every rank sends `bytes` to the right and receives as many from the left over plain sockets, as often as there are `turns`, each
+ * when the one before it is over: from `from` to `to`, then from there on to `next`, where a ring puts it. NAN where there are no
+ * sockets. */
+double bench_socket_window(bench_rank *rank, void *to, void *next, const void *from, size_t bytes, int turns, int64_t times);
 /* Seconds that `bytes` take one way by ib_write_bw of rdma-core's perftest, on the device and port that the verbs wire uses first;
  * NAN for another wire, or where there is no such program. The other ranks sleep meanwhile. */
 double bench_write_bw_seconds(bench_rank *rank, size_t bytes);
