@@ -4,8 +4,8 @@
  *     .strategy = {.compress = {.codec = WEFT_COMPRESS_TOP_K, .ratio = 0.01, .warmup = 500}}
  *
  * What it is applied to: the sum over all rows of a rank, micro-batches included, of the gradient of each f32 parameter that is
- * large enough. All else travels as it is: small parameters, f64, counts, batch statistics, losses. Sums over ranks are made in f32
- * or better, in an order that the shapes fix, and what comes out has the same bits on every rank; clipping and the report's gradient norm are
+ * large enough. All else travels as it is: small parameters, f64, counts, batch statistics, losses. Sums over ranks are made in f32,
+ * in the order of the ranks, and what comes out has the same bits on every rank; clipping and the report's gradient norm are
  * those of what comes out. A parameter whose gradient is compressed is updated whole on every rank (strategy.divide_bytes does
  * nothing for it). One rank alone sends nothing: there a compressed program is the program, bit by bit.
  *

@@ -71,18 +71,22 @@ static weft_tensor *apply_codec(const wefti_compressed *one, weft_op op, weft_te
 
 /* --- CAST: bf16 --- */
 
+/* The cast writes what is sent, with nothing to copy. */
 static void cast_begin(wefti_compressed *one) {
-    int64_t      part = part_of(one), ranks = one->compress->ranks, missing = part * ranks - weft_shape_elements(one->sum->shape);
-    weft_tensor *small = flat(weft_cast(one->sum, WEFT_BF16));
-    if (wefti_compress_feeds_back(one->compress->how)) one->own = flat(weft_cast(small, WEFT_F32));
-    if (missing > 0) small = weft_pad(small, .high = {missing});
-    weft_shape parts = weft_shape(ranks, part);
-    one->sent = wefti_compress_communicate(WEFT_OP_ALL_TO_ALL, weft_reshape(small, parts), parts);
+    int64_t      part = part_of(one), ranks = one->compress->ranks, elements = weft_shape_elements(one->sum->shape);
+    weft_shape   parts = weft_shape(ranks, part);
+    weft_tensor *whole = flat(one->sum);
+    if (part * ranks > elements) whole = weft_pad(whole, .high = {part * ranks - elements});
+    weft_tensor *small = weft_cast(weft_reshape(whole, parts), WEFT_BF16);
+    if (wefti_compress_feeds_back(one->compress->how)) one->own = weft_slice(flat(weft_cast(small, WEFT_F32)), 0, 0, elements);
+    one->sent = wefti_compress_communicate(WEFT_OP_ALL_TO_ALL, small, parts);
 }
 
+/* Added up one rank after the other, which fuses into one loop; a reduction over so few rows would be slow. */
 static void cast_end(wefti_compressed *one) {
     int64_t      part = part_of(one), ranks = one->compress->ranks, elements = weft_shape_elements(one->sum->shape);
-    weft_tensor *sum = weft_sum(weft_cast(one->sent, WEFT_F32), .axes = weft_axes(0), .keep = true);
+    weft_tensor *sum = weft_cast(weft_slice(one->sent, 0, 0, 1), WEFT_F32);
+    for (int64_t r = 1; r < ranks; r++) sum = weft_add(sum, weft_cast(weft_slice(one->sent, 0, r, r + 1), WEFT_F32));
     weft_tensor *all = wefti_compress_communicate(WEFT_OP_ALL_GATHER, weft_cast(sum, WEFT_BF16), weft_shape(ranks, part));
     one->result = weft_cast(weft_slice(flat(all), 0, 0, elements), WEFT_F32);
 }

@@ -158,24 +158,16 @@ static void round_trip(const wefti_codec_functions *codec, wefti_codec_part part
     free(scratch);
 }
 
-/* Each rank's part is added up, from the first rank on by DECODE or in f64 by SUM, and rounded once more. `own_out` [ranks, n]: what each
- * rank sent. */
-static void scattered(const wefti_codec *how, const float *g, int32_t ranks, int64_t n, float *own_out, float *result_out) {
-    const wefti_codec_functions *codec = how->functions;
+/* Each rank's part is added up, from the first rank on, and rounded once more. `own_out` [ranks, n]: what each rank sent. */
+static void scattered(const wefti_codec_functions *codec, const float *g, int32_t ranks, int64_t n, float *own_out, float *result_out) {
     int64_t part = (n + ranks - 1) / ranks;
     part = (part + codec->grain - 1) / codec->grain * codec->grain;
     for (int64_t at = 0; at < n; at += part) {
         wefti_codec_part cut = {.elements = part, .given = n - at < part ? n - at : part};
         float           *sum = calloc((size_t)part, sizeof *sum);
         for (int32_t r = 0; r < ranks; r++) round_trip(codec, cut, g + r * n + at, own_out + r * n + at);
-        for (int64_t i = 0; i < cut.given; i++) {
-            double exact = 0;
-            for (int32_t r = 0; r < ranks; r++) {
-                sum[i] = r ? sum[i] + own_out[r * n + at + i] : own_out[r * n + at + i];
-                exact += (double)own_out[r * n + at + i];
-            }
-            if (how->exchange == WEFTI_CODEC_CAST) sum[i] = (float)exact;
-        }
+        for (int32_t r = 0; r < ranks; r++)
+            for (int64_t i = 0; i < cut.given; i++) sum[i] = r ? sum[i] + own_out[r * n + at + i] : own_out[r * n + at + i];
         round_trip(codec, cut, sum, result_out + at);
         free(sum);
     }
@@ -204,7 +196,7 @@ static void check_exchange(weft_compression how, int32_t ranks, int64_t n) {
         bool   keeps = wefti_compress_feeds_back(&how);
         for (int64_t i = 0; i < ranks * n; i++) fed[i] = keeps ? g[i] + error[i] : g[i];
         if (codec->exchange == WEFTI_CODEC_GATHER) gathered(codec->functions, wefti_codec_kept(&how, n), fed, ranks, n, own, due);
-        else scattered(codec, fed, ranks, n, own, due);
+        else scattered(codec->functions, fed, ranks, n, own, due);
         same_values(run_step(f, g, step), due, n, "element", f);
         for (int64_t i = 0; i < ranks * n; i++) error[i] = fed[i] - own[i];
         for (int32_t r = 0; keeps && r < ranks; r++) same_values(error_of(f, r), error + r * n, n, "what is kept of", f);
