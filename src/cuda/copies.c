@@ -40,7 +40,7 @@ void wefti_cuda_unpin(wefti_device *device, void *host_memory, size_t size_bytes
     wefti_cuda *cuda = wefti_cuda_of(device);
     (void)size_bytes;
     (void)cudaSetDevice(cuda->ordinal);
-    (void)cudaStreamSynchronize(cuda->inside->copies);
+    (void)!wefti_cuda_finish(cuda, cuda->inside->copies, what);
     (void)cudaHostUnregister(host_memory);
     (void)cudaGetLastError(); /* it may not have been pinned */
 }
@@ -50,7 +50,7 @@ weft_status wefti_cuda_copy_out(wefti_device *device, void *host_memory, const v
     struct wefti_cuda_inside *inside = cuda->inside;
     cudaEvent_t               event = inside->ticket[inside->tickets % WEFTI_CUDA_TICKETS];
     WEFTI_TRY(wefti_cuda_enter(cuda));
-    if (inside->tickets >= WEFTI_CUDA_TICKETS) WEFTI_TRY(wefti_cuda_check(cuda, cudaEventSynchronize(event), what));
+    if (inside->tickets >= WEFTI_CUDA_TICKETS) WEFTI_TRY(wefti_cuda_finish_event(cuda, event, what));
     WEFTI_TRY(wefti_cuda_check(cuda, cudaEventRecord(inside->computed, cuda->stream), what));
     WEFTI_TRY(wefti_cuda_check(cuda, cudaStreamWaitEvent(inside->copies, inside->computed, 0), what));
     if (size_bytes)

@@ -15,6 +15,14 @@ typedef struct wefti_cuda_block {
 
 enum { WEFTI_CUDA_RING_SECTIONS = 8, WEFTI_CUDA_TICKETS = 64 };
 
+/* Something that streams of the device may wait for in vain, because it comes from elsewhere: it is looked at while the host waits for a
+ * stream. WEFT_OK: nothing is under way; WEFT_E_AGAIN: something is; else what it failed with, after which the streams get on. */
+typedef struct wefti_cuda_watcher {
+    struct wefti_cuda_watcher *next;
+    weft_status (*look)(void *context);
+    void *context;
+} wefti_cuda_watcher;
+
 struct wefti_cuda_inside {
     char description[160];
     char fault[256]; /* what broke the device */
@@ -32,10 +40,17 @@ struct wefti_cuda_inside {
     cudaStream_t copies;
     cudaEvent_t  computed, copied, ticket[WEFTI_CUDA_TICKETS];
     uint64_t     tickets; /* handed out */
+    wefti_cuda_watcher *watchers; /* of the thread that launches */
 };
 
 /* Every entry of the device: makes it this thread's device, or says that it is broken. */
 WEFT_MUST_CHECK weft_status wefti_cuda_enter(wefti_cuda *cuda);
+
+/* Waits until all that the stream was given, or what was recorded, is done; looks at the watchers meanwhile, so that nothing hangs. */
+WEFT_MUST_CHECK weft_status wefti_cuda_finish(wefti_cuda *cuda, cudaStream_t stream, const char *what);
+WEFT_MUST_CHECK weft_status wefti_cuda_finish_event(wefti_cuda *cuda, cudaEvent_t event, const char *what);
+void wefti_cuda_watch(wefti_cuda *cuda, wefti_cuda_watcher *watcher);
+void wefti_cuda_unwatch(wefti_cuda *cuda, wefti_cuda_watcher *watcher);
 
 /* memory.c */
 WEFT_MUST_CHECK weft_status wefti_cuda_memory_open(wefti_cuda *cuda);

@@ -148,7 +148,7 @@ static weft_status take_ring(wefti_cuda *cuda, size_t size_bytes, char **piece_o
         WEFTI_TRY(wefti_cuda_check(cuda, cudaEventRecord(inside->section_free[inside->ring_section], cuda->stream), "a write to device memory"));
         inside->ring_section = (inside->ring_section + 1) % WEFTI_CUDA_RING_SECTIONS;
         inside->ring_used = 0;
-        WEFTI_TRY(wefti_cuda_check(cuda, cudaEventSynchronize(inside->section_free[inside->ring_section]), "a write to device memory"));
+        WEFTI_TRY(wefti_cuda_finish_event(cuda, inside->section_free[inside->ring_section], "a write to device memory"));
     }
     *piece_out = inside->ring + (size_t)inside->ring_section * SECTION_BYTES + inside->ring_used;
     inside->ring_used = wefti_align_up(inside->ring_used + size_bytes, WEFTI_CACHE_LINE);
@@ -159,9 +159,11 @@ weft_status wefti_cuda_write(wefti_device *device, void *device_memory, const vo
     wefti_cuda *cuda = wefti_cuda_of(device);
     WEFTI_TRY(wefti_cuda_enter(cuda));
     if (size_bytes > MOST_THROUGH_RING) {
+        /* The driver itself waits for the stream before it touches memory that is not pinned, and so might hang there. */
+        WEFTI_TRY(wefti_cuda_finish(cuda, cuda->stream, "a write to device memory"));
         WEFTI_TRY(wefti_cuda_check(cuda, cudaMemcpyAsync(device_memory, host_memory, size_bytes, cudaMemcpyHostToDevice, cuda->stream),
                                    "a write to device memory"));
-        return wefti_cuda_check(cuda, cudaStreamSynchronize(cuda->stream), "a write to device memory");
+        return wefti_cuda_finish(cuda, cuda->stream, "a write to device memory");
     }
     for (size_t done = 0, now; done < size_bytes; done += now) {
         char *piece = NULL;
@@ -179,9 +181,10 @@ weft_status wefti_cuda_read(wefti_device *device, void *host_memory, const void 
     WEFTI_TRY(wefti_cuda_enter(cuda));
     if (size_bytes == 0) return WEFT_OK;
     void *target = size_bytes <= LANDING_BYTES ? cuda->inside->landing : host_memory;
+    if (target == host_memory) WEFTI_TRY(wefti_cuda_finish(cuda, cuda->stream, "a read of device memory")); /* as in large writes */
     WEFTI_TRY(wefti_cuda_check(cuda, cudaMemcpyAsync(target, device_memory, size_bytes, cudaMemcpyDeviceToHost, cuda->stream),
                                "a read of device memory"));
-    WEFTI_TRY(wefti_cuda_check(cuda, cudaStreamSynchronize(cuda->stream), "a read of device memory"));
+    WEFTI_TRY(wefti_cuda_finish(cuda, cuda->stream, "a read of device memory"));
     if (target != host_memory) memcpy(host_memory, target, size_bytes);
     return WEFT_OK;
 }
@@ -200,7 +203,7 @@ weft_status wefti_cuda_read_all(wefti_device *device, const wefti_read *reads, i
     for (int32_t i = 0; i < n_reads; used += wefti_align_up(reads[i++].size_bytes, sizeof(double)))
         WEFTI_TRY(wefti_cuda_check(cuda, cudaMemcpyAsync(landing + used, reads[i].device_memory, reads[i].size_bytes, cudaMemcpyDeviceToHost,
                                                          cuda->stream), "a read of device memory"));
-    WEFTI_TRY(wefti_cuda_check(cuda, cudaStreamSynchronize(cuda->stream), "a read of device memory"));
+    WEFTI_TRY(wefti_cuda_finish(cuda, cuda->stream, "a read of device memory"));
     used = 0;
     for (int32_t i = 0; i < n_reads; used += wefti_align_up(reads[i++].size_bytes, sizeof(double)))
         memcpy(reads[i].host_memory, landing + used, reads[i].size_bytes);

@@ -204,7 +204,7 @@ void wefti_cuda_release_program(wefti_program *program) {
     if (!program) return;
     wefti_cuda *cuda = program->cuda;
     (void)cudaSetDevice(cuda->ordinal);
-    (void)cudaStreamSynchronize(cuda->stream); /* what was prepared may be in use */
+    (void)!wefti_cuda_finish(cuda, cuda->stream, "releasing a program"); /* what was prepared may be in use */
     release_graphs(program);
     for (int32_t i = 0; i < program->n_steps; i++) {
         step *self = &program->steps[i];
@@ -308,7 +308,7 @@ static weft_status profile(wefti_program *program, const wefti_launch *launch) {
         WEFTI_TRY(enqueue(program, i, i + 1, launch));
         WEFTI_TRY(wefti_cuda_check(cuda, cudaEventRecord(program->events[i + 1], cuda->stream), "profiling"));
     }
-    WEFTI_TRY(wefti_cuda_check(cuda, cudaStreamSynchronize(cuda->stream), "profiling"));
+    WEFTI_TRY(wefti_cuda_finish(cuda, cuda->stream, "profiling"));
     for (int32_t i = 0; i < program->n_steps; i++) {
         float milliseconds = 0;
         WEFTI_TRY(wefti_cuda_check(cuda, cudaEventElapsedTime(&milliseconds, program->events[i], program->events[i + 1]), "profiling"));
