@@ -1,6 +1,8 @@
 /* Graphs: a capture is a list of nodes with edges, and a launch of it one operation that runs them in any order that the edges allow. */
 #include "cuda_host/engine.h"
 
+#include <unistd.h>
+
 #include <set>
 
 namespace weft_host {
@@ -43,12 +45,19 @@ cudaError_t run_graph(const graph &what) {
     std::vector<int>  ready;
     std::vector<bool> done(what.nodes.size());
     for (size_t n = what.nodes.size(); n > 0; n--) {
+        bool outside = false;
         ready.clear();
         for (size_t i = 0; i < what.nodes.size(); i++) {
             bool may = !done[i];
             for (int before : what.nodes[i].after) may = may && done[(size_t)before];
+            if (may && what.nodes[i].ready) may = what.nodes[i].ready(), outside = true;
             if (may) ready.push_back((int)i);
             if (may && what.nodes[i].after.empty() == false && ready.size() > 64) break; /* enough to choose from */
+        }
+        if (ready.empty() && outside) { /* all wait for somebody outside of this process */
+            usleep(20);
+            n++;
+            continue;
         }
         int         chosen = ready[chance.below((uint32_t)ready.size())];
         cudaError_t error = what.nodes[(size_t)chosen].run();

@@ -80,8 +80,9 @@ struct stream;
 typedef std::pair<std::shared_ptr<stream>, uint64_t> point;
 
 struct operation {
-    work               run;
-    std::vector<point> after;
+    work                  run;
+    std::vector<point>    after;
+    std::function<bool()> ready; /* empty: at once; else it waits for something outside of this process, too */
 };
 struct stream {
     bool                     blocking; /* waits for the legacy stream, and is waited for */
@@ -93,9 +94,10 @@ struct stream {
 
 /* What a kernel, copy, fill or host function is in a graph. */
 struct node {
-    std::string      kind;
-    work             run;
-    std::vector<int> after;
+    std::string           kind;
+    work                  run;
+    std::vector<int>      after;
+    std::function<bool()> ready;
 };
 struct graph {
     std::vector<node> nodes;
@@ -110,7 +112,7 @@ struct capture {
 
 std::shared_ptr<stream> stream_of(cudaStream_t handle); /* empty: no such stream */
 /* Issues work, or adds it to the graph that the stream is capturing. */
-cudaError_t issue(cudaStream_t handle, const char *kind, work run);
+cudaError_t issue(cudaStream_t handle, const char *kind, work run, std::function<bool()> ready = {});
 /* Waits for all work of all streams. */
 cudaError_t finish_all();
 cudaError_t finish(const point &until);

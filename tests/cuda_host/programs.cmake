@@ -44,6 +44,9 @@ target_compile_definitions(weft_cuda_host_device PRIVATE ${weft_private_definiti
 if(NOT WEFT_HAVE_CUDA)
   target_compile_definitions(weft_cuda_host_device PRIVATE WEFTI_HAVE_CUDA)
 endif()
+if(EXISTS ${WEFT_CUDA_HEADERS}/nccl.h)
+  target_compile_definitions(weft_cuda_host_device PRIVATE WEFT_HAVE_NCCL)
+endif()
 weft_cuda_host_target(weft_cuda_host_device)
 
 # The stand-ins.
@@ -66,6 +69,7 @@ function(weft_stand_in_library name suffix header source)
   endif()
 endfunction()
 weft_stand_in_library(cublasLt .so.13 cublasLt.h ${here}/lib_cublaslt.cpp)
+weft_stand_in_library(nccl .so.2 nccl.h ${here}/lib_nccl.cpp)
 weft_stand_in_library(nvrtc .so.13 nvrtc.h ${here}/lib_nvrtc.cpp)
 target_compile_definitions(nvrtc_stand_in PRIVATE WEFT_HOST_COMPILER="${CMAKE_CXX_COMPILER}" WEFT_HOST_CUDA="${WEFT_CUDA_HEADERS}")
 
@@ -139,3 +143,11 @@ endif()
 add_dependencies(cuda_host_train cuda_host_program_parity cuda_host_program_run cuda_host_program_compress)
 # The fused programs' compiler has a test of its own, and takes long here.
 set_tests_properties(cuda_host_train PROPERTIES ENVIRONMENT "WEFT_TEST_BIN=${weft_cuda_host_bin};WEFT_CUDA_NVRTC=0")
+
+# NCCL on its stand-in, with ranks as processes: the oracle is that of the collectives.
+if(EXISTS ${WEFT_CUDA_HEADERS}/nccl.h AND NOT WEFT_SANITIZE MATCHES "thread")
+  set(nccl_harness ${here}/../collective/cases.c ${here}/../transport/ranks.c)
+  file(GLOB wire_harness CONFIGURE_DEPENDS ${here}/../transport/conformance*.c)
+  add_executable(cuda_host_nccl ${here}/check_nccl.c ${here}/check_nccl_faults.c ${nccl_harness} ${wire_harness})
+  weft_cuda_host_program(cuda_host_nccl)
+endif()

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <set>
 
@@ -60,9 +61,26 @@ bool reached(const point &at) { return at.first->done >= at.second; }
 
 bool may_run(const stream &one) {
     if (one.queue.empty()) return false;
-    for (const point &at : one.queue.front().after)
+    const operation &first = one.queue.front();
+    for (const point &at : first.after)
         if (!reached(at)) return false;
-    return true;
+    return !first.ready || first.ready();
+}
+
+/* Whether some stream waits for what comes from outside of this process. */
+bool waits_outside() {
+    for (auto &one : every_stream()) {
+        if (one->queue.empty() || !one->queue.front().ready) continue;
+        bool turn = true;
+        for (const point &at : one->queue.front().after) turn = turn && reached(at);
+        if (turn) return true;
+    }
+    return false;
+}
+
+[[noreturn]] void in_vain() {
+    fprintf(stderr, "cuda_host: streams wait for one another in vain\n");
+    abort();
 }
 
 /* Runs one operation of some stream; false if none may run. */
@@ -101,10 +119,17 @@ std::vector<point> implied(const std::shared_ptr<stream> &of) {
     return after;
 }
 
-cudaError_t enqueue(const std::shared_ptr<stream> &of, std::vector<point> after, work run) {
-    of->queue.push_back({std::move(run), std::move(after)});
+/* Eagerly, all is run that does not wait for somebody outside. */
+cudaError_t enqueue(const std::shared_ptr<stream> &of, std::vector<point> after, work run, std::function<bool()> ready = {}) {
+    of->queue.push_back({std::move(run), std::move(after), std::move(ready)});
     of->issued++;
-    return options.lazy ? cudaSuccess : finish({of, of->issued});
+    uint64_t until = of->issued;
+    while (!options.lazy && !reached({of, until}))
+        if (!step()) {
+            if (!waits_outside()) in_vain();
+            break;
+        }
+    return options.lazy ? cudaSuccess : broken;
 }
 
 } // namespace
@@ -128,8 +153,8 @@ std::shared_ptr<stream> stream_of(cudaStream_t handle) {
 cudaError_t finish(const point &until) {
     while (!reached(until))
         if (!step()) {
-            fprintf(stderr, "cuda_host: streams wait for one another in vain\n");
-            abort();
+            if (!waits_outside()) in_vain();
+            usleep(20);
         }
     return broken;
 }
@@ -151,7 +176,7 @@ cudaError_t refuse_in_capture(const char *what) {
     return cudaSuccess;
 }
 
-cudaError_t issue(cudaStream_t handle, const char *kind, work run) {
+cudaError_t issue(cudaStream_t handle, const char *kind, work run, std::function<bool()> ready) {
     std::shared_ptr<stream> of = stream_of(handle);
     if (!of) return refuse(cudaErrorInvalidResourceHandle, "%s: no such stream, or it was destroyed", kind);
     if (!of->captured) {
@@ -161,11 +186,11 @@ cudaError_t issue(cudaStream_t handle, const char *kind, work run) {
                 one->captured->invalid = true;
                 return refuse(cudaErrorStreamCaptureImplicit, "%s on the legacy stream, which waits for one that is captured", kind);
             }
-        return enqueue(of, implied(of), std::move(run));
+        return enqueue(of, implied(of), std::move(run), std::move(ready));
     }
     if (of->captured->invalid) return refuse(cudaErrorStreamCaptureInvalidated, "%s: the capture was broken before", kind);
     std::vector<node> &nodes = of->captured->made->nodes;
-    nodes.push_back({kind, std::move(run), of->frontier});
+    nodes.push_back({kind, std::move(run), of->frontier, std::move(ready)});
     of->frontier = {(int)nodes.size() - 1};
     return cudaSuccess;
 }
@@ -365,6 +390,10 @@ cudaError_t cudaEventElapsedTime(float *ms_out, cudaEvent_t from, cudaEvent_t to
 cudaError_t wefti_stand_in_issue(cudaStream_t on, const char *what, std::function<cudaError_t()> run) {
     WEFT_HOST_ENTER();
     return issue(on, what, std::move(run));
+}
+cudaError_t wefti_stand_in_issue_when(cudaStream_t on, const char *what, std::function<bool()> ready, std::function<cudaError_t()> run) {
+    WEFT_HOST_ENTER();
+    return issue(on, what, std::move(run), std::move(ready));
 }
 bool wefti_stand_in_may_use(const void *at, size_t bytes) {
     std::lock_guard<std::recursive_mutex> locked(lock);

@@ -91,7 +91,7 @@ typedef struct wefti_collective_call {
 /* How a group is opened. Zero means the default. Everything but index is the same on all members. */
 typedef struct wefti_group_options {
     const wefti_host    *host;       /* NULL: the wire's */
-    wefti_wire          *wire;       /* connected to all members; outlives the group; NULL for engines with their own */
+    wefti_wire          *wire;       /* connected to all members; outlives the group; NULL for engines with a network of their own */
     const int32_t       *ranks;      /* [size] world ranks by index; copied; NULL: 0 … size-1 */
     int32_t              size;
     int32_t              index;      /* of this rank */
@@ -106,6 +106,9 @@ typedef struct wefti_group_options {
                                         WEFT_ALGORITHM of the environment, else by cost. WEFT_E_NOT_FOUND lists those there are */
     const int32_t       *nodes;      /* [size] which host each member runs on, as any number; copied; NULL: all on one */
     wefti_watch         *watch;      /* notes the group's operations; outlives it; NULL: none are noted */
+    struct wefti_device *device;     /* engines of a device: in whose memory the calls' buffers lie; outlives the group; else NULL */
+    wefti_group         *over;       /* engines with a network of their own: a group of the same members in the same order, over which they
+                                        meet while they open; else NULL */
 } wefti_group_options;
 
 /* One engine. A NULL slot is WEFT_E_UNSUPPORTED, unless it says otherwise. */
@@ -137,6 +140,10 @@ typedef struct wefti_collective_engine {
     /* As test, until it ends or `timeout_ns` from now has passed (0: only its own deadline). On a timeout of this call
      * shorter than the operation's own it gives WEFT_E_AGAIN, and the handle lives on. */
     weft_status (*wait)(wefti_collective *operation, uint64_t timeout_ns);
+    /* Engines of a device only; NULL elsewhere. What the device is given from now on begins after the operation has ended. Nobody waits
+     * for that, and the handle is spent: what becomes of the operation is told by the group's next call, or by whoever next waits for the
+     * device. WEFT_OK, or the outcome of an operation that has failed already. */
+    weft_status (*join)(wefti_collective *operation);
     /* The sequence number, for messages and traces. */
     uint64_t (*sequence)(const wefti_collective *operation);
 
@@ -147,7 +154,7 @@ typedef struct wefti_collective_engine {
 /* What every group of every engine begins with. */
 struct wefti_group {
     const wefti_collective_engine *engine;
-    wefti_wire                    *wire;     /* NULL for engines with their own */
+    wefti_wire                    *wire;     /* NULL for engines with a network of their own */
     wefti_fault                   *fault;
     int32_t                        size, index;
     const int32_t                 *ranks;    /* [size] */
