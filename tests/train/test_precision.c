@@ -129,9 +129,9 @@ static void bytes_of(const char *text, const char *op, const char *name, long lo
     for (const char *line = text; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
         char      found_op[64], found_name[128];
         double    flops;
-        long long segment, count, scratch_bytes;
-        if (sscanf(line, "%lld %63s %lld %lf %lld %lld %lld %127s", &segment, found_op, &count, &flops, reads_out, writes_out, &scratch_bytes,
-                   found_name) == 8 && strcmp(found_op, op) == 0 && strcmp(found_name, name) == 0)
+        long long segment, count, scratch_bytes, sent_bytes;
+        if (sscanf(line, "%lld %63s %lld %lf %lld %lld %lld %lld %127s", &segment, found_op, &count, &flops, reads_out, writes_out, &scratch_bytes,
+                   &sent_bytes, found_name) == 9 && strcmp(found_op, op) == 0 && strcmp(found_name, name) == 0)
             return;
     }
     cr_assert_fail("there is no %s '%s' in %s", op, name, text);
