@@ -10,6 +10,7 @@
 #include "transport/transport.h"
 #ifdef WEFTI_HAVE_CUDA
 #include "cuda/cuda.h"
+#include "cuda/nccl_engine.h"
 #endif
 
 #define WEFTI_VERSION "0.1.0"
@@ -89,6 +90,91 @@ static void describe_cuda(const runtime *r, char *text, size_t bytes) {
 }
 #endif
 
+/* --- collectives on the device's own memory --- */
+
+enum { NCCL_AUTO, NCCL_OFF, NCCL_FORCE };
+
+/* What ranks tell each other about NCCL: all decide by the same. */
+typedef struct nccl_facts {
+    int32_t  wish, version; /* version 0: it cannot, and why */
+    uint64_t host;          /* as NCCL will see it */
+    uint8_t  uuid[16];      /* of the GPU */
+    char     why[192];
+} nccl_facts;
+
+static weft_status read_nccl_wish(const weft_world_options *options, int32_t *wish_out) {
+    static const char *const words[] = {"auto", "off", "force"};
+    const char              *name = options->nccl ? options->nccl : getenv("WEFT_NCCL");
+    if (!name || !*name) name = "auto";
+    for (int32_t i = 0; i < (int32_t)WEFTI_COUNT(words); i++)
+        if (strcmp(name, words[i]) == 0) return *wish_out = i, WEFT_OK;
+    return wefti_fail(WEFT_E_INVALID, "WEFT_NCCL (or .nccl) is '%s'; there is: auto, off, force", name);
+}
+
+static void find_nccl(const runtime *r, nccl_facts *mine) {
+#if defined WEFTI_HAVE_CUDA && defined WEFT_HAVE_NCCL
+    const char *host = getenv("NCCL_HOSTID");
+    if (strcmp(r->world.device->vtable->kind, "cuda") == 0) {
+        wefti_cuda_uuid(r->world.device, mine->uuid);
+        mine->host = host && *host ? wefti_hash(WEFTI_HASH_BEGIN, host, strlen(host)) : (uint64_t)r->link->nodes[r->world.rank];
+        if (wefti_cuda_nccl_version(&mine->version) != WEFT_OK) snprintf(mine->why, sizeof mine->why, "%.190s", weft_error_message());
+        return;
+    }
+#endif
+    snprintf(mine->why, sizeof mine->why, "its device is %s%s", r->world.device->vtable->kind,
+             strcmp(r->world.device->vtable->kind, "cuda") == 0 ? ", and this build was made without nccl.h" : "");
+}
+
+/* Why these ranks cannot use NCCL; false where they can. */
+static bool lacks_nccl(const nccl_facts *all, int32_t size, char *why, size_t bytes) {
+    for (int32_t i = 0; i < size; i++) {
+        if (all[i].version == 0) return snprintf(why, bytes, "no NCCL on rank %d: %.191s", (int)i, all[i].why), true;
+        if (all[i].version != all[0].version)
+            return snprintf(why, bytes, "rank 0 has NCCL %d, rank %d has %d", (int)all[0].version, (int)i, (int)all[i].version), true;
+        for (int32_t j = 0; j < i; j++)
+            if (all[i].host == all[j].host && memcmp(all[i].uuid, all[j].uuid, sizeof all[i].uuid) == 0)
+                return snprintf(why, bytes, "ranks %d and %d share a GPU, which NCCL takes where each process has an NCCL_HOSTID of its own", (int)j,
+                                (int)i), true;
+    }
+    return false;
+}
+
+static weft_status decide_nccl(runtime *r, const nccl_facts *all, bool *use_out) {
+    char *text = r->world.device_group_text, why[256] = "";
+    *use_out = false;
+    for (int32_t i = 1; i < r->world.size; i++)
+        if (all[i].wish != all[0].wish) return wefti_fail(WEFT_E_MISMATCH, "ranks 0 and %d differ in WEFT_NCCL (or .nccl): set it alike on all", (int)i);
+    bool lacks = lacks_nccl(all, r->world.size, why, sizeof why);
+    if (lacks && all[0].wish == NCCL_FORCE) return wefti_fail(WEFT_E_UNSUPPORTED, "NCCL is forced, and cannot be had: %s", why);
+    *use_out = !lacks && all[0].wish != NCCL_OFF;
+    if (*use_out)
+        snprintf(text, sizeof r->world.device_group_text, "NCCL %d.%d.%d", (int)all[0].version / 10000, (int)all[0].version / 100 % 100,
+                 (int)all[0].version % 100);
+    else snprintf(text, sizeof r->world.device_group_text, "%s", all[0].wish == NCCL_OFF ? "NCCL is off (WEFT_NCCL)" : why);
+    return WEFT_OK;
+}
+
+/* Collective; after the ranks' devices are open. */
+static weft_status open_device_group(runtime *r, const weft_world_options *options) {
+    nccl_facts mine = {0}, *all = NULL;
+    size_t     bytes = (size_t)r->world.size * sizeof *all;
+    bool       use = false;
+    if (r->world.size < 2) return WEFT_OK;
+    WEFTI_TRY(read_nccl_wish(options, &mine.wish));
+    find_nccl(r, &mine);
+    WEFTI_TRY(wefti_alloc(bytes, "what ranks say about NCCL", &all));
+    weft_status status = wefti_transport_exchange(r->link, "NCCL", &mine, sizeof mine, all);
+    if (status == WEFT_OK) status = decide_nccl(r, all, &use);
+    wefti_free(all, bytes);
+    if (status != WEFT_OK || !use) return status;
+#if defined WEFTI_HAVE_CUDA && defined WEFT_HAVE_NCCL
+    wefti_group_options how = {.device = r->world.device, .over = r->world.group, .size = r->world.size, .index = r->world.rank,
+                               .fault = r->link->fault, .timeout_ns = r->link->timeout_ns};
+    status = wefti_collective_engine_nccl()->open(&how, &r->world.device_group);
+#endif
+    return status;
+}
+
 static weft_status open_device(runtime *r, const weft_world_options *options) {
     const char *name = options->device ? options->device : getenv("WEFT_DEVICE");
     int32_t     ordinal = -1;
@@ -111,8 +197,9 @@ static void describe(runtime *r) {
     char device[200];
     if (strcmp(r->world.device->vtable->kind, "cpu") == 0) describe_cpu(r, device, sizeof device);
     else describe_cuda(r, device, sizeof device);
-    snprintf(r->world.description, sizeof r->world.description, "weft %s, rank %d of %d, %s, wire %s%s, started by %s", WEFTI_VERSION,
-             (int)r->world.rank, (int)r->world.size, device, r->link->wire_name, r->link->encrypts ? " (TCP is encrypted)" : "", r->link->launcher);
+    snprintf(r->world.description, sizeof r->world.description, "weft %s, rank %d of %d, %s%s%s, wire %s%s, started by %s", WEFTI_VERSION,
+             (int)r->world.rank, (int)r->world.size, device, r->world.device_group ? ", " : "",
+             r->world.device_group ? r->world.device_group_text : "", r->link->wire_name, r->link->encrypts ? " (TCP is encrypted)" : "", r->link->launcher);
 }
 
 weft_status weft_world_create(const weft_world_options *options, weft_world **world_out) {
@@ -126,6 +213,7 @@ weft_status weft_world_create(const weft_world_options *options, weft_world **wo
     weft_status status = open_link(r, options);
     if (status == WEFT_OK) status = open_device(r, options);
     if (status == WEFT_OK) status = wefti_transport_tune(r->link);
+    if (status == WEFT_OK) status = open_device_group(r, options);
     if (status != WEFT_OK) {
         weft_world_release(&r->world);
         return status;
@@ -138,7 +226,11 @@ weft_status weft_world_create(const weft_world_options *options, weft_world **wo
 void weft_world_release(weft_world *world) {
     if (!world) return;
     runtime *r = (runtime *)world;
-    wefti_transport_close(r->link); /* first: its threads may be reducing on the device */
+    char message[WEFTI_MESSAGE_BYTES]; /* leaving is not to hide why */
+    snprintf(message, sizeof message, "%s", weft_error_message());
+    if (world->device_group) world->device_group->engine->close(world->device_group);
+    (void)wefti_fail(WEFT_OK, "%s", message);
+    wefti_transport_close(r->link); /* before the devices: its threads may be reducing on the device */
     if (r->reduces && r->reduces != world->device) r->reduces->vtable->release(r->reduces);
     if (world->device) world->device->vtable->release(world->device);
     wefti_free(r, sizeof *r);

@@ -111,7 +111,8 @@ typedef struct weft_plan_op {
 /* Bytes that this plan holds once committed, exactly. */
 typedef struct weft_plan_totals {
     int64_t arena_bytes;    /* intermediate values, outputs and scratch, laid over each other */
-    int64_t exported_bytes; /* what collectives send and receive, in memory that other ranks reach; on a GPU as much again of host memory */
+    int64_t exported_bytes; /* what collectives send and receive, in memory that other ranks reach; on a GPU as much again of host memory
+                               where any goes by copies and not by NCCL */
     int64_t variable_bytes; /* of the whole set, shared by all plans that use it */
     int64_t constant_bytes; /* constants, the step number */
     int64_t input_bytes;    /* copies of fed arrays; on a device with host memory only made once an unaligned one comes */

@@ -28,6 +28,7 @@ typedef struct weft_world weft_world;
  *   WEFT_WIRE, WEFT_DEVICE           as .wire and .device
  *   WEFT_TUNING                      what groups choose their algorithms by (weft/collective.h)
  *   WEFT_THREADS                     threads of the CPU device (weft/threads.h)
+ *   WEFT_NCCL                        as .nccl; NCCL reads its own variables (NCCL_SOCKET_IFNAME, NCCL_DEBUG, ...) besides
  *   WEFT_CUDA_TF32=1                 f32 products and convolutions on a GPU may round their factors to 10 bits (tf32), which is quicker
  *   WEFT_CUDA_CAPTURE=0              launch kernels one by one, not as graphs; WEFT_CUDA_NVRTC=0: no kernels compiled at run time. For debugging.
  *   WEFT_INTERFACE                   interface of this host to bind to, by name (eth0) or address; loopback where not set. Another one demands
@@ -45,6 +46,10 @@ typedef struct weft_world_options {
                                     live as long as the world */
     const char *device;          /* "cpu"; "cuda:N", the N-th GPU; "cuda", that of this rank among its host's; "auto": cuda where there is a
                                     GPU, else cpu; NULL: from the environment (WEFT_DEVICE), else cpu */
+    const char *nccl;            /* what collectives of GPUs go by: "auto", NCCL where every rank has it and a GPU of its own, else copies through
+                                    host memory and the wire; "off", always those; "force", NCCL or an error that says why not. The same on
+                                    all ranks. NULL: from the environment (WEFT_NCCL), else auto. Ranks may share a GPU under NCCL where
+                                    each has an NCCL_HOSTID of its own */
     weft_threads threads;        /* of the CPU device; sharers is found at the rendezvous */
     int64_t     timeout_ns;      /* for joining and for every wait; 0: 30 s */
     bool        no_control_thread; /* true: faults are noticed only inside calls */
@@ -106,7 +111,7 @@ WEFT_MUST_CHECK weft_status weft_world_dump_on(weft_world *world, int number);
  * waited longer than it; `share_out` may be NULL. -1 where nobody is behind by a tenth, and without control threads. Any thread. */
 int32_t weft_world_straggler(const weft_world *world, double *share_out);
 
-/* One line of plain text: version, rank, device and its instruction set, threads, wire. Owned by the world. */
+/* One line of plain text: version, rank, device and its instruction set, threads, wire, NCCL where it is used. Owned by the world. */
 const char *weft_world_describe(const weft_world *world);
 
 #ifdef __cplusplus

@@ -47,6 +47,8 @@ WEFT_MUST_CHECK weft_status wefti_cuda_create(const wefti_cuda_options *options,
 bool wefti_cuda_is_there(void);
 /* "NVIDIA H200 (sm_90, 132 multiprocessors, 139.8 GiB)"; owned by the device. */
 const char *wefti_cuda_describe(const wefti_device *device);
+/* Tells GPUs apart, 16 bytes. */
+void wefti_cuda_uuid(const wefti_device *device, uint8_t uuid_out[16]);
 /* Bytes that the device's memory holds for its users now, and the most that it ever held. Exact: what was asked for, rounded to 256. */
 void wefti_cuda_memory(const wefti_device *device, int64_t *held_out, int64_t *peak_out);
 

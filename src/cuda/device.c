@@ -167,6 +167,7 @@ static weft_status open_device(wefti_cuda *cuda, const wefti_cuda_options *optio
     WEFTI_TRY(choose_ordinal(options, &cuda->ordinal));
     WEFTI_TRY(wefti_cuda_enter(cuda));
     WEFTI_TRY(wefti_cuda_check(cuda, cudaGetDeviceProperties(&properties, cuda->ordinal), "its properties"));
+    memcpy(cuda->inside->uuid, &properties.uuid, sizeof cuda->inside->uuid);
     cuda->major = properties.major;
     cuda->minor = properties.minor;
     cuda->multiprocessors = properties.multiProcessorCount;
@@ -206,6 +207,10 @@ weft_status wefti_cuda_create(const wefti_cuda_options *options, wefti_device **
     }
     *device_out = &cuda->base;
     return WEFT_OK;
+}
+
+void wefti_cuda_uuid(const wefti_device *device, uint8_t uuid_out[16]) {
+    memcpy(uuid_out, wefti_cuda_of(device)->inside->uuid, sizeof wefti_cuda_of(device)->inside->uuid);
 }
 
 const char *wefti_cuda_describe(const wefti_device *device) { return wefti_cuda_of(device)->inside->description; }

@@ -25,6 +25,7 @@ typedef struct wefti_cuda_watcher {
 
 struct wefti_cuda_inside {
     char description[160];
+    uint8_t uuid[16];
     char fault[256]; /* what broke the device */
     /* memory.c */
     pthread_mutex_t   lock; /* of the blocks: collectives may free from another thread */

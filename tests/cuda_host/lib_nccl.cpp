@@ -117,7 +117,7 @@ bool move(state &of, transfer &one) {
         uint64_t written = ring.written.load(std::memory_order_acquire), read = ring.read.load(std::memory_order_acquire);
         size_t   at = (one.sends ? written : read) % RING, room = one.sends ? RING - (size_t)(written - read) : (size_t)(written - read);
         bool     in_head = one.moved < sizeof one.head;
-        if (!one.sends && in_head && room < sizeof one.head) return false;
+        if (!one.sends && one.moved == 0 && room < sizeof one.head) return false; /* a header is taken in one go, though the ring may end in it */
         unsigned char *mine = in_head ? (unsigned char *)(one.sends ? &one.head : &theirs) + one.moved : one.at + (one.moved - sizeof one.head);
         size_t         now = std::min({(in_head ? sizeof one.head : all) - one.moved, room, (size_t)RING - at});
         if (now == 0) return false;

@@ -200,6 +200,7 @@ static void __attribute__((constructor)) set_environment(void) {
     setenv("WEFT_CUDA_LIBRARIES", WEFT_CUDA_HOST_LIBRARIES, 0);
     setenv("WEFT_CUDA_CACHE", "0", 0);
     setenv("WEFT_CUDA_NVRTC", "0", 0); /* a second each; check_fused.c asks for it */
+    options.lazy = getenv("WEFT_CUDA_HOST_LAZY") != nullptr; /* until wefti_cuda_host_reset says otherwise */
 }
 
 /* --- errors --- */

@@ -101,11 +101,13 @@ static weft_status clear(wefti_arena *arena, size_t bytes) {
     return status;
 }
 
-static weft_status grow_exported(wefti_arena *arena, size_t bytes) {
+static weft_status grow_exported(wefti_arena *arena, size_t bytes, bool shared) {
     const wefti_device_vtable *device = arena->device->vtable;
-    if (bytes <= arena->exported_bytes) return WEFT_OK;
+    bool                       exports = arena->wire && (shared || arena->region);
+    if (bytes == 0 || (bytes <= arena->exported_bytes && exports == (arena->region != NULL))) return WEFT_OK;
+    if (bytes < arena->exported_bytes) bytes = arena->exported_bytes;
     WEFTI_TRY(drop_exported(arena, true));
-    if (arena->wire) WEFTI_TRY(arena->wire->ops->region_create(arena->wire, bytes, &arena->region));
+    if (exports) WEFTI_TRY(arena->wire->ops->region_create(arena->wire, bytes, &arena->region));
     if (arena->region && device->host_memory) {
         arena->exported = arena->region->base;
         arena->exported_bytes = bytes;
@@ -120,9 +122,9 @@ static weft_status grow_exported(wefti_arena *arena, size_t bytes) {
     return clear(arena, bytes);
 }
 
-weft_status wefti_arena_reserve(wefti_arena *arena, int64_t arena_bytes, int64_t exported_bytes) {
+weft_status wefti_arena_reserve(wefti_arena *arena, int64_t arena_bytes, int64_t exported_bytes, bool shared) {
     WEFTI_TRY(grow_memory(arena, (size_t)arena_bytes));
-    return grow_exported(arena, (size_t)exported_bytes);
+    return grow_exported(arena, (size_t)exported_bytes, shared);
 }
 
 void *wefti_arena_memory(const wefti_arena *arena) { return arena->memory; }

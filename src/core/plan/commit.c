@@ -174,7 +174,9 @@ static weft_status allocate_tables(weft_plan *plan) {
 static weft_status commit_all(weft_plan *plan) {
     wefti_ir *ir = &plan->ir;
     WEFTI_TRY(own_variables(plan));
-    WEFTI_TRY(wefti_arena_reserve(plan->arena, ir->arena_bytes, ir->exported_bytes));
+    bool shared = ir->device->vtable->host_memory; /* what is exported is the device's own memory, or its mirror for those that need one */
+    for (int32_t c = 0; c < ir->n_collectives && !shared; c++) shared = !ir->collectives[c].direct;
+    WEFTI_TRY(wefti_arena_reserve(plan->arena, ir->arena_bytes, ir->exported_bytes, shared));
     WEFTI_TRY(make_constants(plan));
     WEFTI_TRY(allocate_tables(plan));
     for (int32_t i = 0; i < ir->n_inputs && !ir->device->vtable->host_memory; i++)

@@ -105,6 +105,17 @@ static void begin_text(weft_plan *plan) {
     plan->text = (wefti_text){0};
 }
 
+/* What collectives of a device without host memory go by. */
+static void add_ways(weft_plan *plan) {
+    const wefti_ir *ir = &plan->ir;
+    int32_t         direct = 0;
+    if (ir->n_collectives == 0 || ir->device->vtable->host_memory) return;
+    for (int32_t c = 0; c < ir->n_collectives; c++) direct += ir->collectives[c].direct;
+    wefti_text_add(&plan->text, "%d collectives on the device's memory, %d by copies through the host's: %s%s%s\n", direct, ir->n_collectives - direct,
+                   ir->world->device_group_text, direct < ir->n_collectives && ir->indirect_why ? "; " : "",
+                   direct < ir->n_collectives && ir->indirect_why ? ir->indirect_why : "");
+}
+
 static void add_totals(weft_plan *plan) {
     weft_plan_totals t;
     weft_plan_totals_read(plan, &t);
@@ -117,6 +128,7 @@ static void add_totals(weft_plan *plan) {
     wefti_text_add(&plan->text, "one run: %d ops for %d of the graph, %d segments, %d collectives, %.6g FLOP, reads %lld bytes, writes %lld, sends %lld\n",
                    t.ops, t.graph_ops, t.segments, t.collectives, t.flops, (long long)t.read_bytes, (long long)t.written_bytes,
                    (long long)t.sent_bytes);
+    add_ways(plan);
     if (plan->ir.n_divided)
         wefti_text_add(&plan->text, "%d parameters are updated in parts, which ranks %s\n", plan->ir.n_divided,
                        plan->ir.pushes ? "store to their peers" : "load from their peers");

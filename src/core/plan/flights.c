@@ -3,10 +3,11 @@
  * Where the device's memory is the host's, an operation works on the plan's values themselves. Where it is not, the exported region has a
  * mirror in host memory: what is sent is first copied out beside the computing (the flight is *boarding*), the operation works on the
  * mirror, and what came is copied back when it lands; the device orders what it computes next after that copy. Nobody waits for a copy but
- * the host, where it has nothing else to do.
+ * the host, where it has nothing else to do. Where the world has a group for the device's memory (NCCL), operations that it does work on the
+ * values themselves again, beside the computing, and are not waited for but *joined*: the device goes on after them.
  *
  * Invariants: flights are listed in the order of their starts, those that board after those that fly, so all ranks start the same operations
- * in the same order. Two operations never share memory while both are in flight, for the planner keeps their blocks apart. */
+ * of a group in the same order. Two operations never share memory while both are in flight, for the planner keeps their blocks apart. */
 #include "core/plan/object.h"
 
 enum { SHORT_WAIT_NS = 50000 }; /* between looks at what still boards */
@@ -19,38 +20,25 @@ void *wefti_plan_address(const weft_plan *plan, int32_t value) {
 }
 
 static wefti_collective_call call_of(const weft_plan *plan, const wefti_item *item) {
-    const wefti_value    *in = &plan->ir.values[item->inputs[0]], *out = &plan->ir.values[item->outputs[0]];
-    size_t                size = weft_dtype_bytes(in->dtype);
-    wefti_collective_call call = {.dtype = in->dtype, .op = (wefti_reduce_op)item->attrs->comm.reduce,
-                                  .send = wefti_plan_address(plan, item->inputs[0]), .receive = wefti_plan_address(plan, item->outputs[0])};
-    switch (item->op) {
-    case WEFT_OP_ALL_REDUCE: { /* the list lies in one piece, from the first to the end of the last */
+    wefti_collective_call call = wefti_ir_comm_call(&plan->ir, item);
+    call.send = wefti_plan_address(plan, item->inputs[0]);
+    call.receive = wefti_plan_address(plan, item->outputs[0]);
+    if (call.kind == WEFTI_ALLREDUCE) { /* the list lies in one piece, from the first to the end of the last */
         int32_t last = item->inputs[item->n_inputs - 1];
-        call.kind = WEFTI_ALLREDUCE;
-        call.count = (size_t)((char *)wefti_plan_address(plan, last) - (char *)call.receive + wefti_value_bytes(&plan->ir.values[last])) / size;
-        break;
-    }
-    case WEFT_OP_ALL_GATHER:
-        call.kind = item->divided ? WEFTI_BARRIER : WEFTI_ALLGATHER; /* divided: then every rank takes what it needs */
-        call.count = item->divided ? 0 : (size_t)wefti_value_elements(in);
-        break;
-    case WEFT_OP_REDUCE_SCATTER:
-        call.kind = WEFTI_REDUCE_SCATTER;
-        call.count = (size_t)wefti_value_elements(out);
-        break;
-    case WEFT_OP_ALL_TO_ALL:
-        call.kind = WEFTI_ALLTOALL;
-        call.count = (size_t)(wefti_value_elements(in) / wefti_ir_group(&plan->ir, item)->size);
-        break;
-    default:
-        call.kind = WEFTI_BROADCAST;
-        call.count = (size_t)wefti_value_elements(in);
-        break;
+        size_t  bytes = (size_t)((char *)wefti_plan_address(plan, last) - (char *)call.receive + wefti_value_bytes(&plan->ir.values[last]));
+        call.count = bytes / weft_dtype_bytes(call.dtype);
     }
     return call;
 }
 
 static const wefti_item *item_of(const weft_plan *plan, int32_t c) { return &plan->ir.items[plan->ir.collectives[c].item]; }
+
+/* Whether the collective works in the mirror. */
+static bool is_staged(const weft_plan *plan, int32_t c) { return !plan->ir.collectives[c].direct && wefti_arena_mirror(plan->arena); }
+
+static wefti_group *group_of(const weft_plan *plan, int32_t c) {
+    return plan->ir.collectives[c].direct ? plan->ir.world->device_group : wefti_ir_group(&plan->ir, item_of(plan, c));
+}
 
 /* --- the mirror --- */
 
@@ -98,16 +86,18 @@ static void land(weft_plan *plan, int32_t c, weft_status status) {
     wefti_in_flight *flight = &plan->flights[c];
     flight->operation = NULL;
     flight->boarding = false;
-    if (status == WEFT_OK && wefti_arena_mirror(plan->arena)) status = unboard(plan, c);
+    if (status == WEFT_OK && is_staged(plan, c)) status = unboard(plan, c);
     flight->status = status;
     leave_list(plan, c);
     wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_COLLECTIVE, plan->runs, c, item_of(plan, c)->name, plan->ir.collectives[c].bytes,
                                                      flight->begin_ns, plan->trace.events ? wefti_plan_now() : 0});
 }
 
-/* The oldest that flies; -1 where all are boarding or there is none. */
-static int32_t oldest_flying(const weft_plan *plan) {
-    return plan->first_flight >= 0 && plan->flights[plan->first_flight].operation ? plan->first_flight : -1;
+/* The oldest of a group that flies; -1 where all are boarding or there is none. */
+static int32_t oldest_flying(const weft_plan *plan, const wefti_group *group) {
+    for (int32_t c = plan->first_flight; c >= 0; c = plan->flights[c].next)
+        if (plan->flights[c].operation && plan->flights[c].operation->group == group) return c;
+    return -1;
 }
 
 /* Starts the operation of a flight that is listed. WEFT_E_AGAIN: too many in flight, or still boarding. */
@@ -121,14 +111,14 @@ static weft_status take_off(weft_plan *plan, int32_t c) {
         call.send = mirrored(plan, call.send);
         call.receive = mirrored(plan, call.receive);
     }
-    weft_status status = wefti_collective_start(wefti_ir_group(&plan->ir, item), &call, &flight->operation);
+    weft_status status = wefti_collective_start(group_of(plan, c), &call, &flight->operation);
     if (status == WEFT_OK) {
         flight->boarding = false;
         return WEFT_OK;
     }
     flight->operation = NULL;
     if (status != WEFT_E_AGAIN) return wefti_while(status, "starting %s '%s'", wefti_ops[item->op].name, item->name);
-    if (oldest_flying(plan) < 0) return wefti_fail(WEFT_E_INTERNAL, "'%s': the group takes no operation, and none is in flight", item->name);
+    if (oldest_flying(plan, group_of(plan, c)) < 0) return wefti_fail(WEFT_E_INTERNAL, "'%s': the group takes no operation, and none is in flight", item->name);
     return status;
 }
 
@@ -136,13 +126,14 @@ static weft_status take_off(weft_plan *plan, int32_t c) {
 
 void wefti_flights_progress(weft_plan *plan) {
     const wefti_group *seen = NULL;
+    bool               boards = false; /* those after one that boards do not overtake it */
     for (int32_t c = plan->first_flight, next; c >= 0 && plan->fault == WEFT_OK; c = next) {
         wefti_in_flight *flight = &plan->flights[c];
         next = flight->next;
         if (flight->boarding) {
-            weft_status status = take_off(plan, c);
-            if (status == WEFT_E_AGAIN) return; /* those after it do not overtake */
-            if (status != WEFT_OK) plan->fault = status;
+            weft_status status = boards ? WEFT_E_AGAIN : take_off(plan, c);
+            boards = boards || status == WEFT_E_AGAIN;
+            if (status != WEFT_OK && status != WEFT_E_AGAIN) plan->fault = status;
             continue;
         }
         if (flight->operation->group == seen) continue;
@@ -160,11 +151,11 @@ weft_status wefti_flight_start(weft_plan *plan, int32_t c) {
     wefti_in_flight *flight = &plan->flights[c];
     flight->begin_ns = wefti_plan_now();
     flight->next = -1;
-    if (wefti_arena_mirror(plan->arena)) WEFTI_TRY(board(plan, c));
+    if (is_staged(plan, c)) WEFTI_TRY(board(plan, c));
     weft_status status;
     while (!flight->boarding && (status = take_off(plan, c)) != WEFT_OK) {
         /* Too many in flight: the oldest has to end first; its own deadline bounds the wait. */
-        int32_t oldest = oldest_flying(plan);
+        int32_t oldest = oldest_flying(plan, group_of(plan, c));
         if (status != WEFT_E_AGAIN) return status;
         land(plan, oldest, wefti_collective_wait(plan->flights[oldest].operation, 0));
         WEFTI_TRY(plan->flights[oldest].status);
@@ -198,13 +189,14 @@ weft_status wefti_flight_wait(weft_plan *plan, int32_t c) {
     wefti_in_flight *flight = &plan->flights[c];
     if (is_in_flight(flight)) {
         uint64_t begin = wefti_plan_now();
-        if (wefti_arena_mirror(plan->arena)) fly(plan, c);
+        if (plan->ir.collectives[c].direct) land(plan, c, plan->ir.world->device_group->engine->join(flight->operation));
+        else if (is_staged(plan, c)) fly(plan, c);
         else land(plan, c, wefti_collective_wait(flight->operation, 0));
         uint64_t end = wefti_plan_now();
         plan->wait_ns += end - begin;
         wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_WAIT, plan->runs, c, "", 0, begin, end});
     }
-    if (flight->status == WEFT_OK && wefti_arena_mirror(plan->arena)) return plan->ir.device->vtable->copy_join(plan->ir.device);
+    if (flight->status == WEFT_OK && is_staged(plan, c)) return plan->ir.device->vtable->copy_join(plan->ir.device);
     return flight->status;
 }
 

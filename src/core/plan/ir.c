@@ -273,6 +273,28 @@ struct wefti_group *wefti_ir_group(const wefti_ir *ir, const wefti_item *item) {
     return ir->world->group;
 }
 
+wefti_collective_call wefti_ir_comm_call(const wefti_ir *ir, const wefti_item *item) {
+    const wefti_value    *in = &ir->values[item->inputs[0]], *out = &ir->values[item->outputs[0]];
+    wefti_collective_call call = {.dtype = in->dtype, .op = (wefti_reduce_op)item->attrs->comm.reduce, .count = (size_t)wefti_value_elements(in)};
+    switch (item->op) {
+    case WEFT_OP_ALL_REDUCE: call.kind = WEFTI_ALLREDUCE; break;
+    case WEFT_OP_ALL_GATHER:
+        call.kind = item->divided ? WEFTI_BARRIER : WEFTI_ALLGATHER; /* divided: then every rank takes what it needs */
+        if (item->divided) call.count = 0;
+        break;
+    case WEFT_OP_REDUCE_SCATTER:
+        call.kind = WEFTI_REDUCE_SCATTER;
+        call.count = (size_t)wefti_value_elements(out);
+        break;
+    case WEFT_OP_ALL_TO_ALL:
+        call.kind = WEFTI_ALLTOALL;
+        call.count = (size_t)(wefti_value_elements(in) / wefti_ir_group(ir, item)->size);
+        break;
+    default: call.kind = WEFTI_BROADCAST; break;
+    }
+    return call;
+}
+
 static void operand_of(const wefti_value *value, wefti_operand *operand_out) {
     memset(operand_out, 0, sizeof *operand_out);
     operand_out->dtype = value->dtype;

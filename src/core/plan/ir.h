@@ -120,8 +120,9 @@ typedef struct wefti_plan_segment {
 
 typedef struct wefti_plan_collective {
     int32_t item;
-    int64_t bytes; /* of what this rank gives */
+    int64_t bytes;    /* of what this rank gives */
     int32_t priority; /* the earlier it is waited for, the higher */
+    bool    direct;   /* by the world's device_group, on the device's own memory */
 } wefti_plan_collective;
 
 /* --- the whole --- */
@@ -162,6 +163,7 @@ typedef struct wefti_ir {
     int32_t                n_segments, segments_capacity;
     wefti_plan_collective *collectives;
     int32_t                n_collectives, collectives_capacity;
+    const char            *indirect_why; /* of the first that is not direct though there is a device_group; NULL: none */
     wefti_plan_step       *steps;
     int32_t                n_steps, steps_capacity;
 } wefti_ir;
@@ -227,6 +229,8 @@ static inline bool wefti_item_has_effect(const wefti_item *item) {
 static inline bool wefti_item_is_comm(const wefti_item *item) { return wefti_ops[item->op].family == WEFTI_COMM; }
 /* The group of a COMM item; NULL: this rank alone. */
 struct wefti_group *wefti_ir_group(const wefti_ir *ir, const wefti_item *item);
+/* Kind, dtype, reduction and count of a COMM item's call that follow from its shapes; an ALL_REDUCE's count is that of its first operand. */
+wefti_collective_call wefti_ir_comm_call(const wefti_ir *ir, const wefti_item *item);
 
 /* The item as the device's query sees it: operands without buffers. Arrays are of the caller: [n_inputs], [n_outputs]. */
 void wefti_item_call(const wefti_ir *ir, const wefti_item *item, wefti_operand *inputs, wefti_operand *outputs,

@@ -12,8 +12,8 @@ typedef struct wefti_arena wefti_arena;
 WEFT_MUST_CHECK weft_status wefti_arena_create(weft_world *world, wefti_arena **arena_out);
 wefti_arena *wefti_arena_retain(wefti_arena *arena);
 void wefti_arena_release(wefti_arena *arena);
-/* Grows to at least these sizes; contents are lost. */
-WEFT_MUST_CHECK weft_status wefti_arena_reserve(wefti_arena *arena, int64_t arena_bytes, int64_t exported_bytes);
+/* Grows to at least these sizes; contents are lost. `shared`: collectives over the wire work on the exported region. */
+WEFT_MUST_CHECK weft_status wefti_arena_reserve(wefti_arena *arena, int64_t arena_bytes, int64_t exported_bytes, bool shared);
 void *wefti_arena_memory(const wefti_arena *arena);
 void *wefti_arena_exported(const wefti_arena *arena);
 /* Host memory of the same layout as the exported region, in which collectives work; NULL where they work in that itself. */

@@ -47,6 +47,17 @@ static weft_status wait_for_inputs(cutter *c, int32_t position) {
     return WEFT_OK;
 }
 
+/* Whether the world's group for the device's memory does it; notes why not. */
+static weft_status choose_way(wefti_ir *ir, const wefti_item *item, bool *direct_out) {
+    struct wefti_group *group = ir->world->device_group;
+    *direct_out = false;
+    if (!group || wefti_ir_group(ir, item) != ir->world->group) return WEFT_OK;
+    wefti_collective_call call = wefti_ir_comm_call(ir, item);
+    *direct_out = group->engine->supports(group, &call) == WEFT_OK;
+    if (*direct_out || ir->indirect_why) return WEFT_OK;
+    return wefti_bump_string(&ir->keep, weft_error_message(), &ir->indirect_why);
+}
+
 static weft_status start(cutter *c, int32_t position) {
     wefti_ir *ir = c->ir;
     int32_t   index = ir->order[position];
@@ -56,6 +67,7 @@ static weft_status start(cutter *c, int32_t position) {
     *collective = (wefti_plan_collective){.item = index};
     for (int32_t i = 0; i < ir->items[index].n_inputs; i++)
         collective->bytes += wefti_value_bytes(&ir->values[ir->items[index].inputs[i]]);
+    WEFTI_TRY(choose_way(ir, &ir->items[index], &collective->direct));
     c->collective_of[index] = ir->n_collectives;
     c->pending[ir->n_collectives] = 1;
     c->begin = position + 1;

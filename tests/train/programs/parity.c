@@ -104,6 +104,9 @@ int main(int argc, char **argv) {
     if (weft_world_rank(world) == 0) {
         printf("loss %.17g\n", report.loss);
         status = write_variables(trainer, argv[5]);
+        const char *text = "";
+        if (status == WEFT_OK && getenv("RUN_DESCRIBE")) status = weft_plan_describe(weft_trainer_plan(trainer), &text);
+        fputs(text, stdout);
     }
 done:
     if (status != WEFT_OK) fprintf(stderr, "parity: %s: %s\n", weft_status_name(status), weft_error_message());
