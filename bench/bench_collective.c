@@ -5,15 +5,16 @@
 #include <string.h>
 
 #include "bench.h"
+#include "device_collective.h"
 #include "ranks.h"
 #include "transport/coll.h"
 
 typedef struct collective_options {
     wefti_collective_kind kind;
-    const char *name, *wire, *dtype_name, *op_name, *algorithm, *json_path;
+    const char *name, *wire, *dtype_name, *op_name, *algorithm, *json_path, *device, *by;
     double ranks, windows, seconds;
     bench_sizes sizes;
-    bool foreign, in_place, check, no_limit;
+    bool foreign, in_place, check, no_limit, share_gpu;
     weft_dtype dtype;
     wefti_reduce_op op;
     FILE *json;
@@ -277,12 +278,26 @@ static wefti_reduce_op read_op(const char *name) {
     exit(2);
 }
 
+/* Allreduce alone, of f32. */
+static int run_on_device(const collective_options *options) {
+    if (options->kind != WEFTI_ALLREDUCE || options->dtype != WEFT_F32 || options->op != WEFTI_REDUCE_SUM || strcmp(options->device, "cuda") != 0) {
+        fprintf(stderr, "error: --device is cpu, or for allreduce of f32 sums cuda\n");
+        return 2;
+    }
+    bench_device_options how = {.wire = options->wire, .by = options->by, .ranks = (int)options->ranks, .windows = (int)options->windows,
+                                .seconds = options->seconds, .sizes = options->sizes, .share_gpu = options->share_gpu,
+                                .check = options->check, .json = options->json};
+    return bench_allreduce_on_device(&how);
+}
+
 static int run(int argc, char **argv, wefti_collective_kind kind, const char *help) {
     collective_options options = {.kind = kind,
                                   .name = argv[0],
                                   .wire = "shm",
                                   .dtype_name = "f32",
                                   .op_name = "sum",
+                                  .device = "cpu",
+                                  .by = "both",
                                   .ranks = 2,
                                   .windows = 9,
                                   .seconds = 0.1,
@@ -295,6 +310,9 @@ static int run(int argc, char **argv, wefti_collective_kind kind, const char *he
         {"sizes", "bytes, doubling from the first to the last (8:64M)", BENCH_SIZES, &options.sizes},
         {"dtype", "f32 (default), f64, bf16, f16, i64, i32, u8, bool", BENCH_TEXT, &options.dtype_name},
         {"op", "sum (default), prod, min, max", BENCH_TEXT, &options.op_name},
+        {"device", "cpu (default); cuda: buffers in GPUs' memory, a GPU for each rank (allreduce)", BENCH_TEXT, &options.device},
+        {"by", "with --device cuda: nccl, wires (copies through host memory), both (default)", BENCH_TEXT, &options.by},
+        {"share-gpu", "with --device cuda: ranks may share a GPU under NCCL, which then works over sockets", BENCH_FLAG, &options.share_gpu},
         {"algorithm", "forces one by name", BENCH_TEXT, &options.algorithm},
         {"foreign", "buffers outside of the exported region", BENCH_FLAG, &options.foreign},
         {"in-place", "send and receive are the same memory", BENCH_FLAG, &options.in_place},
@@ -311,7 +329,7 @@ static int run(int argc, char **argv, wefti_collective_kind kind, const char *he
     options.op = read_op(options.op_name);
     if (!(options.windows >= 1 && options.windows <= BENCH_MOST_WINDOWS)) options.windows = 9;
     options.json = bench_open_json(options.json_path);
-    int status = bench_run_ranks(options.wire, (int32_t)options.ranks, body, &options);
+    int status = strcmp(options.device, "cpu") == 0 ? bench_run_ranks(options.wire, (int32_t)options.ranks, body, &options) : run_on_device(&options);
     if (options.json) fclose(options.json);
     return status;
 }
