@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # usage: run.sh [RESULTS_FOLDER] [TEST...]
 # Runs the GPU's tests of the folder that pack.sh made, and says at the end which passed; each one's output is in the results' folder. The
-# tests: open device conformance train samples.
+# tests: open device conformance train samples nccl. The last needs libnccl.so.2 and takes one GPU or more.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 results=${1:-$here/results}
 [ $# -gt 0 ] && shift
 tests=("$@")
-[ ${#tests[@]} -gt 0 ] || tests=(open device train conformance samples)
+[ ${#tests[@]} -gt 0 ] || tests=(open device train conformance samples nccl)
 mkdir -p "$results"
 results=$(cd "$results" && pwd)
 export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} WEFT_TEST_BIN=$here/bin
@@ -28,11 +28,28 @@ samples() {
     return $status
 }
 
+# Ranks that share the first GPU, each of which NCCL takes for a host of its own (hosted.sh): sums are verified and timed by NCCL and by wires, and
+# training gives the variables that it gives over wires: the same bits on two ranks.
+nccl() {
+    local status=0 ranks by
+    cd "$results" || return 1
+    for ranks in 2 3 4; do
+        timeout 100 "$here/bin/weft-bench" allreduce --device cuda --share-gpu --ranks $ranks --sizes 4:16M --windows 3 --seconds 0.05 || status=1
+    done
+    export WEFT_DEVICE=cuda WEFT_THREADS=1 RUN_DESCRIBE=1
+    for by in off force; do
+        WEFT_NCCL=$by timeout 100 "$here/bin/weftrun" -n 2 "$here/bin/hosted.sh" train_program_parity adam f32 1 30 "nccl-$by.bin" >"nccl-$by.txt" 2>&1 || status=1
+        grep -E "loss |collectives on the device's memory|parity:" "nccl-$by.txt"
+    done
+    cmp nccl-off.bin nccl-force.bin && echo "two ranks by NCCL: the same bits as over wires" || status=1
+    return $status
+}
+
 summary=() failed=0
 for test in "${tests[@]}"; do
     begin=$(date +%s.%N)
-    if [ "$test" = samples ]; then
-        (samples) >"$results/$test.txt" 2>&1
+    if [ "$test" = samples ] || [ "$test" = nccl ]; then
+        ("$test") >"$results/$test.txt" 2>&1
     else
         timeout 400 "$here/bin/cuda_test_$test" --verbose=0 >"$results/$test.txt" 2>&1
     fi
