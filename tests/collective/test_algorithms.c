@@ -259,3 +259,4 @@ Test(algorithms_point, tcp_4) { ON(tcp, 4, messages_between_ranks); }
 
 Test(algorithms_priority, inproc_3) { ON(inproc, 3, the_urgent_overtake); }
 Test(algorithms_priority, tcp_2) { ON(tcp, 2, the_urgent_overtake); }
+Test(algorithms_priority, shm_2) { ON(shm, 2, the_urgent_overtake); }
