@@ -82,7 +82,8 @@ int32_t weft_world_size(const weft_world *world);
  *
  * The first fault of a world is its verdict: it is told to every rank, and every operation there, pending or later, ends with that one
  * status. The message names the rank at fault with its host and process, the cause, and which operation of this rank ended with it (its
- * sequence number, group, kind, count and dtype). How soon a rank is known to be lost:
+ * sequence number, group, kind, count and dtype). Rank 0 decides which fault was the first, so that all ranks have the same verdict; one that
+ * gets no answer from rank 0 within 2 s decides alone. How soon a rank is known to be lost:
  *
  *                                      with control threads (the default)   with .no_control_thread
  *   its process has died, same host    100 ms                               100 ms after the next look: any wait inside of a call looks once

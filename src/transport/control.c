@@ -68,10 +68,41 @@ static void decided(void *context, weft_status status, int32_t rank, const char 
     rouse(control); /* the thread may have to wait for a socket to take the rest */
 }
 
+/* The ranks but 0: rank 0 decides, so that all have one verdict. */
+static bool ask(void *context, weft_status status, int32_t rank, const char *cause, bool firm) {
+    wefti_control *control = context;
+    pthread_mutex_lock(&control->lock);
+    control_member *server = &control->members[0];
+    wefti_frame     frame = {firm ? CONTROL_FAULT : CONTROL_SUSPECT, (uint32_t)strnlen(cause, CONTROL_CAUSE_BYTES - 1), rank, (uint32_t)status};
+    bool            reached = wefti_control_reaches(server) && wefti_frames_send(&server->frames, frame, cause) == WEFT_OK;
+    pthread_mutex_unlock(&control->lock);
+    rouse(control);
+    return reached;
+}
+
 /* For those who have joined since. */
 static void tell_all(wefti_control *control) {
     weft_status status = wefti_fault_verdict(control->fault);
     if (status != WEFT_OK) broadcast(control, status, wefti_fault_rank(control->fault), wefti_fault_cause(control->fault));
+}
+
+/* Rank 0 hears what others found, and decides; the others hear its verdict. */
+static void hear_fault(wefti_control *control, control_member *member, int32_t from, const wefti_frame *frame, const uint8_t *payload) {
+    char        cause[CONTROL_CAUSE_BYTES];
+    size_t      length = frame->length < sizeof cause - 1 ? frame->length : sizeof cause - 1;
+    bool        known = frame->value > WEFT_END && frame->value < WEFT_STATUS_COUNT;
+    weft_status status = known ? (weft_status)frame->value : WEFT_E_PEER;
+    int32_t     rank = frame->rank >= -1 && frame->rank < control->place->size ? frame->rank : from;
+    memcpy(cause, payload, length);
+    cause[length] = 0;
+    if (frame->kind == CONTROL_SUSPECT) {
+        if (control->place->rank == 0) wefti_fault_suspect(control->fault, rank, cause);
+    } else if (control->place->rank == 0) {
+        wefti_fault_raise(control->fault, status, rank, cause); /* which tells all, the sender too, of the first one */
+    } else {
+        member->told = true;
+        wefti_fault_learn(control->fault, status, rank, cause);
+    }
 }
 
 void wefti_control_hear(wefti_control *control, control_member *member, int32_t from, const wefti_frame *frame,
@@ -84,19 +115,8 @@ void wefti_control_hear(wefti_control *control, control_member *member, int32_t 
     case CONTROL_ASK:
     case CONTROL_TELL: wefti_control_hear_question(control, from, frame, payload); break;
     case CONTROL_BYE: member->state = MEMBER_LEFT; break;
-    case CONTROL_FAULT: {
-        char        cause[CONTROL_CAUSE_BYTES];
-        size_t      length = frame->length < sizeof cause - 1 ? frame->length : sizeof cause - 1;
-        weft_status status = frame->value > WEFT_END && frame->value < WEFT_STATUS_COUNT ? (weft_status)frame->value
-                                                                                         : WEFT_E_PEER;
-        memcpy(cause, payload, length);
-        cause[length] = 0;
-        int32_t rank = frame->rank >= -1 && frame->rank < control->place->size ? frame->rank : from;
-        member->told = true;
-        broadcast(control, status, rank, cause); /* rank 0 passes it on, before anybody here sees it */
-        wefti_fault_learn(control->fault, status, rank, cause);
-        break;
-    }
+    case CONTROL_FAULT:
+    case CONTROL_SUSPECT: hear_fault(control, member, from, frame, payload); break;
     default: break; /* of a later version */
     }
 }
@@ -127,6 +147,7 @@ static void pump(wefti_control *control, uint64_t now_ns) {
     else
         wefti_control_client_pump(control, now_ns);
     beat(control, now_ns);
+    control->suspects = wefti_fault_settle(control->fault);
     tell_all(control);
     wefti_control_answer_signal(control);
     pthread_cond_broadcast(&control->changed);
@@ -154,7 +175,7 @@ static nfds_t descriptors(wefti_control *control, struct pollfd *list) {
 /* How long nothing needs to be done but what sockets bring. */
 static int idle_ms(const wefti_control *control) {
     bool joining = control->place->rank == 0 ? control->listener >= 0 : control->members[0].state == MEMBER_ABSENT;
-    return joining ? 20 : 200;
+    return joining || control->suspects ? 20 : 200;
 }
 
 static void *run_thread(void *context) {
@@ -418,10 +439,12 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
     weft_status status = set_up(control, options->timeout_ns);
     if (status == WEFT_OK) {
         wefti_fault_set_hooks(control->fault, &(wefti_fault_hooks){.decided = decided,
+                                                                   .ask = place->rank ? ask : NULL,
                                                                    .listen = listen_now,
                                                                    .unattended = control->no_thread,
                                                                    .context = control,
-                                                                   .grace_ns = CONTROL_GRACE_NS});
+                                                                   .grace_ns = CONTROL_GRACE_NS,
+                                                                   .patience_ns = CONTROL_PATIENCE_NS});
         if (!control->no_thread) status = start_thread(control);
         if (status == WEFT_OK) {
             *control_out = control;

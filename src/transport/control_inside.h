@@ -11,22 +11,24 @@
 #include "transport/handshake.h"
 #include "transport/socket.h"
 
-enum { CONTROL_MOST_GUESTS = 64, CONTROL_CAUSE_BYTES = 240, CONTROL_TELL_BYTES = 12 << 10 };
+enum { CONTROL_MOST_GUESTS = 64, CONTROL_CAUSE_BYTES = 256, CONTROL_TELL_BYTES = 12 << 10 };
 #define CONTROL_WINDOW_NS (2 * WEFTI_SECOND_NS) /* over which waiting is compared */
 #define CONTROL_STRAGGLER_SHARE 0.1             /* of it, that all others wait more than the straggler */
 #define CONTROL_BEAT_NS (WEFTI_SECOND_NS / 2)
 #define CONTROL_SILENCE_NS (4 * WEFTI_SECOND_NS)
 #define CONTROL_PAUSE_NS WEFTI_SECOND_NS /* between two pumps: more than that, and this process was stopped */
 #define CONTROL_GRACE_NS (WEFTI_SECOND_NS * 3 / 10)
+#define CONTROL_PATIENCE_NS (2 * WEFTI_SECOND_NS) /* with rank 0, which decides */
 
 typedef enum control_kind {
     CONTROL_EXCHANGE = 1, /* payload: name, then the rank's bytes; value: the round */
     CONTROL_RESULT,       /* payload: everyone's bytes; value: the round */
     CONTROL_BEAT,
-    CONTROL_FAULT,        /* payload: the cause; rank and status (value) of the verdict */
+    CONTROL_FAULT,        /* payload: the cause; rank and status (value) of the verdict, or what is put to rank 0 as such */
     CONTROL_BYE,
     CONTROL_ASK,          /* rank: who asks what everyone is doing; value: the question's number */
-    CONTROL_TELL          /* payload: the answer. To rank 0: rank is the asker; from rank 0: who answers */
+    CONTROL_TELL,         /* payload: the answer. To rank 0: rank is the asker; from rank 0: who answers */
+    CONTROL_SUSPECT       /* to rank 0; payload: the cause; rank: who is suspected */
 } control_kind;
 
 typedef enum control_member_state { MEMBER_ABSENT, MEMBER_HERE, MEMBER_LEFT, MEMBER_DEAD } control_member_state;
@@ -87,6 +89,7 @@ struct wefti_control {
     int                wake;       /* eventfd: the thread shall look */
     _Atomic uint64_t   listened_ns;
     uint64_t           pumped_ns, beat_ns;
+    bool               suspects;   /* the fault has a suspicion */
     weft_status        failed;     /* joining has failed for good … */
     char               failure[WEFTI_MESSAGE_BYTES]; /* … for this reason */
     uint64_t           strangers;

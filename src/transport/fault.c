@@ -1,14 +1,15 @@
 /* The first fault of a world, as one process sees it.
  *
- * Four states: none, suspected (a link broke, but the peer may have left because of an earlier fault elsewhere, whose
- * news is still under way on the control channel), telling, and decided: a verdict that never changes. A suspicion that
- * hears no news within the grace time becomes the verdict. Meanwhile whoever asks also listens: on a machine whose cores are
- * all busy, the control thread of this rank, or that of the rank that passes news on, may not run in time, and a survivor
- * that left because of the real fault would be blamed. The others are told before anybody here can see the
- * verdict: a program that sees it may end at once, and its own end must not be taken for the first fault.
+ * Four states: none, suspected, telling, and decided: a verdict that never changes. What one rank sees may be the consequence of what
+ * another saw before it (a link broke because the peer left, for an earlier fault elsewhere), and two ranks may find different faults
+ * at once. So one rank decides for all: where the hooks have somebody to ask, a suspicion and a fault that is raised are put to it, and
+ * its verdict is waited for; only where no answer comes is the fault that was found here the verdict here. The rank that decides
+ * gives a suspicion a grace time, in which news of an earlier fault may come. Meanwhile whoever asks also listens: on a machine whose
+ * cores are all busy, the control thread may not run in time. The others are told before anybody here can see the verdict: a
+ * program that sees it may end at once, and its own end must not be taken for the first fault.
  *
  * The state is one atomic, so that asking costs a load while all is well; everything else is under a lock, which the
- * hook is called without. */
+ * hooks are called without. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@ struct wefti_fault {
     weft_status       status;
     char              cause[256];
     int32_t           suspect;
+    weft_status       suspect_status;
     uint64_t          suspect_until_ns;
     char              suspect_cause[256];
     size_t            name_stride;
@@ -80,31 +82,65 @@ static void decide(wefti_fault *fault, weft_status status, int32_t rank, const c
     wefti_log(WEFT_LOG_ERROR, "fault: %s, rank %d: %s", weft_status_name(status), (int)rank, fault->cause);
 }
 
-void wefti_fault_raise(wefti_fault *fault, weft_status status, int32_t rank, const char *cause) {
-    pthread_mutex_lock(&fault->lock);
-    decide(fault, status, rank, cause, true);
-    pthread_mutex_unlock(&fault->lock);
-}
-
 void wefti_fault_learn(wefti_fault *fault, weft_status status, int32_t rank, const char *cause) {
     pthread_mutex_lock(&fault->lock);
     decide(fault, status, rank, cause, false);
     pthread_mutex_unlock(&fault->lock);
 }
 
+/* Under the lock: what is to be the verdict once `wait_ns` have passed without news. */
+static void keep(wefti_fault *fault, weft_status status, int32_t rank, const char *cause, uint64_t wait_ns) {
+    fault->suspect = rank;
+    fault->suspect_status = status;
+    fault->suspect_until_ns = wefti_deadline_after(wefti_host_now(fault->host), wait_ns);
+    snprintf(fault->suspect_cause, sizeof fault->suspect_cause, "%s", cause ? cause : "");
+    atomic_store_explicit(&fault->state, FAULT_SUSPECTED, memory_order_release);
+}
+
 void wefti_fault_suspect(wefti_fault *fault, int32_t rank, const char *cause) {
     pthread_mutex_lock(&fault->lock);
-    if (atomic_load_explicit(&fault->state, memory_order_relaxed) == FAULT_NONE) {
-        if (fault->hooks.grace_ns == 0) {
-            decide(fault, WEFT_E_PEER, rank, cause, true);
-        } else {
-            fault->suspect = rank;
-            fault->suspect_until_ns = wefti_deadline_after(wefti_host_now(fault->host), fault->hooks.grace_ns);
-            snprintf(fault->suspect_cause, sizeof fault->suspect_cause, "%s", cause ? cause : "");
-            atomic_store_explicit(&fault->state, FAULT_SUSPECTED, memory_order_release);
-        }
+    bool first = atomic_load_explicit(&fault->state, memory_order_relaxed) == FAULT_NONE;
+    wefti_fault_hooks hooks = fault->hooks;
+    if (first && hooks.grace_ns == 0)
+        decide(fault, WEFT_E_PEER, rank, cause, true);
+    else if (first)
+        keep(fault, WEFT_E_PEER, rank, cause, hooks.grace_ns);
+    pthread_mutex_unlock(&fault->lock);
+    if (!first || !hooks.ask || !hooks.ask(hooks.context, WEFT_E_PEER, rank, cause ? cause : "", false)) return;
+    pthread_mutex_lock(&fault->lock);
+    if (atomic_load_explicit(&fault->state, memory_order_relaxed) == FAULT_SUSPECTED)
+        fault->suspect_until_ns = wefti_deadline_after(wefti_host_now(fault->host), hooks.patience_ns);
+    pthread_mutex_unlock(&fault->lock);
+}
+
+bool wefti_fault_settle(wefti_fault *fault) {
+    if (atomic_load_explicit(&fault->state, memory_order_acquire) != FAULT_SUSPECTED) return false;
+    pthread_mutex_lock(&fault->lock);
+    bool left = atomic_load_explicit(&fault->state, memory_order_relaxed) == FAULT_SUSPECTED;
+    if (left && wefti_host_now(fault->host) >= fault->suspect_until_ns) {
+        decide(fault, fault->suspect_status, fault->suspect, fault->suspect_cause, true);
+        left = false;
     }
     pthread_mutex_unlock(&fault->lock);
+    return left;
+}
+
+void wefti_fault_raise(wefti_fault *fault, weft_status status, int32_t rank, const char *cause) {
+    pthread_mutex_lock(&fault->lock);
+    wefti_fault_hooks hooks = fault->hooks;
+    bool open = atomic_load_explicit(&fault->state, memory_order_relaxed) < FAULT_TELLING;
+    pthread_mutex_unlock(&fault->lock);
+    bool asked = open && hooks.ask && hooks.ask(hooks.context, status, rank, cause ? cause : "", true);
+    pthread_mutex_lock(&fault->lock);
+    if (!asked)
+        decide(fault, status, rank, cause, true);
+    else if (atomic_load_explicit(&fault->state, memory_order_relaxed) < FAULT_TELLING)
+        keep(fault, status, rank, cause, hooks.patience_ns);
+    pthread_mutex_unlock(&fault->lock);
+    while (asked && atomic_load_explicit(&fault->state, memory_order_acquire) != FAULT_DECIDED) {
+        if (hooks.listen) hooks.listen(hooks.context);
+        if (wefti_fault_settle(fault)) fault->host->sleep(fault->host->context, WEFTI_MILLISECOND_NS);
+    }
 }
 
 void wefti_fault_name_ranks(wefti_fault *fault, const char *names, size_t stride, int32_t count) {
@@ -131,12 +167,7 @@ weft_status wefti_fault_status(wefti_fault *fault) {
     /* The hooks change only while no other thread is here (set before use, taken off after). */
     if (fault->hooks.listen && (fault->hooks.unattended || state == FAULT_SUSPECTED))
         fault->hooks.listen(fault->hooks.context);
-    if (atomic_load_explicit(&fault->state, memory_order_acquire) == FAULT_SUSPECTED) {
-        pthread_mutex_lock(&fault->lock);
-        if (wefti_host_now(fault->host) >= fault->suspect_until_ns)
-            decide(fault, WEFT_E_PEER, fault->suspect, fault->suspect_cause, true);
-        pthread_mutex_unlock(&fault->lock);
-    }
+    (void)wefti_fault_settle(fault);
     return atomic_load_explicit(&fault->state, memory_order_acquire) == FAULT_DECIDED ? verdict(fault) : WEFT_OK;
 }
 

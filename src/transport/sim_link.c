@@ -94,7 +94,8 @@ void wefti_sim_send(wefti_sim *sim, sim_message *message, size_t bytes, uint64_t
     to->in_free_ns = later(leaves_ns + link->latency_ns, to->in_free_ns) + carry_ns;
     uint64_t at_ns = to->in_free_ns;
     if (options->jitter_ns) at_ns += wefti_sim_random(sim) % (options->jitter_ns + 1);
-    if (options->lost && wefti_sim_random(sim) % 1000000 < options->lost) at_ns += options->again_ns;
+    uint32_t lost = message->kind < SIM_CHUNK ? options->lost : options->lost_control;
+    if (lost && wefti_sim_random(sim) % 1000000 < lost) at_ns += options->again_ns;
     at_ns = later(at_ns, not_before_ns);
     way->last_ns = later(way->last_ns, at_ns);
     message->next = NULL;

@@ -66,9 +66,9 @@ static void draw_scene(scene *of, uint64_t seed, int32_t size) {
     of->options = (wefti_sim_options){.seed = seed, .size = of->size, .nodes = of->nodes, .limit_ns = 300 * WEFTI_SECOND_NS};
     if (draw(of, 3)) of->options.jitter_ns = draw(of, 200000);
     if (draw(of, 3) == 0) of->options.lost = 1 + (uint32_t)draw(of, 5000);
-    /* Of a death the others hear in two hops, by rank 0; where that took longer than the grace of a suspicion (0.3 s), somebody could make
-     * another verdict of a survivor that has left. */
-    of->options.again_ns = 1 + draw(of, 100 * WEFTI_MILLISECOND_NS);
+    if (draw(of, 2) == 0) of->options.lost_control = 1 + (uint32_t)draw(of, 300000);
+    /* With a beat's distance, under the second that lies between what is forgiven (FORGIVEN_NS) and what is taken for silence. */
+    of->options.again_ns = 1 + draw(of, 400 * WEFTI_MILLISECOND_NS);
     draw_calls(of);
     draw_fault(of);
 }

@@ -3,4 +3,4 @@
 
 #include "seeds.h"
 
-Test(seeds_nightly, end_well_or_with_one_verdict) { seeds_run(100000, 20000, 0); }
+Test(seeds_nightly, end_well_or_with_one_verdict) { seeds_run(100000, 10000, 0); }

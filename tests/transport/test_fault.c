@@ -59,6 +59,81 @@ Test(fault, a_suspicion_waits_for_news) {
     wefti_fault_release(fault);
 }
 
+/* Somebody to ask, who answers when he is heard, or never. */
+typedef struct asked {
+    wefti_fault *fault;
+    int          questions;
+    bool         reached, answers, firm;
+} asked;
+static bool ask(void *context, weft_status status, int32_t rank, const char *cause, bool firm) {
+    asked *self = context;
+    (void)status, (void)rank, (void)cause;
+    self->questions++;
+    self->firm = firm;
+    return self->reached;
+}
+static void answer(void *context) {
+    asked *self = context;
+    if (self->answers && self->questions) wefti_fault_learn(self->fault, WEFT_E_PEER, 5, "it was first");
+}
+
+static wefti_fault *open_asking(asked *self) {
+    wefti_fault *fault = NULL;
+    cr_assert_eq(wefti_fault_create(NULL, &fault), WEFT_OK);
+    self->fault = fault;
+    told_of = -1;
+    wefti_fault_set_hooks(fault, &(wefti_fault_hooks){.decided = note, .ask = ask, .listen = answer, .context = self,
+                                                      .grace_ns = 20 * WEFTI_MILLISECOND_NS, .patience_ns = 60 * WEFTI_MILLISECOND_NS});
+    return fault;
+}
+
+static void expect_verdict(wefti_fault *fault, weft_status status, int32_t rank, int32_t told) {
+    cr_expect_eq(wefti_fault_status(fault), status);
+    cr_expect_eq(wefti_fault_rank(fault), rank, "rank %d", (int)wefti_fault_rank(fault));
+    cr_expect_eq(told_of, told, "%d was told of", (int)told_of);
+    wefti_fault_release(fault);
+}
+
+Test(fault, one_rank_decides_for_all) {
+    asked        self = {.reached = true, .answers = true};
+    wefti_fault *fault = open_asking(&self);
+    wefti_fault_raise(fault, WEFT_E_MISMATCH, 1, "found here");
+    cr_expect(self.questions == 1 && self.firm);
+    expect_verdict(fault, WEFT_E_PEER, 5, -1);
+
+    self = (asked){.reached = true, .answers = true};
+    fault = open_asking(&self);
+    wefti_fault_suspect(fault, 1, "its link broke");
+    wefti_fault_suspect(fault, 2, "its link, too");
+    cr_expect(self.questions == 1 && !self.firm);
+    expect_verdict(fault, WEFT_E_PEER, 5, -1);
+}
+
+Test(fault, who_gets_no_answer_decides_alone) {
+    asked        self = {.reached = true};
+    wefti_fault *fault = open_asking(&self);
+    uint64_t     began_ns = wefti_host_now(wefti_host_system());
+    wefti_fault_raise(fault, WEFT_E_MISMATCH, 1, "found here");
+    cr_expect_geq(wefti_host_now(wefti_host_system()), began_ns + 60 * WEFTI_MILLISECOND_NS);
+    expect_verdict(fault, WEFT_E_MISMATCH, 1, 1);
+
+    self = (asked){.reached = true};
+    fault = open_asking(&self);
+    wefti_fault_suspect(fault, 1, "its link broke");
+    usleep(30000); /* longer than the grace that it would give itself */
+    cr_expect_eq(wefti_fault_status(fault), WEFT_OK);
+    cr_expect(wefti_fault_settle(fault));
+    usleep(40000);
+    cr_expect(!wefti_fault_settle(fault));
+    expect_verdict(fault, WEFT_E_PEER, 1, 1);
+
+    self = (asked){.reached = false};
+    fault = open_asking(&self);
+    wefti_fault_suspect(fault, 1, "its link broke");
+    usleep(30000);
+    expect_verdict(fault, WEFT_E_PEER, 1, 1);
+}
+
 /* --- real ranks --- */
 
 typedef struct fault_setup {

@@ -32,7 +32,8 @@ void wefti_fault_release(wefti_fault *fault);
  * because of an earlier fault elsewhere must not be blamed, so the verdict may take a moment. `cause` is copied.
  * Keep the operation that saw it pending, and look at wefti_fault_status in every progress. */
 void wefti_fault_suspect(wefti_fault *fault, int32_t rank, const char *cause);
-/* Decides at once: `status`, the `rank` at fault (-1: none in particular) and its cause. Later calls change nothing. */
+/* Makes `status`, the `rank` at fault (-1: none in particular) and its cause the verdict, and returns once there is one: this, or an
+ * earlier one of another rank. That takes a moment where another rank decides for all. Later calls change nothing. */
 void wefti_fault_raise(wefti_fault *fault, weft_status status, int32_t rank, const char *cause);
 /* WEFT_OK while there is none (or only a fresh suspicion); else the verdict, with the message set: the rank by number
  * and the cause. An atomic load when there is none. NULL gives WEFT_OK. */
