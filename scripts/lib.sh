@@ -33,7 +33,7 @@ packages_build=(
 packages_test=("g++ C++ compiler" "make build tool" "libcriterion-dev Criterion (tests)" "python3 Python (checks)"
     "bsdutils script (terminal tests)" "procps process tools" "openmpi-bin Open MPI" "libopenmpi-dev Open MPI headers"
     "mpich MPICH" "libmpich-dev MPICH headers" "slurmctld Slurm" "slurmd Slurm nodes"
-    "munge Munge (for Slurm)" "python3-yaml PyYAML (checks)")
+    "munge Munge (for Slurm)" "python3-yaml PyYAML (checks)" "libsimgrid-dev SimGrid (simulated clusters)")
 packages_guest=("qemu-system-x86 QEMU (guests with an RDMA device)")
 
 is_installed() { [ "$(dpkg-query -W -f='${db:Status-Abbrev}' "$1" 2>/dev/null)" = "ii " ]; }
