@@ -565,7 +565,11 @@ Test(rendezvous, names_a_rank_of_another_version) {
 static weft_status meet_beside_another_version(ranks *all, int32_t rank) {
     char port[16], number[16];
     int  store = atoi(strchr(all->store, ':') + 1);
-    if (rank == 2) return stand_in_the_way(all, (uint16_t)(store + 1));
+    if (rank == 2) {
+        weft_status status = stand_in_the_way(all, (uint16_t)(store + 1));
+        atomic_store(&all->ready, 1); /* or it could not */
+        return status;
+    }
     snprintf(port, sizeof port, "%d", store);
     snprintf(number, sizeof number, "%d", (int)rank);
     for (const char *const *name = (const char *const[]){"WEFT_RANK", "WEFT_WORLD_SIZE", "WEFT_STORE", "WEFT_JOB", NULL}; *name; name++)
@@ -577,8 +581,12 @@ static weft_status meet_beside_another_version(ranks *all, int32_t rank) {
     return meet(all, rank);
 }
 Test(rendezvous, passes_over_another_version_where_ports_are_tried) {
-    ranks *all = ranks_start(3, meet_beside_another_version);
-    ranks_join(all);
-    expect_all_well(all);
-    ranks_free(all);
+    for (int tries = 0;; tries++) {
+        ranks *all = ranks_start(3, meet_beside_another_version);
+        ranks_join(all);
+        bool taken = strstr(all->results[2].message, "in use") != NULL; /* by another test, which runs beside this one */
+        if (!taken || tries == 19) expect_all_well(all);
+        ranks_free(all);
+        if (!taken || tries == 19) return;
+    }
 }
