@@ -174,9 +174,12 @@ try_alone() {
 
 # Each rank names another, on each side at least one that is beyond the cut; its neighbour may have left on account of that.
 try_pair() {
-    local part link=$folder/link card=virtio-net-pci,romfile=,netdev=net
+    local i part link=$folder/link card=virtio-net-pci,romfile=,netdev=net
+    rm -f "$link"
     boot first -smp 2 -netdev "stream,id=net,server=on,addr.type=unix,addr.path=$link" -device $card,mac=52:54:00:00:00:01
-    sleep 0.5
+    # Who dials before the first one listens has no link, and is not told.
+    for ((i = 0; i < 150; i++)); do [ ! -S "$link" ] || break; sleep 0.2; done
+    sleep 0.2
     boot second -smp 2 -netdev "stream,id=net,server=off,addr.type=unix,addr.path=$link" -device $card,mac=52:54:00:00:00:02
     join $pair_limit
     for part in first second; do
