@@ -22,31 +22,9 @@ typedef struct kernel_table {
     void (*narrow_bf16)(void *dst, const float *in, size_t count);
 } kernel_table;
 
-#if defined(__GNUC__) && !defined(__clang__)
-#define WIDE_LOOPS optimize("O3")
-#define TARGET __attribute__((WIDE_LOOPS))
-#else
-#define TARGET
-#endif
-#define NAME(x) x##_base
-#include "transport/reduce_kernels.h"
-#undef NAME
-#undef TARGET
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#if defined(__clang__)
-#define TARGET __attribute__((target("avx2")))
-#else
-#define TARGET __attribute__((WIDE_LOOPS, target("avx2")))
-#endif
-#define NAME(x) x##_avx2
-#include "transport/reduce_kernels.h"
-#undef NAME
-#undef TARGET
-static const kernel_table *kernels(void) { return __builtin_cpu_supports("avx2") ? &kernels_avx2 : &kernels_base; }
-#else
-static const kernel_table *kernels(void) { return &kernels_base; }
-#endif
+#define WIDE_FILE "transport/reduce_kernels.h"
+#define WIDE_OPTIMIZE "O3"
+#include "core/base/wide.h"
 
 static float float_of_half(uint16_t half) {
     uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 0x3ff, bits;
@@ -153,7 +131,7 @@ static weft_status host_reduce(void *context, void *dst, const void *const *sour
                           (int)op, (int)source_count, (int)divisor);
     if (dtype == WEFT_BOOL && (op == WEFTI_REDUCE_AVG || divisor != 1))
         return wefti_fail(WEFT_E_DTYPE, "reduce: bool has no average");
-    const kernel_table *table = kernels();
+    const kernel_table *table = WIDE_PICK(kernels);
     int                 loop = op == WEFTI_REDUCE_AVG ? WEFTI_REDUCE_SUM : (int)op;
     bool                half = dtype == WEFT_F16 || dtype == WEFT_BF16;
     if (!half && source_count == 2 && divisor == 1) {

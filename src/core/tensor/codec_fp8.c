@@ -47,31 +47,9 @@ typedef struct loops {
     void (*decode[2])(const fp8_work *w, int64_t first, int64_t end);
 } loops;
 
-#if defined(__GNUC__) && !defined(__clang__)
-#define WIDE_LOOPS optimize("O3", "no-trapping-math")
-#define TARGET __attribute__((WIDE_LOOPS))
-#else
-#define TARGET
-#endif
-#define NAME(x) x##_base
-#include "core/tensor/codec_fp8_loops.h"
-#undef NAME
-#undef TARGET
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#if defined(__clang__)
-#define TARGET __attribute__((target("avx2")))
-#else
-#define TARGET __attribute__((WIDE_LOOPS, target("avx2")))
-#endif
-#define NAME(x) x##_avx2
-#include "core/tensor/codec_fp8_loops.h"
-#undef NAME
-#undef TARGET
-static const loops *fitting(void) { return __builtin_cpu_supports("avx2") ? &loops_avx2 : &loops_base; }
-#else
-static const loops *fitting(void) { return &loops_base; }
-#endif
+#define WIDE_FILE "core/tensor/codec_fp8_loops.h"
+#define WIDE_OPTIMIZE "O3", "no-trapping-math"
+#include "core/base/wide.h"
 
 static void run_chunk(void *context, int64_t chunk, int32_t worker) {
     const fp8_work *w = context;
@@ -82,11 +60,11 @@ static void run_chunk(void *context, int64_t chunk, int32_t worker) {
 
 static void encode(const wefti_codec_part *part, const float *x, uint8_t *bytes_out, int which) {
     fp8_work work = {.part = part, .x = x, .scales_out = bytes_out, .codes_out = bytes_out + blocks_of(part->elements),
-                     .loop = fitting()->encode[which]};
+                     .loop = WIDE_PICK(loops)->encode[which]};
     wefti_codec_run(part, run_chunk, &work);
 }
 static weft_status decode(const wefti_codec_part *part, const uint8_t *bytes, size_t size_bytes, bool add, float *x_out, int which) {
-    fp8_work work = {.part = part, .x_out = x_out, .add = add, .scales = bytes, .loop = fitting()->decode[which]};
+    fp8_work work = {.part = part, .x_out = x_out, .add = add, .scales = bytes, .loop = WIDE_PICK(loops)->decode[which]};
     WEFTI_TRY(wefti_codec_check("fp8", part, fp8_bytes(part->elements, 0), size_bytes));
     work.codes = bytes + blocks_of(part->elements);
     wefti_codec_run(part, run_chunk, &work);
