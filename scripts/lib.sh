@@ -30,7 +30,7 @@ packages_build=(
     "ccache compiler cache" "pkg-config library finder" "zlib1g-dev zlib (reads gzip)"
     "libsodium-dev libsodium (authentication)" "libibverbs-dev libibverbs headers (RDMA)"
     "dataset-fashion-mnist Fashion-MNIST images")
-packages_test=("g++ C++ compiler" "make build tool" "libcriterion-dev Criterion (tests)" "python3 Python (checks)"
+packages_test=("g++ C++ compiler" "make build tool" "libcriterion-dev Criterion (tests)" "python3 Python (checks)" "python3-venv Python environments (checks)"
     "bsdutils script (terminal tests)" "procps process tools" "openmpi-bin Open MPI" "libopenmpi-dev Open MPI headers"
     "mpich MPICH" "libmpich-dev MPICH headers" "slurmctld Slurm" "slurmd Slurm nodes"
     "munge Munge (for Slurm)" "python3-yaml PyYAML (checks)" "libsimgrid-dev SimGrid (simulated clusters)")
