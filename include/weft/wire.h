@@ -55,7 +55,8 @@ typedef struct weft_wire_kind {
     /* By what the others find this end: bytes of any kind, at most WEFT_WIRE_ADDRESS_BYTES. */
     weft_status (*address)(void *wire, void *address_out, size_t *bytes_out);
     /* Begins to connect to a peer; both ends do, and agree who calls. The address may come from another build, or be damaged:
-     * WEFT_E_CORRUPT. Again for a peer that was named before: only looks at the address. */
+     * WEFT_E_CORRUPT. The peer may have called first, and be accepted. Again for a peer that was named before: only looks at the
+     * address. */
     weft_status (*connect)(void *wire, int32_t peer, const void *address, size_t bytes);
     /* Goes on with what is under way: accepting, shaking hands. Called before link, send and receive. NULL: nothing to do. */
     void (*progress)(void *wire);

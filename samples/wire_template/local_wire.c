@@ -66,7 +66,8 @@ static weft_status connect_to(void *self, int32_t peer, const void *bytes, size_
     if (count != sizeof name) return WEFT_E_CORRUPT;
     memcpy(&name, bytes, sizeof name);
     if (name.sun_family != AF_UNIX || name.sun_path[0] != 0) return WEFT_E_CORRUPT;
-    if (!w->ways[peer].is_wanted) w->ways[peer] = (way){-1, true, name};
+    if (!w->ways[peer].is_wanted) w->ways[peer].name = name; /* its socket may be here already: it may have called first */
+    w->ways[peer].is_wanted = true;
     return WEFT_OK;
 }
 

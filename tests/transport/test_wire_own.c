@@ -19,6 +19,26 @@ Test(wire_own, the_template_conforms_with_2_processes) { conformance_run(&proces
 Test(wire_own, the_template_conforms_with_4_processes) { conformance_run(&processes, 4); }
 Test(wire_own, the_template_conforms_with_3_threads) { conformance_run(&threads, 3); }
 
+/* A peer that calls before this end was told of it is not forgotten. */
+Test(wire_own, the_template_keeps_who_calls_first) {
+    const weft_wire_kind *kind = &local_wire;
+    void    *ends[2];
+    uint8_t  addresses[2][WEFT_WIRE_ADDRESS_BYTES], byte = 0;
+    size_t   bytes[2], moved = 0;
+    for (int32_t i = 0; i < 2; i++) {
+        cr_assert_eq(kind->open(kind->context, &(weft_wire_setup){.rank = i, .size = 2, .job = "first"}, &ends[i]), WEFT_OK);
+        cr_assert_eq(kind->address(ends[i], addresses[i], &bytes[i]), WEFT_OK);
+    }
+    cr_assert_eq(kind->connect(ends[1], 0, addresses[0], bytes[0]), WEFT_OK);
+    kind->progress(ends[1]);
+    kind->progress(ends[0]);
+    cr_assert_eq(kind->connect(ends[0], 1, addresses[1], bytes[1]), WEFT_OK);
+    for (int32_t i = 0; i < 2; i++) cr_expect_eq(kind->link(ends[i], 1 - i), WEFT_WIRE_UP, "rank %d", (int)i);
+    cr_expect_eq(kind->send(ends[0], 1, "x", 1, &moved), WEFT_OK);
+    cr_expect(kind->receive(ends[1], 0, &byte, 1, &moved) == WEFT_OK && byte == 'x');
+    for (int32_t i = 0; i < 2; i++) kind->close(ends[i]);
+}
+
 /* --- worlds --- */
 
 static weft_status meet(ranks *all, int32_t rank) {
