@@ -26,6 +26,7 @@ learnt learn(const char *arguments, const char *codec) {
     snprintf(line, sizeof line, "%s --data " DATA " --quiet --log %s --compress %s", arguments, log, codec);
     int   status = run_ranks(2, "shm", "train_images", line, output);
     char *text = read_text(output);
+    if (strstr(text, "built without zlib")) cr_skip_test("this build does not read gzip files");
     cr_assert_eq(status, 0, "%s: exit status %d: %s", codec, status, text);
     free(text);
     text = read_text(log);
