@@ -56,7 +56,8 @@ typedef struct wefti_message_list {
     wefti_message *first, *last;
 } wefti_message_list;
 
-enum { WEFTI_MESSAGE_CLASSES = 8 }; /* 0 bytes, then 64 · 4^k: 64, 256, … 256 KiB */
+enum { WEFTI_MESSAGE_CLASSES = 9 }; /* 0 bytes, then 64 · 4^k: 64, 256, … 256 KiB, and the most: 512 KiB */
+#define WEFTI_MESSAGE_MOST_BYTES ((size_t)512 << 10) /* no wire's eager_bytes is more: what is longer is announced, not kept */
 
 /* Matches what arrives with what is posted, by peer and tag. Lists are short in practice and searched from the oldest,
  * so an in-order stream is matched in constant time. Messages that came early are kept in buffers of a pool that
@@ -75,7 +76,7 @@ void        wefti_match_close(wefti_match *match);
 /* The oldest posted receive for (peer, tag), taken off its list; NULL where there is none. */
 wefti_wire_op *wefti_match_arrived(wefti_match *match, int32_t peer, uint64_t tag);
 /* Keeps a message for which there is no receive, with room for `data_bytes`. NULL: no room now (out of memory, or the
- * bound is reached): leave it where it is and try later. */
+ * bound is reached): leave it where it is and try later. At most WEFTI_MESSAGE_MOST_BYTES. */
 wefti_message *wefti_match_keep(wefti_match *match, int32_t peer, uint64_t tag, uint64_t bytes, size_t data_bytes);
 /* The oldest early message for a fresh receive, taken off its list (free it after use); else appends the receive to the
  * posted ones and returns NULL. */

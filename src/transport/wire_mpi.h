@@ -24,6 +24,7 @@ enum {
     MPIW_WINDOW = 4,                      /* chunks of one transfer that are on the way at once */
     MPIW_CAUSE_BYTES = 160
 };
+_Static_assert(MPIW_PAYLOAD_BYTES <= WEFTI_MESSAGE_MOST_BYTES, "a message that comes before its receive is kept");
 #define MPIW_CHUNK_BYTES ((size_t)8 << 20)
 
 /* --- what is said --- */

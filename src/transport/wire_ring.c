@@ -45,7 +45,7 @@ weft_status wefti_ring_open(ring_wire *wire, const wefti_wire_options *options, 
         .flags = WEFTI_WIRE_ONE_SIDED | WEFTI_WIRE_MAPS_PEERS | WEFTI_WIRE_WAIT_DESCRIPTOR | WEFTI_WIRE_SAME_HOST,
         .max_message_bytes = PTRDIFF_MAX,
         .inline_bytes = RING_INLINE_BYTES,
-        .eager_bytes = data_bytes / 8,
+        .eager_bytes = data_bytes / 8 < WEFTI_MESSAGE_MOST_BYTES ? data_bytes / 8 : WEFTI_MESSAGE_MOST_BYTES,
         .latency_ns = 300,
         .bytes_per_ns = 5,
     };

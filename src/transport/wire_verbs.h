@@ -37,6 +37,7 @@ enum {
     VERBS_CAUSE_BYTES = 200
 };
 #define VERBS_CHUNK_BYTES ((size_t)1 << 20)
+_Static_assert(VERBS_PAYLOAD_BYTES <= WEFTI_MESSAGE_MOST_BYTES, "a message that comes before its receive is kept");
 _Static_assert(VERBS_SHORT_BYTES + VERBS_PAYLOAD_BYTES <= VERBS_SLOT_BYTES && VERBS_SLOT_BYTES % 64 == 0, "a slot");
 
 /* --- what is said --- */

@@ -116,6 +116,30 @@ static void keeps_early_messages(rank_world *world) {
     free(buffer);
 }
 
+/* The last receive is posted when all have come as far as they go without one. */
+static void keeps_an_early_message_of_every_size(rank_world *world) {
+    size_t        sizes[32], count = awkward_sizes(world, sizes);
+    wefti_wire_op ops[32];
+    uint8_t      *memory[32];
+    for (size_t s = 0; s < count; s++) {
+        memory[s] = take(world, sizes[s] + 1);
+        if (world->rank > 1) continue;
+        ops[s] = world->rank == 0 ? wefti_wire_send(1, TAG(s), memory[s], sizes[s]) : wefti_wire_recv(0, TAG(s), memory[s], sizes[s]);
+        ops[s].flags = WEFTI_WIRE_SILENT;
+        if (world->rank != 0) continue;
+        fill(memory[s], sizes[s], (uint32_t)s);
+        world_post(world, &ops[s]);
+        if (sizes[s] <= world->wire->can.eager_bytes) world_finish(world, &ops[s]); /* though nobody has asked for it */
+    }
+    world_barrier(world);
+    for (size_t s = count; s-- > 0 && world->rank < 2;) {
+        if (world->rank == 1) world_post(world, &ops[s]);
+        world_finish(world, &ops[s]);
+        CHECK(ops[s].status == WEFT_OK && filled(memory[s], sizes[s], (uint32_t)s), "%zu bytes", sizes[s]);
+    }
+    for (size_t s = 0; s < count; s++) free(memory[s]);
+}
+
 static void receives_from_anyone(rank_world *world) {
     enum { EACH = 20, BYTES = 20000 };
     uint8_t *buffer = take(world, BYTES);
@@ -250,6 +274,7 @@ static const wire_case cases[] = {
     {"keeps_the_order_of_a_tag", keeps_the_order_of_a_tag},
     {"lets_no_tag_wait_for_another", lets_no_tag_wait_for_another},
     {"keeps_early_messages", keeps_early_messages},
+    {"keeps_an_early_message_of_every_size", keeps_an_early_message_of_every_size},
     {"receives_from_anyone", receives_from_anyone},
     {"serves_named_and_any_in_posted_order", serves_named_and_any_in_posted_order},
     {"names_a_message_that_is_too_long", names_a_message_that_is_too_long},
