@@ -170,6 +170,7 @@ static int run_processes(rank_start *starts, int32_t size) {
 static int listen_here(struct sockaddr_in *address_out) {
     socklen_t length = sizeof *address_out;
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(listener, IPPROTO_TCP, TCP_CONGESTION, "reno", 4); /* as the wire's on loopback; accepted ones inherit it */
     *address_out = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (listener < 0 || bind(listener, (struct sockaddr *)address_out, length) != 0 || listen(listener, 1) != 0 ||
         getsockname(listener, (struct sockaddr *)address_out, &length) != 0) {
@@ -184,6 +185,7 @@ static void make_sockets(bench_shared *shared, int32_t size) {
         struct sockaddr_in address;
         int listener = listen_here(&address), on = 1;
         int out = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        setsockopt(out, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
         if (out < 0 || connect(out, (struct sockaddr *)&address, sizeof address) != 0) {
             perror("a plain connection");
             exit(1);
