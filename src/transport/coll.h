@@ -35,7 +35,7 @@ enum {
  * the copy costs more than the second exchange. */
 #define COLL_SMALL_BYTES ((size_t)8192)
 #define COLL_SMALL_PAIR_BYTES ((size_t)32 << 10) /* messages between two, where there is but one to copy */
-#define COLL_SEGMENT_BYTES ((size_t)256 << 10)
+#define COLL_SEGMENT_BYTES ((size_t)256 << 10) /* of large operations, where the wire does not say otherwise */
 #define COLL_DEFAULT_TIMEOUT_NS (30 * WEFTI_SECOND_NS)
 #define COLL_DEFAULT_IN_FLIGHT 64
 
@@ -99,7 +99,7 @@ struct coll_lane {
     int32_t queued, posted;
     int32_t index, round;
     size_t segment;
-    uint8_t *scratch; /* 2 × COLL_SEGMENT_BYTES, for lanes of large operations */
+    uint8_t *scratch; /* 2 × the group's segment_bytes, for lanes of large operations */
     bool finished;
 };
 
@@ -172,6 +172,7 @@ struct coll_group {
     const wefti_host *host;
     const wefti_reducer *reducer;
     size_t message_bytes;             /* most of a message that carries its header, header included */
+    size_t segment_bytes;             /* that large operations are cut into; the same at all members, as their wire is */
     bool owns_fault, failed, crowded; /* crowded: more ranks than cores */
     uint16_t id, epoch;
     uint64_t timeout_ns;
@@ -198,12 +199,13 @@ struct coll_group {
     const void **sources;                   /* [size], for calls of the reducer */
     wefti_wire_op *transfers;               /* the lanes' */
     uint8_t *messages;                      /* outboxes and inboxes */
-    uint8_t *scratch; /* COLL_SETS × COLL_LANES × 2 × COLL_SEGMENT_BYTES; only where nothing is mapped */
+    uint8_t *scratch; /* COLL_SETS × COLL_LANES × 2 × segment_bytes; only where nothing is mapped */
     coll_map *map;    /* NULL where the wire does not map */
     coll_rule rules[WEFTI_TUNING_RULES]; /* of a tuning; by kind, then by bytes */
 };
 
 static inline coll_group *coll_group_of(const coll_operation *operation) { return (coll_group *)operation->base.group; }
+static inline size_t coll_segment_bytes(const coll_operation *operation) { return coll_group_of(operation)->segment_bytes; }
 static inline int32_t coll_size(const coll_group *group) { return group->base.size; }
 static inline int32_t coll_index(const coll_group *group) { return group->base.index; }
 /* Bytes of the call's `count` elements. Checked at start. */

@@ -110,7 +110,7 @@ bool wefti_coll_turn(coll_operation *operation) {
     group->busy_sets |= 1u << operation->set;
     for (size_t i = 0; i < COLL_LANES; i++)
         operation->lanes[i].scratch =
-            group->scratch + ((size_t)operation->set * COLL_LANES + i) * 2 * COLL_SEGMENT_BYTES;
+            group->scratch + ((size_t)operation->set * COLL_LANES + i) * 2 * group->segment_bytes;
     return true;
 }
 
@@ -128,7 +128,7 @@ static weft_status allocate_messages(coll_group *group) {
     if (!group->messages)
         WEFTI_TRY(wefti_alloc_raw((size_t)group->in_flight * 2 * (fan + 1) * group->message_bytes, WEFTI_CACHE_LINE,
                                   "small collective messages", &group->messages));
-    WEFTI_TRY(wefti_alloc_raw((size_t)COLL_SETS * COLL_LANES * 2 * COLL_SEGMENT_BYTES, 4096, "collective scratch",
+    WEFTI_TRY(wefti_alloc_raw((size_t)COLL_SETS * COLL_LANES * 2 * group->segment_bytes, 4096, "collective scratch",
                               &group->scratch));
     for (int32_t i = 0; i < group->in_flight; i++) {
         coll_operation *operation = &group->operations[i];
@@ -145,7 +145,7 @@ static size_t sources_of(int32_t size) { return size < 3 ? 3 : (size_t)size; }
 
 static void free_group(coll_group *group) {
     size_t size = (size_t)group->base.size, fan = (size_t)group->fan, in_flight = (size_t)group->in_flight;
-    wefti_free(group->scratch, (size_t)COLL_SETS * COLL_LANES * 2 * COLL_SEGMENT_BYTES);
+    wefti_free(group->scratch, (size_t)COLL_SETS * COLL_LANES * 2 * group->segment_bytes);
     wefti_free(group->messages, in_flight * 2 * (fan + 1) * group->message_bytes);
     wefti_free(group->transfers, in_flight * (COLL_LANES + 1) * (size_t)group->lane_transfers * sizeof(wefti_wire_op));
     wefti_free((void *)group->sources, sources_of(group->base.size) * sizeof *group->sources);
@@ -229,6 +229,7 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
     group->fan = fan_of(options->size);
     group->lane_transfers = 2 * group->fan < COLL_TRANSFERS ? COLL_TRANSFERS : 2 * group->fan;
     group->message_bytes = sizeof(coll_header) + (options->size == 2 ? COLL_SMALL_PAIR_BYTES : COLL_SMALL_BYTES);
+    group->segment_bytes = options->wire && options->wire->can.segment_bytes ? options->wire->can.segment_bytes : COLL_SEGMENT_BYTES;
     group->crowded = options->size > group->host->cores;
     weft_status status = wefti_alloc(size * sizeof *group->ranks, "a group's ranks", &group->ranks);
     if (status == WEFT_OK) status = wefti_alloc(sources_of(options->size) * sizeof *group->sources, "a group's sources", &group->sources);

@@ -18,7 +18,7 @@
 #include "transport/coll.h"
 
 static size_t segment_elements(const coll_operation *operation) {
-    return COLL_SEGMENT_BYTES / operation->element_bytes;
+    return coll_segment_bytes(operation) / operation->element_bytes;
 }
 
 /* Segment `segment` of part `index`; empty where the part is shorter. */
@@ -62,7 +62,7 @@ static weft_status ring_reduce(coll_operation *operation, coll_lane *lane, int32
     int32_t size = coll_size(group), me = coll_index(group);
     bool last = round == size - 2;
     coll_range range = segment_of(operation, around(group, me - round - 2), lane->segment);
-    uint8_t *partial = lane->scratch + (size_t)(round & 1) * COLL_SEGMENT_BYTES;
+    uint8_t *partial = lane->scratch + (size_t)(round & 1) * coll_segment_bytes(operation);
     void *dst = partial;
     if (last) {
         size_t first = range.first;
@@ -81,8 +81,8 @@ static void ring_queue_reduce(coll_operation *operation, coll_lane *lane, int32_
     coll_range out = segment_of(operation, around(group, me - round - 1), lane->segment);
     coll_range in = segment_of(operation, around(group, me - round - 2), lane->segment);
     const uint8_t *from = round == 0 ? (const uint8_t *)operation->call.send + out.first * operation->element_bytes
-                                     : lane->scratch + (size_t)((round - 1) & 1) * COLL_SEGMENT_BYTES;
-    ring_transfer(operation, lane, out, from, in, lane->scratch + (size_t)(round & 1) * COLL_SEGMENT_BYTES);
+                                     : lane->scratch + (size_t)((round - 1) & 1) * coll_segment_bytes(operation);
+    ring_transfer(operation, lane, out, from, in, lane->scratch + (size_t)(round & 1) * coll_segment_bytes(operation));
 }
 
 /* Queues round `round` of the second. */
@@ -101,7 +101,7 @@ static void ring_place_own(coll_operation *operation, const coll_lane *lane) {
     coll_range own = segment_of(operation, coll_index(coll_group_of(operation)), lane->segment);
     size_t bytes = own.count * operation->element_bytes;
     uint8_t *to = (uint8_t *)operation->call.receive + own.first * operation->element_bytes;
-    const void *from = (const uint8_t *)operation->call.send + lane->segment * COLL_SEGMENT_BYTES;
+    const void *from = (const uint8_t *)operation->call.send + lane->segment * coll_segment_bytes(operation);
     if (bytes && to != from) memcpy(to, from, bytes);
 }
 
@@ -186,7 +186,7 @@ static weft_status swap_step(coll_operation *operation, coll_lane *lane) {
     const wefti_collective_call *call = &operation->call;
     int32_t me = coll_index(group), other = 1 - me;
     if (lane->round++ > 0) {
-        size_t offset = lane->segment * COLL_SEGMENT_BYTES;
+        size_t offset = lane->segment * coll_segment_bytes(operation);
         group->sources[me] = (const uint8_t *)call->send + offset;
         group->sources[other] = lane->scratch;
         WEFTI_TRY(wefti_coll_reduce(operation, (uint8_t *)call->receive + offset, 2, swap_count(operation, lane), true));
@@ -196,7 +196,7 @@ static weft_status swap_step(coll_operation *operation, coll_lane *lane) {
     if (bytes == 0) return WEFT_OK;
     uint32_t step = 1 + (uint32_t)lane->index;
     wefti_coll_lane_recv(operation, lane, other, step, lane->scratch, bytes);
-    wefti_coll_lane_send(operation, lane, other, step, (const uint8_t *)call->send + lane->segment * COLL_SEGMENT_BYTES,
+    wefti_coll_lane_send(operation, lane, other, step, (const uint8_t *)call->send + lane->segment * coll_segment_bytes(operation),
                          bytes);
     return WEFT_E_AGAIN;
 }

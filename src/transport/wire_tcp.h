@@ -13,10 +13,13 @@ enum {
     TCP_HEAD_BYTES = 4 << 10,      /* of small frames that go with one system call */
     TCP_COPY_BYTES = 2 << 10,      /* up to it, copying a payload behind its header costs less than a list of parts */
     TCP_STAGE_BYTES = 16 << 10,    /* read ahead: what is copied from here costs less than the system call it saves */
-    TCP_EAGER_BYTES = 256 << 10,   /* above it, the answer that the receive is posted costs little beside the copy */
+    TCP_EAGER_BYTES = 512 << 10,   /* above it, the answer that the receive is posted costs little beside the copy */
+    TCP_SEGMENT_BYTES = 512 << 10, /* fewer and longer system calls, and fewer packets cut short: from 1 MiB up a fifth faster than 256 KiB */
     TCP_TOKEN_LISTENER = 1 << 24,
     TCP_CAUSE_BYTES = 120
 };
+_Static_assert(TCP_EAGER_BYTES <= WEFTI_MESSAGE_MOST_BYTES, "a message that comes before its receive is kept");
+_Static_assert(TCP_SEGMENT_BYTES <= TCP_EAGER_BYTES, "a segment waits for no answer");
 
 /* What a frame is. Every frame has the same header; `bytes` of payload follow MESSAGE, DATA, WRITE and READ_DATA. */
 typedef enum tcp_kind {

@@ -50,6 +50,7 @@ typedef struct wefti_wire_capabilities {
     size_t      max_message_bytes; /* largest op; larger posts are WEFT_E_OVERFLOW */
     size_t      inline_bytes;     /* sends up to this size are done when post returns, where there is room */
     size_t      eager_bytes;      /* sends up to this size do not wait for the receive to be posted */
+    size_t      segment_bytes;    /* messages that long data are best cut into; 0: any (a multiple of 4096) */
     uint64_t    latency_ns;       /* rough first guesses for cost models, until they are measured: α … */
     double      bytes_per_ns;     /* … and 1/β, one direction */
 } wefti_wire_capabilities;
