@@ -20,6 +20,7 @@ typedef struct runtime {
     wefti_reducer    reducer;
     wefti_device    *reduces; /* the world's device, or one of its own */
     wefti_transport *link;
+    wefti_world_links links;
 } runtime;
 
 /* Both are opened before the first collective runs. */
@@ -27,6 +28,14 @@ static weft_status reduce_on_device(void *context, void *dst, const void *const 
                                     weft_dtype dtype, wefti_reduce_op op, int32_t divisor) {
     wefti_device *device = ((runtime *)context)->reduces;
     return device->vtable->reduce(device, dst, sources, source_count, count, dtype, op, divisor);
+}
+
+static weft_status open_world_wire(weft_world *world, const char *what, wefti_wire **wire_out) {
+    return wefti_transport_open_wire(((runtime *)world)->link, what, wire_out);
+}
+
+static weft_status exchange_in_world(weft_world *world, const char *what, const void *mine, size_t bytes, void *all_out) {
+    return wefti_transport_exchange(((runtime *)world)->link, what, mine, bytes, all_out);
 }
 
 static weft_status open_link(runtime *r, const weft_world_options *options) {
@@ -39,6 +48,8 @@ static weft_status open_link(runtime *r, const weft_world_options *options) {
     r->world.size = r->link->size;
     r->world.group = r->link->group;
     r->world.transport = r->link;
+    r->links = (wefti_world_links){r->link->host, open_world_wire, exchange_in_world};
+    r->world.links = &r->links;
     r->world.timeout_ns = (int64_t)r->link->timeout_ns;
     return WEFT_OK;
 }

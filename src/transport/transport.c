@@ -25,6 +25,7 @@ typedef struct transport_inside {
     wefti_place     place;
     wefti_control  *control;
     const weft_wire_kind *own_wire;
+    wefti_inproc_hub *lone_hub; /* of further wires in a world of one rank; else NULL */
     bool            met_by_mpi; /* which is to be told how it ended */
     const wefti_network *network;
 } transport_inside;
@@ -192,29 +193,44 @@ static weft_status choose_wire(wefti_transport *transport, const introduction *a
     return WEFT_OK;
 }
 
-static weft_status wait_for_links(transport_inside *inside, uint64_t deadline_ns) {
-    wefti_transport  *transport = &inside->transport;
+static weft_status wait_for_links(wefti_transport *transport, wefti_wire *wire, uint64_t deadline_ns) {
     const wefti_host *host = transport->host;
     for (int32_t peer = 0; peer < transport->size; peer++)
         for (;;) {
-            wefti_wire_link link = transport->wire->ops->link(transport->wire, peer);
+            wefti_wire_link link = wire->ops->link(wire, peer);
             if (link == WEFTI_LINK_UP) break;
             uint64_t now_ns = wefti_host_now(host);
             WEFTI_TRY(wefti_fault_status(transport->fault));
             if (link != WEFTI_LINK_CONNECTING)
-                return wefti_fail(WEFT_E_PEER, "the %s link to rank %d broke while the ranks connected",
-                                  transport->wire->can.name, (int)peer);
+                return wefti_fail(WEFT_E_PEER, "the %s link to rank %d broke while the ranks connected", wire->can.name, (int)peer);
             if (now_ns >= deadline_ns)
-                return wefti_fail(WEFT_E_TIMEOUT, "the %s link to rank %d did not come up in time", transport->wire->can.name,
-                                  (int)peer);
-            WEFTI_TRY(wefti_wire_progress(transport->wire, now_ns));
-            if (transport->wire->ops->link(transport->wire, peer) != WEFTI_LINK_UP)
-                wefti_wire_rest(transport->wire, WEFTI_MILLISECOND_NS);
+                return wefti_fail(WEFT_E_TIMEOUT, "the %s link to rank %d did not come up in time", wire->can.name, (int)peer);
+            WEFTI_TRY(wefti_wire_progress(wire, now_ns));
+            if (wire->ops->link(wire, peer) != WEFTI_LINK_UP) wefti_wire_rest(wire, WEFTI_MILLISECOND_NS);
         }
     return WEFT_OK;
 }
 
-static weft_status connect_wire(transport_inside *inside, const char *name, uint64_t deadline_ns) {
+/* Tells all ranks the wire's address, and connects it to theirs. `what` is compared. */
+static weft_status connect_wire(wefti_transport *transport, wefti_wire *wire, const char *what, uint64_t deadline_ns) {
+    wire_address mine = {0}, *all = NULL;
+    size_t       bytes = 0, all_bytes = (size_t)transport->size * sizeof *all;
+    weft_status  status = wire->ops->address(wire, mine.address, &bytes);
+    mine.bytes = bytes;
+    if (status == WEFT_OK) status = wefti_alloc(all_bytes, "addresses", &all);
+    if (status == WEFT_OK) status = wefti_transport_exchange(transport, what, &mine, sizeof mine, all);
+    for (int32_t peer = 0; peer < transport->size && status == WEFT_OK; peer++) {
+        if (peer == transport->rank) continue;
+        if (all[peer].bytes > WEFTI_WIRE_ADDRESS_BYTES)
+            status = wefti_fail(WEFT_E_CORRUPT, "rank %d gave an address of %llu bytes", (int)peer, (unsigned long long)all[peer].bytes);
+        else
+            status = wire->ops->connect(wire, peer, all[peer].address, all[peer].bytes);
+    }
+    wefti_free(all, all_bytes);
+    return status == WEFT_OK ? wait_for_links(transport, wire, deadline_ns) : status;
+}
+
+static weft_status open_wire(transport_inside *inside, const char *name, wefti_wire **wire_out) {
     wefti_transport   *transport = &inside->transport;
     char               interface[64];
     wefti_wire_options options = {.host = transport->host, .rank = transport->rank, .size = transport->size,
@@ -224,24 +240,29 @@ static weft_status connect_wire(transport_inside *inside, const char *name, uint
     if (!interface[0] && !inside->network) wefti_control_interface(inside->control, interface, sizeof interface);
     options.interface = interface;
     options.shared = inside->network ? inside->network->shared : NULL;
-    WEFTI_TRY(inside->network ? inside->network->open(&options, &transport->wire) : wefti_wire_open(name, &options, &transport->wire));
-    transport->wire_name = transport->wire->can.name;
-    wire_address  mine = {0}, *all = NULL;
-    size_t        bytes = 0, all_bytes = (size_t)transport->size * sizeof *all;
-    weft_status   status = transport->wire->ops->address(transport->wire, mine.address, &bytes);
-    mine.bytes = bytes;
-    if (status == WEFT_OK) status = wefti_alloc(all_bytes, "addresses", &all);
-    if (status == WEFT_OK) status = wefti_transport_exchange(transport, "addresses", &mine, sizeof mine, all);
-    for (int32_t peer = 0; peer < transport->size && status == WEFT_OK; peer++) {
-        if (peer == transport->rank) continue;
-        if (all[peer].bytes > WEFTI_WIRE_ADDRESS_BYTES)
-            status = wefti_fail(WEFT_E_CORRUPT, "rank %d gave an address of %llu bytes", (int)peer,
-                                (unsigned long long)all[peer].bytes);
-        else
-            status = transport->wire->ops->connect(transport->wire, peer, all[peer].address, all[peer].bytes);
-    }
-    wefti_free(all, all_bytes);
-    return status == WEFT_OK ? wait_for_links(inside, deadline_ns) : status;
+    return inside->network ? inside->network->open(&options, wire_out) : wefti_wire_open(name, &options, wire_out);
+}
+
+/* With one rank there is nobody but itself: a wire inside of the process does. */
+static weft_status open_lone_wire(transport_inside *inside, wefti_wire **wire_out) {
+    if (!inside->lone_hub) WEFTI_TRY(wefti_inproc_hub_create(1, &inside->lone_hub));
+    wefti_wire_options options = {.host = inside->transport.host, .size = 1, .shared = inside->lone_hub};
+    return wefti_wire_inproc_open(&options, wire_out);
+}
+
+weft_status wefti_transport_open_wire(wefti_transport *transport, const char *what, wefti_wire **wire_out) {
+    transport_inside *inside = (transport_inside *)transport;
+    wefti_wire       *wire = NULL;
+    *wire_out = NULL;
+    if (transport->size == 1) return open_lone_wire(inside, wire_out);
+    weft_status status = open_wire(inside, transport->wire_name, &wire);
+    /* Who has none says so at the exchange that the others wait in. */
+    if (status != WEFT_OK) wefti_transport_fail(transport, status, weft_error_message());
+    WEFTI_TRY(status);
+    status = connect_wire(transport, wire, what, wefti_deadline_after(wefti_host_now(transport->host), transport->timeout_ns));
+    if (status != WEFT_OK) wire->ops->close(wire, 0);
+    else *wire_out = wire;
+    return status;
 }
 
 static weft_status open_group(transport_inside *inside, const wefti_transport_options *options) {
@@ -297,7 +318,11 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
     weft_status status = wefti_transport_exchange(transport, "join", &mine, sizeof mine, all);
     if (status == WEFT_OK) take_names(transport, all);
     if (status == WEFT_OK) status = choose_wire(transport, all, &wire);
-    if (status == WEFT_OK) status = connect_wire(inside, wire, deadline_ns);
+    if (status == WEFT_OK) status = open_wire(inside, wire, &transport->wire);
+    if (status == WEFT_OK) {
+        transport->wire_name = transport->wire->can.name;
+        status = connect_wire(transport, transport->wire, "addresses", deadline_ns);
+    }
     wefti_free(all, all_bytes);
     if (status == WEFT_OK) status = open_group(inside, options);
     char *everyone = NULL;
@@ -365,6 +390,7 @@ void wefti_transport_close(wefti_transport *transport) {
 #ifdef WEFTI_HAVE_MPI
     if (inside->met_by_mpi) wefti_mpi_leave(transport->fault && wefti_fault_verdict(transport->fault) == WEFT_OK);
 #endif
+    wefti_inproc_hub_release(inside->lone_hub);
     wefti_fault_release(transport->fault);
     wefti_watch_release(transport->watch);
     wefti_free(transport->names, (size_t)transport->size * sizeof *transport->names);
