@@ -129,6 +129,54 @@ Test(rules, do_not_depend_on_how_a_row_is_cut) {
         }
 }
 
+/* McMahan et al. 2013, algorithm 1: the weights are lazily made of z and n there, here after each update. In one run and in pieces. */
+Test(rules, ftrl_follows_its_algorithm_however_it_is_cut) {
+    const struct { double alpha, beta, l1, l2, clip; } cases[] = {{0, 0, 0, 0, 0}, {0.5, 2, 0.3, 0.3, 0}, {0.05, 0, 0.1, 0, 0.4}};
+    for (size_t k = 0; k < WEFTI_COUNT(cases); k++) {
+        double hyper[WEFTI_HYPER_COUNT], w[N] = {0}, z[N] = {0}, n[N] = {0}, g[N], theta[N] = {0}, sums[2][N] = {{0}};
+        float  g32[N], theta32[N] = {0}, sums32[2][N] = {{0}};
+        double alpha = cases[k].alpha > 0 ? cases[k].alpha : 0.1, beta = cases[k].beta > 0 ? cases[k].beta : 1;
+        int    zeros = 0;
+        wefti_hyper_ftrl(cases[k].alpha, cases[k].beta, hyper);
+        hyper[WEFTI_HYPER_SCALE] = 0.5;
+        hyper[WEFTI_HYPER_CLIP] = cases[k].clip;
+        const wefti_rule *rule = wefti_rule_of(WEFTI_RULE_FTRL);
+        cr_assert(rule && rule->n_states == 2);
+        for (int step = 1; step <= 6; step++) {
+            for (int i = 0; i < N; i++) {
+                g32[i] = (float)noise(i, step);
+                g[i] = (double)g32[i];
+                double raw = 0.5 * g[i], one = cases[k].clip > 0 ? fmax(-cases[k].clip, fmin(cases[k].clip, raw)) : raw;
+                z[i] += one - (sqrt(n[i] + one * one) - sqrt(n[i])) / alpha * w[i];
+                n[i] += one * one;
+                w[i] = fabs(z[i]) <= cases[k].l1 ? 0 : -(z[i] - copysign(cases[k].l1, z[i])) / ((beta + sqrt(n[i])) / alpha + cases[k].l2);
+            }
+            for (int part = 0, at = 0, count = 11; part < 2; part++, at = 11, count = N - 11) {
+                void           *wide[2] = {sums[0] + at, sums[1] + at}, *slim[2] = {sums32[0] + at, sums32[1] + at};
+                wefti_rule_args args = {.count = count, .parameter = theta + at, .gradient = g + at, .states = wide, .hyper = hyper,
+                                        .l1 = cases[k].l1, .l2 = cases[k].l2};
+                rule->apply_f64(&args);
+                args.parameter = theta32 + at;
+                args.gradient = g32 + at;
+                args.states = slim;
+                rule->apply_f32(&args);
+            }
+        }
+        for (int i = 0; i < N; i++) {
+            cr_assert_float_eq(theta[i], w[i], 1e-12 * (1 + fabs(w[i])), "case %zu: element %d is %.17g, not %.17g", k, i, theta[i], w[i]);
+            cr_assert_float_eq((double)theta32[i], w[i], 4e-6 * (1 + fabs(w[i])), "case %zu in f32: element %d", k, i);
+            zeros += theta[i] == 0;
+        }
+        cr_assert(cases[k].l1 > 0 ? zeros > 0 && zeros < N : zeros == 0, "case %zu: %d zeros", k, zeros);
+    }
+    double theta = 3, gradient = 0, sums[2] = {0, 0}, hyper[WEFTI_HYPER_COUNT]; /* no gradient ever: no division by zero */
+    wefti_hyper_ftrl(0, 0, hyper);
+    wefti_rule_of(WEFTI_RULE_FTRL)->apply_f64(&(wefti_rule_args){.count = 1, .parameter = &theta, .gradient = &gradient,
+                                                                 .states = (void *[]){&sums[0], &sums[1]}, .hyper = hyper});
+    cr_assert_eq(theta, 0);
+    cr_assert_null(wefti_rule_of(WEFTI_RULE_USER));
+}
+
 Test(rules, l1_makes_exact_zeros_and_skip_changes_nothing) {
     double           theta[3] = {0.05, -0.05, 2}, gradient[3] = {0, 0, 0}, hyper[WEFTI_HYPER_COUNT];
     weft_solver      solver = weft_sgd(0.1);

@@ -26,7 +26,7 @@ enum {
     WEFTI_HYPER_CLIP,  /* > 0: clips the scaled gradient's elements to +- this */
     WEFTI_HYPER_STEP,  /* 1-based count of updates, for bias correction */
     WEFTI_HYPER_SKIP,  /* not 0: leave everything as it is (a bad step) */
-    WEFTI_HYPER_A,     /* the rule's own: momentum, beta1, rho */
+    WEFTI_HYPER_A,     /* the rule's own: momentum, beta1, rho, FTRL's beta */
     WEFTI_HYPER_B,     /* beta2 */
     WEFTI_HYPER_EPS,
     WEFTI_HYPER_LOSS_SCALE, /* the loss was multiplied by this before it was differentiated; SCALE undoes it. No rule reads it */
@@ -35,7 +35,10 @@ enum {
 
 typedef enum wefti_rule_id {
     WEFTI_RULE_SGD, WEFTI_RULE_MOMENTUM, WEFTI_RULE_NESTEROV, WEFTI_RULE_ADAGRAD, WEFTI_RULE_RMSPROP, WEFTI_RULE_ADAM,
-    WEFTI_RULE_USER, WEFTI_RULE_COUNT
+    WEFTI_RULE_USER, /* from here on devices have no kernels of their own */
+    WEFTI_RULE_FTRL, /* FTRL-proximal: RATE is alpha, A beta; l1 and l2 belong to its closed form (no soft threshold, and not in the gradient), decay and
+                        group are not looked at */
+    WEFTI_RULE_COUNT
 } wefti_rule_id;
 
 enum { WEFTI_RULE_STATES = 8 }; /* states that a rule may have */
@@ -50,6 +53,7 @@ typedef struct wefti_rule_args {
     const double *hyper;     /* [WEFTI_HYPER_COUNT] */
     double        l2, decay, l1, group;
     int64_t       row;       /* elements of a row; shrink only */
+    double        a_power, b_power; /* A and B to the power of STEP, for apply, where they are known: they cost as much as a short row. 0: they are not */
 } wefti_rule_args;
 
 typedef struct wefti_rule {
@@ -67,8 +71,9 @@ typedef struct wefti_rule {
 
 /* How much longer than the rate a step is that the rule, but for its preconditioner, takes for a gradient that stayed 1 so far. */
 static inline double wefti_rule_gain(wefti_rule_id id, const double *hyper) {
+    if (id != WEFTI_RULE_MOMENTUM && id != WEFTI_RULE_NESTEROV) return 1;
     double a = hyper[WEFTI_HYPER_A], built = (1 - pow(a, hyper[WEFTI_HYPER_STEP])) / (1 - a);
-    return id == WEFTI_RULE_MOMENTUM ? built : id == WEFTI_RULE_NESTEROV ? 1 + a * built : 1;
+    return id == WEFTI_RULE_MOMENTUM ? built : 1 + a * built;
 }
 
 /* Elements of a row, a slice along axis 0; 1 where there is but one axis. */

@@ -1,53 +1,27 @@
-/* Solver rules as loops over elements, one template for f32 and f64 (rules_body.h). A rule reads its scalars once, in
- * the element type, so that cutting a row anywhere gives the same bits. */
+/* Solver rules as loops over elements, one template for f32 and f64 (rules_body.h), compiled for two instruction sets; the bits are the same on both.
+ * A rule reads its scalars once, in the element type, so that cutting a row anywhere gives the same bits. */
 #include <math.h>
 #include <string.h>
 
 #include "core/rules/rules.h"
 
-#define REAL float
-#define RULE(name) name##_f32
-#define SQRT sqrtf
-#define FABS fabsf
-#include "core/rules/rules_body.h"
-#undef REAL
-#undef RULE
-#undef SQRT
-#undef FABS
+#define WIDE_FILE "core/rules/rules_loops.h"
+#define WIDE_OPTIMIZE "O3", "no-trapping-math", "no-math-errno"
+#include "core/base/wide.h"
 
-#define REAL double
-#define RULE(name) name##_f64
-#define SQRT sqrt
-#define FABS fabs
-#include "core/rules/rules_body.h"
-
-static const wefti_rule rules[WEFTI_RULE_COUNT] = {
-    [WEFTI_RULE_SGD] = {WEFTI_RULE_SGD, "sgd", 0, {0, 0}, sgd_f32, sgd_f64,
-                        shrink_sgd_f32, shrink_sgd_f64},
-    [WEFTI_RULE_MOMENTUM] = {WEFTI_RULE_MOMENTUM, "momentum", 1, {0, 0}, momentum_f32, momentum_f64,
-                             shrink_momentum_f32, shrink_momentum_f64},
-    [WEFTI_RULE_NESTEROV] = {WEFTI_RULE_NESTEROV, "nesterov", 1, {0, 0}, nesterov_f32, nesterov_f64,
-                             shrink_nesterov_f32, shrink_nesterov_f64},
-    [WEFTI_RULE_ADAGRAD] = {WEFTI_RULE_ADAGRAD, "adagrad", 1, {0, 0}, adagrad_f32, adagrad_f64,
-                            shrink_root_f32, shrink_root_f64},
-    [WEFTI_RULE_RMSPROP] = {WEFTI_RULE_RMSPROP, "rmsprop", 1, {0, 0}, rmsprop_f32, rmsprop_f64,
-                            shrink_root_f32, shrink_root_f64},
-    [WEFTI_RULE_ADAM] = {WEFTI_RULE_ADAM, "adam", 2, {0, 0}, adam_f32, adam_f64,
-                         shrink_adam_f32, shrink_adam_f64},
-};
+static const wefti_rule *rule_at(wefti_rule_id id) { return &(*WIDE_PICK(rules))[id]; }
 
 const wefti_rule *wefti_rule_of(wefti_rule_id id) {
-    return (unsigned)id < WEFTI_RULE_COUNT && rules[id].name ? &rules[id] : NULL;
+    return (unsigned)id < WEFTI_RULE_COUNT && rule_at(id)->name ? rule_at(id) : NULL;
 }
 
 const wefti_rule *wefti_rule_for(const weft_solver *solver) {
     switch (solver->kind) {
     case WEFT_SGD:
-        return &rules[solver->momentum == 0 ? WEFTI_RULE_SGD
-                                            : solver->nesterov ? WEFTI_RULE_NESTEROV : WEFTI_RULE_MOMENTUM];
-    case WEFT_ADAGRAD: return &rules[WEFTI_RULE_ADAGRAD];
-    case WEFT_RMSPROP: return &rules[WEFTI_RULE_RMSPROP];
-    case WEFT_ADAM: return &rules[WEFTI_RULE_ADAM];
+        return rule_at(solver->momentum == 0 ? WEFTI_RULE_SGD : solver->nesterov ? WEFTI_RULE_NESTEROV : WEFTI_RULE_MOMENTUM);
+    case WEFT_ADAGRAD: return rule_at(WEFTI_RULE_ADAGRAD);
+    case WEFT_RMSPROP: return rule_at(WEFTI_RULE_RMSPROP);
+    case WEFT_ADAM: return rule_at(WEFTI_RULE_ADAM);
     case WEFT_LBFGS: break;
     }
     return NULL;
@@ -70,6 +44,13 @@ weft_status wefti_hyper_fill(const weft_solver *solver, int64_t step, double hyp
     hyper_out[WEFTI_HYPER_LOSS_SCALE] = 1;
     hyper_out[WEFTI_HYPER_EPS] = or_default(solver->epsilon, solver->kind == WEFT_ADAGRAD ? 1e-10 : 1e-8);
     return WEFT_OK;
+}
+
+void wefti_hyper_ftrl(double alpha, double beta, double hyper_out[WEFTI_HYPER_COUNT]) {
+    memset(hyper_out, 0, WEFTI_HYPER_COUNT * sizeof *hyper_out);
+    hyper_out[WEFTI_HYPER_RATE] = or_default(alpha, 0.1);
+    hyper_out[WEFTI_HYPER_SCALE] = hyper_out[WEFTI_HYPER_STEP] = hyper_out[WEFTI_HYPER_LOSS_SCALE] = 1;
+    hyper_out[WEFTI_HYPER_A] = or_default(beta, 1);
 }
 
 static weft_status in_range(const char *name, double value, double low, double high) {
