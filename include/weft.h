@@ -20,6 +20,7 @@
  *                   array.h dlpack.h         storage, views, exchange with other libraries
  *   keep            checkpoint.h safetensors.h metrics.h plot.h tensorboard.h timeline.h
  *   run             world.h     this process's rank, device and link to the others
+ *                   server.h    parameter server: tables that workers push to and pull from, at clocks or asynchronously
  *                   collective.h  groups of ranks: reductions, exchanges and messages on plain memory
  *                   wire.h      a wire of your own between the ranks
  *                   threads.h   whose threads compute
@@ -51,6 +52,7 @@
 #include "weft/plan.h"
 #include "weft/plot.h"
 #include "weft/safetensors.h"
+#include "weft/server.h"
 #include "weft/shape.h"
 #include "weft/solver.h"
 #include "weft/status.h"

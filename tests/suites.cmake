@@ -4,11 +4,11 @@
 
 # The thread sanitizer is for what has threads (grep for pthread_, _Atomic and the CPU device's pool: all but the launcher, which has one
 # thread, and rooms that only compute); the rest would only cost time.
-set(weft_thread_suites "^(base|collective|cpu|device|parallel|plan|train|transport|verbs)_|^io_test_timeline$")
+set(weft_thread_suites "^(base|collective|cpu|device|parallel|plan|server|train|transport|verbs)_|^io_test_timeline$")
 # Not for the thread sanitizer: the simulator's ranks are fibers of one thread, which it neither knows nor could find a race between.
 set(weft_fiber_suites "^(simulation_|transport_test_wire_sim$)")
 # Not for the sanitizers: scripts that start other builds, and what measures time or memory.
-set(weft_plain_suites "^(lint|install|scripts|samples|bench)_|^train_test_(overlap$|compress_images)")
+set(weft_plain_suites "^(lint|install|scripts|samples|bench)_|^train_test_(overlap$|compress_images|served_images)")
 # What compares times, and so runs beside no other test.
 set(weft_lone_suites "^(train_test_overlap|transport_test_wire_delay)$")
 

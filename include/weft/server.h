@@ -1,0 +1,249 @@
+/* The parameter server: tables of numbers that the ranks of a world hold in parts and change together.
+ *
+ *     weft_server *server = NULL;
+ *     weft_table  *weights = NULL;
+ *     weft_server_options who = {.servers = 2, .dedicated = true};
+ *     weft_table_options what = {.name = "weights", .rows = 1000000, .width = 64, .staleness = 4,
+ *                                .rule = {.kind = WEFT_TABLE_SOLVER, .solver = weft_adagrad(0.1)}};
+ *     if ((s = weft_server_create(world, &who, &server)) != WEFT_OK) goto done;
+ *     if (!weft_server_is_worker(server)) { s = weft_server_serve(server); goto done; }
+ *     if ((s = weft_table_create(server, &what, &weights)) != WEFT_OK) goto done;
+ *     for (...) {
+ *         if ((s = weft_table_pull(weights, keys, values)) != WEFT_OK) break;
+ *         ... the gradient of those rows ...
+ *         if ((s = weft_table_push(weights, keys, gradient)) != WEFT_OK) break;
+ *         if ((s = weft_table_clock(weights)) != WEFT_OK) break;
+ *     }
+ *
+ * Roles. Servers hold rows, workers push and pull them. A rank is either, or both ("beside a worker"). Which ranks serve is an
+ * option; every rank that does not, and every serving rank unless they are dedicated, is a worker.
+ *
+ * Rows. A dense table has rows 0 .. rows-1, and all of them from the start. A sparse one has a row for each 64-bit key that was ever
+ * pushed; the others are pulled as what they would begin with. The first row of a key is the same on any number of servers. A table's rows
+ * are dealt out to servers by ranges or by a hash of the key.
+ *
+ * Consistency, one number a table. Each worker counts its own clock, from 0, and ends it by weft_table_clock.
+ *   staleness 0   bulk-synchronous: what workers push in a clock is summed in the order of their ranks and given to the rule once, when
+ *                 the last of them has ended the clock. A pull in clock c waits for that of c-1 and sees exactly the clocks before c. The same
+ *                 bits in every run, whatever comes first.
+ *   staleness s   pushes are given to the rule one by one, as they come. A pull in clock c waits until every worker has ended clock c-s-1:
+ *                 it sees all of their pushes before clock c-s, and those of later ones that have come (Ho et al., "More effective distributed
+ *                 ML via a stale synchronous parallel parameter server", 2013). The worker that is ahead waits.
+ *   WEFT_TABLE_ASYNCHRONOUS  as that, and nobody waits.
+ * Where pushes are given to the rule as they come, a worker reads its own writes: its pull sees all that it has pushed before.
+ *
+ * Faults. The server has links of its own, so a rank that dies is no fault of it (although it is one of the world's collectives). A worker
+ * that dies is waited for by nobody: what it has pushed whole counts. Rows of a server that dies are lost, and every request that needs them
+ * ends with WEFT_E_PEER, which names it. A request that is wrong ends with a status for who made it, and changes nothing.
+ *
+ * Exactly once. Requests of a worker to a server are numbered; one that comes again is answered and not applied again.
+ *
+ * Threads. Each rank has a thread that answers requests and moves its own on while it computes, unless told not to. Functions of one server
+ * and its tables may be called by several threads at once, where nothing else is said. */
+#ifndef WEFT_SERVER_H
+#define WEFT_SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "weft/dtype.h"
+#include "weft/solver.h"
+#include "weft/status.h"
+#include "weft/world.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct weft_server  weft_server;  /* this rank's part in it */
+typedef struct weft_table   weft_table;   /* one table, as a worker sees it */
+typedef struct weft_keys    weft_keys;    /* rows of a table that are often asked for together */
+typedef struct weft_request weft_request; /* a call that was started and has not been waited for */
+
+/* --- rules: what a push does to rows --- */
+
+/* One row's update, for a rule of one's own. */
+typedef struct weft_row {
+    uint64_t    key;
+    int64_t     width;
+    weft_dtype  dtype;  /* of the arrays: the table's, but F32 in tables of F16 and BF16 */
+    void       *values; /* [width] to be changed */
+    const void *update; /* [width] what was pushed */
+    void *const *states; /* [.states of the function] arrays of [width], zero at first */
+    int64_t     updates; /* of this row before this one */
+} weft_row;
+
+/* A rule of one's own, known by its name on every rank that serves. It is called by the thread that serves, with one row at a time, and
+ * must not call Weft. What it returns beside WEFT_OK goes to who pushed, and the row stays as it was. */
+typedef struct weft_table_function {
+    const char *name;
+    int32_t     states; /* 0 .. 8 */
+    weft_status (*apply)(void *context, const weft_row *row);
+    void       *context;
+} weft_table_function;
+
+typedef enum weft_table_rule_kind {
+    WEFT_TABLE_ADD,     /* row += update */
+    WEFT_TABLE_AVERAGE, /* row = the mean of what the workers pushed in a clock, over those that pushed it; staleness 0 only. Integers round
+                           toward zero */
+    WEFT_TABLE_SOLVER,  /* the update is a gradient: a step of .solver and .regulariser, each row counting its own updates; floats only. The
+                           schedule is the caller's (.rate of a call) */
+    WEFT_TABLE_FTRL,    /* the update is a gradient: FTRL-proximal, each coordinate with a rate of its own (McMahan et al., "Ad click
+                           prediction", 2013); floats only. Rows begin with zero */
+    WEFT_TABLE_USER     /* .function, by name */
+} weft_table_rule_kind;
+
+typedef struct weft_table_rule {
+    weft_table_rule_kind kind;
+    weft_solver          solver;      /* SOLVER: SGD, Adagrad, RMSprop, Adam; of the clipping, .clip_value only */
+    weft_regulariser     regulariser; /* SOLVER: .group takes a row of the table for its row */
+    double               alpha, beta, l1, l2; /* FTRL: 0: 0.1, 1; none; none */
+    const char          *function;    /* USER: the name of one of weft_server_options.functions */
+    bool                 mean;        /* staleness 0: the sum of a clock's pushes is divided by the number of workers before the rule sees it */
+} weft_table_rule;
+
+/* --- the server --- */
+
+/* How ranks take their roles; the same on all. Zero means the default. */
+typedef struct weft_server_options {
+    int32_t servers;    /* so many ranks serve, the last ones of the world; 0: all */
+    bool    dedicated;  /* those that serve do not work */
+    bool    no_thread;  /* requests get on inside of calls only: a serving worker answers while it waits, or by weft_server_poll */
+    int32_t in_flight;  /* requests of this rank at once, 1 .. 4096; 0: 64 */
+    int64_t timeout_ns; /* of each request; 0: the world's */
+    const weft_table_function *functions; /* [function_count] rules of the program's own; they live as long as the server */
+    int32_t function_count;
+} weft_server_options;
+
+/* Opens the server's links and takes this rank's role. Collective over the world, in one order with other calls that are; blocks until all
+ * have. `options` may be NULL. The world must outlive it. *server_out is NULL on error: WEFT_E_INVALID, WEFT_E_MISMATCH (ranks differ
+ * in their options), WEFT_E_NO_MEMORY, a fault of the world. From src/parallel/server/service.c. */
+WEFT_MUST_CHECK weft_status weft_server_create(weft_world *world, const weft_server_options *options, weft_server **server_out);
+
+/* Leaves: sends what is still to be sent, tells the others, and frees everything, tables and key sets that were not released too. What it
+ * holds as a server goes with it, so servers wait here until the last worker has left, or died. NULL is fine. Not beside another call. */
+void weft_server_release(weft_server *server);
+
+bool    weft_server_is_worker(const weft_server *server);
+bool    weft_server_is_serving(const weft_server *server);
+int32_t weft_server_workers(const weft_server *server); /* that there were at the beginning */
+
+/* For a rank that only serves: blocks until every worker has left or died. WEFT_OK also then. */
+WEFT_MUST_CHECK weft_status weft_server_serve(weft_server *server);
+/* With .no_thread: lets requests get on; never blocks. */
+WEFT_MUST_CHECK weft_status weft_server_poll(weft_server *server);
+
+/* What this rank has moved by the server's links since it was created, headers of messages included. */
+typedef struct weft_server_counts {
+    uint64_t sent_bytes, received_bytes, sent_messages, received_messages;
+    uint64_t requests;   /* that were made here */
+    uint64_t served;     /* requests of workers that were answered here */
+    uint64_t repeated;   /* of those, that had been answered before */
+    uint64_t held_bytes; /* rows and their states, of all tables, here */
+} weft_server_counts;
+void weft_server_count(weft_server *server, weft_server_counts *counts_out);
+
+/* --- tables --- */
+
+#define WEFT_TABLE_ASYNCHRONOUS (-1)
+enum { WEFT_TABLE_NAME_BYTES = 48 };
+
+typedef enum weft_table_split {
+    WEFT_SPLIT_DEFAULT, /* ranges for dense tables, the hash for sparse ones */
+    WEFT_SPLIT_RANGE,   /* equal ranges of rows; of a sparse table, of keys from 0 to .rows-1 */
+    WEFT_SPLIT_HASH
+} weft_table_split;
+
+typedef enum weft_table_start { WEFT_START_ZERO, WEFT_START_CONSTANT, WEFT_START_UNIFORM, WEFT_START_NORMAL } weft_table_start;
+
+/* What a table is. Zero means the default. */
+typedef struct weft_table_options {
+    const char      *name;      /* 1 .. 48 bytes, among the tables of the server */
+    bool             sparse;
+    int64_t          rows;      /* dense: how many; sparse: keys are below this, 0: any */
+    int64_t          width;     /* elements of a row; 0: 1. A dense vector has rows of one element */
+    weft_dtype       dtype;     /* F32, F64, BF16, F16, I32, I64. Servers keep F16 and BF16 as F32, and round what is pulled */
+    weft_table_rule  rule;
+    int32_t          staleness; /* 0, 1, ..., or WEFT_TABLE_ASYNCHRONOUS */
+    weft_table_split split;
+    weft_table_start start;     /* what rows begin with */
+    double           low, high; /* CONSTANT: low; UNIFORM: from low to high; NORMAL: mean low, deviation high */
+    uint64_t         seed;      /* of UNIFORM and NORMAL, which depend on it, the key and the column alone */
+    size_t           most_bytes; /* of rows and states on one server; 0: no bound but memory */
+} weft_table_options;
+
+/* Makes a table on all servers, or takes part in one that another worker has made: all give the same options. Not collective: one worker
+ * may, and others open it by name. Blocks. A worker's clock of the table counts from here on; all workers are waited for, also those that have
+ * not opened it. WEFT_E_INVALID, WEFT_E_DTYPE, WEFT_E_MISMATCH (a table of that name is another: what differs), WEFT_E_NOT_FOUND
+ * (a function that a server does not have: those it has are listed), WEFT_E_NO_MEMORY (with the bytes), WEFT_E_STATE on a rank
+ * that is no worker, WEFT_E_PEER, WEFT_E_TIMEOUT. From src/parallel/server/table.c. */
+WEFT_MUST_CHECK weft_status weft_table_create(weft_server *server, const weft_table_options *options, weft_table **table_out);
+/* A table that is there. WEFT_E_NOT_FOUND where none is. Otherwise as create. */
+WEFT_MUST_CHECK weft_status weft_table_open(weft_server *server, const char *name, weft_table **table_out);
+/* Lets go of it here, with its key sets; servers keep the rows. Its requests must have been waited for. NULL is fine. */
+void weft_table_release(weft_table *table);
+/* As it is on the servers; .name and .rule.function live as long as the table. */
+const weft_table_options *weft_table_describe(const weft_table *table);
+
+/* Ends this worker's clock. Never blocks: what was pushed before counts to the clock that it ends. */
+WEFT_MUST_CHECK weft_status weft_table_clock(weft_table *table);
+int64_t weft_table_time(weft_table *table); /* this worker's clock */
+
+/* --- key sets --- */
+
+/* Rows that are to be asked for together: sorted, freed of repetitions, and routed to servers once; servers are sent the list with the first
+ * request, and its number from then on. `keys` may be in any order and repeat. WEFT_E_INVALID for a key that is out of range, with its place;
+ * WEFT_E_NO_MEMORY. From src/parallel/server/keys.c. */
+WEFT_MUST_CHECK weft_status weft_keys_create(weft_table *table, const uint64_t *keys, int64_t count, weft_keys **keys_out);
+/* The keys, ascending: the order of rows in the values of a request. */
+const uint64_t *weft_keys_list(const weft_keys *keys, int64_t *count_out);
+/* Its requests must have been waited for. NULL is fine. */
+void weft_keys_release(weft_keys *keys);
+
+/* --- requests --- */
+
+typedef enum weft_request_kind {
+    WEFT_PUSH,     /* gives `send` to the rule; ends when every server has it */
+    WEFT_PULL,     /* `receive` = the rows */
+    WEFT_SET,      /* the rows = `send`, whatever the rule and at once; states stay. For a start that is not the table's own, and for going on
+                      from a file: not beside pushes of the same rows. Not with FTRL */
+    WEFT_PUSH_PULL /* both, in one exchange: as a push, then a pull in the clock that the push is in. With staleness 0 the push ends the
+                      worker's clock, and the pull is one of the next: what comes back is what the rule made of everybody's */
+} weft_request_kind;
+
+/* A request. Values are [rows, width] in the table's dtype, rows in ascending order of keys; buffers belong to it until it has ended. */
+typedef struct weft_table_call {
+    weft_request_kind kind;
+    const weft_keys  *keys;  /* NULL: `rows`, or every row of a dense table */
+    const uint64_t   *rows;  /* [row_count] where keys is NULL: strictly ascending; sent with the request */
+    int64_t           row_count;
+    const void       *send;
+    void             *receive;
+    int64_t           timeout_ns; /* from its start; 0: the server's */
+    double            rate;      /* pushes to SOLVER tables: multiplies the solver's rate, for a schedule; 0: 1. With staleness 0 all workers give the
+                                    same in a clock */
+} weft_table_call;
+
+/* Starts a request; never blocks. The struct is copied. *request_out is to be tested or waited for until it has ended; NULL on error.
+ * Pushes and ends of clocks of one worker take effect on a server in the order in which they were started. WEFT_E_INVALID (keys that do not
+ * ascend, or are out of range, with their place), WEFT_E_AGAIN (too many in flight), WEFT_E_STATE, WEFT_E_PEER. */
+WEFT_MUST_CHECK weft_status weft_table_start_call(weft_table *table, const weft_table_call *call, weft_request **request_out);
+/* WEFT_E_AGAIN while it is in flight; else its outcome, and it is gone. Never blocks. What a server refused (WEFT_E_...) is told with
+ * the server's message. WEFT_E_TIMEOUT names the servers that have not answered, what they waited for, and who is behind at which clock. */
+WEFT_MUST_CHECK weft_status weft_request_test(weft_request *request);
+/* As test, until it ends; after `timeout_ns` (0: none but its own deadline) WEFT_E_AGAIN, and it lives on. */
+WEFT_MUST_CHECK weft_status weft_request_wait(weft_request *request, int64_t timeout_ns);
+
+/* Start and wait. `keys` NULL: every row of a dense table. */
+WEFT_MUST_CHECK weft_status weft_table_push(weft_table *table, const weft_keys *keys, const void *send);
+WEFT_MUST_CHECK weft_status weft_table_pull(weft_table *table, const weft_keys *keys, void *receive);
+WEFT_MUST_CHECK weft_status weft_table_push_pull(weft_table *table, const weft_keys *keys, const void *send, void *receive);
+/* The same with a list of rows that is sent along: strictly ascending. */
+WEFT_MUST_CHECK weft_status weft_table_call_rows(weft_table *table, weft_request_kind kind, const uint64_t *rows, int64_t row_count, const void *send,
+                                                 void *receive);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,86 @@
+/* What workers and servers say to each other.
+ *
+ * A request is a frame, with what it carries behind the frame in the same message where that is little, and else in messages of its own
+ * under the request's tag: a list of keys, then values. A reply likewise. Numbers are little endian, as every machine that this library
+ * is built for has them; a frame of another build or from a stranger is refused by its first bytes and its sizes. */
+#ifndef WEFTI_SERVER_FRAME_H
+#define WEFTI_SERVER_FRAME_H
+
+#include "core/iface/wire.h"
+#include "weft/server.h"
+
+#define WEFTI_SERVER_MAGIC UINT32_C(0x31535057) /* "WPS1": the last is the protocol's version */
+
+enum {
+    WEFTI_FRAME_BYTES = 4096,      /* of a request that is one message, frame included */
+    WEFTI_REPLY_BYTES = 1024,      /* of a reply that is */
+    WEFTI_SERVER_TEXT_BYTES = 640, /* of an error's message */
+    WEFTI_ALL_WORKERS = 4096       /* ranks that a server knows */
+};
+
+typedef enum wefti_frame_kind {
+    WEFTI_SERVER_CREATE, /* body: a specification. Takes part in a table, which is made where it is not there */
+    WEFTI_SERVER_OPEN,   /* body: a specification of which only the name counts; the reply's body is the whole */
+    WEFTI_SERVER_PUSH, WEFTI_SERVER_PULL, WEFTI_SERVER_PUSH_PULL, WEFTI_SERVER_SET,
+    WEFTI_SERVER_CLOCK,  /* ends the worker's clock of the table */
+    WEFTI_SERVER_FORGET, /* a key set */
+    WEFTI_SERVER_LEAVE,
+    WEFTI_SERVER_REPLY,
+    WEFTI_SERVER_KINDS
+} wefti_frame_kind;
+
+enum {
+    WEFTI_SERVER_LISTED = 1 << 0, /* the body begins with `count` keys */
+    WEFTI_SERVER_INLINE = 1 << 1  /* the body is in the frame's message */
+};
+
+typedef struct wefti_server_frame {
+    uint32_t magic;
+    uint8_t  kind, flags, dtype, unused;
+    uint32_t slot;       /* of the request at the worker: the tag of the answer */
+    int32_t  status;     /* REPLY: the outcome; what the body says then is its message */
+    uint64_t table;
+    uint64_t number;     /* of the worker's requests to this server, from 1 on */
+    uint64_t keys;       /* the key set's; 0: none */
+    uint64_t first;      /* of a dense range, where there are no keys */
+    uint64_t count;      /* rows */
+    uint64_t width;      /* elements of a row, as the worker has it */
+    uint64_t clock;      /* the worker's */
+    uint64_t timeout_ns; /* how long the server may let it wait */
+    double   rate;       /* multiplies the rule's */
+    uint64_t body_bytes; /* of all that follows */
+} wefti_server_frame;
+_Static_assert(sizeof(wefti_server_frame) == 96, "a frame has no holes");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little endian");
+
+/* A table's specification, as it is sent. */
+typedef struct wefti_server_spec {
+    char     name[WEFT_TABLE_NAME_BYTES + 8], function[WEFT_TABLE_NAME_BYTES + 8];
+    int64_t  rows, width;
+    int32_t  sparse, dtype, staleness, split, start, rule, mean, solver;
+    double   low, high;
+    uint64_t seed, most_bytes;
+    double   rate, momentum, beta1, beta2, rho, epsilon, weight_decay, clip_value, l2, l1, group;
+    int64_t  nesterov;
+    double   ftrl[4];
+} wefti_server_spec;
+
+/* Tags: the channel's, a kind, and a slot. */
+enum { WEFTI_TAG_REQUEST = 1, WEFTI_TAG_REQUEST_BODY, WEFTI_TAG_REPLY, WEFTI_TAG_REPLY_BODY };
+static inline uint64_t wefti_server_tag(uint64_t kind, uint32_t slot) { return WEFTI_TAG_SERVER | kind << 32 | slot; }
+
+static inline bool wefti_is_pull(wefti_frame_kind kind) { return kind == WEFTI_SERVER_PULL || kind == WEFTI_SERVER_PUSH_PULL; }
+static inline bool wefti_is_of_rows(wefti_frame_kind kind) { return kind == WEFTI_SERVER_PUSH || kind == WEFTI_SERVER_SET || wefti_is_pull(kind); }
+
+/* WEFT_E_CORRUPT for what is no frame, in words; `bytes` came. */
+WEFT_MUST_CHECK weft_status wefti_server_frame_check(const wefti_server_frame *frame, size_t bytes);
+
+/* Between options and what is sent. Reading believes nothing: WEFT_E_CORRUPT. The strings of *options_out lie in the specification. */
+WEFT_MUST_CHECK weft_status wefti_server_spec_write(const weft_table_options *options, wefti_server_spec *spec_out);
+WEFT_MUST_CHECK weft_status wefti_server_spec_read(const wefti_server_spec *spec, weft_table_options *options_out);
+/* In what two of them differ, by name; NULL: in nothing. */
+const char *wefti_server_spec_differ(const wefti_server_spec *a, const wefti_server_spec *b);
+/* What is wrong with options, named: all that can be told without a server. Fills in defaults. */
+WEFT_MUST_CHECK weft_status wefti_server_options_check(weft_table_options *options);
+
+#endif

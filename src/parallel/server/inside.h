@@ -1,0 +1,307 @@
+/* The parameter server's inside: one object a rank, in which a client and a server share links.
+ *
+ * Everything is moved by wefti_server_progress, under one lock, by the rank's thread or by whoever waits. What is posted to the wire
+ * carries a function to call when it is done, so nothing is searched; what the wire cannot take now waits in one queue, in order. */
+#ifndef WEFTI_SERVER_INSIDE_H
+#define WEFTI_SERVER_INSIDE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "core/iface/world.h"
+#include "parallel/server/frame.h"
+#include "parallel/server/route.h"
+#include "parallel/server/store.h"
+
+/* --- moving bytes (move.c) --- */
+
+/* An operation and what is to be done after it. */
+typedef struct server_event {
+    wefti_wire_op op;
+    void (*done)(weft_server *server, struct server_event *event); /* op.status says how */
+    void                *owner;
+    struct server_event *next; /* in the queue of those that the wire has not taken */
+} server_event;
+
+/* Posts it now or later; `done` is called in either case, also where the peer is gone. */
+void wefti_server_post(weft_server *server, server_event *event);
+/* Takes a receive back: its `done` is called by a later progress, with WEFT_E_ABORTED unless a message had come for it. */
+void wefti_server_unpost(weft_server *server, server_event *event);
+/* Tries again what the wire could not take. */
+void wefti_server_post_again(weft_server *server);
+
+/* Many bytes as messages that no wire finds too long, a few at once. */
+enum { SERVER_PIECES = 4, SERVER_PIECE_BYTES = 1 << 22 };
+typedef struct server_mover {
+    server_event events[SERVER_PIECES];
+    uint8_t     *base;
+    size_t       bytes, posted, moved;
+    uint64_t     tag;
+    int32_t      peer, flying;
+    bool         discards; /* all pieces go to the beginning of base, which holds the longest */
+    wefti_wire_op_kind kind;
+    weft_status  status; /* of the first piece that failed */
+    void (*done)(weft_server *server, struct server_mover *mover); /* once, after the last */
+    void        *owner;
+    int32_t      value_part; /* the owner's: which of several bodies */
+} server_mover;
+/* `mover` must not be in use. With no bytes `done` is called at once. */
+void wefti_server_move(weft_server *server, server_mover *mover);
+/* Gives up one that is in use; `done` is called later. */
+void wefti_server_unmove(weft_server *server, server_mover *mover);
+
+/* --- memory that comes again and again (move.c) --- */
+
+typedef struct server_buffer {
+    struct server_buffer *next;
+    size_t                room;
+    uint8_t              *data;
+} server_buffer;
+WEFT_MUST_CHECK weft_status wefti_server_take(weft_server *server, size_t bytes, server_buffer **buffer_out);
+void wefti_server_give(weft_server *server, server_buffer *buffer); /* NULL is fine */
+void wefti_server_free_buffer(server_buffer *buffer);
+
+/* --- the worker's side --- */
+
+/* A request's part of one server. It ends when its frame, its reply and its bodies have, well or badly. */
+typedef struct request_part {
+    weft_request *request;
+    int32_t       server;   /* 0 .. servers-1 */
+    int32_t       pending;  /* of frame, reply, out, in */
+    uint32_t      slot;
+    bool          answered, receives; /* `in` is under way */
+    server_event  frame, reply;
+    server_mover  out, in;  /* bodies */
+    const void   *values;   /* what `out` sends after a list of keys; NULL: nothing more */
+    size_t        value_bytes;
+    int64_t       first, count; /* rows of the request, in the order of the key set's servers */
+    uint8_t       frame_bytes[WEFTI_FRAME_BYTES], reply_bytes[WEFTI_REPLY_BYTES];
+} request_part;
+
+typedef enum request_state { REQUEST_FREE, REQUEST_FLYING, REQUEST_ENDED } request_state;
+
+struct weft_request {
+    weft_server   *server;
+    weft_request  *next; /* of those that are free */
+    weft_request  *all;  /* of those that are detached, whatever they do */
+    weft_table    *table;
+    weft_table_call call;
+    request_state  state;
+    wefti_frame_kind kind;
+    bool           detached;    /* nobody waits for it */
+    int32_t        pending;     /* parts that have not ended */
+    uint64_t       deadline_ns, clock;
+    weft_status    status;
+    char           message[WEFTI_SERVER_TEXT_BYTES];
+    weft_keys     *own_keys;    /* of a list that came with the call */
+    server_buffer *staging_out, *staging_in; /* values in the order of servers, where that is not the callers' */
+    wefti_server_spec spec;     /* CREATE, OPEN */
+    request_part  *parts;       /* [servers] */
+};
+
+struct weft_keys {
+    weft_table *table;
+    weft_keys  *next;
+    uint64_t    id;
+    int64_t     count;
+    int64_t     room;     /* elements of keys */
+    uint64_t   *keys;     /* [count] ascending */
+    uint64_t   *routed;  /* [count] server by server, ascending in each; == keys where servers have ranges */
+    int64_t    *places;  /* [count] routed[i] == keys[places[i]]; NULL where routed == keys */
+    int64_t    *begin;   /* [servers + 1] of each server's in routed */
+    uint8_t    *known;   /* [servers] the list has been sent */
+};
+
+struct weft_table {
+    weft_server       *server;
+    weft_table        *next;
+    weft_table_options options;
+    wefti_server_spec  spec;
+    uint64_t           id;
+    size_t             row_bytes;
+    uint64_t           clock;
+    weft_keys         *keys;
+    uint64_t           next_keys;
+    weft_status        trouble; /* of a request that nobody waited for; the next call tells */
+    char               trouble_text[WEFTI_SERVER_TEXT_BYTES];
+};
+
+/* --- the server's side --- */
+
+typedef struct served_table served_table;
+typedef struct served_keys  served_keys;
+typedef struct server_job   server_job;
+
+/* A worker, as a server knows it. */
+typedef struct server_session {
+    bool        left, dead;
+    uint64_t    down_ns;     /* when its link was first seen broken; 0: it is not */
+    uint64_t    last;        /* number of the latest request that was carried out */
+    server_job *first, *end; /* in the order in which they came */
+} server_session;
+
+typedef enum job_state { JOB_READING, JOB_READY } job_state;
+
+/* A request that a server has in hand. */
+struct server_job {
+    server_job        *next;     /* of the session's, of those that wait for a clock, of those that are free */
+    server_job        *all;      /* of all there are */
+    int32_t            worker;
+    wefti_server_frame frame;
+    job_state          state;
+    weft_status        status;   /* of reading its body */
+    char               message[WEFTI_SERVER_TEXT_BYTES];
+    uint64_t           deadline_ns;
+    size_t             list_bytes;
+    server_buffer     *body, *answer; /* a list of keys, then values; rows */
+    size_t             answer_bytes;
+    served_keys       *keys;     /* it uses them */
+    int32_t            pending;  /* of the answer's messages */
+    server_mover       in, out;
+    server_event       reply;
+    uint8_t            reply_bytes[WEFTI_REPLY_BYTES];
+};
+
+/* A clock's push that waits for its turn (staleness 0). */
+typedef struct server_push {
+    struct server_push *next;
+    served_keys        *keys;   /* it uses them */
+    server_buffer      *body;
+    size_t              offset; /* of the values in it */
+    uint64_t            first, clock;
+    int64_t             count;
+    double              rate;
+} server_push;
+
+/* Rows that a worker named, and where they are. */
+struct served_keys {
+    served_keys *next;
+    uint64_t     id;     /* 0: of one request */
+    int32_t      worker, users;
+    bool         forgotten, missing; /* a key had no row when it was looked up */
+    int64_t      count;
+    uint64_t    *keys, *places; /* [count] */
+};
+
+struct served_table {
+    served_table      *next;
+    uint64_t           id;
+    wefti_server_spec  spec;
+    weft_table_options options;
+    wefti_store       *store;
+    wefti_sum         *sum;     /* staleness 0 */
+    uint64_t           begin, rows; /* dense, or ranges of keys: this server's */
+    size_t             row_bytes;
+    uint64_t          *clocks;  /* [workers] */
+    uint64_t           closed;  /* staleness 0: clocks that are */
+    uint64_t          *folded;  /* [workers] the clock, plus one, of which something is in the sum */
+    double             rate;    /* staleness 0: of the clock in hand */
+    int32_t            turn;    /* staleness 0: the first worker that has not ended the clock in hand */
+    server_push      **pushes;  /* [workers] that wait, oldest first */
+    server_job        *waiting; /* pulls */
+    served_keys       *keys;
+    weft_status        trouble; /* of a rule, at the end of the clock before `trouble_clock` … */
+    uint64_t           trouble_clock;
+    uint64_t          *told;    /* … which workers were told, [workers] */
+    char               trouble_text[WEFTI_SERVER_TEXT_BYTES];
+};
+
+/* --- both --- */
+
+typedef struct server_slot {
+    server_event event;
+    uint8_t      bytes[WEFTI_FRAME_BYTES];
+} server_slot;
+
+struct weft_server {
+    weft_world       *world;
+    const wefti_host *host;
+    wefti_wire       *wire;
+    int32_t           rank, size, servers, workers, first_server, in_flight;
+    bool              works, serves, dedicated, threaded;
+    uint64_t          timeout_ns;
+    const weft_table_function *functions;
+    int32_t           function_count;
+
+    pthread_mutex_t   lock;
+    pthread_t         thread;
+    atomic_bool       stop;
+    atomic_int        callers; /* that wait and so see to the progress */
+    weft_status       failed;  /* of the wire itself */
+    char              failure[WEFTI_SERVER_TEXT_BYTES];
+    uint64_t          looked_ns; /* when links were last looked at */
+    bool             *gone;    /* [size] */
+
+    server_event     *unposted, *unposted_last;
+    bool             *stuck;   /* [size] while the queue is tried */
+    server_buffer    *buffers;
+    size_t            buffer_bytes; /* that lie idle in them */
+
+    /* worker */
+    weft_table       *tables;
+    weft_request     *requests; /* [in_flight] */
+    weft_request     *free_requests;
+    weft_request     *details, *all_details; /* for clocks and the like, that nobody waits for: free ones, and all */
+    request_part     *parts;
+    uint64_t         *numbers;  /* [servers] of the latest request to each */
+    uint32_t          next_slot;
+    int32_t           flying;   /* requests of any kind that have not ended */
+
+    /* server */
+    server_slot      *slots;
+    int32_t           slot_count;
+    server_session   *sessions; /* [workers] */
+    served_table     *served;
+    server_job       *free_jobs, *all_jobs;
+    uint8_t          *trash;    /* for what comes and cannot be kept */
+    uint64_t          served_count, repeated_count, request_count;
+};
+
+static inline int32_t wefti_server_rank(const weft_server *server, int32_t index) { return server->first_server + index; }
+
+/* service.c: the wire is of no more use; everything ends with this. Under the lock. */
+void wefti_server_fail(weft_server *server, weft_status status, const char *text);
+/* service.c: moves everything once; *moved_out: something happened. Under the lock. */
+WEFT_MUST_CHECK weft_status wefti_server_progress(weft_server *server, bool *moved_out);
+/* Waits until `over(context)`, which is asked under the lock; false after `until_ns`. Not under the lock. */
+WEFT_MUST_CHECK weft_status wefti_server_wait(weft_server *server, bool (*over)(const void *context), const void *context, uint64_t until_ns);
+bool wefti_server_is_gone(const weft_server *server, int32_t rank);
+
+/* client.c */
+WEFT_MUST_CHECK weft_status wefti_client_open(weft_server *server);
+void wefti_client_close(weft_server *server);
+/* Begins a request of any kind to `servers` of them, -1: all. Under the lock. */
+WEFT_MUST_CHECK weft_status wefti_client_start(weft_server *server, weft_request *request, int32_t only);
+WEFT_MUST_CHECK weft_status wefti_client_take(weft_server *server, bool detached, weft_request **request_out);
+void wefti_client_free(weft_server *server, weft_request *request);
+void wefti_client_look(weft_server *server, uint64_t now_ns); /* deadlines, and servers that are gone */
+
+/* serve.c */
+WEFT_MUST_CHECK weft_status wefti_serve_open(weft_server *server);
+void wefti_serve_close(weft_server *server);
+void wefti_serve_look(weft_server *server, uint64_t now_ns); /* deadlines, and workers that are gone */
+bool wefti_serve_is_over(const weft_server *server); /* every worker has left or died */
+/* Sends a job's answer: the rows in job->answer, or with another status than WEFT_OK the thread's message. The job is gone then. */
+void wefti_serve_answer(weft_server *server, server_job *job, weft_status status);
+
+/* tables.c */
+/* Does what a request asks for and answers it, now or once its clock has come. */
+void wefti_tables_carry_out(weft_server *server, server_job *job);
+void wefti_tables_worker_gone(weft_server *server); /* clocks do not wait for it */
+void wefti_tables_look(weft_server *server, uint64_t now_ns);
+void wefti_tables_close(weft_server *server);
+
+/* tables_keys.c: the rows of a request; job->keys is NULL for a range of a dense table. */
+WEFT_MUST_CHECK weft_status wefti_tables_find_rows(weft_server *server, served_table *table, server_job *job, bool create);
+void wefti_tables_let_go(served_table *table, served_keys *keys); /* NULL is fine */
+void wefti_tables_forget(served_table *table, int32_t worker, uint64_t id);
+
+/* tables_clock.c: staleness 0 and more. */
+/* Takes a push; the values are the job's body from `offset` on, and may be kept. */
+WEFT_MUST_CHECK weft_status wefti_clock_push(weft_server *server, served_table *table, server_job *job, size_t offset);
+void wefti_clock_tick(weft_server *server, served_table *table, int32_t worker);
+void wefti_clock_advance(weft_server *server, served_table *table); /* after a worker has gone */
+bool wefti_clock_allows(const weft_server *server, const served_table *table, int32_t worker);
+void wefti_clock_explain(const weft_server *server, const served_table *table, int32_t worker, char *text, size_t bytes); /* who is behind */
+
+#endif

@@ -1,0 +1,308 @@
+/* The server as a whole: roles, links, the thread, and leaving.
+ *
+ * The rank's thread moves everything while the program computes; who waits for a request moves it himself, and the thread stands back, so
+ * that an answer does not pass from one thread to the other. Whoever finds nothing to do spins for a moment, lets others run, and then sleeps
+ * on the wire's descriptor. */
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/iface/collective.h"
+#include "parallel/server/inside.h"
+
+/* How often links, deadlines and the world's verdict are looked at. */
+#define LOOK_NS (5 * WEFTI_MILLISECOND_NS)
+enum { SPINS = 64, YIELDS = 192 }; /* in vain, before one sleeps */
+#define REST_NS WEFTI_MILLISECOND_NS
+
+/* --- progress --- */
+
+void wefti_server_fail(weft_server *server, weft_status status, const char *text) {
+    if (server->failed != WEFT_OK) return;
+    server->failed = status;
+    snprintf(server->failure, sizeof server->failure, "%s", text);
+    server->wire->ops->abort(server->wire, status, -1);
+}
+
+bool wefti_server_is_gone(const weft_server *server, int32_t rank) {
+    if (rank == server->rank) return false;
+    wefti_wire_link link = server->wire->ops->link(server->wire, rank);
+    return link == WEFTI_LINK_DOWN || link == WEFTI_LINK_LEFT || server->gone[rank];
+}
+
+/* The world notices ranks that are silent; links only those that break. */
+static void hear_verdict(weft_server *server) {
+    wefti_fault *fault = server->world->group ? server->world->group->fault : NULL;
+    if (!fault || wefti_fault_status(fault) != WEFT_E_PEER) return;
+    int32_t rank = wefti_fault_rank(fault);
+    if (rank >= 0 && rank < server->size && rank != server->rank) server->gone[rank] = true;
+}
+
+static void look(weft_server *server, uint64_t now_ns) {
+    if (now_ns - server->looked_ns < LOOK_NS) return;
+    server->looked_ns = now_ns;
+    hear_verdict(server);
+    if (server->serves) wefti_serve_look(server, now_ns);
+    wefti_client_look(server, now_ns);
+}
+
+weft_status wefti_server_progress(weft_server *server, bool *moved_out) {
+    wefti_wire_op *ops[64];
+    int32_t        count = 0;
+    uint64_t       now_ns = wefti_host_now(server->host);
+    *moved_out = false;
+    do {
+        weft_status status = server->wire->ops->poll(server->wire, now_ns, ops, (int32_t)WEFTI_COUNT(ops), &count);
+        if (status != WEFT_OK) wefti_server_fail(server, status, weft_error_message());
+        for (int32_t i = 0; i < count; i++) {
+            server_event *event = ops[i]->user;
+            event->done(server, event);
+        }
+        if (count) *moved_out = true;
+    } while (count == (int32_t)WEFTI_COUNT(ops));
+    wefti_server_post_again(server);
+    look(server, now_ns);
+    return server->failed;
+}
+
+/* --- waiting --- */
+
+/* Sleeps until something may have come; not under the lock. */
+static void rest(weft_server *server, uint64_t limit_ns) {
+    wefti_wire *wire = server->wire;
+    if (!(wire->can.flags & WEFTI_WIRE_WAIT_DESCRIPTOR)) {
+        uint64_t step_ns = server->host->wakes ? limit_ns : 50000;
+        server->host->sleep(server->host->context, step_ns < limit_ns ? step_ns : limit_ns);
+        return;
+    }
+    pthread_mutex_lock(&server->lock);
+    weft_status status = wire->ops->arm(wire);
+    int         descriptor = wire->ops->descriptor(wire);
+    bool        waits = server->unposted != NULL;
+    pthread_mutex_unlock(&server->lock);
+    if (status != WEFT_OK) return;
+    if (waits && limit_ns > 50000) limit_ns = 50000;
+    struct pollfd   wait = {.fd = descriptor, .events = POLLIN};
+    struct timespec limit = {.tv_sec = (time_t)(limit_ns / WEFTI_SECOND_NS), .tv_nsec = (long)(limit_ns % WEFTI_SECOND_NS)};
+    ppoll(&wait, 1, &limit, NULL);
+}
+
+static void pause_core(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+static void stand_by(weft_server *server, int32_t vain, uint64_t limit_ns) {
+    if (vain < SPINS && server->host->cores >= server->size) pause_core();
+    else if (vain < SPINS + YIELDS) server->host->yield(server->host->context);
+    else rest(server, limit_ns);
+}
+
+weft_status wefti_server_wait(weft_server *server, bool (*over)(const void *context), const void *context, uint64_t until_ns) {
+    int32_t vain = 0;
+    atomic_fetch_add(&server->callers, 1);
+    for (;;) {
+        bool moved = false;
+        pthread_mutex_lock(&server->lock);
+        weft_status status = wefti_server_progress(server, &moved);
+        bool        is_over = over(context);
+        pthread_mutex_unlock(&server->lock);
+        uint64_t now_ns = wefti_host_now(server->host);
+        if (is_over || status != WEFT_OK || now_ns >= until_ns) {
+            atomic_fetch_sub(&server->callers, 1);
+            return is_over ? WEFT_OK : status != WEFT_OK ? status : WEFT_E_AGAIN;
+        }
+        vain = moved ? 0 : vain + 1;
+        stand_by(server, vain, until_ns - now_ns < REST_NS ? until_ns - now_ns : REST_NS);
+    }
+}
+
+static void *run_thread(void *context) {
+    weft_server *server = context;
+    int32_t      vain = 0;
+    while (!atomic_load(&server->stop)) {
+        bool moved = false;
+        if (atomic_load(&server->callers) > 0) {
+            server->host->sleep(server->host->context, REST_NS / 5);
+            continue;
+        }
+        pthread_mutex_lock(&server->lock);
+        weft_status status = wefti_server_progress(server, &moved);
+        pthread_mutex_unlock(&server->lock);
+        vain = moved ? SPINS : vain + 8;
+        if (status != WEFT_OK) server->host->sleep(server->host->context, REST_NS);
+        else stand_by(server, vain, REST_NS);
+    }
+    return NULL;
+}
+
+/* --- opening --- */
+
+/* What ranks compare. */
+typedef struct roles {
+    int32_t servers, dedicated;
+} roles;
+
+static weft_status check_options(const weft_server_options *o, int32_t size) {
+    if (o->servers < 0 || o->servers > size)
+        return wefti_fail(WEFT_E_INVALID, "weft_server_create: %d servers among %d ranks", (int)o->servers, (int)size);
+    if (o->dedicated && (o->servers == 0 || o->servers == size))
+        return wefti_fail(WEFT_E_INVALID, "weft_server_create: all of %d ranks would serve and none work: name fewer .servers, or leave them beside "
+                          "workers (without .dedicated)", (int)size);
+    if (o->in_flight < 0 || o->in_flight > 4096 || o->timeout_ns < 0)
+        return wefti_fail(WEFT_E_INVALID, "weft_server_create: in_flight %d (1 to 4096), timeout_ns %lld (not negative)", (int)o->in_flight,
+                          (long long)o->timeout_ns);
+    if (o->function_count < 0 || (o->function_count > 0 && !o->functions))
+        return wefti_fail(WEFT_E_INVALID, "weft_server_create: %d functions at %s", (int)o->function_count, o->functions ? "an address" : "NULL");
+    for (int32_t i = 0; i < o->function_count; i++) {
+        const weft_table_function *f = &o->functions[i];
+        if (!f->name || !*f->name || strlen(f->name) > WEFT_TABLE_NAME_BYTES || !f->apply || f->states < 0 || f->states > WEFTI_RULE_STATES)
+            return wefti_fail(WEFT_E_INVALID, "weft_server_create: function %d ('%.60s') wants a name of 1 to %d bytes, a function, and 0 to %d states",
+                              (int)i, f->name ? f->name : "", WEFT_TABLE_NAME_BYTES, WEFTI_RULE_STATES);
+    }
+    return WEFT_OK;
+}
+
+static weft_status agree(weft_world *world, const weft_server_options *options) {
+    roles  mine = {options->servers, options->dedicated}, *all = NULL;
+    size_t bytes = (size_t)world->size * sizeof *all;
+    if (world->size < 2) return WEFT_OK;
+    WEFTI_TRY(wefti_alloc(bytes, "roles of ranks", &all));
+    weft_status status = world->links->exchange(world, "parameter server", &mine, sizeof mine, all);
+    for (int32_t rank = 1; rank < world->size && status == WEFT_OK; rank++)
+        if (memcmp(&all[rank], &all[0], sizeof *all) != 0)
+            status = wefti_fail(WEFT_E_MISMATCH, "weft_server_create: rank 0 wants %d %sservers, rank %d %d %sservers", (int)all[0].servers,
+                                all[0].dedicated ? "dedicated " : "", (int)rank, (int)all[rank].servers, all[rank].dedicated ? "dedicated " : "");
+    wefti_free(all, bytes);
+    return status;
+}
+
+static weft_status fill(weft_server *server, const weft_server_options *o) {
+    weft_world *world = server->world;
+    server->host = world->links->host;
+    server->rank = world->rank;
+    server->size = world->size;
+    server->servers = o->servers ? o->servers : world->size;
+    server->first_server = world->size - server->servers;
+    server->dedicated = o->dedicated;
+    server->workers = o->dedicated ? server->first_server : world->size;
+    server->works = world->rank < server->workers;
+    server->serves = world->rank >= server->first_server;
+    server->in_flight = server->works ? o->in_flight ? o->in_flight : 64 : 1;
+    server->timeout_ns = (uint64_t)(o->timeout_ns ? o->timeout_ns : world->timeout_ns);
+    server->functions = o->functions;
+    server->function_count = o->function_count;
+    WEFTI_TRY(wefti_alloc((size_t)server->size * sizeof *server->gone, "who is gone", &server->gone));
+    WEFTI_TRY(wefti_alloc((size_t)server->size * sizeof *server->stuck, "whose link is busy", &server->stuck));
+    WEFTI_TRY(world->links->open_wire(world, "parameter server", &server->wire));
+    WEFTI_TRY(wefti_client_open(server));
+    if (server->serves) WEFTI_TRY(wefti_serve_open(server));
+    /* Workers may ask at once: what comes before its receive is kept by the wire. */
+    if (o->no_thread || world->links->host->wakes) return WEFT_OK;
+    int error = pthread_create(&server->thread, NULL, run_thread, server);
+    if (error) return wefti_fail(WEFT_E_NO_MEMORY, "weft_server_create: no thread (%s)", strerror(error));
+    server->threaded = true;
+    return WEFT_OK;
+}
+
+static void free_server(weft_server *server) {
+    if (server->threaded) {
+        atomic_store(&server->stop, true);
+        pthread_join(server->thread, NULL);
+    }
+    if (server->wire) server->wire->ops->close(server->wire, WEFTI_SECOND_NS);
+    wefti_tables_close(server);
+    wefti_serve_close(server);
+    wefti_client_close(server);
+    while (server->buffers) {
+        server_buffer *buffer = server->buffers;
+        server->buffers = buffer->next;
+        wefti_server_free_buffer(buffer);
+    }
+    if (server->gone) wefti_free(server->gone, (size_t)server->size * sizeof *server->gone);
+    if (server->stuck) wefti_free(server->stuck, (size_t)server->size * sizeof *server->stuck);
+    pthread_mutex_destroy(&server->lock);
+    wefti_free(server, sizeof *server);
+}
+
+weft_status weft_server_create(weft_world *world, const weft_server_options *options, weft_server **server_out) {
+    static const weft_server_options defaults;
+    weft_server                     *server = NULL;
+    *server_out = NULL;
+    if (!world) return wefti_fail(WEFT_E_INVALID, "weft_server_create: the world is NULL");
+    if (!options) options = &defaults;
+    WEFTI_TRY(check_options(options, world->size));
+    WEFTI_TRY(agree(world, options));
+    WEFTI_TRY(wefti_alloc(sizeof *server, "the parameter server", &server));
+    server->world = world;
+    pthread_mutex_init(&server->lock, NULL);
+    weft_status status = fill(server, options);
+    if (status != WEFT_OK) {
+        char message[WEFTI_MESSAGE_BYTES];
+        snprintf(message, sizeof message, "%s", weft_error_message());
+        free_server(server);
+        return wefti_fail(status, "%s", message);
+    }
+    *server_out = server;
+    return WEFT_OK;
+}
+
+/* --- leaving --- */
+
+static bool nothing_flies(const void *context) { return ((const weft_server *)context)->flying == 0; }
+static bool all_have_left(const void *context) { return wefti_serve_is_over(context); }
+
+static void say_goodbye(weft_server *server) {
+    weft_request *request = NULL;
+    pthread_mutex_lock(&server->lock);
+    if (wefti_client_take(server, true, &request) == WEFT_OK) {
+        request->kind = WEFTI_SERVER_LEAVE;
+        if (wefti_client_start(server, request, -1) != WEFT_OK) wefti_client_free(server, request);
+    }
+    pthread_mutex_unlock(&server->lock);
+    (void)!wefti_server_wait(server, nothing_flies, server, WEFTI_NEVER_NS); /* each request has a deadline */
+}
+
+void weft_server_release(weft_server *server) {
+    if (!server) return;
+    char message[WEFTI_MESSAGE_BYTES]; /* leaving is not to hide why */
+    snprintf(message, sizeof message, "%s", weft_error_message());
+    if (server->works && server->failed == WEFT_OK) say_goodbye(server);
+    if (server->serves && server->failed == WEFT_OK) (void)!wefti_server_wait(server, all_have_left, server, WEFTI_NEVER_NS);
+    free_server(server);
+    (void)wefti_fail(WEFT_OK, "%s", message);
+}
+
+weft_status weft_server_serve(weft_server *server) {
+    if (!server->serves) return wefti_fail(WEFT_E_STATE, "weft_server_serve: rank %d is no server", (int)server->rank);
+    weft_status status = wefti_server_wait(server, all_have_left, server, WEFTI_NEVER_NS);
+    return status == WEFT_OK ? WEFT_OK : wefti_fail(status, "%s", server->failure);
+}
+
+weft_status weft_server_poll(weft_server *server) {
+    bool moved = false;
+    pthread_mutex_lock(&server->lock);
+    weft_status status = wefti_server_progress(server, &moved);
+    pthread_mutex_unlock(&server->lock);
+    return status == WEFT_OK ? WEFT_OK : wefti_fail(status, "%s", server->failure);
+}
+
+/* --- looking --- */
+
+bool    weft_server_is_worker(const weft_server *server) { return server->works; }
+bool    weft_server_is_serving(const weft_server *server) { return server->serves; }
+int32_t weft_server_workers(const weft_server *server) { return server->workers; }
+
+void weft_server_count(weft_server *server, weft_server_counts *counts_out) {
+    wefti_wire_counts moved;
+    pthread_mutex_lock(&server->lock);
+    server->wire->ops->counts(server->wire, &moved);
+    *counts_out = (weft_server_counts){.sent_bytes = moved.sent_bytes, .received_bytes = moved.received_bytes, .sent_messages = moved.sent_messages,
+                                       .received_messages = moved.received_messages, .requests = server->request_count,
+                                       .served = server->served_count, .repeated = server->repeated_count};
+    for (const served_table *table = server->served; table; table = table->next) counts_out->held_bytes += wefti_store_bytes(table->store);
+    pthread_mutex_unlock(&server->lock);
+}

@@ -1,0 +1,85 @@
+/* Rows of one table on one server: where they lie, what they begin with, and the rule that changes them.
+ *
+ * A row has a place, a number that stays the same as long as the store lives, so that key sets are looked up once. Dense stores hold
+ * a range of rows, and a row's place is its number less the first; sparse ones give places as keys come, by an open hash over keys. Values
+ * lie in slabs of many rows, those of each state beside them; nothing is moved when rows come.
+ *
+ * F16 and BF16 tables are held as F32 ("held dtype"): updates are widened, and what is read is rounded to nearest, ties to even.
+ * Reading and giving to the rule allocate nothing. Buffers of values are aligned to their dtype. One thread at a time. */
+#ifndef WEFTI_SERVER_STORE_H
+#define WEFTI_SERVER_STORE_H
+
+#include "core/base/base.h"
+#include "core/iface/rule.h"
+#include "weft/server.h"
+
+typedef struct wefti_store wefti_store;
+
+#define WEFTI_PLACE_NONE UINT64_MAX
+
+typedef struct wefti_store_options {
+    bool       sparse;
+    uint64_t   first;  /* dense: the first row here … */
+    uint64_t   rows;   /* … and how many. Sparse: not looked at */
+    int64_t    width;
+    weft_dtype dtype;
+    weft_table_rule            rule;     /* checked already (wefti_store_check) */
+    const weft_table_function *function; /* of USER; lives as long as the store */
+    weft_table_start           start;
+    double                     low, high;
+    uint64_t                   seed;
+    size_t                     most_bytes; /* 0: none */
+    const char                *name;       /* of the table, for messages; lives as long as the store */
+} wefti_store_options;
+
+/* What is wrong with a table's dtype, rule and start, named; any rank can tell. WEFT_E_INVALID or WEFT_E_DTYPE. A USER rule must be named;
+ * whether the name is known is not looked at. */
+WEFT_MUST_CHECK weft_status wefti_store_check(const weft_table_options *options);
+
+/* WEFT_E_NO_MEMORY with the bytes that the rows and states of a dense store need, or that most_bytes allows. Beside those it takes some KiB
+ * and a few rows to work in, which wefti_store_bytes does not count. */
+WEFT_MUST_CHECK weft_status wefti_store_create(const wefti_store_options *options, wefti_store **store_out);
+void wefti_store_release(wefti_store *store); /* NULL is fine */
+
+/* Places of rows by key; with `create`, rows that are not there come into being, else they are WEFTI_PLACE_NONE. All or nothing:
+ * WEFT_E_NO_MEMORY (with what is held, what is needed and the bound) leaves the store as it was. Keys are of this store's range, and no key is
+ * there twice in a call. New rows get places in the order of their keys in the call, so what came together lies together. */
+WEFT_MUST_CHECK weft_status wefti_store_find(wefti_store *store, const uint64_t *keys, int64_t count, bool create, uint64_t *places_out);
+
+/* values_out [count, width] of the table's dtype: rows by place; of those that are not there (keys[i]) what they would begin with.
+ * `places` NULL (dense): the `count` rows from place `begin` on; keys is not looked at then. */
+void wefti_store_read(const wefti_store *store, const uint64_t *keys, const uint64_t *places, uint64_t begin, int64_t count, void *values_out);
+
+/* Gives updates [count, width] of the table's dtype to the rule, row by row; `scale` multiplies them first, in the held dtype (1: as they
+ * are; integers are divided by 1/scale, rounded to an integer, toward zero). AVERAGE takes it for the mean. Places exist; NULL (dense): from
+ * `begin` on. Only USER fails: rows before the one that failed stay changed, and the message names its key. */
+WEFT_MUST_CHECK weft_status wefti_store_apply(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *updates,
+                                              double scale);
+
+/* Multiplies the rate of a SOLVER rule in what is given to the rule from now on. */
+void wefti_store_set_rate(wefti_store *store, double multiple);
+/* Replaces rows by values [count, width] of the table's dtype; states and numbers of updates stay. Places as in apply. */
+void wefti_store_write(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *values);
+
+/* --- sums of a clock (staleness 0) ---
+ *
+ * A sum is held as wide as the store holds values (I32 in I64, so that a mean does not wrap before it is divided), in pages of some rows each
+ * where a row was pushed, and how many pushed each. Its memory is counted by wefti_sum_bytes, not by the store, and has no bound but memory. */
+typedef struct wefti_sum wefti_sum;
+WEFT_MUST_CHECK weft_status wefti_sum_create(wefti_store *store, wefti_sum **sum_out); /* the store outlives it */
+void wefti_sum_release(wefti_sum *sum);
+/* Adds updates as apply takes them. Floats are added in F32 (F64 tables in F64), in the order of the calls; the first is taken as it is.
+ * Integers wrap. WEFT_E_NO_MEMORY: nothing was. */
+WEFT_MUST_CHECK weft_status wefti_sum_add(wefti_sum *sum, const uint64_t *places, uint64_t begin, int64_t count, const void *updates);
+/* Gives it to the rule, rows in ascending order of place, times `scale` (AVERAGE divides each row by who pushed it instead), and empties it
+ * for the next clock, keeping its memory. A failing USER rule skips its row, and the first failure is returned once all rows are through. */
+WEFT_MUST_CHECK weft_status wefti_sum_apply(wefti_sum *sum, double scale);
+int64_t wefti_sum_rows(const wefti_sum *sum);  /* that were pushed in this clock */
+size_t  wefti_sum_bytes(const wefti_sum *sum); /* that it holds */
+
+/* --- looking --- */
+int64_t  wefti_store_rows(const wefti_store *store);
+size_t   wefti_store_bytes(const wefti_store *store); /* that it holds: values, states, hash */
+uint64_t wefti_store_key(const wefti_store *store, uint64_t place);
+
+#endif

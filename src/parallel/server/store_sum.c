@@ -1,0 +1,169 @@
+/* The sum of a clock's pushes. Places are cut into pages of some rows (about 4 KiB of values); a page is there while one of its rows was pushed
+ * in this clock, found by a list over all pages, so that rows come in ascending order of place without sorting. Pages lie in blocks, are dealt
+ * out in the order in which they are needed, and are all free again when the sum was applied: the memory is that of the clock that touched most.
+ *
+ * A page: [rows, width] of the sum's dtype, then [rows] of u32, how many pushed each. The first push of a row is copied, others are added, so
+ * nothing but the counts needs to be zeroed. */
+#include <string.h>
+
+#include "parallel/server/store_internal.h"
+
+enum { PAGE_BYTES = 4096, BLOCK_LEAST_BYTES = 4096, BLOCK_MOST_BYTES = 1 << 20, PAGE_ROWS_MOST = 1024, LIST_LEAST = 64 };
+
+struct wefti_sum {
+    wefti_store *store;
+    weft_dtype   dtype; /* of what is added up */
+    size_t       row_bytes, counts_at, page_bytes;
+    uint32_t     page_shift; /* rows of a page, as a power of two */
+    int64_t      rows;       /* pushed in this clock */
+
+    uint32_t    *pages; /* [page_room]: number of the page's memory + 1; 0: none */
+    uint64_t     page_room;
+    wefti_blocks blocks;
+    uint8_t    **memory; /* [block_room] */
+    uint64_t     block_count, block_room, in_use, in_all; /* blocks; pages that are dealt out, and that there are */
+    size_t       bytes;
+};
+
+weft_status wefti_sum_create(wefti_store *store, wefti_sum **sum_out) {
+    *sum_out = NULL;
+    wefti_sum *sum;
+    WEFTI_TRY(wefti_alloc(sizeof *sum, "the sum of a clock", &sum));
+    sum->store = store;
+    sum->dtype = store->held == WEFT_I32 ? WEFT_I64 : store->held;
+    sum->row_bytes = (size_t)store->options.width * weft_dtype_bytes(sum->dtype); /* a store keeps its rows below half of all addresses */
+    while (sum->row_bytes <= (size_t)PAGE_BYTES >> (sum->page_shift + 1) && 1 << sum->page_shift < PAGE_ROWS_MOST) sum->page_shift++;
+    sum->counts_at = sum->row_bytes << sum->page_shift;
+    sum->page_bytes = wefti_align_up(sum->counts_at + (sizeof(uint32_t) << sum->page_shift), WEFTI_CACHE_LINE);
+    sum->blocks = wefti_blocks_of(sum->page_bytes, BLOCK_LEAST_BYTES, BLOCK_MOST_BYTES);
+    *sum_out = sum;
+    return WEFT_OK;
+}
+
+void wefti_sum_release(wefti_sum *sum) {
+    if (!sum) return;
+    for (uint64_t i = 0; i < sum->block_count; i++) wefti_free(sum->memory[i], sum->page_bytes * wefti_blocks_size(sum->blocks, i));
+    wefti_free(sum->memory, sum->block_room * sizeof *sum->memory);
+    wefti_free(sum->pages, sum->page_room * sizeof *sum->pages);
+    wefti_free(sum, sizeof *sum);
+}
+
+int64_t wefti_sum_rows(const wefti_sum *sum) { return sum->rows; }
+size_t  wefti_sum_bytes(const wefti_sum *sum) { return sum->bytes; }
+
+/* --- pages --- */
+
+static uint8_t *page_memory(const wefti_sum *sum, uint32_t number) {
+    wefti_spot spot = wefti_blocks_find(sum->blocks, number - 1);
+    return sum->memory[spot.block] + spot.at * sum->page_bytes;
+}
+
+static weft_status add_block(wefti_sum *sum) {
+    uint64_t size = wefti_blocks_size(sum->blocks, sum->block_count);
+    size_t   bytes;
+    if (sum->in_all + size >= UINT32_MAX || !wefti_mul_size(size, sum->page_bytes, &bytes))
+        return wefti_fail(WEFT_E_NO_MEMORY, "%llu pages of a clock's sum are too many", (unsigned long long)(sum->in_all + size));
+    if (sum->block_count == sum->block_room) {
+        uint64_t room = sum->block_room ? 2 * sum->block_room : LIST_LEAST;
+        WEFTI_TRY(wefti_grow(&sum->memory, sum->block_room * sizeof *sum->memory, room * sizeof *sum->memory, "the list of a sum's blocks"));
+        sum->bytes += (room - sum->block_room) * sizeof *sum->memory;
+        sum->block_room = room;
+    }
+    WEFTI_TRY(wefti_alloc_raw(bytes, WEFTI_CACHE_LINE, "a clock's sum", &sum->memory[sum->block_count]));
+    sum->block_count++;
+    sum->in_all += size;
+    sum->bytes += bytes;
+    return WEFT_OK;
+}
+
+static weft_status need_page(wefti_sum *sum, uint64_t page) {
+    if (sum->pages[page]) return WEFT_OK;
+    if (sum->in_use == sum->in_all) WEFTI_TRY(add_block(sum));
+    sum->pages[page] = (uint32_t)++sum->in_use;
+    memset(page_memory(sum, sum->pages[page]) + sum->counts_at, 0, sizeof(uint32_t) << sum->page_shift);
+    return WEFT_OK;
+}
+
+/* The pages of all places. Those that came before one failed have counts of zero, and so are no part of the sum. */
+static weft_status need_pages(wefti_sum *sum, const uint64_t *places, uint64_t begin, int64_t count) {
+    uint64_t needed = ((sum->store->rows - 1) >> sum->page_shift) + 1;
+    if (needed > sum->page_room) {
+        uint64_t room = wefti_max_i64(LIST_LEAST, (int64_t)sum->page_room);
+        while (room < needed) room *= 2;
+        if (!sum->store->options.sparse) room = needed;
+        WEFTI_TRY(wefti_grow(&sum->pages, sum->page_room * sizeof *sum->pages, room * sizeof *sum->pages, "the list of a sum's pages"));
+        sum->bytes += (room - sum->page_room) * sizeof *sum->pages;
+        sum->page_room = room;
+    }
+    if (!places) {
+        for (uint64_t page = begin >> sum->page_shift; page <= (begin + (uint64_t)count - 1) >> sum->page_shift; page++)
+            WEFTI_TRY(need_page(sum, page));
+        return WEFT_OK;
+    }
+    for (int64_t i = 0; i < count; i++) WEFTI_TRY(need_page(sum, places[i] >> sum->page_shift));
+    return WEFT_OK;
+}
+
+/* --- adding --- */
+
+/* Rows from i on that lie one after the other in one page and are all new, or all not. */
+static int64_t run_length(const uint32_t *counts, uint64_t at, uint64_t page_rows, const uint64_t *places, int64_t most) {
+    int64_t rows = 1;
+    if (most > (int64_t)(page_rows - at)) most = (int64_t)(page_rows - at);
+    while (rows < most && (!places || places[rows] == places[0] + (uint64_t)rows) && !counts[at + (uint64_t)rows] == !counts[at]) rows++;
+    return rows;
+}
+
+weft_status wefti_sum_add(wefti_sum *sum, const uint64_t *places, uint64_t begin, int64_t count, const void *updates) {
+    if (count <= 0) return WEFT_OK;
+    const wefti_store *store = sum->store;
+    const weft_dtype   given = store->options.dtype;
+    const uint64_t     page_rows = UINT64_C(1) << sum->page_shift;
+    weft_status        status = need_pages(sum, places, begin, count);
+    if (status != WEFT_OK)
+        return wefti_while(status, "table '%s', adding %lld rows to a clock's sum, which holds %zu bytes", store->options.name, (long long)count,
+                           sum->bytes);
+    for (int64_t i = 0; i < count;) {
+        uint64_t  place = places ? places[i] : begin + (uint64_t)i, at = place & (page_rows - 1);
+        uint8_t  *memory = page_memory(sum, sum->pages[place >> sum->page_shift]);
+        uint32_t *counts = (uint32_t *)(void *)(memory + sum->counts_at);
+        int64_t   rows = run_length(counts, at, page_rows, places ? places + i : NULL, count - i);
+        const uint8_t *from = (const uint8_t *)updates + (size_t)i * store->in_row_bytes;
+        (counts[at] ? store->loops->more : store->loops->begin)[given](memory + at * sum->row_bytes, from, rows * store->options.width);
+        for (int64_t row = 0; row < rows; row++) sum->rows += counts[at + (uint64_t)row]++ == 0;
+        i += rows;
+    }
+    return WEFT_OK;
+}
+
+/* --- giving it to the rule --- */
+
+static weft_status give_page(wefti_sum *sum, uint64_t page, wefti_scaling scaling, weft_status *failures) {
+    const bool      average = sum->store->options.rule.kind == WEFT_TABLE_AVERAGE;
+    const uint8_t  *memory = page_memory(sum, sum->pages[page]);
+    const uint32_t *counts = (const uint32_t *)(const void *)(memory + sum->counts_at);
+    const uint64_t  page_rows = UINT64_C(1) << sum->page_shift;
+    for (uint64_t at = 0, end; at < page_rows; at = end) {
+        end = at + 1;
+        if (!counts[at]) continue;
+        while (end < page_rows && counts[end] && (!average || counts[end] == counts[at])) end++;
+        if (average) scaling = (wefti_scaling){1, counts[at]};
+        WEFTI_TRY(wefti_store_give(sum->store, NULL, (page << sum->page_shift) + at, (int64_t)(end - at), memory + at * sum->row_bytes, sum->dtype,
+                                   scaling, failures));
+    }
+    return WEFT_OK;
+}
+
+weft_status wefti_sum_apply(wefti_sum *sum, double scale) {
+    weft_status         failures = WEFT_OK, status = WEFT_OK;
+    const wefti_scaling scaling = wefti_scaling_of(sum->store, scale);
+    for (uint64_t page = 0, left = sum->in_use; left && page < sum->page_room; page++) {
+        if (!sum->pages[page]) continue;
+        left--;
+        if (status == WEFT_OK) status = give_page(sum, page, scaling, &failures);
+        sum->pages[page] = 0;
+    }
+    sum->in_use = 0;
+    sum->rows = 0;
+    return status != WEFT_OK ? status : failures;
+}

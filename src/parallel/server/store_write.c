@@ -1,0 +1,15 @@
+/* What changes a store from outside of its rule. */
+#include "parallel/server/store_internal.h"
+
+void wefti_store_set_rate(wefti_store *store, double multiple) {
+    const weft_table_rule *rule = &store->options.rule;
+    if (rule->kind == WEFT_TABLE_SOLVER) store->hyper[WEFTI_HYPER_RATE] = multiple * rule->solver.rate;
+}
+
+void wefti_store_write(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *values) {
+    const weft_dtype dtype = store->options.dtype;
+    for (int64_t i = 0; i < count; i++) {
+        wefti_spot spot = wefti_blocks_find(store->blocks, places ? places[i] : begin + (uint64_t)i);
+        store->loops->take[dtype](wefti_store_row(store, spot), (const uint8_t *)values + (size_t)i * store->in_row_bytes, store->options.width, 1, 1);
+    }
+}

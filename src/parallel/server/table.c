@@ -1,0 +1,275 @@
+/* Tables as workers see them: taking part, clocks, and requests with their buffers. */
+#include <math.h>
+#include <string.h>
+
+#include "parallel/server/keys.h"
+
+/* --- taking part --- */
+
+static bool has_ended(const void *context) { return ((const weft_request *)context)->state == REQUEST_ENDED; }
+static bool can_take(const void *context) { return ((const weft_server *)context)->free_requests != NULL; }
+
+static weft_status check_worker(const weft_server *server, const char *what) {
+    if (!server) return wefti_fail(WEFT_E_INVALID, "%s: the server is NULL", what);
+    if (server->works) return WEFT_OK;
+    return wefti_fail(WEFT_E_STATE, "%s: rank %d only serves; workers are ranks 0 to %d", what, (int)server->rank, (int)server->workers - 1);
+}
+
+/* Runs a request about a table as a whole to its end; what it brings is in `spec`. */
+static weft_status run_whole(weft_server *server, weft_table *table, wefti_frame_kind kind, int32_t only, wefti_server_spec *spec) {
+    weft_request *request = NULL;
+    WEFTI_TRY(wefti_server_wait(server, can_take, server, WEFTI_NEVER_NS));
+    pthread_mutex_lock(&server->lock);
+    weft_status status = wefti_client_take(server, false, &request);
+    if (status == WEFT_OK) {
+        request->kind = kind;
+        request->table = table;
+        request->spec = *spec;
+        status = wefti_client_start(server, request, only);
+        if (status != WEFT_OK) wefti_client_free(server, request);
+    }
+    pthread_mutex_unlock(&server->lock);
+    if (status != WEFT_OK) return status;
+    (void)!wefti_server_wait(server, has_ended, request, WEFTI_NEVER_NS); /* it has a deadline */
+    *spec = request->spec;
+    return weft_request_wait(request, 0);
+}
+
+static weft_status take_part(weft_server *server, const wefti_server_spec *spec, weft_table **table_out) {
+    weft_table *table = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *table, "a table", &table));
+    table->server = server;
+    table->spec = *spec;
+    table->id = wefti_hash(WEFTI_HASH_BEGIN, spec->name, strlen(spec->name));
+    weft_status status = wefti_server_spec_read(&table->spec, &table->options);
+    if (status == WEFT_OK) status = wefti_server_options_check(&table->options);
+    wefti_server_spec sent = table->spec;
+    if (status == WEFT_OK) {
+        table->row_bytes = (size_t)table->options.width * weft_dtype_bytes(table->options.dtype);
+        status = run_whole(server, table, WEFTI_SERVER_CREATE, -1, &sent);
+    }
+    if (status != WEFT_OK) {
+        wefti_free(table, sizeof *table);
+        return status;
+    }
+    pthread_mutex_lock(&server->lock);
+    table->next = server->tables;
+    server->tables = table;
+    pthread_mutex_unlock(&server->lock);
+    *table_out = table;
+    return WEFT_OK;
+}
+
+weft_status weft_table_create(weft_server *server, const weft_table_options *options, weft_table **table_out) {
+    wefti_server_spec  spec;
+    weft_table_options checked;
+    *table_out = NULL;
+    WEFTI_TRY(check_worker(server, "weft_table_create"));
+    if (!options) return wefti_fail(WEFT_E_INVALID, "weft_table_create: the options are NULL");
+    checked = *options;
+    WEFTI_TRY(wefti_server_options_check(&checked));
+    WEFTI_TRY(wefti_server_spec_write(&checked, &spec));
+    return take_part(server, &spec, table_out);
+}
+
+weft_status weft_table_open(weft_server *server, const char *name, weft_table **table_out) {
+    wefti_server_spec spec = {.rows = 0};
+    weft_table        asked = {.server = server};
+    *table_out = NULL;
+    WEFTI_TRY(check_worker(server, "weft_table_open"));
+    if (!name || !*name || strlen(name) > WEFT_TABLE_NAME_BYTES)
+        return wefti_fail(WEFT_E_INVALID, "weft_table_open: a table's name has 1 to %d bytes", WEFT_TABLE_NAME_BYTES);
+    memcpy(spec.name, name, strlen(name));
+    asked.options.name = spec.name;
+    asked.id = wefti_hash(WEFTI_HASH_BEGIN, name, strlen(name));
+    WEFTI_TRY(run_whole(server, &asked, WEFTI_SERVER_OPEN, 0, &spec));
+    return take_part(server, &spec, table_out);
+}
+
+void weft_table_release(weft_table *table) {
+    if (!table) return;
+    weft_server *server = table->server;
+    while (table->keys) weft_keys_release(table->keys);
+    pthread_mutex_lock(&server->lock);
+    for (weft_request *request = server->all_details; request; request = request->all)
+        if (request->table == table) request->table = NULL; /* it is on its way already */
+    for (weft_table **at = &server->tables; *at; at = &(*at)->next)
+        if (*at == table) {
+            *at = table->next;
+            break;
+        }
+    pthread_mutex_unlock(&server->lock);
+    wefti_free(table, sizeof *table);
+}
+
+const weft_table_options *weft_table_describe(const weft_table *table) { return &table->options; }
+
+/* --- clocks --- */
+
+/* Of a request that nobody waited for: told once. */
+static weft_status take_trouble(weft_table *table) {
+    weft_status status = table->trouble;
+    table->trouble = WEFT_OK;
+    return status == WEFT_OK ? WEFT_OK : wefti_fail(status, "%s", table->trouble_text);
+}
+
+weft_status weft_table_clock(weft_table *table) {
+    weft_server  *server = table->server;
+    weft_request *request = NULL;
+    pthread_mutex_lock(&server->lock);
+    weft_status status = take_trouble(table);
+    if (status == WEFT_OK) status = wefti_client_take(server, true, &request);
+    if (status == WEFT_OK) {
+        request->kind = WEFTI_SERVER_CLOCK;
+        request->table = table;
+        status = wefti_client_start(server, request, -1);
+        if (status != WEFT_OK) wefti_client_free(server, request);
+        else table->clock++;
+    }
+    pthread_mutex_unlock(&server->lock);
+    return status;
+}
+
+int64_t weft_table_time(weft_table *table) {
+    pthread_mutex_lock(&table->server->lock);
+    int64_t time = (int64_t)table->clock;
+    pthread_mutex_unlock(&table->server->lock);
+    return time;
+}
+
+/* --- requests --- */
+
+static weft_status check_call(const weft_table *table, const weft_table_call *call) {
+    if ((unsigned)call->kind > WEFT_PUSH_PULL) return wefti_fail(WEFT_E_INVALID, "a request of kind %d", (int)call->kind);
+    if (call->keys && call->keys->table != table)
+        return wefti_fail(WEFT_E_INVALID, "table '%s': the key set was made for table '%s'", table->options.name, call->keys->table->options.name);
+    if (!call->keys && !call->rows && table->options.sparse)
+        return wefti_fail(WEFT_E_INVALID, "table '%s' is sparse: a request names its keys", table->options.name);
+    if (call->row_count < 0 || call->timeout_ns < 0)
+        return wefti_fail(WEFT_E_INVALID, "table '%s': row_count %lld, timeout_ns %lld: neither may be negative", table->options.name,
+                          (long long)call->row_count, (long long)call->timeout_ns);
+    if (!(call->rate >= 0 && call->rate < HUGE_VAL))
+        return wefti_fail(WEFT_E_INVALID, "table '%s': the request's rate is %g; it is a multiple of the solver's", table->options.name, call->rate);
+    if (call->kind == WEFT_SET && table->options.rule.kind == WEFT_TABLE_FTRL)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "table '%s': rows of FTRL follow from their states, and cannot be set", table->options.name);
+    bool none = call->keys ? call->keys->count == 0 : call->rows && call->row_count == 0;
+    bool sends = call->kind != WEFT_PULL, receives = call->kind == WEFT_PULL || call->kind == WEFT_PUSH_PULL;
+    if (!none && ((sends && !call->send) || (receives && !call->receive)))
+        return wefti_fail(WEFT_E_INVALID, "table '%s': the request's %s is NULL", table->options.name, sends && !call->send ? "send" : "receive");
+    return WEFT_OK;
+}
+
+/* Rows in the order of the servers, where that is not the caller's: one copy. */
+static void reorder(const weft_keys *keys, size_t row_bytes, uint8_t *routed, uint8_t *rows, bool gather) {
+    for (int64_t i = 0; i < keys->count; i++) {
+        uint8_t *row = rows + (size_t)keys->places[i] * row_bytes, *there = routed + (size_t)i * row_bytes;
+        memcpy(gather ? there : row, gather ? row : there, row_bytes);
+    }
+}
+
+static const weft_keys *keys_of(const weft_request *request) { return request->own_keys ? request->own_keys : request->call.keys; }
+
+static weft_status prepare(weft_server *server, weft_request *request) {
+    weft_table_call *call = &request->call;
+    weft_status      status = WEFT_OK;
+    if (!call->keys && call->rows) WEFTI_TRY(wefti_keys_make(request->table, call->rows, call->row_count, true, &request->own_keys));
+    const weft_keys *keys = keys_of(request);
+    if (!keys || !keys->places) return WEFT_OK;
+    size_t bytes = (size_t)keys->count * request->table->row_bytes;
+    pthread_mutex_lock(&server->lock);
+    if (call->kind != WEFT_PULL) status = wefti_server_take(server, bytes, &request->staging_out);
+    if (status == WEFT_OK && wefti_is_pull(request->kind)) status = wefti_server_take(server, bytes, &request->staging_in);
+    pthread_mutex_unlock(&server->lock);
+    if (status == WEFT_OK && request->staging_out)
+        reorder(keys, request->table->row_bytes, request->staging_out->data, (uint8_t *)call->send, true);
+    return status;
+}
+
+weft_status weft_table_start_call(weft_table *table, const weft_table_call *call, weft_request **request_out) {
+    static const wefti_frame_kind kinds[] = {[WEFT_PUSH] = WEFTI_SERVER_PUSH, [WEFT_PULL] = WEFTI_SERVER_PULL, [WEFT_SET] = WEFTI_SERVER_SET,
+                                             [WEFT_PUSH_PULL] = WEFTI_SERVER_PUSH_PULL};
+    weft_request                 *request = NULL;
+    *request_out = NULL;
+    if (!table || !call) return wefti_fail(WEFT_E_INVALID, "weft_table_start_call: the %s is NULL", table ? "call" : "table");
+    WEFTI_TRY(check_call(table, call));
+    weft_server *server = table->server;
+    pthread_mutex_lock(&server->lock);
+    weft_status status = take_trouble(table);
+    if (status == WEFT_OK) status = wefti_client_take(server, false, &request);
+    pthread_mutex_unlock(&server->lock);
+    if (status != WEFT_OK) return status;
+    request->kind = kinds[call->kind];
+    request->table = table;
+    request->call = *call;
+    status = prepare(server, request);
+    pthread_mutex_lock(&server->lock);
+    if (status == WEFT_OK) status = wefti_client_start(server, request, -1);
+    if (status != WEFT_OK) wefti_client_free(server, request);
+    pthread_mutex_unlock(&server->lock);
+    if (status == WEFT_OK) *request_out = request;
+    return status;
+}
+
+static weft_status finish(weft_request *request) {
+    weft_server *server = request->server;
+    weft_status  status = request->status;
+    if (status != WEFT_OK) status = wefti_fail(status, "%s", request->message);
+    else if (request->staging_in)
+        reorder(keys_of(request), request->table->row_bytes, request->staging_in->data, request->call.receive, false);
+    pthread_mutex_lock(&server->lock);
+    wefti_client_free(server, request);
+    pthread_mutex_unlock(&server->lock);
+    return status;
+}
+
+weft_status weft_request_test(weft_request *request) {
+    weft_server *server = request->server;
+    bool         moved;
+    pthread_mutex_lock(&server->lock);
+    if (request->state != REQUEST_ENDED) (void)!wefti_server_progress(server, &moved);
+    bool ended = request->state == REQUEST_ENDED;
+    pthread_mutex_unlock(&server->lock);
+    return ended ? finish(request) : WEFT_E_AGAIN;
+}
+
+/* A server whose wire is over ends all its requests, in the next progress at the latest. */
+weft_status weft_request_wait(weft_request *request, int64_t timeout_ns) {
+    weft_server *server = request->server;
+    uint64_t     until_ns = WEFTI_NEVER_NS;
+    if (timeout_ns > 0) until_ns = wefti_deadline_after(wefti_host_now(server->host), (uint64_t)timeout_ns);
+    weft_status status = wefti_server_wait(server, has_ended, request, until_ns);
+    while (status != WEFT_OK && status != WEFT_E_AGAIN) status = wefti_server_wait(server, has_ended, request, until_ns);
+    return status == WEFT_OK ? finish(request) : status;
+}
+
+static weft_status run(weft_table *table, const weft_table_call *call) {
+    weft_request *request = NULL;
+    if (!table) return wefti_fail(WEFT_E_INVALID, "the table is NULL");
+    weft_status status = weft_table_start_call(table, call, &request);
+    while (status == WEFT_E_AGAIN) {
+        WEFTI_TRY(wefti_server_wait(table->server, can_take, table->server, WEFTI_NEVER_NS));
+        status = weft_table_start_call(table, call, &request);
+    }
+    return status == WEFT_OK ? weft_request_wait(request, 0) : status;
+}
+
+weft_status weft_table_push(weft_table *table, const weft_keys *keys, const void *send) {
+    weft_table_call call = {.kind = WEFT_PUSH, .keys = keys, .send = send};
+    return run(table, &call);
+}
+
+weft_status weft_table_pull(weft_table *table, const weft_keys *keys, void *receive) {
+    weft_table_call call = {.kind = WEFT_PULL, .keys = keys, .receive = receive};
+    return run(table, &call);
+}
+
+weft_status weft_table_push_pull(weft_table *table, const weft_keys *keys, const void *send, void *receive) {
+    weft_table_call call = {.kind = WEFT_PUSH_PULL, .keys = keys, .send = send, .receive = receive};
+    return run(table, &call);
+}
+
+weft_status weft_table_call_rows(weft_table *table, weft_request_kind kind, const uint64_t *rows, int64_t row_count, const void *send,
+                                 void *receive) {
+    weft_table_call call = {.kind = kind, .rows = rows, .row_count = row_count, .send = send, .receive = receive};
+    return run(table, &call);
+}

@@ -1,0 +1,262 @@
+/* Tables on a server: made on request, changed and read in each worker's order. A pull whose clock has not come waits at its table. */
+#include <string.h>
+
+#include "parallel/server/inside.h"
+
+/* --- finding and making --- */
+
+static served_table *find_by_id(const weft_server *server, uint64_t id) {
+    served_table *table = server->served;
+    while (table && table->id != id) table = table->next;
+    return table;
+}
+
+static void free_table(weft_server *server, served_table *table) {
+    size_t workers = (size_t)server->workers;
+    while (table->waiting) table->waiting = table->waiting->next; /* serve.c frees them */
+    for (size_t worker = 0; table->pushes && worker < workers; worker++)
+        while (table->pushes[worker]) {
+            server_push *push = table->pushes[worker];
+            table->pushes[worker] = push->next;
+            if (push->body) wefti_server_free_buffer(push->body);
+            wefti_free(push, sizeof *push);
+        }
+    while (table->keys) {
+        served_keys *keys = table->keys;
+        keys->users = 1;
+        keys->forgotten = true;
+        wefti_tables_let_go(table, keys);
+    }
+    wefti_sum_release(table->sum);
+    wefti_store_release(table->store);
+    if (table->clocks) wefti_free(table->clocks, workers * sizeof *table->clocks);
+    if (table->folded) wefti_free(table->folded, workers * sizeof *table->folded);
+    if (table->told) wefti_free(table->told, workers * sizeof *table->told);
+    if (table->pushes) wefti_free(table->pushes, workers * sizeof *table->pushes);
+    wefti_free(table, sizeof *table);
+}
+
+static weft_status find_function(const weft_server *server, const char *name, const weft_table_function **function_out) {
+    char   list[256] = "none";
+    size_t used = 0;
+    for (int32_t i = 0; i < server->function_count; i++) {
+        if (strcmp(server->functions[i].name, name) == 0) {
+            *function_out = &server->functions[i];
+            return WEFT_OK;
+        }
+        if (used < sizeof list) used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", server->functions[i].name);
+    }
+    return wefti_fail(WEFT_E_NOT_FOUND, "rank %d, which serves, has no function '%s'; it has: %s", (int)server->rank, name, list);
+}
+
+static weft_status fill_table(weft_server *server, served_table *table) {
+    weft_table_options *o = &table->options;
+    size_t              workers = (size_t)server->workers;
+    int32_t             index = server->rank - server->first_server;
+    if (o->split == WEFT_SPLIT_RANGE) {
+        table->begin = wefti_route_begin((uint64_t)o->rows, server->servers, index);
+        table->rows = wefti_route_begin((uint64_t)o->rows, server->servers, index + 1) - table->begin;
+    }
+    wefti_store_options how = {.sparse = o->sparse, .first = table->begin, .rows = table->rows, .width = o->width, .dtype = o->dtype, .rule = o->rule,
+                               .start = o->start, .low = o->low, .high = o->high, .seed = o->seed, .most_bytes = o->most_bytes,
+                               .name = table->spec.name};
+    table->row_bytes = (size_t)o->width * weft_dtype_bytes(o->dtype);
+    if (o->rule.kind == WEFT_TABLE_USER) WEFTI_TRY(find_function(server, o->rule.function, &how.function));
+    WEFTI_TRY(wefti_alloc(workers * sizeof *table->clocks, "a table's clocks", &table->clocks));
+    WEFTI_TRY(wefti_alloc(workers * sizeof *table->folded, "a table's clocks", &table->folded));
+    WEFTI_TRY(wefti_alloc(workers * sizeof *table->told, "a table's clocks", &table->told));
+    WEFTI_TRY(wefti_alloc(workers * sizeof *table->pushes, "a table's clocks", &table->pushes));
+    WEFTI_TRY(wefti_store_create(&how, &table->store));
+    return o->staleness == 0 ? wefti_sum_create(table->store, &table->sum) : WEFT_OK;
+}
+
+static weft_status create_table(weft_server *server, const server_job *job) {
+    if (!job->body || job->frame.body_bytes != sizeof(wefti_server_spec)) return wefti_fail(WEFT_E_CORRUPT, "a table's specification is cut off");
+    const wefti_server_spec *spec = (const wefti_server_spec *)job->body->data;
+    served_table            *table = find_by_id(server, job->frame.table);
+    if (table) {
+        const char *differ = wefti_server_spec_differ(&table->spec, spec);
+        if (!differ) return WEFT_OK;
+        return wefti_fail(WEFT_E_MISMATCH, "there is a table '%s' already, and it differs in %s from that of rank %d", table->spec.name, differ,
+                          (int)job->worker);
+    }
+    WEFTI_TRY(wefti_alloc(sizeof *table, "a table", &table));
+    table->spec = *spec;
+    table->id = job->frame.table;
+    weft_status status = wefti_server_spec_read(&table->spec, &table->options);
+    if (status == WEFT_OK) status = wefti_server_options_check(&table->options);
+    if (status == WEFT_OK) status = fill_table(server, table);
+    if (status != WEFT_OK) {
+        free_table(server, table);
+        return status;
+    }
+    table->next = server->served;
+    server->served = table;
+    return WEFT_OK;
+}
+
+static weft_status open_table(weft_server *server, server_job *job) {
+    if (!job->body || job->frame.body_bytes != sizeof(wefti_server_spec)) return wefti_fail(WEFT_E_CORRUPT, "a table's specification is cut off");
+    const wefti_server_spec *asked = (const wefti_server_spec *)job->body->data;
+    const served_table      *table = find_by_id(server, job->frame.table);
+    if (!table) return wefti_fail(WEFT_E_NOT_FOUND, "there is no table '%.*s'", WEFT_TABLE_NAME_BYTES, asked->name);
+    WEFTI_TRY(wefti_server_take(server, sizeof table->spec, &job->answer));
+    memcpy(job->answer->data, &table->spec, sizeof table->spec);
+    job->answer_bytes = sizeof table->spec;
+    return WEFT_OK;
+}
+
+/* --- rows --- */
+
+static weft_status read_rows(weft_server *server, served_table *table, server_job *job) {
+    served_keys *keys = job->keys;
+    int64_t      count = (int64_t)job->frame.count;
+    uint64_t     clock = table->trouble_clock;
+    if (table->trouble != WEFT_OK && table->told[job->worker] < clock) {
+        table->told[job->worker] = clock;
+        return wefti_fail(table->trouble, "%s", table->trouble_text);
+    }
+    if (keys && keys->missing) WEFTI_TRY(wefti_store_find(table->store, keys->keys, count, false, keys->places));
+    job->answer_bytes = (size_t)count * table->row_bytes;
+    if (count == 0) return WEFT_OK;
+    weft_status status = wefti_server_take(server, job->answer_bytes, &job->answer);
+    if (status != WEFT_OK) {
+        job->answer_bytes = 0;
+        return status;
+    }
+    wefti_store_read(table->store, keys ? keys->keys : NULL, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, count,
+                     job->answer->data);
+    return WEFT_OK;
+}
+
+static void finish(weft_server *server, served_table *table, server_job *job, weft_status status) {
+    wefti_tables_let_go(table, job->keys);
+    job->keys = NULL;
+    wefti_serve_answer(server, job, status);
+}
+
+static void wake(weft_server *server, served_table *table) {
+    server_job **at = &table->waiting;
+    while (*at) {
+        server_job *job = *at;
+        bool        gone = server->sessions[job->worker].dead;
+        if (!gone && !wefti_clock_allows(server, table, job->worker)) {
+            at = &job->next;
+            continue;
+        }
+        *at = job->next;
+        job->next = NULL;
+        finish(server, table, job, gone ? WEFT_E_ABORTED : read_rows(server, table, job));
+    }
+}
+
+static weft_status check_request(const served_table *table, const server_job *job, bool pushes) {
+    const wefti_server_frame *frame = &job->frame;
+    size_t                    values = 0;
+    if (frame->dtype != (uint8_t)table->options.dtype)
+        return wefti_fail(WEFT_E_DTYPE, "table '%s' is of %s; the request of rank %d of %s", table->spec.name, weft_dtype_name(table->options.dtype),
+                          (int)job->worker, weft_dtype_name((weft_dtype)frame->dtype));
+    if (frame->width != (uint64_t)table->options.width)
+        return wefti_fail(WEFT_E_SHAPE, "table '%s' has rows of %lld elements; the request of rank %d of %llu", table->spec.name,
+                          (long long)table->options.width, (int)job->worker, (unsigned long long)frame->width);
+    if (!wefti_mul_size((size_t)frame->count, table->row_bytes, &values) || frame->body_bytes != job->list_bytes + (pushes ? values : 0))
+        return wefti_fail(WEFT_E_SHAPE, "table '%s': a request of rank %d for %llu rows comes with %llu bytes", table->spec.name, (int)job->worker,
+                          (unsigned long long)frame->count, (unsigned long long)frame->body_bytes);
+    return WEFT_OK;
+}
+
+static weft_status set_rows(served_table *table, const server_job *job) {
+    const served_keys *keys = job->keys;
+    if (table->options.rule.kind == WEFT_TABLE_FTRL) return wefti_fail(WEFT_E_UNSUPPORTED, "table '%s': rows of FTRL cannot be set", table->spec.name);
+    if (job->frame.count)
+        wefti_store_write(table->store, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, (int64_t)job->frame.count,
+                          job->body->data + job->list_bytes);
+    return WEFT_OK;
+}
+
+static void carry_out_rows(weft_server *server, served_table *table, server_job *job, bool repeated) {
+    bool        sets = job->frame.kind == WEFTI_SERVER_SET;
+    bool        pushes = job->frame.kind != WEFTI_SERVER_PULL, pulls = wefti_is_pull((wefti_frame_kind)job->frame.kind);
+    weft_status status = check_request(table, job, pushes);
+    pushes = pushes && !repeated;
+    if (status == WEFT_OK) status = wefti_tables_find_rows(server, table, job, pushes);
+    if (status == WEFT_OK && pushes) status = sets ? set_rows(table, job) : wefti_clock_push(server, table, job, job->list_bytes);
+    if (job->frame.kind == WEFTI_SERVER_PUSH_PULL && table->sum && !repeated) {
+        wefti_clock_tick(server, table, job->worker); /* also where the push was refused: the others wait for the clock */
+        wake(server, table);
+    }
+    if (status == WEFT_OK && pulls && !wefti_clock_allows(server, table, job->worker)) {
+        job->next = table->waiting;
+        table->waiting = job;
+        return;
+    }
+    if (status == WEFT_OK && pulls) status = read_rows(server, table, job);
+    finish(server, table, job, status);
+}
+
+void wefti_tables_carry_out(weft_server *server, server_job *job) {
+    server_session *session = &server->sessions[job->worker];
+    served_table   *table = find_by_id(server, job->frame.table);
+    bool            repeated = job->frame.number <= session->last;
+    weft_status     status = WEFT_OK;
+    if (repeated) server->repeated_count++;
+    else session->last = job->frame.number;
+    wefti_frame_kind kind = (wefti_frame_kind)job->frame.kind;
+    if (kind == WEFTI_SERVER_LEAVE) {
+        session->left = true;
+        wefti_serve_answer(server, job, WEFT_OK);
+        wefti_tables_worker_gone(server);
+        return;
+    }
+    if (kind == WEFTI_SERVER_CREATE || kind == WEFTI_SERVER_OPEN) {
+        wefti_serve_answer(server, job, kind == WEFTI_SERVER_CREATE ? create_table(server, job) : open_table(server, job));
+        return;
+    }
+    if (!table) {
+        status = wefti_fail(WEFT_E_NOT_FOUND, "rank %d, which serves, has no table of number %016llx", (int)server->rank,
+                            (unsigned long long)job->frame.table);
+    } else if (kind == WEFTI_SERVER_CLOCK) {
+        if (!repeated) wefti_clock_tick(server, table, job->worker);
+        wake(server, table);
+    } else if (kind == WEFTI_SERVER_FORGET) {
+        wefti_tables_forget(table, job->worker, job->frame.keys);
+    } else if (wefti_is_of_rows(kind)) {
+        carry_out_rows(server, table, job, repeated);
+        return;
+    } else {
+        status = wefti_fail(WEFT_E_CORRUPT, "the parameter server: a request of kind %d", (int)kind);
+    }
+    wefti_serve_answer(server, job, status);
+}
+
+/* --- time and partings --- */
+
+void wefti_tables_worker_gone(weft_server *server) {
+    for (served_table *table = server->served; table; table = table->next) {
+        wefti_clock_advance(server, table);
+        wake(server, table);
+    }
+}
+
+void wefti_tables_look(weft_server *server, uint64_t now_ns) {
+    for (served_table *table = server->served; table; table = table->next)
+        for (server_job **at = &table->waiting; *at;) {
+            server_job *job = *at;
+            if (now_ns < job->deadline_ns) {
+                at = &job->next;
+                continue;
+            }
+            char text[WEFTI_SERVER_TEXT_BYTES];
+            *at = job->next;
+            wefti_clock_explain(server, table, job->worker, text, sizeof text);
+            finish(server, table, job, wefti_fail(WEFT_E_TIMEOUT, "%s", text));
+        }
+}
+
+void wefti_tables_close(weft_server *server) {
+    while (server->served) {
+        served_table *table = server->served;
+        server->served = table->next;
+        free_table(server, table);
+    }
+}

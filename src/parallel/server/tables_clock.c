@@ -1,0 +1,134 @@
+/* Clocks: when a pull may be answered, and when what was pushed takes effect.
+ *
+ * With staleness 0 the pushes of a clock are added up in the order of the workers' ranks, so that the sum has the same bits whoever comes
+ * first. The worker whose turn it is, the first in that order that has not ended the clock, is added at once; what others push meanwhile
+ * is kept until it is theirs. When the last has ended the clock the rule gets the sum. Cost: while all go at one pace, one sum as large
+ * as the rows that are pushed, and the pushes of those who are before their turn. */
+#include "parallel/server/inside.h"
+
+static bool is_out(const weft_server *server, int32_t worker) {
+    return server->sessions[worker].left || server->sessions[worker].dead;
+}
+
+/* --- staleness 0 --- */
+
+static double rate_of(double asked) { return asked > 0 ? asked : 1; }
+
+static weft_status add_to_sum(served_table *table, int32_t worker, served_keys *keys, uint64_t first, int64_t count, const uint8_t *values,
+                              double rate) {
+    table->rate = rate_of(rate);
+    WEFTI_TRY(wefti_sum_add(table->sum, keys ? keys->places : NULL, keys ? 0 : first - table->begin, count, values));
+    table->folded[worker] = table->closed + 1;
+    return WEFT_OK;
+}
+
+static void note_trouble(weft_server *server, served_table *table, weft_status status) {
+    if (status == WEFT_OK) return;
+    table->trouble = status;
+    table->trouble_clock = table->closed + 1;
+    snprintf(table->trouble_text, sizeof table->trouble_text, "table '%s', the end of clock %llu on rank %d: %.400s", table->spec.name,
+             (unsigned long long)table->closed, (int)server->rank, weft_error_message());
+}
+
+static void free_push(weft_server *server, served_table *table, server_push *push) {
+    wefti_tables_let_go(table, push->keys);
+    wefti_server_give(server, push->body);
+    wefti_free(push, sizeof *push);
+}
+
+/* What the worker pushed in the clock in hand, while it was not its turn. */
+static void add_kept(weft_server *server, served_table *table, int32_t worker) {
+    server_push *push;
+    while ((push = table->pushes[worker]) && push->clock == table->closed) {
+        table->pushes[worker] = push->next;
+        note_trouble(server, table, add_to_sum(table, worker, push->keys, push->first, push->count, push->body->data + push->offset, push->rate));
+        free_push(server, table, push);
+    }
+}
+
+static weft_status keep(served_table *table, server_job *job, size_t offset) {
+    server_push *push = NULL, **at = &table->pushes[job->worker];
+    WEFTI_TRY(wefti_alloc(sizeof *push, "a push that waits for its turn", &push));
+    *push = (server_push){.keys = job->keys, .body = job->body, .offset = offset, .first = job->frame.first, .count = (int64_t)job->frame.count,
+                          .clock = table->clocks[job->worker], .rate = job->frame.rate};
+    if (job->keys) job->keys->users++;
+    job->body = NULL;
+    while (*at) at = &(*at)->next;
+    *at = push;
+    return WEFT_OK;
+}
+
+/* Gives the sum to the rule. `mean` is over those who ended the clock, or have something in it. */
+static void close_clock(weft_server *server, served_table *table) {
+    int32_t members = 0;
+    for (int32_t worker = 0; worker < server->workers; worker++)
+        members += table->clocks[worker] > table->closed || table->folded[worker] == table->closed + 1;
+    wefti_store_set_rate(table->store, table->rate);
+    note_trouble(server, table, wefti_sum_apply(table->sum, table->options.rule.mean ? 1.0 / members : 1));
+    table->closed++;
+    table->turn = 0;
+}
+
+static void advance_sum(weft_server *server, served_table *table) {
+    for (;;) {
+        while (table->turn < server->workers) {
+            add_kept(server, table, table->turn);
+            if (!is_out(server, table->turn) && table->clocks[table->turn] <= table->closed) return;
+            table->turn++;
+        }
+        bool ended = false; /* by somebody: else all are gone, and nobody waits */
+        for (int32_t worker = 0; worker < server->workers && !ended; worker++) ended = table->clocks[worker] > table->closed;
+        if (!ended) return;
+        close_clock(server, table);
+    }
+}
+
+/* --- all --- */
+
+weft_status wefti_clock_push(weft_server *server, served_table *table, server_job *job, size_t offset) {
+    const wefti_server_frame *frame = &job->frame;
+    served_keys              *keys = job->keys;
+    const uint8_t            *values = job->body ? job->body->data + offset : NULL;
+    (void)server;
+    if (frame->count == 0) return WEFT_OK;
+    if (table->options.staleness != 0) {
+        wefti_store_set_rate(table->store, rate_of(frame->rate));
+        return wefti_store_apply(table->store, keys ? keys->places : NULL, keys ? 0 : frame->first - table->begin, (int64_t)frame->count, values, 1);
+    }
+    if (table->turn == job->worker && table->clocks[job->worker] == table->closed)
+        return add_to_sum(table, job->worker, keys, frame->first, (int64_t)frame->count, values, frame->rate);
+    return keep(table, job, offset);
+}
+
+void wefti_clock_advance(weft_server *server, served_table *table) {
+    if (table->sum) advance_sum(server, table);
+}
+
+void wefti_clock_tick(weft_server *server, served_table *table, int32_t worker) {
+    table->clocks[worker]++;
+    wefti_clock_advance(server, table);
+}
+
+/* The slowest of those that are there; -1: nobody else is. */
+static int32_t find_slowest(const weft_server *server, const served_table *table) {
+    int32_t slowest = -1;
+    for (int32_t worker = 0; worker < server->workers; worker++)
+        if (!is_out(server, worker) && (slowest < 0 || table->clocks[worker] < table->clocks[slowest])) slowest = worker;
+    return slowest;
+}
+
+bool wefti_clock_allows(const weft_server *server, const served_table *table, int32_t worker) {
+    int32_t staleness = table->options.staleness;
+    if (staleness < 0) return true;
+    if (staleness == 0) return table->closed >= table->clocks[worker];
+    int32_t slowest = find_slowest(server, table);
+    return slowest < 0 || table->clocks[slowest] + (uint64_t)staleness >= table->clocks[worker];
+}
+
+void wefti_clock_explain(const weft_server *server, const served_table *table, int32_t worker, char *text, size_t bytes) {
+    int32_t slowest = find_slowest(server, table);
+    uint64_t mine = table->clocks[worker], staleness = (uint64_t)table->options.staleness;
+    snprintf(text, bytes, "rank %d, which serves: a pull of table '%s' in clock %llu waits for all workers to end clock %llu, and rank %d is at clock %llu",
+             (int)server->rank, table->spec.name, (unsigned long long)mine, (unsigned long long)(mine - staleness - 1), (int)slowest,
+             (unsigned long long)(slowest < 0 ? 0 : table->clocks[slowest]));
+}
