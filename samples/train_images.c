@@ -2,13 +2,15 @@
  * any pair of IDX files. Run it alone, or on two ranks: weftrun -n 2 train_images --model cnn */
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
 #include "weft.h"
 
 static const char *model = "cnn", *data = "/usr/share/datasets/fashion-mnist", *images, *labels, *test_images, *test_labels;
-static const char *log_path, *plot_path, *checkpoint_path, *precision = "f32", *compress = "none";
-static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, accumulate = 1, max_steps, checkpoint_every, warmup;
+static const char *log_path, *plot_path, *checkpoint_path, *precision = "f32", *compress = "none", *server = "";
+static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, accumulate = 1, max_steps, checkpoint_every, warmup, servers;
 static double      rate = 1e-3, decay = 0, clip = 0;
 static bool        resume, quiet, describe, stop_on_nan = true;
 
@@ -44,6 +46,17 @@ static weft_tensor *resnet20(weft_tensor *x) {
     return weft_linear(weft_global_avg_pool2d(x), "head", .out = classes);
 }
 
+static weft_status read_server(weft_strategy *strategy) {
+    char *end = NULL;
+    if (!*server) return WEFT_OK;
+    strategy->sync = WEFT_SERVER;
+    strategy->servers = (int32_t)servers;
+    strategy->staleness = strcmp(server, "async") == 0 ? WEFT_TABLE_ASYNCHRONOUS : (int32_t)strtol(server, &end, 10);
+    if (!end || (end != server && !*end && strategy->staleness >= 0)) return WEFT_OK;
+    fprintf(stderr, "train_images: --server %s: a staleness is 0, 1, ... or async\n", server);
+    return WEFT_E_INVALID;
+}
+
 static weft_status train(weft_world *world, weft_graph *graph, weft_loader *loader, weft_loader *test) {
     weft_batch form; /* what the loader will bring: shapes of the global batch */
     weft_loader_describe(loader, &form);
@@ -66,6 +79,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_trainer *trainer = NULL;
     weft_status   status = weft_compression_parse(compress, &program.strategy.compress);
     program.strategy.compress.warmup = warmup;
+    if (status == WEFT_OK) status = read_server(&program.strategy);
     if (status == WEFT_OK) status = weft_trainer_create(world, &program, &trainer);
     const char   *text = NULL;
     if (status == WEFT_OK && describe && weft_world_rank(world) == 0 && (status = weft_plan_describe(weft_trainer_plan(trainer), &text)) == WEFT_OK)
@@ -98,6 +112,8 @@ int main(int argc, char **argv) {
         {"precision", CLI_TEXT, &precision, "of products and activations: f32, bf16 or f16"},
         {"compress", CLI_TEXT, &compress, "gradients between ranks: none, bf16, fp8, fp8-e5m2, topk:0.01, powersgd:4"},
         {"compress-warmup", CLI_INTEGER, &warmup, "steps before that begins"},
+        {"server", CLI_TEXT, &server, "train by a parameter server with this staleness: 0, 1, ..., async (wants --clip 0); default: allreduce"},
+        {"servers", CLI_INTEGER, &servers, "ranks that keep the parameters then; 0: all"},
         {"seed", CLI_INTEGER, &seed, "of parameters and of shuffling"},
         {"data", CLI_TEXT, &data, "folder with Fashion-MNIST's four files"},
         {"images", CLI_TEXT, &images, "IDX file of training images, plain or gzip"},

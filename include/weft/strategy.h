@@ -15,12 +15,20 @@ extern "C" {
 #endif
 
 typedef enum weft_sync {
-    WEFT_ALLREDUCE /* gradients are summed over all ranks at every step */
+    WEFT_ALLREDUCE, /* gradients are summed over all ranks at every step */
+    WEFT_SERVER     /* a parameter server (weft/server.h) keeps parameters and solver states in parts; ranks push gradients to it and pull what it
+                       made of them. It lives beside the training, on ranks of the same world. Not with L-BFGS, clip_norm, f16 or compression
+                       (WEFT_E_UNSUPPORTED). What is saved are the parameters, not the solver's states, which begin anew */
 } weft_sync;
 
 typedef struct weft_strategy {
     int32_t   data;       /* ranks that share the batch; 0: all of the world; any other number must be the world's size */
     weft_sync sync;
+    int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
+                             rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before
+                             c - s, and who is ahead waits. WEFT_TABLE_ASYNCHRONOUS: as that, and nobody waits (Downpour: Dean et al. 2012). Batch
+                             statistics are then each rank's own. Evaluators and saving see all that was pushed */
+    int32_t   servers;    /* WEFT_SERVER: so many ranks keep the parameters, the last ones, beside their work; 0: all */
     int32_t   accumulate; /* micro-batches that a rank computes one after another before an update; 0: 1. Exact: the result is that
                              of the whole batch. Batch statistics need all micro-batches up to them at once */
     weft_dtype precision; /* what matrix products, convolutions, attention and what lies between them are computed in. WEFT_F32 (0): as the

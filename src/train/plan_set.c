@@ -18,6 +18,7 @@ void wefti_plan_set_close(wefti_plan_set *set) {
         wefti_sized_plan *plan = set->plans;
         set->plans = plan->next;
         weft_plan_release(plan->plan);
+        if (plan->whole) wefti_free(plan->whole, (size_t)set->n_outputs);
         wefti_free(plan, sizeof *plan);
     }
     wefti_free(set->outputs, sizeof *set->outputs * (size_t)set->n_outputs);
@@ -35,6 +36,10 @@ static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const
     WEFTI_TRY(wefti_partition_graph(&sized->partition, source, outputs, n_outputs, training, graph_out, outputs_out));
     if (sized->partition.compress) WEFTI_TRY(weft_variables_extend(sized->variables, *graph_out)); /* what compression keeps */
     if (training) outputs_out[WEFTI_OUT_OWN_LOSS] = before_reduction(outputs_out[WEFTI_OUT_OWN_LOSS]);
+    for (int32_t i = WEFTI_OUT_FIRST_GRADIENT; i < n_outputs && sized->whole; i++) {
+        sized->whole[i] = outputs_out[i]->node->op != WEFT_OP_ALL_REDUCE;
+        outputs_out[i] = before_reduction(outputs_out[i]);
+    }
     return WEFT_OK;
 }
 
@@ -43,6 +48,7 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     for (; *end; end = &(*end)->next)
         if ((*end)->partition.rows == rows && (*end)->partition.compress == set->compress) {
             *plan_out = (*end)->plan;
+            set->whole = (*end)->whole;
             return WEFT_OK;
         }
     wefti_sized_plan *fresh = NULL;
@@ -50,19 +56,22 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     fresh->partition = (wefti_partition){.rank = set->world->rank, .ranks = set->world->size, .micro = set->micro, .rows = rows,
                                          .compress = set->compress, .scaled = set->scaled};
     fresh->variables = set->variables;
+    weft_status status = set->partial ? wefti_alloc((size_t)set->n_outputs, "a plan for a batch size", &fresh->whole) : WEFT_OK;
     wefti_plan_options options = {.base = set->options, .rewrite = rewrite, .context = fresh};
     options.base.outputs = set->outputs;
     options.base.n_outputs = set->n_outputs;
     options.base.training = set->training;
     options.base.variables = set->variables;
     options.base.arena_of = set->plans ? set->plans->plan : NULL;
-    weft_status status = wefti_plan_create(set->world, set->graph, &options, &fresh->plan);
+    if (status == WEFT_OK) status = wefti_plan_create(set->world, set->graph, &options, &fresh->plan);
     if (status != WEFT_OK) {
+        if (fresh->whole) wefti_free(fresh->whole, (size_t)set->n_outputs);
         wefti_free(fresh, sizeof *fresh);
         return wefti_while(status, "planning a batch of %lld rows", (long long)rows);
     }
     *end = fresh;
     *plan_out = fresh->plan;
+    set->whole = fresh->whole;
     return WEFT_OK;
 }
 

@@ -87,6 +87,7 @@ done:
 weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_save: the %s is NULL", trainer ? "path" : "trainer");
     wefti_compress_states states;
+    WEFTI_TRY(wefti_served_refresh(trainer));
     weft_status           status = wefti_compress_states_gather(trainer, &states);
     if (status == WEFT_OK) {
         if (trainer->world->rank == 0) status = write_file(trainer, path, loader, &states);
@@ -235,6 +236,7 @@ weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_load
     if (status == WEFT_OK) status = send(trainer->world, &s.numbers, sizeof s.numbers);
     if (status == WEFT_OK) status = wefti_agree(trainer->world, take_over(trainer, loader, &s), "taking over the run");
     if (status == WEFT_OK) status = wefti_compress_states_deal(trainer, &s.states);
+    if (status == WEFT_OK && trainer->served) status = wefti_served_restore(trainer);
     wefti_compress_states_release(&s.states);
     wefti_free(s.bytes, s.size_bytes);
     return status;

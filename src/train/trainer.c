@@ -49,6 +49,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan,
+                              program->strategy.sync, program->strategy.staleness, program->strategy.servers,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback};
     return wefti_hash(hash, numbers, sizeof numbers);
 }
@@ -100,11 +101,20 @@ static const weft_compression *compression_of(const weft_trainer *trainer) {
     return compresses && trainer->steps >= compress->warmup ? compress : NULL;
 }
 
+/* Where ranks go each at its own pace, a plan must not communicate. */
+static bool goes_alone(const weft_trainer *trainer) {
+    return trainer->program.strategy.sync == WEFT_SERVER && trainer->program.strategy.staleness != 0;
+}
+
 /* Both plans are made at once where some steps are not compressed, so that no step allocates. */
 static weft_status make_plans(weft_trainer *trainer) {
     weft_plan *plan = NULL;
-    int64_t    rows = 0, steps = trainer->steps;
+    int64_t    rows = 0, first = 0, steps = trainer->steps;
     WEFTI_TRY(wefti_graph_rows(trainer->graph, &rows));
+    if (goes_alone(trainer)) {
+        weft_batch_share(rows, trainer->world->rank, trainer->world->size, &first, &rows);
+        if (rows == 0) return WEFT_OK; /* planned when there are some */
+    }
     trainer->steps = trainer->program.strategy.compress.warmup;
     trainer->plans.compress = compression_of(trainer);
     trainer->steps = steps;
@@ -115,17 +125,29 @@ static weft_status make_plans(weft_trainer *trainer) {
     return weft_plan_commit(plan);
 }
 
+static weft_world *planned_world(weft_trainer *trainer) {
+    if (!goes_alone(trainer)) return trainer->world;
+    trainer->lone = *trainer->world;
+    trainer->lone.rank = 0;
+    trainer->lone.size = 1;
+    trainer->lone.group = trainer->lone.device_group = NULL;
+    trainer->lone.groups = NULL;
+    return &trainer->lone;
+}
+
 static weft_status open_plans(weft_trainer *trainer) {
     wefti_training *t = &trainer->training;
-    bool            lbfgs = trainer->program.solver.kind == WEFT_LBFGS;
-    int32_t         n = WEFTI_OUT_FIRST_GRADIENT + (lbfgs ? t->n : 0);
+    bool            served = trainer->program.strategy.sync == WEFT_SERVER, lbfgs = trainer->program.solver.kind == WEFT_LBFGS;
+    int32_t         n = WEFTI_OUT_FIRST_GRADIENT + (lbfgs || served ? t->n : 0);
     weft_tensor   **outputs = wefti_graph_memory(trainer->graph, sizeof *outputs * (size_t)n);
     if (!outputs) return wefti_graph_status(trainer->graph);
     outputs[WEFTI_OUT_LOSS] = outputs[WEFTI_OUT_OWN_LOSS] = trainer->program.loss;
     outputs[WEFTI_OUT_NORM] = t->norm ? t->norm : trainer->program.loss;
     memcpy(outputs + WEFTI_OUT_FIRST_GRADIENT, t->gradients, sizeof *outputs * (size_t)(n - WEFTI_OUT_FIRST_GRADIENT));
-    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, trainer->world, trainer->graph, trainer->variables, outputs, n, true));
-    trainer->plans.options.bucket_bytes = trainer->program.strategy.bucket_bytes;
+    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), trainer->graph, trainer->variables, outputs, n, true));
+    trainer->plans.partial = served;
+    /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
+    trainer->plans.options.bucket_bytes = served ? -1 : trainer->program.strategy.bucket_bytes;
     trainer->plans.options.divide_bytes = trainer->program.strategy.divide_bytes;
     trainer->plans.options.trace = trainer->program.trace;
     trainer->plans.options.profile = trainer->program.profile;
@@ -144,8 +166,9 @@ static weft_status build(weft_trainer *trainer) {
     uint64_t hash = program_hash(trainer->graph, &trainer->program);
     WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(hash >> 1), "the program"));
     WEFTI_TRY(weft_variables_create(trainer->world, trainer->graph, &trainer->variables));
-    WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
+    if (trainer->program.strategy.sync == WEFT_ALLREDUCE) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
     WEFTI_TRY(open_plans(trainer));
+    if (trainer->program.strategy.sync == WEFT_SERVER) return wefti_served_create(trainer, &trainer->served);
     return trainer->program.solver.kind == WEFT_LBFGS ? wefti_lbfgs_create(trainer, &trainer->lbfgs) : WEFT_OK;
 }
 
@@ -167,6 +190,7 @@ weft_status weft_trainer_create(weft_world *world, const weft_program *program, 
 
 void weft_trainer_release(weft_trainer *trainer) {
     if (!trainer) return;
+    wefti_served_release(trainer->served);
     wefti_lbfgs_release(trainer->lbfgs);
     wefti_plan_set_close(&trainer->plans);
     weft_variables_release(trainer->variables);
@@ -250,7 +274,9 @@ weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, we
     WEFTI_TRY(check_batch(trainer, batch));
     weft_report report = {.rows = batch->global_rows};
     uint64_t    begin = wefti_host_now(wefti_host_system());
-    weft_status status = trainer->lbfgs ? wefti_lbfgs_step(trainer, batch, &report) : run_step(trainer, batch, &report);
+    weft_status status = trainer->served  ? wefti_served_step(trainer, batch, &report)
+                         : trainer->lbfgs ? wefti_lbfgs_step(trainer, batch, &report)
+                                          : run_step(trainer, batch, &report);
     report.step_ns = wefti_host_now(wefti_host_system()) - begin;
     report.step = trainer->steps + 1;
     report.straggler = weft_world_straggler(trainer->world, &report.straggler_share);
@@ -299,6 +325,7 @@ void weft_evaluator_release(weft_evaluator *evaluator) {
 weft_status weft_evaluator_run(weft_evaluator *evaluator, const weft_batch *batch) {
     if (!evaluator) return wefti_fail(WEFT_E_INVALID, "weft_evaluator_run: the evaluator is NULL");
     WEFTI_TRY(check_batch(evaluator->trainer, batch));
+    WEFTI_TRY(wefti_served_refresh(evaluator->trainer));
     WEFTI_TRY(wefti_plan_set_get(&evaluator->plans, batch->global_rows, &evaluator->latest));
     weft_plan_set_step(evaluator->latest, evaluator->trainer->steps);
     return wefti_plan_set_run(evaluator->latest, batch, NULL, 0);

@@ -15,6 +15,7 @@ typedef struct wefti_sized_plan {
     wefti_partition          partition;
     weft_variables          *variables; /* that get the states of compression; of the set */
     weft_plan               *plan;
+    bool                    *whole;     /* [n_outputs] where the set is partial: the gradient is the same on all ranks; else NULL */
     struct wefti_sized_plan *next;
 } wefti_sized_plan;
 
@@ -30,6 +31,8 @@ typedef struct wefti_plan_set {
     int32_t            micro;
     const weft_compression *compress; /* of the plans that are asked for next; NULL: none */
     bool               scaled;   /* see wefti_partition */
+    bool               partial;  /* gradients among the outputs are what this rank contributes to them */
+    const bool        *whole;    /* [n_outputs] partial: which are not, but the same on all ranks; of the plan that was asked for last */
     int64_t            rows;     /* of the largest batch seen */
     wefti_sized_plan  *plans;
 } wefti_plan_set;
@@ -81,7 +84,19 @@ struct weft_trainer {
     int64_t         steps;
     wefti_loss_scale scale;    /* f16 only */
     struct wefti_lbfgs *lbfgs; /* NULL for other solvers */
+    struct wefti_served *served; /* with WEFT_SERVER; else NULL */
+    weft_world      lone;      /* the world as a world of this rank alone, for plans that have nothing to do with the others */
 };
+
+/* Training by a parameter server. */
+weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **served_out); /* collective */
+void        wefti_served_release(struct wefti_served *served);
+weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report);
+/* Makes the variables what the servers have, with all that anybody has pushed: where ranks go each at its pace. NULL trainer->served: nothing.
+ * Collective. */
+weft_status wefti_served_refresh(weft_trainer *trainer);
+/* Gives rank 0's variables to the servers. Collective. */
+weft_status wefti_served_restore(weft_trainer *trainer);
 
 /* L-BFGS with a strong Wolfe line search, driven by the host over the trainer's plan. */
 weft_status wefti_lbfgs_create(weft_trainer *trainer, struct wefti_lbfgs **lbfgs_out);

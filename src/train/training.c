@@ -8,6 +8,7 @@
 #include "core/rules/rules.h"
 #include "parallel/compress.h"
 #include "train/trainer.h"
+#include "weft/server.h"
 
 static bool *reachable(weft_graph *graph, const weft_tensor *loss) {
     bool *mark = wefti_graph_memory(graph, (size_t)graph->n_nodes);
@@ -124,6 +125,24 @@ static void add_update(const weft_program *program, const wefti_rule *rule, weft
     wefti_emit(parameter->graph, WEFT_OP_UPDATE, &attrs, inputs, 3 + rule->n_states, NULL);
 }
 
+/* What a server cannot do row by row, or what means something only where ranks go together. */
+static weft_status check_sync(const weft_program *program) {
+    const weft_strategy *s = &program->strategy;
+    if (s->sync == WEFT_ALLREDUCE) {
+        if (s->staleness == 0 && s->servers == 0) return WEFT_OK;
+        return wefti_fail(WEFT_E_INVALID, "strategy: staleness %d and servers %d are for sync = WEFT_SERVER", (int)s->staleness, (int)s->servers);
+    }
+    if (s->staleness < WEFT_TABLE_ASYNCHRONOUS || s->servers < 0)
+        return wefti_fail(WEFT_E_INVALID, "strategy: staleness %d (0, more, or WEFT_TABLE_ASYNCHRONOUS), servers %d (not negative)", (int)s->staleness,
+                          (int)s->servers);
+    const char *what = program->solver.kind == WEFT_LBFGS                 ? "L-BFGS: its steps need whole vectors"
+                       : program->solver.clip_norm > 0                    ? "clip_norm: it needs all gradients at once; use clip_value"
+                       : s->precision == WEFT_F16                         ? "precision f16: the loss is scaled for all ranks together; use bf16"
+                       : s->compress.codec != WEFT_COMPRESS_NONE          ? "compression"
+                                                                          : NULL;
+    return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: sync = WEFT_SERVER does not go with %s", what) : WEFT_OK;
+}
+
 weft_status wefti_training_check(const weft_program *program) {
     if (!program->loss) return wefti_fail(WEFT_E_INVALID, "the program has no loss");
     if (!program->loss->graph) return wefti_fail(WEFT_E_INVALID, "the program's loss is poisoned: a builder was given NULL");
@@ -148,10 +167,10 @@ weft_status wefti_training_check(const weft_program *program) {
     WEFTI_TRY(wefti_compress_check(&program->strategy.compress));
     if (program->strategy.compress.codec != WEFT_COMPRESS_NONE && program->solver.kind == WEFT_LBFGS)
         return wefti_fail(WEFT_E_UNSUPPORTED, "L-BFGS needs gradients as they are: leave strategy.compress zero, or use another solver");
-    if (program->strategy.accumulate < 0 || program->strategy.data < 0 || program->strategy.sync != WEFT_ALLREDUCE)
-        return wefti_fail(WEFT_E_INVALID, "strategy: data %d, sync %d, accumulate %d: none may be negative, sync must be WEFT_ALLREDUCE",
+    if (program->strategy.accumulate < 0 || program->strategy.data < 0 || (unsigned)program->strategy.sync > WEFT_SERVER)
+        return wefti_fail(WEFT_E_INVALID, "strategy: data %d, sync %d, accumulate %d: none may be negative, sync is WEFT_ALLREDUCE or WEFT_SERVER",
                           program->strategy.data, (int)program->strategy.sync, program->strategy.accumulate);
-    return WEFT_OK;
+    return check_sync(program);
 }
 
 weft_status wefti_training_build(const weft_program *program, wefti_training *training) {
@@ -166,7 +185,7 @@ weft_status wefti_training_build(const weft_program *program, wefti_training *tr
     if (program->solver.clip_norm > 0 || judged || scales_loss(program)) training->norm = global_norm(graph, training);
     if (scales_loss(program)) training->norm = weft_mul(training->norm, hyper_at(training->hyper, WEFTI_HYPER_SCALE));
     weft_tensor *hyper = guarded_hyper(program, training);
-    if (program->solver.kind != WEFT_LBFGS) {
+    if (program->solver.kind != WEFT_LBFGS && program->strategy.sync == WEFT_ALLREDUCE) { /* others update outside of the plan */
         const wefti_rule *rule = wefti_rule_for(&program->solver);
         for (int32_t i = 0; i < training->n; i++) add_update(program, rule, hyper, i, training);
     }

@@ -1,6 +1,7 @@
 /* Trains a network that has everything that is defined over the global batch (batch norm, dropout, ignored labels, a last batch
  * that no number of ranks divides, clipping by global norm, accumulation), and writes its parameters, for comparing numbers
- * of ranks. usage: parity SOLVER f32|f64|bf16 (f32 with that precision) MICRO STEPS OUT [recompute] */
+ * of ranks. usage: parity SOLVER f32|f64|bf16 (f32 with that precision) MICRO STEPS OUT [recompute]
+ * RUN_PENALTY adds a parameter that is trained without the batch. RUN_SERVER=STALENESS trains by a parameter server, of RUN_SERVERS ranks. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +41,7 @@ static weft_solver solver_of(const char *name) {
     if (strcmp(name, "adagrad") == 0) return weft_adagrad(0.02, .clip_value = 0.05);
     if (strcmp(name, "rmsprop") == 0) return weft_rmsprop(0.002, .schedule = {.kind = WEFT_STEP_DECAY, .every = 7, .gamma = 0.5});
     if (strcmp(name, "lbfgs") == 0) return weft_lbfgs(0.1);
+    if (strcmp(name, "adam-unclipped") == 0) return weft_adamw(0.003, .schedule = {.kind = WEFT_COSINE, .warmup = 5, .steps = 60});
     return weft_adamw(0.003, .clip_norm = 0.7, .schedule = {.kind = WEFT_COSINE, .warmup = 5, .steps = 60});
 }
 
@@ -93,9 +95,17 @@ int main(int argc, char **argv) {
     weft_tensor *image = weft_input(graph, "image", dtype, weft_shape(BATCH, 2, 8, 8));
     weft_tensor *target = weft_input(graph, "label", WEFT_I32, weft_shape(BATCH));
     weft_tensor *loss = weft_cross_entropy(network(image, argc == 7), target, .ignore = true, .ignored = -100, .smoothing = 0.1);
+    if (getenv("RUN_PENALTY")) { /* a gradient that does not depend on the batch */
+        weft_tensor *free_one = weft_parameter(graph, "free", weft_shape(10), .dtype = dtype, .init = weft_init_of(WEFT_INIT_VALUE, 0.5, 0));
+        loss = weft_add(loss, weft_cast(weft_mean(weft_square(weft_add_scalar(free_one, -2))), weft_tensor_dtype(loss)));
+    }
     weft_program program = {.loss = loss, .regulariser = regulariser_of(argv[1]), .solver = solver_of(argv[1]),
                             .strategy = {.accumulate = atoi(argv[3]),
                                          .precision = strcmp(argv[2], "bf16") == 0 ? WEFT_BF16 : WEFT_F32}};
+    const char *staleness = getenv("RUN_SERVER"), *servers = getenv("RUN_SERVERS");
+    if (staleness) program.strategy.sync = WEFT_SERVER;
+    if (staleness) program.strategy.staleness = atoi(staleness);
+    if (servers) program.strategy.servers = atoi(servers);
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     for (long i = 0; i < steps; i++) {
         if ((status = weft_loader_next(loader, &batch)) != WEFT_OK) goto done;
