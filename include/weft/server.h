@@ -75,7 +75,8 @@ typedef struct weft_row {
 } weft_row;
 
 /* A rule of one's own, known by its name on every rank that serves. It is called by the thread that serves, with one row at a time, and
- * must not call Weft. What it returns beside WEFT_OK goes to who pushed, and the row stays as it was. */
+ * must not call Weft. What it returns beside WEFT_OK goes to who pushed (WEFT_E_AGAIN and WEFT_END, which mean something else to a caller, as
+ * WEFT_E_INVALID), and the row stays as it was. */
 typedef struct weft_table_function {
     const char *name;
     int32_t     states; /* 0 .. 8 */
@@ -167,8 +168,8 @@ typedef struct weft_table_options {
     weft_table_rule  rule;
     int32_t          staleness; /* 0, 1, ..., or WEFT_TABLE_ASYNCHRONOUS */
     weft_table_split split;
-    weft_table_start start;     /* what rows begin with */
-    double           low, high; /* CONSTANT: low; UNIFORM: from low to high; NORMAL: mean low, deviation high */
+    weft_table_start start;     /* what rows begin with; FTRL: zero. UNIFORM and NORMAL are for floats */
+    double           low, high; /* CONSTANT: low; UNIFORM: from low to high; NORMAL: mean low, deviation high. Numbers that the dtype has */
     uint64_t         seed;      /* of UNIFORM and NORMAL, which depend on it, the key and the column alone */
     size_t           most_bytes; /* of rows and states on one server; 0: no bound but memory */
 } weft_table_options;

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <float.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,7 +46,7 @@ Test(server_store_limits, bytes_are_counted_exactly) {
         cr_assert_eq(memory().held_bytes - fixed, wefti_store_bytes(store));
     }
     /* Three arrays of 11 floats, a count, a key, an index entry at two thirds to a third of its load; at most twice that, and half a block more. */
-    cr_assert_leq(wefti_store_bytes(store), wefti_store_rows(store) * (3 * 44 + 16 + 48) + (2 << 20));
+    cr_assert_leq(wefti_store_bytes(store), (size_t)wefti_store_rows(store) * (3 * 44 + 16 + 48) + (2 << 20));
     wefti_store_release(store);
     store = store_of((wefti_store_options){.rows = 1000, .width = 3});
     cr_assert_eq(wefti_store_bytes(store), 1000 * 3 * 4);

@@ -232,6 +232,7 @@ static weft_status largest(void *context, const weft_row *row) {
     const float *update = row->update;
     float       *values = row->values;
     if (row->key == 13) return WEFT_E_NAN;
+    if (row->key == 14) return WEFT_E_AGAIN;
     for (int64_t i = 0; i < row->width; i++) values[i] = update[i] > values[i] ? update[i] : values[i];
     return WEFT_OK;
 }
@@ -265,7 +266,9 @@ static weft_status failing_rule(serving *self) {
     weft_table_options options = {.name = "fails", .rows = 20, .dtype = WEFT_F32, .staleness = WEFT_TABLE_ASYNCHRONOUS,
                                   .rule = {.kind = WEFT_TABLE_USER, .function = "largest"}};
     WEFTI_TRY(weft_table_create(self->server, &options, &table));
+    uint64_t again = 14;
     if (self->rank == 0) REFUSED(weft_table_call_rows(table, WEFT_PUSH, rows, 2, mine, NULL), WEFT_E_NAN, "13");
+    if (self->rank == 0) REFUSED(weft_table_call_rows(table, WEFT_PUSH, &again, 1, mine, NULL), WEFT_E_INVALID, "14");
     WEFTI_TRY(weft_table_call_rows(table, WEFT_PUSH, rows, 1, mine, NULL)); /* nobody else minds */
     WEFTI_TRY(serving_meet(self));
     WEFTI_TRY(weft_table_pull(table, NULL, got));

@@ -108,6 +108,7 @@ static weft_status ask_user(const wefti_store *store, const run *r, int64_t row)
     weft_row one = {.key = wefti_store_key(store, r->place + (uint64_t)row), .width = store->options.width, .dtype = store->held, .values = copy,
                     .update = (const uint8_t *)r->updates + (size_t)row * store->row_bytes, .states = states, .updates = r->slab->updates[at]};
     weft_status status = function->apply(function->context, &one);
+    if (status == WEFT_E_AGAIN || status == WEFT_END) return WEFT_E_INVALID; /* callers of requests would take them for their own */
     if (status != WEFT_OK) return status;
     for (int32_t k = 0; k <= store->states; k++) memcpy(values + r->slab->array_bytes * (size_t)k, copy + copied * (size_t)k, store->row_bytes);
     r->slab->updates[at]++;
