@@ -14,6 +14,7 @@
 #endif
 
 #define WEFTI_VERSION "0.1.0"
+#define WEFTI_SHRINK_PATIENCE_NS (10 * WEFTI_SECOND_NS)
 
 typedef struct runtime {
     weft_world       world; /* first: a world is a runtime */
@@ -21,6 +22,9 @@ typedef struct runtime {
     wefti_device    *reduces; /* the world's device, or one of its own */
     wefti_transport *link;
     wefti_world_links links;
+    weft_world_options options; /* for the world that follows this one after a fault */
+    char             device[64], nccl[16]; /* the texts of .device and .nccl */
+    int32_t          local_rank; /* by which its GPU was chosen */
 } runtime;
 
 /* Both are opened before the first collective runs. */
@@ -38,12 +42,19 @@ static weft_status exchange_in_world(weft_world *world, const char *what, const 
     return wefti_transport_exchange(((runtime *)world)->link, what, mine, bytes, all_out);
 }
 
-static weft_status open_link(runtime *r, const weft_world_options *options) {
+/* `lost`: the world that this one follows; NULL: none. */
+static weft_status open_link(runtime *r, const runtime *lost, const weft_shrink_options *shrink) {
+    const weft_world_options *options = &r->options;
     r->reducer = (wefti_reducer){reduce_on_device, r};
     wefti_transport_options link = {.rank = options->rank, .size = options->size, .store = options->store, .wire = options->wire,
-                                    .timeout_ns = (uint64_t)options->timeout_ns, .own_wire = options->own_wire, .no_control_thread = options->no_control_thread, .encrypt = options->encrypt,
-                                    .reducer = &r->reducer};
-    WEFTI_TRY(wefti_transport_open(&link, &r->link));
+                                    .timeout_ns = (uint64_t)options->timeout_ns, .own_wire = options->own_wire,
+                                    .no_control_thread = options->no_control_thread, .encrypt = options->encrypt, .reducer = &r->reducer};
+    if (lost)
+        WEFTI_TRY(wefti_transport_shrink(lost->link, &link, shrink->least ? shrink->least : 1,
+                                         shrink->patience_ns ? (uint64_t)shrink->patience_ns : WEFTI_SHRINK_PATIENCE_NS, &r->link));
+    else
+        WEFTI_TRY(wefti_transport_open(&link, &r->link));
+    r->local_rank = lost ? lost->local_rank : r->link->local_rank;
     r->world.rank = r->link->rank;
     r->world.size = r->link->size;
     r->world.group = r->link->group;
@@ -76,7 +87,7 @@ static bool names_cuda(const char *name, int32_t *ordinal_out) {
 static bool cuda_is_there(void) { return wefti_cuda_is_there(); }
 
 static weft_status open_cuda(runtime *r, int32_t ordinal) {
-    wefti_cuda_options cuda = {.ordinal = ordinal, .local_rank = r->link->local_rank};
+    wefti_cuda_options cuda = {.ordinal = ordinal, .local_rank = r->local_rank};
     wefti_cpu_options  cpu = {.threads = {.count = 1}};
     WEFTI_TRY(wefti_cuda_create(&cuda, &r->world.device));
     return wefti_cpu_create(&cpu, &r->reduces);
@@ -187,7 +198,7 @@ static weft_status open_device_group(runtime *r, const weft_world_options *optio
 }
 
 static weft_status open_device(runtime *r, const weft_world_options *options) {
-    const char *name = options->device ? options->device : getenv("WEFT_DEVICE");
+    const char *name = options->device;
     int32_t     ordinal = -1;
     if (!name || !*name) name = "cpu";
     if (strcmp(name, "auto") == 0) name = cuda_is_there() ? "cuda" : "cpu";
@@ -213,18 +224,28 @@ static void describe(runtime *r) {
              r->world.device_group ? r->world.device_group_text : "", r->link->wire_name, r->link->encrypts ? " (TCP is encrypted)" : "", r->link->launcher);
 }
 
-weft_status weft_world_create(const weft_world_options *options, weft_world **world_out) {
-    static const weft_world_options defaults;
-    *world_out = NULL;
-    if (!options) options = &defaults;
-    if (options->timeout_ns < 0)
-        return wefti_fail(WEFT_E_INVALID, "weft_world_create: timeout_ns is %lld; it must not be negative", (long long)options->timeout_ns);
+/* The texts of a caller live only as long as the call. */
+static weft_status keep_options(runtime *r, const weft_world_options *options) {
+    const char *device = options->device ? options->device : getenv("WEFT_DEVICE");
+    r->options = *options;
+    if (device && strlen(device) >= sizeof r->device)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "device '%s' does not exist; there is: %s", device, DEVICES);
+    snprintf(r->device, sizeof r->device, "%s", device ? device : "");
+    r->options.device = r->device;
+    snprintf(r->nccl, sizeof r->nccl, "%s", options->nccl ? options->nccl : "");
+    r->options.nccl = options->nccl ? r->nccl : NULL;
+    return WEFT_OK;
+}
+
+static weft_status create(const weft_world_options *options, const runtime *lost, const weft_shrink_options *shrink, weft_world **world_out) {
     runtime *r = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *r, "a world", &r));
-    weft_status status = open_link(r, options);
-    if (status == WEFT_OK) status = open_device(r, options);
+    weft_status status = keep_options(r, options);
+    if (status == WEFT_OK) status = open_link(r, lost, shrink);
+    if (status == WEFT_OK) status = open_device(r, &r->options);
     if (status == WEFT_OK) status = wefti_transport_tune(r->link);
-    if (status == WEFT_OK) status = open_device_group(r, options);
+    if (status == WEFT_OK) status = open_device_group(r, &r->options);
+    r->options.store = r->options.wire = NULL;
     if (status != WEFT_OK) {
         weft_world_release(&r->world);
         return status;
@@ -232,6 +253,27 @@ weft_status weft_world_create(const weft_world_options *options, weft_world **wo
     describe(r);
     *world_out = &r->world;
     return WEFT_OK;
+}
+
+weft_status weft_world_create(const weft_world_options *options, weft_world **world_out) {
+    static const weft_world_options defaults;
+    *world_out = NULL;
+    if (!options) options = &defaults;
+    if (options->timeout_ns < 0)
+        return wefti_fail(WEFT_E_INVALID, "weft_world_create: timeout_ns is %lld; it must not be negative", (long long)options->timeout_ns);
+    return create(options, NULL, NULL, world_out);
+}
+
+weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *options, weft_world **world_out) {
+    static const weft_shrink_options defaults;
+    *world_out = NULL;
+    if (!world) return wefti_fail(WEFT_E_INVALID, "weft_world_shrink: the world is NULL");
+    if (!options) options = &defaults;
+    if (options->least < 0 || options->least > world->size || options->patience_ns < 0)
+        return wefti_fail(WEFT_E_INVALID, "weft_world_shrink: least %d, patience_ns %lld: expected 0 to the world's %d ranks, and no negative time",
+                          (int)options->least, (long long)options->patience_ns, (int)world->size);
+    const runtime *lost = (const runtime *)world;
+    return create(&lost->options, lost, options, world_out);
 }
 
 void weft_world_release(weft_world *world) {

@@ -97,6 +97,32 @@ int32_t weft_world_size(const weft_world *world);
  *
  * The bounds are those of a machine that lets a waking thread run within some 10 ms. */
 
+/* Going on after a fault. Zero means the default. */
+typedef struct weft_shrink_options {
+    int32_t least;       /* ranks to go on with; with fewer the call fails; 0: 1 */
+    int64_t patience_ns; /* with ranks that seem to be alive and do not call; 0: 10 s */
+} weft_shrink_options;
+
+/* The survivors of a fault make a world of their own: those who are left, numbered anew from 0 in their old order, over the same kind of wire
+ * and with the options that `world` was made with. Any rank may be lost, rank 0 too, and any number of them.
+ *
+ * Collective over the survivors: each calls it, once an operation of `world` has ended with the verdict. Blocks until the new world stands:
+ * within 2 s of the last survivor's call where the lost ones' processes have ended, or the verdict names the one that is silent (stopped, cut
+ * off). Survivors who seem to be alive and do not call are waited for with patience, and left behind after it. Ranks that are lost
+ * during the call are left behind too, after at most the world's timeout. Ranks whose processes may be alive are left behind by more than half of
+ * all such ranks alone, so that never two parts of a world both go on: of two ranks, one of which is stopped, none does.
+ *
+ * `world` stays as it is, with all that was made in it: groups, variables, arrays, graphs, plans and trainers belong to it and are never taken
+ * over. What is in this rank's memory can still be read (not what needs the other ranks); every operation over ranks, plans' runs included, ends with
+ * the verdict, as before. The program makes what it needs again in the new world, and releases the old one with its objects when
+ * it likes. No message of the old world reaches the new one. Its dump signal is not taken over.
+ *
+ * Errors: WEFT_E_INVALID; WEFT_E_STATE where the world has no fault; WEFT_E_PEER where this rank is the one that was given up, or too few came (the
+ * message says which); WEFT_E_UNSUPPORTED over MPI, which does not survive a process, and where a rank's host let it open no port to be found at;
+ * and those of weft_world_create. After an error the call may be made again. Threads: as for all else in `world`.
+ * *world_out is NULL on error. From src/transport/gather.c. */
+WEFT_MUST_CHECK weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *options, weft_world **world_out);
+
 /* Writes what every rank has been doing to `to`: for each group its latest 16 operations, those in flight with their age and the rank that
  * they wait for; a line for each rank that does not answer within a second. A rank answers by its control thread even while it is stuck. Any
  * thread, also beside a call that blocks. WEFT_E_IO, WEFT_E_NO_MEMORY; WEFT_E_STATE while another thread asks. */

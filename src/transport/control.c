@@ -424,7 +424,7 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
     control->watch = options->watch;
     control->listener = control->dialled = control->wake = control->signalled = -1;
     control->terms = (wefti_terms){.host = options->host, .purpose = WEFTI_FOR_STORE, .rank = place->rank, .size = place->size,
-                                   .job = place->job, .secret = place->secret, .secret_bytes = place->secret_bytes,
+                                   .epoch = place->epoch, .job = place->job, .secret = place->secret, .secret_bytes = place->secret_bytes,
                                    .encrypt = place->encrypt};
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);

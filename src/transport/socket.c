@@ -120,7 +120,9 @@ weft_status wefti_socket_dial(const wefti_socket_address *address, int *socket_o
     if (connect(dialled, (const struct sockaddr *)&address->storage, address->bytes) != 0 && errno != EINPROGRESS) {
         int error = errno;
         close(dialled);
-        return wefti_fail(WEFT_E_LINK, "cannot connect to %s: %s", wefti_socket_text(address).text, strerror(error));
+        weft_status status = wefti_fail(WEFT_E_LINK, "cannot connect to %s: %s", wefti_socket_text(address).text, strerror(error));
+        errno = error;
+        return status;
     }
     *socket_out = dialled;
     return WEFT_OK;
@@ -139,7 +141,10 @@ weft_status wefti_socket_connected(int socket) {
         if (getpeername(socket, (struct sockaddr *)&there, &there_bytes) != 0) error = ENOTCONN;
         else if (here_bytes == there_bytes && memcmp(&here, &there, here_bytes) == 0) error = ECONNREFUSED;
     }
-    return error ? wefti_fail(WEFT_E_LINK, "cannot connect: %s", strerror(error)) : WEFT_OK;
+    if (error == 0) return WEFT_OK;
+    weft_status status = wefti_fail(WEFT_E_LINK, "cannot connect: %s", strerror(error));
+    errno = error;
+    return status;
 }
 
 int wefti_socket_accept(int listener) {

@@ -33,9 +33,10 @@ void wefti_interface_list(char *text_out, size_t bytes);
 
 /* A listening non-blocking socket; port 0: any, put into *address. WEFT_E_EXISTS where the port is taken. */
 WEFT_MUST_CHECK weft_status wefti_socket_listen(wefti_socket_address *address, int *socket_out);
-/* Starts to connect: WEFT_OK with a non-blocking socket that becomes writable, WEFT_E_LINK where it is refused at once. */
+/* Starts to connect: WEFT_OK with a non-blocking socket that becomes writable, WEFT_E_LINK where it is refused at once (errno
+ * says why). */
 WEFT_MUST_CHECK weft_status wefti_socket_dial(const wefti_socket_address *address, int *socket_out);
-/* WEFT_OK: connected; WEFT_E_AGAIN; WEFT_E_LINK with the system's reason. */
+/* WEFT_OK: connected; WEFT_E_AGAIN; WEFT_E_LINK with the system's reason, in errno too. */
 weft_status wefti_socket_connected(int socket);
 /* What every connection wants: no delay, non-blocking, closed on exec. */
 void wefti_socket_prepare(int socket);

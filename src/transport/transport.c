@@ -5,6 +5,7 @@
  * fail with its reason instead of a timeout. */
 #include "transport/transport.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,9 @@
 #include <unistd.h>
 
 #include "transport/control.h"
+#include "transport/gather.h"
 #include "transport/handshake.h"
+#include "transport/roster.h"
 #ifdef WEFTI_HAVE_MPI
 #include "transport/meet_mpi.h"
 #include "transport/wire_mpi_api.h"
@@ -28,6 +31,12 @@ typedef struct transport_inside {
     wefti_inproc_hub *lone_hub; /* of further wires in a world of one rank; else NULL */
     bool            met_by_mpi; /* which is to be told how it ended */
     const wefti_network *network;
+    /* For going on after a fault. Seats are the ranks of the world that was the first; they keep their doors (gather.h). */
+    int32_t     seat, seats;
+    int32_t    *members;        /* [size] the seat of each rank */
+    wefti_socket_address *doors; /* [seats] 0 bytes: none */
+    int         door;           /* this rank's; -1: none */
+    uint32_t    heard_epoch;    /* the highest that was tried from here */
 } transport_inside;
 
 /* What ranks tell each other when they join. */
@@ -230,14 +239,44 @@ static weft_status connect_wire(wefti_transport *transport, wefti_wire *wire, co
     return status == WEFT_OK ? wait_for_links(transport, wire, deadline_ns) : status;
 }
 
+/* The address of this host that others reach, as text. */
+static void find_interface(transport_inside *inside, char interface_out[64]) {
+    snprintf(interface_out, 64, "%s", inside->place.interface);
+    if (!interface_out[0] && !inside->network) wefti_control_interface(inside->control, interface_out, 64);
+}
+
+/* Where each rank will be called after a fault. MPI does not survive one, and networks without sockets have no doors. */
+static weft_status open_doors(transport_inside *inside) {
+    wefti_transport      *transport = &inside->transport;
+    size_t                size = (size_t)transport->size, bytes = size * sizeof(wefti_socket_address);
+    wefti_socket_address *all = NULL;
+    char                  interface[64];
+    if (inside->network) return WEFT_OK;
+    if (!inside->members) {
+        WEFTI_TRY(wefti_alloc(size * sizeof *inside->members, "seats", &inside->members));
+        for (size_t i = 0; i < size; i++) inside->members[i] = (int32_t)i;
+        inside->seat = transport->rank;
+        inside->seats = transport->size;
+        WEFTI_TRY(wefti_alloc(bytes, "the ranks' doors", &inside->doors));
+    }
+    find_interface(inside, interface);
+    if (inside->door < 0 && !inside->met_by_mpi && strcmp(transport->wire_name, "mpi") != 0)
+        inside->door = wefti_door_open(&inside->place, interface, &inside->doors[inside->seat]);
+    WEFTI_TRY(wefti_alloc(bytes, "the ranks' doors", &all));
+    weft_status status = wefti_transport_exchange(transport, "doors", &inside->doors[inside->seat], sizeof *all, all);
+    for (int32_t rank = 0; rank < transport->size && status == WEFT_OK; rank++) inside->doors[inside->members[rank]] = all[rank];
+    wefti_free(all, bytes);
+    return status;
+}
+
 static weft_status open_wire(transport_inside *inside, const char *name, wefti_wire **wire_out) {
     wefti_transport   *transport = &inside->transport;
     char               interface[64];
     wefti_wire_options options = {.host = transport->host, .rank = transport->rank, .size = transport->size,
                                   .job = inside->place.job, .secret = inside->place.secret,
-                                  .secret_bytes = inside->place.secret_bytes, .encrypt = transport->encrypts, .own = inside->own_wire};
-    snprintf(interface, sizeof interface, "%s", inside->place.interface);
-    if (!interface[0] && !inside->network) wefti_control_interface(inside->control, interface, sizeof interface);
+                                  .secret_bytes = inside->place.secret_bytes, .epoch = inside->place.epoch,
+                                  .encrypt = transport->encrypts, .own = inside->own_wire};
+    find_interface(inside, interface);
     options.interface = interface;
     options.shared = inside->network ? inside->network->shared : NULL;
     return inside->network ? inside->network->open(&options, wire_out) : wefti_wire_open(name, &options, wire_out);
@@ -324,6 +363,7 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
         status = connect_wire(transport, transport->wire, "addresses", deadline_ns);
     }
     wefti_free(all, all_bytes);
+    if (status == WEFT_OK) status = open_doors(inside);
     if (status == WEFT_OK) status = open_group(inside, options);
     char *everyone = NULL;
     if (status == WEFT_OK) status = wefti_alloc((size_t)transport->size, "readiness", &everyone);
@@ -337,11 +377,8 @@ weft_status wefti_transport_tune(wefti_transport *transport) {
     return transport->group ? wefti_tuning_start(transport->group, &transport->tuning, &transport->tuned) : WEFT_OK;
 }
 
-weft_status wefti_transport_open(const wefti_transport_options *options, wefti_transport **transport_out) {
-    static const wefti_transport_options defaults;
+static weft_status create(const wefti_transport_options *options, transport_inside **inside_out) {
     transport_inside *inside = NULL;
-    *transport_out = NULL;
-    if (!options) options = &defaults;
     WEFTI_TRY(wefti_alloc(sizeof *inside, "the transport", &inside));
     wefti_transport *transport = &inside->transport;
     transport->host = options->host ? options->host : wefti_host_system();
@@ -350,6 +387,41 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
     inside->own_wire = options->own_wire;
     transport->reducer = options->reducer;
     inside->network = options->network;
+    inside->door = -1;
+    *inside_out = inside;
+    return WEFT_OK;
+}
+
+/* Comes into the world at the place that was found. */
+static weft_status enter(transport_inside *inside, const wefti_transport_options *options, const char *wish) {
+    wefti_transport *transport = &inside->transport;
+    WEFTI_TRY(wefti_fault_create(transport->host, &transport->fault));
+    WEFTI_TRY(wefti_watch_create(transport->host, &transport->watch));
+    transport->rank = inside->place.rank;
+    transport->size = inside->place.size;
+    transport->launcher = inside->place.launcher;
+    if (transport->size > 1) return join(inside, options, wish);
+    transport->local_size = 1;
+    return WEFT_OK;
+}
+
+static weft_status give(transport_inside *inside, weft_status status, wefti_transport **transport_out) {
+    wefti_transport *transport = &inside->transport;
+    if (status == WEFT_OK) {
+        *transport_out = transport;
+        return WEFT_OK;
+    }
+    if (inside->control) wefti_transport_fail(transport, status, weft_error_message());
+    wefti_transport_close(transport);
+    return status;
+}
+
+weft_status wefti_transport_open(const wefti_transport_options *options, wefti_transport **transport_out) {
+    static const wefti_transport_options defaults;
+    transport_inside *inside = NULL;
+    *transport_out = NULL;
+    if (!options) options = &defaults;
+    WEFTI_TRY(create(options, &inside));
     char        wish[WIRE_NAME_BYTES] = "";
     weft_status status = WEFT_OK;
     if (options->network)
@@ -357,24 +429,96 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
     else
         status = find_wish(options, wish);
     if (status == WEFT_OK) status = find_place(options, wish, inside);
-    if (status == WEFT_OK) status = wefti_fault_create(transport->host, &transport->fault);
-    if (status == WEFT_OK) status = wefti_watch_create(transport->host, &transport->watch);
-    if (status == WEFT_OK) {
-        transport->rank = inside->place.rank;
-        transport->size = inside->place.size;
-        transport->launcher = inside->place.launcher;
-        if (transport->size > 1)
-            status = join(inside, options, wish);
-        else
-            transport->local_size = 1;
-    }
-    if (status != WEFT_OK) {
-        if (inside->control) wefti_transport_fail(transport, status, weft_error_message());
-        wefti_transport_close(transport);
-        return status;
-    }
-    *transport_out = transport;
+    if (status == WEFT_OK) status = enter(inside, options, wish);
+    return give(inside, status, transport_out);
+}
+
+/* --- going on after a fault --- */
+
+static weft_status can_shrink(transport_inside *lost) {
+    wefti_transport *transport = &lost->transport;
+    if (transport->size < 2 || wefti_fault_status(transport->fault) == WEFT_OK)
+        return wefti_fail(WEFT_E_STATE, "weft_world_shrink: nothing has happened to this world of %d rank%s; it is for worlds whose operations "
+                          "end with a fault", (int)transport->size, transport->size == 1 ? "" : "s");
+    if (lost->network || lost->met_by_mpi || strcmp(transport->wire_name, "mpi") == 0)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "weft_world_shrink: MPI does not survive the death of a process: start the job again from its checkpoint, or "
+                          "start it by weftrun or over another wire (%s)", transport->wire_name);
+    if (wefti_fault_verdict(transport->fault) == WEFT_E_PEER && wefti_fault_rank(transport->fault) == transport->rank)
+        return wefti_fail(WEFT_E_PEER, "weft_world_shrink: this rank, %d, was given up by the others, who go on without it: %s",
+                          (int)transport->rank, wefti_fault_cause(transport->fault));
+    for (int32_t rank = 0; rank < transport->size; rank++)
+        if (!lost->doors || !lost->doors[lost->members[rank]].bytes)
+            return wefti_fail(WEFT_E_UNSUPPORTED, "weft_world_shrink: rank %d could not open a door where the others would find it after a fault "
+                              "(its log says why)", (int)rank);
     return WEFT_OK;
+}
+
+static weft_status find_survivors(transport_inside *lost, int32_t least, uint64_t patience_ns, wefti_gathering *gathering_out) {
+    wefti_transport *transport = &lost->transport;
+    uint8_t         *known = NULL;
+    WEFTI_TRY(wefti_alloc((size_t)lost->seats, "survivors", &known));
+    for (int32_t rank = 0; rank < transport->size; rank++) known[lost->members[rank]] = WEFTI_SEAT_EXPECTED;
+    if (wefti_fault_verdict(transport->fault) == WEFT_E_PEER && wefti_fault_rank(transport->fault) >= 0)
+        known[lost->members[wefti_fault_rank(transport->fault)]] = WEFTI_SEAT_SILENT;
+    weft_status status = wefti_gather(&(wefti_gather_options){.host = transport->host, .place = &lost->place, .seat = lost->seat,
+                                                              .seats = lost->seats, .door = lost->door, .doors = lost->doors, .known = known,
+                                                              .epoch = lost->heard_epoch, .least = least, .patience_ns = patience_ns},
+                                      gathering_out);
+    wefti_free(known, (size_t)lost->seats);
+    return status;
+}
+
+/* The place in the new world: its rank 0 is met at its door. */
+static weft_status take_seat(const transport_inside *lost, wefti_gathering *gathering, transport_inside *inside) {
+    wefti_place *place = &inside->place;
+    size_t       doors_bytes = (size_t)lost->seats * sizeof *inside->doors;
+    WEFTI_TRY(wefti_alloc(doors_bytes, "the ranks' doors", &inside->doors));
+    memcpy(inside->doors, lost->doors, doors_bytes);
+    inside->seat = lost->seat;
+    inside->seats = lost->seats;
+    inside->heard_epoch = gathering->epoch;
+    WEFTI_TRY(wefti_alloc((size_t)gathering->size * sizeof *inside->members, "seats", &inside->members));
+    memcpy(inside->members, gathering->members, (size_t)gathering->size * sizeof *inside->members);
+    inside->transport.size = gathering->size; /* of the members, should what follows fail */
+    inside->door = fcntl(lost->door, F_DUPFD_CLOEXEC, 0);
+    if (inside->door < 0) return wefti_fail_errno("cannot keep this rank's door");
+    *place = lost->place;
+    place->rank = gathering->rank;
+    place->size = gathering->size;
+    place->local_rank = place->local_size = -1;
+    place->store_ports = 1;
+    place->store_descriptor = place->rank == 0 ? inside->door : -1;
+    place->epoch = gathering->epoch;
+    snprintf(place->store, sizeof place->store, "%s", wefti_socket_text(&lost->doors[gathering->members[0]]).text);
+    inside->transport.encrypts = place->encrypt && place->size > 1;
+    return WEFT_OK;
+}
+
+/* Another one that is lost on the way ends the new world before it has begun; those who are left then gather again. */
+static bool is_of_peers(weft_status status) { return status == WEFT_E_PEER || status == WEFT_E_LINK || status == WEFT_E_TIMEOUT; }
+
+weft_status wefti_transport_shrink(wefti_transport *lost_transport, const wefti_transport_options *options, int32_t least,
+                                   uint64_t patience_ns, wefti_transport **transport_out) {
+    transport_inside *lost = (transport_inside *)lost_transport;
+    weft_status       status = WEFT_OK;
+    *transport_out = NULL;
+    WEFTI_TRY(can_shrink(lost));
+    for (int32_t tries = 0; tries < lost->seats && (status == WEFT_OK || is_of_peers(status)); tries++) {
+        wefti_gathering   gathering;
+        transport_inside *inside = NULL;
+        WEFTI_TRY(find_survivors(lost, least, patience_ns, &gathering));
+        lost->heard_epoch = gathering.epoch;
+        status = create(options, &inside);
+        if (status == WEFT_OK) {
+            inside->own_wire = lost->own_wire;
+            status = take_seat(lost, &gathering, inside);
+            if (status == WEFT_OK) status = enter(inside, options, lost_transport->wire_name);
+            status = give(inside, status, transport_out);
+        }
+        wefti_gathering_release(&gathering);
+        if (status == WEFT_OK) return WEFT_OK;
+    }
+    return status;
 }
 
 void wefti_transport_close(wefti_transport *transport) {
@@ -395,6 +539,9 @@ void wefti_transport_close(wefti_transport *transport) {
     wefti_watch_release(transport->watch);
     wefti_free(transport->names, (size_t)transport->size * sizeof *transport->names);
     wefti_free(transport->nodes, (size_t)transport->size * sizeof *transport->nodes);
+    wefti_free(inside->members, (size_t)transport->size * sizeof *inside->members);
+    wefti_free(inside->doors, (size_t)inside->seats * sizeof *inside->doors);
+    if (inside->door >= 0) close(inside->door);
     explicit_bzero(&inside->place, sizeof inside->place);
     wefti_free(inside, sizeof *inside);
     (void)wefti_fail(WEFT_OK, "%s", message);

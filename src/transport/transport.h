@@ -25,6 +25,7 @@ typedef struct wefti_place {
     uint8_t     secret[64];
     size_t      secret_bytes;           /* 0: none */
     bool        encrypt;                /* what goes over TCP */
+    uint32_t    epoch;                  /* 0; above that of every world before it in one that was shrunk */
 } wefti_place;
 
 /* Reads the environment: Weft's own variables first, then Kubernetes', torchrun's, Open MPI's and PMIx's, Slurm's; one rank where
@@ -70,6 +71,10 @@ typedef struct wefti_transport {
  * Blocks until all are there or the deadline has passed. Errors name what is wrong: ranks that did not come, a size that
  * disagrees, a taken port, a wrong secret, a wire that does not exist (those that do are listed). */
 WEFT_MUST_CHECK weft_status wefti_transport_open(const wefti_transport_options *options, wefti_transport **transport_out);
+/* Those who are left of a poisoned transport, `lost`, open another one: weft_world_shrink's contract. Of the options, reducer, timeout_ns
+ * and no_control_thread count. `lost` stays as it is, and may be tried again. */
+WEFT_MUST_CHECK weft_status wefti_transport_shrink(wefti_transport *lost, const wefti_transport_options *options, int32_t least,
+                                                   uint64_t patience_ns, wefti_transport **transport_out);
 /* Does what WEFT_TUNING says (tune.h), for the group of all ranks and those that are made later. Collective; once the reducer can
  * reduce, and before any other collective. */
 WEFT_MUST_CHECK weft_status wefti_transport_tune(wefti_transport *transport);

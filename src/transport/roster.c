@@ -1,0 +1,64 @@
+/* The decision. The lowest seat that is not known to be lost leads; everybody calls whom he takes for it, and takes the next once that one
+ * is lost. The leader goes on with those who are here as soon as nobody is expected any more who has not come.
+ *
+ * Who is lost: one whose host refuses connections to its door (its process has ended), one whose connection ends. Who is merely silent
+ * may be cut off, with others who think the same of us: so a leader goes on only with more than half of all who may be alive. Who is
+ * expected is waited for with patience, and counts as silent after it. */
+#include "transport/roster.h"
+
+void wefti_roster_open(wefti_roster *roster, const wefti_roster_options *options, uint8_t *seats) {
+    *roster = (wefti_roster){.options = *options, .seats = seats, .called = -1};
+    seats[options->me] = WEFTI_SEAT_HERE;
+}
+
+void wefti_roster_here(wefti_roster *roster, int32_t seat) { roster->seats[seat] = WEFTI_SEAT_HERE; }
+
+void wefti_roster_lost(wefti_roster *roster, int32_t seat) {
+    if (seat != roster->options.me) roster->seats[seat] = WEFTI_SEAT_EMPTY;
+}
+
+int32_t wefti_roster_count(const wefti_roster *roster, wefti_seat state) {
+    int32_t count = 0;
+    for (int32_t i = 0; i < roster->options.seats; i++) count += roster->seats[i] == state;
+    return count;
+}
+
+static weft_status lead(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *do_out) {
+    const wefti_roster_options *options = &roster->options;
+    if (roster->leads_ns == 0) roster->leads_ns = now_ns ? now_ns : 1;
+    int32_t here = wefti_roster_count(roster, WEFTI_SEAT_HERE), expected = wefti_roster_count(roster, WEFTI_SEAT_EXPECTED);
+    int32_t alive = here + expected + wefti_roster_count(roster, WEFTI_SEAT_SILENT);
+    bool    may = 2 * here > alive;
+    *do_out = WEFTI_ROSTER_LEAD;
+    /* A majority that is missing may turn out to be dead: its doors are tried as long as there is patience. */
+    if ((expected || !may) && now_ns - roster->leads_ns < options->patience_ns) return WEFT_OK;
+    *do_out = WEFTI_ROSTER_FAIL;
+    if (!may)
+        return wefti_fail(WEFT_E_PEER, "%d of %d ranks whose processes may be alive came within %.3g s, and the others may be going on without "
+                          "them: only more than half may", (int)here, (int)alive, (double)options->patience_ns / 1e9);
+    if (here < options->least)
+        return wefti_fail(WEFT_E_PEER, "%d rank%s left, fewer than the %d that are to go on", (int)here, here == 1 ? " is" : "s are",
+                          (int)options->least);
+    *do_out = WEFTI_ROSTER_DECIDE;
+    return WEFT_OK;
+}
+
+weft_status wefti_roster_progress(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *do_out, int32_t *leader_out) {
+    const wefti_roster_options *options = &roster->options;
+    int32_t                     leader = 0;
+    while (leader != options->me && roster->seats[leader] != WEFTI_SEAT_EXPECTED) leader++;
+    if (roster->leads_ns) leader = options->me; /* who has let somebody in does not send him away */
+    *leader_out = leader;
+    if (leader == options->me) return lead(roster, now_ns, do_out);
+    if (roster->called != leader) {
+        roster->called = leader;
+        roster->called_ns = now_ns;
+    }
+    /* The leader itself may wait as long, and a little longer. */
+    if (now_ns - roster->called_ns > options->patience_ns + WEFTI_SECOND_NS) {
+        roster->seats[leader] = WEFTI_SEAT_SILENT;
+        return wefti_roster_progress(roster, now_ns, do_out, leader_out);
+    }
+    *do_out = WEFTI_ROSTER_CALL;
+    return WEFT_OK;
+}

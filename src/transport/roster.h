@@ -1,0 +1,47 @@
+/* Who goes on: the decision that the survivors of a fault make together.
+ *
+ * Seats are the ranks that the job was started with. A roster is one rank's view of them: a state machine that is told what happened and
+ * asked what to do, with no clock, socket or memory of anybody else's, so that tests can drive it. */
+#ifndef WEFTI_TRANSPORT_ROSTER_H
+#define WEFTI_TRANSPORT_ROSTER_H
+
+#include "core/iface/host.h"
+
+typedef enum wefti_seat {
+    WEFTI_SEAT_EMPTY,    /* its process has ended, or it was left behind before */
+    WEFTI_SEAT_SILENT,   /* the verdict names it, but its process may live: not waited for, and counted as if it might go on elsewhere */
+    WEFTI_SEAT_EXPECTED, /* not known to be lost */
+    WEFTI_SEAT_HERE      /* has come to this leader */
+} wefti_seat;
+
+typedef struct wefti_roster_options {
+    int32_t  me, seats;
+    int32_t  least;       /* of them to go on with; at least 1 */
+    uint64_t patience_ns; /* with those who are expected, seem to be alive, and do not come */
+} wefti_roster_options;
+
+typedef struct wefti_roster {
+    wefti_roster_options options;
+    uint8_t *seats;       /* [seats] wefti_seat; the caller's, who fills in what is known of each */
+    uint64_t leads_ns;    /* when this rank began to lead; 0: it does not */
+    uint64_t called_ns;   /* when it began to call the one that it takes for the leader … */
+    int32_t  called;      /* … which is that one; -1 */
+} wefti_roster;
+
+typedef enum wefti_roster_do {
+    WEFTI_ROSTER_CALL,   /* call `leader` */
+    WEFTI_ROSTER_LEAD,   /* let the others in */
+    WEFTI_ROSTER_DECIDE, /* those who are here are the new world; this rank leads it */
+    WEFTI_ROSTER_FAIL    /* this rank cannot go on; the thread's message says why */
+} wefti_roster_do;
+
+/* `seats` lives as long as the roster; this rank's own is set to be here. */
+void wefti_roster_open(wefti_roster *roster, const wefti_roster_options *options, uint8_t *seats);
+/* What is so: a seat is taken here; whoever sat there is lost. */
+void wefti_roster_here(wefti_roster *roster, int32_t seat);
+void wefti_roster_lost(wefti_roster *roster, int32_t seat);
+/* What is to be done. WEFT_E_PEER, with the message, comes with FAIL. */
+weft_status wefti_roster_progress(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *do_out, int32_t *leader_out);
+int32_t wefti_roster_count(const wefti_roster *roster, wefti_seat state);
+
+#endif

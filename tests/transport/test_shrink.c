@@ -1,0 +1,285 @@
+/* Survivors that go on: weft_world_shrink between real processes. */
+#include <criterion/criterion.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ranks.h"
+#include "transport/roster.h"
+#include "weft/collective.h"
+
+static const char         *wire;
+static const char         *victims; /* by rank, and for each round in turn: k is killed, s stopped, . lives */
+static weft_shrink_options shrink;
+static int                 rounds;
+
+static weft_status open_world(weft_world **world_out) {
+    return weft_world_create(&(weft_world_options){.wire = wire, .threads = {.count = 1}, .timeout_ns = 20 * (int64_t)WEFTI_SECOND_NS},
+                             world_out);
+}
+
+/* The sum of all ranks' `mine`, over a group that is made for it. */
+static weft_status sum(weft_world *world, int32_t mine, int32_t *sum_out) {
+    weft_group *group = NULL;
+    WEFTI_TRY(weft_group_create(world, NULL, &group));
+    weft_status status = weft_group_allreduce(group, &mine, sum_out, 1, WEFT_I32, WEFT_COMBINE_SUM);
+    weft_group_release(group);
+    return status;
+}
+
+static weft_status until_fault(weft_world *world) {
+    int32_t     total;
+    weft_status status;
+    while ((status = sum(world, 1, &total)) == WEFT_OK) continue;
+    return status;
+}
+
+/* Checks the new world, and leaves in `status` what is wrong. */
+static weft_status check_world(weft_world *world, int32_t old_rank, const char *lives) {
+    int32_t size = 0, rank = 0, total = 0, expected = 0;
+    for (int32_t i = 0; lives[i]; i++) {
+        if (lives[i] != '.') continue;
+        if (i < old_rank) rank++;
+        expected += 1 << i;
+        size++;
+    }
+    if (weft_world_rank(world) != rank || weft_world_size(world) != size)
+        return wefti_fail(WEFT_E_INTERNAL, "old rank %d is rank %d of %d instead of %d of %d", (int)old_rank, (int)weft_world_rank(world),
+                          (int)weft_world_size(world), (int)rank, (int)size);
+    WEFTI_TRY(sum(world, 1 << old_rank, &total));
+    return total == expected ? WEFT_OK : wefti_fail(WEFT_E_INTERNAL, "the sum is %d instead of %d", (int)total, (int)expected);
+}
+
+/* Everyone who lives has come so far: a barrier says only that all have begun it. */
+static void meet(ranks *all, int32_t count) {
+    atomic_fetch_add(&all->ready, 1);
+    while (atomic_load(&all->ready) < count) usleep(200);
+}
+
+/* Faults, one after another. */
+static weft_status survive(ranks *all, int32_t rank) {
+    weft_world *world = NULL, *next = NULL;
+    weft_group *stale = NULL;
+    char        lives[RANKS_MOST + 1] = "";
+    int32_t     total, met = 0;
+    memset(lives, '.', (size_t)all->size);
+    WEFTI_TRY(open_world(&world));
+    for (int round = 0; round < rounds; round++) {
+        const char *fate = victims + round * all->size;
+        WEFTI_TRY(weft_group_create(world, NULL, &stale));
+        meet(all, met += weft_world_size(world));
+        if (fate[rank] == 'k') raise(SIGKILL);
+        if (fate[rank] == 's') raise(SIGSTOP);
+        for (int32_t i = 0; i < all->size; i++)
+            if (fate[i] != '.') lives[i] = fate[i];
+        if (until_fault(world) != WEFT_E_PEER) return wefti_fail(WEFT_E_INTERNAL, "no verdict: %s", weft_error_message());
+        uint64_t begin_ns = ranks_now();
+        WEFTI_TRY(weft_world_shrink(world, &shrink, &next));
+        uint64_t took_ns = ranks_now() - begin_ns;
+        if (weft_world_rank(next) == 0) fprintf(stderr, "shrink, %s, %s: %.0f ms\n", wire, lives, (double)took_ns / 1e6);
+        if (took_ns > 2 * WEFTI_SECOND_NS) return wefti_fail(WEFT_E_INTERNAL, "it took %.3g s", (double)took_ns / 1e9);
+        WEFTI_TRY(check_world(next, rank, lives));
+        if (weft_group_allreduce(stale, &(int32_t){1}, &total, 1, WEFT_I32, WEFT_COMBINE_SUM) != WEFT_E_PEER)
+            return wefti_fail(WEFT_E_INTERNAL, "a group of the lost world works");
+        weft_group_release(stale);
+        WEFTI_TRY(check_world(next, rank, lives));
+        weft_world_release(world);
+        world = next;
+    }
+    weft_status status = check_world(world, rank, lives);
+    weft_world_release(world);
+    return status;
+}
+
+/* Kills the stopped ones once all others have ended. */
+static void join_all(ranks *all, const char *lost) {
+    uint64_t until_ns = ranks_now() + 40 * WEFTI_SECOND_NS;
+    for (int32_t rank = 0; rank < all->size; rank++)
+        while (!lost[rank] && !atomic_load(&all->results[rank].finished) && ranks_now() < until_ns) usleep(1000);
+    for (int32_t rank = 0; rank < all->size; rank++)
+        if (lost[rank] == 's') kill(all->children[rank], SIGKILL);
+    ranks_join(all);
+}
+
+static void try_survive(int32_t size, const char *fates) {
+    static const char *const wires[] = {"shm", "tcp"};
+    for (size_t w = 0; w < 2; w++) {
+        wire = wires[w];
+        victims = fates;
+        rounds = (int)(strlen(fates) / (size_t)size);
+        ranks *all = ranks_start(size, survive);
+        char   lost[RANKS_MOST] = "";
+        for (size_t i = 0; i < strlen(fates); i++)
+            if (fates[i] != '.') lost[i % (size_t)size] = fates[i];
+        join_all(all, lost);
+        for (int32_t rank = 0; rank < size; rank++) {
+            if (lost[rank]) continue;
+            cr_expect(atomic_load(&all->results[rank].finished) && all->results[rank].status == WEFT_OK, "%s, %s, rank %d: %s", wire, fates,
+                      (int)rank, all->results[rank].message);
+        }
+        ranks_free(all);
+    }
+}
+
+Test(shrink, one_of_four_is_killed) { try_survive(4, "..k."); }
+Test(shrink, rank_0_is_killed) { try_survive(4, "k..."); }
+Test(shrink, rank_0_and_its_successor_are_killed) { try_survive(4, "kk.."); }
+Test(shrink, all_but_one_are_killed) { try_survive(3, "kk."); }
+Test(shrink, fault_after_fault) { try_survive(4, "...k" "k..." ".k.."); }
+Test(shrink, one_of_three_is_stopped) { try_survive(3, "s.."); }
+
+/* --- what is refused --- */
+
+static weft_status expect(weft_status status, weft_status expected, const char *text) {
+    if (status == expected && strstr(weft_error_message(), text)) return WEFT_OK;
+    return wefti_fail(WEFT_E_INTERNAL, "%s instead of %s with '%s': %.300s", weft_status_name(status), weft_status_name(expected), text,
+                      weft_error_message());
+}
+
+static weft_status refuse_without_fault(ranks *all, int32_t rank) {
+    weft_world *world = NULL, *next = NULL;
+    int32_t     total;
+    (void)all, (void)rank;
+    WEFTI_TRY(open_world(&world));
+    WEFTI_TRY(expect(weft_world_shrink(world, NULL, &next), WEFT_E_STATE, "nothing has happened"));
+    WEFTI_TRY(expect(weft_world_shrink(world, &(weft_shrink_options){.least = -1}, &next), WEFT_E_INVALID, "least -1"));
+    WEFTI_TRY(expect(weft_world_shrink(world, &(weft_shrink_options){.least = 3}, &next), WEFT_E_INVALID, "2 ranks"));
+    WEFTI_TRY(expect(weft_world_shrink(world, &(weft_shrink_options){.patience_ns = -1}, &next), WEFT_E_INVALID, "patience_ns -1"));
+    WEFTI_TRY(expect(weft_world_shrink(NULL, NULL, &next), WEFT_E_INVALID, "NULL"));
+    if (next) return wefti_fail(WEFT_E_INTERNAL, "a world came of it");
+    WEFTI_TRY(sum(world, 1, &total)); /* goes on as if nothing had been asked */
+    weft_world_release(world);
+    return WEFT_OK;
+}
+Test(shrink, refuses_a_world_without_a_fault) {
+    wire = "tcp";
+    ranks *all = ranks_start(2, refuse_without_fault);
+    ranks_join(all);
+    for (int i = 0; i < 2; i++) cr_expect_eq(all->results[i].status, WEFT_OK, "%s", all->results[i].message);
+    ranks_free(all);
+}
+
+static weft_status refuse_too_few(ranks *all, int32_t rank) {
+    weft_world *world = NULL, *next = NULL;
+    WEFTI_TRY(open_world(&world));
+    meet(all, 3);
+    if (rank == 2) raise(SIGKILL);
+    if (until_fault(world) != WEFT_E_PEER) return wefti_fail(WEFT_E_INTERNAL, "no verdict");
+    weft_status status = weft_world_shrink(world, &(weft_shrink_options){.least = 3, .patience_ns = (int64_t)WEFTI_SECOND_NS / 2}, &next);
+    /* The one that leads knows how many are left; who called it finds that it has gone, and that it is alone. */
+    WEFTI_TRY(expect(status, WEFT_E_PEER, ""));
+    meet(all, 5);
+    WEFTI_TRY(weft_world_shrink(world, &(weft_shrink_options){.least = 2}, &next)); /* asked again for less, they go on */
+    WEFTI_TRY(check_world(next, rank, "..k"));
+    weft_world_release(next);
+    weft_world_release(world);
+    return WEFT_OK;
+}
+Test(shrink, refuses_fewer_than_are_to_go_on) {
+    wire = "shm";
+    ranks *all = ranks_start(3, refuse_too_few);
+    ranks_join(all);
+    for (int i = 0; i < 2; i++) cr_expect_eq(all->results[i].status, WEFT_OK, "rank %d: %s", i, all->results[i].message);
+    ranks_free(all);
+}
+
+/* Rank 1 is stopped and goes on when rank 0 has been refused: neither may go on alone. */
+static weft_status refuse_half(ranks *all, int32_t rank) {
+    weft_world *world = NULL, *next = NULL;
+    WEFTI_TRY(open_world(&world));
+    meet(all, 2);
+    if (rank == 1) raise(SIGSTOP);
+    if (until_fault(world) != WEFT_E_PEER) return wefti_fail(WEFT_E_INTERNAL, "no verdict");
+    weft_status status = weft_world_shrink(world, &(weft_shrink_options){.patience_ns = (int64_t)WEFTI_SECOND_NS / 2}, &next);
+    WEFTI_TRY(expect(status, WEFT_E_PEER, rank == 0 ? "1 of 2 ranks" : "was given up by the others"));
+    if (rank == 0) kill(all->children[1], SIGCONT);
+    weft_world_release(world);
+    return WEFT_OK;
+}
+Test(shrink, refuses_half_of_those_who_may_be_alive) {
+    wire = "tcp";
+    ranks *all = ranks_start(2, refuse_half);
+    ranks_join(all);
+    for (int i = 0; i < 2; i++) cr_expect_eq(all->results[i].status, WEFT_OK, "rank %d: %s", i, all->results[i].message);
+    ranks_free(all);
+}
+
+/* Rank 2 lives and does not call. */
+static weft_status leave_behind(ranks *all, int32_t rank) {
+    weft_world *world = NULL, *next = NULL;
+    WEFTI_TRY(open_world(&world));
+    meet(all, 4);
+    if (rank == 1) raise(SIGKILL);
+    if (until_fault(world) != WEFT_E_PEER) return wefti_fail(WEFT_E_INTERNAL, "no verdict");
+    if (rank != 2) {
+        WEFTI_TRY(weft_world_shrink(world, &(weft_shrink_options){.patience_ns = (int64_t)WEFTI_SECOND_NS / 2}, &next));
+        WEFTI_TRY(check_world(next, rank, ".ks."));
+        meet(all, 7);
+    } else {
+        meet(all, 7);
+        WEFTI_TRY(expect(weft_world_shrink(world, &(weft_shrink_options){.patience_ns = (int64_t)WEFTI_SECOND_NS / 4}, &next), WEFT_E_PEER,
+                         "more than half"));
+    }
+    atomic_fetch_add(&all->step, 1);
+    while (atomic_load(&all->step) < 3) usleep(1000); /* nobody ends before the late one was refused */
+    weft_world_release(next);
+    weft_world_release(world);
+    return WEFT_OK;
+}
+Test(shrink, leaves_behind_who_does_not_come) {
+    wire = "tcp";
+    ranks *all = ranks_start(4, leave_behind);
+    ranks_join(all);
+    for (int i = 0; i < 4; i++)
+        if (i != 1) cr_expect_eq(all->results[i].status, WEFT_OK, "rank %d: %s", i, all->results[i].message);
+    ranks_free(all);
+}
+
+/* --- the decision by itself --- */
+
+static wefti_roster_do ask(wefti_roster *roster, uint64_t now_ns, int32_t *leader_out) {
+    wefti_roster_do what = WEFTI_ROSTER_FAIL;
+    weft_status     status = wefti_roster_progress(roster, now_ns, &what, leader_out);
+    cr_expect_eq(status != WEFT_OK, what == WEFTI_ROSTER_FAIL);
+    return what;
+}
+
+Test(roster, the_lowest_that_lives_leads) {
+    uint8_t      seats[4] = {WEFTI_SEAT_SILENT, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED};
+    wefti_roster roster;
+    int32_t      leader = -1;
+    wefti_roster_open(&roster, &(wefti_roster_options){.me = 2, .seats = 4, .least = 1, .patience_ns = 100}, seats);
+    cr_expect_eq(ask(&roster, 10, &leader), WEFTI_ROSTER_CALL);
+    cr_expect_eq(leader, 1);
+    wefti_roster_lost(&roster, 1);
+    cr_expect_eq(ask(&roster, 20, &leader), WEFTI_ROSTER_LEAD);
+    wefti_roster_here(&roster, 3);
+    cr_expect_eq(ask(&roster, 30, &leader), WEFTI_ROSTER_DECIDE, "2 of 3 who may be alive, and nobody is expected");
+}
+
+Test(roster, half_do_not_go_on) {
+    uint8_t      seats[4] = {WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_SILENT};
+    wefti_roster roster;
+    int32_t      leader = -1;
+    wefti_roster_open(&roster, &(wefti_roster_options){.me = 0, .seats = 4, .least = 1, .patience_ns = 100}, seats);
+    wefti_roster_here(&roster, 1);
+    cr_expect_eq(ask(&roster, 10, &leader), WEFTI_ROSTER_LEAD);
+    cr_expect_eq(ask(&roster, 109, &leader), WEFTI_ROSTER_LEAD);
+    cr_expect_eq(ask(&roster, 110, &leader), WEFTI_ROSTER_FAIL, "2 of 4");
+    wefti_roster_lost(&roster, 3);
+    cr_expect_eq(ask(&roster, 111, &leader), WEFTI_ROSTER_DECIDE, "2 of 3");
+}
+
+Test(roster, a_leader_that_never_answers_is_passed_over) {
+    uint8_t      seats[3] = {WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED};
+    wefti_roster roster;
+    int32_t      leader = -1;
+    wefti_roster_open(&roster, &(wefti_roster_options){.me = 1, .seats = 3, .least = 1, .patience_ns = 100}, seats);
+    cr_expect_eq(ask(&roster, 10, &leader), WEFTI_ROSTER_CALL);
+    cr_expect_eq(ask(&roster, 110 + WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_CALL);
+    cr_expect_eq(ask(&roster, 111 + WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_LEAD);
+    cr_expect_eq(seats[0], WEFTI_SEAT_SILENT, "it may be alive");
+    cr_expect_eq(seats[1], WEFTI_SEAT_HERE);
+}
