@@ -117,6 +117,11 @@ typedef struct weft_shrink_options {
  * the verdict, as before. The program makes what it needs again in the new world, and releases the old one with its objects when
  * it likes. No message of the old world reaches the new one. Its dump signal is not taken over.
  *
+ * Strangers. For this call every rank of a world listens on a port of its own, of the interface where the ranks meet. Nobody is let in there but
+ * during the call, by proof of the job's secret; at all other times the control thread hangs up on whoever calls. With .no_control_thread the
+ * calls of this rank do so, and between them up to 1024 who called wait; survivors who find that many before them find no answer, and
+ * treat this rank as one that seems to be alive.
+ *
  * Errors: WEFT_E_INVALID; WEFT_E_STATE where the world has no fault; WEFT_E_PEER where this rank is the one that was given up, or too few came (the
  * message says which); WEFT_E_UNSUPPORTED over MPI, which does not survive a process, and where a rank's host let it open no port to be found at;
  * and those of weft_world_create. After an error the call may be made again. Threads: as for all else in `world`.

@@ -146,6 +146,7 @@ static void pump(wefti_control *control, uint64_t now_ns) {
         wefti_control_server_pump(control, now_ns);
     else
         wefti_control_client_pump(control, now_ns);
+    if (control->door) wefti_door_drain(control->door, now_ns);
     beat(control, now_ns);
     control->suspects = wefti_fault_settle(control->fault);
     tell_all(control);
@@ -155,9 +156,11 @@ static void pump(wefti_control *control, uint64_t now_ns) {
 
 static nfds_t descriptors(wefti_control *control, struct pollfd *list) {
     nfds_t count = 0;
+    int    door = wefti_door_descriptor(control->door, wefti_host_now(control->host));
     list[count++] = (struct pollfd){.fd = control->wake, .events = POLLIN};
     if (control->signalled >= 0) list[count++] = (struct pollfd){.fd = control->signalled, .events = POLLIN};
     if (control->listener >= 0) list[count++] = (struct pollfd){.fd = control->listener, .events = POLLIN};
+    if (door >= 0) list[count++] = (struct pollfd){.fd = door, .events = POLLIN};
     for (int i = 0; control->guests && i < CONTROL_MOST_GUESTS; i++)
         if (control->guests[i].socket >= 0)
             list[count++] = (struct pollfd){.fd = control->guests[i].socket, .events = POLLIN};
@@ -333,8 +336,11 @@ weft_status wefti_control_exchange(wefti_control *control, const char *name, con
 
 /* --- opening and closing --- */
 
+/* Descriptors beside the members' and guests': to wake, the signal's, the listener, what is dialled, the door. */
+enum { CONTROL_DESCRIPTORS = 5 };
+
 static size_t control_bytes(const wefti_place *place) {
-    return sizeof(wefti_control) + ((size_t)place->size + CONTROL_MOST_GUESTS + 5) * sizeof(struct pollfd);
+    return sizeof(wefti_control) + ((size_t)place->size + CONTROL_MOST_GUESTS + CONTROL_DESCRIPTORS) * sizeof(struct pollfd);
 }
 
 static void free_all(wefti_control *control) {
@@ -493,6 +499,13 @@ void wefti_control_interface(wefti_control *control, char *text_out, size_t most
 void wefti_control_answer(wefti_control *control, int eventfd) {
     pthread_mutex_lock(&control->lock);
     control->signalled = eventfd;
+    pthread_mutex_unlock(&control->lock);
+    rouse(control);
+}
+
+void wefti_control_keep_door(wefti_control *control, wefti_door *door) {
+    pthread_mutex_lock(&control->lock);
+    control->door = door;
     pthread_mutex_unlock(&control->lock);
     rouse(control);
 }

@@ -3,6 +3,7 @@
 #ifndef WEFTI_TRANSPORT_CONTROL_H
 #define WEFTI_TRANSPORT_CONTROL_H
 
+#include "transport/door.h"
 #include "transport/fault.h"
 #include "transport/transport.h"
 
@@ -30,6 +31,8 @@ void wefti_control_close(wefti_control *control);
 /* The address of this host that reaches the others, as text without a port: what wires bind to where nothing else is
  * said. Loopback where the store is there. */
 void wefti_control_interface(wefti_control *control, char *text_out, size_t most_bytes);
+/* Whoever runs the channel, the thread or each call, drains this rank's door from now on; it is not owned. */
+void wefti_control_keep_door(wefti_control *control, wefti_door *door);
 /* Connections that were dropped because they were none of this job. */
 uint64_t wefti_control_strangers(wefti_control *control);
 

@@ -3,6 +3,7 @@
  * Rank 0 may start later, so a refused connection is tried again until the deadline. Where the launcher names no port of
  * ours (torchrun's own store has the one it names), a few ports in a row are tried, and whoever answers without being
  * rank 0 of this job is passed over. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,6 +19,15 @@ static void hang_up(wefti_control *control, uint64_t now_ns) {
     control->redial_ns = now_ns + REDIAL_NS;
     control->port_try = (control->port_try + 1) % control->place->store_ports;
     snprintf(control->last_refusal, sizeof control->last_refusal, "%s", weft_error_message());
+}
+
+/* In a world that follows a fault, rank 0 is the one who gathered the others at the same port. Where its host refuses, or it is at that
+ * port for something else than this epoch, it has been lost, or has lost others and gathers again: so must this rank. */
+static bool has_moved_on(wefti_control *control, weft_status status, int error) {
+    if (control->place->epoch == 0 || (error != ECONNREFUSED && status != WEFT_E_NOT_FOUND && status != WEFT_E_MISMATCH)) return false;
+    wefti_control_fail(control, wefti_fail(WEFT_E_PEER, "rank 0 was lost, or gathers again, before the ranks left by a fault had joined it at %s",
+                                           control->place->store));
+    return true;
 }
 
 /* Whether to try again after what the handshake said. */
@@ -59,6 +69,7 @@ static void join(wefti_control *control, uint64_t now_ns) {
         wefti_socket_set_port(&address, (uint16_t)(wefti_socket_port(&address) + control->port_try));
         if (wefti_socket_dial(&address, &control->dialled) != WEFT_OK) {
             control->dialled = -1;
+            if (has_moved_on(control, WEFT_E_LINK, errno)) return;
             control->redial_ns = now_ns + REDIAL_NS;
             snprintf(control->last_refusal, sizeof control->last_refusal, "%s", weft_error_message());
             return;
@@ -68,6 +79,7 @@ static void join(wefti_control *control, uint64_t now_ns) {
         status = wefti_socket_connected(control->dialled);
         if (status == WEFT_E_AGAIN) return;
         if (status != WEFT_OK) {
+            (void)has_moved_on(control, status, errno);
             hang_up(control, now_ns);
             return;
         }
@@ -81,7 +93,7 @@ static void join(wefti_control *control, uint64_t now_ns) {
     status = wefti_handshake_progress(&control->shake, now_ns);
     if (status == WEFT_E_AGAIN) return;
     if (status != WEFT_OK) {
-        if (is_final(control, status)) wefti_control_fail(control, status);
+        if (!has_moved_on(control, status, 0) && is_final(control, status)) wefti_control_fail(control, status);
         hang_up(control, now_ns);
         return;
     }

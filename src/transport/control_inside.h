@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "transport/control.h"
+#include "transport/door.h"
 #include "transport/frames.h"
 #include "transport/handshake.h"
 #include "transport/socket.h"
@@ -87,6 +88,7 @@ struct wefti_control {
     bool               has_thread, no_thread;
     _Atomic bool       stop;
     int                wake;       /* eventfd: the thread shall look */
+    wefti_door        *door;       /* that is drained; NULL: none */
     _Atomic uint64_t   listened_ns;
     uint64_t           pumped_ns, beat_ns;
     bool               suspects;   /* the fault has a suspicion */

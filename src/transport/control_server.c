@@ -112,7 +112,7 @@ static void pump_guests(wefti_control *control, uint64_t now_ns) {
             welcome(control, guest, now_ns);
             continue;
         }
-        if (status == WEFT_E_MISMATCH) /* proved to be of this job, so the job cannot work */
+        if (status == WEFT_E_MISMATCH && control->place->epoch == 0) /* proved to be of this job, so the job cannot work; later, it is late */
             wefti_fault_raise(control->fault, WEFT_E_MISMATCH, guest->shake.peer, weft_error_message());
         drop_guest(control, guest);
     }

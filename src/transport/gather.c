@@ -18,7 +18,9 @@
 #include "transport/roster.h"
 
 enum { MOST_GUESTS = 64, GATHER_HELLO = 101, GATHER_MEMBERS = 102, FRAME_BYTES = 1 << 20 };
+/* A leader that has not begun to gather is called again soon, and less often the longer it does not. */
 #define REDIAL_NS (10 * WEFTI_MILLISECOND_NS)
+#define REDIAL_MOST_NS (100 * WEFTI_MILLISECOND_NS)
 #define PROBE_NS (250 * WEFTI_MILLISECOND_NS)
 #define NAP_NS (2 * WEFTI_MILLISECOND_NS)
 
@@ -50,29 +52,20 @@ typedef struct gather {
     wefti_handshake shake;
 } gather;
 
-/* --- doors --- */
-
-static bool may_listen(const wefti_place *place, const wefti_socket_address *address) {
-    return wefti_socket_is_loopback(address) || (place->secret_bytes && wefti_can_authenticate());
-}
-
-int wefti_door_open(const wefti_place *place, const char *interface, wefti_socket_address *address_out) {
-    int door = -1;
-    memset(address_out, 0, sizeof *address_out);
-    if (wefti_interface_find(interface, address_out) == WEFT_OK && may_listen(place, address_out)) {
-        wefti_socket_set_port(address_out, 0);
-        if (wefti_socket_listen(address_out, &door) == WEFT_OK) return door;
-    }
-    wefti_log(WEFT_LOG_WARNING, "this rank cannot be called after a fault (weft_world_shrink): no door on %s", interface);
-    address_out->bytes = 0;
-    return -1;
-}
-
 /* --- letting in --- */
 
 static weft_status admit(void *context, int32_t seat) {
     const gather *g = context;
     return wefti_frames_are_open(&g->links[seat].frames) ? WEFT_E_AGAIN : WEFT_OK; /* his former self has just died */
+}
+
+/* What is said from here on is sealed, where the world encrypts. */
+static weft_status open_frames(wefti_handshake *shake, int socket, uint64_t now_ns, wefti_frames *frames) {
+    wefti_seal *seal = NULL;
+    WEFTI_TRY(wefti_seal_create(shake, &seal));
+    wefti_frames_open(frames, socket, FRAME_BYTES, now_ns);
+    wefti_frames_encrypt(frames, seal);
+    return WEFT_OK;
 }
 
 static void drop_guest(guest *it) {
@@ -82,7 +75,7 @@ static void drop_guest(guest *it) {
 
 static void accept_guests(gather *g, uint64_t now_ns) {
     for (int n = 0; n < MOST_GUESTS; n++) {
-        int accepted = wefti_socket_accept(g->options->door);
+        int accepted = wefti_socket_accept(wefti_door_socket(g->options->door));
         if (accepted < 0) return;
         guest *place = &g->guests[0];
         for (int i = 0; i < MOST_GUESTS && place->socket >= 0; i++)
@@ -104,7 +97,10 @@ static void hear_guests(gather *g, uint64_t now_ns) {
             drop_guest(it);
             continue;
         }
-        wefti_frames_open(&link->frames, it->socket, FRAME_BYTES, now_ns);
+        if (open_frames(&it->shake, it->socket, now_ns, &link->frames) != WEFT_OK) {
+            drop_guest(it);
+            continue;
+        }
         link->said_hello = false;
         it->socket = -1;
     }
@@ -130,11 +126,12 @@ static void hear_seats(gather *g, uint64_t now_ns) {
     }
 }
 
-/* What a connection that did not come about says of the process at the other end: it has ended where its host refuses. Else it may be
- * alive and cut off. `error` is errno's. */
+/* What a connection that did not come about says of the process at the other end: it has ended where its host refuses. Where nothing
+ * answers, it may be alive and cut off. Who takes the call and hangs up is not ready. `error` is errno's. */
 static void judge(gather *g, int32_t seat, int error) {
     if (error == ECONNREFUSED) wefti_roster_lost(&g->roster, seat);
-    else g->roster.seats[seat] = WEFTI_SEAT_SILENT;
+    else if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH || error == EHOSTDOWN)
+        g->roster.seats[seat] = WEFTI_SEAT_SILENT;
 }
 
 /* Those who do not come. */
@@ -171,11 +168,15 @@ static void hang_up(gather *g, uint64_t now_ns) {
     if (g->dialled >= 0) close(g->dialled);
     g->dialled = -1;
     g->connected = false;
-    g->redial_ns = now_ns + REDIAL_NS;
+    uint64_t wait_ns = REDIAL_NS + (now_ns - g->roster.called_ns) / 8;
+    g->redial_ns = now_ns + (wait_ns < REDIAL_MOST_NS ? wait_ns : REDIAL_MOST_NS);
 }
 
 static void call(gather *g, int32_t leader, uint64_t now_ns) {
-    if (g->leader != leader) hang_up(g, 0);
+    if (g->leader != leader) {
+        hang_up(g, now_ns);
+        g->redial_ns = 0;
+    }
     g->leader = leader;
     if (g->dialled < 0) {
         if (now_ns < g->redial_ns) return;
@@ -206,7 +207,10 @@ static void call(gather *g, int32_t leader, uint64_t now_ns) {
         return;
     }
     seat_link *link = &g->links[0];
-    wefti_frames_open(&link->frames, g->dialled, FRAME_BYTES, now_ns);
+    if (open_frames(&g->shake, g->dialled, now_ns, &link->frames) != WEFT_OK) {
+        hang_up(g, now_ns);
+        return;
+    }
     g->dialled = -1;
     g->connected = false;
     (void)!wefti_frames_send(&link->frames, (wefti_frame){GATHER_HELLO, 0, g->options->seat, g->epoch}, NULL);
@@ -282,7 +286,8 @@ static weft_status gather_by_roster(gather *g, wefti_gathering *out) {
             g->leader = -1;
             lead(g, now_ns);
             break;
-        case WEFTI_ROSTER_CALL:
+        case WEFTI_ROSTER_CALL: /* who takes this rank for the leader is to call again, until it is, or not */
+            wefti_door_hang_up(g->options->door, now_ns);
             if (call_leader(g, leader, now_ns, out) == WEFT_OK) return WEFT_OK;
             break;
         }
@@ -298,7 +303,8 @@ static weft_status set_up(gather *g, const wefti_gather_options *options, wefti_
     *g = (gather){.options = options, .place = place, .epoch = options->epoch, .leader = -1, .dialled = -1};
     *out = (wefti_gathering){.seats = options->seats};
     g->terms = (wefti_terms){.host = options->host, .purpose = WEFTI_FOR_GATHERING, .rank = options->seat, .size = options->seats,
-                             .job = place->job, .secret = place->secret, .secret_bytes = place->secret_bytes, .admit = admit, .context = g};
+                             .job = place->job, .secret = place->secret, .secret_bytes = place->secret_bytes, .encrypt = place->encrypt,
+                             .admit = admit, .context = g};
     WEFTI_TRY(wefti_alloc(MOST_GUESTS * sizeof *g->guests, "callers", &g->guests));
     for (int i = 0; i < MOST_GUESTS; i++) g->guests[i].socket = -1;
     WEFTI_TRY(wefti_alloc(seats * sizeof *g->links, "connections to ranks", &g->links));

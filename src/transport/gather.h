@@ -6,14 +6,13 @@
 #ifndef WEFTI_TRANSPORT_GATHER_H
 #define WEFTI_TRANSPORT_GATHER_H
 
-#include "transport/socket.h"
-#include "transport/transport.h"
+#include "transport/door.h"
 
 typedef struct wefti_gather_options {
     const wefti_host           *host;
     const wefti_place          *place;  /* job, secret */
     int32_t                     seat, seats;
-    int                         door;   /* this rank's */
+    wefti_door                 *door;   /* this rank's, which the caller attends to meanwhile */
     const wefti_socket_address *doors;  /* [seats] of all */
     uint8_t                    *known;  /* [seats] wefti_seat, as for the roster; changed */
     uint32_t                    epoch;  /* the last one that this rank knows of */
@@ -31,9 +30,5 @@ typedef struct wefti_gathering {
 /* Blocks until the new world is decided. WEFT_E_PEER: this rank cannot go on. */
 WEFT_MUST_CHECK weft_status wefti_gather(const wefti_gather_options *options, wefti_gathering *gathering_out);
 void wefti_gathering_release(wefti_gathering *gathering);
-
-/* Opens a door on `interface` (its name or address); -1 where the others could not prove themselves there, and on errors, which are
- * logged. */
-int wefti_door_open(const wefti_place *place, const char *interface, wefti_socket_address *address_out);
 
 #endif

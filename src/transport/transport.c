@@ -1,11 +1,10 @@
 /* Composing the transport: place, control channel, wire, group, fault.
  *
- * Joining takes three exchanges over the control channel: who runs where (which decides the wire, the same on all ranks),
- * the wire's addresses, and that everyone is connected. A rank that fails on the way tells the others why, so that they
+ * Joining takes four exchanges over the control channel: who runs where (which decides the wire, the same on all ranks),
+ * the wire's addresses, the doors for calls after a fault, and that everyone is connected. A rank that fails on the way tells the others why, so that they
  * fail with its reason instead of a timeout. */
 #include "transport/transport.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "transport/control.h"
+#include "transport/door.h"
 #include "transport/gather.h"
 #include "transport/handshake.h"
 #include "transport/roster.h"
@@ -35,7 +35,7 @@ typedef struct transport_inside {
     int32_t     seat, seats;
     int32_t    *members;        /* [size] the seat of each rank */
     wefti_socket_address *doors; /* [seats] 0 bytes: none */
-    int         door;           /* this rank's; -1: none */
+    wefti_door *door;           /* this rank's; NULL: none */
     uint32_t    heard_epoch;    /* the highest that was tried from here */
 } transport_inside;
 
@@ -260,8 +260,9 @@ static weft_status open_doors(transport_inside *inside) {
         WEFTI_TRY(wefti_alloc(bytes, "the ranks' doors", &inside->doors));
     }
     find_interface(inside, interface);
-    if (inside->door < 0 && !inside->met_by_mpi && strcmp(transport->wire_name, "mpi") != 0)
+    if (!inside->door && !inside->met_by_mpi && strcmp(transport->wire_name, "mpi") != 0)
         inside->door = wefti_door_open(&inside->place, interface, &inside->doors[inside->seat]);
+    if (inside->door) wefti_control_keep_door(inside->control, inside->door); /* for the first time */
     WEFTI_TRY(wefti_alloc(bytes, "the ranks' doors", &all));
     weft_status status = wefti_transport_exchange(transport, "doors", &inside->doors[inside->seat], sizeof *all, all);
     for (int32_t rank = 0; rank < transport->size && status == WEFT_OK; rank++) inside->doors[inside->members[rank]] = all[rank];
@@ -334,6 +335,17 @@ static void take_names(wefti_transport *transport, const introduction *all) {
     wefti_fault_name_ranks(transport->fault, transport->names[0], WEFTI_RANK_NAME_BYTES, transport->size);
 }
 
+static weft_status open_control(transport_inside *inside, const wefti_transport_options *options) {
+    wefti_transport *transport = &inside->transport;
+    WEFTI_TRY(wefti_control_open(&(wefti_control_options){.host = transport->host, .place = &inside->place,
+                                                          .network = inside->network, .timeout_ns = transport->timeout_ns,
+                                                          .no_thread = options->no_control_thread, .fault = transport->fault,
+                                                          .watch = transport->watch},
+                                 &inside->control));
+    if (inside->door) wefti_control_keep_door(inside->control, inside->door);
+    return WEFT_OK;
+}
+
 static weft_status join(transport_inside *inside, const wefti_transport_options *options, const char *wish) {
     wefti_transport *transport = &inside->transport;
     uint64_t         deadline_ns = wefti_deadline_after(wefti_host_now(transport->host), transport->timeout_ns);
@@ -345,11 +357,7 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
 #ifdef WEFTI_HAVE_MPI
     mine.mpi = wefti_mpi_is_likely();
 #endif
-    WEFTI_TRY(wefti_control_open(&(wefti_control_options){.host = transport->host, .place = &inside->place,
-                                                          .network = inside->network, .timeout_ns = transport->timeout_ns,
-                                                          .no_thread = options->no_control_thread, .fault = transport->fault,
-                                                          .watch = transport->watch},
-                                 &inside->control));
+    WEFTI_TRY(open_control(inside, options));
     name_self(inside, mine.name);
     WEFTI_TRY(wefti_alloc((size_t)transport->size * sizeof *transport->names, "names of ranks", &transport->names));
     WEFTI_TRY(wefti_alloc((size_t)transport->size * sizeof *transport->nodes, "who shares a host", &transport->nodes));
@@ -387,7 +395,6 @@ static weft_status create(const wefti_transport_options *options, transport_insi
     inside->own_wire = options->own_wire;
     transport->reducer = options->reducer;
     inside->network = options->network;
-    inside->door = -1;
     *inside_out = inside;
     return WEFT_OK;
 }
@@ -402,7 +409,8 @@ static weft_status enter(transport_inside *inside, const wefti_transport_options
     transport->launcher = inside->place.launcher;
     if (transport->size > 1) return join(inside, options, wish);
     transport->local_size = 1;
-    return WEFT_OK;
+    /* The last one of a world that had more keeps its door: ranks that were left behind are to find that its process lives. */
+    return inside->door ? open_control(inside, options) : WEFT_OK;
 }
 
 static weft_status give(transport_inside *inside, weft_status status, wefti_transport **transport_out) {
@@ -480,18 +488,28 @@ static weft_status take_seat(const transport_inside *lost, wefti_gathering *gath
     WEFTI_TRY(wefti_alloc((size_t)gathering->size * sizeof *inside->members, "seats", &inside->members));
     memcpy(inside->members, gathering->members, (size_t)gathering->size * sizeof *inside->members);
     inside->transport.size = gathering->size; /* of the members, should what follows fail */
-    inside->door = fcntl(lost->door, F_DUPFD_CLOEXEC, 0);
-    if (inside->door < 0) return wefti_fail_errno("cannot keep this rank's door");
+    inside->door = wefti_door_retain(lost->door);
     *place = lost->place;
     place->rank = gathering->rank;
     place->size = gathering->size;
     place->local_rank = place->local_size = -1;
     place->store_ports = 1;
-    place->store_descriptor = place->rank == 0 ? inside->door : -1;
+    place->store_descriptor = place->rank == 0 ? wefti_door_socket(inside->door) : -1;
     place->epoch = gathering->epoch;
     snprintf(place->store, sizeof place->store, "%s", wefti_socket_text(&lost->doors[gathering->members[0]]).text);
     inside->transport.encrypts = place->encrypt && place->size > 1;
     return WEFT_OK;
+}
+
+static weft_status join_survivors(transport_inside *lost, const wefti_transport_options *options, wefti_gathering *gathering,
+                                  wefti_transport **transport_out) {
+    transport_inside *inside = NULL;
+    lost->heard_epoch = gathering->epoch;
+    WEFTI_TRY(create(options, &inside));
+    inside->own_wire = lost->own_wire;
+    weft_status status = take_seat(lost, gathering, inside);
+    if (status == WEFT_OK) status = enter(inside, options, lost->transport.wire_name);
+    return give(inside, status, transport_out);
 }
 
 /* Another one that is lost on the way ends the new world before it has begun; those who are left then gather again. */
@@ -505,17 +523,18 @@ weft_status wefti_transport_shrink(wefti_transport *lost_transport, const wefti_
     WEFTI_TRY(can_shrink(lost));
     for (int32_t tries = 0; tries < lost->seats && (status == WEFT_OK || is_of_peers(status)); tries++) {
         wefti_gathering   gathering;
-        transport_inside *inside = NULL;
-        WEFTI_TRY(find_survivors(lost, least, patience_ns, &gathering));
-        lost->heard_epoch = gathering.epoch;
-        status = create(options, &inside);
+        wefti_door_attend(lost->door, true);
+        status = find_survivors(lost, least, patience_ns, &gathering);
         if (status == WEFT_OK) {
-            inside->own_wire = lost->own_wire;
-            status = take_seat(lost, &gathering, inside);
-            if (status == WEFT_OK) status = enter(inside, options, lost_transport->wire_name);
-            status = give(inside, status, transport_out);
+            bool leads = gathering.rank == 0; /* lets the others in once more, at the same door, as their store */
+            if (!leads) wefti_door_attend(lost->door, false);
+            status = join_survivors(lost, options, &gathering, transport_out);
+            if (leads) wefti_door_attend(lost->door, false);
+            wefti_gathering_release(&gathering);
+        } else {
+            wefti_door_attend(lost->door, false);
+            return status;
         }
-        wefti_gathering_release(&gathering);
         if (status == WEFT_OK) return WEFT_OK;
     }
     return status;
@@ -541,7 +560,7 @@ void wefti_transport_close(wefti_transport *transport) {
     wefti_free(transport->nodes, (size_t)transport->size * sizeof *transport->nodes);
     wefti_free(inside->members, (size_t)transport->size * sizeof *inside->members);
     wefti_free(inside->doors, (size_t)inside->seats * sizeof *inside->doors);
-    if (inside->door >= 0) close(inside->door);
+    wefti_door_release(inside->door);
     explicit_bzero(&inside->place, sizeof inside->place);
     wefti_free(inside, sizeof *inside);
     (void)wefti_fail(WEFT_OK, "%s", message);

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -90,4 +91,40 @@ void ranks_wait_ready(ranks *all, int32_t count) {
         struct timespec pause = {0, 200 * 1000};
         nanosleep(&pause, NULL);
     }
+}
+
+static bool has_socket(pid_t process, unsigned long inode) {
+    char folder[64], name[64], wanted[64];
+    snprintf(folder, sizeof folder, "/proc/%d/fd", (int)process);
+    snprintf(wanted, sizeof wanted, "socket:[%lu]", inode);
+    DIR *list = opendir(folder);
+    bool found = false;
+    for (struct dirent *entry; list && !found && (entry = readdir(list));) {
+        char    path[400];
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        ssize_t length = readlink(path, name, sizeof name - 1);
+        name[length > 0 ? length : 0] = 0;
+        found = strcmp(name, wanted) == 0;
+    }
+    if (list) closedir(list);
+    return found;
+}
+
+int ranks_find_ports(const ranks *all, uint16_t *ports_out, int most) {
+    char  line[400];
+    int   count = 0;
+    FILE *table = fopen("/proc/net/tcp", "r");
+    cr_assert_not_null(table);
+    while (fgets(line, sizeof line, table)) {
+        unsigned      number, state;
+        unsigned long inode;
+        if (sscanf(line, "%*d: %*x:%x %*x:%*x %x %*s %*s %*s %*d %*d %lu", &number, &state, &inode) != 3 || state != 0x0a) continue;
+        for (int32_t rank = 0; rank < all->size && count < most; rank++)
+            if (has_socket(all->children[rank], inode)) {
+                ports_out[count++] = (uint16_t)number;
+                break;
+            }
+    }
+    fclose(table);
+    return count;
 }

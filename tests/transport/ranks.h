@@ -42,5 +42,7 @@ void ranks_free(ranks *all);
 /* Waits until `count` ranks are at the point. */
 void ranks_wait_ready(ranks *all, int32_t count);
 uint64_t ranks_now(void);
+/* Every TCP port that a rank listens on; gives how many. */
+int ranks_find_ports(const ranks *all, uint16_t *ports_out, int most);
 
 #endif

@@ -3,7 +3,6 @@
  * secret, or say nothing. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
-#include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -117,45 +116,6 @@ static weft_status train(ranks *all, int32_t rank) {
 
 /* --- strangers --- */
 
-typedef struct port { uint16_t number; } port;
-
-static bool has_socket(pid_t process, unsigned long inode) {
-    char folder[64], name[64], wanted[64];
-    snprintf(folder, sizeof folder, "/proc/%d/fd", (int)process);
-    snprintf(wanted, sizeof wanted, "socket:[%lu]", inode);
-    DIR *list = opendir(folder);
-    bool found = false;
-    for (struct dirent *entry; list && !found && (entry = readdir(list));) {
-        char    path[400];
-        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        ssize_t length = readlink(path, name, sizeof name - 1);
-        name[length > 0 ? length : 0] = 0;
-        found = strcmp(name, wanted) == 0;
-    }
-    if (list) closedir(list);
-    return found;
-}
-
-/* Every port that a rank listens on. */
-static int find_ports(const ranks *all, port ports[MOST_PORTS]) {
-    char  line[400];
-    int   count = 0;
-    FILE *table = fopen("/proc/net/tcp", "r");
-    cr_assert_not_null(table);
-    while (fgets(line, sizeof line, table)) {
-        unsigned      number, state;
-        unsigned long inode;
-        if (sscanf(line, "%*d: %*x:%x %*x:%*x %x %*s %*s %*s %*d %*d %lu", &number, &state, &inode) != 3 || state != 0x0a) continue;
-        for (int32_t rank = 0; rank < all->size && count < MOST_PORTS; rank++)
-            if (has_socket(all->children[rank], inode)) {
-                ports[count++].number = (uint16_t)number;
-                break;
-            }
-    }
-    fclose(table);
-    return count;
-}
-
 typedef enum kind { HTTP, TLS, REPLAY, DRIP, OVERSIZE, WRONG_PROOF, SILENT, AT_ONCE, KINDS } kind;
 typedef struct stranger {
     int  socket; /* -1: none */
@@ -216,7 +176,7 @@ static bool leave(stranger *who) {
 }
 
 /* All calls, a few for each step of the training. How many that spoke nonsense were hung up on before they left. */
-static int call_all(ranks *all, const port *ports, int port_count, int calls) {
+static int call_all(ranks *all, const uint16_t *ports, int port_count, int calls) {
     static stranger open[MOST_OPEN];
     int             hung_up = 0;
     for (int i = 0; i < MOST_OPEN; i++) open[i].socket = -1;
@@ -226,13 +186,13 @@ static int call_all(ranks *all, const port *ports, int port_count, int calls) {
             kind was = who->kind;
             hung_up += leave(who) && (was == HTTP || was == TLS);
         }
-        *who = (stranger){dial(ports[call % port_count].number), (kind)(call / port_count % KINDS), 0};
+        *who = (stranger){dial(ports[call % port_count]), (kind)(call / port_count % KINDS), 0};
         speak(who, call);
         if (who->kind == AT_ONCE) leave(who);
         for (int i = 0; i < MOST_OPEN; i++) drip(&open[i]);
         if ((call + 1) % CALLS_A_STEP) continue;
         int step = (call + 1) / CALLS_A_STEP;
-        usleep(10000); /* the ranks look at their doors every 10 ms once everyone is in */
+        usleep(10000); /* the ranks look at their wires' ports every 10 ms once everyone is in */
         atomic_store(&all->step, step);
         for (uint64_t since = ranks_now(); atomic_load(&all->ready) < step;) {
             cr_assert(ranks_now() - since < 30 * WEFTI_SECOND_NS && !atomic_load(&all->results[0].finished), "step %d: %s", step, all->results[0].message);
@@ -259,14 +219,14 @@ static uint8_t *read_file(const char *path, size_t *bytes_out) {
 
 /* Trains with so many strangers; the checkpoint at the end. */
 static uint8_t *run(int calls, size_t *bytes_out) {
-    port ports[MOST_PORTS];
+    uint16_t ports[MOST_PORTS];
     snprintf(common->path, sizeof common->path, "/tmp/weft-hostile-%d-%d", (int)getpid(), calls);
     atomic_store(&common->records_done, 0);
     ranks *all = ranks_start(2, train);
     if (calls) {
         atomic_store(&all->step, 1);
         ranks_wait_ready(all, 1);
-        int count = find_ports(all, ports), records = atomic_load(&common->records_done), whole = 0;
+        int count = ranks_find_ports(all, ports, MOST_PORTS), records = atomic_load(&common->records_done), whole = 0;
         cr_assert_geq(count, 2, "%d ports", count);
         for (int i = 0; i < records && i < MOST_RECORDS; i++) whole += common->records[i].have == RECORD_BYTES;
         cr_assert_geq(whole, 2, "%d of %d handshakes were recorded", whole, records); /* of the store and of the wire */

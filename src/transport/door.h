@@ -1,0 +1,31 @@
+/* A rank's door: the listening socket whose address all others know, for calls after a fault.
+ *
+ * Between gatherings nobody is let in, and nobody may fill the queue either: whoever runs the control channel hangs up on all who call
+ * (wefti_door_drain). So strangers hold no descriptor, no memory and no handshake, for no time; a survivor who saw the fault
+ * first is hung up on like them, knows that this process lives, and calls again until somebody attends to the door. Refused is a call only
+ * where no process has the door any more. Worlds that follow one another share a door, each holding it; they drain it beside each other. */
+#ifndef WEFTI_TRANSPORT_DOOR_H
+#define WEFTI_TRANSPORT_DOOR_H
+
+#include "transport/socket.h"
+#include "transport/transport.h"
+
+typedef struct wefti_door wefti_door;
+
+/* Opens one on an interface where the job may listen, and says where. NULL, with a word in the log, where it cannot; *address_out
+ * has 0 bytes then. */
+wefti_door *wefti_door_open(const wefti_place *place, const char *interface, wefti_socket_address *address_out);
+wefti_door *wefti_door_retain(wefti_door *door);
+void        wefti_door_release(wefti_door *door); /* NULL is fine */
+/* From here on whoever attends lets callers in himself, and nobody hangs up on them; ended as often as begun. */
+void wefti_door_attend(wefti_door *door, bool attends);
+/* Hangs up on those who have called, some at a time, unless somebody attends. Any thread. */
+void wefti_door_drain(wefti_door *door, uint64_t now_ns);
+/* The same, by whoever attends. */
+void wefti_door_hang_up(wefti_door *door, uint64_t now_ns);
+/* What becomes readable when there is something to drain; -1: nothing now. */
+int wefti_door_descriptor(const wefti_door *door, uint64_t now_ns);
+/* The listening socket, for whoever attends. */
+int wefti_door_socket(const wefti_door *door);
+
+#endif
