@@ -3,6 +3,7 @@
 # Runs the samples as people do, alone and on two ranks, on a few small images and a short text that are made here.
 set -u
 bin=$1
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
@@ -234,6 +235,80 @@ case_live_line() {
     lacks "without colour" $'\033\\[1m' "$text"
     text=$(NO_COLOR='' terminal) || fail "$text"
     has "an empty NO_COLOR" $'\033\\[1m' "$text"
+}
+
+figure() { # figure NAME FILE: of the last line of metrics
+    tail -n 1 "$2" | sed -n "s/.*\"$1\":\([-0-9.e+]*\).*/\1/p"
+}
+at_least() { # at_least WHAT FIGURE BOUND
+    awk -v a="$2" -v b="$3" 'BEGIN { exit !(a >= b) }' || fail "$1 is $2; at least $3 was expected"
+}
+at_most() { # at_most WHAT FIGURE BOUND
+    awk -v a="$2" -v b="$3" 'BEGIN { exit !(a <= b) }' || fail "$1 is $2; at most $3 was expected"
+}
+make_clicks() { # make_clicks FILE ROWS SEED: rows of 20 of 1,000 features, of which every fourth matters
+    python3 - "$@" <<'PYTHON' || fail "python3 could not make the data"
+import math, random, sys
+path, rows, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+random.seed(7)
+truth = [random.gauss(0, 2) if k % 4 == 0 else 0.0 for k in range(1000)]
+random.seed(seed)
+with open(path, "w") as file:
+    for _ in range(rows):
+        row = sorted(random.sample(range(1000), 20))
+        margin = sum(truth[k] for k in row)
+        file.write("%d %s\n" % (random.random() < 1 / (1 + math.exp(-margin)), " ".join("%d:1.00000" % (k + 1) for k in row)))
+PYTHON
+}
+
+# Clicks are learnt by any number of ranks, at any staleness, and L1 leaves out what does not matter.
+case_clicks() {
+    local ranks staleness
+    make_clicks clicks 16000 1
+    make_clicks clicks-test 4000 2
+    for ranks in 1 2 4; do
+        for staleness in async 0 2; do
+            "$bin/weftrun" -n "$ranks" "$bin/train_clicks" --data clicks --test clicks-test --epochs 3 --batch 50 --l1 3 --staleness "$staleness" --quiet \
+                --log "log-$ranks-$staleness" || fail "$ranks ranks with staleness $staleness ended with $?"
+            at_least "accuracy of $ranks ranks with staleness $staleness" "$(figure test_accuracy "log-$ranks-$staleness")" 0.84
+        done
+    done
+    "$bin/weftrun" -n 2 "$bin/train_clicks" --data clicks --epochs 2 --l1 0.01 --quiet --log loose --model weights || fail "with little L1"
+    "$bin/weftrun" -n 2 "$bin/train_clicks" --data clicks --epochs 2 --l1 25 --quiet --log sparse || fail "with much L1"
+    at_most "weights with much L1" "$(figure nonzero sparse)" 400
+    at_least "weights with little L1" "$(figure nonzero loose)" 900
+    [ "$(wc -l <weights)" = "$(figure nonzero loose)" ] || fail "the model has $(wc -l <weights) lines, of $(figure nonzero loose)"
+}
+
+# A file that is larger than what the program holds.
+case_clicks_larger_than_memory() {
+    make_clicks large 160000 3
+    "$bin/weftrun" -n 2 "$bin/train_clicks" --data large --quiet --log log || fail "it ended with $?"
+    at_least "the file's size" "$(stat -c %s large)" $((4 * $(figure peak_bytes log)))
+}
+
+case_clicks_of_a9a() {
+    local data ranks
+    data=$here/../../../shared/data/a9a
+    [ -r "$data/a9a" ] || { echo "a9a is not there: skipped" && exit 77; }
+    for ranks in 1 3; do
+        "$bin/weftrun" -n "$ranks" "$bin/train_clicks" --data "$data/a9a" --test "$data/a9a.t" --epochs 3 --quiet --log log || fail "it ended with $?"
+        at_least "accuracy on a9a by $ranks ranks" "$(figure test_accuracy log)" 0.845
+        at_most "loss on a9a by $ranks ranks" "$(figure test_loss log)" 0.33
+    done
+}
+
+case_clicks_refusals() {
+    local said
+    said=$("$bin/train_clicks" 2>&1) && fail "without data it succeeds"
+    has "without data" "--data names a file" "$said"
+    said=$("$bin/train_clicks" --data nowhere 2>&1) && fail "a missing file succeeds"
+    has "a missing file" "nowhere" "$said"
+    echo "1 5:1 3:1" >unsorted
+    said=$("$bin/train_clicks" --data unsorted 2>&1) && fail "columns that do not ascend succeed"
+    has "columns that do not ascend" "WEFT_E_CORRUPT" "$said"
+    said=$("$bin/train_clicks" --data unsorted --staleness soon 2>&1) && fail "a staleness of words succeeds"
+    has "a staleness of words" "it is 0, 1, ... or async" "$said"
 }
 
 "case_$2"
