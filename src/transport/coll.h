@@ -35,7 +35,7 @@ enum {
  * the copy costs more than the second exchange. */
 #define COLL_SMALL_BYTES ((size_t)8192)
 #define COLL_SMALL_PAIR_BYTES ((size_t)32 << 10) /* messages between two, where there is but one to copy */
-#define COLL_SEGMENT_BYTES ((size_t)256 << 10) /* of large operations, where the wire does not say otherwise */
+#define COLL_SEGMENT_BYTES ((size_t)256 << 10) /* where data go on from rank to rank, segment by segment */
 #define COLL_DEFAULT_TIMEOUT_NS (30 * WEFTI_SECOND_NS)
 #define COLL_DEFAULT_IN_FLIGHT 64
 
@@ -101,6 +101,9 @@ struct coll_lane {
     size_t segment;
     uint8_t *scratch; /* 2 × the group's segment_bytes, for lanes of large operations */
     bool finished;
+    /* Works on a part of what the round brings, as it comes; NULL: the round is worked on when it is over. */
+    weft_status (*part)(coll_operation *operation, coll_lane *lane, const void *data, size_t offset, size_t bytes);
+    weft_status part_status; /* of the first that failed */
 };
 
 /* An algorithm that is written as rounds on one segment of the data; lanes take the segments in turn, so that one
@@ -172,7 +175,7 @@ struct coll_group {
     const wefti_host *host;
     const wefti_reducer *reducer;
     size_t message_bytes;             /* most of a message that carries its header, header included */
-    size_t segment_bytes;             /* that large operations are cut into; the same at all members, as their wire is */
+    size_t segment_bytes;             /* where ranks only exchange; the same at all members, as their wire is, and not less */
     bool owns_fault, failed, crowded; /* crowded: more ranks than cores */
     uint16_t id, epoch;
     uint64_t timeout_ns;
@@ -206,6 +209,9 @@ struct coll_group {
 
 static inline coll_group *coll_group_of(const coll_operation *operation) { return (coll_group *)operation->base.group; }
 static inline size_t coll_segment_bytes(const coll_operation *operation) { return coll_group_of(operation)->segment_bytes; }
+static inline bool coll_in_parts(const coll_operation *operation) {
+    return operation->base.group->wire->can.flags & WEFTI_WIRE_GIVES_PIECES;
+}
 static inline int32_t coll_size(const coll_group *group) { return group->base.size; }
 static inline int32_t coll_index(const coll_group *group) { return group->base.index; }
 /* Bytes of the call's `count` elements. Checked at start. */
@@ -286,6 +292,11 @@ void wefti_coll_lane_send(coll_operation *operation, coll_lane *lane, int32_t to
                           size_t bytes);
 void wefti_coll_lane_recv(coll_operation *operation, coll_lane *lane, int32_t from, uint32_t step, void *buffer,
                           size_t bytes);
+/* The same, but what comes in is handed to `part` while the cache holds it, where the wire does that. Else it comes to
+ * `buffer`, for the round's work. `whole`: each part lies at its place in it; else they come to its first WEFTI_WIRE_PIECE_BYTES, one after
+ * the other. */
+void wefti_coll_lane_recv_parts(coll_operation *operation, coll_lane *lane, int32_t from, uint32_t step, void *buffer, size_t bytes,
+                                bool whole, weft_status (*part)(coll_operation *operation, coll_lane *lane, const void *data, size_t offset, size_t bytes));
 /* Begins the exchange of headers with the neighbours, in the lane that is there for it. */
 void wefti_coll_greet(coll_operation *operation, uint32_t step);
 weft_status wefti_coll_lanes_advance(coll_operation *operation);

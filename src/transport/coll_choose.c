@@ -57,7 +57,7 @@ static bool fits_slot(const coll_group *group, const wefti_collective_call *call
 static bool fits_halving(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)bytes;
     int32_t size = coll_size(group);
-    return size > 2 && (call->kind == WEFTI_ALLREDUCE || ((size & (size - 1)) == 0 && (size_t)size * 8 <= group->segment_bytes));
+    return size > 2 && (call->kind == WEFTI_ALLREDUCE || ((size & (size - 1)) == 0 && (size_t)size * 8 <= COLL_SEGMENT_BYTES));
 }
 static bool fits_twotree(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)call, (void)bytes;
@@ -66,7 +66,7 @@ static bool fits_twotree(const coll_group *group, const wefti_collective_call *c
 /* Parts of one element of every member fit into a lane's scratch. */
 static bool fits_parts(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)bytes;
-    return call->kind == WEFTI_REDUCE_TO || (size_t)coll_size(group) * 16 <= group->segment_bytes;
+    return call->kind == WEFTI_REDUCE_TO || (size_t)coll_size(group) * 16 <= COLL_SEGMENT_BYTES;
 }
 static bool fits_bruck(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     if (coll_size(group) == 2) return false;
@@ -107,7 +107,7 @@ static double cost_swap(const coll_group *group, wefti_collective_kind kind, siz
 }
 /* The first segment's way along the chain, and the others behind it. */
 static double cost_chain(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    double segment = (double)bytes < (double)group->segment_bytes ? (double)bytes : (double)group->segment_bytes;
+    double segment = (double)bytes < (double)COLL_SEGMENT_BYTES ? (double)bytes : (double)COLL_SEGMENT_BYTES;
     double work = kind == WEFTI_REDUCE_TO ? 3 * gamma_of(group) : 0;
     return (coll_size(group) - 2) * (alpha(group) + segment * (beta(group) + work)) + 2 * alpha(group) +
            (double)bytes * (beta(group) + work);
@@ -124,7 +124,7 @@ static double cost_halving(const coll_group *group, wefti_collective_kind kind, 
 /* Up and down, in segments on both trees at once; an inner rank takes in two streams and gives two. */
 static double cost_twotree(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
-    double data = (double)bytes, segment = data < (double)group->segment_bytes ? data : (double)group->segment_bytes;
+    double data = (double)bytes, segment = data < (double)COLL_SEGMENT_BYTES ? data : (double)COLL_SEGMENT_BYTES;
     double levels = log2_up(coll_size(group));
     return GREETING_NS + 2 * levels * (alpha(group) + segment * beta(group)) + data * (2 * beta(group) + 4 * gamma_of(group));
 }
@@ -169,9 +169,9 @@ static double cost_nodes_parts(const coll_group *group, wefti_collective_kind ki
 /* Shards in parallel: to the owners, across in a chain of segments or along a tree, and from the owners to all. */
 static double cost_nodes_rooted(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     double nodes = group->nodes.count, shards = group->nodes.least, data = (double)bytes, here = (double)coll_size(group) / nodes;
-    double segment = data < (double)group->segment_bytes ? data : (double)group->segment_bytes, work = kind == WEFTI_REDUCE_TO ? 3 * gamma_of(group) : 0;
+    double segment = data < (double)COLL_SEGMENT_BYTES ? data : (double)COLL_SEGMENT_BYTES, work = kind == WEFTI_REDUCE_TO ? 3 * gamma_of(group) : 0;
     double near_ns = alpha(group) + segment / shards * (beta(group) + work), far_ns = group->model.far_alpha_ns + segment / shards * (group->model.far_beta_ns + work);
-    bool   chain = data / (double)group->segment_bytes >= nodes;
+    bool   chain = data / (double)COLL_SEGMENT_BYTES >= nodes;
     double hops = chain ? nodes - 1 : log2_up(group->nodes.count);
     double first = 2 * (here - 1) * near_ns + hops * far_ns; /* until the first segment has arrived; then one behind the other */
     double each = 2 * (here - 1) * near_ns + (chain ? 2 : hops) * far_ns;
@@ -257,9 +257,9 @@ static uint64_t sent_nodes_parts(const coll_group *group, wefti_collective_kind 
 static uint64_t sent_nodes_rooted(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     uint64_t own = 0;
     if (kind == WEFTI_BROADCAST) return sent_once(group, kind, bytes);
-    for (size_t first = 0; first < bytes; first += group->segment_bytes) {
+    for (size_t first = 0; first < bytes; first += COLL_SEGMENT_BYTES) {
         size_t left = bytes - first;
-        own += wefti_coll_part(left < group->segment_bytes ? left : group->segment_bytes, 1, group->nodes.least, 0).count;
+        own += wefti_coll_part(left < COLL_SEGMENT_BYTES ? left : COLL_SEGMENT_BYTES, 1, group->nodes.least, 0).count;
     }
     return sent_once(group, kind, bytes) + bytes - own;
 }

@@ -166,7 +166,7 @@ static void gather_queue(coll_operation *operation, coll_lane *lane, int32_t rou
 /* Scratch: the parts by the distance that they go, those that leave, and those that come. */
 static size_t all_most(const coll_operation *operation) {
     size_t parts = 2 * (size_t)coll_size(coll_group_of(operation)) + 2;
-    size_t most = 2 * coll_segment_bytes(operation) / operation->element_bytes / parts;
+    size_t most = 2 * COLL_SEGMENT_BYTES / operation->element_bytes / parts;
     return most ? most : 1;
 }
 static size_t all_segments(const coll_operation *operation) { return coll_segments(operation->call.count, all_most(operation)); }

@@ -229,7 +229,8 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
     group->fan = fan_of(options->size);
     group->lane_transfers = 2 * group->fan < COLL_TRANSFERS ? COLL_TRANSFERS : 2 * group->fan;
     group->message_bytes = sizeof(coll_header) + (options->size == 2 ? COLL_SMALL_PAIR_BYTES : COLL_SMALL_BYTES);
-    group->segment_bytes = options->wire && options->wire->can.segment_bytes ? options->wire->can.segment_bytes : COLL_SEGMENT_BYTES;
+    group->segment_bytes = COLL_SEGMENT_BYTES;
+    if (options->wire && options->wire->can.segment_bytes > COLL_SEGMENT_BYTES) group->segment_bytes = options->wire->can.segment_bytes;
     group->crowded = options->size > group->host->cores;
     weft_status status = wefti_alloc(size * sizeof *group->ranks, "a group's ranks", &group->ranks);
     if (status == WEFT_OK) status = wefti_alloc(sources_of(options->size) * sizeof *group->sources, "a group's sources", &group->sources);

@@ -34,7 +34,7 @@ static int32_t member_at(const halving_place *place, int32_t index) {
     return index < place->rest ? 2 * index : index + place->rest;
 }
 
-static size_t allreduce_most(const coll_operation *operation) { return 2 * coll_segment_bytes(operation) / operation->element_bytes; }
+static size_t allreduce_most(const coll_operation *operation) { return 2 * COLL_SEGMENT_BYTES / operation->element_bytes; }
 
 static size_t allreduce_segments(const coll_operation *operation) {
     return coll_segments(operation->call.count, allreduce_most(operation));
@@ -117,7 +117,7 @@ static weft_status allreduce_work(coll_operation *operation, coll_lane *lane, in
 /* --- reduce-scatter, by a power of two --- */
 
 static size_t scatter_most(const coll_operation *operation) {
-    size_t most = 8 * coll_segment_bytes(operation) / (5 * (size_t)coll_size(coll_group_of(operation)) * operation->element_bytes);
+    size_t most = 8 * COLL_SEGMENT_BYTES / (5 * (size_t)coll_size(coll_group_of(operation)) * operation->element_bytes);
     return most ? most : 1;
 }
 static size_t scatter_segments(const coll_operation *operation) {

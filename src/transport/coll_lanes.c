@@ -10,6 +10,7 @@
  *
  * Invariant: a transfer that was posted is waited for before its buffer or struct is used again, also when the
  * operation has failed: then the group aborts the wire. */
+#include <stddef.h>
 #include <string.h>
 
 #include "transport/coll.h"
@@ -27,6 +28,7 @@ void wefti_coll_lane_begin(coll_operation *operation, int32_t index,
     coll_lane *lane = &operation->lanes[index];
     lane->step = step;
     lane->queued = lane->posted = lane->round = 0;
+    lane->part_status = WEFT_OK;
     lane->index = index;
     lane->segment = (size_t)index;
     lane->finished = false;
@@ -60,6 +62,24 @@ void wefti_coll_lane_recv(coll_operation *operation, coll_lane *lane, int32_t fr
     transfer->buffer = buffer;
     transfer->bytes = bytes;
     transfer->user = (void *)(intptr_t)from;
+}
+
+static void take_piece(wefti_wire_op *transfer, const void *data, size_t offset, size_t bytes) {
+    coll_lane *lane = transfer->piece_context, *first = lane - lane->index;
+    coll_operation *operation = (coll_operation *)((uint8_t *)first - offsetof(coll_operation, lanes));
+    weft_status status = lane->part(operation, lane, data, offset, bytes);
+    if (lane->part_status == WEFT_OK) lane->part_status = status;
+}
+
+void wefti_coll_lane_recv_parts(coll_operation *operation, coll_lane *lane, int32_t from, uint32_t step, void *buffer, size_t bytes,
+                                bool whole, weft_status (*part)(coll_operation *operation, coll_lane *lane, const void *data, size_t offset, size_t bytes)) {
+    wefti_coll_lane_recv(operation, lane, from, step, buffer, bytes);
+    if (!coll_in_parts(operation)) return;
+    wefti_wire_op *transfer = &lane->transfers[lane->queued - 1];
+    transfer->flags |= WEFTI_WIRE_PIECES | (whole ? WEFTI_WIRE_WHOLE : 0);
+    transfer->piece = take_piece;
+    transfer->piece_context = lane;
+    lane->part = part;
 }
 
 /* Puts what is queued on the wire. WEFT_E_AGAIN where it is full or a peer is gone (which the fault object decides). */
@@ -136,6 +156,7 @@ static weft_status lane_advance(coll_operation *operation, coll_lane *lane) {
     for (;;) {
         if (lane->posted < lane->queued) WEFTI_TRY(post_queued(operation, lane));
         WEFTI_TRY(round_done(operation, lane));
+        WEFTI_TRY(lane->part_status);
         lane->queued = lane->posted = 0;
         coll_group_of(operation)->moves++;
         weft_status status = lane->step(operation, lane);

@@ -53,7 +53,7 @@ static bool owns(const coll_nodes *nodes) { return nodes->place < nodes->least; 
 
 /* --- the rounds --- */
 
-static size_t most(const coll_operation *operation) { return coll_segment_bytes(operation) / operation->element_bytes; }
+static size_t most(const coll_operation *operation) { return COLL_SEGMENT_BYTES / operation->element_bytes; }
 static size_t segments(const coll_operation *operation) { return coll_segments(operation->call.count, most(operation)); }
 static int32_t rounds(const coll_operation *operation) {
     const coll_nodes *nodes = &coll_group_of(operation)->nodes;

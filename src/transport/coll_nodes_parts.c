@@ -32,13 +32,13 @@ static coll_range slice(const coll_operation *operation, const coll_lane *lane, 
 
 /* --- reduce-scatter --- */
 
-static size_t sum_most(const coll_operation *operation) { return coll_segment_bytes(operation) / 2 / operation->element_bytes; }
+static size_t sum_most(const coll_operation *operation) { return COLL_SEGMENT_BYTES / 2 / operation->element_bytes; }
 static size_t sum_segments(const coll_operation *operation) {
     return coll_segments(wefti_coll_longest_part(operation), sum_most(operation));
 }
 static uint8_t *sum_of(const coll_lane *lane) { return lane->scratch; }
-static uint8_t *from_member(const coll_operation *operation, const coll_lane *lane) { return lane->scratch + coll_segment_bytes(operation) / 2; }
-static uint8_t *from_node(const coll_operation *operation, const coll_lane *lane) { return lane->scratch + coll_segment_bytes(operation); }
+static uint8_t *from_member(const coll_lane *lane) { return lane->scratch + COLL_SEGMENT_BYTES / 2; }
+static uint8_t *from_node(const coll_lane *lane) { return lane->scratch + COLL_SEGMENT_BYTES; }
 
 static int32_t sum_rounds(const coll_operation *operation) {
     const coll_nodes *nodes = &coll_group_of(operation)->nodes;
@@ -62,7 +62,7 @@ static void sum_inside(coll_operation *operation, coll_lane *lane, const stand *
     int32_t here = coll_node_size(nodes, nodes->mine);
     int32_t to = coll_wrap(here, nodes->place + at->step + 1), from = coll_wrap(here, nodes->place - at->step - 1);
     if (owns(nodes))
-        wefti_coll_program_recv(operation, lane, coll_node_member(nodes, nodes->mine, from), from_member(operation, lane),
+        wefti_coll_program_recv(operation, lane, coll_node_member(nodes, nodes->mine, from), from_member(lane),
                                 own_slice(operation, lane, at, at->node).count);
     if (to >= nodes->least) return;
     coll_range theirs = slice(operation, lane, sum_most(operation), at->node, at->pass * nodes->least + to);
@@ -78,7 +78,7 @@ static void sum_onward(coll_operation *operation, coll_lane *lane, const stand *
         if (!owns(nodes)) return;
         int32_t to = coll_wrap(nodes->count, nodes->mine + 1), from = coll_wrap(nodes->count, nodes->mine - 1);
         bool alone = coll_node_size(nodes, nodes->mine) == 1 && at->turn == 0; /* nothing was added to what it has */
-        wefti_coll_program_recv(operation, lane, coll_node_member(nodes, from, nodes->place), from_node(operation, lane),
+        wefti_coll_program_recv(operation, lane, coll_node_member(nodes, from, nodes->place), from_node(lane),
                                 own_slice(operation, lane, at, coll_wrap(nodes->count, at->node - 1)).count);
         wefti_coll_program_send(operation, lane, coll_node_member(nodes, to, nodes->place),
                                 alone ? coll_at(operation, operation->call.send, own.first) : sum_of(lane), own.count);
@@ -110,7 +110,7 @@ static weft_status sum_join(coll_operation *operation, const coll_lane *lane, co
     if (last && at->pass == 0)
         to = coll_at(operation, operation->call.receive,
                      own.first - wefti_coll_part_of(operation, coll_index(coll_group_of(operation))).first);
-    return wefti_coll_reduce_two(operation, to, from_node(operation, lane), sum, own.count, last);
+    return wefti_coll_reduce_two(operation, to, from_node(lane), sum, own.count, last);
 }
 
 static weft_status sum_work(coll_operation *operation, coll_lane *lane, int32_t round) {
@@ -122,7 +122,7 @@ static weft_status sum_work(coll_operation *operation, coll_lane *lane, int32_t 
         coll_range own = own_slice(operation, lane, &at, at.node);
         const void *sum = at.step == 0 ? coll_at(operation, operation->call.send, own.first) : sum_of(lane);
         if (own.count == 0) return WEFT_OK;
-        WEFTI_TRY(wefti_coll_reduce_two(operation, sum_of(lane), sum, from_member(operation, lane), own.count, false));
+        WEFTI_TRY(wefti_coll_reduce_two(operation, sum_of(lane), sum, from_member(lane), own.count, false));
         return at.step == here - 2 && at.turn > 0 ? sum_join(operation, lane, &at, at.turn, sum_of(lane), own) : WEFT_OK;
     }
     if (here > 1 || at.turn == nodes->count - 1) return WEFT_OK;
@@ -134,7 +134,7 @@ static weft_status sum_work(coll_operation *operation, coll_lane *lane, int32_t 
 
 /* --- allgather --- */
 
-static size_t gather_most(const coll_operation *operation) { return coll_segment_bytes(operation) / operation->element_bytes; }
+static size_t gather_most(const coll_operation *operation) { return COLL_SEGMENT_BYTES / operation->element_bytes; }
 static size_t gather_segments(const coll_operation *operation) {
     return coll_segments(wefti_coll_longest_part(operation), gather_most(operation));
 }

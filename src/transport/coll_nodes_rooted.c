@@ -35,7 +35,7 @@ typedef struct stand {
     bool chain;
 } stand;
 
-static size_t most(const coll_operation *operation) { return coll_segment_bytes(operation) / operation->element_bytes; }
+static size_t most(const coll_operation *operation) { return COLL_SEGMENT_BYTES / operation->element_bytes; }
 static size_t segments(const coll_operation *operation) { return coll_segments(operation->call.count, most(operation)); }
 
 static stand stand_of(const coll_operation *operation) {
@@ -125,7 +125,7 @@ static void broadcast_queue(coll_operation *operation, coll_lane *lane, int32_t 
 
 /* --- reduce --- */
 
-static uint8_t *incoming(const coll_operation *operation, const coll_lane *lane) { return lane->scratch + coll_segment_bytes(operation); }
+static uint8_t *incoming(const coll_lane *lane) { return lane->scratch + COLL_SEGMENT_BYTES; }
 
 /* What this member has of its shard before a round: its own data until something was added. */
 static const void *so_far(const coll_operation *operation, const coll_lane *lane, bool added, coll_range own) {
@@ -149,7 +149,7 @@ static void reduce_queue(coll_operation *operation, coll_lane *lane, int32_t rou
     coll_range own = shard_of(operation, lane, owns(&s) ? s.shard : 0);
     if (round < inside) {
         to = coll_wrap(s.size, s.shard + round + 1), from = coll_wrap(s.size, s.shard - round - 1);
-        if (owns(&s)) wefti_coll_program_recv(operation, lane, mate(&s, from), incoming(operation, lane), own.count);
+        if (owns(&s)) wefti_coll_program_recv(operation, lane, mate(&s, from), incoming(lane), own.count);
         if (to >= s.nodes->least) return;
         coll_range theirs = shard_of(operation, lane, to);
         wefti_coll_program_send(operation, lane, mate(&s, to), coll_at(operation, operation->call.send, theirs.first), theirs.count);
@@ -159,7 +159,7 @@ static void reduce_queue(coll_operation *operation, coll_lane *lane, int32_t rou
         int32_t left = across - 1 - (round - inside);
         hop(&s, left, &from, &to); /* the other way */
         if (!owns(&s)) return;
-        if (from >= 0) wefti_coll_program_recv(operation, lane, partner(&s, from), incoming(operation, lane), own.count);
+        if (from >= 0) wefti_coll_program_recv(operation, lane, partner(&s, from), incoming(lane), own.count);
         if (to >= 0)
             wefti_coll_program_send(operation, lane, partner(&s, to), so_far(operation, lane, added_before(&s, left), own), own.count);
         return;
@@ -179,13 +179,13 @@ static weft_status reduce_work(coll_operation *operation, coll_lane *lane, int32
     coll_range own = shard_of(operation, lane, s.shard);
     if (own.count == 0) return WEFT_OK;
     if (round < inside)
-        return wefti_coll_reduce_two(operation, lane->scratch, so_far(operation, lane, round > 0, own), incoming(operation, lane), own.count, false);
+        return wefti_coll_reduce_two(operation, lane->scratch, so_far(operation, lane, round > 0, own), incoming(lane), own.count, false);
     int32_t left = across - 1 - (round - inside);
     hop(&s, left, &from, &to);
     if (from < 0) return WEFT_OK;
     bool last = s.distance == 0 && left == 0;
     uint8_t *sum = last && is_root(&s) ? coll_at(operation, operation->call.receive, own.first) : lane->scratch;
-    return wefti_coll_reduce_two(operation, sum, so_far(operation, lane, added_before(&s, left), own), incoming(operation, lane), own.count, last);
+    return wefti_coll_reduce_two(operation, sum, so_far(operation, lane, added_before(&s, left), own), incoming(lane), own.count, last);
 }
 
 void wefti_coll_nodes_rooted_begin(coll_operation *operation) {

@@ -11,8 +11,9 @@
  * chain: in a broadcast, each member hands on what it gets, segment by segment.
  *
  * What is sent is cut into segments, which the lanes take in turn; while one lane reduces, the others' segments are on
- * the way. What is being reduced stays in the lane's scratch, which fits the cache, until it is complete; so only
- * results are written to `receive`, and `send` may be the same memory. Scratch: two segments a lane. */
+ * the way. What is being reduced stays in the lane's scratch until it is complete, or is reduced piece by piece as it comes
+ * in, where the wire gives pieces: the cache holds those still. Only results, or what they are made of, are written to `receive`, and `send`
+ * may be the same memory. Scratch: two segments a lane. */
 #include <string.h>
 
 #include "transport/coll.h"
@@ -44,34 +45,59 @@ static int32_t around(const coll_group *group, int32_t index) {
     return ((index % size) + size) % size;
 }
 
-static void ring_transfer(coll_operation *operation, coll_lane *lane, coll_range out, const void *from, coll_range in,
-                          void *to) {
+static int32_t left_of(const coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    uint32_t step = 1 + (uint32_t)lane->index;
-    if (in.count)
-        wefti_coll_lane_recv(operation, lane, around(group, coll_index(group) - 1), step, to,
-                             in.count * operation->element_bytes);
+    return around(group, coll_index(group) - 1);
+}
+
+/* Where the partial result of round `round` is made. */
+static uint8_t *ring_partial(const coll_operation *operation, const coll_lane *lane, int32_t round) {
+    return lane->scratch + (size_t)(round & 1) * coll_segment_bytes(operation);
+}
+
+static void ring_send(coll_operation *operation, coll_lane *lane, coll_range out, const void *from) {
+    const coll_group *group = coll_group_of(operation);
     if (out.count)
-        wefti_coll_lane_send(operation, lane, around(group, coll_index(group) + 1), step, from,
+        wefti_coll_lane_send(operation, lane, around(group, coll_index(group) + 1), 1 + (uint32_t)lane->index, from,
                              out.count * operation->element_bytes);
 }
 
-/* Reduces what came in round `round`: into the other ranks' partial result, or the finished part of this one. */
-static weft_status ring_reduce(coll_operation *operation, coll_lane *lane, int32_t round) {
+/* Where what is reduced in round `round` goes: in the last one, to the result. */
+static uint8_t *ring_result(const coll_operation *operation, const coll_lane *lane, int32_t round, coll_range range) {
+    const coll_group *group = coll_group_of(operation);
+    size_t first = range.first;
+    if (round != coll_size(group) - 2) return ring_partial(operation, lane, round);
+    if (operation->call.kind != WEFTI_ALLREDUCE) first -= wefti_coll_part_of(operation, coll_index(group)).first;
+    return (uint8_t *)operation->call.receive + first * operation->element_bytes;
+}
+
+static const uint8_t *ring_own(const coll_operation *operation, coll_range range) {
+    return (const uint8_t *)operation->call.send + range.first * operation->element_bytes;
+}
+
+/* Reduces `bytes` of what comes in round `round`: into the other ranks' partial result, or the finished part of this one. */
+static weft_status ring_reduce(coll_operation *operation, coll_lane *lane, int32_t round, const void *data, size_t offset, size_t bytes) {
     coll_group *group = coll_group_of(operation);
-    int32_t size = coll_size(group), me = coll_index(group);
-    bool last = round == size - 2;
-    coll_range range = segment_of(operation, around(group, me - round - 2), lane->segment);
-    uint8_t *partial = lane->scratch + (size_t)(round & 1) * coll_segment_bytes(operation);
-    void *dst = partial;
-    if (last) {
-        size_t first = range.first;
-        if (operation->call.kind != WEFTI_ALLREDUCE) first -= wefti_coll_part_of(operation, me).first;
-        dst = (uint8_t *)operation->call.receive + first * operation->element_bytes;
-    }
-    group->sources[0] = partial;
-    group->sources[1] = (const uint8_t *)operation->call.send + range.first * operation->element_bytes;
-    return wefti_coll_reduce(operation, dst, 2, range.count, last);
+    coll_range range = segment_of(operation, around(group, coll_index(group) - round - 2), lane->segment);
+    group->sources[0] = data;
+    group->sources[1] = ring_own(operation, range) + offset;
+    return wefti_coll_reduce(operation, ring_result(operation, lane, round, range) + offset, 2, bytes / operation->element_bytes,
+                             round == coll_size(group) - 2);
+}
+
+/* The same as it comes in, while what goes out in this round is elsewhere: another member's part, or the other partial result. */
+static weft_status ring_part(coll_operation *operation, coll_lane *lane, const void *data, size_t offset, size_t bytes) {
+    return ring_reduce(operation, lane, lane->round - 1, data, offset, bytes);
+}
+
+/* The same when all of it lies in the partial result's place, because the wire gives no pieces. */
+static weft_status ring_reduce_whole(coll_operation *operation, coll_lane *lane, int32_t round) {
+    const coll_group *group = coll_group_of(operation);
+    coll_range range = segment_of(operation, around(group, coll_index(group) - round - 2), lane->segment);
+    if (coll_in_parts(operation)) return WEFT_OK;
+    uint8_t *result = ring_result(operation, lane, round, range);
+    const uint8_t *data = result == ring_own(operation, range) ? ring_partial(operation, lane, round) : result;
+    return ring_reduce(operation, lane, round, data, 0, range.count * operation->element_bytes);
 }
 
 /* Queues round `round` of the first time around. */
@@ -80,9 +106,14 @@ static void ring_queue_reduce(coll_operation *operation, coll_lane *lane, int32_
     int32_t me = coll_index(group);
     coll_range out = segment_of(operation, around(group, me - round - 1), lane->segment);
     coll_range in = segment_of(operation, around(group, me - round - 2), lane->segment);
-    const uint8_t *from = round == 0 ? (const uint8_t *)operation->call.send + out.first * operation->element_bytes
-                                     : lane->scratch + (size_t)((round - 1) & 1) * coll_segment_bytes(operation);
-    ring_transfer(operation, lane, out, from, in, lane->scratch + (size_t)(round & 1) * coll_segment_bytes(operation));
+    const uint8_t *from = round == 0 ? ring_own(operation, out) : ring_partial(operation, lane, round - 1);
+    uint8_t *result = ring_result(operation, lane, round, in);
+    bool apart = result != ring_own(operation, in); /* what comes in may lie where the result will */
+    if (in.count)
+        wefti_coll_lane_recv_parts(operation, lane, left_of(operation), 1 + (uint32_t)lane->index,
+                                   apart ? result : ring_partial(operation, lane, round), in.count * operation->element_bytes, apart,
+                                   ring_part);
+    ring_send(operation, lane, out, from);
 }
 
 /* Queues round `round` of the second. */
@@ -92,8 +123,10 @@ static void ring_queue_gather(coll_operation *operation, coll_lane *lane, int32_
     coll_range out = segment_of(operation, around(group, me - round), lane->segment);
     coll_range in = segment_of(operation, around(group, me - round - 1), lane->segment);
     uint8_t *receive = operation->call.receive;
-    ring_transfer(operation, lane, out, receive + out.first * operation->element_bytes, in,
-                  receive + in.first * operation->element_bytes);
+    if (in.count)
+        wefti_coll_lane_recv(operation, lane, left_of(operation), 1 + (uint32_t)lane->index, receive + in.first * operation->element_bytes,
+                             in.count * operation->element_bytes);
+    ring_send(operation, lane, out, receive + out.first * operation->element_bytes);
 }
 
 /* In an allgather: puts this rank's own part where the second time around sends it from. */
@@ -116,7 +149,7 @@ static weft_status ring_step(coll_operation *operation, coll_lane *lane) {
     for (;;) {
         if (lane->segment >= segments) return WEFT_OK;
         int32_t round = lane->round++; /* the one to begin; the one before it is done */
-        if (round > 0 && round <= reduces) WEFTI_TRY(ring_reduce(operation, lane, round - 1));
+        if (round > 0 && round <= reduces) WEFTI_TRY(ring_reduce_whole(operation, lane, round - 1));
         if (round == 0 && gathers_only) ring_place_own(operation, lane);
         if (round == reduces + gathers) {
             lane->round = 0;
@@ -137,6 +170,12 @@ void wefti_coll_ring_begin(coll_operation *operation) {
 
 /* --- chain --- */
 
+/* Of a segment: what the last member waits for before its first grows with it, so it is short, but between two. */
+static size_t chain_elements(const coll_operation *operation) {
+    size_t bytes = coll_size(coll_group_of(operation)) == 2 ? coll_segment_bytes(operation) : COLL_SEGMENT_BYTES;
+    return bytes / operation->element_bytes;
+}
+
 static weft_status chain_step(coll_operation *operation, coll_lane *lane) {
     const coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
@@ -144,10 +183,9 @@ static weft_status chain_step(coll_operation *operation, coll_lane *lane) {
     int32_t place = around(group, me - call->root);
     uint32_t step = 1 + (uint32_t)lane->index;
     for (;;) {
-        size_t begin = lane->segment * segment_elements(operation);
+        size_t begin = lane->segment * chain_elements(operation);
         if (begin >= call->count) return WEFT_OK;
-        size_t count =
-            call->count - begin < segment_elements(operation) ? call->count - begin : segment_elements(operation);
+        size_t count = call->count - begin < chain_elements(operation) ? call->count - begin : chain_elements(operation);
         size_t bytes = count * operation->element_bytes, offset = begin * operation->element_bytes;
         uint8_t *to = (uint8_t *)call->receive + offset;
         int32_t round = lane->round++;
@@ -168,7 +206,7 @@ static weft_status chain_step(coll_operation *operation, coll_lane *lane) {
 }
 
 void wefti_coll_chain_begin(coll_operation *operation) {
-    wefti_coll_lanes_begin(operation, segment_count(operation, operation->call.count), chain_step);
+    wefti_coll_lanes_begin(operation, coll_segments(operation->call.count, chain_elements(operation)), chain_step);
 }
 
 /* --- swap --- */

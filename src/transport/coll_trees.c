@@ -13,14 +13,14 @@
  * chain: a reduction from neighbour to neighbour towards the root, segment by segment: all of the links' bandwidth. */
 #include "transport/coll.h"
 
-static size_t segment_most(const coll_operation *operation) { return coll_segment_bytes(operation) / operation->element_bytes; }
+static size_t segment_most(const coll_operation *operation) { return COLL_SEGMENT_BYTES / operation->element_bytes; }
 static size_t segments(const coll_operation *operation) {
     return coll_segments(operation->call.count, segment_most(operation));
 }
 static coll_range segment_of(const coll_operation *operation, const coll_lane *lane) {
     return wefti_coll_segment(lane, operation->call.count, segment_most(operation));
 }
-static uint8_t *second_half(const coll_operation *operation, const coll_lane *lane) { return lane->scratch + coll_segment_bytes(operation); }
+static uint8_t *second_half(const coll_lane *lane) { return lane->scratch + COLL_SEGMENT_BYTES; }
 
 /* --- two trees --- */
 
@@ -75,7 +75,7 @@ static void twotree_queue(coll_operation *operation, coll_lane *lane, int32_t ro
     switch (round) {
     case TWOTREE_UP:
         if (links.left >= 0) wefti_coll_program_recv(operation, lane, links.left, lane->scratch, segment.count);
-        if (links.right >= 0) wefti_coll_program_recv(operation, lane, links.right, second_half(operation, lane), segment.count);
+        if (links.right >= 0) wefti_coll_program_recv(operation, lane, links.right, second_half(lane), segment.count);
         break;
     case TWOTREE_GIVE:
         if (links.parent >= 0)
@@ -101,7 +101,7 @@ static weft_status twotree_work(coll_operation *operation, coll_lane *lane, int3
     if (links.left < 0 && links.right < 0) return WEFT_OK;
     if (links.left >= 0) group->sources[sources++] = lane->scratch;
     group->sources[sources++] = coll_at(operation, operation->call.send, segment.first);
-    if (links.right >= 0) group->sources[sources++] = second_half(operation, lane);
+    if (links.right >= 0) group->sources[sources++] = second_half(lane);
     return wefti_coll_reduce(operation, coll_at(operation, operation->call.receive, segment.first), sources, segment.count,
                              links.parent < 0);
 }
@@ -132,7 +132,7 @@ static bool takes(int32_t place, int32_t bit, int32_t size) {
 
 /* What a member has reduced so far: the root in its receive buffer, the others in scratch. */
 static uint8_t *reduced_at(const coll_operation *operation, const coll_lane *lane) {
-    if (my_place(operation) != 0) return second_half(operation, lane);
+    if (my_place(operation) != 0) return second_half(lane);
     return coll_at(operation, operation->call.receive, segment_of(operation, lane).first);
 }
 
@@ -159,7 +159,7 @@ static weft_status reduce_work(coll_operation *operation, coll_lane *lane, int32
 
 /* Gather and scatter: scratch holds the parts of this member and of those below it, in order of their places. */
 static size_t parts_most(const coll_operation *operation) {
-    size_t most = 2 * coll_segment_bytes(operation) / operation->element_bytes / (size_t)coll_size(coll_group_of(operation));
+    size_t most = 2 * COLL_SEGMENT_BYTES / operation->element_bytes / (size_t)coll_size(coll_group_of(operation));
     return most ? most : 1;
 }
 static size_t parts_segments(const coll_operation *operation) {
@@ -254,7 +254,7 @@ static void chain_queue(coll_operation *operation, coll_lane *lane, int32_t roun
         wefti_coll_program_recv(operation, lane, at_place(operation, place + 1), lane->scratch, segment.count);
     else if (round == CHAIN_GIVE && place > 0)
         wefti_coll_program_send(operation, lane, at_place(operation, place - 1),
-                                place < end ? second_half(operation, lane) : coll_at(operation, operation->call.send, segment.first),
+                                place < end ? second_half(lane) : coll_at(operation, operation->call.send, segment.first),
                                 segment.count);
 }
 

@@ -7,11 +7,8 @@
 
 #include "transport/wire_common.h"
 
-static size_t class_bytes(int size_class) {
-    if (size_class == WEFTI_MESSAGE_CLASSES - 1) return WEFTI_MESSAGE_MOST_BYTES;
-    return size_class == 0 ? 0 : (size_t)64 << 2 * (size_class - 1);
-}
-_Static_assert(WEFTI_MESSAGE_MOST_BYTES > (size_t)64 << 2 * (WEFTI_MESSAGE_CLASSES - 3), "classes ascend");
+static size_t class_bytes(int size_class) { return size_class == 0 ? 0 : (size_t)64 << 2 * (size_class - 1); }
+_Static_assert(WEFTI_MESSAGE_MOST_BYTES == (size_t)64 << 2 * (WEFTI_MESSAGE_CLASSES - 2), "the last class");
 
 static int class_of(size_t data_bytes) {
     int size_class = 0;

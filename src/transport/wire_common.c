@@ -99,8 +99,7 @@ void wefti_wire_rest(wefti_wire *wire, uint64_t limit_ns) {
 }
 
 void wefti_wire_take_early(wefti_wire_base *base, wefti_wire_op *op, wefti_message *message) {
-    size_t fits = message->bytes < op->bytes ? message->bytes : op->bytes;
-    if (fits) memcpy(op->buffer, message->data, fits);
+    wefti_wire_fill(op, message->data, message->bytes);
     wefti_wire_finish_recv(base, op, message->peer, message->bytes);
     wefti_match_free(&base->match, message);
 }

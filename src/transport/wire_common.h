@@ -2,6 +2,8 @@
 #ifndef WEFTI_TRANSPORT_WIRE_COMMON_H
 #define WEFTI_TRANSPORT_WIRE_COMMON_H
 
+#include <string.h>
+
 #include "core/iface/wire.h"
 
 /* --- lists of operations: doubly linked through the operation, so that any can be taken out --- */
@@ -56,8 +58,8 @@ typedef struct wefti_message_list {
     wefti_message *first, *last;
 } wefti_message_list;
 
-enum { WEFTI_MESSAGE_CLASSES = 9 }; /* 0 bytes, then 64 · 4^k: 64, 256, … 256 KiB, and the most: 512 KiB */
-#define WEFTI_MESSAGE_MOST_BYTES ((size_t)512 << 10) /* no wire's eager_bytes is more: what is longer is announced, not kept */
+enum { WEFTI_MESSAGE_CLASSES = 9 }; /* 0 bytes, then 64 · 4^k: 64, 256, … 256 KiB, 1 MiB */
+#define WEFTI_MESSAGE_MOST_BYTES ((size_t)1 << 20) /* no wire's eager_bytes is more: what is longer is announced, not kept */
 
 /* Matches what arrives with what is posted, by peer and tag. Lists are short in practice and searched from the oldest,
  * so an in-order stream is matched in constant time. Messages that came early are kept in buffers of a pool that
@@ -112,6 +114,15 @@ static inline void wefti_wire_finish(wefti_wire_base *base, wefti_wire_op *op, w
 /* Completes a receive whose message of `bytes` is in its buffer (or did not fit). */
 static inline void wefti_wire_finish_recv(wefti_wire_base *base, wefti_wire_op *op, int32_t peer, size_t bytes) {
     wefti_wire_finish(base, op, bytes > op->bytes ? WEFT_E_MISMATCH : WEFT_OK, peer, bytes);
+}
+/* Puts a message's data where the receive has it: at most what there is room for. */
+static inline void wefti_wire_fill(wefti_wire_op *op, const void *data, size_t bytes) {
+    size_t fits = bytes < op->bytes ? bytes : op->bytes;
+    if (!fits) return;
+    if (op->flags & WEFTI_WIRE_PIECES)
+        op->piece(op, data, 0, fits);
+    else
+        memcpy(op->buffer, data, fits);
 }
 /* Completes a receive with a message that came before it and was kept whole, and frees that. */
 void wefti_wire_take_early(wefti_wire_base *base, wefti_wire_op *op, wefti_message *message);

@@ -16,8 +16,7 @@ weft_status wefti_self_send(wefti_wire_base *base, wefti_op_list *waiting, wefti
     int32_t        self = base->wire.rank;
     wefti_wire_op *recv = wefti_match_arrived(match, self, op->tag);
     if (recv) {
-        size_t fits = op->bytes < recv->bytes ? op->bytes : recv->bytes;
-        if (fits) memcpy(recv->buffer, op->buffer, fits);
+        wefti_wire_fill(recv, op->buffer, op->bytes);
         wefti_wire_finish_recv(base, recv, self, op->bytes);
     } else {
         bool           eager = op->bytes <= base->wire.can.eager_bytes;
@@ -59,17 +58,16 @@ weft_status wefti_self_one_sided(wefti_wire_base *base, uint8_t *memory, wefti_w
 
 void wefti_self_take(wefti_wire_base *base, wefti_op_list *waiting, wefti_wire_op *op, wefti_message *message) {
     int32_t self = base->wire.rank;
-    size_t  fits = message->bytes < op->bytes ? message->bytes : op->bytes;
     if (message->kind == SELF_NOTICE) {
         wefti_wire_finish(base, op, WEFT_OK, self, message->bytes);
     } else if (message->kind == SELF_LARGE) {
         wefti_wire_op *send = (wefti_wire_op *)(uintptr_t)message->token[0];
         wefti_op_remove(waiting, send);
-        memcpy(op->buffer, send->buffer, fits);
+        wefti_wire_fill(op, send->buffer, message->bytes);
         wefti_wire_finish(base, send, WEFT_OK, self, send->bytes);
         wefti_wire_finish_recv(base, op, self, message->bytes);
     } else {
-        if (fits) memcpy(op->buffer, message->data, fits);
+        wefti_wire_fill(op, message->data, message->bytes);
         wefti_wire_finish_recv(base, op, self, message->bytes);
     }
     wefti_match_free(&base->match, message);

@@ -2,7 +2,7 @@
  *
  * One connection for each pair of ranks, non-blocking, without Nagle's delay; of a pair the higher rank dials. Both ends
  * prove themselves by the handshake, with the cookie of the listener's address and, off loopback always, the job's
- * secret. Messages up to 512 KiB are sent at once; larger ones are announced and sent when their receive is posted, so that
+ * secret. Messages up to 1 MiB are sent at once; larger ones are announced and sent when their receive is posted, so that
  * they go straight into its buffer. Writes go straight into the region. All of it goes through the seal (seal.h) where encryption is
  * asked for. Memory: for each link 4 KiB to send and 16 KiB to receive, 192 KiB more where it is encrypted, and the early
  * messages. */
@@ -184,7 +184,7 @@ static weft_status tcp_arm(wefti_wire *self) {
             return WEFT_E_AGAIN;
         }
         if (link->state != WEFTI_LINK_UP) continue;
-        if (wefti_seal_holds(link->seal)) return WEFT_E_AGAIN;
+        if (link->in.held_back || wefti_seal_holds(link->seal)) return WEFT_E_AGAIN;
         bool wants_out = wefti_tcp_has_output(wire, link) && !link->broken;
         if (wants_out == link->wants_out) continue;
         struct epoll_event event = {.events = EPOLLIN | (wants_out ? EPOLLOUT : 0), .data.u32 = (uint32_t)peer};
@@ -277,11 +277,11 @@ static void leave(tcp_wire *wire, uint64_t linger_ns) {
         const tcp_out *out = &link->out;
         size_t         last = out->sent + wefti_seal_pending(link->seal); /* begun up to there */
         if (link->state != WEFTI_LINK_UP || (link->socket < 0 && !link->stream) || last > out->whole_bytes) continue;
-        uint8_t bytes[TCP_HEADER_BYTES];
-        wefti_tcp_header_write(bytes, &(tcp_header){.kind = TCP_BYE});
+        uint8_t bytes[TCP_LINE_BYTES + TCP_HEADER_BYTES] = {0}, *bye = bytes + out->pad; /* which is 0 where something was begun */
+        wefti_tcp_header_write(bye, &(tcp_header){.kind = TCP_BYE});
         size_t begun = last ? out->whole_bytes - out->sent : 0;
         if (send_all(wire, link, out->head + out->sent, begun, deadline_ns))
-            (void)send_all(wire, link, bytes, sizeof bytes, deadline_ns);
+            (void)send_all(wire, link, bytes, out->pad + TCP_HEADER_BYTES, deadline_ns);
         if (link->socket >= 0) shutdown(link->socket, SHUT_WR);
     }
     for (int32_t peer = 0; peer < wire->base.wire.size; peer++)
@@ -348,7 +348,7 @@ weft_status wefti_tcp_open(tcp_wire *wire, const wefti_wire_options *options, co
     wire->ops.descriptor = medium->descriptor;
     wire->ops.arm = medium->arm;
     wire->base.wire.can = (wefti_wire_capabilities){.name = medium->name,
-                                                    .flags = WEFTI_WIRE_ONE_SIDED,
+                                                    .flags = WEFTI_WIRE_ONE_SIDED | WEFTI_WIRE_GIVES_PIECES,
                                                     .max_message_bytes = PTRDIFF_MAX,
                                                     .eager_bytes = TCP_EAGER_BYTES,
                                                     .segment_bytes = TCP_SEGMENT_BYTES,

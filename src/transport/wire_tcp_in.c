@@ -25,6 +25,31 @@ static void begin_payload(tcp_in *in, void *target, size_t fits, size_t bytes) {
     in->target = target;
     in->left = fits < bytes ? fits : bytes;
     in->skip = bytes - in->left;
+    in->given = in->later = 0;
+    in->pad = -bytes & (TCP_LINE_BYTES - 1);
+}
+
+static bool in_pieces(const tcp_in *in) { return in->op && (in->op->flags & WEFTI_WIRE_PIECES); }
+
+/* The payload of in->op, which is a receive. */
+static void begin_receive(tcp_in *in, size_t bytes) {
+    begin_payload(in, in->op->buffer, in->op->bytes, bytes);
+    if (!in_pieces(in) || in->left <= WEFTI_WIRE_PIECE_BYTES) return;
+    in->later = in->left - WEFTI_WIRE_PIECE_BYTES;
+    in->left = WEFTI_WIRE_PIECE_BYTES;
+}
+
+/* Hands out a piece that is whole, and begins the next. False where there is none. */
+static bool next_piece(tcp_in *in) {
+    bool     whole = in->op->flags & WEFTI_WIRE_WHOLE;
+    uint8_t *piece = (uint8_t *)in->op->buffer + (whole ? in->given : 0);
+    size_t   bytes = (size_t)(in->target - piece);
+    if (bytes) in->op->piece(in->op, piece, in->given, bytes);
+    in->given += bytes;
+    if (!whole) in->target = piece;
+    in->left = in->later < WEFTI_WIRE_PIECE_BYTES ? in->later : WEFTI_WIRE_PIECE_BYTES;
+    in->later -= in->left;
+    return in->left > 0;
 }
 
 void wefti_tcp_take_ready(tcp_wire *wire, int32_t peer, wefti_wire_op *op, uint64_t bytes, uint64_t token) {
@@ -45,8 +70,10 @@ static taken take_message(tcp_wire *wire, int32_t peer, const tcp_header *header
     in->message = NULL;
     if (in->op) {
         in->op->done_peer = peer;
-        begin_payload(in, in->op->buffer, in->op->bytes, header->bytes);
+        begin_receive(in, header->bytes);
     } else {
+        in->held_back = in->ended && header->bytes > TCP_COPY_BYTES;
+        if (in->held_back) return LATER;
         in->message = wefti_match_keep(&wire->base.match, peer, header->tag, header->bytes, header->bytes);
         if (!in->message) return LATER;
         in->message->kind = TCP_MESSAGE;
@@ -90,7 +117,7 @@ static taken take_data(tcp_wire *wire, int32_t peer, const tcp_header *header) {
     if (!op || op->done_bytes != header->bytes) return NONSENSE;
     wefti_op_remove(&link->waiting, op);
     link->in.op = op;
-    begin_payload(&link->in, op->buffer, op->bytes, header->bytes);
+    begin_receive(&link->in, header->bytes);
     return TAKEN;
 }
 
@@ -163,8 +190,7 @@ static bool payload_is_in(tcp_wire *wire, int32_t peer) {
             wefti_message *message = in->message;
             message->filled = message->bytes;
             if (message->op) {
-                size_t fits = message->bytes < message->op->bytes ? message->bytes : message->op->bytes;
-                if (fits) memcpy(message->op->buffer, message->data, fits);
+                wefti_wire_fill(message->op, message->data, message->bytes);
                 wefti_wire_finish_recv(&wire->base, message->op, peer, message->bytes);
                 wefti_match_free(&wire->base.match, message);
             }
@@ -190,6 +216,7 @@ static bool payload_is_in(tcp_wire *wire, int32_t peer) {
         wire->base.counts.received_bytes += in->header.bytes;
         break;
     }
+    in->ended |= op != NULL;
     in->in_payload = false;
     in->op = NULL;
     in->message = NULL;
@@ -212,6 +239,7 @@ static bool take_stage(tcp_wire *wire, int32_t peer) {
                 in->used += part;
                 there -= part;
             }
+            if (in->left == 0 && in_pieces(in) && next_piece(in)) continue;
             part = in->left ? 0 : in->skip < there ? in->skip : there;
             in->skip -= part;
             in->used += part;
@@ -219,7 +247,10 @@ static bool take_stage(tcp_wire *wire, int32_t peer) {
             if (!payload_is_in(wire, peer)) return false;
             continue;
         }
-        if (in->have - in->used < TCP_HEADER_BYTES) return true;
+        size_t there = in->have - in->used, pad = in->pad < there ? in->pad : there;
+        in->pad -= pad;
+        in->used += pad;
+        if (there - pad < TCP_HEADER_BYTES) return true;
         taken result = wefti_tcp_header_read(in->stage + in->used, &in->header) ? take_header(wire, peer, &in->header) : NONSENSE;
         if (result == LATER) return false;
         if (result == NONSENSE) {
@@ -244,8 +275,8 @@ static int read_more(tcp_link *link) {
         in->used = 0;
     }
     if (direct) parts[count++] = (struct iovec){in->target, direct};
-    room = TCP_STAGE_BYTES - in->have;
-    parts[count++] = (struct iovec){in->stage + in->have, room};
+    room = direct && in->later ? 0 : TCP_STAGE_BYTES - in->have; /* what follows a piece goes straight to its place too */
+    if (room) parts[count++] = (struct iovec){in->stage + in->have, room};
     ssize_t got;
     do got = wefti_tcp_link_receive(link, parts, count);
     while (got < 0 && errno == EINTR);
@@ -260,6 +291,7 @@ static int read_more(tcp_link *link) {
 
 void wefti_tcp_receive(tcp_wire *wire, int32_t peer) {
     tcp_link *link = &wire->links[peer];
+    link->in.ended = link->in.held_back = false;
     for (int call = 0; call < CALLS_A_POLL && link->state == WEFTI_LINK_UP; call++) {
         if (!take_stage(wire, peer)) return;
         int more = read_more(link);

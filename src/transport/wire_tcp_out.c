@@ -18,6 +18,7 @@ static uint8_t *put64(uint8_t *at, uint64_t value) {
     for (int i = 0; i < 8; i++) at[i] = (uint8_t)(value >> 8 * i);
     return at + 8;
 }
+static size_t rest_of_line(size_t bytes) { return -bytes & (TCP_LINE_BYTES - 1); }
 static uint64_t get64(const uint8_t *at) {
     uint64_t value = 0;
     for (int i = 0; i < 8; i++) value |= (uint64_t)at[i] << 8 * i;
@@ -31,7 +32,8 @@ void wefti_tcp_header_write(uint8_t *bytes, const tcp_header *header) {
     bytes = put64(bytes, header->tag);
     bytes = put64(bytes, header->bytes);
     bytes = put64(bytes, header->token);
-    put64(bytes, header->offset);
+    bytes = put64(bytes, header->offset);
+    memset(bytes, 0, TCP_HEADER_BYTES - 40);
 }
 
 bool wefti_tcp_header_read(const uint8_t *bytes, tcp_header *header) {
@@ -39,22 +41,27 @@ bool wefti_tcp_header_read(const uint8_t *bytes, tcp_header *header) {
     *header = (tcp_header){.kind = (uint8_t)first, .flags = (uint8_t)(first >> 8), .region = (uint32_t)(first >> 32),
                            .tag = get64(bytes + 8), .bytes = get64(bytes + 16), .token = get64(bytes + 24),
                            .offset = get64(bytes + 32)};
-    return (first >> 16 & 0xffff) == 0xf17e && header->kind >= TCP_MESSAGE && header->kind <= TCP_BYE;
+    return (first >> 16 & 0xffff) == 0xf17e && (get64(bytes + 40) | get64(bytes + 48) | get64(bytes + 56)) == 0 && header->kind >= TCP_MESSAGE && header->kind <= TCP_BYE;
 }
 
 /* --- choosing the next frame --- */
 
 /* Adds a frame. Its payload is copied behind it, or where it is long noted as what comes last. */
 static void add_frame(tcp_out *out, const tcp_header *header, const void *payload, size_t payload_bytes) {
+    memset(out->head + out->head_bytes, 0, out->pad); /* only the first frame of a call finds any */
+    out->head_bytes += out->pad;
+    out->pad = 0;
     wefti_tcp_header_write(out->head + out->head_bytes, header);
     out->head_bytes += TCP_HEADER_BYTES;
-    if (payload_bytes > TCP_COPY_BYTES || payload_bytes > TCP_HEAD_BYTES - out->head_bytes) {
+    if (payload_bytes > TCP_COPY_BYTES || payload_bytes + TCP_LINE_BYTES > TCP_HEAD_BYTES - out->head_bytes) {
         out->payload = payload;
         out->payload_bytes = payload_bytes;
         return;
     }
     if (payload_bytes) memcpy(out->head + out->head_bytes, payload, payload_bytes);
     out->head_bytes += payload_bytes;
+    memset(out->head + out->head_bytes, 0, rest_of_line(payload_bytes));
+    out->head_bytes += rest_of_line(payload_bytes);
     out->whole_bytes = out->head_bytes;
 }
 
@@ -129,7 +136,7 @@ static bool add_serve(tcp_wire *wire, tcp_link *link) {
 /* Gathers what goes with the next system call; false where there is nothing. */
 static bool gather(tcp_wire *wire, tcp_link *link) {
     tcp_out *out = &link->out;
-    while (!out->payload && TCP_HEAD_BYTES - out->head_bytes >= TCP_HEADER_BYTES) {
+    while (!out->payload && TCP_HEAD_BYTES - out->head_bytes >= out->pad + TCP_HEADER_BYTES) {
         if (link->told < wire->regions.log_count && add_news(wire, link)) continue;
         wefti_wire_op *op = wefti_op_take_first(&link->out_ops);
         if (op)
@@ -174,6 +181,7 @@ void wefti_tcp_send(tcp_wire *wire, int32_t peer) {
         if (!out->head_bytes && !gather(wire, link)) return;
         if (!send_some(link)) return;
         if (out->sent < out->head_bytes + out->payload_bytes) continue;
+        out->pad = rest_of_line(out->payload_bytes);
         out->head_bytes = out->whole_bytes = out->payload_bytes = out->sent = 0;
         out->payload = NULL;
         wefti_wire_op *op;

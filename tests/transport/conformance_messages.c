@@ -140,6 +140,57 @@ static void keeps_an_early_message_of_every_size(rank_world *world) {
     for (size_t s = 0; s < count; s++) free(memory[s]);
 }
 
+typedef struct pieces {
+    uint8_t *copy; /* of what was handed out */
+    size_t   bytes, most;
+    bool     ordered;
+} pieces;
+
+static void note_piece(wefti_wire_op *op, const void *data, size_t offset, size_t bytes) {
+    pieces *got = op->piece_context;
+    got->ordered &= offset == got->bytes && offset % 4096 == 0 && bytes > 0 && offset + bytes <= got->most;
+    if (!got->ordered) return;
+    memcpy(got->copy + offset, data, bytes);
+    got->bytes += bytes;
+}
+
+/* From the left neighbour, or from this rank itself; with the receive before the message or after; with room for all of it, for all but
+ * the last byte, and for a piece alone. */
+static void gives_pieces(rank_world *world) {
+    size_t   sizes[32], count = awkward_sizes(world, sizes);
+    uint8_t *out = take(world, 4 << 20), *in = take(world, 4 << 20), *copy = take(world, 4 << 20);
+    if (!(world->wire->can.flags & WEFTI_WIRE_GIVES_PIECES)) count = 0;
+    for (size_t i = 0; i < count * 16; i++) {
+        size_t   bytes = sizes[i / 16];
+        bool     whole = i & 1, early = i & 2, alone = i & 4, cut = (i & 8) && bytes;
+        int32_t  right = alone ? world->rank : (world->rank + 1) % world->size;
+        int32_t  left = alone ? world->rank : (world->rank + world->size - 1) % world->size;
+        uint32_t seed = (uint32_t)(1000 * i);
+        pieces   got = {.copy = copy, .most = bytes - cut, .ordered = true};
+        fill(out, bytes, seed + (uint32_t)world->rank);
+        memset(in, 0xee, whole ? bytes + 1 : WEFTI_WIRE_PIECE_BYTES + 1);
+        wefti_wire_op recv = wefti_wire_recv(left, TAG(i), in, bytes - cut), send = wefti_wire_send(right, TAG(i), out, bytes);
+        recv.flags = WEFTI_WIRE_SILENT | WEFTI_WIRE_PIECES | (whole ? WEFTI_WIRE_WHOLE : 0);
+        recv.piece = note_piece;
+        recv.piece_context = &got;
+        send.flags = WEFTI_WIRE_SILENT;
+        if (!early) world_post(world, &recv);
+        world_post(world, &send);
+        if (early) world_barrier(world);
+        if (early) world_post(world, &recv);
+        world_finish(world, &recv);
+        world_finish(world, &send);
+        CHECK(recv.status == (cut ? WEFT_E_MISMATCH : WEFT_OK) && recv.done_bytes == bytes, "%zu bytes: %s", bytes,
+              weft_status_name(recv.status));
+        CHECK(got.ordered && got.bytes == bytes - cut, "%zu of %zu bytes came in pieces", got.bytes, bytes);
+        if (!cut) CHECK(filled(copy, bytes, seed + (uint32_t)left), "wrong pieces of %zu bytes", bytes);
+        CHECK(in[whole ? bytes - cut : WEFTI_WIRE_PIECE_BYTES] == 0xee, "wrote past the end, %zu bytes", bytes);
+    }
+    free(out);
+    free(in);
+    free(copy);
+}
+
 static void receives_from_anyone(rank_world *world) {
     enum { EACH = 20, BYTES = 20000 };
     uint8_t *buffer = take(world, BYTES);
@@ -275,6 +326,7 @@ static const wire_case cases[] = {
     {"lets_no_tag_wait_for_another", lets_no_tag_wait_for_another},
     {"keeps_early_messages", keeps_early_messages},
     {"keeps_an_early_message_of_every_size", keeps_an_early_message_of_every_size},
+    {"gives_pieces", gives_pieces},
     {"receives_from_anyone", receives_from_anyone},
     {"serves_named_and_any_in_posted_order", serves_named_and_any_in_posted_order},
     {"names_a_message_that_is_too_long", names_a_message_that_is_too_long},

@@ -41,7 +41,8 @@ enum {
     WEFTI_WIRE_MEMORY_CUDA = 1 << 3,     /* buffers may be CUDA memory */
     WEFTI_WIRE_MEMORY_DMABUF = 1 << 4,
     WEFTI_WIRE_SAME_HOST = 1 << 5,       /* works inside one host only */
-    WEFTI_WIRE_ENCRYPTS = 1 << 6         /* does what options.encrypt asks for */
+    WEFTI_WIRE_ENCRYPTS = 1 << 6,        /* does what options.encrypt asks for */
+    WEFTI_WIRE_GIVES_PIECES = 1 << 7     /* takes receives with PIECES */
 };
 
 typedef struct wefti_wire_capabilities {
@@ -50,7 +51,7 @@ typedef struct wefti_wire_capabilities {
     size_t      max_message_bytes; /* largest op; larger posts are WEFT_E_OVERFLOW */
     size_t      inline_bytes;     /* sends up to this size are done when post returns, where there is room */
     size_t      eager_bytes;      /* sends up to this size do not wait for the receive to be posted */
-    size_t      segment_bytes;    /* messages that long data are best cut into; 0: any (a multiple of 4096) */
+    size_t      segment_bytes;    /* messages that long data between two ranks are best cut into, a multiple of 4096; 0: any */
     uint64_t    latency_ns;       /* rough first guesses for cost models, until they are measured: α … */
     double      bytes_per_ns;     /* … and 1/β, one direction */
 } wefti_wire_capabilities;
@@ -68,9 +69,14 @@ enum {
     WEFTI_WIRE_NOTIFY = 1 << 0, /* WRITE: once the data is visible to the target, deliver an empty message under `tag`
                                    to it (matched like a sent one; its done_bytes are the bytes that were written) */
     WEFTI_WIRE_SILENT = 1 << 1, /* do not hand the completed op out by poll: the caller watches `done` */
-    WEFTI_WIRE_MORE = 1 << 2    /* SEND: may be kept back until the next post to the same peer, or the next poll, and go
+    WEFTI_WIRE_MORE = 1 << 2,   /* SEND: may be kept back until the next post to the same peer, or the next poll, and go
                                    along with it */
+    WEFTI_WIRE_PIECES = 1 << 3, /* RECV: what comes in is handed to `piece`, from post or poll, while the cache still holds it;
+                                   `buffer` has WEFTI_WIRE_PIECE_BYTES, whatever `bytes` is. Only where the wire can */
+    WEFTI_WIRE_WHOLE = 1 << 4   /* with PIECES: `buffer` has room for all, and each piece comes to its own place there */
 };
+/* Longest piece that comes through a receive's buffer: well within the second cache, and many packets. */
+#define WEFTI_WIRE_PIECE_BYTES ((size_t)128 << 10)
 
 /* Matching: a receive takes the oldest unmatched message of its peer and tag; messages of one peer under one tag match
  * receives in posted order. Different tags never wait for each other, in whatever order receives are posted.
@@ -80,7 +86,7 @@ enum {
 struct wefti_wire_op {
     /* the caller's, unchanged by the wire */
     wefti_wire_op_kind kind;
-    uint32_t           flags;  /* WEFTI_WIRE_NOTIFY | WEFTI_WIRE_SILENT | WEFTI_WIRE_MORE */
+    uint32_t           flags;  /* WEFTI_WIRE_NOTIFY | WEFTI_WIRE_SILENT | WEFTI_WIRE_MORE | WEFTI_WIRE_PIECES | WEFTI_WIRE_WHOLE */
     int32_t            peer;   /* world rank; sending to oneself works */
     uint32_t           region; /* WRITE, READ: id of the peer's region … */
     uint64_t           offset; /* … and the first byte in it */
@@ -88,6 +94,10 @@ struct wefti_wire_op {
     void              *buffer; /* read only for SEND and WRITE; may be NULL where bytes is 0 */
     size_t             bytes;
     void              *user;   /* for the caller, never looked at */
+    /* PIECES: gets every byte of the message that the receive has room for, once and in order; offsets are multiples of 4096. `data` may
+     * lie anywhere, until it returns. Must not use the wire. */
+    void (*piece)(wefti_wire_op *op, const void *data, size_t offset, size_t bytes);
+    void              *piece_context; /* for `piece` */
     /* the outcome, valid once `done` */
     bool        done;
     weft_status status;     /* WEFT_OK; WEFT_E_PEER; WEFT_E_MISMATCH; WEFT_E_ABORTED or what abort was given; WEFT_E_LINK */
