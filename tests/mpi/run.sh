@@ -86,6 +86,22 @@ case_trains() {
     done
 }
 
+# By a parameter server, whose links are a second wire over the same MPI: the same weights as over shared memory, to the bit.
+case_serves() {
+    local ranks
+    [ -x "$bin/train_clicks" ] || skip "no samples here"
+    awk 'BEGIN { srand(1); for (i = 0; i < 3000; i++) { a = int(rand() * 50) + 1; b = a + 1 + int(rand() * 50); print (rand() < a / 50), a ":1", b ":0.5" } }' \
+        >"$work/clicks"
+    clicks() { "$@" "$bin/train_clicks" --data "$work/clicks" --epochs 2 --staleness 0 --quiet --model "$work/model" >"$work/out" 2>&1 ||
+        fail "$*: status $?: $(cat "$work/out")"; }
+    for ranks in 2 3; do
+        WEFT_WIRE=shm clicks "$bin/weftrun" -n $ranks
+        mv "$work/model" "$work/wanted"
+        WEFT_WIRE=mpi clicks launch $ranks
+        cmp "$work/wanted" "$work/model" || fail "$ranks ranks got other weights than over shared memory"
+    done
+}
+
 # Without a word about wires: shared memory on one host. Any wire may ride on the rendezvous over MPI.
 case_starts_by_itself() {
     has_samples

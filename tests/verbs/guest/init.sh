@@ -103,6 +103,15 @@ bad_input() {
     grep -q "RLIMIT_MEMLOCK is 64 KiB; raise it" /tmp/said || { cat /tmp/said && return 1; }
 }
 
+# The same weights as over shared memory, to the bit.
+serve() {
+    awk 'BEGIN { srand(1); for (i = 0; i < 1000; i++) { a = int(rand() * 50) + 1; b = a + 1 + int(rand() * 50); print (rand() < a / 50), a ":1", b ":0.5" } }' >/tmp/clicks
+    for wire in shm verbs; do
+        weftrun -n 2 --wire $wire train_clicks --data /tmp/clicks --batch 50 --staleness 0 --quiet --model /tmp/weights-$wire || return 1
+    done
+    [ -s /tmp/weights-verbs ] && cmp /tmp/weights-shm /tmp/weights-verbs
+}
+
 side_by_side() { WEFT_VERBS_DEVICE=all verbs_test_verbs_device --filter 'verbs_device/*2_ranks'; }
 
 play_alone() {
@@ -112,6 +121,7 @@ play_alone() {
     judge "bad input" 40 bad_input
     judge "conformance and collectives" 120 verbs_test_verbs_device
     judge training 60 train
+    judge "parameter server" 60 serve
     judge bandwidth 150 bandwidth
     set_up dummy1 10.0.1.1 rxe1
     judge "two devices side by side" 60 side_by_side
