@@ -5,6 +5,7 @@
 #ifndef WEFT_STRATEGY_H
 #define WEFT_STRATEGY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "weft/compression.h"
@@ -28,6 +29,11 @@ typedef struct weft_strategy {
                              rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before
                              c - s, and who is ahead waits. WEFT_TABLE_ASYNCHRONOUS: as that, and nobody waits (Downpour: Dean et al. 2012). Batch
                              statistics are then each rank's own. Evaluators and saving see all that was pushed */
+    int32_t   push, fetch; /* WEFT_SERVER with staleness: gradients are added up over so many steps and then pushed, and parameters pulled every so
+                             many steps; between pulls a rank goes on from its own by plain steps along its gradients. 0: 1. Downpour's n_push and
+                             n_fetch: a worker moves M*(1/push + 1/fetch) bytes a step, M being those of the parameters */
+    bool      overlap;    /* WEFT_SERVER with staleness: a step computes while its predecessor's gradient is pushed and its successor's parameters are
+                             pulled, which are then one step older. Not with push or fetch beyond 1. Costs a copy of gradients and parameters */
     int32_t   servers;    /* WEFT_SERVER: so many ranks keep the parameters, the last ones, beside their work; 0: all */
     int32_t   accumulate; /* micro-batches that a rank computes one after another before an update; 0: 1. Exact: the result is that
                              of the whole batch. Batch statistics need all micro-batches up to them at once */

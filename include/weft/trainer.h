@@ -50,6 +50,7 @@ typedef struct weft_report {
     uint64_t wait_ns;         /* of it, waiting for other ranks with nothing to compute */
     int32_t  straggler;       /* the rank that all others wait for of late (weft_world_straggler); -1: nobody in particular */
     double   straggler_share; /* by which share of the time they wait longer than it */
+    int32_t  staleness;       /* WEFT_SERVER: steps of the other ranks that this one's parameters may lack, that of overlap included; -1: any number */
     int32_t  evaluations;     /* of loss and gradient: 1, or more for L-BFGS, which assigns states at the first of them only */
 } weft_report;
 
@@ -73,6 +74,8 @@ int64_t weft_trainer_steps(const weft_trainer *trainer);
 weft_world *weft_trainer_world(const weft_trainer *trainer);
 /* Parameters, states and solver states. Borrowed. */
 weft_variables *weft_trainer_variables(weft_trainer *trainer);
+/* With WEFT_SERVER: this rank's part in the server (weft_server_count says what it moved); else NULL. Borrowed. */
+struct weft_server *weft_trainer_server(weft_trainer *trainer);
 /* The plan of a full batch. Borrowed. */
 weft_plan *weft_trainer_plan(weft_trainer *trainer);
 

@@ -21,8 +21,9 @@
 /* One parameter. */
 typedef struct served_parameter {
     weft_table   *table;
-    weft_request *request;
+    weft_request *request, *pushed; /* in flight; `pushed`: of the step before, where steps overlap */
     void         *gradient, *value; /* host memory; NULL: the plan's, the variable's */
+    void         *sum;              /* what is pushed later, or is being pushed; NULL: gradients are pushed where they are */
     void         *variable;         /* its memory, where that is the host's */
     size_t        bytes;
 } served_parameter;
@@ -32,6 +33,9 @@ struct wefti_served {
     served_parameter *parameters; /* [n] */
     int32_t           n;
     bool              sums;       /* staleness 0 */
+    bool              pulled;     /* overlapping steps: a pull has been begun */
+    int32_t           push, fetch;
+    int64_t           taken, summed; /* steps; those whose gradients are in the sums */
     int64_t           refreshed;  /* the step after which variables were last what servers have; -1 */
     uint64_t          waited_ns;
 };
@@ -72,9 +76,11 @@ static weft_status open_parameter(weft_trainer *trainer, int32_t index) {
     weft_table_options options = {.name = name, .rows = elements / width, .width = width, .dtype = parameter->dtype,
                                   .rule = rule_of(&trainer->program, parameter), .staleness = trainer->program.strategy.staleness};
     WEFTI_TRY(weft_table_create(served->server, &options, &one->table));
-    if (trainer->world->device->vtable->host_memory) return find_memory(trainer, parameter, &one->variable);
-    WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->gradient));
-    return wefti_alloc(one->bytes, "a parameter's copy", &one->value);
+    bool host = trainer->world->device->vtable->host_memory, overlap = trainer->program.strategy.overlap;
+    if (served->push > 1 || overlap) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->sum));
+    if (!host) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->gradient));
+    if (!host || overlap) return wefti_alloc(one->bytes, "a parameter's copy", &one->value);
+    return find_memory(trainer, parameter, &one->variable);
 }
 
 weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **served_out) {
@@ -84,6 +90,8 @@ weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **ser
     served->n = trainer->training.n;
     served->sums = trainer->program.strategy.staleness == 0;
     served->refreshed = -1;
+    served->push = trainer->program.strategy.push > 0 ? trainer->program.strategy.push : 1;
+    served->fetch = trainer->program.strategy.fetch > 0 ? trainer->program.strategy.fetch : 1;
     WEFTI_TRY(wefti_alloc((size_t)served->n * sizeof *served->parameters, "training by a server", &served->parameters));
     weft_server_options options = {.servers = trainer->program.strategy.servers, .in_flight = (int32_t)wefti_min_i64(4096, 2 * (int64_t)served->n + 2)};
     weft_status status = weft_server_create(trainer->world, &options, &served->server);
@@ -92,13 +100,19 @@ weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **ser
     return wefti_served_restore(trainer);
 }
 
+static weft_status finish(struct wefti_served *served, weft_status status);
+static weft_status finish_pushes(struct wefti_served *served);
+
 void wefti_served_release(struct wefti_served *served) {
     if (!served) return;
+    if (served->parameters) (void)!finish_pushes(served);
+    if (served->parameters) (void)!finish(served, WEFT_OK);
     for (int32_t i = 0; served->parameters && i < served->n; i++) {
         served_parameter *one = &served->parameters[i];
         weft_table_release(one->table);
         wefti_free(one->gradient, one->bytes);
         wefti_free(one->value, one->bytes);
+        wefti_free(one->sum, one->bytes);
     }
     weft_server_release(served->server);
     if (served->parameters) wefti_free(served->parameters, (size_t)served->n * sizeof *served->parameters);
@@ -114,21 +128,28 @@ static weft_status start(served_parameter *one, weft_request_kind kind, const vo
     return one->table ? weft_table_start_call(one->table, &call, &one->request) : WEFT_OK;
 }
 
-/* Waits for all, whatever becomes of one, and gives the first failure. */
-static weft_status finish(struct wefti_served *served, weft_status status) {
+/* Waits for one request, and keeps the first failure of several. */
+static weft_status wait_for(struct wefti_served *served, weft_request **request, weft_status before) {
+    char message[WEFTI_MESSAGE_BYTES];
+    if (!*request) return before;
     uint64_t begin_ns = wefti_host_now(wefti_host_system());
-    char     message[WEFTI_MESSAGE_BYTES];
-    snprintf(message, sizeof message, "%s", weft_error_message());
-    for (int32_t i = 0; i < served->n; i++) {
-        if (!served->parameters[i].request) continue;
-        weft_status one = weft_request_wait(served->parameters[i].request, 0);
-        served->parameters[i].request = NULL;
-        if (one == WEFT_OK || status != WEFT_OK) continue;
-        status = one;
-        snprintf(message, sizeof message, "%s", weft_error_message());
-    }
+    if (before != WEFT_OK) snprintf(message, sizeof message, "%s", weft_error_message());
+    weft_status status = weft_request_wait(*request, 0);
+    *request = NULL;
     served->waited_ns += wefti_host_now(wefti_host_system()) - begin_ns;
-    return status == WEFT_OK ? WEFT_OK : wefti_fail(status, "%s", message);
+    return before == WEFT_OK ? status : wefti_fail(before, "%s", message);
+}
+
+/* Waits for all, whatever becomes of one. */
+static weft_status finish(struct wefti_served *served, weft_status status) {
+    for (int32_t i = 0; i < served->n; i++) status = wait_for(served, &served->parameters[i].request, status);
+    return status;
+}
+
+static weft_status finish_pushes(struct wefti_served *served) {
+    weft_status status = WEFT_OK;
+    for (int32_t i = 0; i < served->n; i++) status = wait_for(served, &served->parameters[i].pushed, status);
+    return status;
 }
 
 /* What came goes into variables that are not the host's. */
@@ -161,6 +182,10 @@ static weft_status set_all(weft_trainer *trainer) {
     return finish(served, status);
 }
 
+weft_server *wefti_served_server(struct wefti_served *served) { return served ? served->server : NULL; }
+
+static weft_status push_sums(weft_trainer *trainer, double rate);
+
 /* Collective: nobody is in a step, so all that was pushed has come. */
 weft_status wefti_served_restore(weft_trainer *trainer) {
     weft_status status = wefti_agree(trainer->world, WEFT_OK, "meeting");
@@ -172,13 +197,17 @@ weft_status wefti_served_restore(weft_trainer *trainer) {
 weft_status wefti_served_refresh(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
     if (!served || served->sums || served->refreshed == trainer->steps) return WEFT_OK;
-    WEFTI_TRY(wefti_agree(trainer->world, WEFT_OK, "meeting"));
+    weft_status status = finish(served, WEFT_OK);
+    if (status == WEFT_OK) status = finish_pushes(served);
+    if (status == WEFT_OK) status = push_sums(trainer, 1);
+    WEFTI_TRY(wefti_agree(trainer->world, status, "giving the last gradients to the server"));
     WEFTI_TRY(wefti_agree(trainer->world, pull_all(trainer), "fetching the parameters from the server"));
+    served->pulled = false;
     served->refreshed = trainer->steps;
     return WEFT_OK;
 }
 
-/* --- steps --- */
+/* --- gradients --- */
 
 static weft_status gradient_of(const weft_trainer *trainer, weft_plan *plan, int32_t index, const void **gradient_out) {
     served_parameter *one = &trainer->served->parameters[index];
@@ -190,58 +219,167 @@ static weft_status gradient_of(const weft_trainer *trainer, weft_plan *plan, int
     return weft_plan_fetch(plan, WEFTI_OUT_FIRST_GRADIENT + index, one->gradient, one->bytes);
 }
 
+/* to += scale * from. */
+static void add(weft_dtype dtype, int64_t count, double scale, const void *from, void *to) {
+    for (int64_t i = 0; i < count; i++)
+        if (dtype == WEFT_F64) ((double *)to)[i] += scale * ((const double *)from)[i];
+        else ((float *)to)[i] += (float)scale * ((const float *)from)[i];
+}
+
+/* --- steps without staleness --- */
+
 /* A gradient that is the same on all ranks counts once: the others only end their clock. */
-static weft_status start_step(weft_trainer *trainer, int32_t index, const void *gradient, double rate) {
+static weft_status start_sum(weft_trainer *trainer, int32_t index, const void *gradient, double rate) {
     served_parameter *one = &trainer->served->parameters[index];
-    if (!trainer->served->sums) return start(one, WEFT_PUSH, gradient, rate);
-    bool whole = trainer->plans.whole && trainer->plans.whole[WEFTI_OUT_FIRST_GRADIENT + index];
+    bool              whole = trainer->plans.whole && trainer->plans.whole[WEFTI_OUT_FIRST_GRADIENT + index];
     if (!whole || trainer->world->rank == 0) return start(one, WEFT_PUSH_PULL, gradient, rate);
     if (one->table) WEFTI_TRY(weft_table_clock(one->table));
     return start(one, WEFT_PULL, NULL, 0);
 }
 
-/* Gives the gradients, or none of a step that is skipped, ends the clock, and gets the parameters. */
-static weft_status exchange(weft_trainer *trainer, weft_plan *plan, bool push, double rate) {
-    struct wefti_served *served = trainer->served;
-    weft_status          status = WEFT_OK;
-    for (int32_t i = 0; i < served->n && status == WEFT_OK && push; i++) {
-        const void *gradient = NULL;
-        status = gradient_of(trainer, plan, i, &gradient);
-        if (status == WEFT_OK) status = start_step(trainer, i, gradient, rate);
-    }
-    WEFTI_TRY(finish(served, status));
-    if (served->sums && push) return take_values(trainer);
+static weft_status end_clocks(const struct wefti_served *served) {
     for (int32_t i = 0; i < served->n; i++)
         if (served->parameters[i].table) WEFTI_TRY(weft_table_clock(served->parameters[i].table));
-    return pull_all(trainer);
+    return WEFT_OK;
+}
+
+/* Gives the gradients, or none of a step that is skipped, ends the clock, and gets the parameters. */
+static weft_status exchange_sums(weft_trainer *trainer, weft_plan *plan, bool push, double rate) {
+    struct wefti_served *served = trainer->served;
+    weft_status          status = WEFT_OK;
+    if (!push) {
+        WEFTI_TRY(end_clocks(served));
+        return pull_all(trainer);
+    }
+    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) {
+        const void *gradient = NULL;
+        status = gradient_of(trainer, plan, i, &gradient);
+        if (status == WEFT_OK) status = start_sum(trainer, i, gradient, rate);
+    }
+    WEFTI_TRY(finish(served, status));
+    return take_values(trainer);
+}
+
+/* --- steps with it --- */
+
+/* Pushes what has been added up. */
+static weft_status push_sums(weft_trainer *trainer, double rate) {
+    struct wefti_served *served = trainer->served;
+    weft_status          status = WEFT_OK;
+    if (served->summed == 0) return WEFT_OK;
+    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = start(&served->parameters[i], WEFT_PUSH, served->parameters[i].sum, rate);
+    status = finish(served, status);
+    for (int32_t i = 0; i < served->n; i++)
+        if (served->parameters[i].bytes) memset(served->parameters[i].sum, 0, served->parameters[i].bytes);
+    served->summed = 0;
+    return status;
+}
+
+/* A rank's own step from its own parameters, until it fetches. */
+static weft_status step_alone(weft_trainer *trainer, int32_t index, const void *gradient, double rate) {
+    served_parameter  *one = &trainer->served->parameters[index];
+    const weft_tensor *p = trainer->training.parameters[index];
+    if (one->value) WEFTI_TRY(weft_variables_get(trainer->variables, p->node->name, one->value, one->bytes));
+    add(p->dtype, weft_shape_elements(p->shape), -rate, gradient, receive_of(one));
+    return one->value ? weft_variables_set(trainer->variables, p->node->name, p->dtype, p->shape, one->value) : WEFT_OK;
+}
+
+/* Gradients are pushed at once, or added to what is pushed later. */
+static weft_status give(weft_trainer *trainer, weft_plan *plan, double rate, bool fetches) {
+    struct wefti_served *served = trainer->served;
+    weft_status          status = WEFT_OK;
+    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) {
+        served_parameter  *one = &served->parameters[i];
+        const weft_tensor *p = trainer->training.parameters[i];
+        const void        *gradient = NULL;
+        status = gradient_of(trainer, plan, i, &gradient);
+        if (status != WEFT_OK || !one->table) continue;
+        if (one->sum) add(p->dtype, weft_shape_elements(p->shape), 1, gradient, one->sum);
+        else status = start(one, WEFT_PUSH, gradient, rate);
+        if (status == WEFT_OK && !fetches) status = step_alone(trainer, i, gradient, rate * trainer->program.solver.rate);
+    }
+    served->summed += served->push > 1;
+    return finish(served, status);
+}
+
+static weft_status exchange_stale(weft_trainer *trainer, weft_plan *plan, bool push, double rate) {
+    struct wefti_served *served = trainer->served;
+    served->taken++;
+    bool fetches = served->taken % served->fetch == 0;
+    if (push) WEFTI_TRY(give(trainer, plan, rate, fetches));
+    if (served->taken % served->push == 0) WEFTI_TRY(push_sums(trainer, rate));
+    if (trainer->program.strategy.staleness > 0) WEFTI_TRY(end_clocks(served));
+    return fetches ? pull_all(trainer) : WEFT_OK;
+}
+
+/* --- steps that overlap --- */
+
+/* Before a step computes: what was pulled meanwhile becomes its parameters, and the next pull begins. The first step has those that were set. */
+static weft_status begin_overlapped(weft_trainer *trainer) {
+    struct wefti_served *served = trainer->served;
+    weft_status          status = finish(served, WEFT_OK);
+    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) {
+        served_parameter  *one = &served->parameters[i];
+        const weft_tensor *p = trainer->training.parameters[i];
+        if (one->table && served->pulled) status = weft_variables_set(trainer->variables, p->node->name, p->dtype, p->shape, one->value);
+        if (status == WEFT_OK) status = start(one, WEFT_PULL, NULL, 0);
+    }
+    served->pulled = true;
+    return status;
+}
+
+/* After it: the push before has had a whole step's time. The plan's gradients are overwritten by the next step, so they are copied. */
+static weft_status end_overlapped(weft_trainer *trainer, weft_plan *plan, bool push, double rate) {
+    struct wefti_served *served = trainer->served;
+    WEFTI_TRY(finish_pushes(served));
+    for (int32_t i = 0; i < served->n && push; i++) {
+        served_parameter *one = &served->parameters[i];
+        const void       *gradient = NULL;
+        WEFTI_TRY(gradient_of(trainer, plan, i, &gradient));
+        if (!one->table) continue;
+        memcpy(one->sum, gradient, one->bytes);
+        weft_table_call call = {.kind = WEFT_PUSH, .send = one->sum, .rate = rate};
+        WEFTI_TRY(weft_table_start_call(one->table, &call, &one->pushed));
+    }
+    return trainer->program.strategy.staleness > 0 ? end_clocks(served) : WEFT_OK;
+}
+
+/* --- a step --- */
+
+static weft_status compute(weft_trainer *trainer, const weft_batch *batch, int64_t rows, double *hyper, weft_plan **plan_out, double *losses_out) {
+    weft_feed            feed = {"weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), hyper};
+    static const int32_t outputs[] = {WEFTI_OUT_LOSS, WEFTI_OUT_OWN_LOSS};
+    int64_t              ranks = trainer->world->size;
+    WEFTI_TRY(wefti_plan_set_get(&trainer->plans, rows, plan_out));
+    weft_plan_set_step(*plan_out, trainer->served->sums ? trainer->steps : trainer->steps * ranks + trainer->world->rank);
+    WEFTI_TRY(wefti_plan_set_run(*plan_out, batch, &feed, 1));
+    return wefti_plan_scalars(*plan_out, outputs, 2, losses_out);
 }
 
 weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report) {
     struct wefti_served *served = trainer->served;
-    const weft_solver   *solver = &trainer->program.solver;
-    double               hyper[WEFTI_HYPER_COUNT], value[2] = {0, 0};
+    const weft_strategy *strategy = &trainer->program.strategy;
+    double               hyper[WEFTI_HYPER_COUNT], losses[2] = {0, 0};
     weft_plan           *plan = NULL;
-    int64_t              rows = served->sums ? batch->global_rows : batch->local_rows, ranks = trainer->world->size;
+    int64_t              rows = served->sums ? batch->global_rows : batch->local_rows;
     served->waited_ns = 0;
-    WEFTI_TRY(wefti_hyper_fill(solver, trainer->steps + 1, hyper));
+    WEFTI_TRY(wefti_hyper_fill(&trainer->program.solver, trainer->steps + 1, hyper));
     report->rate = hyper[WEFTI_HYPER_RATE];
-    if (rows > 0) {
-        weft_feed            feed = {"weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), hyper};
-        static const int32_t outputs[] = {WEFTI_OUT_LOSS, WEFTI_OUT_OWN_LOSS};
-        WEFTI_TRY(wefti_plan_set_get(&trainer->plans, rows, &plan));
-        weft_plan_set_step(plan, served->sums ? trainer->steps : trainer->steps * ranks + trainer->world->rank);
-        WEFTI_TRY(wefti_plan_set_run(plan, batch, &feed, 1));
-        WEFTI_TRY(wefti_plan_scalars(plan, outputs, 2, value));
-        report->wait_ns = wefti_plan_wait_ns(plan);
-    }
-    report->loss = value[0];
     report->evaluations = 1;
-    bool finite = isfinite(value[0]);
+    report->staleness = strategy->staleness < 0 ? -1 : strategy->staleness + strategy->overlap;
+    if (strategy->overlap) WEFTI_TRY(begin_overlapped(trainer));
+    if (rows > 0) WEFTI_TRY(compute(trainer, batch, rows, hyper, &plan, losses));
+    if (plan) report->wait_ns = wefti_plan_wait_ns(plan);
+    report->loss = losses[0];
+    bool   finite = isfinite(losses[0]), push = finite && rows > 0;
+    double rate = report->rate / trainer->program.solver.rate;
     report->skipped = !finite;
-    WEFTI_TRY(exchange(trainer, plan, finite && rows > 0, report->rate / solver->rate));
+    WEFTI_TRY(served->sums        ? exchange_sums(trainer, plan, push, rate)
+              : strategy->overlap ? end_overlapped(trainer, plan, push, rate)
+                                  : exchange_stale(trainer, plan, push, rate));
     report->wait_ns += served->waited_ns;
     if (finite || trainer->program.ignore_nan) return WEFT_OK;
-    if (served->sums) return wefti_trainer_nan(trainer, batch, value[0], 0, value[1]);
+    if (served->sums) return wefti_trainer_nan(trainer, batch, losses[0], 0, losses[1]);
     return wefti_fail(WEFT_E_NAN, "rank %d, step %lld: the loss of this rank's rows is %g; nothing was pushed", trainer->world->rank,
-                      (long long)trainer->steps + 1, value[0]);
+                      (long long)trainer->steps + 1, losses[0]);
 }

@@ -49,7 +49,8 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan,
-                              program->strategy.sync, program->strategy.staleness, program->strategy.servers,
+                              program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.push,
+                              program->strategy.fetch, program->strategy.overlap,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback};
     return wefti_hash(hash, numbers, sizeof numbers);
 }
@@ -201,6 +202,7 @@ void weft_trainer_release(weft_trainer *trainer) {
 int64_t         weft_trainer_steps(const weft_trainer *trainer) { return trainer->steps; }
 weft_world     *weft_trainer_world(const weft_trainer *trainer) { return trainer->world; }
 weft_variables *weft_trainer_variables(weft_trainer *trainer) { return trainer->variables; }
+weft_server    *weft_trainer_server(weft_trainer *trainer) { return wefti_served_server(trainer->served); }
 weft_plan      *weft_trainer_plan(weft_trainer *trainer) { return trainer->plans.plans ? trainer->plans.plans->plan : NULL; }
 
 /* --- steps --- */

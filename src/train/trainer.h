@@ -8,6 +8,7 @@
 #include "core/plan/plan.h"
 #include "parallel/partition.h"
 #include "weft/checkpoint.h"
+#include "weft/server.h"
 #include "weft/trainer.h"
 
 /* A plan for one number of rows, with compression or without. The partition is the rewrite's context, so it stays where it is. */
@@ -92,6 +93,7 @@ struct weft_trainer {
 weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **served_out); /* collective */
 void        wefti_served_release(struct wefti_served *served);
 weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report);
+struct weft_server *wefti_served_server(struct wefti_served *served); /* NULL gives NULL */
 /* Makes the variables what the servers have, with all that anybody has pushed: where ranks go each at its pace. NULL trainer->served: nothing.
  * Collective. */
 weft_status wefti_served_refresh(weft_trainer *trainer);

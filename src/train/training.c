@@ -129,12 +129,20 @@ static void add_update(const weft_program *program, const wefti_rule *rule, weft
 static weft_status check_sync(const weft_program *program) {
     const weft_strategy *s = &program->strategy;
     if (s->sync == WEFT_ALLREDUCE) {
-        if (s->staleness == 0 && s->servers == 0) return WEFT_OK;
-        return wefti_fail(WEFT_E_INVALID, "strategy: staleness %d and servers %d are for sync = WEFT_SERVER", (int)s->staleness, (int)s->servers);
+        if (s->staleness == 0 && s->servers == 0 && s->push == 0 && s->fetch == 0 && !s->overlap) return WEFT_OK;
+        return wefti_fail(WEFT_E_INVALID, "strategy: staleness %d, servers %d, push %d, fetch %d, overlap %d are for sync = WEFT_SERVER", (int)s->staleness,
+                          (int)s->servers, (int)s->push, (int)s->fetch, s->overlap);
     }
     if (s->staleness < WEFT_TABLE_ASYNCHRONOUS || s->servers < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: staleness %d (0, more, or WEFT_TABLE_ASYNCHRONOUS), servers %d (not negative)", (int)s->staleness,
                           (int)s->servers);
+    if (s->push < 0 || s->fetch < 0)
+        return wefti_fail(WEFT_E_INVALID, "strategy: push %d, fetch %d: neither may be negative", (int)s->push, (int)s->fetch);
+    if (s->staleness == 0 && (s->push > 1 || s->fetch > 1 || s->overlap))
+        return wefti_fail(WEFT_E_INVALID, "strategy: push %d, fetch %d, overlap %d want staleness: without it a step needs what the step before came to",
+                          (int)s->push, (int)s->fetch, s->overlap);
+    if (s->overlap && (s->push > 1 || s->fetch > 1))
+        return wefti_fail(WEFT_E_INVALID, "strategy: overlap with push %d, fetch %d: it pushes and pulls in every step", (int)s->push, (int)s->fetch);
     const char *what = program->solver.kind == WEFT_LBFGS                 ? "L-BFGS: its steps need whole vectors"
                        : program->solver.clip_norm > 0                    ? "clip_norm: it needs all gradients at once; use clip_value"
                        : s->precision == WEFT_F16                         ? "precision f16: the loss is scaled for all ranks together; use bf16"

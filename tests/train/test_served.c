@@ -99,6 +99,11 @@ Test(served, refuses_what_it_cannot_do) {
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .compress = {.codec = WEFT_COMPRESS_BF16}}}, WEFT_E_UNSUPPORTED, "compression");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .staleness = -2}}, WEFT_E_INVALID, "staleness -2");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .servers = 2}}, WEFT_E_INVALID, "2 servers among 1 ranks");
+    refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .push = -1}}, WEFT_E_INVALID, "push -1");
+    refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .fetch = 2}}, WEFT_E_INVALID, "want staleness");
+    refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .overlap = true}}, WEFT_E_INVALID, "want staleness");
+    refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .staleness = 1, .overlap = true, .push = 2}}, WEFT_E_INVALID, "overlap with push 2");
+    refuses((weft_program){.strategy = {.overlap = true}}, WEFT_E_INVALID, "are for sync = WEFT_SERVER");
     refuses((weft_program){.strategy = {.staleness = 3}}, WEFT_E_INVALID, "are for sync = WEFT_SERVER");
     refuses((weft_program){.strategy = {.sync = (weft_sync)2}}, WEFT_E_INVALID, "sync 2");
 }
