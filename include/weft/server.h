@@ -141,6 +141,7 @@ typedef struct weft_server_counts {
     uint64_t requests;   /* that were made here */
     uint64_t served;     /* requests of workers that were answered here */
     uint64_t repeated;   /* of those, that had been answered before */
+    uint64_t late;       /* pushes that came after their clock, and were dropped (.spares) */
     uint64_t held_bytes; /* rows and their states, of all tables, here */
 } weft_server_counts;
 void weft_server_count(weft_server *server, weft_server_counts *counts_out);
@@ -167,6 +168,10 @@ typedef struct weft_table_options {
     weft_dtype       dtype;     /* F32, F64, BF16, F16, I32, I64. Servers keep F16 and BF16 as F32, and round what is pulled */
     weft_table_rule  rule;
     int32_t          staleness; /* 0, 1, ..., or WEFT_TABLE_ASYNCHRONOUS */
+    int32_t          spares;    /* staleness 0: backup workers. Of N + spares workers a clock waits for the N that end it first (fewer where some have
+                                   left or died); what the others push in it is dropped, and they go on in the clock that the server is at. Each
+                                   server decides for its rows. Sums then depend on who came first (Chen et al., "Revisiting distributed synchronous
+                                   SGD", 2016) */
     weft_table_split split;
     weft_table_start start;     /* what rows begin with; FTRL: zero. UNIFORM and NORMAL are for floats */
     double           low, high; /* CONSTANT: low; UNIFORM: from low to high; NORMAL: mean low, deviation high. Numbers that the dtype has */

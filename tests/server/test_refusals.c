@@ -33,6 +33,9 @@ static weft_status wrong_options(serving *self) {
     BAD(bad.staleness = -2, WEFT_E_INVALID, "staleness -2");
     BAD(bad.staleness = 1; bad.rule.mean = true, WEFT_E_INVALID, "wants staleness 0");
     BAD(bad.staleness = 1; bad.rule.kind = WEFT_TABLE_AVERAGE, WEFT_E_INVALID, "wants staleness 0");
+    BAD(bad.spares = -1, WEFT_E_INVALID, "-1 spares");
+    BAD(bad.spares = 1; bad.staleness = 1, WEFT_E_INVALID, "1 spares with staleness 1");
+    BAD(bad.spares = 2, WEFT_E_INVALID, "2 spares among 2 workers");
     BAD(bad.split = WEFT_SPLIT_HASH, WEFT_E_INVALID, "split by ranges");
     BAD(bad.split = WEFT_SPLIT_RANGE; bad.sparse = true; bad.rows = 0, WEFT_E_INVALID, "want .rows");
     BAD(bad.dtype = WEFT_BOOL, WEFT_E_DTYPE, "bool");

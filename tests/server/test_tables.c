@@ -313,3 +313,40 @@ static weft_status set_in_sums(serving *self) { return set_and_scheduled(self, 0
 static weft_status set_at_once(serving *self) { return set_and_scheduled(self, WEFT_TABLE_ASYNCHRONOUS); }
 Test(tables, rows_that_are_set) { serve_case("shm", 3, &beside, set_in_sums); }
 Test(tables, rows_that_are_set_at_once) { serve_case("tcp", 3, &one_apart, set_at_once); }
+
+/* --- backup workers --- */
+
+/* Of three one is late in every clock, by a long while: the others do not wait, what it pushes is dropped, and it goes on with them. */
+static weft_status backed_up(serving *self) {
+    enum { CLOCKS_OF_IT = 10, LATE = 2 };
+    weft_table *table = NULL;
+    float       mine[50], got[50];
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "backed up", .rows = 50, .dtype = WEFT_F32, .spares = 1}, &table));
+    for (int i = 0; i < 50; i++) mine[i] = self->rank == LATE ? 1000.0f : 1.0f;
+    uint64_t begin_ns = ranks_now();
+    for (int clock = 0; clock < CLOCKS_OF_IT && self->rank != LATE; clock++) {
+        WEFTI_TRY(weft_table_push_pull(table, NULL, mine, got));
+        for (int i = 0; i < 50; i++) EXPECT(got[i] == 2.0f * (float)(clock + 1), "clock %d: row %d is %g", clock, i, got[i]);
+    }
+    EXPECT(self->rank == LATE || ranks_now() - begin_ns < 5 * WEFTI_SECOND_NS, "they waited %g s", (double)(ranks_now() - begin_ns) / 1e9);
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank == LATE) { /* it comes to the first clock now */
+        WEFTI_TRY(weft_table_push_pull(table, NULL, mine, got));
+        for (int i = 0; i < 50; i++) EXPECT(got[i] == 2.0f * CLOCKS_OF_IT, "row %d is %g", i, got[i]);
+    }
+    WEFTI_TRY(serving_meet(self));
+    weft_server_counts counts;
+    weft_server_count(self->server, &counts);
+    EXPECT(!weft_server_is_serving(self->server) || counts.late == 1, "%llu pushes were late", (unsigned long long)counts.late);
+    /* Now all are in one clock, and the first two of it count: this time the one that was late is the first. */
+    if (self->rank == LATE) WEFTI_TRY(weft_table_push(table, NULL, mine));
+    if (self->rank == LATE) WEFTI_TRY(weft_table_clock(table));
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank == 0) WEFTI_TRY(weft_table_push_pull(table, NULL, mine, got));
+    for (int i = 0; i < 50 && self->rank == 0; i++) EXPECT(got[i] == 2.0f * CLOCKS_OF_IT + 1001.0f, "row %d is %g", i, got[i]);
+    WEFTI_TRY(serving_meet(self)); /* for who leaves is not waited for */
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(tables, backup_workers_shm) { serve_case("shm", 3, &beside, backed_up); }
+Test(tables, backup_workers_tcp) { serve_case("tcp", 4, &one_apart, backed_up); }

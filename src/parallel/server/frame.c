@@ -29,7 +29,7 @@ static weft_status copy_name(const char *what, const char *name, char out[WEFT_T
 weft_status wefti_server_spec_write(const weft_table_options *o, wefti_server_spec *spec) {
     const weft_table_rule *r = &o->rule;
     *spec = (wefti_server_spec){.rows = o->rows, .width = o->width, .sparse = o->sparse, .dtype = (int32_t)o->dtype, .staleness = o->staleness,
-                                .split = (int32_t)o->split, .start = (int32_t)o->start, .rule = (int32_t)r->kind, .mean = r->mean,
+                                .spares = o->spares, .split = (int32_t)o->split, .start = (int32_t)o->start, .rule = (int32_t)r->kind, .mean = r->mean,
                                 .solver = (int32_t)r->solver.kind, .low = o->low, .high = o->high, .seed = o->seed,
                                 .most_bytes = o->most_bytes, .rate = r->solver.rate, .momentum = r->solver.momentum,
                                 .beta1 = r->solver.beta1, .beta2 = r->solver.beta2, .rho = r->solver.rho, .epsilon = r->solver.epsilon,
@@ -47,7 +47,7 @@ weft_status wefti_server_spec_read(const wefti_server_spec *s, weft_table_option
                           .beta1 = s->beta1, .beta2 = s->beta2, .rho = s->rho, .epsilon = s->epsilon, .weight_decay = s->weight_decay,
                           .clip_value = s->clip_value};
     *o = (weft_table_options){.name = s->name, .sparse = s->sparse != 0, .rows = s->rows, .width = s->width, .dtype = (weft_dtype)s->dtype,
-                              .staleness = s->staleness, .split = (weft_table_split)s->split, .start = (weft_table_start)s->start,
+                              .staleness = s->staleness, .spares = s->spares, .split = (weft_table_split)s->split, .start = (weft_table_start)s->start,
                               .low = s->low, .high = s->high, .seed = s->seed, .most_bytes = s->most_bytes,
                               .rule = {.kind = (weft_table_rule_kind)s->rule, .solver = solver,
                                        .regulariser = {.l2 = s->l2, .l1 = s->l1, .group = s->group}, .alpha = s->ftrl[0], .beta = s->ftrl[1],
@@ -63,7 +63,7 @@ const char *wefti_server_spec_differ(const wefti_server_spec *a, const wefti_ser
     } fields[] = {
 #define FIELD(field, name) {offsetof(wefti_server_spec, field), sizeof a->field, name}
         FIELD(name, "name"), FIELD(rows, "rows"), FIELD(width, "width"), FIELD(sparse, "sparse"), FIELD(dtype, "dtype"),
-        FIELD(staleness, "staleness"), FIELD(split, "split"), FIELD(start, "start"), FIELD(low, "low"), FIELD(high, "high"),
+        FIELD(staleness, "staleness"), FIELD(spares, "spares"), FIELD(split, "split"), FIELD(start, "start"), FIELD(low, "low"), FIELD(high, "high"),
         FIELD(seed, "seed"), FIELD(most_bytes, "most_bytes"), FIELD(rule, "rule.kind"), FIELD(function, "rule.function"),
         FIELD(mean, "rule.mean"), FIELD(solver, "rule.solver.kind"), FIELD(rate, "rule.solver.rate"),
         FIELD(momentum, "rule.solver.momentum"), FIELD(nesterov, "rule.solver.nesterov"), FIELD(beta1, "rule.solver.beta1"),
@@ -99,6 +99,9 @@ weft_status wefti_server_options_check(weft_table_options *o) {
         return wefti_fail(WEFT_E_OVERFLOW, "table '%s': %lld rows of %lld elements", o->name, (long long)o->rows, (long long)o->width);
     if (o->staleness < WEFT_TABLE_ASYNCHRONOUS)
         return wefti_fail(WEFT_E_INVALID, "table '%s': staleness %d; it is 0, more, or WEFT_TABLE_ASYNCHRONOUS", o->name, (int)o->staleness);
+    if (o->spares < 0 || (o->spares > 0 && o->staleness != 0))
+        return wefti_fail(WEFT_E_INVALID, "table '%s': %d spares with staleness %d; backup workers are for clocks that all end (staleness 0)", o->name,
+                          (int)o->spares, (int)o->staleness);
     if (o->staleness != 0 && (o->rule.mean || o->rule.kind == WEFT_TABLE_AVERAGE))
         return wefti_fail(WEFT_E_INVALID, "table '%s': a mean over workers is one of a clock that all have ended: it wants staleness 0, and has %d",
                           o->name, (int)o->staleness);

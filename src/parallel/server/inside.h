@@ -254,7 +254,7 @@ struct weft_server {
     served_table     *served;
     server_job       *free_jobs, *all_jobs;
     uint8_t          *trash;    /* for what comes and cannot be kept */
-    uint64_t          served_count, repeated_count, request_count;
+    uint64_t          served_count, repeated_count, request_count, late_count;
 };
 
 static inline int32_t wefti_server_rank(const weft_server *server, int32_t index) { return server->first_server + index; }

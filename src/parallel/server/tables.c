@@ -61,6 +61,9 @@ static weft_status fill_table(weft_server *server, served_table *table) {
                                .start = o->start, .low = o->low, .high = o->high, .seed = o->seed, .most_bytes = o->most_bytes,
                                .name = table->spec.name};
     table->row_bytes = (size_t)o->width * weft_dtype_bytes(o->dtype);
+    if (o->spares >= server->workers)
+        return wefti_fail(WEFT_E_INVALID, "table '%s': %d spares among %d workers leave nobody to wait for", o->name, (int)o->spares,
+                          (int)server->workers);
     if (o->rule.kind == WEFT_TABLE_USER) WEFTI_TRY(find_function(server, o->rule.function, &how.function));
     WEFTI_TRY(wefti_alloc(workers * sizeof *table->clocks, "a table's clocks", &table->clocks));
     WEFTI_TRY(wefti_alloc(workers * sizeof *table->folded, "a table's clocks", &table->folded));

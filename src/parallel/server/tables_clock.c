@@ -3,7 +3,10 @@
  * With staleness 0 the pushes of a clock are added up in the order of the workers' ranks, so that the sum has the same bits whoever comes
  * first. The worker whose turn it is, the first in that order that has not ended the clock, is added at once; what others push meanwhile
  * is kept until it is theirs. When the last has ended the clock the rule gets the sum. Cost: while all go at one pace, one sum as large
- * as the rows that are pushed, and the pushes of those who are before their turn. */
+ * as the rows that are pushed, and the pushes of those who are before their turn.
+ *
+ * With backup workers nobody has a turn: pushes are kept until enough workers have ended the clock, and then those of who did are added, in the same
+ * order. Who was late goes on in the clock in hand. */
 #include "parallel/server/inside.h"
 
 static bool is_out(const weft_server *server, int32_t worker) {
@@ -58,6 +61,15 @@ static weft_status keep(served_table *table, server_job *job, size_t offset) {
     return WEFT_OK;
 }
 
+static void drop_kept(weft_server *server, served_table *table, int32_t worker) {
+    server_push *push;
+    while ((push = table->pushes[worker]) && push->clock == table->closed) {
+        table->pushes[worker] = push->next;
+        server->late_count++;
+        free_push(server, table, push);
+    }
+}
+
 /* Gives the sum to the rule. `mean` is over those who ended the clock, or have something in it. */
 static void close_clock(weft_server *server, served_table *table) {
     int32_t members = 0;
@@ -83,17 +95,38 @@ static void advance_sum(weft_server *server, served_table *table) {
     }
 }
 
+/* Backup workers: the clock is over when enough of those who are there have ended it. */
+static void advance_without_the_late(weft_server *server, served_table *table) {
+    for (;;) {
+        int32_t there = 0, ended = 0, wanted = server->workers - table->options.spares;
+        for (int32_t worker = 0; worker < server->workers; worker++) {
+            there += !is_out(server, worker);
+            ended += table->clocks[worker] > table->closed;
+        }
+        if (ended == 0 || ended < (wanted < there ? wanted : there)) return;
+        for (int32_t worker = 0; worker < server->workers; worker++) {
+            if (table->clocks[worker] > table->closed) add_kept(server, table, worker);
+            else drop_kept(server, table, worker);
+        }
+        close_clock(server, table);
+    }
+}
+
 /* --- all --- */
 
 weft_status wefti_clock_push(weft_server *server, served_table *table, server_job *job, size_t offset) {
     const wefti_server_frame *frame = &job->frame;
     served_keys              *keys = job->keys;
     const uint8_t            *values = job->body ? job->body->data + offset : NULL;
-    (void)server;
     if (frame->count == 0) return WEFT_OK;
     if (table->options.staleness != 0) {
         wefti_store_set_rate(table->store, rate_of(frame->rate));
         return wefti_store_apply(table->store, keys ? keys->places : NULL, keys ? 0 : frame->first - table->begin, (int64_t)frame->count, values, 1);
+    }
+    if (table->options.spares > 0) {
+        if (table->clocks[job->worker] >= table->closed) return keep(table, job, offset);
+        server->late_count++;
+        return WEFT_OK;
     }
     if (table->turn == job->worker && table->clocks[job->worker] == table->closed)
         return add_to_sum(table, job->worker, keys, frame->first, (int64_t)frame->count, values, frame->rate);
@@ -101,11 +134,13 @@ weft_status wefti_clock_push(weft_server *server, served_table *table, server_jo
 }
 
 void wefti_clock_advance(weft_server *server, served_table *table) {
-    if (table->sum) advance_sum(server, table);
+    if (table->sum && table->options.spares > 0) advance_without_the_late(server, table);
+    else if (table->sum) advance_sum(server, table);
 }
 
 void wefti_clock_tick(weft_server *server, served_table *table, int32_t worker) {
     table->clocks[worker]++;
+    if (table->options.spares > 0 && table->clocks[worker] < table->closed) table->clocks[worker] = table->closed; /* it was late */
     wefti_clock_advance(server, table);
 }
 
