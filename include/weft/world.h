@@ -125,7 +125,7 @@ typedef struct weft_shrink_options {
  * Errors: WEFT_E_INVALID; WEFT_E_STATE where the world has no fault; WEFT_E_PEER where this rank is the one that was given up, or too few came (the
  * message says which); WEFT_E_UNSUPPORTED over MPI, which does not survive a process, and where a rank's host let it open no port to be found at;
  * and those of weft_world_create. After an error the call may be made again. Threads: as for all else in `world`.
- * *world_out is NULL on error. From src/transport/gather.c. */
+ * *world_out is NULL on error. From src/transport/shrink.c. */
 WEFT_MUST_CHECK weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *options, weft_world **world_out);
 
 /* Writes what every rank has been doing to `to`: for each group its latest 16 operations, those in flight with their age and the rank that

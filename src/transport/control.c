@@ -353,6 +353,7 @@ static void free_all(wefti_control *control) {
     if (control->wake >= 0) close(control->wake);
     wefti_free(control->members, (size_t)member_count(control) * sizeof *control->members);
     wefti_free(control->waits, (size_t)place->size * sizeof *control->waits);
+    wefti_control_network_close(control);
     wefti_free(control->guests, CONTROL_MOST_GUESTS * sizeof *control->guests);
     for (int i = 0; i < 2; i++) wefti_free(control->round.all[i], control->round.room[i]);
     pthread_cond_destroy(&control->changed);
@@ -395,6 +396,7 @@ static weft_status set_up(wefti_control *control, uint64_t timeout_ns) {
         WEFTI_TRY(wefti_alloc((size_t)place->size * sizeof *control->waits, "how long ranks wait", &control->waits));
     if (control->network) {
         control->members[0].state = place->rank == 0 ? MEMBER_HERE : MEMBER_ABSENT;
+        if (control->calls) return wefti_control_network_open(control);
         return place->rank == 0 ? wefti_control_server_meet(control) : wefti_control_client_meet(control);
     }
     control->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -428,6 +430,9 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
     control->fault = options->fault;
     control->no_thread = options->no_thread;
     control->watch = options->watch;
+    control->door = options->door;
+    control->calls = options->calls;
+    control->members_seats = options->members;
     control->listener = control->dialled = control->wake = control->signalled = -1;
     control->terms = (wefti_terms){.host = options->host, .purpose = WEFTI_FOR_STORE, .rank = place->rank, .size = place->size,
                                    .epoch = place->epoch, .job = place->job, .secret = place->secret, .secret_bytes = place->secret_bytes,

@@ -3,7 +3,7 @@
 #ifndef WEFTI_TRANSPORT_CONTROL_H
 #define WEFTI_TRANSPORT_CONTROL_H
 
-#include "transport/door.h"
+#include "transport/calls.h"
 #include "transport/fault.h"
 #include "transport/transport.h"
 
@@ -17,6 +17,11 @@ typedef struct wefti_control_options {
     bool               no_thread;
     wefti_fault       *fault;      /* hooked to the channel until it is closed */
     wefti_watch       *watch;      /* what this rank tells when it is asked; NULL: nothing */
+    wefti_door        *door;       /* this rank's, as by wefti_control_keep_door; NULL: none yet */
+    /* Of a world that follows a fault: by what rank 0 finds that ranks it waits for have ended, until all are there; and the seat that each
+     * rank has there. NULL in others. */
+    wefti_calls       *calls;
+    const int32_t     *members;    /* [size]; borrowed for as long */
 } wefti_control_options;
 
 enum { WEFTI_EXCHANGE_MOST_BYTES = 4096, WEFTI_EXCHANGE_NAME_BYTES = 32 };

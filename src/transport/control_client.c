@@ -43,12 +43,12 @@ static bool is_final(const wefti_control *control, weft_status status) {
     }
 }
 
-static uint32_t most_bytes(const wefti_control *control) {
+uint32_t wefti_control_client_most_bytes(const wefti_control *control) {
     size_t most = (size_t)control->place->size * WEFTI_EXCHANGE_MOST_BYTES;
     return (uint32_t)(most < CONTROL_TELL_BYTES ? CONTROL_TELL_BYTES : most);
 }
 
-static void meet(wefti_control *control) {
+void wefti_control_client_met(wefti_control *control) {
     control->members[0].state = MEMBER_HERE;
     control->beat_ns = 0; /* at once: from the first heartbeat on, silence means something */
 }
@@ -56,13 +56,17 @@ static void meet(wefti_control *control) {
 weft_status wefti_control_client_meet(wefti_control *control) {
     wefti_stream *stream = NULL;
     WEFTI_TRY(control->network->stream(control->network->context, 0, &stream));
-    wefti_frames_open_stream(&control->members[0].frames, stream, most_bytes(control), wefti_host_now(control->host));
-    meet(control);
+    wefti_frames_open_stream(&control->members[0].frames, stream, wefti_control_client_most_bytes(control), wefti_host_now(control->host));
+    wefti_control_client_met(control);
     return WEFT_OK;
 }
 
 static void join(wefti_control *control, uint64_t now_ns) {
     weft_status status = WEFT_OK;
+    if (control->network) {
+        wefti_control_network_join(control, now_ns);
+        return;
+    }
     if (control->dialled < 0) {
         if (now_ns < control->redial_ns) return;
         wefti_socket_address address = control->address;
@@ -103,9 +107,9 @@ static void join(wefti_control *control, uint64_t now_ns) {
         hang_up(control, now_ns);
         return;
     }
-    wefti_frames_open(&control->members[0].frames, control->dialled, most_bytes(control), now_ns);
+    wefti_frames_open(&control->members[0].frames, control->dialled, wefti_control_client_most_bytes(control), now_ns);
     wefti_frames_encrypt(&control->members[0].frames, seal);
-    meet(control);
+    wefti_control_client_met(control);
     control->dialled = -1;
 }
 

@@ -7,7 +7,6 @@
 #include <stdatomic.h>
 
 #include "transport/control.h"
-#include "transport/door.h"
 #include "transport/frames.h"
 #include "transport/handshake.h"
 #include "transport/socket.h"
@@ -29,7 +28,8 @@ typedef enum control_kind {
     CONTROL_BYE,
     CONTROL_ASK,          /* rank: who asks what everyone is doing; value: the question's number */
     CONTROL_TELL,         /* payload: the answer. To rank 0: rank is the asker; from rank 0: who answers */
-    CONTROL_SUSPECT       /* to rank 0; payload: the cause; rank: who is suspected */
+    CONTROL_SUSPECT,      /* to rank 0; payload: the cause; rank: who is suspected */
+    CONTROL_JOIN          /* to rank 0, in a network, first of all; rank: who it is; value: the epoch that it joins */
 } control_kind;
 
 typedef enum control_member_state { MEMBER_ABSENT, MEMBER_HERE, MEMBER_LEFT, MEMBER_DEAD } control_member_state;
@@ -46,6 +46,12 @@ typedef struct control_guest {
     int             socket; /* -1: free */
     wefti_handshake shake;
 } control_guest;
+
+/* The same in a network: a stream that has not yet said whose it is. */
+typedef struct control_caller {
+    wefti_frames frames;
+    int32_t      seat;
+} control_caller;
 
 /* One exchange, as rank 0 gathers it and the others wait for it. */
 typedef struct control_round {
@@ -89,6 +95,8 @@ struct wefti_control {
     _Atomic bool       stop;
     int                wake;       /* eventfd: the thread shall look */
     wefti_door        *door;       /* that is drained; NULL: none */
+    wefti_calls       *calls;      /* NULL where the world follows no fault */
+    const int32_t     *members_seats; /* [size] of the ranks, for the calls */
     _Atomic uint64_t   listened_ns;
     uint64_t           pumped_ns, beat_ns;
     bool               suspects;   /* the fault has a suspicion */
@@ -106,6 +114,7 @@ struct wefti_control {
     /* rank 0 */
     int            listener;
     control_guest *guests;
+    control_caller *callers;       /* [CONTROL_MOST_GUESTS] in a network; NULL where all are connected from the start */
     /* others */
     int             dialled;       /* -1: not */
     bool            connected, shaking;
@@ -156,5 +165,14 @@ void wefti_control_server_missing(wefti_control *control, const char *name, doub
                                   int32_t *first_out);
 void wefti_control_client_pump(wefti_control *control, uint64_t now_ns);
 weft_status wefti_control_client_meet(wefti_control *control);
+/* Rank 0 is there. */
+void        wefti_control_client_met(wefti_control *control);
+uint32_t    wefti_control_client_most_bytes(const wefti_control *control);
+
+/* control_network.c: joining after a fault, in a network. */
+weft_status wefti_control_network_open(wefti_control *control);
+void        wefti_control_network_close(wefti_control *control);
+void        wefti_control_network_let_in(wefti_control *control, uint64_t now_ns); /* rank 0 */
+void        wefti_control_network_join(wefti_control *control, uint64_t now_ns);   /* the others */
 
 #endif

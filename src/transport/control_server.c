@@ -224,7 +224,24 @@ static void pump_member(wefti_control *control, int32_t rank, uint64_t now_ns) {
     }
 }
 
+static bool lacks_members(const wefti_control *control) {
+    for (int32_t rank = 1; rank < control->place->size; rank++)
+        if (control->members[rank].state == MEMBER_ABSENT) return true;
+    return false;
+}
+
+/* After a fault all have met a moment ago: who does not come may have ended since. */
+static void look_for_absent(wefti_control *control, uint64_t now_ns) {
+    for (int32_t rank = 1; rank < control->place->size; rank++)
+        if (control->members[rank].state == MEMBER_ABSENT &&
+            control->calls->ops->knock(control->calls, control->members_seats[rank], now_ns) == WEFT_E_PEER)
+            wefti_fault_raise(control->fault, WEFT_E_PEER, rank, "its process ended before it had joined the others that a fault left");
+}
+
 void wefti_control_server_pump(wefti_control *control, uint64_t now_ns) {
+    bool joining = control->calls && lacks_members(control);
+    if (joining) look_for_absent(control, now_ns);
+    if (joining && control->callers) wefti_control_network_let_in(control, now_ns);
     if (control->listener >= 0) {
         accept_guests(control, now_ns);
         pump_guests(control, now_ns);

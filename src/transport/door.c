@@ -15,7 +15,8 @@ enum { DRAIN_AT_ONCE = 64 }; /* so that heartbeats come in between */
 #define REST_NS (100 * WEFTI_MILLISECOND_NS)
 
 struct wefti_door {
-    int              socket;
+    int              socket; /* -1: the network's */
+    const wefti_network *network;
     _Atomic int32_t  holders, attended;
     _Atomic uint64_t rests_until_ns;
 };
@@ -39,6 +40,16 @@ wefti_door *wefti_door_open(const wefti_place *place, const char *interface, wef
     return NULL;
 }
 
+wefti_door *wefti_door_open_network(const wefti_network *network) {
+    wefti_door *door = NULL;
+    if (!network->listen || wefti_alloc(sizeof *door, "a rank's door", &door) != WEFT_OK) return NULL;
+    door->socket = -1;
+    door->network = network;
+    door->holders = 1;
+    network->listen(network->context, true);
+    return door;
+}
+
 wefti_door *wefti_door_retain(wefti_door *door) {
     atomic_fetch_add(&door->holders, 1);
     return door;
@@ -46,7 +57,8 @@ wefti_door *wefti_door_retain(wefti_door *door) {
 
 void wefti_door_release(wefti_door *door) {
     if (!door || atomic_fetch_sub(&door->holders, 1) > 1) return;
-    close(door->socket);
+    if (door->network) door->network->listen(door->network->context, false);
+    else close(door->socket);
     wefti_free(door, sizeof *door);
 }
 
@@ -54,15 +66,27 @@ void wefti_door_attend(wefti_door *door, bool attends) { atomic_fetch_add(&door-
 
 int wefti_door_socket(const wefti_door *door) { return door->socket; }
 
-int wefti_door_descriptor(const wefti_door *door, uint64_t now_ns) {
-    return !door || atomic_load(&door->attended) || now_ns < atomic_load(&door->rests_until_ns) ? -1 : door->socket;
+static bool is_open(const wefti_door *door, uint64_t now_ns) {
+    return !atomic_load(&door->attended) && now_ns >= atomic_load(&door->rests_until_ns);
 }
 
+int wefti_door_descriptor(const wefti_door *door, uint64_t now_ns) { return door && is_open(door, now_ns) ? door->socket : -1; }
+
 void wefti_door_drain(wefti_door *door, uint64_t now_ns) {
-    if (wefti_door_descriptor(door, now_ns) >= 0) wefti_door_hang_up(door, now_ns);
+    if (is_open(door, now_ns)) wefti_door_hang_up(door, now_ns);
+}
+
+static void hang_up_network(const wefti_network *network) {
+    int32_t       peer;
+    wefti_stream *stream;
+    while (network->accept(network->context, &peer, &stream) == WEFT_OK) stream->ops->close(stream);
 }
 
 void wefti_door_hang_up(wefti_door *door, uint64_t now_ns) {
+    if (door->network) {
+        hang_up_network(door->network);
+        return;
+    }
     for (int i = 0; i < DRAIN_AT_ONCE; i++) {
         int caller = wefti_socket_accept(door->socket);
         if (caller < 0) {

@@ -15,6 +15,8 @@ typedef struct wefti_door wefti_door;
 /* Opens one on an interface where the job may listen, and says where. NULL, with a word in the log, where it cannot; *address_out
  * has 0 bytes then. */
 wefti_door *wefti_door_open(const wefti_place *place, const char *interface, wefti_socket_address *address_out);
+/* The door of a rank of a network, which has no sockets; NULL where nobody is called there. */
+wefti_door *wefti_door_open_network(const wefti_network *network);
 wefti_door *wefti_door_retain(wefti_door *door);
 void        wefti_door_release(wefti_door *door); /* NULL is fine */
 /* From here on whoever attends lets callers in himself, and nobody hangs up on them; ended as often as begun. */
@@ -25,7 +27,7 @@ void wefti_door_drain(wefti_door *door, uint64_t now_ns);
 void wefti_door_hang_up(wefti_door *door, uint64_t now_ns);
 /* What becomes readable when there is something to drain; -1: nothing now. */
 int wefti_door_descriptor(const wefti_door *door, uint64_t now_ns);
-/* The listening socket, for whoever attends. */
+/* The listening socket, for whoever attends; -1 in a network. */
 int wefti_door_socket(const wefti_door *door);
 
 #endif

@@ -4,110 +4,55 @@
  *   leader     → each:   MEMBERS  value: the new epoch, rank: his own, payload: the seat of each rank
  *
  * A leader that dies ends its connections, and its callers take the next one; one that dies after it has told some of them is found by
- * these when they join, and they gather again. Epochs only grow: a leader takes one above all that it was told of. Strangers
- * are dropped by the handshake, of which at most 64 go on at once, the oldest giving way. Memory: a connection a seat. */
+ * these when they join, and they gather again. Epochs only grow: a leader takes one above all that it was told of. Who calls a
+ * rank that does not lead is hung up on, and calls again. Memory: a connection a seat. */
 #include "transport/gather.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "transport/frames.h"
-#include "transport/handshake.h"
 #include "transport/roster.h"
 
-enum { MOST_GUESTS = 64, GATHER_HELLO = 101, GATHER_MEMBERS = 102, FRAME_BYTES = 1 << 20 };
+enum { GATHER_HELLO = 101, GATHER_MEMBERS = 102 };
 /* A leader that has not begun to gather is called again soon, and less often the longer it does not. */
 #define REDIAL_NS (10 * WEFTI_MILLISECOND_NS)
 #define REDIAL_MOST_NS (100 * WEFTI_MILLISECOND_NS)
-#define PROBE_NS (250 * WEFTI_MILLISECOND_NS)
 #define NAP_NS (2 * WEFTI_MILLISECOND_NS)
 
-typedef struct guest {
-    int             socket; /* -1: free */
-    wefti_handshake shake;
-} guest;
-
-/* One who has been let in, or the leader as its caller sees it. */
+/* One who has been let in. */
 typedef struct seat_link {
     wefti_frames frames;
     bool         said_hello;
 } seat_link;
 
-typedef struct gather {
-    const wefti_gather_options *options;
-    const wefti_place *place;
-    wefti_roster  roster;
-    wefti_terms   terms;
-    guest        *guests;   /* [MOST_GUESTS] */
-    seat_link    *links;    /* [seats] */
-    uint32_t      epoch;    /* highest known */
-    uint64_t      probe_ns;
+struct wefti_gather {
+    wefti_gather_options options;
+    wefti_roster roster;
+    uint8_t     *known;   /* [seats] the roster's */
+    seat_link   *links;   /* [seats] */
+    int32_t     *members; /* [seats] what was decided */
+    uint32_t     epoch;   /* highest known */
     /* calling */
-    int32_t         leader;  /* that is called; -1: nobody */
-    int             dialled; /* -1 */
-    bool            connected;
-    uint64_t        redial_ns;
-    wefti_handshake shake;
-} gather;
+    int32_t      leader;  /* that is called; -1: nobody */
+    wefti_frames word;    /* the connection to it, once there is one */
+    uint64_t     redial_ns;
+};
 
-/* --- letting in --- */
+/* --- leading --- */
 
-static weft_status admit(void *context, int32_t seat) {
-    const gather *g = context;
-    return wefti_frames_are_open(&g->links[seat].frames) ? WEFT_E_AGAIN : WEFT_OK; /* his former self has just died */
-}
-
-/* What is said from here on is sealed, where the world encrypts. */
-static weft_status open_frames(wefti_handshake *shake, int socket, uint64_t now_ns, wefti_frames *frames) {
-    wefti_seal *seal = NULL;
-    WEFTI_TRY(wefti_seal_create(shake, &seal));
-    wefti_frames_open(frames, socket, FRAME_BYTES, now_ns);
-    wefti_frames_encrypt(frames, seal);
-    return WEFT_OK;
-}
-
-static void drop_guest(guest *it) {
-    close(it->socket);
-    it->socket = -1;
-}
-
-static void accept_guests(gather *g, uint64_t now_ns) {
-    for (int n = 0; n < MOST_GUESTS; n++) {
-        int accepted = wefti_socket_accept(wefti_door_socket(g->options->door));
-        if (accepted < 0) return;
-        guest *place = &g->guests[0];
-        for (int i = 0; i < MOST_GUESTS && place->socket >= 0; i++)
-            if (g->guests[i].socket < 0 || g->guests[i].shake.deadline_ns < place->shake.deadline_ns) place = &g->guests[i];
-        if (place->socket >= 0) drop_guest(place);
-        place->socket = accepted;
-        if (wefti_handshake_answer(&place->shake, &g->terms, accepted, now_ns) != WEFT_OK) drop_guest(place);
+static void let_in(wefti_gather *g, uint64_t now_ns) {
+    wefti_frames frames;
+    int32_t      seat;
+    while (g->options.calls->ops->let_in(g->options.calls, now_ns, &seat, &frames) == WEFT_OK) {
+        if (wefti_frames_are_open(&g->links[seat].frames)) { /* his former self has just died, or given up: he is to call again */
+            wefti_frames_close(&frames);
+            continue;
+        }
+        g->links[seat] = (seat_link){.frames = frames};
     }
 }
 
-static void hear_guests(gather *g, uint64_t now_ns) {
-    for (int i = 0; i < MOST_GUESTS; i++) {
-        guest *it = &g->guests[i];
-        if (it->socket < 0) continue;
-        weft_status status = wefti_handshake_progress(&it->shake, now_ns);
-        if (status == WEFT_E_AGAIN) continue;
-        seat_link *link = status == WEFT_OK ? &g->links[it->shake.peer] : NULL;
-        if (!link || wefti_frames_are_open(&link->frames)) {
-            drop_guest(it);
-            continue;
-        }
-        if (open_frames(&it->shake, it->socket, now_ns, &link->frames) != WEFT_OK) {
-            drop_guest(it);
-            continue;
-        }
-        link->said_hello = false;
-        it->socket = -1;
-    }
-}
-
-static void hear_seats(gather *g, uint64_t now_ns) {
-    for (int32_t seat = 0; seat < g->options->seats; seat++) {
+static void hear_seats(wefti_gather *g, uint64_t now_ns) {
+    for (int32_t seat = 0; seat < g->options.seats; seat++) {
         seat_link     *link = &g->links[seat];
         wefti_frame    frame;
         const uint8_t *payload;
@@ -121,157 +66,106 @@ static void hear_seats(gather *g, uint64_t now_ns) {
             continue;
         }
         wefti_frames_close(&link->frames);
-        g->roster.seats[seat] = WEFTI_SEAT_EXPECTED; /* it may call again; its door tells whether it lives */
-        g->probe_ns = now_ns;
+        if (link->said_hello) g->known[seat] = WEFTI_SEAT_EXPECTED; /* it may call again; its door tells whether it lives */
     }
 }
 
-/* What a connection that did not come about says of the process at the other end: it has ended where its host refuses. Where nothing
- * answers, it may be alive and cut off. Who takes the call and hangs up is not ready. `error` is errno's. */
-static void judge(gather *g, int32_t seat, int error) {
-    if (error == ECONNREFUSED) wefti_roster_lost(&g->roster, seat);
-    else if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH || error == EHOSTDOWN)
-        g->roster.seats[seat] = WEFTI_SEAT_SILENT;
+/* What was found of a process that did not come, or does not answer. */
+static void judge(wefti_gather *g, int32_t seat, weft_status status) {
+    if (status == WEFT_E_PEER) wefti_roster_lost(&g->roster, seat);
+    if (status == WEFT_E_TIMEOUT) g->known[seat] = WEFTI_SEAT_SILENT;
 }
 
-/* Those who do not come. */
-static void probe(gather *g, uint64_t now_ns) {
-    if (now_ns < g->probe_ns) return;
-    g->probe_ns = now_ns + PROBE_NS;
-    for (int32_t seat = 0; seat < g->options->seats; seat++) {
-        int     socket = -1;
-        uint8_t known = g->roster.seats[seat];
-        if ((known != WEFTI_SEAT_EXPECTED && known != WEFTI_SEAT_SILENT) || wefti_frames_are_open(&g->links[seat].frames)) continue;
-        weft_status status = wefti_socket_dial(&g->options->doors[seat], &socket);
-        int         error = errno;
-        if (status == WEFT_OK) { /* on one host the answer is there at once; of others it is looked for at the next probe */
-            struct pollfd ready = {.fd = socket, .events = POLLOUT};
-            poll(&ready, 1, 20);
-            status = wefti_socket_connected(socket);
-            error = errno;
-            close(socket);
-        }
-        if (status == WEFT_E_LINK) judge(g, seat, error);
-    }
+static void look_for_absent(wefti_gather *g, uint64_t now_ns) {
+    for (int32_t seat = 0; seat < g->options.seats; seat++)
+        if ((g->known[seat] == WEFTI_SEAT_EXPECTED || g->known[seat] == WEFTI_SEAT_SILENT) && !wefti_frames_are_open(&g->links[seat].frames))
+            judge(g, seat, g->options.calls->ops->knock(g->options.calls, seat, now_ns));
 }
 
-static void lead(gather *g, uint64_t now_ns) {
-    accept_guests(g, now_ns);
-    hear_guests(g, now_ns);
+static void stop_calling(wefti_gather *g) {
+    if (wefti_frames_are_open(&g->word)) wefti_frames_close(&g->word);
+    g->options.calls->ops->hang_up(g->options.calls);
+    g->leader = -1;
+}
+
+static void lead(wefti_gather *g, uint64_t now_ns) {
+    if (g->leader >= 0) stop_calling(g);
+    let_in(g, now_ns);
     hear_seats(g, now_ns);
-    probe(g, now_ns);
+    look_for_absent(g, now_ns);
+}
+
+static void decide(wefti_gather *g, wefti_gathering *out) {
+    *out = (wefti_gathering){.epoch = g->epoch + 1, .rank = -1, .members = g->members};
+    for (int32_t seat = 0; seat < g->options.seats; seat++) {
+        if (g->known[seat] != WEFTI_SEAT_HERE) continue;
+        if (seat == g->options.seat) out->rank = out->size;
+        g->members[out->size++] = seat;
+    }
+    wefti_frame frame = {GATHER_MEMBERS, (uint32_t)((size_t)out->size * sizeof(int32_t)), 0, out->epoch};
+    for (; frame.rank < out->size; frame.rank++) /* one whose connection ends now is found when the ranks join */
+        if (frame.rank != out->rank) (void)!wefti_frames_send(&g->links[g->members[frame.rank]].frames, frame, g->members);
 }
 
 /* --- calling --- */
 
-static void hang_up(gather *g, uint64_t now_ns) {
-    if (g->dialled >= 0) close(g->dialled);
-    g->dialled = -1;
-    g->connected = false;
+static void call_again(wefti_gather *g, uint64_t now_ns) {
     uint64_t wait_ns = REDIAL_NS + (now_ns - g->roster.called_ns) / 8;
     g->redial_ns = now_ns + (wait_ns < REDIAL_MOST_NS ? wait_ns : REDIAL_MOST_NS);
 }
 
-static void call(gather *g, int32_t leader, uint64_t now_ns) {
-    if (g->leader != leader) {
-        hang_up(g, now_ns);
-        g->redial_ns = 0;
-    }
-    g->leader = leader;
-    if (g->dialled < 0) {
-        if (now_ns < g->redial_ns) return;
-        if (wefti_socket_dial(&g->options->doors[leader], &g->dialled) != WEFT_OK) {
-            judge(g, leader, errno);
-            hang_up(g, now_ns);
-            return;
-        }
-    }
-    if (!g->connected) {
-        weft_status status = wefti_socket_connected(g->dialled);
-        if (status == WEFT_E_AGAIN) return;
-        if (status != WEFT_OK) {
-            judge(g, leader, errno);
-            hang_up(g, now_ns);
-            return;
-        }
-        if (wefti_handshake_call(&g->shake, &g->terms, g->dialled, leader, now_ns) != WEFT_OK) {
-            hang_up(g, now_ns);
-            return;
-        }
-        g->connected = true;
-    }
-    weft_status status = wefti_handshake_progress(&g->shake, now_ns);
+static void call(wefti_gather *g, uint64_t now_ns) {
+    if (now_ns < g->redial_ns) return;
+    weft_status status = g->options.calls->ops->call(g->options.calls, g->leader, now_ns, &g->word);
     if (status == WEFT_E_AGAIN) return;
-    if (status != WEFT_OK) { /* it is not ready, or dies: the next call will tell */
-        hang_up(g, now_ns);
+    if (status == WEFT_OK) {
+        (void)!wefti_frames_send(&g->word, (wefti_frame){GATHER_HELLO, 0, g->options.seat, g->epoch}, NULL);
         return;
     }
-    seat_link *link = &g->links[0];
-    if (open_frames(&g->shake, g->dialled, now_ns, &link->frames) != WEFT_OK) {
-        hang_up(g, now_ns);
-        return;
-    }
-    g->dialled = -1;
-    g->connected = false;
-    (void)!wefti_frames_send(&link->frames, (wefti_frame){GATHER_HELLO, 0, g->options->seat, g->epoch}, NULL);
+    judge(g, g->leader, status);
+    call_again(g, now_ns);
 }
 
-static bool take_members(gather *g, const wefti_frame *frame, const uint8_t *payload, wefti_gathering *out) {
-    int32_t size = (int32_t)(frame->length / sizeof(int32_t));
-    if (frame->kind != GATHER_MEMBERS || frame->length % sizeof(int32_t) || size < 1 || size > g->options->seats) return false;
-    if (frame->rank < 0 || frame->rank >= size || frame->value <= g->options->epoch) return false;
-    memcpy(out->members, payload, frame->length);
+static bool take_members(wefti_gather *g, const wefti_frame *frame, const uint8_t *payload, wefti_gathering *out) {
+    int32_t size = (int32_t)(frame->length / sizeof(int32_t)), *members = g->members;
+    if (frame->kind != GATHER_MEMBERS || frame->length % sizeof(int32_t) || size < 1 || size > g->options.seats) return false;
+    if (frame->rank < 0 || frame->rank >= size || frame->value <= g->options.epoch) return false;
+    memcpy(members, payload, frame->length);
     for (int32_t i = 0; i < size; i++)
-        if (out->members[i] < 0 || out->members[i] >= g->options->seats || (i && out->members[i] <= out->members[i - 1])) return false;
-    if (out->members[frame->rank] != g->options->seat) return false;
-    out->epoch = frame->value;
-    out->rank = frame->rank;
-    out->size = size;
+        if (members[i] < 0 || members[i] >= g->options.seats || (i && members[i] <= members[i - 1])) return false;
+    if (members[frame->rank] != g->options.seat) return false;
+    *out = (wefti_gathering){.epoch = frame->value, .rank = frame->rank, .size = size, .members = members};
     return true;
 }
 
 /* Waits for the leader's word. WEFT_E_AGAIN: it has not come yet. */
-static weft_status hear_leader(gather *g, uint64_t now_ns, wefti_gathering *out) {
-    seat_link     *link = &g->links[0];
+static weft_status hear_leader(wefti_gather *g, uint64_t now_ns, wefti_gathering *out) {
     wefti_frame    frame;
     const uint8_t *payload;
-    weft_status    status = wefti_frames_next(&link->frames, now_ns, &frame, &payload);
-    if (status == WEFT_E_AGAIN) return status;
+    weft_status    status = wefti_frames_next(&g->word, now_ns, &frame, &payload);
+    if (status == WEFT_E_AGAIN) return wefti_frames_flush(&g->word) == WEFT_E_LINK ? WEFT_E_AGAIN : status;
     if (status == WEFT_OK && take_members(g, &frame, payload, out)) return WEFT_OK;
-    wefti_frames_close(&link->frames); /* it died, or talks nonsense; the next call will tell */
-    g->redial_ns = now_ns + REDIAL_NS;
+    wefti_frames_close(&g->word); /* it died, or talks nonsense; the next call will tell */
+    call_again(g, now_ns);
     return WEFT_E_AGAIN;
 }
 
-static weft_status call_leader(gather *g, int32_t leader, uint64_t now_ns, wefti_gathering *out) {
-    if (g->leader != leader && wefti_frames_are_open(&g->links[0].frames)) wefti_frames_close(&g->links[0].frames);
-    if (wefti_frames_are_open(&g->links[0].frames)) return hear_leader(g, now_ns, out);
-    call(g, leader, now_ns);
+static weft_status call_leader(wefti_gather *g, int32_t leader, uint64_t now_ns, wefti_gathering *out) {
+    wefti_door_hang_up(g->options.door, now_ns); /* on who takes this rank for the leader: it may become it yet */
+    if (g->leader != leader) {
+        stop_calling(g);
+        g->leader = leader;
+        g->redial_ns = 0;
+    }
+    if (wefti_frames_are_open(&g->word)) return hear_leader(g, now_ns, out);
+    call(g, now_ns);
     return WEFT_E_AGAIN;
 }
 
-/* --- deciding --- */
+/* --- life --- */
 
-static weft_status decide(gather *g, wefti_gathering *out) {
-    out->epoch = g->epoch + 1;
-    out->rank = -1;
-    for (int32_t seat = 0; seat < g->options->seats; seat++) {
-        if (g->roster.seats[seat] != WEFTI_SEAT_HERE) continue;
-        if (seat == g->options->seat) out->rank = out->size;
-        out->members[out->size++] = seat;
-    }
-    for (int32_t rank = 0; rank < out->size; rank++) {
-        if (rank == out->rank) continue;
-        /* One whose connection ends now is found when the ranks join. */
-        (void)!wefti_frames_send(&g->links[out->members[rank]].frames,
-                                 (wefti_frame){GATHER_MEMBERS, (uint32_t)((size_t)out->size * sizeof(int32_t)), rank, out->epoch},
-                                 out->members);
-    }
-    return WEFT_OK;
-}
-
-static weft_status gather_by_roster(gather *g, wefti_gathering *out) {
-    const wefti_host *host = g->options->host;
+weft_status wefti_gather_run(wefti_gather *g, wefti_gathering *out) {
+    const wefti_host *host = g->options.host;
     for (;;) {
         wefti_roster_do what;
         int32_t         leader;
@@ -279,15 +173,9 @@ static weft_status gather_by_roster(gather *g, wefti_gathering *out) {
         weft_status     status = wefti_roster_progress(&g->roster, now_ns, &what, &leader);
         switch (what) {
         case WEFTI_ROSTER_FAIL: return status;
-        case WEFTI_ROSTER_DECIDE: return decide(g, out);
-        case WEFTI_ROSTER_LEAD:
-            if (wefti_frames_are_open(&g->links[0].frames) && g->leader >= 0) wefti_frames_close(&g->links[0].frames); /* its former leader */
-            if (g->leader >= 0) hang_up(g, now_ns);
-            g->leader = -1;
-            lead(g, now_ns);
-            break;
-        case WEFTI_ROSTER_CALL: /* who takes this rank for the leader is to call again, until it is, or not */
-            wefti_door_hang_up(g->options->door, now_ns);
+        case WEFTI_ROSTER_DECIDE: decide(g, out); return WEFT_OK;
+        case WEFTI_ROSTER_LEAD: lead(g, now_ns); break;
+        case WEFTI_ROSTER_CALL:
             if (call_leader(g, leader, now_ns, out) == WEFT_OK) return WEFT_OK;
             break;
         }
@@ -295,41 +183,33 @@ static weft_status gather_by_roster(gather *g, wefti_gathering *out) {
     }
 }
 
-/* --- life --- */
-
-static weft_status set_up(gather *g, const wefti_gather_options *options, wefti_gathering *out) {
-    const wefti_place *place = options->place;
-    size_t             seats = (size_t)options->seats;
-    *g = (gather){.options = options, .place = place, .epoch = options->epoch, .leader = -1, .dialled = -1};
-    *out = (wefti_gathering){.seats = options->seats};
-    g->terms = (wefti_terms){.host = options->host, .purpose = WEFTI_FOR_GATHERING, .rank = options->seat, .size = options->seats,
-                             .job = place->job, .secret = place->secret, .secret_bytes = place->secret_bytes, .encrypt = place->encrypt,
-                             .admit = admit, .context = g};
-    WEFTI_TRY(wefti_alloc(MOST_GUESTS * sizeof *g->guests, "callers", &g->guests));
-    for (int i = 0; i < MOST_GUESTS; i++) g->guests[i].socket = -1;
-    WEFTI_TRY(wefti_alloc(seats * sizeof *g->links, "connections to ranks", &g->links));
-    for (size_t i = 0; i < seats; i++) g->links[i].frames.socket = -1;
-    WEFTI_TRY(wefti_alloc(seats * sizeof *out->members, "members", &out->members));
+weft_status wefti_gather_open(const wefti_gather_options *options, wefti_gather **gather_out) {
+    size_t        seats = (size_t)options->seats;
+    wefti_gather *g = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *g, "gathering", &g));
+    *g = (wefti_gather){.options = *options, .epoch = options->epoch, .leader = -1, .word = {.socket = -1}};
+    weft_status status = wefti_alloc(seats * sizeof *g->links, "connections to ranks", &g->links);
+    for (size_t i = 0; i < seats && status == WEFT_OK; i++) g->links[i].frames.socket = -1;
+    if (status == WEFT_OK) status = wefti_alloc(seats * sizeof *g->members, "members", &g->members);
+    if (status == WEFT_OK) status = wefti_alloc(seats, "survivors", &g->known); /* all empty */
+    if (status != WEFT_OK) {
+        wefti_gather_close(g);
+        return status;
+    }
+    for (int32_t rank = 0; rank < options->size; rank++)
+        g->known[options->members[rank]] = rank == options->blamed ? WEFTI_SEAT_SILENT : WEFTI_SEAT_EXPECTED;
     wefti_roster_open(&g->roster, &(wefti_roster_options){.me = options->seat, .seats = options->seats, .least = options->least,
-                                                          .patience_ns = options->patience_ns}, options->known);
+                                                          .patience_ns = options->patience_ns}, g->known);
+    *gather_out = g;
     return WEFT_OK;
 }
 
-weft_status wefti_gather(const wefti_gather_options *options, wefti_gathering *gathering_out) {
-    gather      g;
-    weft_status status = set_up(&g, options, gathering_out);
-    if (status == WEFT_OK) status = gather_by_roster(&g, gathering_out);
-    if (g.dialled >= 0) close(g.dialled);
-    for (int i = 0; g.guests && i < MOST_GUESTS; i++)
-        if (g.guests[i].socket >= 0) close(g.guests[i].socket);
-    for (int32_t i = 0; g.links && i < options->seats; i++) wefti_frames_close(&g.links[i].frames);
-    wefti_free(g.guests, MOST_GUESTS * sizeof *g.guests);
-    wefti_free(g.links, (size_t)options->seats * sizeof *g.links);
-    if (status != WEFT_OK) wefti_gathering_release(gathering_out);
-    return status;
-}
-
-void wefti_gathering_release(wefti_gathering *gathering) {
-    wefti_free(gathering->members, (size_t)gathering->seats * sizeof *gathering->members);
-    *gathering = (wefti_gathering){0};
+void wefti_gather_close(wefti_gather *g) {
+    if (!g) return;
+    if (wefti_frames_are_open(&g->word)) wefti_frames_close(&g->word);
+    for (int32_t i = 0; g->links && i < g->options.seats; i++) wefti_frames_close(&g->links[i].frames);
+    wefti_free(g->links, (size_t)g->options.seats * sizeof *g->links);
+    wefti_free(g->members, (size_t)g->options.seats * sizeof *g->members);
+    wefti_free(g->known, (size_t)g->options.seats);
+    wefti_free(g, sizeof *g);
 }

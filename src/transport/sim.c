@@ -117,7 +117,8 @@ static weft_status reduce(void *context, void *dst, const void *const *sources, 
 /* --- what is seen of it --- */
 
 const char *wefti_sim_kind_name(int kind) {
-    static const char *const names[] = {"data", "large", "write", "notice", "read", "answer", "ack", "bye", "reset", "chunk", "end"};
+    static const char *const names[] = {"data", "large", "write", "notice", "read", "answer", "ack", "bye", "reset", "chunk", "end",
+                                        "knock", "taken", "refused"};
     return (unsigned)kind < WEFTI_COUNT(names) ? names[kind] : "?";
 }
 
@@ -291,7 +292,9 @@ static void fill_seat(wefti_sim *sim, int32_t rank) {
     /* One core: ranks that share the process's only one are crowded, and so let others run while they wait. */
     seat->host = (wefti_host){host_now, host_yield, host_sleep, host_random, seat, 1, true};
     seat->network = (wefti_network){.wire_name = "sim", .open = wefti_wire_sim_open, .shared = sim, .host_number = (uint64_t)(uint32_t)seat->node,
-                                    .stream = wefti_sim_stream, .spawn = host_spawn, .join = host_join, .context = seat};
+                                    .stream = wefti_sim_stream, .listen = wefti_sim_listen, .dial = wefti_sim_dial,
+                                    .connected = wefti_sim_connected, .accept = wefti_sim_accept,
+                                    .spawn = host_spawn, .join = host_join, .context = seat};
 }
 
 weft_status wefti_sim_create(const wefti_sim_options *options, wefti_sim **sim_out) {

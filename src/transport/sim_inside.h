@@ -69,7 +69,10 @@ typedef enum sim_kind {
     SIM_BYE,
     SIM_RESET,
     SIM_CHUNK,   /* of a stream */
-    SIM_CHUNK_END
+    SIM_CHUNK_END,
+    SIM_KNOCK,   /* of a stream that is dialled: the way there … */
+    SIM_TAKEN,   /* … and back, from where somebody listens … */
+    SIM_REFUSED  /* … or nobody */
 } sim_kind;
 
 struct sim_message {
@@ -107,11 +110,17 @@ struct sim_stream {
     sim_stream  *other, *next; /* next: of the same seat */
     int32_t      seat;
     bool         asked, closed, ended; /* ended: the other end has gone */
+    bool         taken_up, refused;    /* what became of dialling */
+    sim_stream  *next_caller;          /* at the same seat's door */
     uint64_t     last_ns;              /* when the last that was sent from here arrives */
     sim_message *first, *last;         /* that came */
     size_t       taken;                /* bytes of the first */
 };
 weft_status wefti_sim_stream(void *seat, int32_t peer, wefti_stream **stream_out);
+void        wefti_sim_listen(void *seat, bool listens);
+weft_status wefti_sim_dial(void *seat, int32_t peer, wefti_stream **stream_out);
+weft_status wefti_sim_connected(const wefti_stream *stream);
+weft_status wefti_sim_accept(void *seat, int32_t *peer_out, wefti_stream **stream_out);
 void        wefti_sim_streams_break(sim_seat *seat);
 void        wefti_sim_streams_free(sim_seat *seat);
 
@@ -125,6 +134,8 @@ struct sim_seat {
     sim_fiber    *fibers;
     sim_wire     *wires;   /* open ones */
     sim_stream   *streams;
+    sim_stream   *callers, *last_caller; /* that were dialled, and not yet accepted */
+    int32_t       doors;   /* that are open */
     uint64_t      out_free_ns, in_free_ns; /* when its port has carried what was given to it */
     uint64_t      sent;
     bool          dead, cut, stopped, spared, over; /* over: its program has ended, or never will */

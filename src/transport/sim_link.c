@@ -44,8 +44,42 @@ static void drop(wefti_sim *sim, sim_message *message) {
     wefti_sim_message_free(sim, message);
 }
 
+/* A message goes back on the other end of its stream, as something else. */
+static void turn_back(wefti_sim *sim, sim_message *message, sim_kind kind) {
+    sim_stream *here = message->stream;
+    message->kind = (uint8_t)kind;
+    message->stream = here->other;
+    message->from = here->seat;
+    message->to = here->other->seat;
+    wefti_sim_send(sim, message, 0, here->last_ns);
+    here->last_ns = message->event.at_ns;
+}
+
+/* What a host does with a call, also while the process there is stopped. */
+static void knock_arrived(wefti_sim *sim, sim_message *message) {
+    sim_stream *stream = message->stream;
+    sim_seat   *seat = &sim->seats[stream->seat];
+    if (seat->dead || seat->doors == 0) {
+        turn_back(sim, message, SIM_REFUSED);
+        return;
+    }
+    if (seat->last_caller)
+        seat->last_caller->next_caller = stream;
+    else
+        seat->callers = stream;
+    seat->last_caller = stream;
+    turn_back(sim, message, SIM_TAKEN);
+    wefti_sim_wake(seat);
+}
+
 static void stream_arrived(wefti_sim *sim, sim_message *message) {
     sim_stream *stream = message->stream;
+    if (message->kind == SIM_KNOCK) {
+        knock_arrived(sim, message);
+        return;
+    }
+    if (message->kind == SIM_TAKEN) stream->taken_up = true;
+    if (message->kind == SIM_REFUSED) stream->refused = true;
     if (message->kind == SIM_CHUNK && !stream->closed) {
         message->next = NULL;
         if (stream->last)
@@ -72,7 +106,8 @@ static void arrive(wefti_sim *sim, sim_event *event) {
     else
         way->last = message->previous;
     message->next = message->previous = NULL;
-    if (sim->seats[message->from].cut || sim->seats[message->to].cut || sim->seats[message->to].dead) {
+    bool gone = sim->seats[message->to].dead && message->kind != SIM_KNOCK; /* a host answers for a process that has ended */
+    if (sim->seats[message->from].cut || sim->seats[message->to].cut || gone) {
         drop(sim, message);
         return;
     }
@@ -173,27 +208,79 @@ static sim_stream *find(sim_seat *seat, int32_t peer) {
     return found;
 }
 
-weft_status wefti_sim_stream(void *context, int32_t peer, wefti_stream **stream_out) {
-    sim_seat   *seat = context;
+static weft_status make_stream(sim_seat *seat, int32_t peer, sim_stream **own_out) {
     wefti_sim  *sim = seat->sim;
-    sim_stream *ends[2] = {find(seat, peer), NULL};
-    if (!ends[0]) {
-        for (int i = 0; i < 2; i++) {
-            weft_status status = wefti_alloc(sizeof *ends[i], "a simulated stream", &ends[i]);
-            if (status != WEFT_OK) {
-                if (i == 1) wefti_free(ends[0], sizeof *ends[0]);
-                return status;
-            }
-        }
-        for (int i = 0; i < 2; i++) {
-            sim_seat *here = i ? &sim->seats[peer] : seat;
-            *ends[i] = (sim_stream){.base = {&stream_ops}, .sim = sim, .other = ends[1 - i], .next = here->streams, .seat = here->index};
-            here->streams = ends[i];
+    sim_stream *ends[2] = {NULL, NULL};
+    for (int i = 0; i < 2; i++) {
+        weft_status status = wefti_alloc(sizeof *ends[i], "a simulated stream", &ends[i]);
+        if (status != WEFT_OK) {
+            if (i == 1) wefti_free(ends[0], sizeof *ends[0]);
+            return status;
         }
     }
-    ends[0]->asked = true;
-    *stream_out = &ends[0]->base;
+    for (int i = 0; i < 2; i++) {
+        sim_seat *here = i ? &sim->seats[peer] : seat;
+        *ends[i] = (sim_stream){.base = {&stream_ops}, .sim = sim, .other = ends[1 - i], .next = here->streams, .seat = here->index};
+        here->streams = ends[i];
+    }
+    *own_out = ends[0];
     return WEFT_OK;
+}
+
+weft_status wefti_sim_stream(void *context, int32_t peer, wefti_stream **stream_out) {
+    sim_stream *own = find(context, peer);
+    if (!own) WEFTI_TRY(make_stream(context, peer, &own));
+    own->asked = true;
+    *stream_out = &own->base;
+    return WEFT_OK;
+}
+
+/* --- dialling --- */
+
+weft_status wefti_sim_dial(void *context, int32_t peer, wefti_stream **stream_out) {
+    sim_seat    *seat = context;
+    sim_message *message = wefti_sim_message(seat->sim, 0);
+    sim_stream  *own = NULL;
+    if (!message) return WEFT_E_NO_MEMORY;
+    weft_status status = make_stream(seat, peer, &own);
+    if (status != WEFT_OK) {
+        wefti_sim_message_free(seat->sim, message);
+        return status;
+    }
+    own->asked = own->other->asked = true;
+    message->kind = SIM_KNOCK;
+    message->stream = own->other;
+    message->from = seat->index;
+    message->to = peer;
+    wefti_sim_send(seat->sim, message, 0, 0);
+    own->last_ns = message->event.at_ns;
+    *stream_out = &own->base;
+    return WEFT_OK;
+}
+
+weft_status wefti_sim_connected(const wefti_stream *base) {
+    const sim_stream *stream = (const sim_stream *)base;
+    if (stream->refused) return wefti_fail(WEFT_E_PEER, "rank %d has ended", (int)stream->other->seat);
+    return stream->taken_up ? WEFT_OK : WEFT_E_AGAIN;
+}
+
+weft_status wefti_sim_accept(void *context, int32_t *peer_out, wefti_stream **stream_out) {
+    sim_seat   *seat = context;
+    sim_stream *caller = seat->callers;
+    if (!caller) return WEFT_E_AGAIN;
+    seat->callers = caller->next_caller;
+    if (!seat->callers) seat->last_caller = NULL;
+    *peer_out = caller->other->seat;
+    *stream_out = &caller->base;
+    return WEFT_OK;
+}
+
+void wefti_sim_listen(void *context, bool listens) {
+    sim_seat     *seat = context;
+    int32_t       peer;
+    wefti_stream *stream;
+    seat->doors += listens ? 1 : -1;
+    while (seat->doors == 0 && wefti_sim_accept(seat, &peer, &stream) == WEFT_OK) stream_close(stream);
 }
 
 void wefti_sim_streams_break(sim_seat *seat) {

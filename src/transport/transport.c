@@ -3,7 +3,7 @@
  * Joining takes four exchanges over the control channel: who runs where (which decides the wire, the same on all ranks),
  * the wire's addresses, the doors for calls after a fault, and that everyone is connected. A rank that fails on the way tells the others why, so that they
  * fail with its reason instead of a timeout. */
-#include "transport/transport.h"
+#include "transport/transport_inside.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,38 +11,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "transport/control.h"
-#include "transport/door.h"
-#include "transport/gather.h"
 #include "transport/handshake.h"
-#include "transport/roster.h"
 #ifdef WEFTI_HAVE_MPI
 #include "transport/meet_mpi.h"
 #include "transport/wire_mpi_api.h"
 #endif
 
-enum { WIRE_NAME_BYTES = 16 };
-
-typedef struct transport_inside {
-    wefti_transport transport; /* first */
-    wefti_place     place;
-    wefti_control  *control;
-    const weft_wire_kind *own_wire;
-    wefti_inproc_hub *lone_hub; /* of further wires in a world of one rank; else NULL */
-    bool            met_by_mpi; /* which is to be told how it ended */
-    const wefti_network *network;
-    /* For going on after a fault. Seats are the ranks of the world that was the first; they keep their doors (gather.h). */
-    int32_t     seat, seats;
-    int32_t    *members;        /* [size] the seat of each rank */
-    wefti_socket_address *doors; /* [seats] 0 bytes: none */
-    wefti_door *door;           /* this rank's; NULL: none */
-    uint32_t    heard_epoch;    /* the highest that was tried from here */
-} transport_inside;
-
 /* What ranks tell each other when they join. */
 typedef struct introduction {
     uint64_t host;                  /* equal on ranks that can share memory */
-    char     wire[WIRE_NAME_BYTES]; /* wished for */
+    char     wire[WEFTI_WIRE_WISH_BYTES]; /* wished for */
     uint64_t mpi;                   /* 1: an MPI launcher started it, and MPI can be loaded */
     char     name[WEFTI_RANK_NAME_BYTES];
 } introduction;
@@ -156,16 +134,16 @@ static weft_status check_own_wire(const weft_wire_kind *own) {
     return WEFT_OK;
 }
 
-static weft_status find_wish(const wefti_transport_options *options, char wish_out[WIRE_NAME_BYTES]) {
+static weft_status find_wish(const wefti_transport_options *options, char wish_out[WEFTI_WIRE_WISH_BYTES]) {
     const weft_wire_kind *own = options->own_wire;
     const char           *wish = options->wire ? options->wire : getenv("WEFT_WIRE");
     if (own) WEFTI_TRY(check_own_wire(own));
     if (!wish || !*wish) wish = "auto";
     if (own && strcmp(wish, "auto") == 0) wish = own->name;
-    memset(wish_out, 0, WIRE_NAME_BYTES);
+    memset(wish_out, 0, WEFTI_WIRE_WISH_BYTES);
     bool between_processes = is_wire(wish) && strcmp(wish, "inproc") != 0;
     if (between_processes || strcmp(wish, "auto") == 0 || (own && strcmp(wish, own->name) == 0)) {
-        snprintf(wish_out, WIRE_NAME_BYTES, "%s", wish);
+        snprintf(wish_out, WEFTI_WIRE_WISH_BYTES, "%s", wish);
         return WEFT_OK;
     }
     char list[128];
@@ -202,6 +180,17 @@ static weft_status choose_wire(wefti_transport *transport, const introduction *a
     return WEFT_OK;
 }
 
+/* Room for what all ranks say, until the next time. It is the transport's, so that it is freed with it whatever becomes of the rank. */
+static weft_status make_room(transport_inside *inside, size_t each_bytes, void *all_out) {
+    size_t bytes = (size_t)inside->transport.size * each_bytes;
+    wefti_free(inside->said, inside->said_bytes);
+    inside->said = NULL;
+    WEFTI_TRY(wefti_alloc(bytes, "what all ranks say", &inside->said));
+    inside->said_bytes = bytes;
+    memcpy(all_out, &inside->said, sizeof inside->said);
+    return WEFT_OK;
+}
+
 static weft_status wait_for_links(wefti_transport *transport, wefti_wire *wire, uint64_t deadline_ns) {
     const wefti_host *host = transport->host;
     for (int32_t peer = 0; peer < transport->size; peer++)
@@ -223,10 +212,10 @@ static weft_status wait_for_links(wefti_transport *transport, wefti_wire *wire, 
 /* Tells all ranks the wire's address, and connects it to theirs. `what` is compared. */
 static weft_status connect_wire(wefti_transport *transport, wefti_wire *wire, const char *what, uint64_t deadline_ns) {
     wire_address mine = {0}, *all = NULL;
-    size_t       bytes = 0, all_bytes = (size_t)transport->size * sizeof *all;
+    size_t       bytes = 0;
     weft_status  status = wire->ops->address(wire, mine.address, &bytes);
     mine.bytes = bytes;
-    if (status == WEFT_OK) status = wefti_alloc(all_bytes, "addresses", &all);
+    if (status == WEFT_OK) status = make_room((transport_inside *)transport, sizeof *all, &all);
     if (status == WEFT_OK) status = wefti_transport_exchange(transport, what, &mine, sizeof mine, all);
     for (int32_t peer = 0; peer < transport->size && status == WEFT_OK; peer++) {
         if (peer == transport->rank) continue;
@@ -235,7 +224,6 @@ static weft_status connect_wire(wefti_transport *transport, wefti_wire *wire, co
         else
             status = wire->ops->connect(wire, peer, all[peer].address, all[peer].bytes);
     }
-    wefti_free(all, all_bytes);
     return status == WEFT_OK ? wait_for_links(transport, wire, deadline_ns) : status;
 }
 
@@ -245,29 +233,34 @@ static void find_interface(transport_inside *inside, char interface_out[64]) {
     if (!interface_out[0] && !inside->network) wefti_control_interface(inside->control, interface_out, 64);
 }
 
-/* Where each rank will be called after a fault. MPI does not survive one, and networks without sockets have no doors. */
+/* Before the first fault every rank has the seat of its number. */
+static weft_status take_seats(transport_inside *inside) {
+    size_t size = (size_t)inside->transport.size;
+    WEFTI_TRY(wefti_alloc(size * sizeof *inside->members, "seats", &inside->members));
+    for (size_t i = 0; i < size; i++) inside->members[i] = (int32_t)i;
+    inside->seat = inside->transport.rank;
+    inside->seats = inside->transport.size;
+    return inside->network ? WEFT_OK : wefti_alloc(size * sizeof *inside->doors, "the ranks' doors", &inside->doors);
+}
+
+/* Where each rank will be called after a fault. MPI does not survive one. */
 static weft_status open_doors(transport_inside *inside) {
     wefti_transport      *transport = &inside->transport;
-    size_t                size = (size_t)transport->size, bytes = size * sizeof(wefti_socket_address);
     wefti_socket_address *all = NULL;
     char                  interface[64];
-    if (inside->network) return WEFT_OK;
-    if (!inside->members) {
-        WEFTI_TRY(wefti_alloc(size * sizeof *inside->members, "seats", &inside->members));
-        for (size_t i = 0; i < size; i++) inside->members[i] = (int32_t)i;
-        inside->seat = transport->rank;
-        inside->seats = transport->size;
-        WEFTI_TRY(wefti_alloc(bytes, "the ranks' doors", &inside->doors));
-    }
-    find_interface(inside, interface);
-    if (!inside->door && !inside->met_by_mpi && strcmp(transport->wire_name, "mpi") != 0)
+    if (!inside->members) WEFTI_TRY(take_seats(inside));
+    if (!inside->door && inside->network) {
+        inside->door = wefti_door_open_network(inside->network);
+    } else if (!inside->door && !inside->met_by_mpi && strcmp(transport->wire_name, "mpi") != 0) {
+        find_interface(inside, interface);
         inside->door = wefti_door_open(&inside->place, interface, &inside->doors[inside->seat]);
+    }
     if (inside->door) wefti_control_keep_door(inside->control, inside->door); /* for the first time */
-    WEFTI_TRY(wefti_alloc(bytes, "the ranks' doors", &all));
-    weft_status status = wefti_transport_exchange(transport, "doors", &inside->doors[inside->seat], sizeof *all, all);
-    for (int32_t rank = 0; rank < transport->size && status == WEFT_OK; rank++) inside->doors[inside->members[rank]] = all[rank];
-    wefti_free(all, bytes);
-    return status;
+    if (inside->network) return WEFT_OK;
+    WEFTI_TRY(make_room(inside, sizeof *all, &all));
+    WEFTI_TRY(wefti_transport_exchange(transport, "doors", &inside->doors[inside->seat], sizeof *all, all));
+    for (int32_t rank = 0; rank < transport->size; rank++) inside->doors[inside->members[rank]] = all[rank];
+    return WEFT_OK;
 }
 
 static weft_status open_wire(transport_inside *inside, const char *name, wefti_wire **wire_out) {
@@ -337,20 +330,17 @@ static void take_names(wefti_transport *transport, const introduction *all) {
 
 static weft_status open_control(transport_inside *inside, const wefti_transport_options *options) {
     wefti_transport *transport = &inside->transport;
-    WEFTI_TRY(wefti_control_open(&(wefti_control_options){.host = transport->host, .place = &inside->place,
-                                                          .network = inside->network, .timeout_ns = transport->timeout_ns,
-                                                          .no_thread = options->no_control_thread, .fault = transport->fault,
-                                                          .watch = transport->watch},
-                                 &inside->control));
-    if (inside->door) wefti_control_keep_door(inside->control, inside->door);
-    return WEFT_OK;
+    return wefti_control_open(&(wefti_control_options){.host = transport->host, .place = &inside->place, .network = inside->network,
+                                                       .timeout_ns = transport->timeout_ns, .no_thread = options->no_control_thread,
+                                                       .fault = transport->fault, .watch = transport->watch, .door = inside->door,
+                                                       .calls = inside->calls, .members = inside->members},
+                              &inside->control);
 }
 
 static weft_status join(transport_inside *inside, const wefti_transport_options *options, const char *wish) {
     wefti_transport *transport = &inside->transport;
     uint64_t         deadline_ns = wefti_deadline_after(wefti_host_now(transport->host), transport->timeout_ns);
     introduction     mine = {.host = inside->network ? inside->network->host_number : host_number()}, *all = NULL;
-    size_t           all_bytes = (size_t)transport->size * sizeof *all;
     const char      *wire = NULL;
     char             ready = wefti_tuning_wish();
     snprintf(mine.wire, sizeof mine.wire, "%s", wish);
@@ -361,7 +351,7 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
     name_self(inside, mine.name);
     WEFTI_TRY(wefti_alloc((size_t)transport->size * sizeof *transport->names, "names of ranks", &transport->names));
     WEFTI_TRY(wefti_alloc((size_t)transport->size * sizeof *transport->nodes, "who shares a host", &transport->nodes));
-    WEFTI_TRY(wefti_alloc(all_bytes, "introductions", &all));
+    WEFTI_TRY(make_room(inside, sizeof *all, &all));
     weft_status status = wefti_transport_exchange(transport, "join", &mine, sizeof mine, all);
     if (status == WEFT_OK) take_names(transport, all);
     if (status == WEFT_OK) status = choose_wire(transport, all, &wire);
@@ -370,14 +360,14 @@ static weft_status join(transport_inside *inside, const wefti_transport_options 
         transport->wire_name = transport->wire->can.name;
         status = connect_wire(transport, transport->wire, "addresses", deadline_ns);
     }
-    wefti_free(all, all_bytes);
     if (status == WEFT_OK) status = open_doors(inside);
     if (status == WEFT_OK) status = open_group(inside, options);
     char *everyone = NULL;
-    if (status == WEFT_OK) status = wefti_alloc((size_t)transport->size, "readiness", &everyone);
+    if (status == WEFT_OK) status = make_room(inside, 1, &everyone);
     if (status == WEFT_OK) status = wefti_transport_exchange(transport, "ready", &ready, 1, everyone);
     if (status == WEFT_OK) status = wefti_tuning_agree(everyone, transport->size);
-    wefti_free(everyone, (size_t)transport->size);
+    wefti_free(inside->said, inside->said_bytes);
+    inside->said = NULL;
     return status;
 }
 
@@ -385,7 +375,7 @@ weft_status wefti_transport_tune(wefti_transport *transport) {
     return transport->group ? wefti_tuning_start(transport->group, &transport->tuning, &transport->tuned) : WEFT_OK;
 }
 
-static weft_status create(const wefti_transport_options *options, transport_inside **inside_out) {
+weft_status wefti_transport_create(const wefti_transport_options *options, transport_inside **inside_out) {
     transport_inside *inside = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *inside, "the transport", &inside));
     wefti_transport *transport = &inside->transport;
@@ -399,8 +389,7 @@ static weft_status create(const wefti_transport_options *options, transport_insi
     return WEFT_OK;
 }
 
-/* Comes into the world at the place that was found. */
-static weft_status enter(transport_inside *inside, const wefti_transport_options *options, const char *wish) {
+weft_status wefti_transport_enter(transport_inside *inside, const wefti_transport_options *options, const char *wish) {
     wefti_transport *transport = &inside->transport;
     WEFTI_TRY(wefti_fault_create(transport->host, &transport->fault));
     WEFTI_TRY(wefti_watch_create(transport->host, &transport->watch));
@@ -429,115 +418,16 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
     transport_inside *inside = NULL;
     *transport_out = NULL;
     if (!options) options = &defaults;
-    WEFTI_TRY(create(options, &inside));
-    char        wish[WIRE_NAME_BYTES] = "";
+    WEFTI_TRY(wefti_transport_create(options, &inside));
+    char        wish[WEFTI_WIRE_WISH_BYTES] = "";
     weft_status status = WEFT_OK;
     if (options->network)
         snprintf(wish, sizeof wish, "%s", options->network->wire_name);
     else
         status = find_wish(options, wish);
     if (status == WEFT_OK) status = find_place(options, wish, inside);
-    if (status == WEFT_OK) status = enter(inside, options, wish);
+    if (status == WEFT_OK) status = wefti_transport_enter(inside, options, wish);
     return give(inside, status, transport_out);
-}
-
-/* --- going on after a fault --- */
-
-static weft_status can_shrink(transport_inside *lost) {
-    wefti_transport *transport = &lost->transport;
-    if (transport->size < 2 || wefti_fault_status(transport->fault) == WEFT_OK)
-        return wefti_fail(WEFT_E_STATE, "weft_world_shrink: nothing has happened to this world of %d rank%s; it is for worlds whose operations "
-                          "end with a fault", (int)transport->size, transport->size == 1 ? "" : "s");
-    if (lost->network || lost->met_by_mpi || strcmp(transport->wire_name, "mpi") == 0)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "weft_world_shrink: MPI does not survive the death of a process: start the job again from its checkpoint, or "
-                          "start it by weftrun or over another wire (%s)", transport->wire_name);
-    if (wefti_fault_verdict(transport->fault) == WEFT_E_PEER && wefti_fault_rank(transport->fault) == transport->rank)
-        return wefti_fail(WEFT_E_PEER, "weft_world_shrink: this rank, %d, was given up by the others, who go on without it: %s",
-                          (int)transport->rank, wefti_fault_cause(transport->fault));
-    for (int32_t rank = 0; rank < transport->size; rank++)
-        if (!lost->doors || !lost->doors[lost->members[rank]].bytes)
-            return wefti_fail(WEFT_E_UNSUPPORTED, "weft_world_shrink: rank %d could not open a door where the others would find it after a fault "
-                              "(its log says why)", (int)rank);
-    return WEFT_OK;
-}
-
-static weft_status find_survivors(transport_inside *lost, int32_t least, uint64_t patience_ns, wefti_gathering *gathering_out) {
-    wefti_transport *transport = &lost->transport;
-    uint8_t         *known = NULL;
-    WEFTI_TRY(wefti_alloc((size_t)lost->seats, "survivors", &known));
-    for (int32_t rank = 0; rank < transport->size; rank++) known[lost->members[rank]] = WEFTI_SEAT_EXPECTED;
-    if (wefti_fault_verdict(transport->fault) == WEFT_E_PEER && wefti_fault_rank(transport->fault) >= 0)
-        known[lost->members[wefti_fault_rank(transport->fault)]] = WEFTI_SEAT_SILENT;
-    weft_status status = wefti_gather(&(wefti_gather_options){.host = transport->host, .place = &lost->place, .seat = lost->seat,
-                                                              .seats = lost->seats, .door = lost->door, .doors = lost->doors, .known = known,
-                                                              .epoch = lost->heard_epoch, .least = least, .patience_ns = patience_ns},
-                                      gathering_out);
-    wefti_free(known, (size_t)lost->seats);
-    return status;
-}
-
-/* The place in the new world: its rank 0 is met at its door. */
-static weft_status take_seat(const transport_inside *lost, wefti_gathering *gathering, transport_inside *inside) {
-    wefti_place *place = &inside->place;
-    size_t       doors_bytes = (size_t)lost->seats * sizeof *inside->doors;
-    WEFTI_TRY(wefti_alloc(doors_bytes, "the ranks' doors", &inside->doors));
-    memcpy(inside->doors, lost->doors, doors_bytes);
-    inside->seat = lost->seat;
-    inside->seats = lost->seats;
-    inside->heard_epoch = gathering->epoch;
-    WEFTI_TRY(wefti_alloc((size_t)gathering->size * sizeof *inside->members, "seats", &inside->members));
-    memcpy(inside->members, gathering->members, (size_t)gathering->size * sizeof *inside->members);
-    inside->transport.size = gathering->size; /* of the members, should what follows fail */
-    inside->door = wefti_door_retain(lost->door);
-    *place = lost->place;
-    place->rank = gathering->rank;
-    place->size = gathering->size;
-    place->local_rank = place->local_size = -1;
-    place->store_ports = 1;
-    place->store_descriptor = place->rank == 0 ? wefti_door_socket(inside->door) : -1;
-    place->epoch = gathering->epoch;
-    snprintf(place->store, sizeof place->store, "%s", wefti_socket_text(&lost->doors[gathering->members[0]]).text);
-    inside->transport.encrypts = place->encrypt && place->size > 1;
-    return WEFT_OK;
-}
-
-static weft_status join_survivors(transport_inside *lost, const wefti_transport_options *options, wefti_gathering *gathering,
-                                  wefti_transport **transport_out) {
-    transport_inside *inside = NULL;
-    lost->heard_epoch = gathering->epoch;
-    WEFTI_TRY(create(options, &inside));
-    inside->own_wire = lost->own_wire;
-    weft_status status = take_seat(lost, gathering, inside);
-    if (status == WEFT_OK) status = enter(inside, options, lost->transport.wire_name);
-    return give(inside, status, transport_out);
-}
-
-/* Another one that is lost on the way ends the new world before it has begun; those who are left then gather again. */
-static bool is_of_peers(weft_status status) { return status == WEFT_E_PEER || status == WEFT_E_LINK || status == WEFT_E_TIMEOUT; }
-
-weft_status wefti_transport_shrink(wefti_transport *lost_transport, const wefti_transport_options *options, int32_t least,
-                                   uint64_t patience_ns, wefti_transport **transport_out) {
-    transport_inside *lost = (transport_inside *)lost_transport;
-    weft_status       status = WEFT_OK;
-    *transport_out = NULL;
-    WEFTI_TRY(can_shrink(lost));
-    for (int32_t tries = 0; tries < lost->seats && (status == WEFT_OK || is_of_peers(status)); tries++) {
-        wefti_gathering   gathering;
-        wefti_door_attend(lost->door, true);
-        status = find_survivors(lost, least, patience_ns, &gathering);
-        if (status == WEFT_OK) {
-            bool leads = gathering.rank == 0; /* lets the others in once more, at the same door, as their store */
-            if (!leads) wefti_door_attend(lost->door, false);
-            status = join_survivors(lost, options, &gathering, transport_out);
-            if (leads) wefti_door_attend(lost->door, false);
-            wefti_gathering_release(&gathering);
-        } else {
-            wefti_door_attend(lost->door, false);
-            return status;
-        }
-        if (status == WEFT_OK) return WEFT_OK;
-    }
-    return status;
 }
 
 void wefti_transport_close(wefti_transport *transport) {
@@ -545,11 +435,16 @@ void wefti_transport_close(wefti_transport *transport) {
     transport_inside *inside = (transport_inside *)transport;
     char              message[WEFTI_MESSAGE_BYTES]; /* leaving is not to hide why */
     snprintf(message, sizeof message, "%s", weft_error_message());
+    wefti_transport_stop_going(inside);
     wefti_dump_forget(transport);
     if (transport->group) transport->group->engine->close(transport->group);
-    /* The goodbye on the control channel comes first: a link that ends after it is no fault to anybody. */
+    transport->group = NULL;
+    /* The goodbye on the control channel comes first: a link that ends after it is no fault to anybody. It waits: a simulated rank that dies
+     * meanwhile has it all closed again, from the beginning. */
     wefti_control_close(inside->control);
+    inside->control = NULL;
     if (transport->wire) transport->wire->ops->close(transport->wire, WEFTI_SECOND_NS);
+    transport->wire = NULL;
 #ifdef WEFTI_HAVE_MPI
     if (inside->met_by_mpi) wefti_mpi_leave(transport->fault && wefti_fault_verdict(transport->fault) == WEFT_OK);
 #endif
@@ -561,6 +456,7 @@ void wefti_transport_close(wefti_transport *transport) {
     wefti_free(inside->members, (size_t)transport->size * sizeof *inside->members);
     wefti_free(inside->doors, (size_t)inside->seats * sizeof *inside->doors);
     wefti_door_release(inside->door);
+    wefti_free(inside->said, inside->said_bytes);
     explicit_bzero(&inside->place, sizeof inside->place);
     wefti_free(inside, sizeof *inside);
     (void)wefti_fail(WEFT_OK, "%s", message);

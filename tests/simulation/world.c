@@ -24,10 +24,22 @@ static weft_status listen(sim_rank *self) {
 }
 
 weft_status sim_rank_open(sim_rank *self, const char *algorithm, const int32_t *nodes, int32_t in_flight) {
-    const wefti_group_options options = {.wire = self->transport->wire, .size = self->world->size, .index = self->rank, .id = 5,
+    const wefti_group_options options = {.wire = self->transport->wire, .size = self->transport->size, .index = self->transport->rank, .id = 5,
                                          .in_flight = in_flight, .timeout_ns = self->world->timeout_ns, .reducer = self->transport->reducer,
                                          .fault = self->transport->fault, .algorithm = algorithm, .nodes = nodes};
     return wefti_collective_engine_weft()->open(&options, &self->group);
+}
+
+weft_status sim_rank_shrink(sim_rank *self, int32_t least, uint64_t patience_ns) {
+    const wefti_transport_options options = {.timeout_ns = self->world->timeout_ns, .reducer = self->transport->reducer};
+    wefti_transport              *next = NULL;
+    if (self->lost_count == SIM_MOST_LOST) return wefti_fail(WEFT_E_OVERFLOW, "a rank lost %d worlds", SIM_MOST_LOST);
+    WEFTI_TRY(wefti_transport_shrink(self->transport, &options, least, patience_ns, &next));
+    self->lost[self->lost_count] = self->transport;
+    self->lost_groups[self->lost_count++] = self->group;
+    self->transport = next;
+    self->group = NULL;
+    return WEFT_OK;
 }
 
 weft_status sim_rank_take(sim_rank *self, size_t bytes) {
@@ -39,6 +51,10 @@ weft_status sim_rank_take(sim_rank *self, size_t bytes) {
 static void bury(sim_rank *self) {
     wefti_transport *transport = self->transport;
     wefti_collective_engine_weft()->close(self->group);
+    while (self->lost_count > 0) {
+        wefti_collective_engine_weft()->close(self->lost_groups[--self->lost_count]);
+        wefti_transport_close(self->lost[self->lost_count]);
+    }
     wefti_free(self->memory, self->memory_bytes);
     self->transport = NULL;
     self->group = NULL;

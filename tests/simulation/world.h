@@ -7,12 +7,17 @@
 
 typedef struct sim_world sim_world;
 
+enum { SIM_MOST_LOST = 16 };
+
 /* One rank. */
 typedef struct sim_rank {
     sim_world       *world;
     int32_t          rank;
     wefti_transport *transport;
     wefti_group     *group;      /* of all, that its function opened; and … */
+    wefti_transport *lost[SIM_MOST_LOST]; /* that it went on from, with … */
+    wefti_group     *lost_groups[SIM_MOST_LOST]; /* … the groups that it had there; and … */
+    int32_t          lost_count;
     uint8_t         *memory;     /* … what it took: closed and freed for it, also when it died */
     size_t           memory_bytes;
     bool             ended;      /* its function has returned … */
@@ -43,6 +48,8 @@ void sim_world_run(sim_world *world, const wefti_sim_options *options, void (*pl
 void sim_world_free(sim_world *world);
 /* Opens the rank's group. */
 weft_status sim_rank_open(sim_rank *self, const char *algorithm, const int32_t *nodes, int32_t in_flight);
+/* Goes on with those who are left, in a world of their own. */
+weft_status sim_rank_shrink(sim_rank *self, int32_t least, uint64_t patience_ns);
 weft_status sim_rank_take(sim_rank *self, size_t bytes);
 /* What is wrong with the outcome, in words; NULL: nothing. All living ranks that can be reached ended well with no verdict, or all
  * with the same one, which names `victim` (-1: none may be given); `must_fail`: it must be one. */

@@ -1,0 +1,132 @@
+/* Going on after a fault: those who are left gather (gather.h), and join a world of their own as ranks join any.
+ *
+ * Who is lost while they join ends the new world before it has begun, and those who are left gather again, under a higher epoch. What is under
+ * way hangs on the lost world, which stays poisoned. Cost: that of opening a world, and two frames a rank. */
+#include <stdio.h>
+#include <string.h>
+
+#include "transport/transport_inside.h"
+
+static weft_status can_shrink(transport_inside *lost) {
+    wefti_transport *transport = &lost->transport;
+    if (transport->size < 2 || wefti_fault_status(transport->fault) == WEFT_OK)
+        return wefti_fail(WEFT_E_STATE, "weft_world_shrink: nothing has happened to this world of %d rank%s; it is for worlds whose operations "
+                          "end with a fault", (int)transport->size, transport->size == 1 ? "" : "s");
+    if (lost->met_by_mpi || strcmp(transport->wire_name, "mpi") == 0)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "weft_world_shrink: MPI does not survive the death of a process: start the job again from its checkpoint, or "
+                          "start it by weftrun or over another wire (%s)", transport->wire_name);
+    if (wefti_fault_verdict(transport->fault) == WEFT_E_PEER && wefti_fault_rank(transport->fault) == transport->rank)
+        return wefti_fail(WEFT_E_PEER, "weft_world_shrink: this rank, %d, was given up by the others, who go on without it: %s",
+                          (int)transport->rank, wefti_fault_cause(transport->fault));
+    for (int32_t rank = 0; rank < transport->size; rank++)
+        if (!lost->door || (lost->doors && !lost->doors[lost->members[rank]].bytes))
+            return wefti_fail(WEFT_E_UNSUPPORTED, "weft_world_shrink: rank %d could not open a door where the others would find it after a fault "
+                              "(its log says why)", (int)(lost->door ? rank : transport->rank));
+    return WEFT_OK;
+}
+
+/* The place in the new world: its rank 0 is met at its door. */
+static weft_status take_place(const transport_inside *lost, const wefti_gathering *gathering, transport_inside *next) {
+    wefti_place *place = &next->place;
+    size_t       doors_bytes = (size_t)lost->seats * sizeof *next->doors, members_bytes = (size_t)gathering->size * sizeof *next->members;
+    next->seat = lost->seat;
+    next->seats = lost->seats;
+    if (lost->doors) {
+        WEFTI_TRY(wefti_alloc(doors_bytes, "the ranks' doors", &next->doors));
+        memcpy(next->doors, lost->doors, doors_bytes);
+    }
+    next->heard_epoch = gathering->epoch;
+    next->transport.size = gathering->size; /* of the members, should what follows fail */
+    WEFTI_TRY(wefti_alloc(members_bytes, "seats", &next->members));
+    memcpy(next->members, gathering->members, members_bytes);
+    next->door = wefti_door_retain(lost->door);
+    *place = lost->place;
+    place->rank = gathering->rank;
+    place->size = gathering->size;
+    place->local_rank = place->local_size = -1;
+    place->store_ports = 1;
+    place->store_descriptor = place->rank == 0 ? wefti_door_socket(next->door) : -1;
+    place->epoch = gathering->epoch;
+    if (lost->doors) snprintf(place->store, sizeof place->store, "%s", wefti_socket_text(&lost->doors[gathering->members[0]]).text);
+    next->transport.encrypts = place->encrypt && place->size > 1;
+    return WEFT_OK;
+}
+
+static weft_status join_survivors(transport_inside *lost, const wefti_transport_options *options, const wefti_gathering *gathering) {
+    WEFTI_TRY(wefti_transport_create(options, &lost->going.next));
+    transport_inside *next = lost->going.next;
+    next->calls = lost->going.calls;
+    WEFTI_TRY(take_place(lost, gathering, next));
+    weft_status status = wefti_transport_enter(next, options, lost->transport.wire_name);
+    if (status != WEFT_OK && next->control) wefti_transport_fail(&next->transport, status, weft_error_message());
+    return status;
+}
+
+static void leave_next(transport_inside *lost) {
+    if (lost->going.next) wefti_transport_close(&lost->going.next->transport);
+    lost->going.next = NULL;
+}
+
+void wefti_transport_stop_going(transport_inside *lost) {
+    leave_next(lost); /* it uses the others */
+    wefti_gather_close(lost->going.gather);
+    wefti_calls_close(lost->going.calls);
+    lost->going = (wefti_transport_going){0};
+}
+
+/* Once: gathers, and joins those who came. */
+static weft_status go_on(transport_inside *lost, const wefti_transport_options *options, int32_t least, uint64_t patience_ns, bool *joining_out) {
+    const wefti_fault   *fault = lost->transport.fault;
+    wefti_gathering      gathering;
+    wefti_gather_options how = {.host = lost->transport.host, .seat = lost->seat, .seats = lost->seats, .door = lost->door, .calls = lost->going.calls,
+                                .members = lost->members, .size = lost->transport.size,
+                                .blamed = wefti_fault_verdict(fault) == WEFT_E_PEER ? wefti_fault_rank(fault) : -1,
+                                .epoch = lost->heard_epoch, .least = least, .patience_ns = patience_ns};
+    *joining_out = false;
+    WEFTI_TRY(wefti_gather_open(&how, &lost->going.gather));
+    wefti_door_attend(lost->door, true);
+    weft_status status = wefti_gather_run(lost->going.gather, &gathering);
+    bool        lets_in = status == WEFT_OK && gathering.rank == 0; /* once more, at the same door, as their store */
+    if (!lets_in) wefti_door_attend(lost->door, false);
+    if (status == WEFT_OK) {
+        *joining_out = true;
+        lost->heard_epoch = gathering.epoch;
+        status = join_survivors(lost, options, &gathering);
+    }
+    if (lets_in) wefti_door_attend(lost->door, false);
+    wefti_gather_close(lost->going.gather);
+    lost->going.gather = NULL;
+    return status;
+}
+
+/* Of another one that was lost on the way. */
+static bool is_of_peers(weft_status status) { return status == WEFT_E_PEER || status == WEFT_E_LINK || status == WEFT_E_TIMEOUT; }
+
+weft_status wefti_transport_shrink(wefti_transport *lost_transport, const wefti_transport_options *options, int32_t least, uint64_t patience_ns,
+                                   wefti_transport **transport_out) {
+    transport_inside       *lost = (transport_inside *)lost_transport;
+    wefti_transport_options own = *options;
+    weft_status             status;
+    bool                    joining;
+    *transport_out = NULL;
+    WEFTI_TRY(can_shrink(lost));
+    own.host = lost_transport->host;
+    own.network = lost->network;
+    own.own_wire = lost->own_wire;
+    WEFTI_TRY(wefti_calls_open(&(wefti_calls_options){.host = own.host, .place = &lost->place, .network = lost->network, .seat = lost->seat,
+                                                      .seats = lost->seats, .door = lost->door, .doors = lost->doors,
+                                                      .most_bytes = WEFTI_GATHER_FRAME_BYTES},
+                               &lost->going.calls));
+    int32_t tries = 2 * lost->seats; /* each time somebody was lost, or had not heard of it */
+    do {
+        leave_next(lost);
+        status = go_on(lost, &own, least, patience_ns, &joining);
+    } while (joining && is_of_peers(status) && --tries > 0);
+    if (status == WEFT_OK) {
+        *transport_out = &lost->going.next->transport;
+        lost->going.next->calls = NULL;
+        lost->going.next = NULL;
+    }
+    wefti_transport_stop_going(lost);
+    return status;
+}

@@ -1,0 +1,46 @@
+/* Inside of the transport: transport.c opens it, shrink.c goes on after a fault. */
+#ifndef WEFTI_TRANSPORT_INSIDE_H
+#define WEFTI_TRANSPORT_INSIDE_H
+
+#include "transport/control.h"
+#include "transport/gather.h"
+
+enum { WEFTI_WIRE_WISH_BYTES = 16 };
+
+typedef struct transport_inside transport_inside;
+
+/* A world that is being left for another one. All of it hangs here, so that who closes the lost world, closes it. */
+typedef struct wefti_transport_going {
+    wefti_calls      *calls;
+    wefti_gather     *gather;
+    transport_inside *next;
+} wefti_transport_going;
+
+struct transport_inside {
+    wefti_transport transport; /* first */
+    wefti_place     place;
+    wefti_control  *control;
+    const weft_wire_kind *own_wire;
+    wefti_inproc_hub *lone_hub; /* of further wires in a world of one rank; else NULL */
+    bool            met_by_mpi; /* which is to be told how it ended */
+    const wefti_network *network;
+    /* For going on after a fault. Seats are the ranks of the world that was the first; they keep their doors (gather.h). */
+    int32_t     seat, seats;
+    int32_t    *members;        /* [size] the seat of each rank */
+    wefti_socket_address *doors; /* [seats] 0 bytes: none */
+    wefti_door *door;           /* this rank's; NULL: none */
+    uint32_t    heard_epoch;    /* the highest that was tried from here */
+    wefti_calls *calls;         /* of the world that this one follows, until it stands; NULL: it is the first */
+    wefti_transport_going going;
+    /* What all ranks said last, as long as it is looked at. */
+    void  *said;
+    size_t said_bytes;
+};
+
+weft_status wefti_transport_create(const wefti_transport_options *options, transport_inside **inside_out);
+/* Comes into the world at the place that was found. */
+weft_status wefti_transport_enter(transport_inside *inside, const wefti_transport_options *options, const char *wish);
+/* Ends what wefti_transport_shrink has under way. */
+void wefti_transport_stop_going(transport_inside *lost);
+
+#endif
