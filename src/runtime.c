@@ -237,8 +237,10 @@ static weft_status keep_options(runtime *r, const weft_world_options *options) {
     return WEFT_OK;
 }
 
-static weft_status create(const weft_world_options *options, const runtime *lost, const weft_shrink_options *shrink, weft_world **world_out) {
+/* `again_out`: the ranks had met, and one of them was lost before the world was whole. */
+static weft_status create(const weft_world_options *options, const runtime *lost, const weft_shrink_options *shrink, bool *again_out, weft_world **world_out) {
     runtime *r = NULL;
+    *again_out = false;
     WEFTI_TRY(wefti_alloc(sizeof *r, "a world", &r));
     weft_status status = keep_options(r, options);
     if (status == WEFT_OK) status = open_link(r, lost, shrink);
@@ -247,6 +249,7 @@ static weft_status create(const weft_world_options *options, const runtime *lost
     if (status == WEFT_OK) status = open_device_group(r, &r->options);
     r->options.store = r->options.wire = NULL;
     if (status != WEFT_OK) {
+        *again_out = r->link && (status == WEFT_E_PEER || status == WEFT_E_LINK || status == WEFT_E_TIMEOUT);
         weft_world_release(&r->world);
         return status;
     }
@@ -261,7 +264,8 @@ weft_status weft_world_create(const weft_world_options *options, weft_world **wo
     if (!options) options = &defaults;
     if (options->timeout_ns < 0)
         return wefti_fail(WEFT_E_INVALID, "weft_world_create: timeout_ns is %lld; it must not be negative", (long long)options->timeout_ns);
-    return create(options, NULL, NULL, world_out);
+    bool again;
+    return create(options, NULL, NULL, &again, world_out);
 }
 
 weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *options, weft_world **world_out) {
@@ -273,7 +277,12 @@ weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *opti
         return wefti_fail(WEFT_E_INVALID, "weft_world_shrink: least %d, patience_ns %lld: expected 0 to the world's %d ranks, and no negative time",
                           (int)options->least, (long long)options->patience_ns, (int)world->size);
     const runtime *lost = (const runtime *)world;
-    return create(&lost->options, lost, options, world_out);
+    weft_status    status;
+    bool           again;
+    int32_t        tries = world->size; /* each time somebody was lost */
+    do status = create(&lost->options, lost, options, &again, world_out);
+    while (again && --tries > 0);
+    return status;
 }
 
 void weft_world_release(weft_world *world) {

@@ -54,6 +54,7 @@ case_mpi_of_the_program() {
     launch 2 "$bin/mpi_program_$flavour" >"$work/out" 2>&1 || fail "status $?: $(cat "$work/out")"
     matches "both" "^rank [01] of 2: wire mpi, sum 1, and MPI goes on" "$(cat "$work/out")"
 }
+case_no_world_that_shrinks() { through 2 shrink; }
 case_large_nightly() { through 2 large; }
 
 # The launcher must be told to let the others live. Hydra (4.0) falls over itself then.

@@ -1,12 +1,16 @@
 /* Survivors that go on: weft_world_shrink between real processes. */
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include "common/effort.h"
 #include "ranks.h"
+#include "transport/handshake.h"
 #include "transport/roster.h"
 #include "weft/collective.h"
 
@@ -14,9 +18,11 @@ static const char         *wire;
 static const char         *victims; /* by rank, and for each round in turn: k is killed, s stopped, . lives */
 static weft_shrink_options shrink;
 static int                 rounds;
+static bool                no_thread, encrypts;
 
 static weft_status open_world(weft_world **world_out) {
-    return weft_world_create(&(weft_world_options){.wire = wire, .threads = {.count = 1}, .timeout_ns = 20 * (int64_t)WEFTI_SECOND_NS},
+    return weft_world_create(&(weft_world_options){.wire = wire, .threads = {.count = 1}, .timeout_ns = 20 * (int64_t)WEFTI_SECOND_NS,
+                                                   .no_control_thread = no_thread, .encrypt = encrypts},
                              world_out);
 }
 
@@ -129,6 +135,120 @@ Test(shrink, rank_0_and_its_successor_are_killed) { try_survive(4, "kk.."); }
 Test(shrink, all_but_one_are_killed) { try_survive(3, "kk."); }
 Test(shrink, fault_after_fault) { try_survive(4, "...k" "k..." ".k.."); }
 Test(shrink, one_of_three_is_stopped) { try_survive(3, "s.."); }
+/* Nobody hears of a rank that is stopped there, but of one that dies. */
+Test(shrink, without_control_threads) {
+    no_thread = true;
+    try_survive(4, "k..." "..k.");
+}
+Test(shrink, where_ranks_encrypt) {
+    if (!wefti_can_authenticate()) cr_skip_test("this build lacks libsodium");
+    setenv("WEFT_SECRET", "0123456789abcdef0123456789abcdef", 1);
+    encrypts = true;
+    try_survive(4, "k..." "..k.");
+}
+
+/* --- deaths during the call --- */
+
+static useconds_t dies_after_us;
+static int32_t    dies;
+
+static void *die(void *unused) {
+    (void)unused;
+    usleep(dies_after_us);
+    raise(SIGKILL);
+    return NULL;
+}
+
+/* Rank 4 dies, and another one while the others go on without it: they gather again, or shrink once more where they had all met. */
+static weft_status lose_another(ranks *all, int32_t rank) {
+    weft_world *world = NULL, *next = NULL;
+    pthread_t   thread;
+    int32_t     total = 0;
+    WEFTI_TRY(open_world(&world));
+    meet(all, 5);
+    if (rank == 4) raise(SIGKILL);
+    if (until_fault(world) != WEFT_E_PEER) return wefti_fail(WEFT_E_INTERNAL, "no verdict");
+    atomic_fetch_add(&all->ready, 1);
+    while (atomic_load(&all->ready) < 9) usleep(50); /* so that they call together */
+    if (rank == dies && pthread_create(&thread, NULL, die, NULL) != 0) return wefti_fail(WEFT_E_INTERNAL, "no thread");
+    for (weft_status status = WEFT_E_PEER; status == WEFT_E_PEER;) {
+        uint64_t begin_ns = ranks_now();
+        WEFTI_TRY(weft_world_shrink(world, NULL, &next));
+        uint64_t took_ns = ranks_now() - begin_ns;
+        weft_world_release(world);
+        world = next;
+        if (took_ns > 2 * WEFTI_SECOND_NS + dies_after_us * UINT64_C(1000)) return wefti_fail(WEFT_E_INTERNAL, "it took %.3g s", (double)took_ns / 1e9);
+        while ((status = sum(world, 1 << rank, &total)) == WEFT_OK && weft_world_size(world) > 3) continue;
+        if (status != WEFT_OK && status != WEFT_E_PEER) return status;
+    }
+    WEFTI_TRY(check_world(world, rank, dies == 0 ? "k...k" : dies == 1 ? ".k..k" : "..k.k"));
+    weft_world_release(world);
+    return WEFT_OK;
+}
+
+Test(shrink, another_one_dies_meanwhile) {
+    static const char *const names[] = {"shm", "tcp"};
+    for (int n = 0; n < (UNDER_ADDRESS_SANITIZER || UNDER_THREAD_SANITIZER ? 6 : 18); n++) {
+        wire = names[n % 2];
+        dies = n / 2 % 3; /* the one who leads; others */
+        dies_after_us = (useconds_t)(n / 6 * 7000 + n % 6 * 1300);
+        ranks *all = ranks_start(5, lose_another);
+        ranks_join(all);
+        for (int32_t rank = 0; rank < 4; rank++)
+            if (rank != dies)
+                cr_expect(atomic_load(&all->results[rank].finished) && all->results[rank].status == WEFT_OK, "%s, rank %d died after %d us, rank %d: %s", wire,
+                          (int)dies, (int)dies_after_us, (int)rank, all->results[rank].message);
+        ranks_free(all);
+    }
+}
+
+/* --- how long it takes --- */
+
+enum { RUNS = 9 };
+static uint64_t *took; /* shared: [RUNS], by the slowest rank */
+static int       run_number;
+
+static weft_status shrink_once(ranks *all, int32_t rank) {
+    weft_world *world = NULL, *next = NULL;
+    WEFTI_TRY(open_world(&world));
+    meet(all, 4);
+    if (rank == 0) raise(SIGKILL);
+    if (until_fault(world) != WEFT_E_PEER) return wefti_fail(WEFT_E_INTERNAL, "no verdict");
+    uint64_t begin_ns = ranks_now();
+    WEFTI_TRY(weft_world_shrink(world, NULL, &next));
+    uint64_t        took_ns = ranks_now() - begin_ns;
+    _Atomic uint64_t *most = (_Atomic uint64_t *)&took[run_number];
+    for (uint64_t before = atomic_load(most); before < took_ns && !atomic_compare_exchange_weak(most, &before, took_ns);) continue;
+    weft_world_release(next);
+    weft_world_release(world);
+    return WEFT_OK;
+}
+
+static int by_length(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+Test(shrink, takes_less_than_2_s) {
+    static const char *const names[] = {"shm", "tcp"};
+    took = mmap(NULL, RUNS * sizeof *took, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(took, MAP_FAILED);
+    for (int w = 0; w < 2; w++) {
+        wire = names[w];
+        memset(took, 0, RUNS * sizeof *took);
+        for (run_number = 0; run_number < RUNS; run_number++) {
+            ranks *all = ranks_start(4, shrink_once);
+            ranks_join(all);
+            for (int32_t rank = 1; rank < 4; rank++) cr_expect_eq(all->results[rank].status, WEFT_OK, "rank %d: %s", (int)rank, all->results[rank].message);
+            ranks_free(all);
+        }
+        qsort(took, RUNS, sizeof *took, by_length);
+        fprintf(stderr, "rank 0 of 4 dies, %s: the others go on after %.0f ms (median of %d runs; %.0f to %.0f)\n", wire, (double)took[RUNS / 2] / 1e6, RUNS,
+                (double)took[0] / 1e6, (double)took[RUNS - 1] / 1e6);
+        cr_expect(took[RUNS - 1] > 0 && took[RUNS - 1] < 2 * WEFTI_SECOND_NS, "%.3g s", (double)took[RUNS - 1] / 1e9);
+    }
+    munmap(took, RUNS * sizeof *took);
+}
 
 /* --- what is refused --- */
 

@@ -8,6 +8,7 @@
  * large        one message of more bytes than an int counts
  * errors       MPI that refuses sends: each becomes a status with rank and cause
  * over         an MPI that was finalised before its time
+ * shrink       a world with a fault, which cannot go on without those who are lost
  *
  * WEFT_TEST_SHARED names a file of zero bytes that all ranks map; what they share is there. */
 #include <fcntl.h>
@@ -150,6 +151,22 @@ static void use_after_end(rank_world *world) {
           weft_error_message());
 }
 
+/* --- a fault --- */
+
+static void refuse_to_shrink(rank_world *world) {
+    wefti_transport_options options = {.wire = "mpi", .reducer = wefti_reducer_host()};
+    wefti_transport        *lost = NULL, *next = NULL;
+    CHECK_OK(wefti_transport_open(&options, &lost));
+    if (world->rank == 1) wefti_transport_fail(lost, WEFT_E_IO, "it cannot read its data");
+    uint64_t since = world_now();
+    while (wefti_fault_status(lost->fault) == WEFT_OK) world_poll(world, since);
+    weft_status status = wefti_transport_shrink(lost, &options, 1, WEFTI_SECOND_NS, &next);
+    CHECK(status == WEFT_E_UNSUPPORTED && !next && strstr(weft_error_message(), "MPI does not survive"), "%s: %s", weft_status_name(status),
+          weft_error_message());
+    CHECK(wefti_fault_status(lost->fault) == WEFT_E_IO, "the verdict is %s", weft_error_message()); /* and stays */
+    wefti_transport_close(lost);
+}
+
 /* --- the program --- */
 
 static shared_state *map_shared(void) {
@@ -196,6 +213,8 @@ int main(int argc, char **argv) {
         run_cases(place.rank, place.size, shared, true);
     } else if (strcmp(what, "collectives") == 0) {
         conformance_join(&mpi, place.rank, place.size, shared, collectives);
+    } else if (strcmp(what, "shrink") == 0) {
+        conformance_join(&mpi, place.rank, place.size, shared, refuse_to_shrink);
     } else if (strcmp(what, "large") == 0) {
         conformance_join(&mpi, place.rank, place.size, shared, large);
     } else if (strcmp(what, "errors") == 0) {
