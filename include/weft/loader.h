@@ -113,6 +113,10 @@ WEFT_MUST_CHECK weft_status weft_loader_state_read(const weft_checkpoint *checkp
 /* Back to the first batch of epoch 0. */
 WEFT_MUST_CHECK weft_status weft_loader_rewind(weft_loader *loader);
 
+/* Goes on as rank `rank` of `ranks`, at the batch that comes next: after ranks were lost or came. Batches handed out before are
+ * gone. WEFT_E_INVALID, WEFT_E_NO_MEMORY: the loader is then unchanged. */
+WEFT_MUST_CHECK weft_status weft_loader_share(weft_loader *loader, int32_t rank, int32_t ranks);
+
 /* Stops the thread and frees everything. NULL is allowed. */
 void weft_loader_release(weft_loader *loader);
 

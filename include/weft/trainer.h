@@ -91,6 +91,35 @@ WEFT_MUST_CHECK weft_status weft_trainer_save(weft_trainer *trainer, const char 
  * that this program does not know (all named), a graph with random nodes that has another seed (WEFT_E_MISMATCH). */
 WEFT_MUST_CHECK weft_status weft_trainer_load(weft_trainer *trainer, const char *path, struct weft_loader *loader);
 
+/* --- going on without a lost rank, or with another one in its place (weft_world_shrink) ---
+ *
+ *     if (weft_trainer_step(trainer, &batch, &report) == WEFT_OK) s = weft_trainer_keep(trainer, loader);
+ *     else if ((s = weft_world_shrink(world, NULL, &next)) == WEFT_OK) s = weft_trainer_renew(trainer, next, loader);
+ *
+ * weft_fit does this by itself where it is asked to (.elastic). */
+
+/* Copies the run's state as it is after a step to this rank's own memory: parameters, states and solver states, all of them whole, those that
+ * other ranks update in parts too; step count, scale of the loss, and where the loader stands (random numbers are drawn by the step's number).
+ * Variables are updated in place, so those of a step that a fault ended may be torn; this copy is never: it is replaced when the next
+ * one is whole. Waits for no other rank, and ranks need not keep the same steps. Redundancy: every rank has all, so any one that is left is
+ * enough; two copies of the trainer's variables a rank, and the time to copy them at each call. Not kept: what compression left out of
+ * gradients, and its bases. `loader` may be NULL. WEFT_E_INVALID, WEFT_E_NO_MEMORY, WEFT_E_DEVICE; WEFT_E_UNSUPPORTED with WEFT_SERVER. */
+WEFT_MUST_CHECK weft_status weft_trainer_keep(weft_trainer *trainer, const struct weft_loader *loader);
+/* The step after which the latest copy was made; -1: there is none. */
+int64_t weft_trainer_kept(const weft_trainer *trainer);
+
+/* Goes on in `world`, which follows the trainer's own after a fault: plans and variables are made there, and of all ranks' copies the one of the
+ * highest step is sent to all, whose trainers and loaders then stand where it does: at most what was not kept is done again. A rank
+ * that came into `world` in place of a lost one creates its trainer there, and makes this call with the same world. What follows is, to the bit,
+ * what a run of that world's ranks does which loaded a checkpoint that was saved after that step (without compression).
+ *
+ * The trainer's evaluators come along; the loader goes on with the new rank's share (other loaders: weft_loader_share). What was borrowed of the
+ * trainer, its variables and its plan, is gone. `world` must live as long as the trainer; the one before may be released.
+ * Collective; blocks. On an error the trainer is where it was, the loader may stand elsewhere, and the call may be made again, also with a
+ * later world: WEFT_E_NOT_FOUND where no rank has a copy (load a checkpoint), WEFT_E_MISMATCH where it is of another program or loader;
+ * WEFT_E_INVALID where strategy.data demands another number of ranks; WEFT_E_UNSUPPORTED with WEFT_SERVER; those of weft_trainer_create. */
+WEFT_MUST_CHECK weft_status weft_trainer_renew(weft_trainer *trainer, weft_world *world, struct weft_loader *loader);
+
 /* --- evaluation --- */
 
 /* Computes tensors of the trainer's graph with its variables, as they are at the time of each run; dropout is off and batch norm uses

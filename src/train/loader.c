@@ -28,6 +28,7 @@ struct weft_loader {
     wefti_dataset      *dataset;
     int64_t             batches;    /* in an epoch */
     int64_t             most_local; /* rows of this rank's largest share */
+    int64_t             room;       /* rows that each slot has room for */
     slot               *slots;
     int32_t             slot_count;
     int64_t            *row;        /* numbers of the rows of one share; the reader's */
@@ -187,9 +188,10 @@ static weft_status count_batches(weft_loader *loader) {
 static weft_status allocate_slots(weft_loader *loader) {
     const wefti_dataset *dataset = loader->dataset;
     loader->slot_count = loader->options.no_thread ? 1 : loader->options.ahead + 1;
+    loader->room = loader->most_local;
     WEFTI_TRY(wefti_alloc((size_t)loader->slot_count * sizeof(slot), "the slots of a loader", &loader->slots));
     size_t bytes = 0;
-    if (!wefti_mul_size((size_t)loader->most_local, sizeof(int64_t), &bytes))
+    if (!wefti_mul_size((size_t)loader->room, sizeof(int64_t), &bytes))
         return wefti_fail(WEFT_E_OVERFLOW, "a loader's batch of %lld rows is too large", (long long)loader->options.batch);
     WEFTI_TRY(wefti_alloc(bytes, "the row numbers of a loader", &loader->row));
     for (int32_t i = 0; i < loader->slot_count; i++)
@@ -197,7 +199,7 @@ static weft_status allocate_slots(weft_loader *loader) {
             slot *at = &loader->slots[i];
             at->batch.field_count = dataset->field_count;
             at->batch.field[field] = dataset->field[field];
-            if (!wefti_mul_size((size_t)loader->most_local, dataset->row_bytes[field], &bytes))
+            if (!wefti_mul_size((size_t)loader->room, dataset->row_bytes[field], &bytes))
                 return wefti_fail(WEFT_E_OVERFLOW, "a loader's batch of %lld rows of '%s' is too large",
                                   (long long)loader->options.batch, dataset->field[field].name);
             WEFTI_TRY(wefti_alloc(bytes, "a loader's batch", &at->data[field]));
@@ -309,16 +311,51 @@ weft_status weft_loader_rewind(weft_loader *loader) {
     return weft_loader_restore(loader, &state);
 }
 
-void weft_loader_release(weft_loader *loader) {
-    if (!loader) return;
-    stop(loader);
+static void free_slots(weft_loader *loader) {
     for (int32_t i = 0; loader->slots && i < loader->slot_count; i++)
         for (int32_t field = 0; field < loader->dataset->field_count; field++)
             if (loader->slots[i].data[field])
-                wefti_free(loader->slots[i].data[field],
-                           (size_t)loader->most_local * loader->dataset->row_bytes[field]);
+                wefti_free(loader->slots[i].data[field], (size_t)loader->room * loader->dataset->row_bytes[field]);
     if (loader->slots) wefti_free(loader->slots, (size_t)loader->slot_count * sizeof(slot));
-    if (loader->row) wefti_free(loader->row, (size_t)loader->most_local * sizeof(int64_t));
+    if (loader->row) wefti_free(loader->row, (size_t)loader->room * sizeof(int64_t));
+    loader->slots = NULL;
+    loader->row = NULL;
+}
+
+weft_status weft_loader_share(weft_loader *loader, int32_t rank, int32_t ranks) {
+    if (!loader) return wefti_fail(WEFT_E_INVALID, "weft_loader_share: the loader is NULL");
+    weft_loader_options options = loader->options;
+    options.rank = rank;
+    options.ranks = ranks;
+    if (ranks < 1) return wefti_fail(WEFT_E_INVALID, "weft_loader_share: rank %d of %d", rank, ranks);
+    WEFTI_TRY(check_options(&options));
+    int64_t most = (wefti_min_i64(options.batch, loader->dataset->rows) + ranks - 1) / ranks;
+    stop(loader);
+    if (most > loader->room) {
+        weft_loader before = *loader; /* of which the slots alone are looked at */
+        loader->most_local = most;
+        loader->slots = NULL;
+        loader->row = NULL;
+        weft_status status = allocate_slots(loader);
+        if (status != WEFT_OK) {
+            free_slots(loader);
+            loader->slots = before.slots;
+            loader->row = before.row;
+            loader->room = before.room;
+            loader->most_local = before.most_local;
+            return status;
+        }
+        free_slots(&before);
+    }
+    loader->most_local = most;
+    loader->options = options;
+    return WEFT_OK;
+}
+
+void weft_loader_release(weft_loader *loader) {
+    if (!loader) return;
+    stop(loader);
+    free_slots(loader);
     pthread_mutex_destroy(&loader->mutex);
     pthread_cond_destroy(&loader->filled);
     pthread_cond_destroy(&loader->emptied);

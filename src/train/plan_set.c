@@ -13,7 +13,7 @@ weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, weft_gra
     return WEFT_OK;
 }
 
-void wefti_plan_set_close(wefti_plan_set *set) {
+static void drop_plans(wefti_plan_set *set) {
     while (set->plans) {
         wefti_sized_plan *plan = set->plans;
         set->plans = plan->next;
@@ -21,6 +21,16 @@ void wefti_plan_set_close(wefti_plan_set *set) {
         if (plan->whole) wefti_free(plan->whole, (size_t)set->n_outputs);
         wefti_free(plan, sizeof *plan);
     }
+}
+
+void wefti_plan_set_move(wefti_plan_set *set, weft_world *world, weft_variables *variables) {
+    drop_plans(set);
+    set->world = world;
+    set->variables = variables;
+}
+
+void wefti_plan_set_close(wefti_plan_set *set) {
+    drop_plans(set);
     wefti_free(set->outputs, sizeof *set->outputs * (size_t)set->n_outputs);
     *set = (wefti_plan_set){0};
 }

@@ -99,33 +99,39 @@ weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const wef
 
 /* --- loading --- */
 
-/* What a file holds, read aside: variables one after another, then the numbers. */
-typedef struct snapshot {
-    unsigned char *bytes; /* variables, each from a multiple of 64 on */
-    size_t         size_bytes;
+/* What a file holds, read aside. */
+typedef struct contents {
+    wefti_snapshot        run;
     wefti_compress_states states; /* what each rank keeps by itself; rank 0 alone */
-    struct {
-        int64_t           step, lbfgs_used, lbfgs_next;
-        wefti_loss_scale  scale;
-        weft_loader_state loader;
-    } numbers;
-} snapshot;
+} contents;
 
-static size_t next_offset(size_t at, int64_t bytes) { return wefti_align_up(at + (size_t)bytes, WEFTI_CACHE_LINE); }
+bool wefti_snapshot_holds(const weft_trainer *trainer, bool bases, int32_t i, weft_variable_info *info_out) {
+    return weft_variables_info(trainer->variables, i, info_out) == WEFT_OK && !wefti_is_compress_error(info_out->name) &&
+           (bases || !wefti_is_compress_basis(info_out->name));
+}
 
-static weft_status open_snapshot(const weft_trainer *trainer, snapshot *s) {
-    *s = (snapshot){0};
+size_t wefti_snapshot_size(const weft_trainer *trainer, bool bases) {
     size_t  total = 0;
     int32_t n = weft_variables_count(trainer->variables);
     for (int32_t i = 0; i < n; i++) {
         weft_variable_info info;
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (!wefti_is_compress_error(info.name)) total = next_offset(total, info.bytes);
+        if (wefti_snapshot_holds(trainer, bases, i, &info)) total = wefti_snapshot_next(total, info.bytes);
     }
-    if (trainer->lbfgs) total = next_offset(total, wefti_lbfgs_state_of(trainer->lbfgs).n_values * (int64_t)sizeof(double));
-    WEFTI_TRY(wefti_alloc(total, "a checkpoint's contents", &s->bytes));
+    if (trainer->lbfgs) total = wefti_snapshot_next(total, wefti_lbfgs_state_of(trainer->lbfgs).n_values * (int64_t)sizeof(double));
+    return total;
+}
+
+weft_status wefti_snapshot_open(const weft_trainer *trainer, bool bases, wefti_snapshot *s) {
+    *s = (wefti_snapshot){.bases = bases};
+    size_t total = wefti_snapshot_size(trainer, bases);
+    WEFTI_TRY(wefti_alloc(total, "a run's contents", &s->bytes));
     s->size_bytes = total;
     return WEFT_OK;
+}
+
+void wefti_snapshot_close(wefti_snapshot *s) {
+    wefti_free(s->bytes, s->size_bytes);
+    *s = (wefti_snapshot){0};
 }
 
 /* Where the file's loader stood. The loader itself moves only once everything has been read. */
@@ -161,16 +167,16 @@ static weft_status read_scale(const weft_trainer *trainer, const weft_checkpoint
                       (long long)scale_out->exponent, (long long)scale_out->good, WEFTI_LOSS_SCALE_LEAST, WEFTI_LOSS_SCALE_MOST);
 }
 
-static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, weft_loader *loader, snapshot *s) {
-    size_t  at = 0;
-    int32_t n = weft_variables_count(trainer->variables);
+static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, weft_loader *loader, contents *c) {
+    wefti_snapshot *s = &c->run;
+    size_t          at = 0;
+    int32_t         n = weft_variables_count(trainer->variables);
     for (int32_t i = 0; i < n; i++) {
         weft_variable_info info;
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (wefti_is_compress_error(info.name)) continue;
+        if (!wefti_snapshot_holds(trainer, s->bases, i, &info)) continue;
         WEFTI_TRY(wefti_is_compress_basis(info.name) ? wefti_compress_basis_read(trainer, file, &info, s->bytes + at)
                                                      : weft_checkpoint_read(file, info.name, info.dtype, info.shape, s->bytes + at));
-        at = next_offset(at, info.bytes);
+        at = wefti_snapshot_next(at, info.bytes);
     }
     if (trainer->lbfgs) {
         wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
@@ -182,7 +188,7 @@ static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *f
             return wefti_fail(WEFT_E_CORRUPT, "the history of L-BFGS has %lld pairs, the next at %lld; it holds %d",
                               (long long)s->numbers.lbfgs_used, (long long)s->numbers.lbfgs_next, state.history);
     }
-    WEFTI_TRY(wefti_compress_states_read(trainer, file, &s->states));
+    WEFTI_TRY(wefti_compress_states_read(trainer, file, &c->states));
     WEFTI_TRY(check_seed(trainer, file));
     WEFTI_TRY(read_scale(trainer, file, &s->numbers.scale));
     WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.step", &s->numbers.step));
@@ -190,7 +196,7 @@ static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *f
     return weft_checkpoint_expect_all_read(file, NULL);
 }
 
-static weft_status read_file(const weft_trainer *trainer, const char *path, weft_loader *loader, snapshot *s) {
+static weft_status read_file(const weft_trainer *trainer, const char *path, weft_loader *loader, contents *s) {
     weft_checkpoint *file = NULL;
     weft_status      status = weft_checkpoint_open(path, &file);
     if (status == WEFT_OK) status = read_contents(trainer, file, loader, s);
@@ -198,22 +204,26 @@ static weft_status read_file(const weft_trainer *trainer, const char *path, weft
     return status == WEFT_OK ? WEFT_OK : wefti_while(status, "loading '%s'", path);
 }
 
-static weft_status send(weft_world *world, void *bytes, size_t size_bytes) {
+static weft_status send_from(weft_world *world, int32_t from, void *bytes, size_t size_bytes) {
     if (world->size == 1) return WEFT_OK;
-    wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_U8, .send = bytes, .receive = bytes, .count = size_bytes};
+    wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_U8, .root = from, .send = bytes, .receive = bytes, .count = size_bytes};
     return wefti_collective_run(world->group, &call);
 }
 
-static weft_status take_over(weft_trainer *trainer, weft_loader *loader, const snapshot *s) {
-    if (loader) WEFTI_TRY(weft_loader_restore(loader, &s->numbers.loader)); /* may refuse, so it comes first */
+weft_status wefti_snapshot_send(weft_world *world, int32_t from, wefti_snapshot *s) {
+    WEFTI_TRY(send_from(world, from, s->bytes, s->size_bytes));
+    return send_from(world, from, &s->numbers, sizeof s->numbers);
+}
+
+weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader, const wefti_snapshot *s) {
+    if (loader) WEFTI_TRY(weft_loader_restore(loader, &s->numbers.loader));
     size_t  at = 0;
     int32_t n = weft_variables_count(trainer->variables);
     for (int32_t i = 0; i < n; i++) {
         weft_variable_info info;
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (wefti_is_compress_error(info.name)) continue;
+        if (!wefti_snapshot_holds(trainer, s->bases, i, &info)) continue;
         WEFTI_TRY(weft_variables_set(trainer->variables, info.name, info.dtype, info.shape, s->bytes + at));
-        at = next_offset(at, info.bytes);
+        at = wefti_snapshot_next(at, info.bytes);
     }
     if (trainer->lbfgs) {
         wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
@@ -223,21 +233,21 @@ static weft_status take_over(weft_trainer *trainer, weft_loader *loader, const s
     }
     trainer->steps = s->numbers.step;
     trainer->scale = s->numbers.scale;
+    trainer->sums = s->numbers.sums;
     return WEFT_OK;
 }
 
 weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_load: the %s is NULL", trainer ? "path" : "trainer");
-    snapshot    s;
-    weft_status status = open_snapshot(trainer, &s);
-    if (status == WEFT_OK && trainer->world->rank == 0) status = read_file(trainer, path, loader, &s);
+    contents    c = {0};
+    weft_status status = wefti_snapshot_open(trainer, true, &c.run);
+    if (status == WEFT_OK && trainer->world->rank == 0) status = read_file(trainer, path, loader, &c);
     status = wefti_agree(trainer->world, status, "loading the run");
-    if (status == WEFT_OK) status = send(trainer->world, s.bytes, s.size_bytes);
-    if (status == WEFT_OK) status = send(trainer->world, &s.numbers, sizeof s.numbers);
-    if (status == WEFT_OK) status = wefti_agree(trainer->world, take_over(trainer, loader, &s), "taking over the run");
-    if (status == WEFT_OK) status = wefti_compress_states_deal(trainer, &s.states);
+    if (status == WEFT_OK) status = wefti_snapshot_send(trainer->world, 0, &c.run);
+    if (status == WEFT_OK) status = wefti_agree(trainer->world, wefti_snapshot_take_over(trainer, loader, &c.run), "taking over the run");
+    if (status == WEFT_OK) status = wefti_compress_states_deal(trainer, &c.states);
     if (status == WEFT_OK && trainer->served) status = wefti_served_restore(trainer);
-    wefti_compress_states_release(&s.states);
-    wefti_free(s.bytes, s.size_bytes);
+    wefti_compress_states_release(&c.states);
+    wefti_snapshot_close(&c.run);
     return status;
 }

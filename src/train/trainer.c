@@ -136,7 +136,7 @@ static weft_world *planned_world(weft_trainer *trainer) {
     return &trainer->lone;
 }
 
-static weft_status open_plans(weft_trainer *trainer) {
+static weft_status choose_outputs(weft_trainer *trainer) {
     wefti_training *t = &trainer->training;
     bool            served = trainer->program.strategy.sync == WEFT_SERVER, lbfgs = trainer->program.solver.kind == WEFT_LBFGS;
     int32_t         n = WEFTI_OUT_FIRST_GRADIENT + (lbfgs || served ? t->n : 0);
@@ -145,7 +145,15 @@ static weft_status open_plans(weft_trainer *trainer) {
     outputs[WEFTI_OUT_LOSS] = outputs[WEFTI_OUT_OWN_LOSS] = trainer->program.loss;
     outputs[WEFTI_OUT_NORM] = t->norm ? t->norm : trainer->program.loss;
     memcpy(outputs + WEFTI_OUT_FIRST_GRADIENT, t->gradients, sizeof *outputs * (size_t)(n - WEFTI_OUT_FIRST_GRADIENT));
-    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), trainer->graph, trainer->variables, outputs, n, true));
+    trainer->outputs = outputs;
+    trainer->n_outputs = n;
+    return WEFT_OK;
+}
+
+static weft_status open_plans(weft_trainer *trainer) {
+    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), trainer->graph, trainer->variables, trainer->outputs, trainer->n_outputs,
+                                  true));
+    bool served = trainer->program.strategy.sync == WEFT_SERVER;
     trainer->plans.partial = served;
     /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
     trainer->plans.options.bucket_bytes = served ? -1 : trainer->program.strategy.bucket_bytes;
@@ -157,6 +165,50 @@ static weft_status open_plans(weft_trainer *trainer) {
     return make_plans(trainer);
 }
 
+/* Everything that belongs to the world. */
+static weft_status settle(weft_trainer *trainer) {
+    WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(trainer->hash >> 1), "the program"));
+    WEFTI_TRY(weft_variables_create(trainer->world, trainer->graph, &trainer->variables));
+    if (trainer->program.strategy.sync == WEFT_ALLREDUCE) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
+    WEFTI_TRY(open_plans(trainer));
+    if (trainer->program.strategy.sync == WEFT_SERVER) return wefti_served_create(trainer, &trainer->served);
+    return trainer->program.solver.kind == WEFT_LBFGS ? wefti_lbfgs_create(trainer, &trainer->lbfgs) : WEFT_OK;
+}
+
+static void close_station(wefti_station *station) {
+    wefti_lbfgs_release(station->lbfgs);
+    wefti_plan_set_close(&station->plans);
+    weft_variables_release(station->variables);
+    *station = (wefti_station){0};
+}
+
+static wefti_station station_of(const weft_trainer *trainer) {
+    return (wefti_station){trainer->world, trainer->variables, trainer->plans, trainer->lbfgs};
+}
+
+static void set_station(weft_trainer *trainer, const wefti_station *station) {
+    trainer->world = station->world;
+    trainer->variables = station->variables;
+    trainer->plans = station->plans;
+    trainer->lbfgs = station->lbfgs;
+}
+
+weft_status wefti_trainer_move(weft_trainer *trainer, weft_world *world, wefti_station *left_out) {
+    WEFTI_TRY(check_strategy(world, &trainer->program));
+    *left_out = station_of(trainer);
+    set_station(trainer, &(wefti_station){.world = world});
+    weft_status status = settle(trainer);
+    if (status == WEFT_OK) return WEFT_OK;
+    wefti_trainer_return(trainer, left_out);
+    return status;
+}
+
+void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left) {
+    wefti_station other = station_of(trainer);
+    set_station(trainer, left);
+    close_station(&other);
+}
+
 static weft_status build(weft_trainer *trainer) {
     WEFTI_TRY(check_strategy(trainer->world, &trainer->program));
     WEFTI_TRY(wefti_training_check(&trainer->program));
@@ -164,13 +216,9 @@ static weft_status build(weft_trainer *trainer) {
     trainer->scale.exponent = WEFTI_LOSS_SCALE_START;
     WEFTI_TRY(wefti_training_build(&trainer->program, &trainer->training));
     trainer->graph = weft_graph_retain(trainer->program.loss->graph);
-    uint64_t hash = program_hash(trainer->graph, &trainer->program);
-    WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(hash >> 1), "the program"));
-    WEFTI_TRY(weft_variables_create(trainer->world, trainer->graph, &trainer->variables));
-    if (trainer->program.strategy.sync == WEFT_ALLREDUCE) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
-    WEFTI_TRY(open_plans(trainer));
-    if (trainer->program.strategy.sync == WEFT_SERVER) return wefti_served_create(trainer, &trainer->served);
-    return trainer->program.solver.kind == WEFT_LBFGS ? wefti_lbfgs_create(trainer, &trainer->lbfgs) : WEFT_OK;
+    trainer->hash = program_hash(trainer->graph, &trainer->program);
+    WEFTI_TRY(choose_outputs(trainer));
+    return settle(trainer);
 }
 
 weft_status weft_trainer_create(weft_world *world, const weft_program *program, weft_trainer **trainer_out) {
@@ -189,12 +237,24 @@ weft_status weft_trainer_create(weft_world *world, const weft_program *program, 
     return WEFT_OK;
 }
 
+struct weft_evaluator {
+    weft_trainer   *trainer; /* NULL: released */
+    weft_evaluator *next;    /* of the trainer's */
+    wefti_plan_set  plans;
+    weft_plan      *latest;
+};
+
+static void forget_evaluators(weft_trainer *trainer) {
+    for (weft_evaluator *it = trainer->evaluators; it; it = it->next) it->trainer = NULL;
+}
+
 void weft_trainer_release(weft_trainer *trainer) {
     if (!trainer) return;
     wefti_served_release(trainer->served);
-    wefti_lbfgs_release(trainer->lbfgs);
-    wefti_plan_set_close(&trainer->plans);
-    weft_variables_release(trainer->variables);
+    wefti_station station = station_of(trainer);
+    close_station(&station);
+    wefti_kept_release(trainer->kept);
+    forget_evaluators(trainer);
     weft_graph_release(trainer->graph);
     wefti_free(trainer, sizeof *trainer);
 }
@@ -292,12 +352,6 @@ weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, we
 
 /* --- evaluation --- */
 
-struct weft_evaluator {
-    weft_trainer  *trainer;
-    wefti_plan_set plans;
-    weft_plan     *latest;
-};
-
 weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *outputs, int32_t n_outputs,
                                   weft_evaluator **evaluator_out) {
     *evaluator_out = NULL;
@@ -314,12 +368,27 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
         weft_evaluator_release(evaluator);
         return status;
     }
+    evaluator->next = trainer->evaluators;
+    trainer->evaluators = evaluator;
     *evaluator_out = evaluator;
     return WEFT_OK;
 }
 
+void wefti_trainer_leave(weft_trainer *trainer, wefti_station *left) {
+    for (weft_evaluator *it = trainer->evaluators; it; it = it->next) {
+        wefti_plan_set_move(&it->plans, trainer->world, trainer->variables);
+        it->latest = NULL;
+    }
+    close_station(left);
+}
+
 void weft_evaluator_release(weft_evaluator *evaluator) {
     if (!evaluator) return;
+    for (weft_evaluator **it = evaluator->trainer ? &evaluator->trainer->evaluators : NULL; it && *it; it = &(*it)->next)
+        if (*it == evaluator) {
+            *it = evaluator->next;
+            break;
+        }
     wefti_plan_set_close(&evaluator->plans);
     wefti_free(evaluator, sizeof *evaluator);
 }

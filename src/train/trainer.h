@@ -9,6 +9,7 @@
 #include "parallel/partition.h"
 #include "weft/checkpoint.h"
 #include "weft/server.h"
+#include "weft/loader.h"
 #include "weft/trainer.h"
 
 /* A plan for one number of rows, with compression or without. The partition is the rewrite's context, so it stays where it is. */
@@ -44,6 +45,8 @@ weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, weft_gra
 void        wefti_plan_set_close(wefti_plan_set *set);
 /* The plan for a batch of `rows` rows, made where there is none yet. Borrowed. */
 weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **plan_out);
+/* Goes to another world, with variables there; plans are made anew when they are asked for. */
+void wefti_plan_set_move(wefti_plan_set *set, weft_world *world, weft_variables *variables);
 /* Feeds a batch and `extra` feeds, and runs. */
 weft_status wefti_plan_set_run(weft_plan *plan, const weft_batch *batch, const weft_feed *extra, int32_t n_extra);
 
@@ -75,18 +78,29 @@ typedef struct wefti_loss_scale {
     int64_t good;     /* steps since it last changed */
 } wefti_loss_scale;
 
+/* What weft_fit adds up on its way, kept with the run that it belongs to. */
+typedef struct wefti_fit_sums {
+    double epoch_loss, epoch_rows; /* over the epoch */
+} wefti_fit_sums;
+
 struct weft_trainer {
     weft_world     *world;
     weft_program    program;
     weft_graph     *graph;     /* retained */
+    uint64_t        hash;      /* of the program, the same on all ranks */
     weft_variables *variables;
     wefti_training  training;
+    weft_tensor   **outputs;   /* [n_outputs] of the training plans; graph memory */
+    int32_t         n_outputs;
     wefti_plan_set  plans;
     int64_t         steps;
     wefti_loss_scale scale;    /* f16 only */
     struct wefti_lbfgs *lbfgs; /* NULL for other solvers */
     struct wefti_served *served; /* with WEFT_SERVER; else NULL */
     weft_world      lone;      /* the world as a world of this rank alone, for plans that have nothing to do with the others */
+    wefti_fit_sums  sums;
+    struct wefti_kept *kept;   /* renew.c; NULL: nothing yet */
+    struct weft_evaluator *evaluators; /* a list */
 };
 
 /* Training by a parameter server. */
@@ -99,6 +113,51 @@ struct weft_server *wefti_served_server(struct wefti_served *served); /* NULL gi
 weft_status wefti_served_refresh(weft_trainer *trainer);
 /* Gives rank 0's variables to the servers. Collective. */
 weft_status wefti_served_restore(weft_trainer *trainer);
+
+/* What a trainer has in its world, and leaves there when it goes to another one. */
+typedef struct wefti_station {
+    weft_world         *world;
+    weft_variables     *variables;
+    wefti_plan_set      plans;
+    struct wefti_lbfgs *lbfgs;
+} wefti_station;
+
+/* Plans and variables in `world`, with their first values; what it had before goes to *left_out. Collective over `world`, in the same
+ * order as in weft_trainer_create: a rank that has just come creates while the others move. On an error nothing has changed. */
+WEFT_MUST_CHECK weft_status wefti_trainer_move(weft_trainer *trainer, weft_world *world, wefti_station *left_out);
+/* Back to where it was. */
+void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left);
+/* For good: the evaluators come along. */
+void wefti_trainer_leave(weft_trainer *trainer, wefti_station *left);
+
+/* A run's contents: variables one after another, then the numbers. What each rank keeps by itself (compress_state.c) is not in it. */
+typedef struct wefti_snapshot {
+    unsigned char *bytes; /* each variable from a multiple of 64 on */
+    size_t         size_bytes;
+    bool           bases; /* of compression too */
+    struct {
+        int64_t           step, lbfgs_used, lbfgs_next;
+        wefti_loss_scale  scale;
+        wefti_fit_sums    sums;
+        bool              has_loader;
+        weft_loader_state loader;
+    } numbers;
+} wefti_snapshot;
+
+size_t      wefti_snapshot_size(const weft_trainer *trainer, bool bases);
+weft_status wefti_snapshot_open(const weft_trainer *trainer, bool bases, wefti_snapshot *snapshot_out);
+void        wefti_snapshot_close(wefti_snapshot *snapshot);
+/* The offset of what comes behind `bytes` at `at`. */
+static inline size_t wefti_snapshot_next(size_t at, int64_t bytes) { return wefti_align_up(at + (size_t)bytes, WEFTI_CACHE_LINE); }
+/* Variable `i` as a snapshot sees it; false: it is not in it. */
+bool wefti_snapshot_holds(const weft_trainer *trainer, bool bases, int32_t i, weft_variable_info *info_out);
+/* From rank `from` to all. Collective. */
+weft_status wefti_snapshot_send(weft_world *world, int32_t from, wefti_snapshot *snapshot);
+/* The trainer, and the loader where there is one, go on from it. The loader may refuse, so it comes first. */
+weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader, const wefti_snapshot *snapshot);
+
+/* Frees what the trainer has kept. */
+void wefti_kept_release(struct wefti_kept *kept);
 
 /* L-BFGS with a strong Wolfe line search, driven by the host over the trainer's plan. */
 weft_status wefti_lbfgs_create(weft_trainer *trainer, struct wefti_lbfgs **lbfgs_out);

@@ -10,3 +10,6 @@ endforeach()
 if(TARGET train_program_allocation)
   target_link_options(train_program_allocation PRIVATE ${weft_count_allocations})
 endif()
+if(TARGET train_test_renew) # whose ranks are its own processes: weftrun ends them all when one dies
+  target_sources(train_test_renew PRIVATE ${CMAKE_CURRENT_LIST_DIR}/../transport/ranks.c)
+endif()
