@@ -32,6 +32,12 @@ typedef struct weft_fit_options {
     const char *unit;            /* "samples" where NULL */
     int64_t     max_steps;       /* > 0: ends after so many steps, counted from the start of the first run */
     int64_t     log_every;       /* steps between "step" events; 0: about 200 an epoch, or of max_steps where those are fewer */
+
+    /* Going on after a fault (weft_world_shrink, weft_trainer_renew): a rank that dies or falls silent ends neither the run nor its epoch. */
+    bool        elastic;         /* also where WEFT_ELASTIC=1 is set */
+    int64_t     keep_every;      /* steps between copies of the run's state in each rank's memory, after which at most so many are done again;
+                                    0: as often as costs 2 % of the time */
+    int32_t     least;           /* ranks to go on with; fewer end the run with WEFT_E_PEER; 0: WEFT_LEAST, or 1 */
 } weft_fit_options;
 
 /* What came of it. */
@@ -48,7 +54,14 @@ typedef struct weft_fit_result {
 /* Trains until the loader ends. Collective; blocks. The last line of the log has "event":"end", test_accuracy, train_seconds,
  * samples_per_second, ranks. On an error what was saved stays, and the log ends with "event":"error" and the message. Errors: those
  * of weft_trainer_step, weft_loader_next, weft_trainer_save, and paths that cannot be written (found before training starts). What
- * fails on one rank alone gives WEFT_E_PEER on the others, with the rank and its message. `result_out` may be NULL. */
+ * fails on one rank alone gives WEFT_E_PEER on the others, with the rank and its message. `result_out` may be NULL.
+ *
+ * Elastic runs. After a fault the ranks that are left make a world of their own, which goes with the trainer (weft_trainer_world; the one
+ * before stays the caller's, as it is), and go on from the latest step that any of them kept, with the same batches as before, split among
+ * those who are left. The log gets "event":"fault" with the message, and "event":"renewed" with the step gone on from, ranks, and the
+ * seconds that it took; "step" events after that step come twice. Where rank 0 was lost the new one goes on with its files. A rank whose own
+ * error ended it is not waited for. Where a fault cannot be survived the message says why, and that of the fault: too few ranks left
+ * (WEFT_E_PEER), a wire or launcher that does not allow it, a parameter server (WEFT_E_UNSUPPORTED). */
 WEFT_MUST_CHECK weft_status weft_fit(weft_trainer *trainer, weft_loader *loader, const weft_fit_options *options,
                                      weft_fit_result *result_out);
 

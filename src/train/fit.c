@@ -12,6 +12,8 @@
 #include "weft/metrics.h"
 #include "weft/plot.h"
 
+#define KEEP_PAUSES 50 /* times as long as keeping took, until it is due again */
+
 typedef struct curve {
     double *x, *y;
     int64_t count, capacity;
@@ -25,11 +27,13 @@ typedef struct fit {
     weft_metrics           *metrics; /* rank 0 with a log_path */
     bool                    speaks, live;
     weft_fit_result         result;
-    double                  epoch_loss, epoch_rows; /* sums over the epoch */
     double                  units, wait_seconds;    /* of this run, as the next */
     int64_t                 steps;
     double                  shown;                  /* when progress was last shown */
     curve                   losses, accuracies;
+    bool                    elastic;
+    double                  kept_at, keep_cost;     /* when the run's state was last kept, and the least seconds that this took */
+    int64_t                 keeps;
 } fit;
 
 static double seconds(void) {
@@ -251,12 +255,13 @@ static weft_status take_step(fit *f, const weft_batch *batch, double begun) {
     f->result.wait_share = f->wait_seconds / f->result.train_seconds;
     f->units += (double)batch->global_rows * (double)(f->options->units_per_row > 0 ? f->options->units_per_row : 1);
     f->result.units_per_second = rate_of(f);
-    if (batch->index == 0) f->epoch_loss = f->epoch_rows = 0;
+    wefti_fit_sums *sums = &f->trainer->sums;
+    if (batch->index == 0) sums->epoch_loss = sums->epoch_rows = 0;
     if (!report.skipped) {
-        f->epoch_loss += report.loss * (double)batch->global_rows;
-        f->epoch_rows += (double)batch->global_rows;
+        sums->epoch_loss += report.loss * (double)batch->global_rows;
+        sums->epoch_rows += (double)batch->global_rows;
     }
-    f->result.train_loss = f->epoch_rows > 0 ? f->epoch_loss / f->epoch_rows : NAN;
+    f->result.train_loss = sums->epoch_rows > 0 ? sums->epoch_loss / sums->epoch_rows : NAN;
     WEFTI_TRY(alone(f, curve_add(&f->losses, (double)report.step, report.loss)));
     bool last = batch->index + 1 == batch->count;
     show_progress(f, batch, &report, last && !f->live);
@@ -266,9 +271,28 @@ static weft_status take_step(fit *f, const weft_batch *batch, double begun) {
     return WEFT_OK;
 }
 
+/* Keeps the run's state where that is due: after what ends an epoch, so that a fault in there brings the epoch's last step again. */
+static weft_status keep(fit *f, bool first) {
+    double  begun = seconds();
+    int64_t every = f->options->keep_every;
+    if (!f->elastic || (first && weft_trainer_kept(f->trainer) == weft_trainer_steps(f->trainer))) return WEFT_OK;
+    if (!first && (every > 0 ? weft_trainer_steps(f->trainer) % every != 0 : begun - f->kept_at < KEEP_PAUSES * f->keep_cost)) return WEFT_OK;
+    wefti_fit_sums *sums = &f->trainer->sums;
+    sums->train_loss = f->result.train_loss;
+    sums->test_loss = f->result.test_loss;
+    sums->test_accuracy = f->result.test_accuracy;
+    WEFTI_TRY(alone(f, weft_trainer_keep(f->trainer, f->loader)));
+    f->kept_at = seconds();
+    double cost = f->kept_at - begun;
+    if (!first) f->result.train_seconds += cost;
+    if (++f->keeps > 2) f->keep_cost = f->keep_cost > 0 ? fmin(f->keep_cost, cost) : cost; /* the first two come to fresh memory */
+    return WEFT_OK;
+}
+
 static weft_status loop(fit *f) {
     weft_batch batch;
     bool       epoch_ended = true;
+    WEFTI_TRY(keep(f, true));
     for (;;) {
         if (f->options->max_steps > 0 && weft_trainer_steps(f->trainer) >= f->options->max_steps) break;
         double      begun = seconds();
@@ -276,6 +300,7 @@ static weft_status loop(fit *f) {
         if (status == WEFT_END) break;
         WEFTI_TRY(status);
         WEFTI_TRY(take_step(f, &batch, begun));
+        WEFTI_TRY(keep(f, false));
         epoch_ended = batch.index + 1 == batch.count;
     }
     if (!epoch_ended) WEFTI_TRY(end_epoch(f, batch.epoch)); /* stopped by max_steps */
@@ -317,9 +342,22 @@ static weft_status try_paths(fit *f) {
     return save_plot(f);
 }
 
+/* The files of rank 0, which may be another one than before. */
+static weft_status open_log(fit *f, bool append) {
+    const weft_fit_options *o = f->options;
+    bool                    first = weft_world_rank(weft_trainer_world(f->trainer)) == 0;
+    if (first && o->log_path && o->plot_path && append && f->losses.count == 0) WEFTI_TRY(read_history(f));
+    if (first && o->log_path && !f->metrics) WEFTI_TRY(weft_metrics_open(o->log_path, append, &f->metrics));
+    f->speaks = first && o->progress;
+    f->live = f->speaks && isatty(fileno(o->progress));
+    return WEFT_OK;
+}
+
 static weft_status open_files(fit *f) {
     const weft_fit_options *o = f->options;
     if (o->resume && !o->checkpoint_path) return wefti_fail(WEFT_E_INVALID, "weft_fit: resume needs checkpoint_path");
+    if (o->keep_every < 0 || o->least < 0)
+        return wefti_fail(WEFT_E_INVALID, "weft_fit: keep_every %lld, least %d: neither may be negative", (long long)o->keep_every, (int)o->least);
     if (o->resume) {
         weft_status status = weft_trainer_load(f->trainer, o->checkpoint_path, f->loader);
         if (status != WEFT_OK && status != WEFT_E_NOT_FOUND) return status; /* no file yet: a first run */
@@ -328,11 +366,7 @@ static weft_status open_files(fit *f) {
     weft_loader_save(f->loader, &place);
     f->result.steps = weft_trainer_steps(f->trainer);
     f->result.epochs = place.epoch;
-    bool first = weft_world_rank(weft_trainer_world(f->trainer)) == 0;
-    if (first && o->log_path && o->plot_path && o->resume && f->result.steps > 0) WEFTI_TRY(read_history(f));
-    if (first && o->log_path) WEFTI_TRY(weft_metrics_open(o->log_path, o->resume && f->result.steps > 0, &f->metrics));
-    f->speaks = first && o->progress;
-    f->live = f->speaks && isatty(fileno(o->progress));
+    WEFTI_TRY(open_log(f, o->resume && f->result.steps > 0));
     if (o->test && (o->test_loss || o->test_correct)) {
         weft_tensor *outputs[2];
         int32_t      n = 0;
@@ -342,6 +376,108 @@ static weft_status open_files(fit *f) {
     }
     WEFTI_TRY(try_paths(f));
     return log_start(f);
+}
+
+/* --- going on after a fault --- */
+
+/* Whether this rank may go on: somebody else was lost. */
+static bool may_go_on(const fit *f) {
+    const weft_world *world = weft_trainer_world(f->trainer);
+    return f->elastic && world->size > 1 && wefti_fault_status(world->group->fault) != WEFT_OK &&
+           wefti_fault_rank(world->group->fault) != world->rank;
+}
+
+static int32_t least_of(const fit *f) {
+    const char *text = f->options->least > 0 ? NULL : getenv("WEFT_LEAST");
+    int32_t     least = f->options->least > 0 ? f->options->least : text ? (int32_t)strtol(text, NULL, 10) : 1;
+    return least > 1 ? wefti_min_i64(least, weft_world_size(weft_trainer_world(f->trainer))) : 1;
+}
+
+/* Whoever is left moves to a world of their own; ranks that are lost on the way leave another one behind. */
+static weft_status find_world(fit *f) {
+    weft_world *before = weft_trainer_world(f->trainer), *lost = before, *next = NULL;
+    weft_status status = WEFT_OK;
+    for (;;) {
+        status = weft_world_shrink(lost, &(weft_shrink_options){.least = least_of(f)}, &next);
+        if (status != WEFT_OK) break;
+        status = weft_trainer_renew(f->trainer, next, f->loader);
+        if (lost != before) weft_world_release(lost);
+        lost = next;
+        if (status == WEFT_OK) break;
+        if (next->size == 1 || wefti_fault_status(next->group->fault) == WEFT_OK) break;
+    }
+    if (status != WEFT_OK) {
+        char message[WEFTI_MESSAGE_BYTES];
+        memcpy(message, weft_error_message(), sizeof message);
+        if (lost != before) weft_world_release(lost);
+        return wefti_fail(status, "%s", message);
+    }
+    weft_world_release(f->trainer->own_world);
+    f->trainer->own_world = next;
+    return WEFT_OK;
+}
+
+static void forget_after(curve *c, double x) {
+    while (c->count > 0 && c->x[c->count - 1] > x) c->count--;
+}
+
+/* What this rank remembers of steps that are done again. */
+static void roll_back(fit *f) {
+    const wefti_fit_sums *sums = &f->trainer->sums;
+    weft_loader_state     place;
+    weft_loader_save(f->loader, &place);
+    f->result.steps = weft_trainer_steps(f->trainer);
+    f->result.epochs = place.epoch;
+    f->result.train_loss = sums->train_loss;
+    f->result.test_loss = sums->test_loss;
+    f->result.test_accuracy = sums->test_accuracy;
+    forget_after(&f->losses, (double)f->result.steps);
+    forget_after(&f->accuracies, (double)f->result.steps);
+    f->kept_at = seconds();
+}
+
+static weft_status log_renewed(fit *f, const char *fault, int64_t step, double took) {
+    const weft_world *world = weft_trainer_world(f->trainer);
+    if (f->speaks)
+        fprintf(f->options->progress, "%s%s\n%d rank%s on from step %lld, %.2f s later\n", f->live ? "\r\033[K" : "", fault, (int)world->size,
+                world->size == 1 ? " goes" : "s go", (long long)f->result.steps, took);
+    if (f->speaks) fflush(f->options->progress);
+    if (!f->metrics) return WEFT_OK;
+    weft_metrics_text(f->metrics, "event", "fault");
+    weft_metrics_i64(f->metrics, "step", step);
+    weft_metrics_text(f->metrics, "message", fault);
+    WEFTI_TRY(weft_metrics_end_line(f->metrics));
+    weft_metrics_text(f->metrics, "event", "renewed");
+    weft_metrics_i64(f->metrics, "step", f->result.steps);
+    weft_metrics_i64(f->metrics, "ranks", world->size);
+    weft_metrics_f64(f->metrics, "seconds", took);
+    weft_metrics_text(f->metrics, "world", weft_world_describe(world));
+    return weft_metrics_end_line(f->metrics);
+}
+
+static weft_status reopen(fit *f, const char *fault, int64_t step, double begun) {
+    const weft_world *world = weft_trainer_world(f->trainer);
+    if (f->options->test) WEFTI_TRY(weft_loader_share(f->options->test, world->rank, world->size));
+    roll_back(f);
+    WEFTI_TRY(open_log(f, true));
+    return log_renewed(f, fault, step, seconds() - begun);
+}
+
+static weft_status go_on(fit *f) {
+    double  begun = seconds();
+    int64_t step = weft_trainer_steps(f->trainer);
+    char    fault[WEFTI_MESSAGE_BYTES];
+    memcpy(fault, weft_error_message(), sizeof fault);
+    weft_status status = find_world(f);
+    if (status != WEFT_OK)
+        return wefti_fail(status, "%.300s; that came after: %.300s", weft_error_message(), fault);
+    return wefti_agree(weft_trainer_world(f->trainer), reopen(f, fault, step, begun), "opening the run's files");
+}
+
+/* Where the environment alone asks for it, a run that cannot be renewed goes as it would without. */
+static bool is_elastic(const fit *f) {
+    const char *text = getenv("WEFT_ELASTIC");
+    return f->options->elastic || (text && strcmp(text, "1") == 0 && f->trainer->program.strategy.sync == WEFT_ALLREDUCE);
 }
 
 /* The log's last word about a run that failed; the error's own message must survive it. */
@@ -362,9 +498,15 @@ weft_status weft_fit(weft_trainer *trainer, weft_loader *loader, const weft_fit_
     if (!trainer || !loader) return wefti_fail(WEFT_E_INVALID, "weft_fit: the %s is NULL", trainer ? "loader" : "trainer");
     fit f = {.trainer = trainer, .loader = loader, .options = options ? options : &defaults,
              .result = {.train_loss = NAN, .test_loss = NAN, .test_accuracy = NAN}};
+    f.elastic = is_elastic(&f);
     /* What one rank cannot open ends all of them here, not in the middle of a step. */
     weft_status status = wefti_agree(weft_trainer_world(trainer), open_files(&f), "opening the run's files");
     if (status == WEFT_OK) status = loop(&f);
+    while (status != WEFT_OK && may_go_on(&f)) {
+        const weft_world *lost = weft_trainer_world(trainer);
+        if ((status = go_on(&f)) == WEFT_OK) status = loop(&f);
+        else if (weft_trainer_world(trainer) == lost) break;
+    }
     if (status != WEFT_OK) log_error(&f, status);
     if (result_out) *result_out = f.result;
     weft_evaluator_release(f.evaluator);

@@ -256,6 +256,7 @@ void weft_trainer_release(weft_trainer *trainer) {
     wefti_kept_release(trainer->kept);
     forget_evaluators(trainer);
     weft_graph_release(trainer->graph);
+    weft_world_release(trainer->own_world);
     wefti_free(trainer, sizeof *trainer);
 }
 

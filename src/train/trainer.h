@@ -8,8 +8,8 @@
 #include "core/plan/plan.h"
 #include "parallel/partition.h"
 #include "weft/checkpoint.h"
-#include "weft/server.h"
 #include "weft/loader.h"
+#include "weft/server.h"
 #include "weft/trainer.h"
 
 /* A plan for one number of rows, with compression or without. The partition is the rewrite's context, so it stays where it is. */
@@ -78,9 +78,10 @@ typedef struct wefti_loss_scale {
     int64_t good;     /* steps since it last changed */
 } wefti_loss_scale;
 
-/* What weft_fit adds up on its way, kept with the run that it belongs to. */
+/* What weft_fit adds up and finds on its way, kept with the run that it belongs to. */
 typedef struct wefti_fit_sums {
-    double epoch_loss, epoch_rows; /* over the epoch */
+    double epoch_loss, epoch_rows;             /* sums over the epoch */
+    double train_loss, test_loss, test_accuracy; /* as in weft_fit_result */
 } wefti_fit_sums;
 
 struct weft_trainer {
@@ -100,6 +101,7 @@ struct weft_trainer {
     weft_world      lone;      /* the world as a world of this rank alone, for plans that have nothing to do with the others */
     wefti_fit_sums  sums;
     struct wefti_kept *kept;   /* renew.c; NULL: nothing yet */
+    weft_world     *own_world; /* that weft_fit made after a fault, and that goes with the trainer; NULL: none */
     struct weft_evaluator *evaluators; /* a list */
 };
 
