@@ -108,9 +108,11 @@ typedef struct weft_shrink_options {
  *
  * Collective over the survivors: each calls it, once an operation of `world` has ended with the verdict. Blocks until the new world stands:
  * within 2 s of the last survivor's call where the lost ones' processes have ended, or the verdict names the one that is silent (stopped, cut
- * off). Survivors who seem to be alive and do not call are waited for with patience, and left behind after it. Ranks that are lost
- * during the call are left behind too, after at most the world's timeout. Ranks whose processes may be alive are left behind by more than half of
- * all such ranks alone, so that never two parts of a world both go on: of two ranks, one of which is stopped, none does.
+ * off). Survivors who seem to be alive and do not call are waited for with patience, and left behind after it. Ranks that are lost during the call
+ * are left behind too: within 2 s of the last one where their processes end, else after the world's timeout and the patience. Ranks whose
+ * processes may be alive are left behind by more than half of all such ranks alone, so that never two parts of a world both go on: of two ranks, one
+ * of which is stopped, none does. Who was left behind is to end: called again when some of the others have ended since, it does not count these, and
+ * might find enough.
  *
  * `world` stays as it is, with all that was made in it: groups, variables, arrays, graphs, plans and trainers belong to it and are never taken
  * over. What is in this rank's memory can still be read (not what needs the other ranks); every operation over ranks, plans' runs included, ends with
