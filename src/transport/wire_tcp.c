@@ -151,9 +151,10 @@ static void poll_links(tcp_wire *wire) {
     for (int32_t peer = 0; peer < wire->base.wire.size; peer++) {
         tcp_link *link = &wire->links[peer];
         if (peer == wire->base.wire.rank || link->state != WEFTI_LINK_UP) continue;
-        /* What could not be kept aside for want of room, and what came along with an encrypted record, is tried again without
+        /* What could not be kept aside for want of room or was left for this poll, and what came along with an encrypted record, is tried again without
          * news from the socket. */
-        if (!wire->direct && (link->in.have - link->in.used >= TCP_HEADER_BYTES || wefti_seal_holds(link->seal)))
+        bool waiting = link->in.have - link->in.used >= TCP_HEADER_BYTES && link->in.held_at != wire->polls;
+        if (!wire->direct && (waiting || wefti_seal_holds(link->seal)))
             wefti_tcp_receive(wire, peer);
         if (wefti_tcp_has_output(wire, link)) wefti_tcp_send(wire, peer);
     }
@@ -162,6 +163,7 @@ static void poll_links(tcp_wire *wire) {
 static weft_status tcp_poll(wefti_wire *self, uint64_t now_ns, wefti_wire_op **ops_out, int32_t capacity,
                             int32_t *count_out) {
     tcp_wire *wire = (tcp_wire *)self;
+    wire->polls++;
     if (!wire->base.aborted) {
         wire->medium->service(wire, now_ns);
         poll_links(wire);
@@ -184,7 +186,7 @@ static weft_status tcp_arm(wefti_wire *self) {
             return WEFT_E_AGAIN;
         }
         if (link->state != WEFTI_LINK_UP) continue;
-        if (link->in.held_back || wefti_seal_holds(link->seal)) return WEFT_E_AGAIN;
+        if (link->in.held_at == wire->polls || wefti_seal_holds(link->seal)) return WEFT_E_AGAIN;
         bool wants_out = wefti_tcp_has_output(wire, link) && !link->broken;
         if (wants_out == link->wants_out) continue;
         struct epoll_event event = {.events = EPOLLIN | (wants_out ? EPOLLOUT : 0), .data.u32 = (uint32_t)peer};

@@ -73,7 +73,7 @@ typedef struct tcp_in {
     size_t         pad;        /* bytes before the next header */
     bool           in_payload;
     bool           ended;      /* a receive has, since the link was last looked at: whoever waits for it may post the next */
-    bool           held_back;  /* a message without a receive for that reason */
+    uint64_t       held_at;    /* the poll in which a message without a receive was left for the next one, for that reason */
     tcp_header     header;     /* of the frame whose payload comes in */
     uint8_t       *target;     /* where the next byte goes; NULL: nowhere */
     size_t         left, skip; /* bytes for the target, then bytes that do not fit */
@@ -120,6 +120,7 @@ struct tcp_wire {
     int             poller;
     bool            direct; /* so few links that asking each beats asking the poller */
     uint64_t        last_token;
+    uint64_t        polls; /* so far */
     tcp_serve      *free_serves;
 };
 

@@ -72,8 +72,10 @@ static taken take_message(tcp_wire *wire, int32_t peer, const tcp_header *header
         in->op->done_peer = peer;
         begin_receive(in, header->bytes);
     } else {
-        in->held_back = in->ended && header->bytes > TCP_COPY_BYTES;
-        if (in->held_back) return LATER;
+        if (in->ended && header->bytes > TCP_COPY_BYTES) {
+            in->held_at = wire->polls;
+            return LATER;
+        }
         in->message = wefti_match_keep(&wire->base.match, peer, header->tag, header->bytes, header->bytes);
         if (!in->message) return LATER;
         in->message->kind = TCP_MESSAGE;
@@ -291,7 +293,7 @@ static int read_more(tcp_link *link) {
 
 void wefti_tcp_receive(tcp_wire *wire, int32_t peer) {
     tcp_link *link = &wire->links[peer];
-    link->in.ended = link->in.held_back = false;
+    link->in.ended = false;
     for (int call = 0; call < CALLS_A_POLL && link->state == WEFTI_LINK_UP; call++) {
         if (!take_stage(wire, peer)) return;
         int more = read_more(link);
