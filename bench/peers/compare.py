@@ -312,7 +312,8 @@ def main():
             file.write(json.dumps(record) + "\n")
     for record in records:
         ratio = f", ratio {record['ratio']}" if "ratio" in record else ""
-        print(f"  {record['case']} {record['metric']}: {record['median']} {record['unit']}, "
+        where = f", {record['cores']}" if "cores" in record else ""
+        print(f"  {record['case']}{where} {record['metric']}: {record['median']} {record['unit']}, "
               f"{record['peer']} {record['peer_median']}{ratio}")
 
 
