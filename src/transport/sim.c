@@ -105,11 +105,6 @@ static void host_join(void *context, void *thread) {
     }
 }
 
-static void copied(void *context, size_t bytes) {
-    wefti_sim *sim = context;
-    wefti_sim_spend(sim, (uint64_t)(2 * (double)bytes / sim->options.core_bytes_per_ns));
-}
-
 static weft_status reduce(void *context, void *dst, const void *const *sources, int32_t source_count, size_t count, weft_dtype dtype,
                           wefti_reduce_op op, int32_t divisor) {
     wefti_sim           *sim = context;
@@ -285,6 +280,7 @@ static void set_defaults(wefti_sim_options *options) {
     if (!options->again_ns) options->again_ns = 200 * WEFTI_MILLISECOND_NS;
     if (!options->post_ns) options->post_ns = 200;
     if (options->core_bytes_per_ns <= 0) options->core_bytes_per_ns = 12.5;
+    if (!options->most_bytes) options->most_bytes = (size_t)1 << 30;
     if (!options->limit_ns) options->limit_ns = 3600 * WEFTI_SECOND_NS;
 }
 
@@ -312,7 +308,7 @@ weft_status wefti_sim_create(const wefti_sim_options *options, wefti_sim **sim_o
     set_defaults(&sim->options);
     sim->random = options->seed;
     sim->hash = WEFTI_HASH_BEGIN;
-    sim->reducer = (wefti_reducer){reduce, sim, copied};
+    sim->reducer = (wefti_reducer){reduce, sim};
     weft_status status = wefti_alloc(size * sizeof *sim->seats, "simulated ranks", &sim->seats);
     if (status == WEFT_OK) status = wefti_alloc(size * size * sizeof *sim->ways, "simulated ways", &sim->ways);
     if (status != WEFT_OK) {

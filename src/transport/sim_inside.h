@@ -81,7 +81,7 @@ struct sim_message {
     wefti_wire_op *op;              /* the sender's that waits for it, which knows it in scratch[1]; or NULL */
     sim_stream    *stream;          /* CHUNK: where it goes */
     uint64_t       tag, bytes, offset;
-    uint32_t       region, epoch;
+    uint32_t       region, wire; /* wire: its number at the seat that it goes to */
     int32_t        from, to; /* seats */
     int32_t        rank;     /* the sender's, in the world of its wire */
     uint8_t        kind, size_class;
@@ -133,6 +133,7 @@ struct sim_seat {
     wefti_network network;
     sim_fiber    *fibers;
     sim_wire     *wires;   /* open ones */
+    uint32_t      opened;  /* wires so far */
     sim_stream   *streams;
     sim_stream   *callers, *last_caller; /* that were dialled, and not yet accepted */
     int32_t       doors;   /* that are open */

@@ -19,12 +19,13 @@ enum { EAGER_BYTES = SIM_MOST_CHUNK, EARLY_BYTES = 256 << 20 };
 typedef struct sim_address {
     uint64_t magic;
     int32_t  seat;
-    uint32_t epoch;
+    uint32_t epoch, number;
 } sim_address;
 
 typedef struct sim_peer {
     wefti_wire_link state;
     int32_t         seat;
+    uint32_t        number; /* of its wire at that seat */
 } sim_peer;
 
 struct sim_wire {
@@ -37,12 +38,12 @@ struct sim_wire {
     wefti_op_list   own;     /* large sends to this rank itself */
     sim_message    *first, *last; /* the inbox */
     wefti_regions   regions;
-    uint32_t        epoch;
+    uint32_t        epoch, number; /* number: of the seat's wires, from 1 on: a rank may have several of one epoch */
 };
 
-static sim_wire *wire_at(sim_seat *seat, uint32_t epoch) {
+static sim_wire *wire_at(sim_seat *seat, uint32_t number) {
     sim_wire *wire = seat->wires;
-    while (wire && wire->epoch != epoch) wire = wire->next;
+    while (wire && wire->number != number) wire = wire->next;
     return wire;
 }
 
@@ -78,6 +79,7 @@ static void answer(sim_wire *wire, sim_message *message, sim_kind kind, size_t b
     int32_t from = message->to;
     message->to = message->from;
     message->from = from;
+    message->wire = wire->peers[message->rank].number;
     message->rank = wire->base.wire.rank;
     message->kind = (uint8_t)kind;
     wefti_sim_send(wire->sim, message, bytes, 0);
@@ -134,7 +136,7 @@ static bool take(sim_wire *wire, sim_message *message) {
     switch ((sim_kind)message->kind) {
     case SIM_DATA:
     case SIM_LARGE:
-    case SIM_NOTICE: wefti_sim_spend(wire->sim, wire->sim->options.post_ns); return take_message(wire, message);
+    case SIM_NOTICE: return take_message(wire, message);
     case SIM_ACK:
     case SIM_ANSWER:
         if (message->op) finish(wire, message->op, WEFT_OK, message->op->peer, message->op->bytes);
@@ -180,14 +182,14 @@ static void write_region(sim_wire *wire, sim_message *message) {
 
 static void read_answered(sim_wire *wire, sim_message *message) {
     wefti_wire_op *op = message->op;
-    sim_wire      *theirs = wire_at(&wire->sim->seats[message->from], wire->epoch);
+    sim_wire      *theirs = wire_at(&wire->sim->seats[message->from], wire->peers[op->peer].number);
     const uint8_t *memory = theirs ? wefti_regions_memory(&theirs->regions, message->region, message->offset, op->bytes) : NULL;
     if (memory && op->bytes) memcpy(op->buffer, memory, op->bytes);
 }
 
 void wefti_sim_wire_arrived(wefti_sim *sim, sim_message *message) {
     sim_seat *seat = &sim->seats[message->to];
-    sim_wire *wire = wire_at(seat, message->epoch);
+    sim_wire *wire = wire_at(seat, message->wire);
     bool      needs_op = message->kind == SIM_LARGE || message->kind == SIM_WRITE || message->kind == SIM_READ ||
                     message->kind == SIM_ANSWER || message->kind == SIM_ACK;
     if (!wire || (needs_op && !message->op)) {
@@ -260,7 +262,7 @@ static weft_status send(sim_wire *wire, wefti_wire_op *op) {
     message->from = wire->seat->index;
     message->to = to;
     message->rank = wire->base.wire.rank;
-    message->epoch = wire->epoch;
+    message->wire = wire->peers[op->peer].number;
     message->tag = op->tag;
     message->bytes = op->bytes;
     message->region = op->region;
@@ -318,7 +320,7 @@ static weft_status sim_post(wefti_wire *self, wefti_wire_op *op) {
 
 static weft_status sim_get_address(wefti_wire *self, void *address_out, size_t *bytes_out) {
     const sim_wire *wire = (const sim_wire *)self;
-    sim_address     address = {ADDRESS_MAGIC, wire->seat->index, wire->epoch};
+    sim_address     address = {ADDRESS_MAGIC, wire->seat->index, wire->epoch, wire->number};
     memcpy(address_out, &address, sizeof address);
     *bytes_out = sizeof address;
     return WEFT_OK;
@@ -333,9 +335,9 @@ static weft_status sim_connect(wefti_wire *self, int32_t peer, const void *bytes
     if (address.magic != ADDRESS_MAGIC || address.seat < 0 || address.seat >= wire->sim->options.size || address.epoch != wire->epoch)
         return wefti_fail(WEFT_E_CORRUPT, "sim: the address of rank %d is none of this wire", (int)peer);
     if (wire->peers[peer].state != WEFTI_LINK_NONE) return WEFT_OK;
-    wire->peers[peer] = (sim_peer){WEFTI_LINK_CONNECTING, address.seat};
+    wire->peers[peer] = (sim_peer){WEFTI_LINK_CONNECTING, address.seat, address.number};
     sim_seat *seat = &wire->sim->seats[address.seat];
-    sim_wire *theirs = wire_at(seat, wire->epoch);
+    sim_wire *theirs = wire_at(seat, address.number);
     if (!theirs || theirs->base.wire.size != self->size || theirs->peers[self->rank].state != WEFTI_LINK_CONNECTING) return WEFT_OK;
     theirs->peers[self->rank].state = wire->peers[peer].state = WEFTI_LINK_UP;
     wefti_sim_wake(seat);
@@ -368,7 +370,7 @@ static void sim_region_release(wefti_wire_region *region) {
 static weft_status sim_peer_region(wefti_wire *self, int32_t peer, uint32_t id, wefti_wire_peer_region *region_out) {
     sim_wire       *wire = (sim_wire *)self;
     wefti_wire_link state = sim_link_state(self, peer);
-    const sim_wire *theirs = state == WEFTI_LINK_NONE ? NULL : wire_at(&wire->sim->seats[wire->peers[peer].seat], wire->epoch);
+    const sim_wire *theirs = state == WEFTI_LINK_NONE ? NULL : wire_at(&wire->sim->seats[wire->peers[peer].seat], wire->peers[peer].number);
     if (peer == self->rank || state == WEFTI_LINK_NONE || id == 0)
         return wefti_regions_peer(&wire->regions, peer, id, state, region_out);
     if (state == WEFTI_LINK_LEFT || state == WEFTI_LINK_DOWN || !theirs)
@@ -419,7 +421,7 @@ static void say(sim_wire *wire, int32_t peer, sim_kind kind) {
     message->from = wire->seat->index;
     message->to = to->seat;
     message->rank = wire->base.wire.rank;
-    message->epoch = wire->epoch;
+    message->wire = to->number;
     wefti_sim_send(wire->sim, message, 0,
                    wire->sim->ways[(size_t)message->from * (size_t)wire->sim->options.size + (size_t)message->to].last_ns);
 }
@@ -486,7 +488,7 @@ weft_status wefti_wire_sim_open(const wefti_wire_options *options, wefti_wire **
     wire->epoch = options->epoch;
     wire->base.wire.can = (wefti_wire_capabilities){.name = "sim",
                                                     .flags = WEFTI_WIRE_ONE_SIDED,
-                                                    .max_message_bytes = (size_t)1 << 30,
+                                                    .max_message_bytes = sim->options.most_bytes,
                                                     .inline_bytes = EAGER_BYTES,
                                                     .eager_bytes = EAGER_BYTES,
                                                     .latency_ns = sim->options.far.latency_ns,
@@ -499,7 +501,8 @@ weft_status wefti_wire_sim_open(const wefti_wire_options *options, wefti_wire **
         wefti_free(wire, sizeof *wire);
         return status;
     }
-    wire->peers[options->rank] = (sim_peer){WEFTI_LINK_UP, wire->seat->index};
+    wire->number = ++wire->seat->opened;
+    wire->peers[options->rank] = (sim_peer){WEFTI_LINK_UP, wire->seat->index, wire->number};
     wire->next = wire->seat->wires;
     wire->seat->wires = wire;
     *wire_out = &wire->base.wire;
