@@ -163,7 +163,7 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
     if (frame->body_bytes != wanted)
         return wefti_fail(WEFT_E_CORRUPT, "rank %d answers with %llu bytes; %zu were asked for", (int)wefti_server_rank(server, part->server),
                           (unsigned long long)frame->body_bytes, wanted);
-    if (part->receives || wanted == 0) return WEFT_OK;
+    if (part->large || wanted == 0) return WEFT_OK;
     if (!(frame->flags & WEFTI_SERVER_INLINE)) return wefti_fail(WEFT_E_CORRUPT, "an answer of %zu bytes is not where it should be", wanted);
     memcpy(request->kind == WEFTI_SERVER_OPEN ? (uint8_t *)&request->spec : receive_at(part), body, wanted);
     return WEFT_OK;
@@ -203,7 +203,7 @@ static void post_in(weft_server *server, request_part *part, size_t bytes) {
     part->in.bytes = bytes;
     part->in.done = in_done;
     part->in.owner = part;
-    part->receives = true;
+    part->large = part->receives = true;
     part->pending++;
     wefti_server_move(server, &part->in);
 }
@@ -303,7 +303,7 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
     for (int32_t i = 0; i < server->servers; i++) {
         request_part *part = &request->parts[i];
         part->pending = 0;
-        part->answered = part->receives = false;
+        part->answered = part->large = part->receives = false;
         part->values = NULL;
         if (rows) find_rows(server, request, part);
         if (only >= 0 ? i != only : rows && part->count == 0 && !ticks) continue;

@@ -69,7 +69,7 @@ typedef struct request_part {
     int32_t       server;   /* 0 .. servers-1 */
     int32_t       pending;  /* of frame, reply, out, in */
     uint32_t      slot;
-    bool          answered, receives; /* `in` is under way */
+    bool          answered, large, receives; /* its body has messages of its own; `in` is under way: it may end before the reply comes */
     server_event  frame, reply;
     server_mover  out, in;  /* bodies */
     const void   *values;   /* what `out` sends after a list of keys; NULL: nothing more */
@@ -265,6 +265,8 @@ void wefti_server_fail(weft_server *server, weft_status status, const char *text
 WEFT_MUST_CHECK weft_status wefti_server_progress(weft_server *server, bool *moved_out);
 /* Waits until `over(context)`, which is asked under the lock; false after `until_ns`. Not under the lock. */
 WEFT_MUST_CHECK weft_status wefti_server_wait(weft_server *server, bool (*over)(const void *context), const void *context, uint64_t until_ns);
+/* Frees what a rank had that is dead, from outside of it: says nothing to anybody. For simulated worlds. NULL is fine. */
+void wefti_server_bury(weft_server *server);
 bool wefti_server_is_gone(const weft_server *server, int32_t rank);
 
 /* client.c */
@@ -287,6 +289,8 @@ void wefti_serve_answer(weft_server *server, server_job *job, weft_status status
 /* tables.c */
 /* Does what a request asks for and answers it, now or once its clock has come. */
 void wefti_tables_carry_out(weft_server *server, server_job *job);
+/* Answers a request whose body could not be kept. */
+void wefti_tables_refuse(weft_server *server, server_job *job);
 void wefti_tables_worker_gone(weft_server *server); /* clocks do not wait for it */
 void wefti_tables_look(weft_server *server, uint64_t now_ns);
 void wefti_tables_close(weft_server *server);

@@ -1,7 +1,8 @@
 /* Moving bytes for servers and workers: posting with patience, long bodies in pieces, buffers that are used again.
  *
  * What the wire cannot take now (its queues are full, the link is still coming up) waits in one queue in the order in which it was posted.
- * That is tried again at every progress; behind a message that its peer's link does not take, nothing for that peer overtakes it. */
+ * That is tried again at every progress; behind a message that its peer's link does not take, none for that peer overtakes it. Receives do:
+ * two ends whose queues are full of sends would else wait for each other's receives. */
 #include <string.h>
 
 #include "parallel/server/inside.h"
@@ -51,7 +52,7 @@ void wefti_server_post_again(weft_server *server) {
     memset(server->stuck, 0, (size_t)server->size * sizeof *server->stuck);
     while (event) {
         server_event *next = event->next;
-        bool         *stuck = event->op.peer >= 0 ? &server->stuck[event->op.peer] : NULL;
+        bool         *stuck = event->op.peer >= 0 && event->op.kind == WEFTI_WIRE_SEND ? &server->stuck[event->op.peer] : NULL;
         weft_status   status = event->op.status;
         if (status == WEFT_OK) status = stuck && *stuck ? WEFT_E_AGAIN : try_post(server, event);
         if (status == WEFT_E_AGAIN) {

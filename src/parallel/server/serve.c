@@ -93,7 +93,7 @@ static void run_session(weft_server *server, int32_t worker) {
             continue;
         }
         if (job->status != WEFT_OK) {
-            wefti_serve_answer(server, job, wefti_fail(job->status, "%s", job->message));
+            wefti_tables_refuse(server, job);
             continue;
         }
         wefti_tables_carry_out(server, job);

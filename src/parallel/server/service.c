@@ -228,6 +228,10 @@ static void free_server(weft_server *server) {
     wefti_free(server, sizeof *server);
 }
 
+void wefti_server_bury(weft_server *server) {
+    if (server) free_server(server);
+}
+
 weft_status weft_server_create(weft_world *world, const weft_server_options *options, weft_server **server_out) {
     static const weft_server_options defaults;
     weft_server                     *server = NULL;

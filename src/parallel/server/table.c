@@ -35,6 +35,23 @@ static weft_status run_whole(weft_server *server, weft_table *table, wefti_frame
     return weft_request_wait(request, 0);
 }
 
+static void link_table(weft_server *server, weft_table *table) {
+    pthread_mutex_lock(&server->lock);
+    table->next = server->tables;
+    server->tables = table;
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void unlink_table(weft_server *server, weft_table *table) {
+    pthread_mutex_lock(&server->lock);
+    for (weft_table **at = &server->tables; *at; at = &(*at)->next)
+        if (*at == table) {
+            *at = table->next;
+            break;
+        }
+    pthread_mutex_unlock(&server->lock);
+}
+
 static weft_status take_part(weft_server *server, const wefti_server_spec *spec, weft_table **table_out) {
     weft_table *table = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *table, "a table", &table));
@@ -44,18 +61,16 @@ static weft_status take_part(weft_server *server, const wefti_server_spec *spec,
     weft_status status = wefti_server_spec_read(&table->spec, &table->options);
     if (status == WEFT_OK) status = wefti_server_options_check(&table->options);
     wefti_server_spec sent = table->spec;
+    link_table(server, table); /* the server's to free from here on, whatever becomes of the rank */
     if (status == WEFT_OK) {
         table->row_bytes = (size_t)table->options.width * weft_dtype_bytes(table->options.dtype);
         status = run_whole(server, table, WEFTI_SERVER_CREATE, -1, &sent);
     }
     if (status != WEFT_OK) {
+        unlink_table(server, table);
         wefti_free(table, sizeof *table);
         return status;
     }
-    pthread_mutex_lock(&server->lock);
-    table->next = server->tables;
-    server->tables = table;
-    pthread_mutex_unlock(&server->lock);
     *table_out = table;
     return WEFT_OK;
 }
@@ -93,12 +108,8 @@ void weft_table_release(weft_table *table) {
     pthread_mutex_lock(&server->lock);
     for (weft_request *request = server->all_details; request; request = request->all)
         if (request->table == table) request->table = NULL; /* it is on its way already */
-    for (weft_table **at = &server->tables; *at; at = &(*at)->next)
-        if (*at == table) {
-            *at = table->next;
-            break;
-        }
     pthread_mutex_unlock(&server->lock);
+    unlink_table(server, table);
     wefti_free(table, sizeof *table);
 }
 

@@ -138,6 +138,11 @@ static void finish(weft_server *server, served_table *table, server_job *job, we
     wefti_serve_answer(server, job, status);
 }
 
+/* For one that is silent for so long that the world gave it up, and speaks again. */
+static weft_status fail_dead(const server_job *job) {
+    return wefti_fail(WEFT_E_PEER, "rank %d itself was silent for too long and is taken for dead: the clocks went on without it", (int)job->worker);
+}
+
 static void wake(weft_server *server, served_table *table) {
     server_job **at = &table->waiting;
     while (*at) {
@@ -149,7 +154,7 @@ static void wake(weft_server *server, served_table *table) {
         }
         *at = job->next;
         job->next = NULL;
-        finish(server, table, job, gone ? WEFT_E_ABORTED : read_rows(server, table, job));
+        finish(server, table, job, gone ? fail_dead(job) : read_rows(server, table, job));
     }
 }
 
@@ -197,6 +202,19 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
     finish(server, table, job, status);
 }
 
+/* Its number is used up all the same, and the clock that it would have ended has ended: the others wait for that. */
+void wefti_tables_refuse(weft_server *server, server_job *job) {
+    server_session *session = &server->sessions[job->worker];
+    served_table   *table = find_by_id(server, job->frame.table);
+    bool            repeated = job->frame.number <= session->last;
+    if (!repeated) session->last = job->frame.number;
+    if (job->frame.kind == WEFTI_SERVER_PUSH_PULL && table && table->sum && !repeated) {
+        wefti_clock_tick(server, table, job->worker);
+        wake(server, table);
+    }
+    wefti_serve_answer(server, job, wefti_fail(job->status, "%s", job->message));
+}
+
 void wefti_tables_carry_out(weft_server *server, server_job *job) {
     server_session *session = &server->sessions[job->worker];
     served_table   *table = find_by_id(server, job->frame.table);
@@ -205,6 +223,10 @@ void wefti_tables_carry_out(weft_server *server, server_job *job) {
     if (repeated) server->repeated_count++;
     else session->last = job->frame.number;
     wefti_frame_kind kind = (wefti_frame_kind)job->frame.kind;
+    if (session->dead && kind != WEFTI_SERVER_LEAVE) {
+        wefti_serve_answer(server, job, fail_dead(job));
+        return;
+    }
     if (kind == WEFTI_SERVER_LEAVE) {
         session->left = true;
         wefti_serve_answer(server, job, WEFT_OK);

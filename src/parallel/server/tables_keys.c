@@ -84,14 +84,19 @@ static weft_status look_up(served_table *table, served_keys *keys, bool create) 
     return WEFT_OK;
 }
 
+static served_keys *known_keys(const served_table *table, int32_t worker, uint64_t id) {
+    served_keys *keys = id ? table->keys : NULL;
+    while (keys && (keys->worker != worker || keys->id != id || keys->forgotten)) keys = keys->next;
+    return keys;
+}
+
 static weft_status find_known(served_table *table, const server_job *job, served_keys **keys_out) {
-    for (served_keys *keys = table->keys; keys; keys = keys->next)
-        if (keys->worker == job->worker && keys->id == job->frame.keys && !keys->forgotten) {
-            *keys_out = keys;
-            if (keys->count == (int64_t)job->frame.count) return WEFT_OK;
-            return wefti_fail(WEFT_E_INVALID, "table '%s': key set %llu of rank %d has %lld keys here, and %llu in a request", table->spec.name,
-                              (unsigned long long)keys->id, (int)job->worker, (long long)keys->count, (unsigned long long)job->frame.count);
-        }
+    served_keys *keys = known_keys(table, job->worker, job->frame.keys);
+    *keys_out = keys;
+    if (keys && keys->count == (int64_t)job->frame.count) return WEFT_OK;
+    if (keys)
+        return wefti_fail(WEFT_E_INVALID, "table '%s': key set %llu of rank %d has %lld keys here, and %llu in a request", table->spec.name,
+                          (unsigned long long)keys->id, (int)job->worker, (long long)keys->count, (unsigned long long)job->frame.count);
     return wefti_fail(WEFT_E_NOT_FOUND, "table '%s': rank %d has sent no key set %llu", table->spec.name, (int)job->worker,
                       (unsigned long long)job->frame.keys);
 }
@@ -112,7 +117,8 @@ weft_status wefti_tables_find_rows(weft_server *server, served_table *table, ser
     if (frame->flags & WEFTI_SERVER_LISTED) {
         const uint64_t *list = (const uint64_t *)job->body->data;
         WEFTI_TRY(check_list(server, table, list, (int64_t)frame->count));
-        WEFTI_TRY(add_keys(table, list, (int64_t)frame->count, job->worker, frame->keys, &keys));
+        if (known_keys(table, job->worker, frame->keys)) WEFTI_TRY(find_known(table, job, &keys)); /* the request comes again */
+        else WEFTI_TRY(add_keys(table, list, (int64_t)frame->count, job->worker, frame->keys, &keys));
     } else if (frame->keys && frame->count) {
         WEFTI_TRY(find_known(table, job, &keys));
     } else if (frame->count) {
