@@ -50,6 +50,7 @@ weft_status sim_rank_take(sim_rank *self, size_t bytes) {
 
 static void bury(sim_rank *self) {
     wefti_transport *transport = self->transport;
+    if (self->world->bury) self->world->bury(self);
     wefti_collective_engine_weft()->close(self->group);
     while (self->lost_count > 0) {
         wefti_collective_engine_weft()->close(self->lost_groups[--self->lost_count]);

@@ -32,6 +32,7 @@ struct sim_world {
     int32_t    size;
     sim_rank  *ranks; /* [size] */
     weft_status (*function)(sim_rank *self);
+    void (*bury)(sim_rank *self); /* frees what else the function made, also for those who died; NULL: nothing */
     const void *context;      /* the test's */
     uint64_t    timeout_ns;   /* of operations */
     uint64_t    listen_ns;    /* how long ranks stay to hear of faults after they are done */
