@@ -128,7 +128,8 @@ static weft_status accept_invitation(wefti_place *place, const invitation *all, 
 static weft_status gather(const wefti_mpi *mpi, const wefti_host *host, const presence *mine, presence *all, uint64_t deadline_ns) {
     wefti_mpi_request request;
     if (!wefti_mpi_lock(true)) return wefti_fail(WEFT_E_STATE, "mpi: the program's MPI may not be called from this thread");
-    int code = mpi->api->iallgather(NULL, mine, all, sizeof *mine, &request);
+    int code = mpi->api->collective(NULL, &(wefti_mpi_call){.kind = WEFTI_ALLGATHER, .element_bytes = 1, .send = mine, .receive = all,
+                                                            .count = sizeof *mine}, &request);
     wefti_mpi_unlock();
     return finish(mpi, host, &request, code, deadline_ns);
 }
@@ -136,7 +137,8 @@ static weft_status gather(const wefti_mpi *mpi, const wefti_host *host, const pr
 static weft_status broadcast(const wefti_mpi *mpi, const wefti_host *host, invitation *all, int root, uint64_t deadline_ns) {
     wefti_mpi_request request;
     if (!wefti_mpi_lock(true)) return wefti_fail(WEFT_E_STATE, "mpi: the program's MPI may not be called from this thread");
-    int code = mpi->api->ibcast(NULL, all, sizeof *all, root, &request);
+    int code = mpi->api->collective(NULL, &(wefti_mpi_call){.kind = WEFTI_BROADCAST, .element_bytes = 1, .root = root, .receive = all,
+                                                            .count = sizeof *all}, &request);
     wefti_mpi_unlock();
     return finish(mpi, host, &request, code, deadline_ns);
 }

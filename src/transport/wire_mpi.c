@@ -20,6 +20,7 @@
 enum { EARLY_BYTES = 256 << 20 };
 #define GOODBYE_NS (200 * WEFTI_MILLISECOND_NS)
 #define BUSY_NS (20 * WEFTI_MILLISECOND_NS) /* a chunk takes less, or its peer is away */
+#define COLLECTIVE_NS WEFTI_SECOND_NS       /* nobody knows how far one of MPI's own is */
 
 /* --- regions --- */
 
@@ -151,7 +152,8 @@ static int mpiw_descriptor(wefti_wire *self) { return (void)self, -1; }
 /* MPI moves bytes only while it is called: who naps in the middle of a transfer stops it. */
 static weft_status mpiw_arm(wefti_wire *self) {
     mpiw_wire *wire = (mpiw_wire *)self;
-    if (wire->request_count == 0 || wefti_host_now(self->host) - wire->moved_ns > BUSY_NS) return WEFT_OK;
+    if (wire->request_count == 0 && wire->collectives == 0) return WEFT_OK;
+    if (wefti_host_now(self->host) - wire->moved_ns > (wire->collectives ? COLLECTIVE_NS : BUSY_NS)) return WEFT_OK;
     self->host->yield(self->host->context);
     return WEFT_E_AGAIN;
 }
@@ -280,6 +282,8 @@ static const wefti_wire_ops mpiw_ops = {
     .counts = wefti_wire_read_counts,
     .close = mpiw_close,
 };
+
+bool wefti_mpiw_is(const wefti_wire *wire) { return wire->ops == &mpiw_ops; }
 
 /* --- opening --- */
 

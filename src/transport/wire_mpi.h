@@ -6,7 +6,8 @@
  * wire_mpi_take.c   getting memory back from MPI, and the ends of links
  * wire_mpi_watch.c  noticing that a process has ended
  * wire_mpi_api.c    MPI itself, loaded at run time; wire_mpi_shim.c is the module that knows one MPI
- * coll_mpi.c        MPI's own collectives as algorithms of ours; meet_mpi.c the rendezvous */
+ * wire_mpi_comm.c   making communicators, which may hang
+ * coll_mpi.c, coll_mpi_open.c   MPI's own collectives as an algorithm of ours; meet_mpi.c the rendezvous */
 #ifndef WEFTI_TRANSPORT_WIRE_MPI_H
 #define WEFTI_TRANSPORT_WIRE_MPI_H
 
@@ -138,6 +139,7 @@ typedef struct mpiw_wire {
     uint32_t             last_token;
     uint64_t             watched_ns, moved_ns; /* when ends were looked for; when the number of requests last changed */
     int32_t              were_under_way;
+    int32_t              collectives; /* of MPI's own, that are under way for groups over this wire */
     int                  watcher; /* descriptor over all of the links' */
     bool                 ending;  /* a link has heard a goodbye, or its process has died */
     /* frames in: a ring of receives, served in the order in which they were posted */
@@ -163,6 +165,7 @@ typedef struct mpiw_wire {
 
 /* Opens a wire over this MPI. wefti_wire_mpi_open is this with the process's. */
 WEFT_MUST_CHECK weft_status wefti_mpiw_open_with(const wefti_mpi *mpi, const wefti_wire_options *options, wefti_wire **wire_out);
+bool wefti_mpiw_is(const wefti_wire *wire); /* whether it is one of these */
 weft_status wefti_mpiw_post(wefti_wire *wire, wefti_wire_op *op);
 /* Puts on the way what can go: notes, news, operations, chunks. */
 void wefti_mpiw_send(mpiw_wire *wire);

@@ -6,6 +6,7 @@
  *
  * One lock for the whole process stands before MPI, held for short calls only. Memory that MPI holds and does not give back
  * (a rank died in the middle of a transfer) makes it poison: nobody calls it again, and the memory may be used again. */
+#include "core/iface/collective.h"
 #include "transport/wire_mpi_api.h"
 
 #include <dlfcn.h>
@@ -15,13 +16,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef WEFTI_MPI_DIRS
 #define WEFTI_MPI_DIRS ""
 #endif
 
-enum { WIRE_TAGS = 8192 }; /* for frames; the tags above are for transfers */
+enum { WIRE_TAGS = 8192, COMM_TAGS = 1024 }; /* for frames, and for making communicators; the tags above are for transfers */
+enum { POISON_LOOK_NS = 10000000 };
 
 static struct {
     wefti_mpi       mpi;
@@ -148,11 +151,18 @@ static void stop_at_exit(void) {
     pthread_mutex_unlock(&process.lock);
 }
 
+/* What MPI does not reduce as we do is reduced by us. */
+static void combine(void *into, const void *more, size_t count, int dtype, int op) {
+    const wefti_reducer *reducer = wefti_reducer_host();
+    const void          *sources[] = {into, more};
+    (void)!reducer->reduce(reducer->context, into, sources, 2, count, (weft_dtype)dtype, (wefti_reduce_op)op, 1);
+}
+
 static weft_status start(void) {
     wefti_mpi *mpi = &process.mpi;
     char       text[WEFTI_MPI_TEXT_BYTES];
     WEFTI_TRY(load(&mpi->api));
-    int code = mpi->api->start(&mpi->facts);
+    int code = mpi->api->start(combine, &mpi->facts);
     if (code != 0) {
         mpi->api->error_text(code, text, sizeof text);
         return wefti_fail(WEFT_E_UNSUPPORTED, "mpi: %s does not start: %s", mpi->api->flavour, text);
@@ -162,7 +172,7 @@ static weft_status start(void) {
                           "ask MPI_Init_thread for MPI_THREAD_SERIALIZED, or use the main thread");
     process.thread = pthread_self();
     process.last_wire = 0;
-    process.last_data = WIRE_TAGS;
+    process.last_data = WIRE_TAGS + COMM_TAGS;
     process.started = true;
     wefti_log(WEFT_LOG_INFO, "mpi: %s, process %d of %d", mpi->facts.version, mpi->facts.rank, mpi->facts.size);
     if (mpi->facts.started_here && atexit(stop_at_exit) != 0)
@@ -198,7 +208,16 @@ void wefti_mpi_leave(bool in_order) {
 
 bool wefti_mpi_lock(bool wait) {
     if (process.started && !process.mpi.facts.serialized && !pthread_equal(pthread_self(), process.thread)) return false;
-    return wait ? pthread_mutex_lock(&process.lock) == 0 : pthread_mutex_trylock(&process.lock) == 0;
+    if (pthread_mutex_trylock(&process.lock) == 0) return true;
+    while (wait && !wefti_mpi_poisoned()) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += POISON_LOOK_NS;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        if (pthread_mutex_timedlock(&process.lock, &until) == 0) return true;
+    }
+    return false;
 }
 void wefti_mpi_unlock(void) { pthread_mutex_unlock(&process.lock); }
 
@@ -216,6 +235,7 @@ int wefti_mpi_wire_tag(const wefti_mpi *mpi) {
     return process.last_wire = process.last_wire % (WIRE_TAGS - 1) + 1;
 }
 int wefti_mpi_data_tag(const wefti_mpi *mpi) {
-    process.last_data = process.last_data >= mpi->facts.most_tag ? WIRE_TAGS : process.last_data + 1;
+    process.last_data = process.last_data >= mpi->facts.most_tag ? WIRE_TAGS + COMM_TAGS : process.last_data + 1;
     return process.last_data;
 }
+int wefti_mpi_comm_tag(int group) { return WIRE_TAGS + group % COMM_TAGS; }

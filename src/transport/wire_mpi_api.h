@@ -2,14 +2,16 @@
  * filled by a small module that is compiled against one MPI's mpi.h (wire_mpi_shim.c, libweft_mpi_<flavour>.so) and loaded
  * at run time; libweft.a never links MPI. Tests put a table of their own in its place.
  *
- * Functions give 0 or MPI's error code, which error_text puts into words. None blocks but start, stop and comm_create.
+ * Functions give 0 or MPI's error code, which error_text puts into words. None blocks but start, stop and comm_create (which
+ * wefti_mpi_comm_open calls where it may hang).
  * Callers hold the lock (wefti_mpi_lock): MPI is asked for MPI_THREAD_SERIALIZED, and that is what the lock gives. */
 #ifndef WEFTI_TRANSPORT_WIRE_MPI_API_H
 #define WEFTI_TRANSPORT_WIRE_MPI_API_H
 
 #include "core/base/base.h"
+#include "core/iface/host.h"
 
-enum { WEFTI_MPI_TABLE_VERSION = 1, WEFTI_MPI_ANY = -1, WEFTI_MPI_TEXT_BYTES = 256 };
+enum { WEFTI_MPI_TABLE_VERSION = 2, WEFTI_MPI_ANY = -1, WEFTI_MPI_TEXT_BYTES = 256 };
 
 /* Handles of MPI, in the caller's memory: of one size for all MPIs, so that arrays of them need no arithmetic. */
 typedef struct wefti_mpi_request {
@@ -35,13 +37,30 @@ typedef struct wefti_mpi_facts {
     char version[80];        /* "Open MPI v4.1.4" */
 } wefti_mpi_facts;
 
+/* A collective as the contract has it (core/iface/collective.h), but that MPI counts in ints: elements, of all members together in
+ * the kinds that have counts. Averages are sums. */
+typedef struct wefti_mpi_call {
+    int         kind, dtype, op; /* by the core's numbers; dtype and op of the kinds that reduce */
+    int         element_bytes;   /* 1, 2, 4 or 8 */
+    int         root;
+    bool        in_place;        /* what MPI_IN_PLACE says of this member: its part lies where MPI would put it, or take it from */
+    const void *send;
+    void       *receive;
+    size_t      count;
+    const int  *counts, *offsets; /* [size] of the kinds that have counts: the members' parts; of ALLTOALL_V those that are sent … */
+    const int  *receive_counts, *receive_offsets; /* … and those that come */
+} wefti_mpi_call;
+
+/* into[i] = into[i] o more[i]: for what MPI does not reduce as the contract wants it. */
+typedef void (*wefti_mpi_combine)(void *into, const void *more, size_t count, int dtype, int op);
+
 typedef struct wefti_mpi_api {
     uint32_t    version;     /* WEFTI_MPI_TABLE_VERSION */
     const char *flavour;     /* "openmpi" */
 
     /* Initialises MPI where the program has not, and takes a communicator of its own, with errors returned: collective
      * over all processes of this MPI. */
-    int (*start)(wefti_mpi_facts *facts_out);
+    int (*start)(wefti_mpi_combine combine, wefti_mpi_facts *facts_out);
     int (*stop)(void);       /* gives it back; finalises MPI where start initialised it */
     bool (*is_running)(void); /* initialised by somebody, and not finalised */
     void (*error_text)(int code, char *text_out, size_t text_bytes);
@@ -57,21 +76,11 @@ typedef struct wefti_mpi_api {
 
     /* A communicator of processes `ranks` [size], in that order: collective over them. */
     int (*comm_create)(const int *ranks, int size, int tag, wefti_mpi_comm *comm_out);
-    int (*comm_free)(wefti_mpi_comm *comm);
-    /* Collectives of bytes; comm NULL: all processes. `each_bytes` and reductions' counts are at most INT_MAX. */
-    int (*ibarrier)(const wefti_mpi_comm *comm, wefti_mpi_request *request_out);
-    int (*ibcast)(const wefti_mpi_comm *comm, void *buffer, size_t bytes, int root, wefti_mpi_request *request_out);
-    int (*iallgather)(const wefti_mpi_comm *comm, const void *mine, void *all, size_t each_bytes,
-                      wefti_mpi_request *request_out); /* mine NULL: in its place in `all` */
-    int (*ialltoall)(const wefti_mpi_comm *comm, const void *mine, void *all, size_t each_bytes,
-                     wefti_mpi_request *request_out);
-    /* dtype and op by the core's numbers; 0 from can_reduce where MPI has no such type or operation. Averages are sums.
-     * send NULL: in place. */
-    int (*can_reduce)(int dtype, int op);
-    int (*iallreduce)(const wefti_mpi_comm *comm, const void *send, void *receive, size_t count, int dtype, int op,
-                      wefti_mpi_request *request_out);
-    int (*ireduce_scatter)(const wefti_mpi_comm *comm, const void *send, void *receive, size_t count, int dtype, int op,
-                           wefti_mpi_request *request_out); /* count: of each part */
+    int (*comm_free)(wefti_mpi_comm *comm); /* waits for nobody */
+    /* Whether MPI reduces elements of such a type so, as the contract has it (core/iface/reduce.h). */
+    bool (*can_reduce)(int dtype, int op);
+    /* Begins a collective; comm NULL: of all processes. The call's counts and offsets are its own until it ends. */
+    int (*collective)(const wefti_mpi_comm *comm, const wefti_mpi_call *call, wefti_mpi_request *request_out);
 } wefti_mpi_api;
 
 /* The symbol of a module: gives its table. */
@@ -95,8 +104,8 @@ void wefti_mpi_leave(bool in_order);
 /* Whether wefti_mpi_start may be worth trying: started by an MPI launcher, and a module is there. Loads, starts nothing. */
 bool wefti_mpi_is_likely(void);
 
-/* Around every use of the table. lock gives false where another thread has it and `wait` is false, and where the program's MPI
- * may not be called from this thread. */
+/* Around every use of the table. lock gives false where another thread has it and `wait` is false, where the program's MPI
+ * may not be called from this thread, and where whoever has it hangs in an MPI that was poisoned meanwhile. */
 bool wefti_mpi_lock(bool wait);
 void wefti_mpi_unlock(void);
 
@@ -105,8 +114,17 @@ void wefti_mpi_unlock(void);
 void        wefti_mpi_poison(const char *cause);
 const char *wefti_mpi_poisoned(void); /* the cause; NULL while all is well */
 
+/* Makes a communicator of processes `ranks` [size]: collective over them. MPI's call has no deadline, so it is another thread's; where
+ * it is not over by the deadline, or `stop` gives something else than WEFT_OK before, that is the outcome, and MPI is poisoned.
+ * WEFT_E_UNSUPPORTED where MPI may be called from one thread alone. */
+WEFT_MUST_CHECK weft_status wefti_mpi_comm_open(const wefti_mpi *mpi, const wefti_host *host, const int *ranks, int size, int tag,
+                                                uint64_t deadline_ns, weft_status (*stop)(void *context), void *context,
+                                                wefti_mpi_comm *comm_out);
+
 /* Numbers of tags that nobody else of this process uses: one for a wire's frames, one for a transfer. Under the lock. */
 int wefti_mpi_wire_tag(const wefti_mpi *mpi);
 int wefti_mpi_data_tag(const wefti_mpi *mpi);
+/* One for making the communicator of a group, which takes messages of its members on the same communicator as frames. */
+int wefti_mpi_comm_tag(int group);
 
 #endif

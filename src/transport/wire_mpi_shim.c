@@ -1,11 +1,11 @@
 /* The module that knows one MPI: compiled with that MPI's mpi.h into libweft_mpi_<flavour>.so, loaded by wire_mpi_api.c. It
- * holds MPI's types and constants, which differ from one MPI to the next, and nothing else: no state but the communicator,
- * no memory, no policy. Handles travel in 64 bits. */
+ * holds MPI's types and constants, which differ from one MPI to the next, and nothing else: no state but the communicator
+ * and the operations, no memory, no policy. Handles travel in 64 bits. */
 #include <limits.h>
 #include <mpi.h>
 #include <string.h>
 
-#include "core/iface/reduce.h"
+#include "core/iface/collective.h"
 #include "transport/wire_mpi_api.h"
 
 #ifndef WEFTI_MPI_FLAVOUR
@@ -19,8 +19,12 @@ _Static_assert(sizeof(MPI_Request) <= sizeof(wefti_mpi_request) && sizeof(MPI_Co
 
 const wefti_mpi_api *wefti_mpi_module(void);
 
+static int  make_own_ops(void);
+static void free_own_ops(void);
+
 static MPI_Comm own = MPI_COMM_NULL;
 static bool     started_here;
+static wefti_mpi_combine combine;
 
 static MPI_Request request_of(const wefti_mpi_request *request) {
     MPI_Request handle;
@@ -55,7 +59,7 @@ static void read_version(char *text_out, size_t text_bytes) {
     text_out[used] = 0;
 }
 
-static int start(wefti_mpi_facts *facts) {
+static int start(wefti_mpi_combine function, wefti_mpi_facts *facts) {
     int  code = MPI_SUCCESS, level = 0, main_thread = 0, found = 0;
     int *most_tag = NULL;
     if (!is_running()) {
@@ -69,8 +73,10 @@ static int start(wefti_mpi_facts *facts) {
         (code = MPI_Comm_dup(MPI_COMM_WORLD, &own)) != MPI_SUCCESS ||
         (code = MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN)) != MPI_SUCCESS ||
         (code = MPI_Comm_rank(own, &facts->rank)) != MPI_SUCCESS || (code = MPI_Comm_size(own, &facts->size)) != MPI_SUCCESS ||
-        (code = MPI_Comm_get_attr(own, MPI_TAG_UB, &most_tag, &found)) != MPI_SUCCESS)
+        (code = MPI_Comm_get_attr(own, MPI_TAG_UB, &most_tag, &found)) != MPI_SUCCESS ||
+        (code = make_own_ops()) != MPI_SUCCESS)
         return code;
+    combine = function;
     facts->most_tag = found ? *most_tag : 32767; /* what the standard promises at least */
     facts->started_here = started_here;
     facts->serialized = level >= MPI_THREAD_SERIALIZED;
@@ -81,6 +87,7 @@ static int start(wefti_mpi_facts *facts) {
 
 static int stop(void) {
     if (!is_running()) return MPI_SUCCESS;
+    free_own_ops();
     if (own != MPI_COMM_NULL) MPI_Comm_free(&own);
     return started_here ? MPI_Finalize() : MPI_SUCCESS;
 }
@@ -182,78 +189,120 @@ static int comm_free(wefti_mpi_comm *comm) {
     return handle == MPI_COMM_NULL ? MPI_SUCCESS : MPI_Comm_free(&handle);
 }
 
-static int ibarrier(const wefti_mpi_comm *comm, wefti_mpi_request *request_out) {
-    MPI_Request request = MPI_REQUEST_NULL;
-    int         code = MPI_Ibarrier(comm_of(comm), &request);
-    keep_request(request_out, request);
-    return code;
+/* Moved elements are whole numbers of their size, so that MPI's ints count elements and not bytes. */
+static MPI_Datatype unit_of(int element_bytes) {
+    switch (element_bytes) {
+    case 2: return MPI_UINT16_T;
+    case 4: return MPI_UINT32_T;
+    case 8: return MPI_UINT64_T;
+    default: return MPI_BYTE;
+    }
 }
 
-static int ibcast(const wefti_mpi_comm *comm, void *buffer, size_t bytes, int root, wefti_mpi_request *request_out) {
-    MPI_Request request = MPI_REQUEST_NULL;
-    if (bytes > INT_MAX) return MPI_ERR_COUNT;
-    int code = MPI_Ibcast(buffer, (int)bytes, MPI_BYTE, root, comm_of(comm), &request);
-    keep_request(request_out, request);
-    return code;
-}
-
-static int iallgather(const wefti_mpi_comm *comm, const void *mine, void *all, size_t each_bytes, wefti_mpi_request *request_out) {
-    MPI_Request request = MPI_REQUEST_NULL;
-    if (each_bytes > INT_MAX) return MPI_ERR_COUNT;
-    int code = MPI_Iallgather(mine ? mine : MPI_IN_PLACE, (int)each_bytes, MPI_BYTE, all, (int)each_bytes, MPI_BYTE,
-                              comm_of(comm), &request);
-    keep_request(request_out, request);
-    return code;
-}
-
-static int ialltoall(const wefti_mpi_comm *comm, const void *mine, void *all, size_t each_bytes, wefti_mpi_request *request_out) {
-    MPI_Request request = MPI_REQUEST_NULL;
-    if (each_bytes > INT_MAX) return MPI_ERR_COUNT;
-    int code = MPI_Ialltoall(mine ? mine : MPI_IN_PLACE, (int)each_bytes, MPI_BYTE, all, (int)each_bytes, MPI_BYTE,
-                             comm_of(comm), &request);
-    keep_request(request_out, request);
-    return code;
-}
-
-/* Halves would be rounded at each step, and truth values have other operations there: ours are asked for those. */
+/* What MPI's reductions are given for ours: its own where they do the same, else operations of ours (see own_op). */
 static MPI_Datatype type_of(int dtype) {
     switch ((weft_dtype)dtype) {
     case WEFT_F32: return MPI_FLOAT;
     case WEFT_F64: return MPI_DOUBLE;
+    case WEFT_F16:
+    case WEFT_BF16: return MPI_UINT16_T;
     case WEFT_I64: return MPI_INT64_T;
     case WEFT_I32: return MPI_INT32_T;
-    case WEFT_U8: return MPI_UINT8_T;
+    case WEFT_U8:
+    case WEFT_BOOL: return MPI_UINT8_T;
     default: return MPI_DATATYPE_NULL;
     }
 }
-static MPI_Op op_of(int op) {
+
+/* MPI knows no halves, and its minimum of a NaN is anything: these are reduced by Weft's own function. */
+enum { OWN_OPS = WEFTI_REDUCE_MAX + 1 };
+static MPI_Op own_ops[WEFT_DTYPE_COUNT][OWN_OPS];
+
+#define OWN(dtype, op)                                                                                \
+    static void own_##dtype##_##op(void *more, void *into, int *count, MPI_Datatype *type) {          \
+        (void)type;                                                                                   \
+        combine(into, more, (size_t)*count, WEFT_##dtype, WEFTI_REDUCE_##op);                         \
+    }
+#define ALL_OWN(DO) \
+    DO(F16, SUM) DO(F16, PROD) DO(F16, MIN) DO(F16, MAX) DO(BF16, SUM) DO(BF16, PROD) DO(BF16, MIN) DO(BF16, MAX) \
+    DO(F32, MIN) DO(F32, MAX) DO(F64, MIN) DO(F64, MAX)
+ALL_OWN(OWN)
+
+static int make_own_ops(void) {
+    int code = MPI_SUCCESS;
+    for (int dtype = 0; dtype < WEFT_DTYPE_COUNT; dtype++)
+        for (int op = 0; op < OWN_OPS; op++) own_ops[dtype][op] = MPI_OP_NULL;
+#define MAKE(dtype, op) \
+    if (code == MPI_SUCCESS) code = MPI_Op_create(own_##dtype##_##op, 1, &own_ops[WEFT_##dtype][WEFTI_REDUCE_##op]);
+    ALL_OWN(MAKE)
+#undef MAKE
+    return code;
+}
+static void free_own_ops(void) {
+    for (int dtype = 0; dtype < WEFT_DTYPE_COUNT; dtype++)
+        for (int op = 0; op < OWN_OPS; op++)
+            if (own_ops[dtype][op] != MPI_OP_NULL) MPI_Op_free(&own_ops[dtype][op]);
+}
+
+static MPI_Op op_of(int dtype, int op) {
+    if (op == WEFTI_REDUCE_AVG) op = WEFTI_REDUCE_SUM;
+    if (dtype < 0 || dtype >= WEFT_DTYPE_COUNT || op < 0 || op >= OWN_OPS) return MPI_OP_NULL;
+    if (own_ops[dtype][op] != MPI_OP_NULL) return own_ops[dtype][op];
+    bool truth = dtype == WEFT_BOOL; /* 0 and 1: or is the larger, and the smaller */
     switch ((wefti_reduce_op)op) {
-    case WEFTI_REDUCE_SUM:
-    case WEFTI_REDUCE_AVG: return MPI_SUM;
-    case WEFTI_REDUCE_PROD: return MPI_PROD;
+    case WEFTI_REDUCE_SUM: return truth ? MPI_MAX : MPI_SUM;
+    case WEFTI_REDUCE_PROD: return truth ? MPI_MIN : MPI_PROD;
     case WEFTI_REDUCE_MIN: return MPI_MIN;
-    case WEFTI_REDUCE_MAX: return MPI_MAX;
-    default: return MPI_OP_NULL;
+    default: return MPI_MAX;
     }
 }
 
-static int can_reduce(int dtype, int op) { return type_of(dtype) != MPI_DATATYPE_NULL && op_of(op) != MPI_OP_NULL; }
-
-static int iallreduce(const wefti_mpi_comm *comm, const void *send, void *receive, size_t count, int dtype, int op,
-                      wefti_mpi_request *request_out) {
-    MPI_Request request = MPI_REQUEST_NULL;
-    if (count > INT_MAX) return MPI_ERR_COUNT;
-    int code = MPI_Iallreduce(send ? send : MPI_IN_PLACE, receive, (int)count, type_of(dtype), op_of(op), comm_of(comm), &request);
-    keep_request(request_out, request);
-    return code;
+static bool can_reduce(int dtype, int op) {
+    return type_of(dtype) != MPI_DATATYPE_NULL && op_of(dtype, op) != MPI_OP_NULL && !(dtype == WEFT_BOOL && op == WEFTI_REDUCE_AVG);
 }
 
-static int ireduce_scatter(const wefti_mpi_comm *comm, const void *send, void *receive, size_t count, int dtype, int op,
-                           wefti_mpi_request *request_out) {
+static int reduce(MPI_Comm comm, const wefti_mpi_call *call, MPI_Request *request) {
+    MPI_Datatype type = type_of(call->dtype);
+    MPI_Op       op = op_of(call->dtype, call->op);
+    int          count = (int)call->count;
+    const void  *send = call->in_place ? MPI_IN_PLACE : call->send;
+    switch ((wefti_collective_kind)call->kind) {
+    case WEFTI_ALLREDUCE: return MPI_Iallreduce(send, call->receive, count, type, op, comm, request);
+    case WEFTI_REDUCE_TO: return MPI_Ireduce(send, call->receive, count, type, op, call->root, comm, request);
+    case WEFTI_REDUCE_SCATTER: return MPI_Ireduce_scatter_block(send, call->receive, count, type, op, comm, request);
+    case WEFTI_REDUCE_SCATTER_V: return MPI_Ireduce_scatter(send, call->receive, call->counts, type, op, comm, request);
+    default: return MPI_ERR_OP;
+    }
+}
+
+static int move(MPI_Comm comm, const wefti_mpi_call *call, MPI_Request *request) {
+    MPI_Datatype unit = unit_of(call->element_bytes);
+    int          count = (int)call->count, rank = 0;
+    const void  *send = call->in_place ? MPI_IN_PLACE : call->send;
+    switch ((wefti_collective_kind)call->kind) {
+    case WEFTI_BARRIER: return MPI_Ibarrier(comm, request);
+    case WEFTI_BROADCAST: return MPI_Ibcast(call->receive, count, unit, call->root, comm, request);
+    case WEFTI_ALLGATHER: return MPI_Iallgather(send, count, unit, call->receive, count, unit, comm, request);
+    case WEFTI_GATHER: return MPI_Igather(send, count, unit, call->receive, count, unit, call->root, comm, request);
+    case WEFTI_SCATTER:
+        return MPI_Iscatter(call->send, count, unit, call->in_place ? MPI_IN_PLACE : call->receive, count, unit, call->root, comm, request);
+    case WEFTI_ALLTOALL: return MPI_Ialltoall(call->send, count, unit, call->receive, count, unit, comm, request);
+    case WEFTI_ALLGATHER_V:
+        if (MPI_Comm_rank(comm, &rank) != MPI_SUCCESS) return MPI_ERR_COMM;
+        return MPI_Iallgatherv(send, call->counts[rank], unit, call->receive, call->counts, call->offsets, unit, comm, request);
+    case WEFTI_ALLTOALL_V:
+        return MPI_Ialltoallv(call->send, call->counts, call->offsets, unit, call->receive, call->receive_counts, call->receive_offsets,
+                              unit, comm, request);
+    default: return MPI_ERR_OTHER;
+    }
+}
+
+static int collective(const wefti_mpi_comm *comm, const wefti_mpi_call *call, wefti_mpi_request *request_out) {
     MPI_Request request = MPI_REQUEST_NULL;
-    if (count > INT_MAX) return MPI_ERR_COUNT;
-    int code = MPI_Ireduce_scatter_block(send ? send : MPI_IN_PLACE, receive, (int)count, type_of(dtype), op_of(op),
-                                         comm_of(comm), &request);
+    if (call->count > INT_MAX) return MPI_ERR_COUNT;
+    bool reduces = call->kind == WEFTI_ALLREDUCE || call->kind == WEFTI_REDUCE_TO || call->kind == WEFTI_REDUCE_SCATTER ||
+                   call->kind == WEFTI_REDUCE_SCATTER_V;
+    int code = reduces ? reduce(comm_of(comm), call, &request) : move(comm_of(comm), call, &request);
     keep_request(request_out, request);
     return code;
 }
@@ -273,12 +322,7 @@ const wefti_mpi_api *wefti_mpi_module(void) {
                                       .forget = forget,
                                       .comm_create = comm_create,
                                       .comm_free = comm_free,
-                                      .ibarrier = ibarrier,
-                                      .ibcast = ibcast,
-                                      .iallgather = iallgather,
-                                      .ialltoall = ialltoall,
                                       .can_reduce = can_reduce,
-                                      .iallreduce = iallreduce,
-                                      .ireduce_scatter = ireduce_scatter};
+                                      .collective = collective};
     return &api;
 }
