@@ -21,6 +21,13 @@
  * A measurement may choose otherwise in the next run, and sums of floats then differ in their last bits; a file does not. A file that
  * is damaged (WEFT_E_CORRUPT), or of another wire or number of hosts (WEFT_E_MISMATCH), ends the creation of the world, on every rank.
  *
+ * MPI's own collectives are one of the algorithms, "mpi", of groups over the wire mpi. They are taken where they are forced by that name,
+ * or where a tuning measured that they are clearly the faster; never by themselves, because their order of sums is MPI's: MPI requires the same
+ * bits on all ranks, and recommends, but does not promise, the same in every run. They do every kind but sends and receives, every dtype and
+ * every reduction but functions of the user's own (which, like calls of more elements than an int counts, Weft's algorithms do); minima hand on
+ * NaN, and halves are added in f32 and rounded, as above. A mistaken call is found before MPI sees it. What MPI has cannot be taken back:
+ * where a fault, a deadline or a release finds it unfinished and MPI does not end it within 0.2 s, this process uses MPI no more.
+ *
  * Faults. Nothing hangs: every call has a deadline (the world's, or its own). A rank that dies, a call that differs, a deadline
  * that passes is a fault of the world: every pending and every later call of every group of it ends with that one status, whose
  * message names the rank and the cause. Other errors (WEFT_E_INVALID, WEFT_E_DTYPE, WEFT_E_OVERFLOW, WEFT_E_UNSUPPORTED) are

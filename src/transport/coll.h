@@ -12,6 +12,7 @@
  * coll_exchange.c   pairwise, linear, Bruck
  * coll_nodes.c, coll_nodes_parts.c, coll_nodes_rooted.c   hierarchical: inside the node, across nodes, inside again
  * coll_point.c    send and receive
+ * coll_mpi.c, coll_mpi_open.c   MPI's own collectives, over the MPI wire
  * tune.c            measured costs, and the file that keeps them
  * coll_map.c      the slots in mapped memory, and the one-shot algorithm on them
  * coll_share.c    two-shot: every rank reduces its share straight from and to the others' memory */
@@ -139,6 +140,10 @@ static inline int32_t coll_wrap(int32_t size, int32_t index) { return ((index % 
 typedef struct coll_map coll_map;
 typedef struct coll_share coll_share;
 
+/* --- MPI --- */
+
+typedef struct coll_mpi coll_mpi;
+
 /* --- operations and groups --- */
 
 struct coll_operation {
@@ -204,6 +209,7 @@ struct coll_group {
     uint8_t *messages;                      /* outboxes and inboxes */
     uint8_t *scratch; /* COLL_SETS × COLL_LANES × 2 × segment_bytes; only where nothing is mapped */
     coll_map *map;    /* NULL where the wire does not map */
+    coll_mpi *mpi;    /* NULL where MPI's own collectives cannot be had */
     coll_rule rules[WEFTI_TUNING_RULES]; /* of a tuning; by kind, then by bytes */
 };
 
@@ -279,6 +285,8 @@ const char *wefti_coll_kind_name(wefti_collective_kind kind);
 weft_status wefti_coll_read_forced(coll_group *group, const char *name);
 /* The wire's first guesses. */
 coll_model wefti_coll_first_model(const wefti_wire *wire);
+/* Whether the group has what the algorithm needs for calls of the kind. */
+bool wefti_coll_usable(const coll_group *group, const coll_algorithm *algorithm, wefti_collective_kind kind);
 const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_collective_call *call, size_t bytes);
 
 /* --- coll_lanes.c --- */
@@ -363,5 +371,19 @@ void wefti_coll_oneshot_begin(coll_operation *operation);
 weft_status wefti_coll_oneshot_advance(coll_operation *operation);
 void wefti_coll_twoshot_begin(coll_operation *operation);
 weft_status wefti_coll_twoshot_advance(coll_operation *operation);
+
+/* --- coll_mpi_open.c, coll_mpi.c; only in builds with MPI --- */
+
+/* Lets the group use MPI's collectives where its wire is MPI's, and all members are asked for them: `algorithm` (NULL: WEFT_ALGORITHM)
+ * names them, or a tuning is to choose. Collective over groups on such a wire. */
+weft_status wefti_coll_mpi_open(coll_group *group, const char *algorithm);
+void wefti_coll_mpi_close(coll_group *group);
+/* Times MPI's collectives beside ours, and adds rules that take the faster ones. Collective over the group. */
+weft_status wefti_coll_mpi_measure(coll_group *group, wefti_tuning *tuning);
+/* Gets the operations back that MPI has; poisons it where it does not give them back. */
+void wefti_coll_mpi_end(coll_group *group);
+bool wefti_coll_mpi_fits(const coll_group *group, const wefti_collective_call *call, size_t bytes);
+void wefti_coll_mpi_begin(coll_operation *operation);
+weft_status wefti_coll_mpi_advance(coll_operation *operation);
 
 #endif

@@ -8,6 +8,7 @@
  * every bit of a sum. Measured ones (tune.h) are agreed upon by all ranks before.
  *
  * Each row also says what all members together send, so that the counters of the wires can be held against it. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -268,6 +269,14 @@ static uint64_t sent_point(const coll_group *group, wefti_collective_kind kind, 
     return kind == WEFTI_SEND ? bytes : 0;
 }
 
+#ifdef WEFTI_HAVE_MPI
+/* Unknown: it is taken where it is forced, or where a tuning measured that it is the faster. */
+static double cost_mpi(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)group, (void)kind, (void)bytes;
+    return INFINITY;
+}
+#endif
+
 static uint64_t headers_greeting(const coll_group *group, wefti_collective_kind kind) {
     (void)kind;
     return ranks_of(group);
@@ -333,10 +342,18 @@ const coll_algorithm wefti_coll_algorithms[] = {
      wefti_coll_oneshot_advance},
     {"twoshot", MAPPED_KINDS & ~BIT(BARRIER), true, true, fits_any, cost_twoshot, sent_nothing, NULL,
      wefti_coll_twoshot_begin, wefti_coll_twoshot_advance},
+#ifdef WEFTI_HAVE_MPI
+    /* What MPI sends is not the wire's to count. */
+    {"mpi", ALL_KINDS & ~(BIT(SEND) | BIT(RECEIVE)), false, false, wefti_coll_mpi_fits, cost_mpi, sent_nothing, headers_dissemination,
+     wefti_coll_mpi_begin, wefti_coll_mpi_advance},
+#endif
 };
 const int wefti_coll_algorithm_count = (int)WEFTI_COUNT(wefti_coll_algorithms);
 
-static bool usable(const coll_group *group, const coll_algorithm *algorithm, wefti_collective_kind kind) {
+bool wefti_coll_usable(const coll_group *group, const coll_algorithm *algorithm, wefti_collective_kind kind) {
+#ifdef WEFTI_HAVE_MPI
+    if (algorithm->begin == wefti_coll_mpi_begin && !group->mpi) return false;
+#endif
     return (algorithm->kinds >> kind & 1) && (!algorithm->mapped || group->map);
 }
 
@@ -359,7 +376,7 @@ const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_col
     for (int i = 0; i < wefti_coll_algorithm_count; i++) {
         const coll_algorithm *algorithm = &wefti_coll_algorithms[i];
         /* Where memory is mapped, messages would only copy what can be read where it lies. */
-        if (!usable(group, algorithm, call->kind) || algorithm->mapped != maps) continue;
+        if (!wefti_coll_usable(group, algorithm, call->kind) || algorithm->mapped != maps) continue;
         if (!algorithm->fits(group, call, bytes)) continue;
         double cost = algorithm->cost_ns(group, call->kind, bytes);
         if (best && cost >= least) continue;
@@ -377,7 +394,7 @@ static weft_status unknown(const coll_group *group, uint32_t kinds, const char *
     for (int i = 0; i < wefti_coll_algorithm_count; i++) {
         bool any = false;
         for (int kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++)
-            any |= (kinds >> kind & 1) && usable(group, &wefti_coll_algorithms[i], (wefti_collective_kind)kind);
+            any |= (kinds >> kind & 1) && wefti_coll_usable(group, &wefti_coll_algorithms[i], (wefti_collective_kind)kind);
         if (any && length < sizeof list)
             length += (size_t)snprintf(list + length, sizeof list - length, "%s%s", length ? ", " : "", wefti_coll_algorithms[i].name);
     }
@@ -391,7 +408,7 @@ static weft_status force(coll_group *group, uint32_t kinds, const char *name, co
         const coll_algorithm *algorithm = &wefti_coll_algorithms[i];
         if (strcmp(algorithm->name, name) != 0) continue;
         for (int kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++)
-            if ((kinds >> kind & 1) && usable(group, algorithm, (wefti_collective_kind)kind)) {
+            if ((kinds >> kind & 1) && wefti_coll_usable(group, algorithm, (wefti_collective_kind)kind)) {
                 group->forced[kind] = algorithm;
                 known = true;
             }

@@ -199,14 +199,28 @@ static weft_status fill_group(coll_group *group, const wefti_group_options *opti
     group->model = wefti_coll_first_model(group->base.wire);
     WEFTI_TRY(wefti_coll_nodes_open(group, options->nodes));
     if (group->base.wire->can.flags & WEFTI_WIRE_MAPS_PEERS) WEFTI_TRY(wefti_coll_map_open(group));
+#ifdef WEFTI_HAVE_MPI
+    WEFTI_TRY(wefti_coll_mpi_open(group, options->algorithm));
+#endif
     WEFTI_TRY(wefti_coll_read_forced(group, options->algorithm));
     return group->map ? WEFT_OK : allocate_messages(group);
+}
+
+/* Gets the group's buffers back from the wire, and from MPI. */
+static void take_back(coll_group *group) {
+#ifdef WEFTI_HAVE_MPI
+    wefti_coll_mpi_end(group); /* while the wire is there: MPI moves bytes for both */
+#endif
+    wefti_coll_lanes_end(group);
 }
 
 static void group_close(wefti_group *base) {
     coll_group *group = (coll_group *)base;
     if (!group) return;
-    if (group->base.wire && group->base.size > 1) wefti_coll_lanes_end(group);
+    if (group->base.wire && group->base.size > 1) take_back(group);
+#ifdef WEFTI_HAVE_MPI
+    wefti_coll_mpi_close(group);
+#endif
     if (group->map) wefti_coll_map_close(group);
     free_group(group);
 }
@@ -256,7 +270,7 @@ static weft_status fail_all(coll_group *group, weft_status verdict) {
         group->failed = true;
         char message[WEFTI_MESSAGE_BYTES];
         snprintf(message, sizeof message, "%s", weft_error_message());
-        if (group->base.size > 1) wefti_coll_lanes_end(group);
+        if (group->base.size > 1) take_back(group);
         for (coll_operation *operation = group->first; operation; operation = operation->next) {
             operation->finished = true;
             operation->status = verdict;

@@ -136,6 +136,20 @@ static weft_status gather_and_decide(coll_group *group, const sample *mine, weft
     return wefti_collective_run(&group->base, &share);
 }
 
+/* MPI's own collectives have no model: which of them are the faster is tried. Rank 0's findings are everyone's. */
+static weft_status measure_mpi(coll_group *group, wefti_tuning *tuning) {
+#ifdef WEFTI_HAVE_MPI
+    wefti_collective_call share = {.kind = WEFTI_BROADCAST, .dtype = WEFT_U8, .send = tuning, .receive = tuning, .count = sizeof *tuning};
+    if (!group->mpi) return WEFT_OK;
+    wefti_tuning_apply(&group->base, tuning);
+    WEFTI_TRY(wefti_coll_mpi_measure(group, tuning));
+    return wefti_collective_run(&group->base, &share);
+#else
+    (void)group, (void)tuning;
+    return WEFT_OK;
+#endif
+}
+
 weft_status wefti_tuning_measure(wefti_group *base, wefti_tuning *tuning_out, wefti_link_cost *links_out) {
     coll_group *group = (coll_group *)base;
     size_t count = (size_t)wefti_tuning_links(base->size);
@@ -155,12 +169,22 @@ weft_status wefti_tuning_measure(wefti_group *base, wefti_tuning *tuning_out, we
     weft_status status = measure_memory(group, memory, &tuning_out->gamma_ns);
     if (status == WEFT_OK) status = measure_links(base, memory, mine);
     if (status == WEFT_OK) status = gather_and_decide(group, mine, tuning_out, links, all, values);
+    if (status == WEFT_OK) status = measure_mpi(group, tuning_out);
     if (status == WEFT_OK && links_out) memcpy(links_out, links, count * sizeof *links);
     wefti_free(memory, bytes);
     return status;
 }
 
 /* --- using --- */
+
+void wefti_tuning_add_rule(wefti_tuning *tuning, wefti_collective_kind kind, size_t bytes, const char *algorithm) {
+    wefti_tuning_rule *last = tuning->rule_count ? &tuning->rules[tuning->rule_count - 1] : NULL;
+    bool same_kind = last && last->kind == (int32_t)kind;
+    if ((same_kind && strcmp(last->algorithm, algorithm) == 0) || tuning->rule_count == WEFTI_TUNING_RULES) return;
+    wefti_tuning_rule *rule = &tuning->rules[tuning->rule_count++];
+    *rule = (wefti_tuning_rule){.bytes = same_kind ? bytes : 0, .kind = (int32_t)kind};
+    snprintf(rule->algorithm, sizeof rule->algorithm, "%s", algorithm);
+}
 
 static const coll_algorithm *algorithm_named(wefti_collective_kind kind, const char *name) {
     for (int i = 0; i < wefti_coll_algorithm_count; i++)
@@ -180,7 +204,7 @@ void wefti_tuning_apply(wefti_group *base, const wefti_tuning *tuning) {
             const wefti_tuning_rule *rule = &tuning->rules[i];
             if (rule->kind != kind) continue;
             const coll_algorithm *algorithm = algorithm_named((wefti_collective_kind)kind, rule->algorithm);
-            if (!algorithm || (algorithm->mapped && !group->map)) continue;
+            if (!algorithm || !wefti_coll_usable(group, algorithm, (wefti_collective_kind)kind)) continue;
             group->rules[count++] = (coll_rule){(size_t)rule->bytes, algorithm};
         }
     }

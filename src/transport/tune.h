@@ -35,7 +35,8 @@ typedef struct wefti_link_cost {
 enum { WEFTI_TUNING_DISTANCES = 3 };
 
 /* Measures messages of 8 bytes and of 256 KiB from each member to the next, the second and the third around the group, the
- * quickest of a few rounds; and the reduction. Takes milliseconds; on a slow link as long as 50 of its large messages. Collective
+ * quickest of a few rounds; and the reduction. Over the MPI wire, times MPI's own collectives beside ours as well, and makes rules of
+ * what it finds (some tenths of a second). Takes milliseconds; on a slow link as long as 50 of its large messages. Collective
  * over the group of `size` members; rank 0's numbers are handed to all. `links_out` [wefti_tuning_links(size)], may be NULL. */
 WEFT_MUST_CHECK weft_status wefti_tuning_measure(wefti_group *group, wefti_tuning *tuning_out, wefti_link_cost *links_out);
 int32_t wefti_tuning_links(int32_t size); /* how many there are */
@@ -43,6 +44,9 @@ int32_t wefti_tuning_links(int32_t size); /* how many there are */
 /* Lets a group choose by it; rules count in groups of as many members. Engines other than our own have nothing to choose. Not
  * with operations in flight, and alike on all members. */
 void wefti_tuning_apply(wefti_group *group, const wefti_tuning *tuning);
+
+/* Adds a rule behind the others, unless the last one of the kind says the same; the first of a kind holds for all that is smaller, too. */
+void wefti_tuning_add_rule(wefti_tuning *tuning, wefti_collective_kind kind, size_t bytes, const char *algorithm);
 
 /* Text, one number or rule a line, and a checksum of it in the last. What is damaged, cut off, or no tuning at all is
  * WEFT_E_CORRUPT, and the message names the file and the line; a file that cannot be opened or read is WEFT_E_IO or what else

@@ -3,7 +3,7 @@
 if(WEFT_MPI AND NOT WEFT_SANITIZE MATCHES "thread")
   set(here ${CMAKE_CURRENT_SOURCE_DIR}/mpi)
   file(GLOB conformance CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/transport/conformance*.c)
-  add_executable(mpi_ranks ${here}/ranks/main.c ${conformance} ${CMAKE_CURRENT_SOURCE_DIR}/collective/cases.c ${common_sources})
+  add_executable(mpi_ranks ${here}/ranks/main.c ${here}/ranks/own.c ${conformance} ${CMAKE_CURRENT_SOURCE_DIR}/collective/cases.c ${common_sources})
   target_include_directories(mpi_ranks PRIVATE ${PROJECT_SOURCE_DIR}/src ${CMAKE_CURRENT_SOURCE_DIR})
   target_compile_definitions(mpi_ranks PRIVATE _GNU_SOURCE)
   target_link_libraries(mpi_ranks PRIVATE weft::weft weft_flags ${weft_test_framework})
@@ -15,7 +15,7 @@ if(WEFT_MPI AND NOT WEFT_SANITIZE MATCHES "thread")
   file(STRINGS ${here}/run.sh mpi_cases REGEX "^case_[a-z0-9_]+\\(\\)")
   foreach(line ${mpi_cases})
     string(REGEX REPLACE "^case_([a-z0-9_]+).*" "\\1" case "${line}")
-    if(WEFT_SANITIZE AND NOT case MATCHES "^(conforms|collectives|mpi_that_fails)$") # the rest learns nothing new from it
+    if(WEFT_SANITIZE AND NOT case MATCHES "^(conforms|collectives|own_collectives|own_groups|mpi_that_fails)$") # the rest learns nothing new from it
       continue()
     endif()
     foreach(flavour openmpi mpich)

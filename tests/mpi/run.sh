@@ -48,6 +48,21 @@ each() { # each WHAT RANKS...: with fewer where time is short
 }
 case_conforms() { each conform 2 3 4; }
 case_collectives() { each collectives 2 3; }
+# MPI's own collectives, as the algorithm "mpi".
+case_own_collectives() { each own 2 3 4; }
+case_own_groups() {
+    each own_groups 2 3 4
+    each own_in_flight 2 3 4
+    each own_numbers 2 3 4
+}
+case_own_calls_differ() {
+    each own_headers_differ 2 3
+    each own_counts_differ 2 3
+}
+case_own_late() {
+    each own_late 2 3
+    each own_stopped 2 3
+}
 case_mpi_that_fails() { through 2 errors; }
 case_mpi_that_is_over() { through 2 over; }
 case_mpi_of_the_program() {
@@ -58,14 +73,17 @@ case_no_world_that_shrinks() { through 2 shrink; }
 case_large_nightly() { through 2 large; }
 
 # The launcher must be told to let the others live. Hydra (4.0) falls over itself then.
-case_dead_rank() {
-    local rank
+outlive() { # outlive WHAT RANK...: of three ranks of which one dies, these get through
+    local what=$1 rank
+    shift
     [ "$flavour" = openmpi ] || skip "this launcher lets nobody outlive a rank"
     more=(--enable-recovery)
     : >"$WEFT_TEST_SHARED"
-    launch 3 "$bin/mpi_ranks" dead >"$work/out" 2>&1
-    for rank in 1 2; do [ -e "$WEFT_TEST_SHARED.$rank" ] || fail "rank $rank: $(cat "$work/out")"; done
+    launch 3 "$bin/mpi_ranks" "$what" >"$work/out" 2>&1
+    for rank in "$@"; do [ -e "$WEFT_TEST_SHARED.$rank" ] || fail "rank $rank: $(cat "$work/out")"; done
 }
+case_dead_rank() { outlive dead 1 2; }
+case_own_dead_rank() { outlive own_dead 0 1; }
 
 train() { # train NAME COMMAND...: leaves NAME.safetensors and NAME.jsonl
     local name=$1
@@ -85,6 +103,12 @@ case_trains() {
         matches "the world" "rank 0 of $ranks,.* wire mpi, started by" "$(head -n 1 "$work/mpi$ranks.jsonl")"
         cmp "$work/shm$ranks.safetensors" "$work/mpi$ranks.safetensors" || fail "$ranks ranks got other parameters than over shared memory"
     done
+    # Two numbers have one order.
+    WEFT_WIRE=mpi WEFT_ALGORITHM=mpi train own2 launch 2
+    cmp "$work/shm2.safetensors" "$work/own2.safetensors" || fail "MPI's own collectives got other parameters"
+    WEFT_WIRE=mpi WEFT_TUNING="measure:$work/tuning" train tuned2 launch 2
+    cmp "$work/shm2.safetensors" "$work/tuned2.safetensors" || fail "what the tuning chose got other parameters"
+    matches "the tuning" "^wire mpi" "$(sed -n 2p "$work/tuning")"
 }
 
 # By a parameter server, whose links are a second wire over the same MPI: the same weights as over shared memory, to the bit.

@@ -4,7 +4,8 @@
  *
  * conform      the wires' conformance suite, but for the death of a rank
  * dead         that one alone: MPI is not what it was afterwards
- * collectives  every kind, dtype and operation, by our algorithms and by MPI's where they fit
+ * collectives  every kind, dtype and operation, by our algorithms
+ * own          the same by MPI's own collectives; own_… (own.c) what else is to be said of them
  * large        one message of more bytes than an int counts
  * errors       MPI that refuses sends: each becomes a status with rank and cause
  * over         an MPI that was finalised before its time
@@ -21,6 +22,7 @@
 #include <unistd.h>
 
 #include "collective/cases.h"
+#include "mpi/ranks/own.h"
 #include "transport/transport.h"
 #include "transport/wire_mpi.h"
 
@@ -215,6 +217,8 @@ int main(int argc, char **argv) {
         conformance_join(&mpi, place.rank, place.size, shared, collectives);
     } else if (strcmp(what, "shrink") == 0) {
         conformance_join(&mpi, place.rank, place.size, shared, refuse_to_shrink);
+    } else if (own_find(what)) {
+        conformance_join(&mpi, place.rank, place.size, shared, own_find(what));
     } else if (strcmp(what, "large") == 0) {
         conformance_join(&mpi, place.rank, place.size, shared, large);
     } else if (strcmp(what, "errors") == 0) {
@@ -234,6 +238,6 @@ int main(int argc, char **argv) {
     close(through);
     /* After a case with a fault nobody finalises MPI, and the first to end may take the others along. */
     atomic_fetch_add(&shared->finished, 1 << 8);
-    for (int i = 0; i < 500 && atomic_load(&shared->finished) >> 8 < place.size && strcmp(what, "dead") != 0; i++) usleep(10000);
+    for (int i = 0; i < 500 && atomic_load(&shared->finished) >> 8 < place.size && !strstr(what, "dead"); i++) usleep(10000);
     return 0;
 }
