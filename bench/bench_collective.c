@@ -305,7 +305,7 @@ static int run(int argc, char **argv, wefti_collective_kind kind, const char *he
                                   .check = true};
     bool no_check = false;
     const bench_option list[] = {
-        {"wire", "inproc, shm (default), tcp or verbs", BENCH_TEXT, &options.wire},
+        {"wire", "inproc, shm (default), tcp, verbs, or mpi, under mpirun", BENCH_TEXT, &options.wire},
         {"ranks", "how many (2); they are started here", BENCH_NUMBER, &options.ranks},
         {"sizes", "bytes, doubling from the first to the last (8:64M)", BENCH_SIZES, &options.sizes},
         {"dtype", "f32 (default), f64, bf16, f16, i64, i32, u8, bool", BENCH_TEXT, &options.dtype_name},

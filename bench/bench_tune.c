@@ -1,6 +1,7 @@
 /* Measures what links and memory cost and, for each kind and size, every algorithm that can do it; prints both, with the cost that
  * the model gives, and writes what WEFT_TUNING reads. The time of an algorithm is the least of a few windows, each that of the
  * slowest rank: what it can do when nobody is in the way. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,15 +56,12 @@ typedef struct measuring {
     uint8_t *send, *receive;
 } measuring;
 
-static void add_rule(wefti_tuning *tuning, wefti_collective_kind kind, size_t bytes, const char *name) {
-    wefti_tuning_rule *last = tuning->rule_count ? &tuning->rules[tuning->rule_count - 1] : NULL;
-    if (last && last->kind == (int32_t)kind && strcmp(last->algorithm, name) == 0) return;
-    if (tuning->rule_count == WEFTI_TUNING_RULES) return;
-    wefti_tuning_rule *rule = &tuning->rules[tuning->rule_count++];
-    /* The first holds for what is smaller than all that was measured, too. */
-    rule->bytes = last && last->kind == (int32_t)kind ? bytes : 0;
-    rule->kind = (int32_t)kind;
-    snprintf(rule->algorithm, sizeof rule->algorithm, "%s", name);
+static void print_time(wefti_collective_kind kind, size_t bytes, const char *name, bool taken, double seconds, double model_ns) {
+    printf("%-15s %10zu %s%-14s %12.2f ", wefti_coll_kind_name(kind), bytes, taken ? ">" : " ", name, seconds * 1e6);
+    if (isfinite(model_ns))
+        printf("%12.2f\n", model_ns / 1e3);
+    else
+        printf("%12s\n", "none"); /* MPI's own: what they cost is measured alone */
 }
 
 /* Times every algorithm for one kind and size; the sign marks the one that is taken. The sizes are those of the call's count, as
@@ -83,11 +81,10 @@ static void measure_size(measuring *it, wefti_collective_kind kind, size_t bytes
     }
     for (int a = 0; a < wefti_coll_algorithm_count && it->rank->rank == 0; a++)
         if (seconds[a] > 0)
-            printf("%-15s %10zu %s%-14s %12.2f %12.2f\n", wefti_coll_kind_name(kind), bytes, a == best ? ">" : " ",
-                   wefti_coll_algorithms[a].name, seconds[a] * 1e6,
-                   wefti_coll_algorithms[a].cost_ns((coll_group *)it->groups[a], kind, bytes) / 1e3);
+            print_time(kind, bytes, wefti_coll_algorithms[a].name, a == best, seconds[a],
+                       wefti_coll_algorithms[a].cost_ns((coll_group *)it->groups[a], kind, bytes));
     fflush(stdout);
-    if (best >= 0) add_rule(it->tuning, kind, bytes, wefti_coll_algorithms[best].name);
+    if (best >= 0) wefti_tuning_add_rule(it->tuning, kind, bytes, wefti_coll_algorithms[best].name);
 }
 
 static void write_file(bench_rank *rank, const char *path, const wefti_tuning *tuning) {
@@ -118,11 +115,13 @@ static int body(bench_rank *rank) {
     BENCH_TRY(rank, engine->open(&how, &group));
     BENCH_TRY(rank, wefti_tuning_measure(group, &tuning, links));
     if (rank->rank == 0) print_links(&tuning, links, count);
+    tuning.rule_count = 0; /* all are made below */
     for (int a = 0; a < wefti_coll_algorithm_count; a++) {
-        if (wefti_coll_algorithms[a].mapped && !(rank->wire->can.flags & WEFTI_WIRE_MAPS_PEERS)) continue;
         how.id = (uint16_t)(a + 1);
         how.algorithm = wefti_coll_algorithms[a].name;
-        BENCH_TRY(rank, engine->open(&how, &it.groups[a]));
+        weft_status status = engine->open(&how, &it.groups[a]);
+        if (status == WEFT_E_NOT_FOUND) continue; /* not over this wire */
+        if (status != WEFT_OK) bench_fail(rank, "open");
         wefti_tuning_apply(it.groups[a], &tuning); /* no rules yet: its costs alone */
     }
     for (size_t k = 0; k < WEFTI_COUNT(kinds); k++)
@@ -139,7 +138,7 @@ static int body(bench_rank *rank) {
 
 int bench_tune(int argc, char **argv) {
     tune_options options = {.wire = "tcp", .ranks = 2, .seconds = 0.01, .sizes = {64, (size_t)4 << 20}};
-    const bench_option list[] = {{"wire", "inproc, shm, tcp (default) or verbs", BENCH_TEXT, &options.wire},
+    const bench_option list[] = {{"wire", "inproc, shm, tcp (default), verbs, or mpi, under mpirun", BENCH_TEXT, &options.wire},
                                  {"ranks", "how many (2); they are started here", BENCH_NUMBER, &options.ranks},
                                  {"sizes", "bytes of a call's count, by fours from the first to the last (64:4M)", BENCH_SIZES, &options.sizes},
                                  {"seconds", "length of a window (0.01)", BENCH_NUMBER, &options.seconds},

@@ -119,6 +119,14 @@ static void *run_rank(void *context) {
     return NULL;
 }
 
+#ifdef WEFTI_HAVE_MPI
+static int run_one(bench_rank *rank, int (*body)(bench_rank *rank)) {
+    rank_start start = {.rank = *rank, .body = body};
+    run_rank(&start);
+    return start.status;
+}
+#endif
+
 static int run_threads(rank_start *starts, int32_t size) {
     pthread_t threads[BENCH_MOST_RANKS];
     wefti_inproc_hub *hub = NULL;
@@ -204,6 +212,9 @@ int bench_run_ranks(const char *wire_name, int32_t size, int (*body)(bench_rank 
         fprintf(stderr, "error: %d ranks: from 1 to %d\n", (int)size, BENCH_MOST_RANKS);
         return 2;
     }
+#ifdef WEFTI_HAVE_MPI
+    if (strcmp(wire_name, "mpi") == 0) return bench_run_launched(size, run_one, body, argument);
+#endif
     bench_shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED) {
         perror("mmap");

@@ -30,8 +30,13 @@ typedef struct bench_rank {
     void *argument;
 } bench_rank;
 
-/* Runs `body` on `size` ranks; exit status 0 where all gave 0. Sockets between neighbours are made for "tcp". */
+/* Runs `body` on `size` ranks; exit status 0 where all gave 0. Sockets between neighbours are made for "tcp". For "mpi" the ranks are
+ * not made here: mpirun has started the program as often. */
 int bench_run_ranks(const char *wire_name, int32_t size, int (*body)(bench_rank *rank), void *argument);
+
+/* The same for "mpi"; `run` connects one rank and runs the body on it. In builds with MPI. */
+int bench_run_launched(int32_t size, int (*run)(bench_rank *rank, int (*body)(bench_rank *rank)), int (*body)(bench_rank *rank),
+                       void *argument);
 
 /* Waits for all ranks; polls nothing. Ends the program where one has failed. */
 void bench_meet(bench_rank *rank);

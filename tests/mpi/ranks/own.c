@@ -178,7 +178,8 @@ static void numbers(rank_world *world) {
 /* Before MPI has seen anything, so that it can go on afterwards: the next group works. */
 static void differ(rank_world *world, wefti_collective_call call, const char *words) {
     static uint16_t id = 10;
-    wefti_group *group = group_by_mpi(world, (wefti_group_options){.id = id++, .timeout_ns = 2 * WEFTI_SECOND_NS});
+    wefti_group *group = group_by_mpi(world, (wefti_group_options){.id = id++});
+    call.timeout_ns = 2 * WEFTI_SECOND_NS;
     weft_status status = wefti_collective_run(group, &call);
     /* Who has nobody that differs to hear it from is told by the world's control channel, which is not here: it may end by its deadline. */
     CHECK(status == WEFT_E_MISMATCH || status == WEFT_E_PEER || status == WEFT_E_TIMEOUT, "%s: %s", weft_status_name(status), weft_error_message());
@@ -212,10 +213,11 @@ static void mismatches_of_counts(rank_world *world) {
 /* Its deadline ends the call, in words; and one that MPI has already is given up, with MPI. */
 static void late(rank_world *world) {
     static int32_t in[4], out[4];
-    wefti_group *group = group_by_mpi(world, (wefti_group_options){.id = 1, .timeout_ns = WEFTI_SECOND_NS});
+    wefti_group *group = group_by_mpi(world, (wefti_group_options){.id = 1});
     if (world->rank != world->size - 1) {
         uint64_t begin_ns = world_now();
-        weft_status status = wefti_collective_run(group, &(wefti_collective_call){.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I32, .send = in, .receive = out, .count = 4});
+        weft_status status = wefti_collective_run(group, &(wefti_collective_call){.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I32, .send = in, .receive = out, .count = 4,
+                                                                                    .timeout_ns = WEFTI_SECOND_NS});
         CHECK(status == WEFT_E_TIMEOUT && strstr(weft_error_message(), "allreduce of 4 i32 (sum, mpi)") && strstr(weft_error_message(), "no answer from rank"),
               "%s: %s", weft_status_name(status), weft_error_message());
         CHECK(world_now() - begin_ns < 5 * WEFTI_SECOND_NS, "it took %g s", (double)(world_now() - begin_ns) / 1e9);
@@ -231,9 +233,10 @@ static void late(rank_world *world) {
 static void stopped(rank_world *world) {
     enum { COUNT = 1 << 20 };
     static float in[COUNT], out[COUNT];
-    wefti_group *group = group_by_mpi(world, (wefti_group_options){.id = 1, .timeout_ns = WEFTI_SECOND_NS, .in_flight = 1});
+    wefti_group *group = group_by_mpi(world, (wefti_group_options){.id = 1, .in_flight = 1});
     wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .send = in, .receive = out, .count = COUNT};
     CHECK_OK(wefti_collective_run(group, &call));
+    call.timeout_ns = WEFTI_SECOND_NS;
     if (world->rank != world->size - 1) {
         /* A member may have what it needs; it then waits for the last rank's next call. */
         weft_status status = wefti_collective_run(group, &call);
