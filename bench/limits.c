@@ -63,6 +63,63 @@ double bench_socket_window(bench_rank *rank, void *to, void *next, const void *f
     return bench_slowest(rank, (bench_now_s() - begin) / (double)times);
 }
 
+/* --- requests between ranks 0 and 1 --- */
+
+static bool send_all(int socket, const uint8_t *from, size_t bytes) {
+    for (size_t sent = 0; sent < bytes;) {
+        ssize_t count = send(socket, from + sent, bytes - sent, MSG_NOSIGNAL | (bytes <= 65536 ? MSG_DONTWAIT : 0));
+        if (count < 0 && errno != EAGAIN && errno != EINTR) return false;
+        if (count > 0) sent += (size_t)count;
+    }
+    return true;
+}
+
+/* Short ones are polled for, as Weft does. */
+static bool receive_all(int socket, uint8_t *to, size_t bytes) {
+    for (size_t received = 0; received < bytes;) {
+        ssize_t count = recv(socket, to + received, bytes - received, bytes <= 65536 ? MSG_DONTWAIT : 0);
+        if (count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR)) return false;
+        if (count > 0) received += (size_t)count;
+    }
+    return true;
+}
+
+double bench_request_window(bench_rank *rank, void *memory, size_t there_bytes, size_t back_bytes, int64_t times) {
+    int right = rank->shared->sockets[rank->rank][0], left = rank->shared->sockets[rank->rank][1];
+    if (right < 0 || left < 0 || rank->size != 2) return BENCH_UNMEASURED;
+    bench_meet(rank);
+    double begin = bench_now_s();
+    for (int64_t i = 0; i < times; i++) {
+        bool moved = rank->rank == 0 ? send_all(right, memory, there_bytes) && receive_all(left, memory, back_bytes)
+                                     : receive_all(left, memory, there_bytes) && send_all(right, memory, back_bytes);
+        if (moved) continue;
+        (void)wefti_fail(WEFT_E_LINK, "a plain socket broke");
+        bench_fail(rank, "the limit");
+    }
+    return bench_slowest(rank, (bench_now_s() - begin) / (double)times);
+}
+
+static void run_op(bench_rank *rank, wefti_wire_op op) {
+    weft_status status;
+    op.flags |= WEFTI_WIRE_SILENT;
+    while ((status = wefti_wire_post(rank->wire, &op)) == WEFT_E_AGAIN) BENCH_TRY(rank, wefti_wire_progress(rank->wire, wefti_host_now(rank->wire->host)));
+    BENCH_TRY(rank, status);
+    while (!op.done) BENCH_TRY(rank, wefti_wire_progress(rank->wire, wefti_host_now(rank->wire->host)));
+    BENCH_TRY(rank, op.status);
+}
+
+double bench_ping_window(bench_rank *rank, size_t bytes, int64_t times) {
+    uint8_t memory[4096] = {0};
+    if (rank->size < 2 || bytes > sizeof memory) return BENCH_UNMEASURED;
+    bench_meet(rank);
+    double begin = bench_now_s();
+    for (int64_t i = 0; i < times && rank->rank < 2; i++)
+        for (int32_t from = 0; from < 2; from++)
+            run_op(rank, from == rank->rank ? wefti_wire_send(1 - rank->rank, WEFTI_TAG_TEST, memory, bytes)
+                                            : wefti_wire_recv(1 - rank->rank, WEFTI_TAG_TEST, memory, bytes));
+    return bench_slowest(rank, rank->rank < 2 ? (bench_now_s() - begin) / (double)times : 0);
+}
+
 /* --- RDMA --- */
 
 #ifdef WEFTI_HAVE_VERBS

@@ -62,6 +62,11 @@ double bench_copy_window(bench_rank *rank, void *to, const void *from, size_t by
  * when the one before it is over: from `from` to `to`, then from there on to `next`, where a ring puts it. NAN where there are no
  * sockets. */
 double bench_socket_window(bench_rank *rank, void *to, void *next, const void *from, size_t bytes, int turns, int64_t times);
+/* Rank 0 sends so many bytes to rank 1 over a plain socket and gets so many back, from and into `memory`. NAN where there are no sockets, or
+ * more ranks. */
+double bench_request_window(bench_rank *rank, void *memory, size_t there_bytes, size_t back_bytes, int64_t times);
+/* Ranks 0 and 1 answer each other over the bare wire; a whole round trip. */
+double bench_ping_window(bench_rank *rank, size_t bytes, int64_t times);
 /* Seconds that `bytes` take one way by ib_write_bw of rdma-core's perftest, on the device and port that the verbs wire uses first;
  * NAN for another wire, or where there is no such program. The other ranks sleep meanwhile. */
 double bench_write_bw_seconds(bench_rank *rank, size_t bytes);
