@@ -319,7 +319,8 @@ static int body(bench_rank *rank) {
     BENCH_TRY(rank, weft_world_create(&(weft_world_options){.rank = rank->rank, .size = rank->size, .store = o->shared->store, .wire = rank->wire_name,
                                                             .threads = {.count = 1}}, &world));
     BENCH_TRY(rank, weft_server_create(world, &roles, &p.server));
-    p.memory = malloc(3 * p.most);
+    if (o->foreign) p.memory = malloc(3 * p.most);
+    else BENCH_TRY(rank, weft_server_alloc(p.server, 3 * p.most, (void **)&p.memory));
     if (!p.memory) bench_fail(rank, "out of memory");
     memset(p.memory, 0, 3 * p.most);
     if (p.works) {
@@ -330,8 +331,9 @@ static int body(bench_rank *rank) {
         BENCH_TRY(rank, weft_server_serve(p.server));
         pthread_join(other, NULL);
     }
+    if (o->foreign) free(p.memory);
+    else weft_server_free(p.server, p.memory);
     weft_server_release(p.server);
-    free(p.memory);
     weft_world_release(world);
     return 0;
 }

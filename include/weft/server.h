@@ -146,6 +146,13 @@ typedef struct weft_server_counts {
 } weft_server_counts;
 void weft_server_count(weft_server *server, weft_server_counts *counts_out);
 
+/* Memory for values, from which and to which servers on this host move them without a copy between, where the wire is one of shared memory; ordinary
+ * memory elsewhere. Requests take values from any memory; large ones are worth this one. Page-aligned over shared memory, else to a cache line;
+ * zeroed there, else not. Freed with the server too; until then no request may be using it. A request that ended with WEFT_E_TIMEOUT because a server was
+ * silent may still write what it was to receive, until the server is released. WEFT_E_INVALID, WEFT_E_NO_MEMORY. From src/parallel/server/move.c. */
+WEFT_MUST_CHECK weft_status weft_server_alloc(weft_server *server, size_t bytes, void **memory_out);
+void weft_server_free(weft_server *server, void *memory); /* NULL is fine */
+
 /* --- tables --- */
 
 #define WEFT_TABLE_ASYNCHRONOUS (-1)

@@ -163,7 +163,7 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
     if (frame->body_bytes != wanted)
         return wefti_fail(WEFT_E_CORRUPT, "rank %d answers with %llu bytes; %zu were asked for", (int)wefti_server_rank(server, part->server),
                           (unsigned long long)frame->body_bytes, wanted);
-    if (part->large || wanted == 0) return WEFT_OK;
+    if (part->large || wanted == 0 || (part->in_place && frame->flags & WEFTI_SERVER_RECEIVED_IN_PLACE)) return WEFT_OK;
     if (!(frame->flags & WEFTI_SERVER_INLINE)) return wefti_fail(WEFT_E_CORRUPT, "an answer of %zu bytes is not where it should be", wanted);
     memcpy(request->kind == WEFTI_SERVER_OPEN ? (uint8_t *)&request->spec : receive_at(part), body, wanted);
     return WEFT_OK;
@@ -239,6 +239,15 @@ static void post_frame(weft_server *server, request_part *part, wefti_server_fra
     wefti_server_move(server, &part->out);
 }
 
+/* Where servers find memory of this rank; 0: nowhere. */
+static uint32_t find_region(weft_server *server, const void *memory, size_t bytes, uint64_t *at_out) {
+    if (bytes < SERVER_IN_PLACE_BYTES || !wefti_server_maps(server)) return 0;
+    const wefti_wire_region *region = server->wire->ops->region_of(server->wire, memory, bytes);
+    if (!region) return 0;
+    *at_out = (uint64_t)((const uint8_t *)memory - (const uint8_t *)region->base);
+    return region->id;
+}
+
 static void start_part(weft_server *server, weft_request *request, request_part *part, uint64_t timeout_ns) {
     weft_table        *table = request->table;
     weft_keys         *keys = request->own_keys ? request->own_keys : (weft_keys *)request->call.keys;
@@ -266,13 +275,20 @@ static void start_part(weft_server *server, weft_request *request, request_part 
         const uint8_t *base = request->staging_out ? request->staging_out->data : request->call.send;
         value_bytes = (size_t)part->count * table->row_bytes;
         values = value_bytes ? base + (size_t)part->first * table->row_bytes : NULL;
+        if ((head.send_region = find_region(server, values, value_bytes, &head.send_at))) {
+            head.flags |= WEFTI_SERVER_SENT_IN_PLACE;
+            values = NULL;
+            value_bytes = 0;
+        }
     } else if (request->kind == WEFTI_SERVER_CREATE || request->kind == WEFTI_SERVER_OPEN) {
         values = &request->spec;
         value_bytes = sizeof request->spec;
     }
     post_reply(server, part);
     size_t wanted = pulls ? (size_t)part->count * table->row_bytes : 0;
-    if (wanted > WEFTI_REPLY_BYTES - sizeof head) post_in(server, part, wanted);
+    part->in_place = wanted && (head.receive_region = find_region(server, receive_at(part), wanted, &head.receive_at));
+    if (part->in_place) head.flags |= WEFTI_SERVER_RECEIVED_IN_PLACE;
+    else if (wanted > WEFTI_REPLY_BYTES - sizeof head) post_in(server, part, wanted);
     post_frame(server, part, &head, list, list_bytes, values, value_bytes);
 }
 

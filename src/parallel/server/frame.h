@@ -2,14 +2,14 @@
  *
  * A request is a frame, with what it carries behind the frame in the same message where that is little, and else in messages of its own
  * under the request's tag: a list of keys, then values. A reply likewise. Numbers are little endian, as every machine that this library
- * is built for has them; a frame of another build or from a stranger is refused by its first bytes and its sizes. */
+ * is built for has them. Where a server maps a worker's memory, a frame says where values are instead of bringing them; a frame of another build or from a stranger is refused by its first bytes and its sizes. */
 #ifndef WEFTI_SERVER_FRAME_H
 #define WEFTI_SERVER_FRAME_H
 
 #include "core/iface/wire.h"
 #include "weft/server.h"
 
-#define WEFTI_SERVER_MAGIC UINT32_C(0x31535057) /* "WPS1": the last is the protocol's version */
+#define WEFTI_SERVER_MAGIC UINT32_C(0x32535057) /* "WPS2": the last is the protocol's version */
 
 enum {
     WEFTI_FRAME_BYTES = 4096,      /* of a request that is one message, frame included */
@@ -31,7 +31,10 @@ typedef enum wefti_frame_kind {
 
 enum {
     WEFTI_SERVER_LISTED = 1 << 0, /* the body begins with `count` keys */
-    WEFTI_SERVER_INLINE = 1 << 1  /* the body is in the frame's message */
+    WEFTI_SERVER_INLINE = 1 << 1, /* the body is in the frame's message */
+    /* Memory of the worker that the server maps: the body has no values then, and the reply none either. */
+    WEFTI_SERVER_SENT_IN_PLACE = 1 << 2,    /* the values that are pushed are at send_region, send_at */
+    WEFTI_SERVER_RECEIVED_IN_PLACE = 1 << 3 /* rows are to be put at receive_region, receive_at. REPLY: they are there */
 };
 
 typedef struct wefti_server_frame {
@@ -49,8 +52,10 @@ typedef struct wefti_server_frame {
     uint64_t timeout_ns; /* how long the server may let it wait */
     double   rate;       /* multiplies the rule's */
     uint64_t body_bytes; /* of all that follows */
+    uint64_t send_at, receive_at;
+    uint32_t send_region, receive_region;
 } wefti_server_frame;
-_Static_assert(sizeof(wefti_server_frame) == 96, "a frame has no holes");
+_Static_assert(sizeof(wefti_server_frame) == 120, "a frame has no holes");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little endian");
 
 /* A table's specification, as it is sent. */

@@ -56,10 +56,17 @@ typedef struct server_buffer {
     struct server_buffer *next;
     size_t                room;
     uint8_t              *data;
+    wefti_wire_region    *region; /* whose memory it is; NULL: this program's */
 } server_buffer;
-WEFT_MUST_CHECK weft_status wefti_server_take(weft_server *server, size_t bytes, server_buffer **buffer_out);
+/* `exported`: servers on this host read and write it in place; only where wefti_server_maps. */
+WEFT_MUST_CHECK weft_status wefti_server_take(weft_server *server, size_t bytes, bool exported, server_buffer **buffer_out);
 void wefti_server_give(weft_server *server, server_buffer *buffer); /* NULL is fine */
-void wefti_server_free_buffer(server_buffer *buffer);
+void wefti_server_free_buffer(weft_server *server, server_buffer *buffer);
+
+/* Values from so many bytes on are read and written where they are, if that is memory that peers map; from so many bytes on, others are copied there
+ * first: the other ways to a large piece of another process's memory are slower than two copies. */
+enum { SERVER_IN_PLACE_BYTES = 512, SERVER_STAGE_BYTES = 2048 };
+static inline bool wefti_server_maps(const weft_server *server);
 
 /* --- the worker's side --- */
 
@@ -70,6 +77,7 @@ typedef struct request_part {
     int32_t       pending;  /* of frame, reply, out, in */
     uint32_t      slot;
     bool          answered, large, receives; /* its body has messages of its own; `in` is under way: it may end before the reply comes */
+    bool          in_place; /* the server puts the rows where they are to be */
     server_event  frame, reply;
     server_mover  out, in;  /* bodies */
     const void   *values;   /* what `out` sends after a list of keys; NULL: nothing more */
@@ -155,6 +163,8 @@ struct server_job {
     size_t             list_bytes;
     server_buffer     *body, *answer; /* a list of keys, then values; rows */
     size_t             answer_bytes;
+    const uint8_t     *values;   /* that are pushed: in the body, or in the worker's memory */
+    bool               in_place; /* the rows are at the worker already */
     served_keys       *keys;     /* it uses them */
     int32_t            pending;  /* of the answer's messages */
     server_mover       in, out;
@@ -230,12 +240,14 @@ struct weft_server {
     weft_status       failed;  /* of the wire itself */
     char              failure[WEFTI_SERVER_TEXT_BYTES];
     uint64_t          looked_ns; /* when links were last looked at */
+    uint64_t          now_ns;    /* of a progress a moment ago */
     bool             *gone;    /* [size] */
 
     server_event     *unposted, *unposted_last;
     bool             *stuck;   /* [size] while the queue is tried */
     server_buffer    *buffers;
     size_t            buffer_bytes; /* that lie idle in them */
+    server_buffer    *lent;    /* to the program */
 
     /* worker */
     weft_table       *tables;
@@ -257,6 +269,9 @@ struct weft_server {
     uint64_t          served_count, repeated_count, request_count, late_count;
 };
 
+static inline bool wefti_server_maps(const weft_server *server) {
+    return server->wire->can.flags & WEFTI_WIRE_MAPS_PEERS && server->wire->ops->region_of;
+}
 static inline int32_t wefti_server_rank(const weft_server *server, int32_t index) { return server->first_server + index; }
 
 /* service.c: the wire is of no more use; everything ends with this. Under the lock. */
@@ -301,8 +316,8 @@ void wefti_tables_let_go(served_table *table, served_keys *keys); /* NULL is fin
 void wefti_tables_forget(served_table *table, int32_t worker, uint64_t id);
 
 /* tables_clock.c: staleness 0 and more. */
-/* Takes a push; the values are the job's body from `offset` on, and may be kept. */
-WEFT_MUST_CHECK weft_status wefti_clock_push(weft_server *server, served_table *table, server_job *job, size_t offset);
+/* Takes a push; the job's body may be kept. */
+WEFT_MUST_CHECK weft_status wefti_clock_push(weft_server *server, served_table *table, server_job *job);
 void wefti_clock_tick(weft_server *server, served_table *table, int32_t worker);
 void wefti_clock_advance(weft_server *server, served_table *table); /* after a worker has gone */
 bool wefti_clock_allows(const weft_server *server, const served_table *table, int32_t worker);

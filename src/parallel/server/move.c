@@ -8,7 +8,7 @@
 #include "parallel/server/inside.h"
 
 /* Idle buffers that are kept, in bytes; what is beyond goes back to the system. */
-#define IDLE_BYTES (UINT64_C(256) << 20)
+#define IDLE_BYTES (UINT64_C(1) << 30)
 
 static void append(weft_server *server, server_event *event) {
     event->next = NULL;
@@ -115,41 +115,80 @@ void wefti_server_unmove(weft_server *server, server_mover *mover) {
 
 /* --- buffers --- */
 
-weft_status wefti_server_take(weft_server *server, size_t bytes, server_buffer **buffer_out) {
-    size_t room = 4096;
-    while (room < bytes && room < ((size_t)1 << 40)) room *= 2;
-    if (room < bytes) return wefti_fail(WEFT_E_NO_MEMORY, "the parameter server: %zu bytes in one request", bytes);
-    for (server_buffer **at = &server->buffers; *at; at = &(*at)->next)
-        if ((*at)->room == room) {
-            *buffer_out = *at;
-            *at = (*at)->next;
-            server->buffer_bytes -= room;
-            return WEFT_OK;
-        }
+static weft_status new_buffer(weft_server *server, size_t room, bool exported, server_buffer **buffer_out) {
     server_buffer *buffer = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *buffer, "a buffer of the parameter server", &buffer));
-    weft_status status = wefti_alloc_raw(room, WEFTI_CACHE_LINE, "a buffer of the parameter server", &buffer->data);
+    weft_status status = exported ? server->wire->ops->region_create(server->wire, room, &buffer->region)
+                                  : wefti_alloc_raw(room, WEFTI_CACHE_LINE, "a buffer of the parameter server", &buffer->data);
     if (status != WEFT_OK) {
         wefti_free(buffer, sizeof *buffer);
         return status;
     }
+    if (exported) buffer->data = buffer->region->base;
     buffer->room = room;
     *buffer_out = buffer;
     return WEFT_OK;
 }
 
-void wefti_server_free_buffer(server_buffer *buffer) {
-    wefti_free(buffer->data, buffer->room);
+weft_status wefti_server_take(weft_server *server, size_t bytes, bool exported, server_buffer **buffer_out) {
+    size_t room = 4096;
+    while (room < bytes && room < ((size_t)1 << 40)) room *= 2;
+    if (room < bytes) return wefti_fail(WEFT_E_NO_MEMORY, "the parameter server: %zu bytes in one request", bytes);
+    for (server_buffer **at = &server->buffers; *at; at = &(*at)->next)
+        if ((*at)->room == room && exported == ((*at)->region != NULL)) {
+            *buffer_out = *at;
+            *at = (*at)->next;
+            server->buffer_bytes -= room;
+            return WEFT_OK;
+        }
+    return new_buffer(server, room, exported, buffer_out);
+}
+
+/* A wire that is closed has freed its regions. */
+void wefti_server_free_buffer(weft_server *server, server_buffer *buffer) {
+    if (!buffer->region) wefti_free(buffer->data, buffer->room);
+    else if (server->wire) server->wire->ops->region_release(buffer->region);
     wefti_free(buffer, sizeof *buffer);
 }
 
 void wefti_server_give(weft_server *server, server_buffer *buffer) {
     if (!buffer) return;
     if (server->buffer_bytes + buffer->room > IDLE_BYTES) {
-        wefti_server_free_buffer(buffer);
+        wefti_server_free_buffer(server, buffer);
         return;
     }
     server->buffer_bytes += buffer->room;
     buffer->next = server->buffers;
     server->buffers = buffer;
+}
+
+/* --- memory for the program --- */
+
+weft_status weft_server_alloc(weft_server *server, size_t bytes, void **memory_out) {
+    server_buffer *buffer = NULL;
+    *memory_out = NULL;
+    if (!server || bytes > PTRDIFF_MAX - 4096) return wefti_fail(WEFT_E_INVALID, "weft_server_alloc: %zu bytes of %s", bytes, server ? "a server" : "NULL");
+    pthread_mutex_lock(&server->lock);
+    size_t      room = wefti_align_up(bytes ? bytes : 1, 4096);
+    weft_status status = new_buffer(server, room, wefti_server_maps(server), &buffer);
+    if (status == WEFT_OK) {
+        buffer->next = server->lent;
+        server->lent = buffer;
+        *memory_out = buffer->data;
+    }
+    pthread_mutex_unlock(&server->lock);
+    return status;
+}
+
+void weft_server_free(weft_server *server, void *memory) {
+    if (!memory) return;
+    pthread_mutex_lock(&server->lock);
+    for (server_buffer **at = &server->lent; *at; at = &(*at)->next)
+        if ((*at)->data == memory) {
+            server_buffer *buffer = *at;
+            *at = buffer->next;
+            wefti_server_free_buffer(server, buffer);
+            break;
+        }
+    pthread_mutex_unlock(&server->lock);
 }

@@ -25,6 +25,8 @@ static weft_status take_job(weft_server *server, server_job **job_out) {
     job->body = job->answer = NULL;
     job->keys = NULL;
     job->answer_bytes = job->list_bytes = 0;
+    job->values = NULL;
+    job->in_place = false;
     job->status = WEFT_OK;
     return WEFT_OK;
 }
@@ -53,7 +55,9 @@ void wefti_serve_answer(weft_server *server, server_job *job, weft_status status
         reply.flags = WEFTI_SERVER_INLINE;
     } else {
         reply.body_bytes = job->answer_bytes;
-        if (job->answer_bytes <= room) {
+        if (job->in_place) {
+            reply.flags = WEFTI_SERVER_RECEIVED_IN_PLACE;
+        } else if (job->answer_bytes <= room) {
             inside = job->answer_bytes;
             if (inside) memcpy(job->reply_bytes + sizeof reply, job->answer->data, inside);
             reply.flags = WEFTI_SERVER_INLINE;
@@ -70,7 +74,7 @@ void wefti_serve_answer(weft_server *server, server_job *job, weft_status status
     job->out.peer = job->worker;
     job->out.tag = wefti_server_tag(WEFTI_TAG_REPLY_BODY, reply.slot);
     job->out.base = job->answer ? job->answer->data : NULL;
-    job->out.bytes = inside ? 0 : job->answer_bytes;
+    job->out.bytes = inside || !job->answer ? 0 : job->answer_bytes;
     job->out.done = answer_sent;
     job->out.owner = job;
     wefti_server_move(server, &job->out);
@@ -78,9 +82,19 @@ void wefti_serve_answer(weft_server *server, server_job *job, weft_status status
 
 /* --- in each worker's order --- */
 
+/* Word of a worker's region goes another way than its requests, and may come after them: then they are tried again by the next look. */
+static bool is_on_the_way(weft_server *server, const server_job *job) {
+    const wefti_server_frame *frame = &job->frame;
+    wefti_wire_peer_region    there;
+    if (!wefti_server_maps(server)) return false;
+    return (frame->flags & WEFTI_SERVER_SENT_IN_PLACE && server->wire->ops->peer_region(server->wire, job->worker, frame->send_region, &there) == WEFT_E_AGAIN) ||
+           (frame->flags & WEFTI_SERVER_RECEIVED_IN_PLACE &&
+            server->wire->ops->peer_region(server->wire, job->worker, frame->receive_region, &there) == WEFT_E_AGAIN);
+}
+
 static void run_session(weft_server *server, int32_t worker) {
     server_session *session = &server->sessions[worker];
-    while (session->first && session->first->state == JOB_READY) {
+    while (session->first && session->first->state == JOB_READY && !is_on_the_way(server, session->first)) {
         server_job *job = session->first;
         session->first = job->next;
         if (!session->first) session->end = NULL;
@@ -118,7 +132,7 @@ static void body_in(weft_server *server, server_mover *mover) {
 
 /* What there is no memory for is read all the same, and thrown away: the worker is told, and the link goes on. */
 static void read_body(weft_server *server, server_job *job) {
-    weft_status status = wefti_server_take(server, (size_t)job->frame.body_bytes, &job->body);
+    weft_status status = wefti_server_take(server, (size_t)job->frame.body_bytes, false, &job->body);
     job->state = JOB_READING;
     if (status != WEFT_OK) {
         job->status = status;
@@ -145,7 +159,7 @@ static void add_job(weft_server *server, const server_slot *slot, int32_t worker
     }
     memcpy(&job->frame, slot->bytes, sizeof job->frame);
     job->worker = worker;
-    job->deadline_ns = wefti_deadline_after(wefti_host_now(server->host), job->frame.timeout_ns);
+    job->deadline_ns = wefti_deadline_after(server->now_ns, job->frame.timeout_ns);
     if (session->end) session->end->next = job;
     else session->first = job;
     session->end = job;
@@ -164,7 +178,7 @@ static void add_job(weft_server *server, const server_slot *slot, int32_t worker
     }
     job->state = JOB_READY;
     if (!inside || job->status != WEFT_OK) return;
-    job->status = wefti_server_take(server, inside, &job->body);
+    job->status = wefti_server_take(server, inside, false, &job->body);
     if (job->status == WEFT_OK) memcpy(job->body->data, slot->bytes + sizeof job->frame, inside);
     else snprintf(job->message, sizeof job->message, "%.600s", weft_error_message());
 }
@@ -214,7 +228,10 @@ static void look_at_worker(weft_server *server, int32_t worker, uint64_t now_ns)
 }
 
 void wefti_serve_look(weft_server *server, uint64_t now_ns) {
-    for (int32_t worker = 0; worker < server->workers; worker++) look_at_worker(server, worker, now_ns);
+    for (int32_t worker = 0; worker < server->workers; worker++) {
+        run_session(server, worker);
+        look_at_worker(server, worker, now_ns);
+    }
     wefti_tables_look(server, now_ns);
 }
 
@@ -233,8 +250,8 @@ void wefti_serve_close(weft_server *server) {
     while (server->all_jobs) {
         server_job *job = server->all_jobs;
         server->all_jobs = job->all;
-        if (job->body) wefti_server_free_buffer(job->body);
-        if (job->answer) wefti_server_free_buffer(job->answer);
+        if (job->body) wefti_server_free_buffer(server, job->body);
+        if (job->answer) wefti_server_free_buffer(server, job->answer);
         wefti_free(job, sizeof *job);
     }
     if (server->sessions) wefti_free(server->sessions, (size_t)server->workers * sizeof *server->sessions);

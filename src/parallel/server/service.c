@@ -13,6 +13,7 @@
 /* How often links, deadlines and the world's verdict are looked at. */
 #define LOOK_NS (5 * WEFTI_MILLISECOND_NS)
 enum { SPINS = 64, YIELDS = 192 }; /* in vain, before one sleeps */
+enum { POLLS_A_CLOCK = 8 };
 #define REST_NS WEFTI_MILLISECOND_NS
 
 /* --- progress --- */
@@ -46,10 +47,12 @@ static void look(weft_server *server, uint64_t now_ns) {
     wefti_client_look(server, now_ns);
 }
 
-weft_status wefti_server_progress(weft_server *server, bool *moved_out) {
+/* With `clock` it asks for the time, which costs more than a look into an empty wire; without, it is a moment behind. */
+static weft_status progress(weft_server *server, bool clock, bool *moved_out) {
     wefti_wire_op *ops[64];
     int32_t        count = 0;
-    uint64_t       now_ns = wefti_host_now(server->host);
+    if (clock || server->host->wakes) server->now_ns = wefti_host_now(server->host);
+    uint64_t now_ns = server->now_ns;
     *moved_out = false;
     do {
         weft_status status = server->wire->ops->poll(server->wire, now_ns, ops, (int32_t)WEFTI_COUNT(ops), &count);
@@ -64,6 +67,8 @@ weft_status wefti_server_progress(weft_server *server, bool *moved_out) {
     look(server, now_ns);
     return server->failed;
 }
+
+weft_status wefti_server_progress(weft_server *server, bool *moved_out) { return progress(server, true, moved_out); }
 
 /* --- waiting --- */
 
@@ -104,13 +109,13 @@ static void stand_by(weft_server *server, int32_t vain, uint64_t limit_ns) {
 weft_status wefti_server_wait(weft_server *server, bool (*over)(const void *context), const void *context, uint64_t until_ns) {
     int32_t vain = 0;
     atomic_fetch_add(&server->callers, 1);
-    for (;;) {
+    for (uint32_t polls = 0;; polls++) {
         bool moved = false;
         pthread_mutex_lock(&server->lock);
-        weft_status status = wefti_server_progress(server, &moved);
+        weft_status status = progress(server, polls % POLLS_A_CLOCK == 0 || vain > SPINS, &moved);
         bool        is_over = over(context);
+        uint64_t    now_ns = server->now_ns;
         pthread_mutex_unlock(&server->lock);
-        uint64_t now_ns = wefti_host_now(server->host);
         if (is_over || status != WEFT_OK || now_ns >= until_ns) {
             atomic_fetch_sub(&server->callers, 1);
             return is_over ? WEFT_OK : status != WEFT_OK ? status : WEFT_E_AGAIN;
@@ -214,13 +219,19 @@ static void free_server(weft_server *server) {
         pthread_join(server->thread, NULL);
     }
     if (server->wire) server->wire->ops->close(server->wire, WEFTI_SECOND_NS);
+    server->wire = NULL;
     wefti_tables_close(server);
     wefti_serve_close(server);
     wefti_client_close(server);
     while (server->buffers) {
         server_buffer *buffer = server->buffers;
         server->buffers = buffer->next;
-        wefti_server_free_buffer(buffer);
+        wefti_server_free_buffer(server, buffer);
+    }
+    while (server->lent) {
+        server_buffer *buffer = server->lent;
+        server->lent = buffer->next;
+        wefti_server_free_buffer(server, buffer);
     }
     if (server->gone) wefti_free(server->gone, (size_t)server->size * sizeof *server->gone);
     if (server->stuck) wefti_free(server->stuck, (size_t)server->size * sizeof *server->stuck);

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/base/stream.h"
 #include "parallel/server/keys.h"
 
 /* --- taking part --- */
@@ -170,7 +171,7 @@ static weft_status check_call(const weft_table *table, const weft_table_call *ca
     return WEFT_OK;
 }
 
-/* Rows in the order of the servers, where that is not the caller's: one copy. */
+/* Rows in the order of the servers, where that is not the caller's: one copy, into memory that servers map if they can. */
 static void reorder(const weft_keys *keys, size_t row_bytes, uint8_t *routed, uint8_t *rows, bool gather) {
     for (int64_t i = 0; i < keys->count; i++) {
         uint8_t *row = rows + (size_t)keys->places[i] * row_bytes, *there = routed + (size_t)i * row_bytes;
@@ -180,20 +181,49 @@ static void reorder(const weft_keys *keys, size_t row_bytes, uint8_t *routed, ui
 
 static const weft_keys *keys_of(const weft_request *request) { return request->own_keys ? request->own_keys : request->call.keys; }
 
+enum { STREAM_BYTES = 1 << 14 };
+
+static size_t value_bytes(const weft_request *request) {
+    const weft_keys *keys = keys_of(request);
+    return (size_t)(keys ? keys->count : request->table->options.rows) * request->table->row_bytes;
+}
+
+/* Whether values are better copied to memory that servers map. */
+static bool is_foreign(const weft_server *server, const void *memory, size_t bytes) {
+    return bytes >= SERVER_STAGE_BYTES && wefti_server_maps(server) && !server->wire->ops->region_of(server->wire, memory, bytes);
+}
+
+/* The server's core has read what was here before: stores past the caches need not ask it. */
+static void stage(void *to, const void *from, size_t bytes) {
+    wefti_stream_copy(to, from, bytes);
+    wefti_stream_fence();
+}
+
+/* Whether there is something to be done first, for which others need not wait. */
+static bool is_prepared(const weft_request *request) {
+    const weft_table_call *call = &request->call;
+    return call->keys ? call->keys->places || value_bytes(request) >= SERVER_STAGE_BYTES : call->rows || value_bytes(request) >= SERVER_STAGE_BYTES;
+}
+
 static weft_status prepare(weft_server *server, weft_request *request) {
     weft_table_call *call = &request->call;
     weft_status      status = WEFT_OK;
     if (!call->keys && call->rows) WEFTI_TRY(wefti_keys_make(request->table, call->rows, call->row_count, true, &request->own_keys));
     const weft_keys *keys = keys_of(request);
-    if (!keys || !keys->places) return WEFT_OK;
-    size_t bytes = (size_t)keys->count * request->table->row_bytes;
+    bool             routed = keys && keys->places;
+    size_t           bytes = value_bytes(request);
     pthread_mutex_lock(&server->lock);
-    if (call->kind != WEFT_PULL) status = wefti_server_take(server, bytes, &request->staging_out);
-    if (status == WEFT_OK && wefti_is_pull(request->kind)) status = wefti_server_take(server, bytes, &request->staging_in);
+    bool maps = wefti_server_maps(server) && bytes >= SERVER_IN_PLACE_BYTES;
+    if (call->kind != WEFT_PULL && (routed || is_foreign(server, call->send, bytes)))
+        status = wefti_server_take(server, bytes, maps, &request->staging_out);
+    if (status == WEFT_OK && wefti_is_pull(request->kind) && (routed || is_foreign(server, call->receive, bytes)))
+        status = wefti_server_take(server, bytes, maps, &request->staging_in);
     pthread_mutex_unlock(&server->lock);
-    if (status == WEFT_OK && request->staging_out)
-        reorder(keys, request->table->row_bytes, request->staging_out->data, (uint8_t *)call->send, true);
-    return status;
+    if (status != WEFT_OK || !request->staging_out) return status;
+    if (routed) reorder(keys, request->table->row_bytes, request->staging_out->data, (uint8_t *)call->send, true);
+    else if (bytes >= STREAM_BYTES) stage(request->staging_out->data, call->send, bytes);
+    else memcpy(request->staging_out->data, call->send, bytes);
+    return WEFT_OK;
 }
 
 weft_status weft_table_start_call(weft_table *table, const weft_table_call *call, weft_request **request_out) {
@@ -207,13 +237,18 @@ weft_status weft_table_start_call(weft_table *table, const weft_table_call *call
     pthread_mutex_lock(&server->lock);
     weft_status status = take_trouble(table);
     if (status == WEFT_OK) status = wefti_client_take(server, false, &request);
-    pthread_mutex_unlock(&server->lock);
-    if (status != WEFT_OK) return status;
+    if (status != WEFT_OK) {
+        pthread_mutex_unlock(&server->lock);
+        return status;
+    }
     request->kind = kinds[call->kind];
     request->table = table;
     request->call = *call;
-    status = prepare(server, request);
-    pthread_mutex_lock(&server->lock);
+    if (is_prepared(request)) {
+        pthread_mutex_unlock(&server->lock);
+        status = prepare(server, request);
+        pthread_mutex_lock(&server->lock);
+    }
     if (status == WEFT_OK) status = wefti_client_start(server, request, -1);
     if (status != WEFT_OK) wefti_client_free(server, request);
     pthread_mutex_unlock(&server->lock);
@@ -225,8 +260,10 @@ static weft_status finish(weft_request *request) {
     weft_server *server = request->server;
     weft_status  status = request->status;
     if (status != WEFT_OK) status = wefti_fail(status, "%s", request->message);
-    else if (request->staging_in)
+    else if (request->staging_in && keys_of(request) && keys_of(request)->places)
         reorder(keys_of(request), request->table->row_bytes, request->staging_in->data, request->call.receive, false);
+    else if (request->staging_in)
+        memcpy(request->call.receive, request->staging_in->data, value_bytes(request));
     pthread_mutex_lock(&server->lock);
     wefti_client_free(server, request);
     pthread_mutex_unlock(&server->lock);

@@ -18,7 +18,7 @@ static void free_table(weft_server *server, served_table *table) {
         while (table->pushes[worker]) {
             server_push *push = table->pushes[worker];
             table->pushes[worker] = push->next;
-            if (push->body) wefti_server_free_buffer(push->body);
+            if (push->body) wefti_server_free_buffer(server, push->body);
             wefti_free(push, sizeof *push);
         }
     while (table->keys) {
@@ -103,13 +103,26 @@ static weft_status open_table(weft_server *server, server_job *job) {
     const wefti_server_spec *asked = (const wefti_server_spec *)job->body->data;
     const served_table      *table = find_by_id(server, job->frame.table);
     if (!table) return wefti_fail(WEFT_E_NOT_FOUND, "there is no table '%.*s'", WEFT_TABLE_NAME_BYTES, asked->name);
-    WEFTI_TRY(wefti_server_take(server, sizeof table->spec, &job->answer));
+    WEFTI_TRY(wefti_server_take(server, sizeof table->spec, false, &job->answer));
     memcpy(job->answer->data, &table->spec, sizeof table->spec);
     job->answer_bytes = sizeof table->spec;
     return WEFT_OK;
 }
 
 /* --- rows --- */
+
+/* Memory of the worker that a request names, of as many bytes as its rows have. */
+static weft_status reach(weft_server *server, const served_table *table, const server_job *job, uint32_t region, uint64_t at, uint8_t **memory_out) {
+    wefti_wire_peer_region there = {0};
+    size_t                 bytes = (size_t)job->frame.count * table->row_bytes; /* checked: check_request */
+    if (!wefti_server_maps(server)) return wefti_fail(WEFT_E_CORRUPT, "rank %d names memory that this wire does not map", (int)job->worker);
+    WEFTI_TRY(server->wire->ops->peer_region(server->wire, job->worker, region, &there));
+    if (!there.base || at > there.size_bytes || bytes > there.size_bytes - at || at % weft_dtype_bytes(table->options.dtype))
+        return wefti_fail(WEFT_E_CORRUPT, "table '%s': rank %d names %zu bytes at %llu of its region %u, which has %zu", table->spec.name, (int)job->worker,
+                          bytes, (unsigned long long)at, (unsigned)region, there.size_bytes);
+    *memory_out = (uint8_t *)there.base + at;
+    return WEFT_OK;
+}
 
 static weft_status read_rows(weft_server *server, served_table *table, server_job *job) {
     served_keys *keys = job->keys;
@@ -120,15 +133,20 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
         return wefti_fail(table->trouble, "%s", table->trouble_text);
     }
     if (keys && keys->missing) WEFTI_TRY(wefti_store_find(table->store, keys->keys, count, false, keys->places));
-    job->answer_bytes = (size_t)count * table->row_bytes;
     if (count == 0) return WEFT_OK;
-    weft_status status = wefti_server_take(server, job->answer_bytes, &job->answer);
-    if (status != WEFT_OK) {
-        job->answer_bytes = 0;
-        return status;
+    size_t      bytes = (size_t)count * table->row_bytes;
+    uint8_t    *out = NULL;
+    weft_status status;
+    job->in_place = job->frame.flags & WEFTI_SERVER_RECEIVED_IN_PLACE;
+    if (job->in_place) {
+        status = reach(server, table, job, job->frame.receive_region, job->frame.receive_at, &out);
+    } else {
+        status = wefti_server_take(server, bytes, false, &job->answer);
+        if (status == WEFT_OK) out = job->answer->data;
     }
-    wefti_store_read(table->store, keys ? keys->keys : NULL, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, count,
-                     job->answer->data);
+    if (status != WEFT_OK) return status;
+    job->answer_bytes = bytes;
+    wefti_store_read(table->store, keys ? keys->keys : NULL, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, count, out);
     return WEFT_OK;
 }
 
@@ -161,15 +179,26 @@ static void wake(weft_server *server, served_table *table) {
 static weft_status check_request(const served_table *table, const server_job *job, bool pushes) {
     const wefti_server_frame *frame = &job->frame;
     size_t                    values = 0;
+    if (frame->flags & WEFTI_SERVER_SENT_IN_PLACE && !pushes)
+        return wefti_fail(WEFT_E_CORRUPT, "table '%s': a pull of rank %d brings values", table->spec.name, (int)job->worker);
+    bool inside = pushes && !(frame->flags & WEFTI_SERVER_SENT_IN_PLACE);
     if (frame->dtype != (uint8_t)table->options.dtype)
         return wefti_fail(WEFT_E_DTYPE, "table '%s' is of %s; the request of rank %d of %s", table->spec.name, weft_dtype_name(table->options.dtype),
                           (int)job->worker, weft_dtype_name((weft_dtype)frame->dtype));
     if (frame->width != (uint64_t)table->options.width)
         return wefti_fail(WEFT_E_SHAPE, "table '%s' has rows of %lld elements; the request of rank %d of %llu", table->spec.name,
                           (long long)table->options.width, (int)job->worker, (unsigned long long)frame->width);
-    if (!wefti_mul_size((size_t)frame->count, table->row_bytes, &values) || frame->body_bytes != job->list_bytes + (pushes ? values : 0))
+    if (!wefti_mul_size((size_t)frame->count, table->row_bytes, &values) || frame->body_bytes != job->list_bytes + (inside ? values : 0))
         return wefti_fail(WEFT_E_SHAPE, "table '%s': a request of rank %d for %llu rows comes with %llu bytes", table->spec.name, (int)job->worker,
                           (unsigned long long)frame->count, (unsigned long long)frame->body_bytes);
+    return WEFT_OK;
+}
+
+static weft_status find_values(weft_server *server, const served_table *table, server_job *job) {
+    uint8_t *memory = NULL;
+    if (job->frame.flags & WEFTI_SERVER_SENT_IN_PLACE)
+        WEFTI_TRY(reach(server, table, job, job->frame.send_region, job->frame.send_at, &memory));
+    job->values = memory ? memory : job->body ? job->body->data + job->list_bytes : NULL;
     return WEFT_OK;
 }
 
@@ -178,7 +207,7 @@ static weft_status set_rows(served_table *table, const server_job *job) {
     if (table->options.rule.kind == WEFT_TABLE_FTRL) return wefti_fail(WEFT_E_UNSUPPORTED, "table '%s': rows of FTRL cannot be set", table->spec.name);
     if (job->frame.count)
         wefti_store_write(table->store, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, (int64_t)job->frame.count,
-                          job->body->data + job->list_bytes);
+                          job->values);
     return WEFT_OK;
 }
 
@@ -187,8 +216,9 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
     bool        pushes = job->frame.kind != WEFTI_SERVER_PULL, pulls = wefti_is_pull((wefti_frame_kind)job->frame.kind);
     weft_status status = check_request(table, job, pushes);
     pushes = pushes && !repeated;
+    if (status == WEFT_OK && pushes) status = find_values(server, table, job);
     if (status == WEFT_OK) status = wefti_tables_find_rows(server, table, job, pushes);
-    if (status == WEFT_OK && pushes) status = sets ? set_rows(table, job) : wefti_clock_push(server, table, job, job->list_bytes);
+    if (status == WEFT_OK && pushes) status = sets ? set_rows(table, job) : wefti_clock_push(server, table, job);
     if (job->frame.kind == WEFTI_SERVER_PUSH_PULL && table->sum && !repeated) {
         wefti_clock_tick(server, table, job->worker); /* also where the push was refused: the others wait for the clock */
         wake(server, table);

@@ -7,6 +7,8 @@
  *
  * With backup workers nobody has a turn: pushes are kept until enough workers have ended the clock, and then those of who did are added, in the same
  * order. Who was late goes on in the clock in hand. */
+#include <string.h>
+
 #include "parallel/server/inside.h"
 
 static bool is_out(const weft_server *server, int32_t worker) {
@@ -49,13 +51,23 @@ static void add_kept(weft_server *server, served_table *table, int32_t worker) {
     }
 }
 
-static weft_status keep(served_table *table, server_job *job, size_t offset) {
-    server_push *push = NULL, **at = &table->pushes[job->worker];
+/* Values in the worker's memory are copied: it is the worker's again when this is answered. */
+static weft_status keep(weft_server *server, served_table *table, server_job *job) {
+    const bool     away = job->frame.flags & WEFTI_SERVER_SENT_IN_PLACE;
+    const size_t   bytes = (size_t)job->frame.count * table->row_bytes;
+    server_push   *push = NULL, **at = &table->pushes[job->worker];
+    server_buffer *body = job->body;
     WEFTI_TRY(wefti_alloc(sizeof *push, "a push that waits for its turn", &push));
-    *push = (server_push){.keys = job->keys, .body = job->body, .offset = offset, .first = job->frame.first, .count = (int64_t)job->frame.count,
-                          .clock = table->clocks[job->worker], .rate = job->frame.rate};
+    weft_status status = away ? wefti_server_take(server, bytes, false, &body) : WEFT_OK;
+    if (status != WEFT_OK) {
+        wefti_free(push, sizeof *push);
+        return status;
+    }
+    if (away) memcpy(body->data, job->values, bytes);
+    *push = (server_push){.keys = job->keys, .body = body, .offset = away ? 0 : job->list_bytes, .first = job->frame.first,
+                          .count = (int64_t)job->frame.count, .clock = table->clocks[job->worker], .rate = job->frame.rate};
     if (job->keys) job->keys->users++;
-    job->body = NULL;
+    if (!away) job->body = NULL;
     while (*at) at = &(*at)->next;
     *at = push;
     return WEFT_OK;
@@ -114,23 +126,22 @@ static void advance_without_the_late(weft_server *server, served_table *table) {
 
 /* --- all --- */
 
-weft_status wefti_clock_push(weft_server *server, served_table *table, server_job *job, size_t offset) {
+weft_status wefti_clock_push(weft_server *server, served_table *table, server_job *job) {
     const wefti_server_frame *frame = &job->frame;
     served_keys              *keys = job->keys;
-    const uint8_t            *values = job->body ? job->body->data + offset : NULL;
     if (frame->count == 0) return WEFT_OK;
     if (table->options.staleness != 0) {
         wefti_store_set_rate(table->store, rate_of(frame->rate));
-        return wefti_store_apply(table->store, keys ? keys->places : NULL, keys ? 0 : frame->first - table->begin, (int64_t)frame->count, values, 1);
+        return wefti_store_apply(table->store, keys ? keys->places : NULL, keys ? 0 : frame->first - table->begin, (int64_t)frame->count, job->values, 1);
     }
     if (table->options.spares > 0) {
-        if (table->clocks[job->worker] >= table->closed) return keep(table, job, offset);
+        if (table->clocks[job->worker] >= table->closed) return keep(server, table, job);
         server->late_count++;
         return WEFT_OK;
     }
     if (table->turn == job->worker && table->clocks[job->worker] == table->closed)
-        return add_to_sum(table, job->worker, keys, frame->first, (int64_t)frame->count, values, frame->rate);
-    return keep(table, job, offset);
+        return add_to_sum(table, job->worker, keys, frame->first, (int64_t)frame->count, job->values, frame->rate);
+    return keep(server, table, job);
 }
 
 void wefti_clock_advance(weft_server *server, served_table *table) {
