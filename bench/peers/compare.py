@@ -18,6 +18,7 @@ import tempfile
 import time
 
 import collectives
+import servers as parameter_servers
 from collectives import objects
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -273,6 +274,10 @@ COMPARISONS = {  # name: what it compares, what it needs, how
                         lambda o: collectives.allreduce(o, "tcp", 4, 3)),
     "collectives-shm": ("the other collectives, 2 and 4 ranks over shared memory: Open MPI, MPICH", "mpi",
                         lambda o: collectives.others(o, "shm", 3)),
+    "server-shm": ("the parameter server, a worker and a server over shared memory: ps-lite over local sockets", "pslite",
+                   lambda o: parameter_servers.servers(o, "shm")),
+    "server-tcp": ("the parameter server, a worker and a server over TCP on loopback: ps-lite", "pslite",
+                   lambda o: parameter_servers.servers(o, "tcp")),
     "collectives-tcp": ("the other collectives, 2 and 4 ranks over TCP: Open MPI, MPICH, Gloo", "mpi python",
                         lambda o: collectives.others(o, "tcp", 3)),
 }
@@ -314,7 +319,7 @@ def main():
         ratio = f", ratio {record['ratio']}" if "ratio" in record else ""
         where = f", {record['cores']}" if "cores" in record else ""
         print(f"  {record['case']}{where} {record['metric']}: {record['median']} {record['unit']}, "
-              f"{record['peer']} {record['peer_median']}{ratio}")
+              f"{record.get('peer', 'no peer')} {record.get('peer_median', '')}{ratio}")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,25 @@ needs_blas() {
             "$here/blas_gemm.c" "$library" -lm -lpthread
     done
 }
+# ps-lite at the commit below, on the system's ZeroMQ and protobuf instead of those that it would download and build.
+needs_pslite() {
+    local commit=15b8adf17e9871ff6112c80e4b290fa38c2b4656 source=$peers/ps-lite name
+    command -v protoc >/dev/null && [ -e /usr/include/zmq.h ] ||
+        die "ps-lite needs ZeroMQ and protobuf (Debian: libzmq3-dev protobuf-compiler libprotobuf-dev)"
+    if [ ! -f "$source/$commit.built" ]; then
+        mkdir -p "$peers"
+        [ -d "$source/.git" ] || git clone --quiet "${WEFT_PSLITE_URL:-https://github.com/dmlc/ps-lite}" "$source" ||
+            die "cannot fetch ps-lite (WEFT_PSLITE_URL: another place to clone it from)"
+        git -C "$source" checkout --quiet "$commit" || die "this ps-lite has no commit $commit"
+        protoc --cpp_out="$source/src" --proto_path="$source/src" "$source/src/meta.proto"
+        for name in customer.cc postoffice.cc van.cc meta.pb.cc; do
+            g++ -std=c++17 -O3 -march=native -w -I"$source/src" -I"$source/include" -c "$source/src/$name" -o "$source/$name.o"
+        done
+        touch "$source/$commit.built"
+    fi
+    g++ -std=c++17 -O3 -march=native -w -I"$source/src" -I"$source/include" -o "$peers/pslite_server" "$here/pslite_server.cc" "$source"/*.o \
+        -lzmq -lprotobuf-lite -lpthread
+}
 [ -x "$build/bin/weftrun" ] || die "no built Weft in $build; build it or set WEFT_BUILD_DIR"
 
 for name in "$@"; do
