@@ -135,7 +135,7 @@ WEFT_MUST_CHECK weft_status weft_server_serve(weft_server *server);
 /* With .no_thread: lets requests get on; never blocks. */
 WEFT_MUST_CHECK weft_status weft_server_poll(weft_server *server);
 
-/* What this rank has moved by the server's links since it was created, headers of messages included. */
+/* What this rank has moved by the server's links since it was created, headers of messages and values that servers map included. */
 typedef struct weft_server_counts {
     uint64_t sent_bytes, received_bytes, sent_messages, received_messages;
     uint64_t requests;   /* that were made here */

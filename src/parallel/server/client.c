@@ -163,6 +163,7 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
     if (frame->body_bytes != wanted)
         return wefti_fail(WEFT_E_CORRUPT, "rank %d answers with %llu bytes; %zu were asked for", (int)wefti_server_rank(server, part->server),
                           (unsigned long long)frame->body_bytes, wanted);
+    if (part->in_place) server->received_in_place += wanted;
     if (part->large || wanted == 0 || (part->in_place && frame->flags & WEFTI_SERVER_RECEIVED_IN_PLACE)) return WEFT_OK;
     if (!(frame->flags & WEFTI_SERVER_INLINE)) return wefti_fail(WEFT_E_CORRUPT, "an answer of %zu bytes is not where it should be", wanted);
     memcpy(request->kind == WEFTI_SERVER_OPEN ? (uint8_t *)&request->spec : receive_at(part), body, wanted);
@@ -277,6 +278,7 @@ static void start_part(weft_server *server, weft_request *request, request_part 
         values = value_bytes ? base + (size_t)part->first * table->row_bytes : NULL;
         if ((head.send_region = find_region(server, values, value_bytes, &head.send_at))) {
             head.flags |= WEFTI_SERVER_SENT_IN_PLACE;
+            server->sent_in_place += value_bytes;
             values = NULL;
             value_bytes = 0;
         }

@@ -241,6 +241,7 @@ struct weft_server {
     char              failure[WEFTI_SERVER_TEXT_BYTES];
     uint64_t          looked_ns; /* when links were last looked at */
     uint64_t          now_ns;    /* of a progress a moment ago */
+    uint64_t          sent_in_place, received_in_place; /* bytes of values that took no message */
     bool             *gone;    /* [size] */
 
     server_event     *unposted, *unposted_last;

@@ -315,7 +315,8 @@ void weft_server_count(weft_server *server, weft_server_counts *counts_out) {
     wefti_wire_counts moved;
     pthread_mutex_lock(&server->lock);
     server->wire->ops->counts(server->wire, &moved);
-    *counts_out = (weft_server_counts){.sent_bytes = moved.sent_bytes, .received_bytes = moved.received_bytes, .sent_messages = moved.sent_messages,
+    *counts_out = (weft_server_counts){.sent_bytes = moved.sent_bytes + server->sent_in_place,
+                                       .received_bytes = moved.received_bytes + server->received_in_place, .sent_messages = moved.sent_messages,
                                        .received_messages = moved.received_messages, .requests = server->request_count,
                                        .served = server->served_count, .repeated = server->repeated_count, .late = server->late_count};
     for (const served_table *table = server->served; table; table = table->next) counts_out->held_bytes += wefti_store_bytes(table->store);

@@ -140,6 +140,7 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
     job->in_place = job->frame.flags & WEFTI_SERVER_RECEIVED_IN_PLACE;
     if (job->in_place) {
         status = reach(server, table, job, job->frame.receive_region, job->frame.receive_at, &out);
+        if (status == WEFT_OK) server->sent_in_place += bytes;
     } else {
         status = wefti_server_take(server, bytes, false, &job->answer);
         if (status == WEFT_OK) out = job->answer->data;
@@ -198,6 +199,7 @@ static weft_status find_values(weft_server *server, const served_table *table, s
     uint8_t *memory = NULL;
     if (job->frame.flags & WEFTI_SERVER_SENT_IN_PLACE)
         WEFTI_TRY(reach(server, table, job, job->frame.send_region, job->frame.send_at, &memory));
+    if (memory) server->received_in_place += (uint64_t)job->frame.count * table->row_bytes;
     job->values = memory ? memory : job->body ? job->body->data + job->list_bytes : NULL;
     return WEFT_OK;
 }
