@@ -24,9 +24,14 @@ static int maps_of_nodes(const coll_algorithm *algorithm) { return strcmp(algori
 
 static bool maps_peers(const rank_world *world) { return world->wire->can.flags & WEFTI_WIRE_MAPS_PEERS; }
 
+/* MPI's own collectives are tried by tests/mpi, under MPI's launchers. */
+static bool is_here(const rank_world *world, const coll_algorithm *algorithm) {
+    return (!algorithm->mapped || maps_peers(world)) && strcmp(algorithm->name, "mpi") != 0;
+}
+
 /* NULL where the algorithm is none for this wire. */
 static wefti_group *group_by(rank_world *world, const coll_algorithm *algorithm, int map) {
-    if (algorithm->mapped && !maps_peers(world)) return NULL;
+    if (!is_here(world, algorithm)) return NULL;
     return group_of_all(world, &(wefti_group_options){.algorithm = algorithm->name, .nodes = nodes[map]});
 }
 
@@ -93,7 +98,7 @@ static void every_algorithm(rank_world *world) {
             if (group) CLOSE(group);
         }
         bool pairs = strcmp(algorithm->name, "swap") == 0, apart = strcmp(algorithm->name, "point") == 0;
-        bool possible = world->size > 2 && !pairs && !apart && (!algorithm->mapped || maps_peers(world));
+        bool possible = world->size > 2 && !pairs && !apart && is_here(world, algorithm);
         CHECK(done > 0 || !possible, "%s was never taken", algorithm->name);
     }
     arenas_close(world, &memory);
@@ -133,7 +138,7 @@ static void bytes_by_formula(rank_world *world) {
     arenas_open(world, &memory, (size_t)16 << 20);
     for (int a = 0; a < wefti_coll_algorithm_count; a++) {
         const coll_algorithm *algorithm = &wefti_coll_algorithms[a];
-        for (int map = 0; map < maps_of_nodes(algorithm) && !algorithm->mapped; map++) {
+        for (int map = 0; map < maps_of_nodes(algorithm) && !algorithm->mapped && is_here(world, algorithm); map++) {
             wefti_group *group = group_by(world, algorithm, map);
             for (size_t k = 0; k < every_kind_count; k++)
                 for (size_t c = 0; c < WEFTI_COUNT(counts); c++)
