@@ -45,7 +45,7 @@ static weft_status exchange_in_world(weft_world *world, const char *what, const 
 /* `lost`: the world that this one follows; NULL: none. */
 static weft_status open_link(runtime *r, const runtime *lost, const weft_shrink_options *shrink) {
     const weft_world_options *options = &r->options;
-    r->reducer = (wefti_reducer){reduce_on_device, r};
+    r->reducer = (wefti_reducer){.reduce = reduce_on_device, .context = r};
     wefti_transport_options link = {.rank = options->rank, .size = options->size, .store = options->store, .wire = options->wire,
                                     .timeout_ns = (uint64_t)options->timeout_ns, .own_wire = options->own_wire,
                                     .no_control_thread = options->no_control_thread, .encrypt = options->encrypt, .reducer = &r->reducer};

@@ -129,6 +129,8 @@ typedef struct coll_nodes {
     int32_t mine, place; /* this member's node, and its place there */
     int32_t *order;      /* [size] */
     int32_t *first;      /* [count + 1] in `order` */
+    /* How many of all messages to the member 2^k further on, and to the one whose index differs in bit k, go to another node. */
+    float far_shift[31], far_flip[31];
 } coll_nodes;
 
 static inline int32_t coll_node_size(const coll_nodes *nodes, int32_t node) { return nodes->first[node + 1] - nodes->first[node]; }

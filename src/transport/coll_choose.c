@@ -19,16 +19,52 @@
 #define FLAG_NS 100.0           /* a cache line from one core to another, seen by polling */
 #define MEMORY_NS_PER_BYTE 0.08 /* read or write, one core */
 #define GREETING_NS 400.0       /* a header that goes by itself, along with the data */
+#define POST_NS 200.0           /* one message more, of several that are sent or taken one after the other */
+#define REDUCE_AHEAD 2.0        /* segments of a tree's that are added up at once, of several */
+#define NODES_AHEAD 1.4         /* the same of broadcasts and reductions over nodes: their port is busy most of the time */
+#define GATHER_WORK 0.15        /* of the gathered bytes, what Bruck's exchange keeps memory busy with beside the transfer */
 
 coll_model wefti_coll_first_model(const wefti_wire *wire) {
     double alpha = (double)wire->can.latency_ns + 200.0, beta = wire->can.bytes_per_ns > 0 ? 1 / wire->can.bytes_per_ns : 1.0;
     return (coll_model){alpha, beta, alpha, beta, MEMORY_NS_PER_BYTE};
 }
 
-static double alpha(const coll_group *group) { return group->model.alpha_ns; }
-static double beta(const coll_group *group) { return group->model.beta_ns; }
+/* What a message costs. */
+typedef struct price {
+    double alpha_ns, beta_ns;
+} price;
+
+/* Of messages of which `share` go to another node. */
+static price mixed(const coll_group *group, double share) {
+    const coll_model *m = &group->model;
+    return (price){m->alpha_ns + share * (m->far_alpha_ns - m->alpha_ns), m->beta_ns + share * (m->far_beta_ns - m->beta_ns)};
+}
+static price near_price(const coll_group *group) { return mixed(group, 0); }
+static price far_price(const coll_group *group) { return mixed(group, group->nodes.count > 1 ? 1 : 0); }
+/* To the next member: the mean of a way around all members, whatever their order. */
+static price next_price(const coll_group *group) { return mixed(group, group->nodes.far_shift[0]); }
+/* Between one member and all others. */
+static price any_price(const coll_group *group) {
+    double size = coll_size(group), here = size / group->nodes.count;
+    return mixed(group, size > 1 ? (size - here) / (size - 1) : 0);
+}
+/* To the member 2^k further on, as in trees; and to the partner in an exchange. */
+static price shift_price(const coll_group *group, int32_t k) { return mixed(group, group->nodes.far_shift[k]); }
+static price flip_price(const coll_group *group, int32_t k) { return mixed(group, group->nodes.far_flip[k]); }
+
 static double gamma_of(const coll_group *group) { return group->model.gamma_ns; }
-static double log2_up(int32_t size) { return wefti_coll_log2_up(size); }
+static int32_t levels_of(const coll_group *group) { return wefti_coll_log2_up(coll_size(group)); }
+static double least_of(double a, double b) { return a < b ? a : b; }
+static double most_of(double a, double b) { return a > b ? a : b; }
+/* A message of all distances, one after the other: from the root of a binomial tree to the member that is reached last. */
+static double way_down(const coll_group *group, double bytes, double work_ns) {
+    double sum = 0;
+    for (int32_t k = 0; k < levels_of(group); k++) {
+        price p = shift_price(group, k);
+        sum += p.alpha_ns + bytes * p.beta_ns + work_ns;
+    }
+    return sum;
+}
 
 /* --- what fits ---
  * `bytes` is those of the call's `count` elements; of the longest part where parts differ. */
@@ -84,103 +120,138 @@ static bool fits_nodes(const coll_group *group, const wefti_collective_call *cal
 static double cost_direct(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
     double others = coll_size(group) - 1, data = (double)bytes;
-    return alpha(group) + others * (200.0 + data * (beta(group) + 3 * gamma_of(group)));
+    return far_price(group).alpha_ns + others * (POST_NS + data * (any_price(group).beta_ns + 3 * gamma_of(group)));
 }
+/* Where the size is no power of two, some fold into pairs before, and unfold after. */
 static double cost_doubling(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
-    double rounds = log2_up(coll_size(group)) + ((coll_size(group) & (coll_size(group) - 1)) ? 1 : 0);
-    return rounds * (alpha(group) + (double)bytes * (beta(group) + 3 * gamma_of(group)));
+    int32_t power = wefti_coll_power_below(coll_size(group));
+    double  data = (double)bytes, work = 3 * gamma_of(group), sum = 0;
+    for (int32_t k = 0; 1 << k < power; k++) sum += flip_price(group, k).alpha_ns + data * (flip_price(group, k).beta_ns + work);
+    return sum + (power == coll_size(group) ? 0 : next_price(group).alpha_ns + data * (next_price(group).beta_ns + work));
 }
 static double cost_tree(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
-    return log2_up(coll_size(group)) * (alpha(group) + (double)bytes * beta(group));
+    return way_down(group, (double)bytes, 0);
 }
+/* While a part's reduction goes on, the next segment's transfer does, where there is one. Between two, measured beside swap, it costs less. */
 static double cost_ring(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    double steps = coll_size(group) - 1, size = coll_size(group), data = (double)bytes;
-    if (kind == WEFTI_ALLREDUCE)
-        return GREETING_NS + 2 * steps * (alpha(group) + data / size * (beta(group) + gamma_of(group)));
-    return GREETING_NS + steps * (alpha(group) + data * (beta(group) + gamma_of(group)));
+    price  next = next_price(group);
+    double steps = coll_size(group) - 1, part = (double)bytes / (kind == WEFTI_ALLREDUCE ? coll_size(group) : 1);
+    double work = (part > (double)COLL_SEGMENT_BYTES ? 1 : coll_size(group) == 2 ? 2 : 3) * gamma_of(group);
+    double moves = next.alpha_ns + part * next.beta_ns, reduces = coll_kind_reduces(kind) ? part * work : 0;
+    return GREETING_NS + steps * (moves + reduces) + (kind == WEFTI_ALLREDUCE ? steps * moves : 0);
 }
 /* Measured: reducing all of it instead of a half costs this much of the ring's work on memory. */
 static double cost_swap(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
-    return GREETING_NS + alpha(group) + (double)bytes * (beta(group) + 1.6 * gamma_of(group));
+    return GREETING_NS + next_price(group).alpha_ns + (double)bytes * (next_price(group).beta_ns + 1.6 * gamma_of(group));
 }
 /* The first segment's way along the chain, and the others behind it. */
 static double cost_chain(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    double segment = (double)bytes < (double)COLL_SEGMENT_BYTES ? (double)bytes : (double)COLL_SEGMENT_BYTES;
+    price  next = next_price(group);
+    double segment = least_of((double)bytes, (double)COLL_SEGMENT_BYTES);
     double work = kind == WEFTI_REDUCE_TO ? 3 * gamma_of(group) : 0;
-    return (coll_size(group) - 2) * (alpha(group) + segment * (beta(group) + work)) + 2 * alpha(group) +
-           (double)bytes * (beta(group) + work);
+    return (coll_size(group) - 1) * (next.alpha_ns + segment * (next.beta_ns + work)) + far_price(group).alpha_ns +
+           ((double)bytes - segment) * (far_price(group).beta_ns + work);
 }
-/* Halves, quarters, … there and back; with a fold before and after where the size is no power of two. */
+/* Halves, quarters, … there and back; with a fold before and after where the size is no power of two. Of a reduce-scatter's first half a
+ * copy is sent. */
 static double cost_halving(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    int32_t size = coll_size(group), power = wefti_coll_power_below(size);
-    double steps = log2_up(power), data = (double)bytes, moved = data * (power - 1) / power;
-    if (kind == WEFTI_REDUCE_SCATTER)
-        return GREETING_NS + steps * alpha(group) + data * (size - 1) * (beta(group) + 5 * gamma_of(group));
-    double fold = power == size ? 0 : 2 * (alpha(group) + data * beta(group)) + 3 * data * gamma_of(group);
-    return GREETING_NS + fold + 2 * steps * alpha(group) + moved * (2 * beta(group) + 3 * gamma_of(group));
+    int32_t size = coll_size(group), power = wefti_coll_power_below(size), steps = wefti_coll_log2_up(power);
+    bool    scatters = kind == WEFTI_REDUCE_SCATTER;
+    double  data = (double)bytes * (scatters ? size : 1), sum = GREETING_NS + (scatters ? data * gamma_of(group) : 0);
+    for (int32_t k = 0; k < steps; k++) {
+        price  flip = flip_price(group, k);
+        double moved = data * (1 << k) / power;
+        sum += (scatters ? 1 : 2) * (flip.alpha_ns + moved * flip.beta_ns) + 3 * moved * gamma_of(group);
+    }
+    if (power == size) return sum;
+    return sum + 2 * (next_price(group).alpha_ns + data * next_price(group).beta_ns) + 3 * data * gamma_of(group);
 }
 /* Up and down, in segments on both trees at once; an inner rank takes in two streams and gives two. */
 static double cost_twotree(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
-    double data = (double)bytes, segment = data < (double)COLL_SEGMENT_BYTES ? data : (double)COLL_SEGMENT_BYTES;
-    double levels = log2_up(coll_size(group));
-    return GREETING_NS + 2 * levels * (alpha(group) + segment * beta(group)) + data * (2 * beta(group) + 4 * gamma_of(group));
+    price  far = far_price(group);
+    double data = (double)bytes, segment = least_of(data, (double)COLL_SEGMENT_BYTES), both = 2 * far.beta_ns + 4 * gamma_of(group);
+    return GREETING_NS + way_down(group, 2 * segment, 0) + way_down(group, 2 * segment, 4 * segment * gamma_of(group)) + (data - segment) * both;
 }
 static double cost_rooted_tree(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    double levels = log2_up(coll_size(group)), data = (double)bytes;
-    if (kind == WEFTI_REDUCE_TO) return GREETING_NS + levels * (alpha(group) + data * (beta(group) + 3 * gamma_of(group)));
-    return GREETING_NS + levels * alpha(group) + data * (coll_size(group) - 1) * (beta(group) + 4 * gamma_of(group));
+    double data = (double)bytes, all = data * (coll_size(group) - 1), segment = least_of(data, (double)COLL_SEGMENT_BYTES);
+    if (kind == WEFTI_REDUCE_TO) {
+        double first = way_down(group, segment, 3 * segment * gamma_of(group));
+        return GREETING_NS + first + (data - segment) / (double)COLL_SEGMENT_BYTES * first / REDUCE_AHEAD;
+    }
+    return GREETING_NS + way_down(group, 0, 0) + all * (far_price(group).beta_ns + 4 * gamma_of(group));
 }
 static double cost_linear(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
     double rest = coll_size(group) - 1;
-    return GREETING_NS + alpha(group) + rest * (200.0 + (double)bytes * beta(group));
+    return GREETING_NS + far_price(group).alpha_ns + rest * (POST_NS + (double)bytes * any_price(group).beta_ns);
 }
+/* Each lane waits for its exchange; all together for the port and the core. */
 static double cost_pairwise(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
-    double rest = coll_size(group) - 1, turns = rest / COLL_LANES;
-    return GREETING_NS + (turns < 1 ? 1 : turns) * alpha(group) + rest * (200.0 + (double)bytes * beta(group));
+    price  any = any_price(group);
+    double rest = coll_size(group) - 1, turns = most_of(1, rest / COLL_LANES), data = (double)bytes;
+    return GREETING_NS + most_of(turns * (any.alpha_ns + data * any.beta_ns), any.alpha_ns + rest * (POST_NS + data * any.beta_ns));
 }
 static double cost_bruck(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    double levels = log2_up(coll_size(group)), data = (double)bytes, size = coll_size(group);
-    if (kind == WEFTI_ALLTOALL)
-        return GREETING_NS + levels * (alpha(group) + data * size / 2 * (beta(group) + 4 * gamma_of(group))) +
-               4 * data * size * gamma_of(group);
-    return GREETING_NS + levels * alpha(group) + data * (size - 1) * beta(group);
+    double  sum = GREETING_NS, data = (double)bytes;
+    int32_t size = coll_size(group);
+    bool    all = kind == WEFTI_ALLTOALL;
+    for (int32_t k = 0; k < levels_of(group); k++) {
+        price   p = shift_price(group, k);
+        int32_t distance = 1 << k, parts = all ? size / 2 : size - distance < distance ? size - distance : distance;
+        sum += p.alpha_ns + data * parts * (p.beta_ns + (all ? 4 * gamma_of(group) : 0));
+    }
+    return sum + (all ? 4 : GATHER_WORK) * data * size * gamma_of(group);
+}
+
+/* Shards begin at whole cache lines, so there may be fewer than owners. */
+static double shards_of(const coll_group *group, double data) {
+    double lines = data / WEFTI_CACHE_LINE;
+    return lines <= 1 ? 1 : least_of(lines, group->nodes.least);
+}
+/* Everyone of a node with every owner: in turn; or, where there is one owner, all at once, which it takes one after the other. */
+static double inside_node(const coll_group *group, double shards, double shard, double work) {
+    price  near = near_price(group);
+    double others = (double)coll_size(group) / group->nodes.count - 1, each = shard * (near.beta_ns + work);
+    return shards > 1 ? others * (near.alpha_ns + each) : near.alpha_ns + others * (POST_NS + each);
 }
 static double cost_nodes(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
-    double nodes = group->nodes.count, shards = group->nodes.least, data = (double)bytes;
-    double here = (double)coll_size(group) / nodes;
-    double inside = 2 * (here - 1) * (alpha(group) + data / shards * (beta(group) + 1.5 * gamma_of(group)));
-    double across = 2 * (nodes - 1) * (group->model.far_alpha_ns + data / shards / nodes * group->model.far_beta_ns);
+    price  far = far_price(group);
+    double nodes = group->nodes.count, data = (double)bytes, shards = shards_of(group, data), shard = data / shards;
+    double inside = inside_node(group, shards, shard, 3 * gamma_of(group)) + inside_node(group, shards, shard, 0);
+    double across = 2 * (nodes - 1) * (far.alpha_ns + shard / nodes * (far.beta_ns + 1.5 * gamma_of(group)));
     return GREETING_NS + inside + across;
 }
 /* A part goes around the nodes, and in each node to all members, or from them. */
 static double cost_nodes_parts(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    double nodes = group->nodes.count, data = (double)bytes, here = (double)coll_size(group) / nodes;
+    price  far = far_price(group);
+    double nodes = group->nodes.count, data = (double)bytes;
     double passes = (group->nodes.most + group->nodes.least - 1) / group->nodes.least, work = coll_kind_reduces(kind) ? 3 * gamma_of(group) : 0;
-    double inside = nodes * (here - 1) * (alpha(group) + data * (beta(group) + work));
-    double across = (nodes - 1) * (group->model.far_alpha_ns + data * (group->model.far_beta_ns + work));
+    double inside = nodes * inside_node(group, group->nodes.least, data, work);
+    double across = (nodes - 1) * (far.alpha_ns + data * (far.beta_ns + work));
     return GREETING_NS + passes * (inside + across);
 }
 /* Shards in parallel: to the owners, across in a chain of segments or along a tree, and from the owners to all. */
 static double cost_nodes_rooted(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
-    double nodes = group->nodes.count, shards = group->nodes.least, data = (double)bytes, here = (double)coll_size(group) / nodes;
-    double segment = data < (double)COLL_SEGMENT_BYTES ? data : (double)COLL_SEGMENT_BYTES, work = kind == WEFTI_REDUCE_TO ? 3 * gamma_of(group) : 0;
-    double near_ns = alpha(group) + segment / shards * (beta(group) + work), far_ns = group->model.far_alpha_ns + segment / shards * (group->model.far_beta_ns + work);
-    bool   chain = data / (double)COLL_SEGMENT_BYTES >= nodes;
-    double hops = chain ? nodes - 1 : log2_up(group->nodes.count);
-    double first = 2 * (here - 1) * near_ns + hops * far_ns; /* until the first segment has arrived; then one behind the other */
-    double each = 2 * (here - 1) * near_ns + (chain ? 2 : hops) * far_ns;
-    return GREETING_NS + first + (data - segment) / (segment > 0 ? segment : 1) * each / COLL_LANES;
+    price  near = near_price(group), far = far_price(group);
+    double data = (double)bytes, segment = least_of(data, (double)COLL_SEGMENT_BYTES), work = kind == WEFTI_REDUCE_TO ? 3 * gamma_of(group) : 0;
+    double shards = shards_of(group, segment), shard = segment / shards;
+    bool   chain = coll_segments(bytes, COLL_SEGMENT_BYTES) >= (size_t)group->nodes.count;
+    double hops = chain ? group->nodes.count - 1 : wefti_coll_log2_up(group->nodes.count), hop = far.alpha_ns + shard * (far.beta_ns + work);
+    double near_ns = inside_node(group, shards, shard, work) + (shards > 1 ? near.alpha_ns + (shards - 1) * (POST_NS + shard * near.beta_ns) : 0);
+    double copies = kind == WEFTI_BROADCAST ? 2 * segment * gamma_of(group) : 0;
+    double first = near_ns + copies + hops * hop; /* until the first segment has arrived; then one behind the other */
+    double each = near_ns + copies + (chain ? 2 : hops) * hop;
+    return GREETING_NS + first + (data - segment) / (segment > 0 ? segment : 1) * each / NODES_AHEAD;
 }
 static double cost_point(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
-    return alpha(group) + (double)bytes * beta(group);
+    return near_price(group).alpha_ns + (double)bytes * near_price(group).beta_ns;
 }
 static double cost_oneshot(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     double size = coll_size(group);

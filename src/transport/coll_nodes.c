@@ -13,11 +13,27 @@
 
 /* --- who runs where --- */
 
+/* What share of messages goes to another node, by the distance that they go. */
+static void find_shares(coll_nodes *map, const int32_t *nodes, int32_t size) {
+    for (int32_t k = 0; k < 31 && (int64_t)1 << k < size; k++) {
+        int32_t shifted = 0, flipped = 0, pairs = 0, distance = 1 << k;
+        for (int32_t i = 0; i < size; i++) {
+            shifted += nodes[i] != nodes[(i + distance) % size];
+            if ((i ^ distance) >= size) continue;
+            flipped += nodes[i] != nodes[i ^ distance];
+            pairs++;
+        }
+        map->far_shift[k] = (float)shifted / (float)size;
+        map->far_flip[k] = (float)flipped / (float)(pairs ? pairs : 1);
+    }
+}
+
 weft_status wefti_coll_nodes_open(coll_group *group, const int32_t *nodes) {
     int32_t size = group->base.size, me = group->base.index;
     coll_nodes *map = &group->nodes;
     *map = (coll_nodes){.count = 1, .least = size, .most = size, .place = me};
     if (!nodes) return WEFT_OK;
+    find_shares(map, nodes, size);
     WEFTI_TRY(wefti_alloc((size_t)size * sizeof *map->order, "members by node", &map->order));
     WEFTI_TRY(wefti_alloc(((size_t)size + 1) * sizeof *map->first, "members by node", &map->first));
     int32_t placed = 0;

@@ -56,7 +56,10 @@ void wefti_coll_program_recv(coll_operation *operation, coll_lane *lane, int32_t
 }
 
 void wefti_coll_copy(const coll_operation *operation, void *to, const void *from, size_t count) {
-    if (count && to != from) memcpy(to, from, count * operation->element_bytes);
+    const wefti_reducer *reducer = coll_group_of(operation)->reducer;
+    if (!count || to == from) return;
+    memcpy(to, from, count * operation->element_bytes);
+    if (reducer->copied) reducer->copied(reducer->context, count * operation->element_bytes);
 }
 
 weft_status wefti_coll_reduce_two(coll_operation *operation, void *dst, const void *left, const void *right, size_t count,

@@ -150,7 +150,7 @@ static weft_status host_reduce(void *context, void *dst, const void *const *sour
 }
 
 const wefti_reducer *wefti_reducer_host(void) {
-    static const wefti_reducer reducer = {host_reduce, NULL};
+    static const wefti_reducer reducer = {.reduce = host_reduce};
     return &reducer;
 }
 

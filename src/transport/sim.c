@@ -105,6 +105,11 @@ static void host_join(void *context, void *thread) {
     }
 }
 
+static void copied(void *context, size_t bytes) {
+    wefti_sim *sim = context;
+    wefti_sim_spend(sim, (uint64_t)(2 * (double)bytes / sim->options.core_bytes_per_ns));
+}
+
 static weft_status reduce(void *context, void *dst, const void *const *sources, int32_t source_count, size_t count, weft_dtype dtype,
                           wefti_reduce_op op, int32_t divisor) {
     wefti_sim           *sim = context;
@@ -308,7 +313,7 @@ weft_status wefti_sim_create(const wefti_sim_options *options, wefti_sim **sim_o
     set_defaults(&sim->options);
     sim->random = options->seed;
     sim->hash = WEFTI_HASH_BEGIN;
-    sim->reducer = (wefti_reducer){reduce, sim};
+    sim->reducer = (wefti_reducer){reduce, sim, copied};
     weft_status status = wefti_alloc(size * sizeof *sim->seats, "simulated ranks", &sim->seats);
     if (status == WEFT_OK) status = wefti_alloc(size * size * sizeof *sim->ways, "simulated ways", &sim->ways);
     if (status != WEFT_OK) {

@@ -26,8 +26,8 @@ typedef struct wefti_sim_options {
     uint32_t       lost;      /* of a million messages so many are lost, and come when they are sent again … */
     uint64_t       again_ns;  /* … after so long; 200 ms */
     uint32_t       lost_control; /* the same of a million pieces of the control channel's streams */
-    uint64_t       post_ns;   /* of a core, for a message that is sent; 200 */
-    double         core_bytes_per_ns; /* that the reducer reads or writes; 12.5 */
+    uint64_t       post_ns;   /* of a core, for a message that is sent, and for one that is taken; 200 */
+    double         core_bytes_per_ns; /* that the reducer reads or writes, or the engine copies; 12.5 */
     size_t         most_bytes; /* of one message, at least 4 KiB; 1 GiB */
     size_t         stack_bytes; /* of a fiber */
     uint64_t       limit_ns;  /* of virtual time, after which the run ends as hung; an hour */

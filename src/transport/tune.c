@@ -28,15 +28,19 @@ typedef struct sample {
     double alpha_ns, beta_ns;
 } sample;
 
-/* Some exchanges with the members at a distance, one after the other; a mean. */
-static weft_status exchange(wefti_group *group, int32_t distance, uint8_t *memory, size_t bytes, double *mean_ns_out) {
+/* Whom a member sends to and receives from. */
+typedef struct partners {
+    int32_t to, from;
+} partners;
+
+/* Some exchanges with the same members, one after the other; a mean. */
+static weft_status exchange(wefti_group *group, partners with, uint8_t *memory, size_t bytes, double *mean_ns_out) {
     const wefti_host *host = group->wire->host;
-    int32_t size = group->size, to = (group->index + distance) % size, from = (group->index + size - distance) % size;
     uint64_t begin_ns = wefti_host_now(host);
     for (int i = 0; i < TURNS; i++) {
         wefti_collective *in = NULL, *out = NULL;
-        wefti_collective_call receive = {.kind = WEFTI_RECEIVE, .dtype = WEFT_U8, .root = from, .receive = memory + bytes, .count = bytes};
-        wefti_collective_call send = {.kind = WEFTI_SEND, .dtype = WEFT_U8, .root = to, .send = memory, .count = bytes};
+        wefti_collective_call receive = {.kind = WEFTI_RECEIVE, .dtype = WEFT_U8, .root = with.from, .receive = memory + bytes, .count = bytes};
+        wefti_collective_call send = {.kind = WEFTI_SEND, .dtype = WEFT_U8, .root = with.to, .send = memory, .count = bytes};
         WEFTI_TRY(wefti_collective_start(group, &receive, &in));
         WEFTI_TRY(wefti_collective_start(group, &send, &out));
         WEFTI_TRY(wefti_collective_wait(in, 0));
@@ -46,26 +50,54 @@ static weft_status exchange(wefti_group *group, int32_t distance, uint8_t *memor
     return WEFT_OK;
 }
 
-static weft_status exchange_windows(wefti_group *group, int32_t distance, uint8_t *memory, size_t bytes, int windows, double *best_out) {
+static weft_status exchange_windows(wefti_group *group, partners with, uint8_t *memory, size_t bytes, int windows, double *best_out) {
     *best_out = 1e18;
     for (int i = 0; i < windows; i++) {
         double mean_ns;
-        WEFTI_TRY(exchange(group, distance, memory, bytes, &mean_ns));
+        WEFTI_TRY(exchange(group, with, memory, bytes, &mean_ns));
         if (mean_ns < *best_out) *best_out = mean_ns;
     }
     return WEFT_OK;
 }
 
+static weft_status measure_link(wefti_group *group, partners with, uint8_t *memory, sample *out) {
+    double small, large;
+    WEFTI_TRY(exchange_windows(group, with, memory, SMALL_BYTES, SMALL_WINDOWS, &small));
+    WEFTI_TRY(exchange_windows(group, with, memory, LARGE_BYTES, LARGE_WINDOWS, &large));
+    out->alpha_ns = small > 1 ? small : 1;
+    out->beta_ns = large > small ? (large - small) / LARGE_BYTES : 1.0 / LARGE_BYTES;
+    return WEFT_OK;
+}
+
 static weft_status measure_links(wefti_group *group, uint8_t *memory, sample *mine) {
-    int32_t distances = wefti_tuning_links(group->size) / group->size;
+    int32_t size = group->size, distances = wefti_tuning_links(size) / size;
     for (int32_t d = 0; d < distances; d++) {
-        double small, large;
-        WEFTI_TRY(exchange_windows(group, d + 1, memory, SMALL_BYTES, SMALL_WINDOWS, &small));
-        WEFTI_TRY(exchange_windows(group, d + 1, memory, LARGE_BYTES, LARGE_WINDOWS, &large));
-        mine[d].alpha_ns = small > 1 ? small : 1;
-        mine[d].beta_ns = large > small ? (large - small) / LARGE_BYTES : 1.0 / LARGE_BYTES;
+        partners with = {(group->index + d + 1) % size, (group->index + size - d - 1) % size};
+        WEFTI_TRY(measure_link(group, with, memory, &mine[d]));
     }
     return WEFT_OK;
+}
+
+/* Hosts with several members have links of two kinds, and around the whole group those of one kind wait for the others. So each kind by itself:
+ * around each host, and around the hosts from a member to the one in its place. What a member has no part in stays 0. */
+typedef struct kinds {
+    sample near, far;
+} kinds;
+
+static bool has_two_kinds(const coll_group *group) { return group->nodes.count > 1 && group->nodes.most > 1; }
+
+static weft_status measure_kinds(coll_group *group, uint8_t *memory, kinds *mine) {
+    const coll_nodes *nodes = &group->nodes;
+    int32_t node = nodes->mine, place = nodes->place, here = coll_node_size(nodes, node), count = nodes->count;
+    const int32_t *members = nodes->order + nodes->first[node];
+    *mine = (kinds){{0, 0}, {0, 0}};
+    if (here > 1) {
+        partners with = {members[(place + 1) % here], members[(place + here - 1) % here]};
+        WEFTI_TRY(measure_link(&group->base, with, memory, &mine->near));
+    }
+    if (place >= nodes->least) return WEFT_OK;
+    partners with = {nodes->order[nodes->first[(node + 1) % count] + place], nodes->order[nodes->first[(node + count - 1) % count] + place]};
+    return measure_link(&group->base, with, memory, &mine->far);
 }
 
 /* Two sources are read and one result is written; more than a core keeps for itself, as others' data is not there either. */
@@ -120,8 +152,39 @@ static void take_medians(const wefti_link_cost *links, int32_t count, bool far, 
     }
 }
 
+static double median_of(const kinds *all, int32_t size, size_t offset, double *values) {
+    int32_t used = 0;
+    for (int32_t i = 0; i < size; i++) {
+        double value = *(const double *)((const char *)&all[i] + offset);
+        if (value > 0) values[used++] = value;
+    }
+    qsort(values, (size_t)used, sizeof *values, by_size);
+    return values[used / 2];
+}
+
+/* Collective, as all of this. */
+static weft_status decide_kinds(coll_group *group, uint8_t *memory, wefti_tuning *tuning) {
+    kinds   mine, *all = NULL;
+    int32_t size = group->base.size;
+    size_t  bytes = (size_t)size * (sizeof *all + sizeof(double));
+    if (!has_two_kinds(group)) return WEFT_OK;
+    WEFTI_TRY(wefti_alloc(bytes, "memory to measure with", &all));
+    double *values = (double *)(all + size);
+    wefti_collective_call gather = {.kind = WEFTI_ALLGATHER, .dtype = WEFT_F64, .send = &mine, .receive = all, .count = sizeof mine / sizeof(double)};
+    weft_status status = measure_kinds(group, memory, &mine);
+    if (status == WEFT_OK) status = wefti_collective_run(&group->base, &gather);
+    if (status == WEFT_OK) {
+        tuning->alpha_ns = median_of(all, size, offsetof(kinds, near.alpha_ns), values);
+        tuning->beta_ns = median_of(all, size, offsetof(kinds, near.beta_ns), values);
+        tuning->far_alpha_ns = median_of(all, size, offsetof(kinds, far.alpha_ns), values);
+        tuning->far_beta_ns = median_of(all, size, offsetof(kinds, far.beta_ns), values);
+    }
+    wefti_free(all, bytes);
+    return status;
+}
+
 static weft_status gather_and_decide(coll_group *group, const sample *mine, wefti_tuning *tuning, wefti_link_cost *links,
-                                     sample *all, double *values) {
+                                     sample *all, double *values, uint8_t *memory) {
     int32_t count = wefti_tuning_links(group->base.size);
     wefti_collective_call gather = {.kind = WEFTI_ALLGATHER, .dtype = WEFT_F64, .send = mine, .receive = all,
                                     .count = (size_t)(count / group->base.size) * 2};
@@ -133,6 +196,7 @@ static weft_status gather_and_decide(coll_group *group, const sample *mine, weft
     take_medians(links, count, false, values, &tuning->alpha_ns, &tuning->beta_ns);
     tuning->far_alpha_ns = tuning->alpha_ns, tuning->far_beta_ns = tuning->beta_ns;
     take_medians(links, count, true, values, &tuning->far_alpha_ns, &tuning->far_beta_ns);
+    WEFTI_TRY(decide_kinds(group, memory, tuning));
     return wefti_collective_run(&group->base, &share);
 }
 
@@ -168,7 +232,7 @@ weft_status wefti_tuning_measure(wefti_group *base, wefti_tuning *tuning_out, we
     wefti_link_cost *links = (wefti_link_cost *)(values + 2 * count);
     weft_status status = measure_memory(group, memory, &tuning_out->gamma_ns);
     if (status == WEFT_OK) status = measure_links(base, memory, mine);
-    if (status == WEFT_OK) status = gather_and_decide(group, mine, tuning_out, links, all, values);
+    if (status == WEFT_OK) status = gather_and_decide(group, mine, tuning_out, links, all, values, memory);
     if (status == WEFT_OK) status = measure_mpi(group, tuning_out);
     if (status == WEFT_OK && links_out) memcpy(links_out, links, count * sizeof *links);
     wefti_free(memory, bytes);

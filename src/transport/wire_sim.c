@@ -136,7 +136,7 @@ static bool take(sim_wire *wire, sim_message *message) {
     switch ((sim_kind)message->kind) {
     case SIM_DATA:
     case SIM_LARGE:
-    case SIM_NOTICE: return take_message(wire, message);
+    case SIM_NOTICE: wefti_sim_spend(wire->sim, wire->sim->options.post_ns); return take_message(wire, message);
     case SIM_ACK:
     case SIM_ANSWER:
         if (message->op) finish(wire, message->op, WEFT_OK, message->op->peer, message->op->bytes);

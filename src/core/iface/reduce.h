@@ -30,6 +30,8 @@ typedef struct wefti_reducer {
     weft_status (*reduce)(void *context, void *dst, const void *const *sources, int32_t source_count, size_t count,
                           weft_dtype dtype, wefti_reduce_op op, int32_t divisor);
     void *context;
+    /* Hears of bytes that were copied beside the reductions, where time is not what passes by itself; NULL: nobody. */
+    void (*copied)(void *context, size_t bytes);
 } wefti_reducer;
 
 /* The portable reducer for host memory. Static storage. */
