@@ -246,7 +246,7 @@ static weft_status reduce_until_the_end(ranks *all, int32_t rank) {
     WEFTI_TRY(open_world(&world));
     weft_status status = weft_group_create(world, NULL, &group);
     for (int step = 0; status == WEFT_OK; step++) {
-        if (step == 30) atomic_fetch_add(&all->ready, 1);
+        if (step == 40) atomic_fetch_add(&all->ready, 1); /* all are there, however slow the machine: the others wait in it for the victim */
         if (step == 40 && rank == victim) {
             while (harm == KILLED) pause();
             while (!atomic_load(&all->step)) usleep(100);
