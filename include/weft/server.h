@@ -130,9 +130,10 @@ bool    weft_server_is_worker(const weft_server *server);
 bool    weft_server_is_serving(const weft_server *server);
 int32_t weft_server_workers(const weft_server *server); /* that there were at the beginning */
 
-/* For a rank that only serves: blocks until every worker has left or died. WEFT_OK also then. */
+/* For a rank that only serves: blocks until every worker has left or died. WEFT_OK also then. WEFT_E_STATE on a rank that does not serve; else
+ * what ended the links of this rank. */
 WEFT_MUST_CHECK weft_status weft_server_serve(weft_server *server);
-/* With .no_thread: lets requests get on; never blocks. */
+/* With .no_thread: lets requests get on; never blocks. What ended the links of this rank, else WEFT_OK. */
 WEFT_MUST_CHECK weft_status weft_server_poll(weft_server *server);
 
 /* What this rank has moved by the server's links since it was created, headers of messages and values that servers map included. */
@@ -199,7 +200,8 @@ void weft_table_release(weft_table *table);
 /* As it is on the servers; .name and .rule.function live as long as the table. */
 const weft_table_options *weft_table_describe(const weft_table *table);
 
-/* Ends this worker's clock. Never blocks: what was pushed before counts to the clock that it ends. */
+/* Ends this worker's clock. Never blocks: what was pushed before counts to the clock that it ends. Not collective. WEFT_E_NO_MEMORY; WEFT_E_PEER,
+ * WEFT_E_TIMEOUT and what else became of an earlier end of a clock, which nobody waited for: the clock is not ended then. */
 WEFT_MUST_CHECK weft_status weft_table_clock(weft_table *table);
 int64_t weft_table_time(weft_table *table); /* this worker's clock */
 
@@ -209,7 +211,7 @@ int64_t weft_table_time(weft_table *table); /* this worker's clock */
  * request, and its number from then on. `keys` may be in any order and repeat. WEFT_E_INVALID for a key that is out of range, with its place;
  * WEFT_E_NO_MEMORY. From src/parallel/server/keys.c. */
 WEFT_MUST_CHECK weft_status weft_keys_create(weft_table *table, const uint64_t *keys, int64_t count, weft_keys **keys_out);
-/* The keys, ascending: the order of rows in the values of a request. */
+/* The keys, ascending: the order of rows in the values of a request. The set's, as long as it lives; `count_out` may be NULL. */
 const uint64_t *weft_keys_list(const weft_keys *keys, int64_t *count_out);
 /* Its requests must have been waited for. NULL is fine. */
 void weft_keys_release(weft_keys *keys);
@@ -248,7 +250,8 @@ WEFT_MUST_CHECK weft_status weft_request_test(weft_request *request);
 /* As test, until it ends; after `timeout_ns` (0: none but its own deadline) WEFT_E_AGAIN, and it lives on. */
 WEFT_MUST_CHECK weft_status weft_request_wait(weft_request *request, int64_t timeout_ns);
 
-/* Start and wait. `keys` NULL: every row of a dense table. */
+/* Start and wait, also for one of the requests in flight to end. `keys` NULL: every row of a dense table. send, receive: [rows, width] in the table's
+ * dtype. Errors: those of weft_table_start_call and weft_request_test. */
 WEFT_MUST_CHECK weft_status weft_table_push(weft_table *table, const weft_keys *keys, const void *send);
 WEFT_MUST_CHECK weft_status weft_table_pull(weft_table *table, const weft_keys *keys, void *receive);
 WEFT_MUST_CHECK weft_status weft_table_push_pull(weft_table *table, const weft_keys *keys, const void *send, void *receive);
