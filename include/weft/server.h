@@ -259,6 +259,33 @@ WEFT_MUST_CHECK weft_status weft_table_push_pull(weft_table *table, const weft_k
 WEFT_MUST_CHECK weft_status weft_table_call_rows(weft_table *table, weft_request_kind kind, const uint64_t *rows, int64_t row_count, const void *send,
                                                  void *receive);
 
+/* --- snapshots --- */
+
+/* Writes all tables, rows with the states of their rules, to files that weft_server_load reads, while training goes on. Collective over the workers:
+ * each calls it with the same path at the same place among its requests and clocks; ones that have died or left are not waited for. Never
+ * blocks; *request_out as of weft_table_start_call, and one at a time (WEFT_E_STATE).
+ *
+ * What is saved is of one moment on all servers: of a table of staleness 0 the rows as all clocks before the caller's have made them; of the others
+ * what all workers had pushed before they called this, and nothing after: a server keeps requests back from there on until all workers that are there
+ * have called it, or the server's timeout has passed (WEFT_E_TIMEOUT names who has not). With .spares each server saves what it has at the clock.
+ * Then rows are copied, which takes their memory once more and holds up requests as long as a copy takes, and written by a thread of the server's own.
+ *
+ * `path` is in a folder that all servers see by that name. A file for each server lies beside it, path.<digits>.K-of-N, in the safetensors format; the
+ * one at `path` names them. It appears last, by a rename, once all are on the disk, so that `path` is the snapshot before, or this one, whole; files
+ * of snapshots before it are removed then. `timeout_ns` of all of it; 0: 10 minutes. The request's errors: WEFT_E_MISMATCH (workers differ in path or
+ * clock), WEFT_E_TIMEOUT, WEFT_E_NO_MEMORY, WEFT_E_PEER, what the file system says (WEFT_E_IO, a full disk with the file's name and size): then
+ * `path` is as it was, and training may go on. From src/parallel/server/saves.c. */
+WEFT_MUST_CHECK weft_status weft_server_start_save(weft_server *server, const char *path, int64_t timeout_ns, weft_request **request_out);
+/* Start and wait. */
+WEFT_MUST_CHECK weft_status weft_server_save(weft_server *server, const char *path);
+
+/* Fills the tables that there are with the rows and states of a snapshot, on any number of servers, whoever saved it; clocks and key sets stay. One worker
+ * calls it, with no pushes under way; blocks. Each server has a second copy of its rows meanwhile. All tables must be in the snapshot, and be of the
+ * same kind: WEFT_E_NOT_FOUND, WEFT_E_MISMATCH (what differs: dtype, width, rows, rule, solver; rates and the like may), WEFT_E_STATE (pushes are
+ * under way, or another load is), WEFT_E_CORRUPT, WEFT_E_NO_MEMORY, WEFT_E_IO, WEFT_E_PEER; no row changes then on any server (but for a server
+ * that dies in the last moment). */
+WEFT_MUST_CHECK weft_status weft_server_load(weft_server *server, const char *path);
+
 #ifdef __cplusplus
 }
 #endif

@@ -52,7 +52,7 @@ weft_status wefti_client_take(weft_server *server, bool detached, weft_request *
     request->status = WEFT_OK;
     request->message[0] = 0;
     request->own_keys = NULL;
-    request->staging_out = request->staging_in = NULL;
+    request->staging_out = request->staging_in = request->file_body = request->shares = NULL;
     request->call = (weft_table_call){0};
     request->table = NULL;
     *request_out = request;
@@ -63,8 +63,10 @@ void wefti_client_free(weft_server *server, weft_request *request) {
     wefti_keys_free(request->own_keys);
     wefti_server_give(server, request->staging_out);
     wefti_server_give(server, request->staging_in);
+    wefti_server_give(server, request->file_body);
+    wefti_server_give(server, request->shares);
     request->own_keys = NULL;
-    request->staging_out = request->staging_in = NULL;
+    request->staging_out = request->staging_in = request->file_body = request->shares = NULL;
     request->state = REQUEST_FREE;
     weft_request **list = request->detached ? &server->details : &server->free_requests;
     request->next = *list;
@@ -78,8 +80,9 @@ static void fail_request(weft_request *request, weft_status status, const char *
 }
 
 static void end_request(weft_server *server, weft_request *request) {
-    request->state = REQUEST_ENDED;
     server->flying--;
+    if (wefti_is_of_files(request->kind) && wefti_client_follow(server, request)) return;
+    request->state = REQUEST_ENDED;
     if (!request->detached) return;
     weft_table *table = request->table;
     if (request->status != WEFT_OK && table && table->trouble == WEFT_OK) {
@@ -159,14 +162,17 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
         return WEFT_OK;
     }
     bool pulls = wefti_is_pull(request->kind);
-    size_t wanted = request->kind == WEFTI_SERVER_OPEN ? sizeof request->spec : pulls ? (size_t)part->count * request->table->row_bytes : 0;
+    size_t wanted = request->kind == WEFTI_SERVER_OPEN ? sizeof request->spec : request->kind == WEFTI_SERVER_SAVE ? sizeof(wefti_server_share) : pulls ? (size_t)part->count * request->table->row_bytes : 0;
     if (frame->body_bytes != wanted)
         return wefti_fail(WEFT_E_CORRUPT, "rank %d answers with %llu bytes; %zu were asked for", (int)wefti_server_rank(server, part->server),
                           (unsigned long long)frame->body_bytes, wanted);
     if (part->in_place) server->received_in_place += wanted;
     if (part->large || wanted == 0 || (part->in_place && frame->flags & WEFTI_SERVER_RECEIVED_IN_PLACE)) return WEFT_OK;
     if (!(frame->flags & WEFTI_SERVER_INLINE)) return wefti_fail(WEFT_E_CORRUPT, "an answer of %zu bytes is not where it should be", wanted);
-    memcpy(request->kind == WEFTI_SERVER_OPEN ? (uint8_t *)&request->spec : receive_at(part), body, wanted);
+    uint8_t *to = request->kind == WEFTI_SERVER_OPEN   ? (uint8_t *)&request->spec
+                  : request->kind == WEFTI_SERVER_SAVE ? request->shares->data + (size_t)part->server * wanted
+                                                       : receive_at(part);
+    memcpy(to, body, wanted);
     return WEFT_OK;
 }
 
@@ -285,6 +291,10 @@ static void start_part(weft_server *server, weft_request *request, request_part 
     } else if (request->kind == WEFTI_SERVER_CREATE || request->kind == WEFTI_SERVER_OPEN) {
         values = &request->spec;
         value_bytes = sizeof request->spec;
+    } else if (request->file_body) {
+        head.first = request->number;
+        values = request->file_body->data;
+        value_bytes = request->file_bytes;
     }
     post_reply(server, part);
     size_t wanted = pulls ? (size_t)part->count * table->row_bytes : 0;
@@ -313,6 +323,7 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
     uint64_t timeout_ns = request->call.timeout_ns ? (uint64_t)request->call.timeout_ns : server->timeout_ns;
     if (server->failed != WEFT_OK) return wefti_fail(server->failed, "%s", server->failure);
     request->deadline_ns = wefti_deadline_after(wefti_host_now(server->host), timeout_ns);
+    if (wefti_is_of_files(request->kind)) timeout_ns = server->timeout_ns; /* servers wait for the others so long; files take longer */
     request->state = REQUEST_FLYING;
     request->pending = 1; /* this function */
     server->flying++;
@@ -384,6 +395,8 @@ void wefti_client_close(weft_server *server) {
         wefti_keys_free(server->requests[i].own_keys);
         wefti_server_give(server, server->requests[i].staging_out);
         wefti_server_give(server, server->requests[i].staging_in);
+        wefti_server_give(server, server->requests[i].file_body);
+        wefti_server_give(server, server->requests[i].shares);
     }
     while (server->all_details) {
         weft_request *request = server->all_details;

@@ -25,6 +25,9 @@ typedef enum wefti_frame_kind {
     WEFTI_SERVER_CLOCK,  /* ends the worker's clock of the table */
     WEFTI_SERVER_FORGET, /* a key set */
     WEFTI_SERVER_LEAVE,
+    WEFTI_SERVER_SAVE,   /* body: a path. `first`: the worker's how manieth snapshot. The answer's body is a wefti_server_share */
+    WEFTI_SERVER_COMMIT, /* to the first server, of a snapshot by number; body: every server's share. Without a body: it came to nothing */
+    WEFTI_SERVER_LOAD,   /* `first`: wefti_load_phase; body: a path */
     WEFTI_SERVER_REPLY,
     WEFTI_SERVER_KINDS
 } wefti_frame_kind;
@@ -69,6 +72,17 @@ typedef struct wefti_server_spec {
     int64_t  nesterov;
     double   ftrl[4];
 } wefti_server_spec;
+
+/* A server's part of a snapshot: the file is the snapshot's path with this behind it. */
+enum { WEFTI_SUFFIX_BYTES = 48 };
+typedef struct wefti_server_share {
+    char     suffix[WEFTI_SUFFIX_BYTES];
+    uint64_t rows, bytes;
+} wefti_server_share;
+typedef enum wefti_load_phase { WEFTI_LOAD_PREPARE, WEFTI_LOAD_ADOPT, WEFTI_LOAD_DROP } wefti_load_phase;
+static inline bool wefti_is_of_files(wefti_frame_kind kind) {
+    return kind == WEFTI_SERVER_SAVE || kind == WEFTI_SERVER_COMMIT || kind == WEFTI_SERVER_LOAD;
+}
 
 /* Tags: the channel's, a kind, and a slot. */
 enum { WEFTI_TAG_REQUEST = 1, WEFTI_TAG_REQUEST_BODY, WEFTI_TAG_REPLY, WEFTI_TAG_REPLY_BODY };

@@ -104,6 +104,9 @@ struct weft_request {
     weft_keys     *own_keys;    /* of a list that came with the call */
     server_buffer *staging_out, *staging_in; /* values in the order of servers, where that is not the callers' */
     wefti_server_spec spec;     /* CREATE, OPEN */
+    server_buffer *file_body, *shares; /* SAVE and the like: what is sent; [servers] that came */
+    size_t         file_bytes;
+    uint64_t       number;      /* of the snapshot; LOAD: the phase */
     request_part  *parts;       /* [servers] */
 };
 
@@ -139,11 +142,13 @@ struct weft_table {
 typedef struct served_table served_table;
 typedef struct served_keys  served_keys;
 typedef struct server_job   server_job;
+typedef struct server_save  server_save;
 
 /* A worker, as a server knows it. */
 typedef struct server_session {
     bool        left, dead;
     uint64_t    down_ns;     /* when its link was first seen broken; 0: it is not */
+    bool        halted;      /* until all have asked for a snapshot */
     uint64_t    last;        /* number of the latest request that was carried out */
     server_job *first, *end; /* in the order in which they came */
 } server_session;
@@ -258,6 +263,8 @@ struct weft_server {
     request_part     *parts;
     uint64_t         *numbers;  /* [servers] of the latest request to each */
     uint32_t          next_slot;
+    uint64_t          snapshots; /* that were begun */
+    bool              saving;    /* one has not ended */
     int32_t           flying;   /* requests of any kind that have not ended */
 
     /* server */
@@ -266,6 +273,9 @@ struct weft_server {
     server_session   *sessions; /* [workers] */
     served_table     *served;
     server_job       *free_jobs, *all_jobs;
+    server_save          *saves;
+    struct server_load   *load;
+    struct server_keeper *keeper;
     uint8_t          *trash;    /* for what comes and cannot be kept */
     uint64_t          served_count, repeated_count, request_count, late_count;
 };
@@ -292,6 +302,8 @@ void wefti_client_close(weft_server *server);
 WEFT_MUST_CHECK weft_status wefti_client_start(weft_server *server, weft_request *request, int32_t only);
 WEFT_MUST_CHECK weft_status wefti_client_take(weft_server *server, bool detached, weft_request **request_out);
 void wefti_client_free(weft_server *server, weft_request *request);
+/* saves_client.c: begins what follows a request that has ended, of a snapshot; false: nothing does. */
+bool wefti_client_follow(weft_server *server, weft_request *request);
 void wefti_client_look(weft_server *server, uint64_t now_ns); /* deadlines, and servers that are gone */
 
 /* serve.c */
@@ -310,6 +322,11 @@ void wefti_tables_refuse(weft_server *server, server_job *job);
 void wefti_tables_worker_gone(weft_server *server); /* clocks do not wait for it */
 void wefti_tables_look(weft_server *server, uint64_t now_ns);
 void wefti_tables_close(weft_server *server);
+/* A store like the table's, with nothing in it, and its sum; and to take it instead. */
+WEFT_MUST_CHECK weft_status wefti_tables_make_store(weft_server *server, const served_table *table, wefti_store **store_out, wefti_sum **sum_out);
+void wefti_tables_change_store(served_table *table, wefti_store **store, wefti_sum **sum);
+/* WEFT_E_STATE while pushes of a clock are kept. */
+WEFT_MUST_CHECK weft_status wefti_tables_check_idle(const weft_server *server, const served_table *table);
 
 /* tables_keys.c: the rows of a request; job->keys is NULL for a range of a dense table. */
 WEFT_MUST_CHECK weft_status wefti_tables_find_rows(weft_server *server, served_table *table, server_job *job, bool create);

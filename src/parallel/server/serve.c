@@ -4,7 +4,7 @@
  * others' requests go by meanwhile. A request that repeats a number of its worker is answered, and changes nothing. */
 #include <string.h>
 
-#include "parallel/server/inside.h"
+#include "parallel/server/saves.h"
 
 /* A broken link is believed once nothing has come by it for so long: what was sent before is still carried out. */
 #define LAST_WORDS_NS (20 * WEFTI_MILLISECOND_NS)
@@ -94,7 +94,7 @@ static bool is_on_the_way(weft_server *server, const server_job *job) {
 
 static void run_session(weft_server *server, int32_t worker) {
     server_session *session = &server->sessions[worker];
-    while (session->first && session->first->state == JOB_READY && !is_on_the_way(server, session->first)) {
+    while (!session->halted && session->first && session->first->state == JOB_READY && !is_on_the_way(server, session->first)) {
         server_job *job = session->first;
         session->first = job->next;
         if (!session->first) session->end = NULL;
@@ -233,6 +233,7 @@ void wefti_serve_look(weft_server *server, uint64_t now_ns) {
         look_at_worker(server, worker, now_ns);
     }
     wefti_tables_look(server, now_ns);
+    wefti_saves_look(server, now_ns);
 }
 
 /* --- opening and closing --- */

@@ -8,7 +8,7 @@
 #include <time.h>
 
 #include "core/iface/collective.h"
-#include "parallel/server/inside.h"
+#include "parallel/server/saves.h"
 
 /* How often links, deadlines and the world's verdict are looked at. */
 #define LOOK_NS (5 * WEFTI_MILLISECOND_NS)
@@ -220,6 +220,7 @@ static void free_server(weft_server *server) {
     }
     if (server->wire) server->wire->ops->close(server->wire, WEFTI_SECOND_NS);
     server->wire = NULL;
+    wefti_saves_close(server);
     wefti_tables_close(server);
     wefti_serve_close(server);
     wefti_client_close(server);

@@ -77,6 +77,18 @@ WEFT_MUST_CHECK weft_status wefti_sum_apply(wefti_sum *sum, double scale);
 int64_t wefti_sum_rows(const wefti_sum *sum);  /* that were pushed in this clock */
 size_t  wefti_sum_bytes(const wefti_sum *sum); /* that it holds */
 
+/* --- rows as they are kept (store_rows.c), for snapshots --- */
+
+/* What a row consists of: its values in the held dtype are part 0, states parts 1 .. states. */
+enum { WEFTI_PART_VALUES = 0, WEFTI_PART_UPDATES = -1, WEFTI_PART_KEYS = -2 }; /* I64 the number of its updates, U64 its key, where they are kept */
+int32_t    wefti_store_states(const wefti_store *store);
+bool       wefti_store_counts(const wefti_store *store); /* it keeps numbers of updates */
+weft_dtype wefti_store_held(const wefti_store *store);
+size_t     wefti_store_part_bytes(const wefti_store *store, int32_t part); /* of one row */
+/* A part of `count` rows from place `begin` on, and back; `places` as in apply. */
+void wefti_store_copy_out(const wefti_store *store, int32_t part, uint64_t begin, uint64_t count, void *out);
+void wefti_store_copy_in(wefti_store *store, int32_t part, const uint64_t *places, uint64_t begin, uint64_t count, const void *in);
+
 /* --- looking --- */
 int64_t  wefti_store_rows(const wefti_store *store);
 size_t   wefti_store_bytes(const wefti_store *store); /* that it holds: values, states, hash */

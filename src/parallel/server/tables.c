@@ -1,7 +1,7 @@
 /* Tables on a server: made on request, changed and read in each worker's order. A pull whose clock has not come waits at its table. */
 #include <string.h>
 
-#include "parallel/server/inside.h"
+#include "parallel/server/saves.h"
 
 /* --- finding and making --- */
 
@@ -49,6 +49,37 @@ static weft_status find_function(const weft_server *server, const char *name, co
     return wefti_fail(WEFT_E_NOT_FOUND, "rank %d, which serves, has no function '%s'; it has: %s", (int)server->rank, name, list);
 }
 
+weft_status wefti_tables_make_store(weft_server *server, const served_table *table, wefti_store **store_out, wefti_sum **sum_out) {
+    const weft_table_options *o = &table->options;
+    wefti_store_options how = {.sparse = o->sparse, .first = table->begin, .rows = table->rows, .width = o->width, .dtype = o->dtype, .rule = o->rule,
+                               .start = o->start, .low = o->low, .high = o->high, .seed = o->seed, .most_bytes = o->most_bytes,
+                               .name = table->spec.name};
+    if (o->rule.kind == WEFT_TABLE_USER) WEFTI_TRY(find_function(server, o->rule.function, &how.function));
+    WEFTI_TRY(wefti_store_create(&how, store_out));
+    return o->staleness == 0 ? wefti_sum_create(*store_out, sum_out) : WEFT_OK;
+}
+
+void wefti_tables_change_store(served_table *table, wefti_store **store, wefti_sum **sum) {
+    wefti_sum_release(table->sum);
+    wefti_store_release(table->store);
+    table->store = *store;
+    table->sum = *sum;
+    *store = NULL;
+    *sum = NULL;
+    for (served_keys *keys = table->keys; keys; keys = keys->next) {
+        keys->missing = true;
+        for (int64_t i = 0; i < keys->count; i++) keys->places[i] = WEFTI_PLACE_NONE;
+    }
+}
+
+weft_status wefti_tables_check_idle(const weft_server *server, const served_table *table) {
+    bool busy = table->sum && wefti_sum_rows(table->sum) > 0;
+    for (int32_t worker = 0; worker < server->workers; worker++) busy = busy || table->pushes[worker];
+    if (!busy) return WEFT_OK;
+    return wefti_fail(WEFT_E_STATE, "table '%s': pushes of clock %llu are kept here; load a snapshot between clocks", table->spec.name,
+                      (unsigned long long)table->closed);
+}
+
 static weft_status fill_table(weft_server *server, served_table *table) {
     weft_table_options *o = &table->options;
     size_t              workers = (size_t)server->workers;
@@ -57,20 +88,15 @@ static weft_status fill_table(weft_server *server, served_table *table) {
         table->begin = wefti_route_begin((uint64_t)o->rows, server->servers, index);
         table->rows = wefti_route_begin((uint64_t)o->rows, server->servers, index + 1) - table->begin;
     }
-    wefti_store_options how = {.sparse = o->sparse, .first = table->begin, .rows = table->rows, .width = o->width, .dtype = o->dtype, .rule = o->rule,
-                               .start = o->start, .low = o->low, .high = o->high, .seed = o->seed, .most_bytes = o->most_bytes,
-                               .name = table->spec.name};
     table->row_bytes = (size_t)o->width * weft_dtype_bytes(o->dtype);
     if (o->spares >= server->workers)
         return wefti_fail(WEFT_E_INVALID, "table '%s': %d spares among %d workers leave nobody to wait for", o->name, (int)o->spares,
                           (int)server->workers);
-    if (o->rule.kind == WEFT_TABLE_USER) WEFTI_TRY(find_function(server, o->rule.function, &how.function));
     WEFTI_TRY(wefti_alloc(workers * sizeof *table->clocks, "a table's clocks", &table->clocks));
     WEFTI_TRY(wefti_alloc(workers * sizeof *table->folded, "a table's clocks", &table->folded));
     WEFTI_TRY(wefti_alloc(workers * sizeof *table->told, "a table's clocks", &table->told));
     WEFTI_TRY(wefti_alloc(workers * sizeof *table->pushes, "a table's clocks", &table->pushes));
-    WEFTI_TRY(wefti_store_create(&how, &table->store));
-    return o->staleness == 0 ? wefti_sum_create(table->store, &table->sum) : WEFT_OK;
+    return wefti_tables_make_store(server, table, &table->store, &table->sum);
 }
 
 static weft_status create_table(weft_server *server, const server_job *job) {
@@ -265,6 +291,10 @@ void wefti_tables_carry_out(weft_server *server, server_job *job) {
         wefti_tables_worker_gone(server);
         return;
     }
+    if (wefti_is_of_files(kind)) {
+        wefti_saves_carry_out(server, job);
+        return;
+    }
     if (kind == WEFTI_SERVER_CREATE || kind == WEFTI_SERVER_OPEN) {
         wefti_serve_answer(server, job, kind == WEFTI_SERVER_CREATE ? create_table(server, job) : open_table(server, job));
         return;
@@ -293,6 +323,7 @@ void wefti_tables_worker_gone(weft_server *server) {
         wefti_clock_advance(server, table);
         wake(server, table);
     }
+    wefti_saves_advance(server);
 }
 
 void wefti_tables_look(weft_server *server, uint64_t now_ns) {

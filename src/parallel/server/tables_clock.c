@@ -9,7 +9,7 @@
  * order. Who was late goes on in the clock in hand. */
 #include <string.h>
 
-#include "parallel/server/inside.h"
+#include "parallel/server/saves.h"
 
 static bool is_out(const weft_server *server, int32_t worker) {
     return server->sessions[worker].left || server->sessions[worker].dead;
@@ -91,6 +91,7 @@ static void close_clock(weft_server *server, served_table *table) {
     note_trouble(server, table, wefti_sum_apply(table->sum, table->options.rule.mean ? 1.0 / members : 1));
     table->closed++;
     table->turn = 0;
+    wefti_saves_advance(server); /* before the next clock changes the rows */
 }
 
 static void advance_sum(weft_server *server, served_table *table) {

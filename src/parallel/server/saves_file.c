@@ -1,0 +1,299 @@
+/* The files of a snapshot. Arrays of a table T in a share: T.values [rows, width] in the held dtype, T.state.K alike, T.updates [rows] (I64) where
+ * the rule counts them, T.keys [rows] (I64) of a sparse table; metadata T says what it is. Checksums are verified before a row is taken. */
+#include <dirent.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "parallel/server/saves.h"
+#include "weft/safetensors.h"
+
+enum { ARRAY_NAME_BYTES = WEFT_TABLE_NAME_BYTES + 32 };
+#define SHARE_KEY    "weft.server.share"    /* "1 INDEX SERVERS" */
+#define MANIFEST_KEY "weft.server.snapshot" /* "1 SERVERS" */
+
+/* --- parts of a table --- */
+
+/* Parts in the order of memory: values, states, then the others where they are kept. */
+static int32_t part_count(const wefti_share_table *share) { return 1 + share->states + share->counts + share->sparse; }
+static int32_t part_of(const wefti_share_table *share, int32_t i) {
+    if (i <= share->states) return i;
+    return share->counts && i == share->states + 1 ? WEFTI_PART_UPDATES : WEFTI_PART_KEYS;
+}
+static const char *part_name(const char *table, int32_t part, char text[ARRAY_NAME_BYTES]) {
+    if (part > 0) snprintf(text, ARRAY_NAME_BYTES, "%s.state.%d", table, (int)part - 1);
+    else snprintf(text, ARRAY_NAME_BYTES, "%s.%s", table, part == 0 ? "values" : part == WEFTI_PART_UPDATES ? "updates" : "keys");
+    return text;
+}
+
+weft_status wefti_share_copy(const served_table *table, wefti_share_table *share) {
+    const wefti_store *store = table->store;
+    *share = (wefti_share_table){.dtype = table->options.dtype, .held = wefti_store_held(store), .width = table->options.width,
+                                 .total = table->options.rows, .sparse = table->options.sparse, .counts = wefti_store_counts(store), .copied = true,
+                                 .states = wefti_store_states(store), .rule = (int32_t)table->options.rule.kind,
+                                 .solver = (int32_t)table->options.rule.solver.kind, .first = table->begin, .rows = (uint64_t)wefti_store_rows(store)};
+    memcpy(share->name, table->spec.name, sizeof share->name);
+    for (int32_t i = 0; i < part_count(share); i++) share->bytes += share->rows * wefti_store_part_bytes(store, part_of(share, i));
+    weft_status status = wefti_alloc_raw(share->bytes, WEFTI_CACHE_LINE, "a snapshot's copy of a table", &share->memory);
+    if (status != WEFT_OK) {
+        *share = (wefti_share_table){.copied = true};
+        return wefti_while(status, "table '%s', %lld rows: a snapshot copies the rows and states of a server in memory before they are written",
+                           table->spec.name, (long long)wefti_store_rows(store));
+    }
+    uint8_t *to = share->memory;
+    for (int32_t i = 0; i < part_count(share); i++) {
+        wefti_store_copy_out(store, part_of(share, i), 0, share->rows, to);
+        to += share->rows * wefti_store_part_bytes(store, part_of(share, i));
+    }
+    return WEFT_OK;
+}
+
+void wefti_share_release(wefti_share_table *share) {
+    if (share->memory) wefti_free(share->memory, share->bytes);
+    share->memory = NULL;
+}
+
+/* --- writing --- */
+
+static weft_status declare(weft_safetensors_writer *writer, const wefti_share_table *share) {
+    char text[256], name[ARRAY_NAME_BYTES];
+    snprintf(text, sizeof text, "sparse %d dtype %s width %lld total %lld first %" PRIu64 " rows %" PRIu64 " clock %" PRIu64 " rule %d solver %d states %d",
+             share->sparse, weft_dtype_name(share->dtype), (long long)share->width, (long long)share->total, share->first, share->rows, share->clock,
+             (int)share->rule, (int)share->solver, (int)share->states);
+    WEFTI_TRY(weft_safetensors_writer_metadata(writer, share->name, text));
+    for (int32_t i = 0; i < part_count(share); i++) {
+        int32_t part = part_of(share, i);
+        WEFTI_TRY(weft_safetensors_writer_add(writer, part_name(share->name, part, name), part < 0 ? WEFT_I64 : share->held,
+                                              part < 0 ? weft_shape((int64_t)share->rows) : weft_shape((int64_t)share->rows, share->width)));
+    }
+    return WEFT_OK;
+}
+
+static weft_status write_table(weft_safetensors_writer *writer, const wefti_share_table *share) {
+    const uint8_t *from = share->memory;
+    char           name[ARRAY_NAME_BYTES];
+    for (int32_t i = 0; i < part_count(share); i++) {
+        int32_t part = part_of(share, i);
+        size_t  row = part < 0 ? sizeof(int64_t) : (size_t)share->width * weft_dtype_bytes(share->held);
+        WEFTI_TRY(weft_safetensors_writer_write(writer, part_name(share->name, part, name), from, share->rows * row));
+        from += share->rows * row;
+    }
+    return WEFT_OK;
+}
+
+weft_status wefti_share_write(const char *path, const wefti_share_table *tables, int32_t count, int32_t index, int32_t servers) {
+    weft_safetensors_writer *writer = NULL;
+    char                     text[64];
+    weft_status              status;
+    WEFTI_TRY_GOTO(weft_safetensors_writer_create(path, &writer), done);
+    snprintf(text, sizeof text, "1 %d %d", (int)index, (int)servers);
+    WEFTI_TRY_GOTO(weft_safetensors_writer_metadata(writer, SHARE_KEY, text), done);
+    for (int32_t i = 0; i < count; i++) WEFTI_TRY_GOTO(declare(writer, &tables[i]), done);
+    for (int32_t i = 0; i < count; i++) WEFTI_TRY_GOTO(write_table(writer, &tables[i]), done);
+    status = weft_safetensors_writer_commit(writer);
+done:
+    weft_safetensors_writer_release(writer);
+    return status;
+}
+
+/* --- the manifest --- */
+
+static const char *base_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* Whether a file's name is that of a share of `base`: base.<16 digits>.<index>-of-<servers>. */
+static bool is_share(const char *name, const char *base) {
+    size_t length = strlen(base);
+    int    used = 0, index, servers;
+    if (strncmp(name, base, length) != 0 || name[length] != '.') return false;
+    name += length + 1;
+    if (strspn(name, "0123456789abcdef") != 16 || name[16] != '.') return false;
+    return sscanf(name + 17, "%d-of-%d%n", &index, &servers, &used) == 2 && name[17 + used] == 0;
+}
+
+static bool is_named(const char *name, const char *base, const wefti_server_share *shares, int32_t servers) {
+    for (int32_t i = 0; i < servers; i++)
+        if (strcmp(name + strlen(base), shares[i].suffix) == 0) return true;
+    return false;
+}
+
+/* Of snapshots before this one, and of those that came to nothing. What cannot be removed is left. */
+static void remove_old(const char *path, const wefti_server_share *shares, int32_t servers) {
+    const char *base = base_of(path);
+    char        folder[WEFTI_FRAME_BYTES], whole[2 * WEFTI_FRAME_BYTES];
+    snprintf(folder, sizeof folder, "%.*s", (int)(base - path), path);
+    DIR *list = opendir(folder[0] ? folder : ".");
+    for (struct dirent *entry; list && (entry = readdir(list));)
+        if (is_share(entry->d_name, base) && !is_named(entry->d_name, base, shares, servers)) {
+            snprintf(whole, sizeof whole, "%s%s", folder, entry->d_name);
+            (void)!unlink(whole);
+        }
+    if (list) closedir(list);
+}
+
+weft_status wefti_manifest_write(const char *path, const wefti_server_share *shares, int32_t servers) {
+    weft_safetensors_writer *writer = NULL;
+    char                     key[32], text[WEFTI_FRAME_BYTES];
+    weft_status              status;
+    WEFTI_TRY_GOTO(weft_safetensors_writer_create(path, &writer), done);
+    snprintf(text, sizeof text, "1 %d", (int)servers);
+    WEFTI_TRY_GOTO(weft_safetensors_writer_metadata(writer, MANIFEST_KEY, text), done);
+    for (int32_t i = 0; i < servers; i++) {
+        snprintf(key, sizeof key, "share.%d", (int)i);
+        snprintf(text, sizeof text, "%s%s", base_of(path), shares[i].suffix);
+        WEFTI_TRY_GOTO(weft_safetensors_writer_metadata(writer, key, text), done);
+    }
+    status = weft_safetensors_writer_commit(writer);
+    if (status == WEFT_OK) remove_old(path, shares, servers);
+done:
+    weft_safetensors_writer_release(writer);
+    return status;
+}
+
+/* --- loading --- */
+
+/* Where one table of a share is, and what its rows are. */
+typedef struct source {
+    const char *path;
+    int         sparse, rule, solver, states;
+    char        dtype[16];
+    long long   width, total;
+    uint64_t    first, rows, clock;
+    const weft_safetensors_entry *parts[2 + WEFTI_RULE_STATES + 1];
+    int32_t     part[2 + WEFTI_RULE_STATES + 1], count;
+} source;
+
+static weft_status read_source(const weft_safetensors *file, const char *path, const char *name, source *s) {
+    const char *text = weft_safetensors_metadata(file, name);
+    *s = (source){.path = path};
+    if (text && sscanf(text, "sparse %d dtype %15s width %lld total %lld first %" SCNu64 " rows %" SCNu64 " clock %" SCNu64 " rule %d solver %d states %d",
+                       &s->sparse, s->dtype, &s->width, &s->total, &s->first, &s->rows, &s->clock, &s->rule, &s->solver, &s->states) == 10)
+        return WEFT_OK;
+    return wefti_fail(text ? WEFT_E_CORRUPT : WEFT_E_NOT_FOUND, "'%s': %s table '%s'", path, text ? "what it says cannot be read of" : "there is no", name);
+}
+
+static weft_status differ(const wefti_load_table *t, const char *what, long long saved, long long here) {
+    return wefti_fail(WEFT_E_MISMATCH, "table '%s' has %s %lld in the snapshot and %lld here", t->table->spec.name, what, saved, here);
+}
+
+static weft_status check_source(const wefti_load_table *t, const source *s) {
+    const weft_table_options *o = &t->table->options;
+    if (weft_dtype_of(s->dtype) != o->dtype)
+        return wefti_fail(WEFT_E_MISMATCH, "table '%s' is of %s in the snapshot and of %s here", t->table->spec.name, s->dtype, weft_dtype_name(o->dtype));
+    if (s->sparse != o->sparse) return differ(t, "sparse", s->sparse, o->sparse);
+    if (s->width != o->width) return differ(t, "a width of", s->width, o->width);
+    if (!s->sparse && (s->first > (uint64_t)s->total || s->rows > (uint64_t)s->total - s->first))
+        return wefti_fail(WEFT_E_CORRUPT, "'%s': table '%s' of %lld rows has %" PRIu64 " from %" PRIu64 " on", s->path, t->table->spec.name, s->total,
+                          s->rows, s->first);
+    if (!o->sparse && s->total != o->rows) return differ(t, "as many rows as", s->total, o->rows);
+    if (s->rule != (int)o->rule.kind) return differ(t, "a rule of kind", s->rule, o->rule.kind);
+    if (o->rule.kind == WEFT_TABLE_SOLVER && s->solver != (int)o->rule.solver.kind) return differ(t, "a solver of kind", s->solver, o->rule.solver.kind);
+    if (s->states != wefti_store_states(t->store)) return differ(t, "as many states as", s->states, wefti_store_states(t->store));
+    return WEFT_OK;
+}
+
+static weft_status find_part(const weft_safetensors *file, const wefti_load_table *t, source *s, int32_t part) {
+    char       name[ARRAY_NAME_BYTES];
+    weft_shape wanted = part < 0 ? weft_shape((int64_t)s->rows) : weft_shape((int64_t)s->rows, s->width);
+    const weft_safetensors_entry *entry = weft_safetensors_find(file, part_name(t->table->spec.name, part, name));
+    if (!entry || entry->dtype != (part < 0 ? WEFT_I64 : wefti_store_held(t->store)) || !weft_shape_equal(entry->shape, wanted))
+        return wefti_fail(WEFT_E_CORRUPT, "'%s': array '%s' of %s is %s", s->path, name, weft_shape_text(wanted).text, entry ? "another" : "missing");
+    s->parts[s->count] = entry;
+    s->part[s->count++] = part;
+    return WEFT_OK;
+}
+
+static weft_status find_parts(const weft_safetensors *file, const wefti_load_table *t, source *s) {
+    if (s->rows > INT64_MAX / 64) return wefti_fail(WEFT_E_CORRUPT, "'%s': table '%s' has %" PRIu64 " rows", s->path, t->table->spec.name, s->rows);
+    for (int32_t state = 0; state <= s->states; state++) WEFTI_TRY(find_part(file, t, s, state));
+    if (wefti_store_counts(t->store)) WEFTI_TRY(find_part(file, t, s, WEFTI_PART_UPDATES));
+    return s->sparse ? find_part(file, t, s, WEFTI_PART_KEYS) : WEFT_OK;
+}
+
+static void put(const wefti_load_table *t, const source *s, const uint64_t *places, uint64_t begin, uint64_t from, uint64_t count) {
+    for (int32_t i = 0; i < s->count; i++) {
+        const uint8_t *data = s->parts[i]->data;
+        if (s->part[i] != WEFTI_PART_KEYS)
+            wefti_store_copy_in(t->store, s->part[i], places, begin, count, data + from * wefti_store_part_bytes(t->store, s->part[i]));
+    }
+}
+
+static void take_dense(wefti_load_table *t, const source *s) {
+    uint64_t begin = t->table->begin, end = begin + t->table->rows, last = s->first + s->rows;
+    uint64_t from = s->first > begin ? s->first : begin, to = last < end ? last : end;
+    if (from >= to) return;
+    put(t, s, NULL, from - begin, from - s->first, to - from);
+    t->filled += to - from;
+}
+
+/* Rows of other servers are passed over; what is taken goes in one by one, as its place may be anywhere. */
+static weft_status take_sparse(wefti_load_table *t, const source *s, int32_t index, int32_t servers) {
+    const weft_table_options *o = &t->table->options;
+    const uint64_t           *keys = s->parts[s->count - 1]->data;
+    for (uint64_t i = 0; i < s->rows; i++) {
+        uint64_t key = keys[i], place;
+        bool     fits = o->rows == 0 || key < (uint64_t)o->rows;
+        if (!fits) return wefti_fail(WEFT_E_CORRUPT, "'%s': table '%s' has a key %" PRIu64 ", and %lld rows", s->path, o->name, key, (long long)o->rows);
+        bool mine = o->split == WEFT_SPLIT_HASH ? wefti_route_hash(key, servers) == index : key - t->table->begin < t->table->rows;
+        if (!mine) continue;
+        WEFTI_TRY(wefti_store_find(t->store, &key, 1, true, &place));
+        put(t, s, &place, 0, i, 1);
+    }
+    return WEFT_OK;
+}
+
+static weft_status take_share(const char *path, wefti_load_table *tables, int32_t count, int32_t index, int32_t servers) {
+    weft_safetensors *file = NULL;
+    source            s;
+    WEFTI_TRY(weft_safetensors_open(path, &file));
+    weft_status status = weft_safetensors_metadata(file, SHARE_KEY) ? weft_safetensors_verify(file)
+                                                                    : wefti_fail(WEFT_E_CORRUPT, "'%s' is no share of a snapshot", path);
+    for (int32_t i = 0; i < count && status == WEFT_OK; i++) {
+        wefti_load_table *t = &tables[i];
+        WEFTI_TRY_GOTO(read_source(file, path, t->table->spec.name, &s), done);
+        WEFTI_TRY_GOTO(check_source(t, &s), done);
+        WEFTI_TRY_GOTO(find_parts(file, t, &s), done);
+        t->found = true;
+        if (s.sparse) status = take_sparse(t, &s, index, servers);
+        else take_dense(t, &s);
+    }
+done:
+    weft_safetensors_release(file);
+    return status;
+}
+
+/* With as many servers as saved it, each has its rows in its own share. */
+static weft_status take_shares(const char *path, const weft_safetensors *manifest, int32_t saved, wefti_load_table *tables, int32_t count,
+                               int32_t index, int32_t servers) {
+    char key[32], whole[2 * WEFTI_FRAME_BYTES];
+    for (int32_t i = 0; i < saved; i++) {
+        if (saved == servers && i != index) continue;
+        snprintf(key, sizeof key, "share.%d", (int)i);
+        const char *name = weft_safetensors_metadata(manifest, key);
+        if (!name || strchr(name, '/')) return wefti_fail(WEFT_E_CORRUPT, "the manifest does not name its share %d of %d", (int)i, (int)saved);
+        snprintf(whole, sizeof whole, "%.*s%s", (int)(base_of(path) - path), path, name);
+        WEFTI_TRY(take_share(whole, tables, count, index, servers));
+    }
+    for (int32_t i = 0; i < count; i++)
+        if (!tables[i].table->options.sparse && tables[i].filled != tables[i].table->rows)
+            return wefti_fail(WEFT_E_CORRUPT, "table '%s': its shares have %" PRIu64 " of the %" PRIu64 " rows from %" PRIu64 " on", tables[i].table->spec.name,
+                              tables[i].filled, tables[i].table->rows, tables[i].table->begin);
+    return WEFT_OK;
+}
+
+weft_status wefti_snapshot_fill(const char *path, wefti_load_table *tables, int32_t count, int32_t index, int32_t servers) {
+    weft_safetensors *manifest = NULL;
+    int               version = 0, saved = 0;
+    weft_status       status = weft_safetensors_open(path, &manifest);
+    const char       *text = status == WEFT_OK ? weft_safetensors_metadata(manifest, MANIFEST_KEY) : NULL;
+    if (status == WEFT_OK && (!text || sscanf(text, "%d %d", &version, &saved) != 2 || saved < 1 || saved > WEFTI_ALL_WORKERS))
+        status = wefti_fail(WEFT_E_CORRUPT, "this is no snapshot of a parameter server");
+    else if (status == WEFT_OK && version != 1)
+        status = wefti_fail(WEFT_E_UNSUPPORTED, "the snapshot is of version %d; this Weft reads version 1", version);
+    if (status == WEFT_OK) status = take_shares(path, manifest, saved, tables, count, index, servers);
+    weft_safetensors_release(manifest);
+    return status == WEFT_OK ? WEFT_OK : wefti_while(status, "loading the snapshot '%s'", path);
+}

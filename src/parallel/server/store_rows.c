@@ -1,0 +1,42 @@
+/* Rows as they are kept, states and all, for snapshots and checkpoints: nothing is rounded, so that what is put back has the same bits. */
+#include <string.h>
+
+#include "parallel/server/store_internal.h"
+
+int32_t    wefti_store_states(const wefti_store *store) { return store->states; }
+bool       wefti_store_counts(const wefti_store *store) { return store->counts; }
+weft_dtype wefti_store_held(const wefti_store *store) { return store->held; }
+
+size_t wefti_store_part_bytes(const wefti_store *store, int32_t part) {
+    return part == WEFTI_PART_UPDATES || part == WEFTI_PART_KEYS ? sizeof(int64_t) : store->row_bytes;
+}
+
+static uint8_t *part_of(const wefti_store *store, wefti_spot spot, int32_t part) {
+    const wefti_slab *slab = &store->slabs[spot.block];
+    if (part == WEFTI_PART_UPDATES) return (uint8_t *)(slab->updates + spot.at);
+    if (part == WEFTI_PART_KEYS) return (uint8_t *)(slab->keys + spot.at);
+    return slab->memory + (size_t)part * slab->array_bytes + spot.at * store->row_bytes;
+}
+
+void wefti_store_copy_out(const wefti_store *store, int32_t part, uint64_t begin, uint64_t count, void *out) {
+    const size_t bytes = wefti_store_part_bytes(store, part);
+    uint8_t     *to = out;
+    while (count > 0) {
+        wefti_spot spot = wefti_blocks_find(store->blocks, begin);
+        uint64_t   run = store->slabs[spot.block].rows - spot.at;
+        if (run > count) run = count;
+        memcpy(to, part_of(store, spot, part), run * bytes);
+        to += run * bytes;
+        begin += run;
+        count -= run;
+    }
+}
+
+void wefti_store_copy_in(wefti_store *store, int32_t part, const uint64_t *places, uint64_t begin, uint64_t count, const void *in) {
+    const size_t   bytes = wefti_store_part_bytes(store, part);
+    const uint8_t *from = in;
+    for (uint64_t i = 0; i < count; i++, from += bytes) {
+        wefti_spot spot = wefti_blocks_find(store->blocks, places ? places[i] : begin + i);
+        memcpy(part_of(store, spot, part), from, bytes);
+    }
+}
