@@ -61,7 +61,8 @@ static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *
     return weft_checkpoint_add_i64(writer, "weft.lbfgs_next", *state.next);
 }
 
-static weft_status write_file(weft_trainer *trainer, const char *path, const weft_loader *loader, const wefti_compress_states *states) {
+static weft_status write_file(weft_trainer *trainer, const char *path, const weft_loader *loader, const wefti_compress_states *states,
+                              const wefti_served_states *served) {
     weft_checkpoint_writer *writer = NULL;
     far_variable           *far = NULL;
     size_t                  far_bytes = (size_t)weft_variables_count(trainer->variables) * sizeof *far;
@@ -70,6 +71,7 @@ static weft_status write_file(weft_trainer *trainer, const char *path, const wef
     WEFTI_TRY_GOTO(weft_checkpoint_create(path, &writer), done);
     WEFTI_TRY_GOTO(add_variables(trainer, writer, far), done);
     WEFTI_TRY_GOTO(wefti_compress_states_add(trainer, states, writer), done);
+    WEFTI_TRY_GOTO(wefti_served_states_add(trainer, served, writer), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_u64(writer, "weft.seed", trainer->graph->seed), done);
     if (trainer->program.strategy.precision == WEFT_F16) {
@@ -87,12 +89,15 @@ done:
 weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_save: the %s is NULL", trainer ? "path" : "trainer");
     wefti_compress_states states;
+    wefti_served_states   served = {0};
     WEFTI_TRY(wefti_served_refresh(trainer));
     weft_status           status = wefti_compress_states_gather(trainer, &states);
     if (status == WEFT_OK) {
-        if (trainer->world->rank == 0) status = write_file(trainer, path, loader, &states);
+        status = wefti_served_states_gather(trainer, &served);
+        if (status == WEFT_OK && trainer->world->rank == 0) status = write_file(trainer, path, loader, &states, &served);
         status = wefti_agree(trainer->world, status, "saving the run");
     }
+    wefti_served_states_release(&served);
     wefti_compress_states_release(&states);
     return status;
 }
@@ -103,6 +108,7 @@ weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const wef
 typedef struct contents {
     wefti_snapshot        run;
     wefti_compress_states states; /* what each rank keeps by itself; rank 0 alone */
+    wefti_served_states   served; /* what servers keep; rank 0 alone */
 } contents;
 
 bool wefti_snapshot_holds(const weft_trainer *trainer, bool bases, int32_t i, weft_variable_info *info_out) {
@@ -189,6 +195,7 @@ static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *f
                               (long long)s->numbers.lbfgs_used, (long long)s->numbers.lbfgs_next, state.history);
     }
     WEFTI_TRY(wefti_compress_states_read(trainer, file, &c->states));
+    WEFTI_TRY(wefti_served_states_read(trainer, file, &c->served));
     WEFTI_TRY(check_seed(trainer, file));
     WEFTI_TRY(read_scale(trainer, file, &s->numbers.scale));
     WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.step", &s->numbers.step));
@@ -246,7 +253,8 @@ weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_load
     if (status == WEFT_OK) status = wefti_snapshot_send(trainer->world, 0, &c.run);
     if (status == WEFT_OK) status = wefti_agree(trainer->world, wefti_snapshot_take_over(trainer, loader, &c.run), "taking over the run");
     if (status == WEFT_OK) status = wefti_compress_states_deal(trainer, &c.states);
-    if (status == WEFT_OK && trainer->served) status = wefti_served_restore(trainer);
+    if (status == WEFT_OK && trainer->served) status = wefti_served_restore(trainer, &c.served);
+    wefti_served_states_release(&c.served);
     wefti_compress_states_release(&c.states);
     wefti_snapshot_close(&c.run);
     return status;

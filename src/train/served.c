@@ -97,7 +97,7 @@ weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **ser
     weft_status status = weft_server_create(trainer->world, &options, &served->server);
     for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = open_parameter(trainer, i);
     WEFTI_TRY(wefti_agree(trainer->world, status, "making the server's tables"));
-    return wefti_served_restore(trainer);
+    return wefti_served_restore(trainer, NULL);
 }
 
 static weft_status finish(struct wefti_served *served, weft_status status);
@@ -182,14 +182,16 @@ static weft_status set_all(weft_trainer *trainer) {
     return finish(served, status);
 }
 
+weft_table *wefti_served_table(const struct wefti_served *served, int32_t parameter) { return served->parameters[parameter].table; }
 weft_server *wefti_served_server(struct wefti_served *served) { return served ? served->server : NULL; }
 
 static weft_status push_sums(weft_trainer *trainer, double rate);
 
 /* Collective: nobody is in a step, so all that was pushed has come. */
-weft_status wefti_served_restore(weft_trainer *trainer) {
+weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states) {
     weft_status status = wefti_agree(trainer->world, WEFT_OK, "meeting");
     if (status == WEFT_OK && trainer->world->rank == 0) status = set_all(trainer);
+    if (status == WEFT_OK && trainer->world->rank == 0 && states) status = wefti_served_states_set(trainer, states);
     trainer->served->refreshed = trainer->steps;
     return wefti_agree(trainer->world, status, "giving the parameters to the server");
 }

@@ -113,8 +113,24 @@ struct weft_server *wefti_served_server(struct wefti_served *served); /* NULL gi
 /* Makes the variables what the servers have, with all that anybody has pushed: where ranks go each at its pace. NULL trainer->served: nothing.
  * Collective. */
 weft_status wefti_served_refresh(weft_trainer *trainer);
-/* Gives rank 0's variables to the servers. Collective. */
-weft_status wefti_served_restore(weft_trainer *trainer);
+typedef struct wefti_served_states wefti_served_states;
+/* Gives rank 0's variables to the servers, and its states where it has some. Collective. */
+weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states);
+struct weft_table *wefti_served_table(const struct wefti_served *served, int32_t parameter); /* NULL where it has no elements */
+
+/* Solver states of the servers, at rank 0 (served_states.c). */
+struct wefti_served_states {
+    uint8_t *memory; /* NULL: there are none */
+    size_t   size_bytes;
+    int64_t *updates; /* [n] that each parameter's rows have had */
+    int32_t  n;
+};
+/* Rank 0 alone talks to the servers; nobody may be in a step. */
+weft_status wefti_served_states_gather(weft_trainer *trainer, wefti_served_states *states);
+weft_status wefti_served_states_set(const weft_trainer *trainer, const wefti_served_states *states);
+weft_status wefti_served_states_add(const weft_trainer *trainer, const wefti_served_states *states, weft_checkpoint_writer *writer);
+weft_status wefti_served_states_read(const weft_trainer *trainer, weft_checkpoint *file, wefti_served_states *states);
+void        wefti_served_states_release(wefti_served_states *states);
 
 /* What a trainer has in its world, and leaves there when it goes to another one. */
 typedef struct wefti_station {

@@ -65,6 +65,37 @@ Test(runs, resume_to_the_same_bits_from_memory_of_the_devices_own) {
 }
 Test(runs, resume_to_the_same_bits_over_tcp) { resumes("adamw", "tcp"); }
 
+/* A parameter server's states are in the checkpoint, too. */
+Test(runs, resume_to_the_same_bits_by_a_server) {
+    setenv("RUN_SERVER", "1", 1);
+    resumes("adam", "shm");
+    resumes("momentum", "tcp");
+}
+
+static double loss_of(const char *checkpoint, const char *rest, const char *server) {
+    const char *output = temporary_path("output");
+    setenv("RUN_SERVER", server, 1);
+    cr_assert_eq(run(2, "shm", checkpoint, rest, output), 0);
+    char  *text = read_text(output), *loss = strstr(text, "loss ");
+    cr_assert_not_null(loss, "%s", text);
+    double value = atof(loss + 5);
+    free(text);
+    return value;
+}
+
+/* A run may go on under another strategy. Without its states Adam would begin with steps of full length: the loss is then another. */
+Test(runs, go_on_from_a_server_by_allreduce_and_back) {
+    const char *whole = temporary_path("whole"), *parts = temporary_path("parts");
+    unlink(whole);
+    unlink(parts);
+    setenv("RUN_SOLVER", "adam", 1);
+    double wanted = loss_of(whole, "30 100", "0");
+    loss_of(parts, "10 100", "1");
+    loss_of(parts, "20 100", "0");
+    double got = loss_of(parts, "30 100", "1");
+    cr_assert_float_eq(got, wanted, 1e-4 * wanted, "%.9g and %.9g", got, wanted);
+}
+
 /* The others wait for rank 0 to save for longer than they would for its part of a step. */
 Test(runs, wait_for_a_slow_disk) {
     setenv("RUN_TIMEOUT_MS", "2000", 1);

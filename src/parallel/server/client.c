@@ -55,6 +55,7 @@ weft_status wefti_client_take(weft_server *server, bool detached, weft_request *
     request->staging_out = request->staging_in = request->file_body = request->shares = NULL;
     request->call = (weft_table_call){0};
     request->table = NULL;
+    request->part = 0;
     *request_out = request;
     return WEFT_OK;
 }
@@ -166,6 +167,7 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
     if (frame->body_bytes != wanted)
         return wefti_fail(WEFT_E_CORRUPT, "rank %d answers with %llu bytes; %zu were asked for", (int)wefti_server_rank(server, part->server),
                           (unsigned long long)frame->body_bytes, wanted);
+    if (request->part && pulls && part->count) *request->updates = (int64_t)frame->clock;
     if (part->in_place) server->received_in_place += wanted;
     if (part->large || wanted == 0 || (part->in_place && frame->flags & WEFTI_SERVER_RECEIVED_IN_PLACE)) return WEFT_OK;
     if (!(frame->flags & WEFTI_SERVER_INLINE)) return wefti_fail(WEFT_E_CORRUPT, "an answer of %zu bytes is not where it should be", wanted);
@@ -269,6 +271,7 @@ static void start_part(weft_server *server, weft_request *request, request_part 
         head.dtype = (uint8_t)table->options.dtype;
         head.width = (uint64_t)table->options.width;
     }
+    head.part = (uint8_t)request->part;
     if (keys) head.keys = keys->id;
     if (rows && keys && part->count && !(keys->id && keys->known[part->server])) {
         head.flags |= WEFTI_SERVER_LISTED;

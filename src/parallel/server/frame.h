@@ -42,7 +42,8 @@ enum {
 
 typedef struct wefti_server_frame {
     uint32_t magic;
-    uint8_t  kind, flags, dtype, unused;
+    uint8_t  kind, flags, dtype;
+    uint8_t  part;       /* SET, PULL of a dense range: 0 the rows; k: their state k-1 as it is kept. REPLY: `clock` is then the first row's updates */
     uint32_t slot;       /* of the request at the worker: the tag of the answer */
     int32_t  status;     /* REPLY: the outcome; what the body says then is its message */
     uint64_t table;
@@ -53,7 +54,7 @@ typedef struct wefti_server_frame {
     uint64_t width;      /* elements of a row, as the worker has it */
     uint64_t clock;      /* the worker's */
     uint64_t timeout_ns; /* how long the server may let it wait */
-    double   rate;       /* multiplies the rule's */
+    double   rate;       /* multiplies the rule's. SET of a state: the updates that rows have had */
     uint64_t body_bytes; /* of all that follows */
     uint64_t send_at, receive_at;
     uint32_t send_region, receive_region;

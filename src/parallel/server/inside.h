@@ -107,6 +107,8 @@ struct weft_request {
     server_buffer *file_body, *shares; /* SAVE and the like: what is sent; [servers] that came */
     size_t         file_bytes;
     uint64_t       number;      /* of the snapshot; LOAD: the phase */
+    int32_t        part;        /* of rows: as in the frame */
+    int64_t       *updates;     /* where `part`: as in the frame */
     request_part  *parts;       /* [servers] */
 };
 
@@ -170,6 +172,7 @@ struct server_job {
     size_t             answer_bytes;
     const uint8_t     *values;   /* that are pushed: in the body, or in the worker's memory */
     bool               in_place; /* the rows are at the worker already */
+    uint64_t           updates;  /* of the first row, where its state is pulled */
     served_keys       *keys;     /* it uses them */
     int32_t            pending;  /* of the answer's messages */
     server_mover       in, out;
@@ -302,6 +305,10 @@ void wefti_client_close(weft_server *server);
 WEFT_MUST_CHECK weft_status wefti_client_start(weft_server *server, weft_request *request, int32_t only);
 WEFT_MUST_CHECK weft_status wefti_client_take(weft_server *server, bool detached, weft_request **request_out);
 void wefti_client_free(weft_server *server, weft_request *request);
+/* table.c: PULL or SET of a dense table's state `state`, [rows, width] as the table keeps it, and of how many updates its rows have had (of a
+ * server's first row; SET: of all). The table's dtype is what it keeps: F32, F64. As weft_table_start_call. */
+WEFT_MUST_CHECK weft_status wefti_table_start_state(weft_table *table, weft_request_kind kind, int32_t state, void *values, int64_t *updates,
+                                                    weft_request **request_out);
 /* saves_client.c: begins what follows a request that has ended, of a snapshot; false: nothing does. */
 bool wefti_client_follow(weft_server *server, weft_request *request);
 void wefti_client_look(weft_server *server, uint64_t now_ns); /* deadlines, and servers that are gone */

@@ -25,6 +25,7 @@ static weft_status take_job(weft_server *server, server_job **job_out) {
     job->body = job->answer = NULL;
     job->keys = NULL;
     job->answer_bytes = job->list_bytes = 0;
+    job->updates = 0;
     job->values = NULL;
     job->in_place = false;
     job->status = WEFT_OK;
@@ -44,7 +45,7 @@ static void answer_sent(weft_server *server, server_mover *mover) { job_step(ser
 
 void wefti_serve_answer(weft_server *server, server_job *job, weft_status status) {
     wefti_server_frame reply = {.magic = WEFTI_SERVER_MAGIC, .kind = WEFTI_SERVER_REPLY, .slot = job->frame.slot, .status = (int32_t)status,
-                                .number = job->frame.number, .table = job->frame.table};
+                                .number = job->frame.number, .table = job->frame.table, .clock = job->updates};
     size_t room = sizeof job->reply_bytes - sizeof reply, inside = 0;
     wefti_server_give(server, job->body);
     job->body = NULL;

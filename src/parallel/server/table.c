@@ -226,13 +226,10 @@ static weft_status prepare(weft_server *server, weft_request *request) {
     return WEFT_OK;
 }
 
-weft_status weft_table_start_call(weft_table *table, const weft_table_call *call, weft_request **request_out) {
+static weft_status begin(weft_table *table, const weft_table_call *call, int32_t part, int64_t *updates, weft_request **request_out) {
     static const wefti_frame_kind kinds[] = {[WEFT_PUSH] = WEFTI_SERVER_PUSH, [WEFT_PULL] = WEFTI_SERVER_PULL, [WEFT_SET] = WEFTI_SERVER_SET,
                                              [WEFT_PUSH_PULL] = WEFTI_SERVER_PUSH_PULL};
     weft_request                 *request = NULL;
-    *request_out = NULL;
-    if (!table || !call) return wefti_fail(WEFT_E_INVALID, "weft_table_start_call: the %s is NULL", table ? "call" : "table");
-    WEFTI_TRY(check_call(table, call));
     weft_server *server = table->server;
     pthread_mutex_lock(&server->lock);
     weft_status status = take_trouble(table);
@@ -244,6 +241,8 @@ weft_status weft_table_start_call(weft_table *table, const weft_table_call *call
     request->kind = kinds[call->kind];
     request->table = table;
     request->call = *call;
+    request->part = part;
+    request->updates = updates;
     if (is_prepared(request)) {
         pthread_mutex_unlock(&server->lock);
         status = prepare(server, request);
@@ -254,6 +253,20 @@ weft_status weft_table_start_call(weft_table *table, const weft_table_call *call
     pthread_mutex_unlock(&server->lock);
     if (status == WEFT_OK) *request_out = request;
     return status;
+}
+
+weft_status weft_table_start_call(weft_table *table, const weft_table_call *call, weft_request **request_out) {
+    *request_out = NULL;
+    if (!table || !call) return wefti_fail(WEFT_E_INVALID, "weft_table_start_call: the %s is NULL", table ? "call" : "table");
+    WEFTI_TRY(check_call(table, call));
+    return begin(table, call, 0, NULL, request_out);
+}
+
+weft_status wefti_table_start_state(weft_table *table, weft_request_kind kind, int32_t state, void *values, int64_t *updates,
+                                    weft_request **request_out) {
+    weft_table_call call = {.kind = kind, .send = values, .receive = values, .rate = kind == WEFT_SET ? (double)*updates : 0};
+    *request_out = NULL;
+    return begin(table, &call, state + 1, updates, request_out);
 }
 
 static weft_status finish(weft_request *request) {

@@ -150,6 +150,33 @@ static weft_status reach(weft_server *server, const served_table *table, const s
     return WEFT_OK;
 }
 
+/* States are of dense ranges, and kept in the dtype that is sent. */
+static weft_status check_state(const served_table *table, const server_job *job) {
+    const wefti_server_frame *frame = &job->frame;
+    bool plain = frame->kind == WEFTI_SERVER_PULL || frame->kind == WEFTI_SERVER_SET;
+    if (!plain || table->options.sparse || frame->keys || frame->flags & WEFTI_SERVER_LISTED || wefti_store_held(table->store) != table->options.dtype)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "table '%s': states are pulled and set of a whole dense table of F32 or F64", table->spec.name);
+    if (frame->part <= wefti_store_states(table->store) && frame->rate >= 0 && frame->rate < 0x1p53) return WEFT_OK;
+    return wefti_fail(WEFT_E_INVALID, "table '%s': state %d after %g updates; its rule has %d states", table->spec.name, frame->part - 1, frame->rate,
+                      (int)wefti_store_states(table->store));
+}
+
+static void read_state(const served_table *table, server_job *job, void *out) {
+    uint64_t begin = job->frame.first - table->begin;
+    int64_t  updates = 0;
+    wefti_store_copy_out(table->store, job->frame.part, begin, job->frame.count, out);
+    if (wefti_store_counts(table->store)) wefti_store_copy_out(table->store, WEFTI_PART_UPDATES, begin, 1, &updates);
+    job->updates = (uint64_t)updates;
+}
+
+static void set_state(served_table *table, const server_job *job) {
+    uint64_t begin = job->frame.first - table->begin;
+    int64_t  updates = (int64_t)job->frame.rate;
+    wefti_store_copy_in(table->store, job->frame.part, NULL, begin, job->frame.count, job->values);
+    for (uint64_t row = 0; row < job->frame.count && wefti_store_counts(table->store); row++)
+        wefti_store_copy_in(table->store, WEFTI_PART_UPDATES, NULL, begin + row, 1, &updates);
+}
+
 static weft_status read_rows(weft_server *server, served_table *table, server_job *job) {
     served_keys *keys = job->keys;
     int64_t      count = (int64_t)job->frame.count;
@@ -173,6 +200,10 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
     }
     if (status != WEFT_OK) return status;
     job->answer_bytes = bytes;
+    if (job->frame.part) {
+        read_state(table, job, out);
+        return WEFT_OK;
+    }
     wefti_store_read(table->store, keys ? keys->keys : NULL, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, count, out);
     return WEFT_OK;
 }
@@ -232,6 +263,10 @@ static weft_status find_values(weft_server *server, const served_table *table, s
 
 static weft_status set_rows(served_table *table, const server_job *job) {
     const served_keys *keys = job->keys;
+    if (job->frame.part) {
+        if (job->frame.count) set_state(table, job);
+        return WEFT_OK;
+    }
     if (table->options.rule.kind == WEFT_TABLE_FTRL) return wefti_fail(WEFT_E_UNSUPPORTED, "table '%s': rows of FTRL cannot be set", table->spec.name);
     if (job->frame.count)
         wefti_store_write(table->store, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, (int64_t)job->frame.count,
@@ -243,6 +278,7 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
     bool        sets = job->frame.kind == WEFTI_SERVER_SET;
     bool        pushes = job->frame.kind != WEFTI_SERVER_PULL, pulls = wefti_is_pull((wefti_frame_kind)job->frame.kind);
     weft_status status = check_request(table, job, pushes);
+    if (status == WEFT_OK && job->frame.part) status = check_state(table, job);
     pushes = pushes && !repeated;
     if (status == WEFT_OK && pushes) status = find_values(server, table, job);
     if (status == WEFT_OK) status = wefti_tables_find_rows(server, table, job, pushes);

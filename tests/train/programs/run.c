@@ -2,7 +2,7 @@
  * Resumes from CHECKPOINT where it exists, saves every EVERY steps and at the end. At DIE_STEP the rank DIE_RANK prints "died NANOSECONDS"
  * and kills itself; a rank that sees an error prints "error NANOSECONDS STATUS MESSAGE" and exits with 1. Environment: RUN_PAUSE_MS, that
  * rank 0 idles in each step while the others wait for it; RUN_TIMEOUT_MS, of the world; RUN_SYNC_MS, that the disk takes for the first
- * file; RUN_SOLVER: adamw, sgd, momentum or lbfgs; RUN_NAN=field or share: in step 3 the rows of rank 1 (in the loss alone) are not finite;
+ * file; RUN_SOLVER: adamw, adam, sgd, momentum or lbfgs; RUN_SERVER: 1, by a parameter server; RUN_NAN=field or share: in step 3 the rows of rank 1 (in the loss alone) are not finite;
  * RUN_OTHER: what rank 1 is told otherwise (dropout, schedule, epsilon, nesterov, bias). */
 #include <math.h>
 #include <signal.h>
@@ -46,6 +46,7 @@ static weft_solver solver_of(const char *name) {
     if (name && strcmp(name, "sgd") == 0) return weft_sgd(0.02);
     if (name && strcmp(name, "momentum") == 0) return weft_sgd(0.02, .momentum = 0.9, .nesterov = true);
     if (name && strcmp(name, "lbfgs") == 0) return weft_lbfgs(0.5, .history = 4);
+    if (name && strcmp(name, "adam") == 0) return weft_adamw(2e-3, .schedule = {.kind = WEFT_COSINE, .warmup = 5, .steps = 100});
     return weft_adamw(2e-3, .clip_norm = 1, .schedule = {.kind = WEFT_COSINE, .warmup = 5, .steps = 100});
 }
 
@@ -91,7 +92,8 @@ int main(int argc, char **argv) {
     weft_tensor *h = weft_input(graph, "x", WEFT_F32, weft_shape(BATCH, WIDTH));
     h = weft_dropout(weft_relu(weft_batch_norm(weft_linear(h, "hidden", .out = 96), "norm")), is_other(world, "dropout") ? 0.3 : 0.2);
     weft_tensor *loss = weft_cross_entropy(weft_linear(h, "head", .out = 4, .bias_init = is_other(world, "bias") ? weft_init_ones() : weft_init_zeros()), weft_input(graph, "y", WEFT_I32, weft_shape(BATCH)));
-    weft_program program = {.loss = loss, .solver = solver_of(getenv("RUN_SOLVER"))};
+    weft_program program = {.loss = loss, .solver = solver_of(getenv("RUN_SOLVER")),
+                            .strategy = {.sync = number_of("RUN_SERVER") ? WEFT_SERVER : WEFT_ALLREDUCE}};
     if (is_other(world, "schedule")) program.solver.schedule.steps++;
     if (is_other(world, "epsilon")) program.solver.epsilon = 1e-7;
     if (is_other(world, "nesterov")) program.solver.nesterov = !program.solver.nesterov;

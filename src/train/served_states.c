@@ -1,0 +1,124 @@
+/* Solver states that a parameter server keeps, in checkpoints: under the names that states of a run by allreduce have, so that a run may go on under either.
+ * Rank 0 fetches and gives all of them; it holds them while it writes or reads. A file without them begins them anew. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/rules/rules.h"
+#include "parallel/server/inside.h"
+#include "train/trainer.h"
+
+#define UPDATES "weft.server_updates"
+
+/* --- where they are --- */
+
+typedef struct state {
+    const weft_tensor *parameter;
+    weft_table        *table;
+    int32_t            index, number; /* of the parameter; of the state */
+    char               name[512];
+    size_t             at, bytes;
+} state;
+
+/* The next one after `s`, which begins as zero; false: there is none. */
+static bool next_state(const weft_trainer *trainer, const wefti_rule *rule, state *s) {
+    if (s->parameter) s->number++;
+    s->at += s->bytes;
+    for (; s->index < trainer->training.n; s->index++, s->number = 0) {
+        s->parameter = trainer->training.parameters[s->index];
+        s->table = wefti_served_table(trainer->served, s->index);
+        s->bytes = (size_t)weft_shape_elements(s->parameter->shape) * weft_dtype_bytes(s->parameter->dtype);
+        if (s->number < rule->n_states && s->table) break;
+    }
+    if (s->index == trainer->training.n) return false;
+    snprintf(s->name, sizeof s->name, "weft.solver.%s%d/%s", rule->name, (int)s->number, s->parameter->node->name);
+    return true;
+}
+
+static const wefti_rule *rule_of(const weft_trainer *trainer) { return wefti_rule_for(&trainer->program.solver); }
+
+static weft_status make_room(const weft_trainer *trainer, wefti_served_states *states) {
+    state  s = {0};
+    size_t total = 0, updates = (size_t)trainer->training.n * sizeof(int64_t);
+    while (next_state(trainer, rule_of(trainer), &s)) total = s.at + s.bytes;
+    states->n = trainer->training.n;
+    WEFTI_TRY(wefti_alloc(updates, "numbers of updates", &states->updates));
+    if (total == 0) return WEFT_OK;
+    weft_status status = wefti_alloc(total, "solver states of the parameter server", &states->memory);
+    states->size_bytes = status == WEFT_OK ? total : 0;
+    return status;
+}
+
+void wefti_served_states_release(wefti_served_states *states) {
+    if (states->memory) wefti_free(states->memory, states->size_bytes);
+    if (states->updates) wefti_free(states->updates, (size_t)states->n * sizeof *states->updates);
+    *states = (wefti_served_states){0};
+}
+
+/* --- between the servers and rank 0 --- */
+
+static weft_status move(const weft_trainer *trainer, const wefti_served_states *states, weft_request_kind kind) {
+    state s = {0};
+    while (next_state(trainer, rule_of(trainer), &s)) {
+        weft_request *request = NULL;
+        WEFTI_TRY(wefti_table_start_state(s.table, kind, s.number, states->memory + s.at, &states->updates[s.index], &request));
+        weft_status status = weft_request_wait(request, 0);
+        if (status != WEFT_OK) return wefti_while(status, "state '%s'", s.name);
+    }
+    return WEFT_OK;
+}
+
+weft_status wefti_served_states_gather(weft_trainer *trainer, wefti_served_states *states) {
+    if (!trainer->served || trainer->world->rank != 0 || rule_of(trainer)->n_states == 0) return WEFT_OK;
+    WEFTI_TRY(make_room(trainer, states));
+    return move(trainer, states, WEFT_PULL);
+}
+
+weft_status wefti_served_states_set(const weft_trainer *trainer, const wefti_served_states *states) {
+    return states->memory ? move(trainer, states, WEFT_SET) : WEFT_OK;
+}
+
+/* --- between rank 0 and the file --- */
+
+weft_status wefti_served_states_add(const weft_trainer *trainer, const wefti_served_states *states, weft_checkpoint_writer *writer) {
+    state s = {0};
+    if (!states->memory) return WEFT_OK;
+    while (next_state(trainer, rule_of(trainer), &s))
+        WEFTI_TRY(weft_checkpoint_add(writer, s.name, s.parameter->dtype, s.parameter->shape, states->memory + s.at));
+    return weft_checkpoint_add(writer, UPDATES, WEFT_I64, weft_shape(states->n), states->updates);
+}
+
+/* How often rows have been updated, where the file does not say: once a step. */
+static weft_status read_updates(const weft_trainer *trainer, weft_checkpoint *file, int64_t *updates) {
+    int64_t step = 0;
+    if (weft_checkpoint_find(file, UPDATES, NULL, NULL))
+        return weft_checkpoint_read(file, UPDATES, WEFT_I64, weft_shape(trainer->training.n), updates);
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.step", &step));
+    for (int32_t i = 0; i < trainer->training.n; i++) updates[i] = step;
+    return WEFT_OK;
+}
+
+static weft_status check_updates(const weft_trainer *trainer, const int64_t *updates) {
+    for (int32_t i = 0; i < trainer->training.n; i++)
+        if (updates[i] < 0 || updates[i] > INT64_C(1) << 52)
+            return wefti_fail(WEFT_E_CORRUPT, "parameter '%s' has had %lld updates", trainer->training.parameters[i]->node->name, (long long)updates[i]);
+    return WEFT_OK;
+}
+
+weft_status wefti_served_states_read(const weft_trainer *trainer, weft_checkpoint *file, wefti_served_states *states) {
+    state s = {0};
+    if (!trainer->served) { /* by allreduce all are updated once a step */
+        wefti_served_states unused = {.n = trainer->training.n};
+        if (!weft_checkpoint_find(file, UPDATES, NULL, NULL)) return WEFT_OK;
+        WEFTI_TRY(wefti_alloc((size_t)unused.n * sizeof(int64_t), "numbers of updates", &unused.updates));
+        weft_status status = read_updates(trainer, file, unused.updates);
+        wefti_served_states_release(&unused);
+        return status;
+    }
+    if (!next_state(trainer, rule_of(trainer), &s) || !weft_checkpoint_find(file, s.name, NULL, NULL)) return WEFT_OK;
+    WEFTI_TRY(make_room(trainer, states));
+    WEFTI_TRY(read_updates(trainer, file, states->updates));
+    WEFTI_TRY(check_updates(trainer, states->updates));
+    for (s = (state){0}; next_state(trainer, rule_of(trainer), &s);)
+        WEFTI_TRY(weft_checkpoint_read(file, s.name, s.parameter->dtype, s.parameter->shape, states->memory + s.at));
+    return WEFT_OK;
+}
