@@ -1,4 +1,4 @@
-/* L-BFGS (Liu & Nocedal 1989) with a strong Wolfe line search (Nocedal & Wright 2006, algorithms 3.5, 3.6 and 7.4).
+/* L-BFGS (Liu & Nocedal 1989) with a strong Wolfe line search (core/rules/wolfe.h; Nocedal & Wright 2006, algorithms 3.5, 3.6 and 7.4).
  *
  * The plan gives loss and gradient, the host keeps the vectors, in f64 and on every rank alike: the gradients that come out of
  * an allreduce are the same bits everywhere, so all ranks take the same decisions without a message of their own.
@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/rules/wolfe.h"
 #include "train/trainer.h"
 
 typedef struct wefti_lbfgs {
@@ -164,8 +165,9 @@ static weft_status evaluate(search *s, const double *point, double *gradient, do
 }
 
 /* Value and slope at step length t along the direction; the point and its gradient stay in trial, trial_gradient. */
-static weft_status probe(search *s, double t, double *value_out, double *slope_out) {
-    lbfgs *l = s->trainer->lbfgs;
+static weft_status probe(void *context, double t, double *value_out, double *slope_out) {
+    search *s = context;
+    lbfgs  *l = s->trainer->lbfgs;
     memcpy(l->trial, l->point, sizeof(double) * (size_t)l->n);
     axpy(l->n, t, l->direction, l->trial);
     WEFTI_TRY(evaluate(s, l->trial, l->trial_gradient, value_out));
@@ -173,7 +175,7 @@ static weft_status probe(search *s, double t, double *value_out, double *slope_o
     return WEFT_OK;
 }
 
-/* --- direction and line search --- */
+/* --- direction and step --- */
 
 /* direction = -H*gradient by the two-loop recursion. */
 static void find_direction(lbfgs *l) {
@@ -194,60 +196,6 @@ static void find_direction(lbfgs *l) {
         double  beta = l->rho[i] * dot(l->n, pair_y(l, i), q);
         axpy(l->n, l->alpha[i] - beta, pair_s(l, i), q);
     }
-}
-
-typedef struct sample { double t, value, slope; } sample;
-
-/* Minimiser of the cubic through two samples, kept inside the middle 80 % of the interval. */
-static double interpolate(sample a, sample b) {
-    double d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.t - b.t);
-    double square = d1 * d1 - a.slope * b.slope;
-    double low = fmin(a.t, b.t), high = fmax(a.t, b.t), middle = 0.5 * (low + high);
-    if (!(square >= 0)) return middle;
-    double d2 = b.t > a.t ? sqrt(square) : -sqrt(square);
-    double t = b.t - (b.t - a.t) * ((b.slope + d2 - d1) / (b.slope - a.slope + 2 * d2));
-    return isfinite(t) ? fmin(fmax(t, low + 0.1 * (high - low)), high - 0.1 * (high - low)) : middle;
-}
-
-static const double sufficient = 1e-4, curvature = 0.9;
-
-static bool too_high(const search *s, sample at, sample low) {
-    return !(at.value <= s->value0 + sufficient * at.t * s->slope0) || at.value >= low.value;
-}
-
-/* Shrinks a bracket until the strong Wolfe conditions hold; trial ends at the accepted point, or at the best one. */
-static weft_status zoom(search *s, sample low, sample high, int32_t tries, sample *found_out) {
-    while (tries-- > 0 && fabs(high.t - low.t) * fabs(s->slope0) > 1e-16 * fmax(1, fabs(s->value0))) {
-        sample at = {.t = isfinite(high.value) && isfinite(high.slope) ? interpolate(low, high) : 0.5 * (low.t + high.t)};
-        WEFTI_TRY(probe(s, at.t, &at.value, &at.slope));
-        if (too_high(s, at, low)) {
-            high = at;
-            continue;
-        }
-        if (fabs(at.slope) <= -curvature * s->slope0) {
-            *found_out = at;
-            return WEFT_OK;
-        }
-        if (at.slope * (high.t - low.t) >= 0) high = low;
-        low = at;
-    }
-    WEFTI_TRY(probe(s, low.t, &low.value, &low.slope));
-    *found_out = low;
-    return WEFT_OK;
-}
-
-static weft_status line_search(search *s, double first, int32_t tries, sample *found_out) {
-    sample before = {0, s->value0, s->slope0}, at = {.t = first};
-    for (int32_t i = 0; i < tries; i++, before = at, at.t *= 2) {
-        WEFTI_TRY(probe(s, at.t, &at.value, &at.slope));
-        if (!isfinite(at.value) || too_high(s, at, i ? before : (sample){0, INFINITY, 0}))
-            return zoom(s, before, at, tries - i, found_out);
-        if (fabs(at.slope) <= -curvature * s->slope0) break;
-        if (at.slope >= 0) return zoom(s, at, before, tries - i, found_out);
-        if (i == tries - 1) break;
-    }
-    *found_out = at;
-    return WEFT_OK;
 }
 
 /* Takes the step from point to trial into the history, where it has positive curvature. */
@@ -286,8 +234,9 @@ weft_status wefti_lbfgs_step(weft_trainer *trainer, const weft_batch *batch, wef
     double  rate = trainer->program.solver.rate > 0 ? trainer->program.solver.rate : 1;
     double  first = l->used ? rate : rate * fmin(1, 1 / report->gradient_norm);
     int32_t tries = trainer->program.solver.line_search > 0 ? trainer->program.solver.line_search : 20;
-    sample  found = {0, 0, 0};
-    WEFTI_TRY(line_search(&s, first, tries, &found));
+    wefti_wolfe       along = {.probe = probe, .context = &s, .value0 = s.value0, .slope0 = s.slope0};
+    wefti_wolfe_point found = {0, 0, 0};
+    WEFTI_TRY(wefti_wolfe_search(&along, first, tries, &found));
     report->rate = found.t;
     if (!(found.value <= s.value0)) return move_parameters(trainer, l->point, true); /* no descent left in this precision */
     remember(l);
