@@ -21,6 +21,8 @@
  *   keep            checkpoint.h safetensors.h metrics.h plot.h tensorboard.h timeline.h
  *   run             world.h     this process's rank, device and link to the others
  *                   server.h    parameter server: tables that workers push to and pull from, at clocks or asynchronously
+ *                   vectors.h   its dense tables as vectors: arithmetic where they lie
+ *                   lbfgs.h     L-BFGS on it, with units of work that go to whoever is idle
  *                   collective.h  groups of ranks: reductions, exchanges and messages on plain memory
  *                   wire.h      a wire of your own between the ranks
  *                   threads.h   whose threads compute
@@ -43,6 +45,7 @@
 #include "weft/graph.h"
 #include "weft/idx.h"
 #include "weft/layers.h"
+#include "weft/lbfgs.h"
 #include "weft/loader.h"
 #include "weft/log.h"
 #include "weft/loss.h"
@@ -64,6 +67,7 @@
 #include "weft/tokens.h"
 #include "weft/trainer.h"
 #include "weft/variables.h"
+#include "weft/vectors.h"
 #include "weft/wire.h"
 #include "weft/world.h"
 

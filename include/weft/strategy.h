@@ -18,8 +18,8 @@ extern "C" {
 typedef enum weft_sync {
     WEFT_ALLREDUCE, /* gradients are summed over all ranks at every step */
     WEFT_SERVER     /* a parameter server (weft/server.h) keeps parameters and solver states in parts; ranks push gradients to it and pull what it
-                       made of them. It lives beside the training, on ranks of the same world. Not with L-BFGS, clip_norm, f16 or compression
-                       (WEFT_E_UNSUPPORTED). Checkpoints are those of WEFT_ALLREDUCE, solver states and all, and may be loaded under either; rank 0 holds the
+                       made of them. It lives beside the training, on ranks of the same world. Not with L-BFGS (weft/lbfgs.h has that), clip_norm, f16
+                       or compression (WEFT_E_UNSUPPORTED). Checkpoints are those of WEFT_ALLREDUCE, solver states and all, and may be loaded under either; rank 0 holds the
                        states while it saves or loads */
 } weft_sync;
 

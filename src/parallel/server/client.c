@@ -56,6 +56,7 @@ weft_status wefti_client_take(weft_server *server, bool detached, weft_request *
     request->call = (weft_table_call){0};
     request->table = NULL;
     request->part = 0;
+    request->ask = NULL;
     *request_out = request;
     return WEFT_OK;
 }
@@ -162,6 +163,10 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
         fail_request(request, (weft_status)frame->status, text);
         return WEFT_OK;
     }
+    if (request->ask && (frame->body_bytes != request->answer_bytes || !(frame->flags & WEFTI_SERVER_INLINE)))
+        return wefti_fail(WEFT_E_CORRUPT, "rank %d answers a question with %llu bytes, not %zu", (int)wefti_server_rank(server, part->server),
+                          (unsigned long long)frame->body_bytes, request->answer_bytes);
+    if (request->ask) return WEFT_OK;
     bool pulls = wefti_is_pull(request->kind);
     size_t wanted = request->kind == WEFTI_SERVER_OPEN ? sizeof request->spec : request->kind == WEFTI_SERVER_SAVE ? sizeof(wefti_server_share) : pulls ? (size_t)part->count * request->table->row_bytes : 0;
     if (frame->body_bytes != wanted)
@@ -273,6 +278,14 @@ static void start_part(weft_server *server, weft_request *request, request_part 
     }
     head.part = (uint8_t)request->part;
     if (keys) head.keys = keys->id;
+    if (request->kind == WEFTI_SERVER_GIVE) {
+        head.keys = request->unit + 1;
+        head.clock = request->evaluation;
+    }
+    if (request->ask) {
+        values = request->ask;
+        value_bytes = request->ask_bytes;
+    }
     if (rows && keys && part->count && !(keys->id && keys->known[part->server])) {
         head.flags |= WEFTI_SERVER_LISTED;
         list = keys->routed + part->first;

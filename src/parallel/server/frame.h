@@ -9,7 +9,7 @@
 #include "core/iface/wire.h"
 #include "weft/server.h"
 
-#define WEFTI_SERVER_MAGIC UINT32_C(0x32535057) /* "WPS2": the last is the protocol's version */
+#define WEFTI_SERVER_MAGIC UINT32_C(0x33535057) /* "WPS3": the last is the protocol's version */
 
 enum {
     WEFTI_FRAME_BYTES = 4096,      /* of a request that is one message, frame included */
@@ -22,6 +22,9 @@ typedef enum wefti_frame_kind {
     WEFTI_SERVER_CREATE, /* body: a specification. Takes part in a table, which is made where it is not there */
     WEFTI_SERVER_OPEN,   /* body: a specification of which only the name counts; the reply's body is the whole */
     WEFTI_SERVER_PUSH, WEFTI_SERVER_PULL, WEFTI_SERVER_PUSH_PULL, WEFTI_SERVER_SET,
+    WEFTI_SERVER_GIVE,    /* a unit's share of a sum that is being gathered. `clock`: of which evaluation; `keys`: the unit, plus 1 (work.h) */
+    WEFTI_SERVER_VECTORS, /* body: commands; the answer's: their results */
+    WEFTI_SERVER_WORK,    /* to the first server; body and answer: a wefti_work */
     WEFTI_SERVER_CLOCK,  /* ends the worker's clock of the table */
     WEFTI_SERVER_FORGET, /* a key set */
     WEFTI_SERVER_LEAVE,
@@ -90,7 +93,9 @@ enum { WEFTI_TAG_REQUEST = 1, WEFTI_TAG_REQUEST_BODY, WEFTI_TAG_REPLY, WEFTI_TAG
 static inline uint64_t wefti_server_tag(uint64_t kind, uint32_t slot) { return WEFTI_TAG_SERVER | kind << 32 | slot; }
 
 static inline bool wefti_is_pull(wefti_frame_kind kind) { return kind == WEFTI_SERVER_PULL || kind == WEFTI_SERVER_PUSH_PULL; }
-static inline bool wefti_is_of_rows(wefti_frame_kind kind) { return kind == WEFTI_SERVER_PUSH || kind == WEFTI_SERVER_SET || wefti_is_pull(kind); }
+static inline bool wefti_is_of_rows(wefti_frame_kind kind) {
+    return kind == WEFTI_SERVER_PUSH || kind == WEFTI_SERVER_SET || kind == WEFTI_SERVER_GIVE || wefti_is_pull(kind);
+}
 
 /* WEFT_E_CORRUPT for what is no frame, in words; `bytes` came. */
 WEFT_MUST_CHECK weft_status wefti_server_frame_check(const wefti_server_frame *frame, size_t bytes);

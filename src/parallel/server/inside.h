@@ -99,6 +99,9 @@ struct weft_request {
     bool           detached;    /* nobody waits for it */
     int32_t        pending;     /* parts that have not ended */
     uint64_t       deadline_ns, clock;
+    uint64_t       evaluation, unit;    /* GIVE */
+    const void    *ask;                 /* VECTORS, WORK: what is sent; answers stay in their parts. Else NULL */
+    size_t         ask_bytes, answer_bytes;
     weft_status    status;
     char           message[WEFTI_SERVER_TEXT_BYTES];
     weft_keys     *own_keys;    /* of a list that came with the call */
@@ -152,6 +155,8 @@ typedef struct server_session {
     uint64_t    down_ns;     /* when its link was first seen broken; 0: it is not */
     bool        halted;      /* until all have asked for a snapshot */
     uint64_t    last;        /* number of the latest request that was carried out */
+    uint64_t     resulted;   /* number of the latest VECTORS, of which are … */
+    double      *results;    /* … [VECTORS_MOST]; NULL before the first */
     server_job *first, *end; /* in the order in which they came */
 } server_session;
 
@@ -222,6 +227,7 @@ struct served_table {
     uint64_t           trouble_clock;
     uint64_t          *told;    /* … which workers were told, [workers] */
     char               trouble_text[WEFTI_SERVER_TEXT_BYTES];
+    struct server_gather *gather; /* a sum over units of work (gather.c) */
 };
 
 /* --- both --- */
@@ -268,6 +274,7 @@ struct weft_server {
     uint32_t          next_slot;
     uint64_t          snapshots; /* that were begun */
     bool              saving;    /* one has not ended */
+    uint64_t          runs;    /* of weft_lbfgs_minimise that were begun */
     int32_t           flying;   /* requests of any kind that have not ended */
 
     /* server */
@@ -279,6 +286,7 @@ struct weft_server {
     server_save          *saves;
     struct server_load   *load;
     struct server_keeper *keeper;
+    struct server_ledger *ledgers; /* of work that is given out (ledger.c) */
     uint8_t          *trash;    /* for what comes and cannot be kept */
     uint64_t          served_count, repeated_count, request_count, late_count;
 };

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "parallel/server/saves.h"
+#include "parallel/server/work.h"
 
 /* A broken link is believed once nothing has come by it for so long: what was sent before is still carried out. */
 #define LAST_WORDS_NS (20 * WEFTI_MILLISECOND_NS)
@@ -256,6 +257,7 @@ void wefti_serve_close(weft_server *server) {
         if (job->answer) wefti_server_free_buffer(server, job->answer);
         wefti_free(job, sizeof *job);
     }
+    for (int32_t worker = 0; server->sessions && worker < server->workers; worker++) wefti_free(server->sessions[worker].results, sizeof(double) * VECTORS_MOST);
     if (server->sessions) wefti_free(server->sessions, (size_t)server->workers * sizeof *server->sessions);
     if (server->slots) wefti_free(server->slots, (size_t)server->slot_count * sizeof *server->slots);
     if (server->trash) wefti_free(server->trash, SERVER_PIECE_BYTES);

@@ -61,6 +61,9 @@ void wefti_store_set_rate(wefti_store *store, double multiple);
 /* Replaces rows by values [count, width] of the table's dtype; states and numbers of updates stay. Places as in apply. */
 void wefti_store_write(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *values);
 
+/* All elements of a dense store of F32 or F64 as one array; NULL for another store. Valid as long as the store. */
+void *wefti_store_vector(wefti_store *store, int64_t *elements_out);
+
 /* --- sums of a clock (staleness 0) ---
  *
  * A sum is held as wide as the store holds values (I32 in I64, so that a mean does not wrap before it is divided), in pages of some rows each

@@ -13,3 +13,9 @@ void wefti_store_write(wefti_store *store, const uint64_t *places, uint64_t begi
         store->loops->take[dtype](wefti_store_row(store, spot), (const uint8_t *)values + (size_t)i * store->in_row_bytes, store->options.width, 1, 1);
     }
 }
+
+void *wefti_store_vector(wefti_store *store, int64_t *elements_out) {
+    bool vector = !store->options.sparse && store->slabs == &store->whole && (store->options.dtype == WEFT_F32 || store->options.dtype == WEFT_F64);
+    *elements_out = vector ? (int64_t)store->rows * store->options.width : 0;
+    return vector ? store->whole.memory : NULL;
+}

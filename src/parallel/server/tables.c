@@ -2,10 +2,11 @@
 #include <string.h>
 
 #include "parallel/server/saves.h"
+#include "parallel/server/work.h"
 
 /* --- finding and making --- */
 
-static served_table *find_by_id(const weft_server *server, uint64_t id) {
+served_table *wefti_tables_find(const weft_server *server, uint64_t id) {
     served_table *table = server->served;
     while (table && table->id != id) table = table->next;
     return table;
@@ -27,6 +28,7 @@ static void free_table(weft_server *server, served_table *table) {
         keys->forgotten = true;
         wefti_tables_let_go(table, keys);
     }
+    wefti_gather_free(server, table);
     wefti_sum_release(table->sum);
     wefti_store_release(table->store);
     if (table->clocks) wefti_free(table->clocks, workers * sizeof *table->clocks);
@@ -102,7 +104,7 @@ static weft_status fill_table(weft_server *server, served_table *table) {
 static weft_status create_table(weft_server *server, const server_job *job) {
     if (!job->body || job->frame.body_bytes != sizeof(wefti_server_spec)) return wefti_fail(WEFT_E_CORRUPT, "a table's specification is cut off");
     const wefti_server_spec *spec = (const wefti_server_spec *)job->body->data;
-    served_table            *table = find_by_id(server, job->frame.table);
+    served_table            *table = wefti_tables_find(server, job->frame.table);
     if (table) {
         const char *differ = wefti_server_spec_differ(&table->spec, spec);
         if (!differ) return WEFT_OK;
@@ -127,7 +129,7 @@ static weft_status create_table(weft_server *server, const server_job *job) {
 static weft_status open_table(weft_server *server, server_job *job) {
     if (!job->body || job->frame.body_bytes != sizeof(wefti_server_spec)) return wefti_fail(WEFT_E_CORRUPT, "a table's specification is cut off");
     const wefti_server_spec *asked = (const wefti_server_spec *)job->body->data;
-    const served_table      *table = find_by_id(server, job->frame.table);
+    const served_table      *table = wefti_tables_find(server, job->frame.table);
     if (!table) return wefti_fail(WEFT_E_NOT_FOUND, "there is no table '%.*s'", WEFT_TABLE_NAME_BYTES, asked->name);
     WEFTI_TRY(wefti_server_take(server, sizeof table->spec, false, &job->answer));
     memcpy(job->answer->data, &table->spec, sizeof table->spec);
@@ -274,6 +276,13 @@ static weft_status set_rows(served_table *table, const server_job *job) {
     return WEFT_OK;
 }
 
+/* Repeated or not: a unit counts once. */
+static weft_status give_unit(weft_server *server, served_table *table, server_job *job) {
+    WEFTI_TRY(check_request(table, job, true));
+    WEFTI_TRY(find_values(server, table, job));
+    return wefti_gather_add(table, job);
+}
+
 static void carry_out_rows(weft_server *server, served_table *table, server_job *job, bool repeated) {
     bool        sets = job->frame.kind == WEFTI_SERVER_SET;
     bool        pushes = job->frame.kind != WEFTI_SERVER_PULL, pulls = wefti_is_pull((wefti_frame_kind)job->frame.kind);
@@ -299,7 +308,7 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
 /* Its number is used up all the same, and the clock that it would have ended has ended: the others wait for that. */
 void wefti_tables_refuse(weft_server *server, server_job *job) {
     server_session *session = &server->sessions[job->worker];
-    served_table   *table = find_by_id(server, job->frame.table);
+    served_table   *table = wefti_tables_find(server, job->frame.table);
     bool            repeated = job->frame.number <= session->last;
     if (!repeated) session->last = job->frame.number;
     if (job->frame.kind == WEFTI_SERVER_PUSH_PULL && table && table->sum && !repeated) {
@@ -311,7 +320,7 @@ void wefti_tables_refuse(weft_server *server, server_job *job) {
 
 void wefti_tables_carry_out(weft_server *server, server_job *job) {
     server_session *session = &server->sessions[job->worker];
-    served_table   *table = find_by_id(server, job->frame.table);
+    served_table   *table = wefti_tables_find(server, job->frame.table);
     bool            repeated = job->frame.number <= session->last;
     weft_status     status = WEFT_OK;
     if (repeated) server->repeated_count++;
@@ -331,6 +340,14 @@ void wefti_tables_carry_out(weft_server *server, server_job *job) {
         wefti_saves_carry_out(server, job);
         return;
     }
+    if (kind == WEFTI_SERVER_VECTORS) {
+        wefti_serve_answer(server, job, wefti_vectors_carry_out(server, job, repeated));
+        return;
+    }
+    if (kind == WEFTI_SERVER_WORK) {
+        wefti_ledger_carry_out(server, job);
+        return;
+    }
     if (kind == WEFTI_SERVER_CREATE || kind == WEFTI_SERVER_OPEN) {
         wefti_serve_answer(server, job, kind == WEFTI_SERVER_CREATE ? create_table(server, job) : open_table(server, job));
         return;
@@ -343,6 +360,8 @@ void wefti_tables_carry_out(weft_server *server, server_job *job) {
         wake(server, table);
     } else if (kind == WEFTI_SERVER_FORGET) {
         wefti_tables_forget(table, job->worker, job->frame.keys);
+    } else if (kind == WEFTI_SERVER_GIVE) {
+        status = give_unit(server, table, job);
     } else if (wefti_is_of_rows(kind)) {
         carry_out_rows(server, table, job, repeated);
         return;
@@ -355,6 +374,7 @@ void wefti_tables_carry_out(weft_server *server, server_job *job) {
 /* --- time and partings --- */
 
 void wefti_tables_worker_gone(weft_server *server) {
+    wefti_ledger_look(server, server->now_ns);
     for (served_table *table = server->served; table; table = table->next) {
         wefti_clock_advance(server, table);
         wake(server, table);
@@ -363,6 +383,7 @@ void wefti_tables_worker_gone(weft_server *server) {
 }
 
 void wefti_tables_look(weft_server *server, uint64_t now_ns) {
+    wefti_ledger_look(server, now_ns);
     for (served_table *table = server->served; table; table = table->next)
         for (server_job **at = &table->waiting; *at;) {
             server_job *job = *at;
@@ -378,6 +399,7 @@ void wefti_tables_look(weft_server *server, uint64_t now_ns) {
 }
 
 void wefti_tables_close(weft_server *server) {
+    wefti_ledger_close(server);
     while (server->served) {
         served_table *table = server->served;
         server->served = table->next;
