@@ -50,8 +50,10 @@ static weft_status open_link(runtime *r, const runtime *lost, const weft_shrink_
                                     .timeout_ns = (uint64_t)options->timeout_ns, .own_wire = options->own_wire,
                                     .no_control_thread = options->no_control_thread, .encrypt = options->encrypt, .reducer = &r->reducer};
     if (lost)
-        WEFTI_TRY(wefti_transport_shrink(lost->link, &link, shrink->least ? shrink->least : 1,
-                                         shrink->patience_ns ? (uint64_t)shrink->patience_ns : WEFTI_SHRINK_PATIENCE_NS, &r->link));
+        WEFTI_TRY(wefti_transport_shrink(lost->link, &link,
+                                         &(wefti_shrink_terms){.least = shrink->least ? shrink->least : 1,
+                                                               .patience_ns = shrink->patience_ns ? (uint64_t)shrink->patience_ns : WEFTI_SHRINK_PATIENCE_NS,
+                                                               .replacement_ns = (uint64_t)shrink->replacement_ns}, &r->link));
     else
         WEFTI_TRY(wefti_transport_open(&link, &r->link));
     r->local_rank = lost ? lost->local_rank : r->link->local_rank;
@@ -273,9 +275,9 @@ weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *opti
     *world_out = NULL;
     if (!world) return wefti_fail(WEFT_E_INVALID, "weft_world_shrink: the world is NULL");
     if (!options) options = &defaults;
-    if (options->least < 0 || options->least > world->size || options->patience_ns < 0)
-        return wefti_fail(WEFT_E_INVALID, "weft_world_shrink: least %d, patience_ns %lld: expected 0 to the world's %d ranks, and no negative time",
-                          (int)options->least, (long long)options->patience_ns, (int)world->size);
+    if (options->least < 0 || options->least > world->size || options->patience_ns < 0 || options->replacement_ns < 0)
+        return wefti_fail(WEFT_E_INVALID, "weft_world_shrink: least %d, patience_ns %lld, replacement_ns %lld: expected 0 to the world's %d ranks, and no negative time",
+                          (int)options->least, (long long)options->patience_ns, (long long)options->replacement_ns, (int)world->size);
     const runtime *lost = (const runtime *)world;
     weft_status    status;
     bool           again;
@@ -299,5 +301,6 @@ void weft_world_release(weft_world *world) {
 }
 
 int32_t     weft_world_rank(const weft_world *world) { return world->rank; }
+bool        weft_world_is_replacement(const weft_world *world) { return ((const runtime *)world)->link->is_newcomer; }
 int32_t     weft_world_size(const weft_world *world) { return world->size; }
 const char *weft_world_describe(const weft_world *world) { return world->description; }

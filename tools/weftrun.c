@@ -18,6 +18,8 @@
  *   WEFT_SECRET    64 hex digits, known to this run's ranks alone (the environment of a process is its owner's)
  *   WEFT_WIRE      as --wire says; left as it was without
  *   WEFT_ENCRYPT   1 with --encrypt; left as it was without
+ *   with --elastic WEFT_ELASTIC=1, WEFT_DOORS (a port for each rank, the same for all that follow one another there), WEFT_LEAST,
+ *   WEFT_REPLACE_SECONDS (how long to wait for a rank that is started again), and in such a rank WEFT_REJOIN, its how manieth start it is
  *
  * Cost: two pipes and 32 KiB a rank. Nothing is created that has a name, so there is nothing to clean up after a kill.
  */
@@ -47,7 +49,9 @@
 enum {
     LINE_BYTES = 16384,         /* a longer line is passed on in pieces of this size */
     QUEUE_BYTES = 1 << 20,      /* output that waits for a slow reader, a stream */
+    STOPPED_SECONDS = 6,        /* that a rank may be stopped by somebody else: the others give it up after 5 */
     SWEEP_MILLISECONDS = 20,    /* how often what must die is looked for again */
+    LAST_OUTPUT_NS = 500000000, /* that what a dead rank left behind may hold its output open, until it is started again */
     LAST_WORDS_NS = 1000000000, /* that a reader has for what the dead ranks wrote, once we were told twice to end */
 };
 
@@ -82,6 +86,16 @@ typedef struct keeper {
     phase phase;
     uint64_t deadline_ns;  /* of the phase */
     pid_t *pids;           /* [ranks]; 0 once reaped */
+    /* elastic */
+    int *starts;           /* [ranks] how often it was started */
+    uint64_t *due_ns;      /* [ranks] when it is to be started again, if its output does not end before; 0: it is not */
+    int *doors;            /* [ranks] */
+    uint64_t *stopped_ns;  /* [ranks] when it is killed, as it was stopped; 0: it is not */
+    int stopped;           /* how many are */
+    bool suspended;        /* we were told to stop them all */
+    int restarts, due;     /* that are left; that are to come */
+    bool succeeded;        /* a rank has ended well: the work is done */
+    int lost;              /* status of the first one that was lost, the others going on */
     source *sources;       /* [2 * ranks]: stdout and stderr of each */
     sink *sinks;           /* [2]: stdout, stderr */
     struct pollfd *polled; /* [2 * ranks + 4] */
@@ -168,12 +182,20 @@ static void set_job_environment(const weftrun_job *job, const char *store) {
     setenv("WEFT_JOB", name, 1);
     setenv("WEFT_SECRET", secret, 1);
     unsetenv("WEFT_STORE_FD");
+    unsetenv("WEFT_REJOIN");
+    if (job->elastic) {
+        char wait[32];
+        snprintf(wait, sizeof wait, "%.3f", job->restarts > 0 ? job->wait : 0);
+        setenv("WEFT_ELASTIC", "1", 1);
+        set_number("WEFT_LEAST", job->least);
+        setenv("WEFT_REPLACE_SECONDS", wait, 1);
+    }
     if (job->wire) setenv("WEFT_WIRE", job->wire, 1);
     if (job->encrypt) setenv("WEFT_ENCRYPT", "1", 1);
 }
 
 /* In the new process: becomes the rank. Does not return; a failure to run the program goes through `report_fd`. */
-static void become_rank(const weftrun_job *job, int rank, pid_t parent, const int *outputs, int store_fd,
+static void become_rank(const weftrun_job *job, int rank, int starts, pid_t parent, const int *outputs, int store_fd,
                         int report_fd) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(STATUS_LAUNCHER); /* the keeper died before it could be noticed */
@@ -192,7 +214,8 @@ static void become_rank(const weftrun_job *job, int rank, pid_t parent, const in
         if (outputs[stream] >= 0) dup2(outputs[stream], STDOUT_FILENO + stream);
     set_number("WEFT_RANK", rank);
     set_number("WEFT_LOCAL_RANK", rank);
-    if (rank == 0) {
+    if (starts > 0) set_number("WEFT_REJOIN", starts);
+    if (rank == 0 && store_fd >= 0) {
         set_number("WEFT_STORE_FD", store_fd);
         fcntl(store_fd, F_SETFD, 0);
     }
@@ -234,7 +257,7 @@ static int start_rank(keeper *k, int rank, int store_fd) {
         goto done;
     }
     pid_t self = getpid(), pid = fork();
-    if (pid == 0) become_rank(k->job, rank, self, outputs, store_fd, report[1]);
+    if (pid == 0) become_rank(k->job, rank, k->starts[rank], self, outputs, store_fd, report[1]);
     if (pid < 0) {
         weftrun_complain("rank %d: cannot start a process: %s (ulimit -u raises their number)", rank, strerror(errno));
         goto done;
@@ -242,6 +265,7 @@ static int start_rank(keeper *k, int rank, int store_fd) {
     setpgid(pid, pid); /* here too: whoever comes first */
     k->pids[rank] = pid;
     ++k->alive;
+    ++k->starts[rank];
     close(report[1]);
     report[1] = -1;
     if (read(report[0], &error, sizeof error) == (ssize_t)sizeof error) {
@@ -342,20 +366,78 @@ static void drain(keeper *k, sink *to) {
 
 /* --- the keeper's loop --- */
 
+/* Whether the others go on without this rank, or with another one in its place: a rank that was killed, or one that could not come in
+ * again. One that fails by itself at its first start would fail again. */
+static bool goes_on_without(keeper *k, int rank, int status, const char *how) {
+    if (!k->job->elastic || k->phase != RUNNING || (k->alive == 0 && !k->succeeded) || (status < STATUS_SIGNAL && k->starts[rank] < 2)) return false;
+    if (k->lost == 0) k->lost = status;
+    if (k->succeeded) {
+        weftrun_complain("rank %d %s when another had ended well already", rank, how);
+    } else if (k->restarts > 0) {
+        --k->restarts;
+        ++k->due;
+        k->due_ns[rank] = now_ns() + LAST_OUTPUT_NS;
+        weftrun_complain("rank %d %s; starting it again (%d of %d)", rank, how, k->job->restarts - k->restarts, k->job->restarts);
+    } else {
+        weftrun_complain("rank %d %s; none of %d restarts is left, so the others go on without it", rank, how, k->job->restarts);
+    }
+    return true;
+}
+
+/* Those that are to be started again, once what their former selves wrote has been read. */
+static void start_again(keeper *k) {
+    for (int rank = 0; rank < k->job->ranks && k->due > 0; ++rank) {
+        source *outputs = &k->sources[2 * rank];
+        bool at_end = outputs[0].fd < 0 && outputs[1].fd < 0;
+        if (k->due_ns[rank] == 0 || (!at_end && now_ns() < k->due_ns[rank])) continue;
+        k->due_ns[rank] = 0;
+        --k->due;
+        for (int i = 0; i < 2; ++i)
+            if (outputs[i].fd >= 0) close(outputs[i].fd); /* a process that it left behind holds the other end */
+        outputs[0].fd = outputs[1].fd = -1;
+        if (k->phase != RUNNING || k->alive == 0 || k->succeeded) continue;
+        int status = start_rank(k, rank, -1);
+        if (status != 0 && k->status == 0) k->status = status;
+        if (status != 0) end_all(k, SIGTERM);
+    }
+}
+
+/* The others give up one that is stopped, and it would never come again by itself. Not where all are: somebody wants to look at the job. */
+static void note_stop(keeper *k, int rank, bool stops) {
+    k->stopped += stops - (k->stopped_ns[rank] != 0);
+    k->stopped_ns[rank] = stops ? now_ns() + STOPPED_SECONDS * UINT64_C(1000000000) : 0;
+}
+
+static void kill_stopped(keeper *k) {
+    if (!k->job->elastic || k->phase != RUNNING || k->suspended || k->stopped == 0 || k->stopped >= k->alive) return;
+    for (int rank = 0; rank < k->job->ranks; ++rank)
+        if (k->stopped_ns[rank] && now_ns() >= k->stopped_ns[rank]) {
+            weftrun_complain("rank %d has been stopped for %d s: killing it", rank, STOPPED_SECONDS);
+            note_stop(k, rank, false);
+            kill(-k->pids[rank], SIGKILL);
+        }
+}
+
 static void note_end(keeper *k, int rank, int wait_status) {
+    if (WIFSTOPPED(wait_status) || WIFCONTINUED(wait_status)) {
+        note_stop(k, rank, WIFSTOPPED(wait_status));
+        return;
+    }
+    note_stop(k, rank, false);
     bool signalled = WIFSIGNALED(wait_status);
     int status = signalled ? STATUS_SIGNAL + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
     k->pids[rank] = 0;
     --k->alive;
+    if (status == 0) k->succeeded = true;
     if (status == 0 || k->status != 0) return;
+    char how[64];
+    if (signalled) snprintf(how, sizeof how, "was killed by signal %d (%s)", WTERMSIG(wait_status), strsignal(WTERMSIG(wait_status)));
+    else snprintf(how, sizeof how, "failed with status %d", status);
+    if (goes_on_without(k, rank, status, how)) return;
     k->status = status;
     if (k->phase != RUNNING) return;
     const char *others = k->alive > 0 ? "; ending the others" : "";
-    if (signalled)
-        weftrun_complain("rank %d was killed by signal %d (%s)%s", rank, WTERMSIG(wait_status),
-                         strsignal(WTERMSIG(wait_status)), others);
-    else
-        weftrun_complain("rank %d failed with status %d%s", rank, status, others);
+    weftrun_complain("rank %d %s%s", rank, how, others);
     enter(k, SETTLING, k->job->settle);
 }
 
@@ -363,7 +445,7 @@ static void note_end(keeper *k, int rank, int wait_status) {
 static bool reap(keeper *k) {
     int wait_status;
     pid_t pid;
-    while ((pid = waitpid(-1, &wait_status, WNOHANG)) > 0)
+    while ((pid = waitpid(-1, &wait_status, WNOHANG | (k->job->elastic ? WUNTRACED | WCONTINUED : 0))) > 0)
         for (int rank = 0; rank < k->job->ranks; ++rank)
             if (k->pids[rank] == pid) note_end(k, rank, wait_status);
     return pid == 0;
@@ -375,6 +457,7 @@ static void take_signals(keeper *k) {
         int number = (int)info.ssi_signo;
         bool ends = number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT;
         if (number == SIGCHLD) continue;
+        if (number == SIGTSTP || number == SIGCONT) k->suspended = number == SIGTSTP;
         if (!ends)
             signal_ranks(k, number);
         else if (k->phase < ENDING)
@@ -393,7 +476,7 @@ static void advance(keeper *k, bool anything_lives) {
 }
 
 static int wait_milliseconds(const keeper *k, bool anything_lives) {
-    if (k->phase == RUNNING) return -1;
+    if (k->phase == RUNNING) return k->due > 0 || k->stopped > 0 ? SWEEP_MILLISECONDS : -1;
     if (k->phase == KILLING || !anything_lives) return SWEEP_MILLISECONDS;
     uint64_t now = now_ns();
     if (now >= k->deadline_ns) return 0;
@@ -435,13 +518,15 @@ static bool has_output(const keeper *k) { return !is_empty(&k->sinks[0]) || !is_
 static int keep(keeper *k) {
     for (bool lives = true; lives;) {
         lives = reap(k);
+        if (k->due > 0) start_again(k);
+        kill_stopped(k);
         advance(k, lives);
         poll_once(k, lives ? wait_milliseconds(k, lives) : 0);
     }
     /* All are dead, so nothing new comes into the pipes: hand on what lies in them. */
     while (poll_once(k, has_output(k) ? 1000 : 0) > 0 || has_output(k))
         if (k->phase == KILLING && now_ns() > k->deadline_ns + LAST_WORDS_NS) break;
-    return k->status;
+    return k->status == 0 && !k->succeeded ? k->lost : k->status;
 }
 
 static int run_keeper(const weftrun_job *job, int life_fd) {
@@ -454,17 +539,22 @@ static int run_keeper(const weftrun_job *job, int life_fd) {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGTTOU, SIG_IGN);
     raise_open_files();
+    k.restarts = job->restarts;
     k.pids = calloc(ranks, sizeof *k.pids);
+    k.starts = calloc(ranks, sizeof *k.starts);
+    k.due_ns = calloc(ranks, sizeof *k.due_ns);
+    k.doors = calloc(ranks, sizeof *k.doors);
+    k.stopped_ns = calloc(ranks, sizeof *k.stopped_ns);
     k.sources = calloc(2 * ranks, sizeof *k.sources);
     k.sinks = calloc(2, sizeof *k.sinks);
     k.polled = calloc(2 * ranks + 4, sizeof *k.polled);
     k.signal_fd = signalfd(-1, &watched, SFD_NONBLOCK | SFD_CLOEXEC);
     int store_fd = open_store(store, sizeof store), status = STATUS_LAUNCHER;
-    if (!k.pids || !k.sources || !k.sinks || !k.polled || k.signal_fd < 0) {
+    if (!k.pids || !k.starts || !k.due_ns || !k.doors || !k.stopped_ns || !k.sources || !k.sinks || !k.polled || k.signal_fd < 0) {
         weftrun_complain("cannot prepare %d ranks: %s", job->ranks, strerror(errno));
         goto done;
     }
-    if (store_fd < 0) goto done;
+    if (store_fd < 0 || (job->elastic && !weftrun_hold_doors(job->ranks, k.doors))) goto done;
     for (int i = 0; i < 2; ++i) k.sinks[i].fd = STDOUT_FILENO + i;
     for (size_t i = 0; i < 2 * ranks; ++i) k.sources[i] = (source){.fd = -1, .rank = (int)(i / 2)};
     set_job_environment(job, store);
@@ -481,6 +571,10 @@ done:
     if (store_fd >= 0) close(store_fd);
     if (k.signal_fd >= 0) close(k.signal_fd);
     free(k.pids);
+    free(k.starts);
+    free(k.due_ns);
+    free(k.stopped_ns);
+    free(k.doors);
     free(k.sources);
     free(k.sinks);
     free(k.polled);

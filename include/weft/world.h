@@ -101,6 +101,7 @@ int32_t weft_world_size(const weft_world *world);
 typedef struct weft_shrink_options {
     int32_t least;       /* ranks to go on with; with fewer the call fails; 0: 1 */
     int64_t patience_ns; /* with ranks that seem to be alive and do not call; 0: 10 s */
+    int64_t replacement_ns; /* with ranks that are lost, for other processes to be started in their place; 0: none is waited for */
 } weft_shrink_options;
 
 /* The survivors of a fault make a world of their own: those who are left, numbered anew from 0 in their old order, over the same kind of wire
@@ -124,11 +125,19 @@ typedef struct weft_shrink_options {
  * calls of this rank do so, and between them up to 1024 who called wait; survivors who find that many before them find no answer, and
  * treat this rank as one that seems to be alive.
  *
+ * Replacements. Where WEFT_DOORS=host:port,... names a port for each rank's calls, on every rank from the start (as weftrun --elastic sets it), a process
+ * may be started in place of a lost one: with the same environment, and WEFT_REJOIN=1. Its weft_world_create comes into the world that the
+ * survivors make, if they wait for it (replacement_ns; nobody waits longer than until all are there), and weft_world_is_replacement tells it so.
+ * The new world then has as many ranks as before, in the old order, but that rank 0 is never a newcomer: where that one was lost, the
+ * lowest survivor changes to the front. Who comes too late, or finds nobody alive, fails with WEFT_E_PEER.
+ *
  * Errors: WEFT_E_INVALID; WEFT_E_STATE where the world has no fault; WEFT_E_PEER where this rank is the one that was given up, or too few came (the
  * message says which); WEFT_E_UNSUPPORTED over MPI, which does not survive a process, and where a rank's host let it open no port to be found at;
  * and those of weft_world_create. After an error the call may be made again. Threads: as for all else in `world`.
  * *world_out is NULL on error. From src/transport/shrink.c. */
 WEFT_MUST_CHECK weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *options, weft_world **world_out);
+/* Whether this process came into the world in place of a lost rank: the others have gone further, and know more (weft_trainer_renew). */
+bool weft_world_is_replacement(const weft_world *world);
 
 /* Writes what every rank has been doing to `to`: for each group its latest 16 operations, those in flight with their age and the rank that
  * they wait for; a line for each rank that does not answer within a second. A rank answers by its control thread even while it is stuck. Any

@@ -353,12 +353,21 @@ static weft_status open_log(fit *f, bool append) {
     return WEFT_OK;
 }
 
+/* What was found before the step that is gone on from. */
+static void remember(fit *f) {
+    const wefti_fit_sums *sums = &f->trainer->sums;
+    f->result.train_loss = sums->train_loss;
+    f->result.test_loss = sums->test_loss;
+    f->result.test_accuracy = sums->test_accuracy;
+}
+
 static weft_status open_files(fit *f) {
     const weft_fit_options *o = f->options;
     if (o->resume && !o->checkpoint_path) return wefti_fail(WEFT_E_INVALID, "weft_fit: resume needs checkpoint_path");
     if (o->keep_every < 0 || o->least < 0)
         return wefti_fail(WEFT_E_INVALID, "weft_fit: keep_every %lld, least %d: neither may be negative", (long long)o->keep_every, (int)o->least);
-    if (o->resume) {
+    bool late = weft_world_is_replacement(weft_trainer_world(f->trainer)); /* it has the run's state from the others */
+    if (o->resume && !late) {
         weft_status status = weft_trainer_load(f->trainer, o->checkpoint_path, f->loader);
         if (status != WEFT_OK && status != WEFT_E_NOT_FOUND) return status; /* no file yet: a first run */
     }
@@ -366,7 +375,8 @@ static weft_status open_files(fit *f) {
     weft_loader_save(f->loader, &place);
     f->result.steps = weft_trainer_steps(f->trainer);
     f->result.epochs = place.epoch;
-    WEFTI_TRY(open_log(f, o->resume && f->result.steps > 0));
+    if (late) remember(f);
+    WEFTI_TRY(open_log(f, late || (o->resume && f->result.steps > 0)));
     if (o->test && (o->test_loss || o->test_correct)) {
         weft_tensor *outputs[2];
         int32_t      n = 0;
@@ -375,7 +385,7 @@ static weft_status open_files(fit *f) {
         WEFTI_TRY(weft_evaluator_create(f->trainer, outputs, n, &f->evaluator));
     }
     WEFTI_TRY(try_paths(f));
-    return log_start(f);
+    return late ? WEFT_OK : log_start(f);
 }
 
 /* --- going on after a fault --- */
@@ -393,12 +403,19 @@ static int32_t least_of(const fit *f) {
     return least > 1 ? wefti_min_i64(least, weft_world_size(weft_trainer_world(f->trainer))) : 1;
 }
 
+/* Where replacements come they are waited for: the run then goes on with the ranks that it had. */
+static int64_t replacement_of(void) {
+    const char *text = getenv("WEFT_REPLACE_SECONDS");
+    double      span = text ? strtod(text, NULL) : 0;
+    return span > 0 && span < 1e6 ? (int64_t)(span * 1e9) : 0;
+}
+
 /* Whoever is left moves to a world of their own; ranks that are lost on the way leave another one behind. */
 static weft_status find_world(fit *f) {
     weft_world *before = weft_trainer_world(f->trainer), *lost = before, *next = NULL;
     weft_status status = WEFT_OK;
     for (;;) {
-        status = weft_world_shrink(lost, &(weft_shrink_options){.least = least_of(f)}, &next);
+        status = weft_world_shrink(lost, &(weft_shrink_options){.least = least_of(f), .replacement_ns = replacement_of()}, &next);
         if (status != WEFT_OK) break;
         status = weft_trainer_renew(f->trainer, next, f->loader);
         if (lost != before) weft_world_release(lost);
@@ -423,14 +440,11 @@ static void forget_after(curve *c, double x) {
 
 /* What this rank remembers of steps that are done again. */
 static void roll_back(fit *f) {
-    const wefti_fit_sums *sums = &f->trainer->sums;
-    weft_loader_state     place;
+    weft_loader_state place;
     weft_loader_save(f->loader, &place);
     f->result.steps = weft_trainer_steps(f->trainer);
     f->result.epochs = place.epoch;
-    f->result.train_loss = sums->train_loss;
-    f->result.test_loss = sums->test_loss;
-    f->result.test_accuracy = sums->test_accuracy;
+    remember(f);
     forget_after(&f->losses, (double)f->result.steps);
     forget_after(&f->accuracies, (double)f->result.steps);
     f->kept_at = seconds();
@@ -500,7 +514,9 @@ weft_status weft_fit(weft_trainer *trainer, weft_loader *loader, const weft_fit_
              .result = {.train_loss = NAN, .test_loss = NAN, .test_accuracy = NAN}};
     f.elastic = is_elastic(&f);
     /* What one rank cannot open ends all of them here, not in the middle of a step. */
-    weft_status status = wefti_agree(weft_trainer_world(trainer), open_files(&f), "opening the run's files");
+    weft_status status = weft_world_is_replacement(weft_trainer_world(trainer)) && f.elastic
+                             ? weft_trainer_renew(trainer, weft_trainer_world(trainer), loader) : WEFT_OK;
+    if (status == WEFT_OK) status = wefti_agree(weft_trainer_world(trainer), open_files(&f), "opening the run's files");
     if (status == WEFT_OK) status = loop(&f);
     while (status != WEFT_OK && may_go_on(&f)) {
         const weft_world *lost = weft_trainer_world(trainer);

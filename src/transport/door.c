@@ -6,12 +6,14 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "transport/handshake.h"
 
-enum { DRAIN_AT_ONCE = 64 }; /* so that heartbeats come in between */
+enum { ADDRESS_BYTES = 256, DRAIN_AT_ONCE = 64 }; /* so that heartbeats come in between */
 #define REST_NS (100 * WEFTI_MILLISECOND_NS)
 
 struct wefti_door {
@@ -25,17 +27,39 @@ static bool may_listen(const wefti_place *place, const wefti_socket_address *add
     return wefti_socket_is_loopback(address) || (place->secret_bytes && wefti_can_authenticate());
 }
 
-wefti_door *wefti_door_open(const wefti_place *place, const char *interface, wefti_socket_address *address_out) {
-    wefti_door *door = NULL;
-    memset(address_out, 0, sizeof *address_out);
-    if (wefti_alloc(sizeof *door, "a rank's door", &door) == WEFT_OK && wefti_interface_find(interface, address_out) == WEFT_OK &&
-        may_listen(place, address_out)) {
-        wefti_socket_set_port(address_out, 0);
-        door->holders = 1;
-        if (wefti_socket_listen(address_out, &door->socket) == WEFT_OK) return door;
+bool wefti_door_named(int32_t rank, int32_t ranks, wefti_socket_address *address_out, weft_status *status_out) {
+    const char *list = getenv("WEFT_DOORS"), *at = list;
+    char        text[ADDRESS_BYTES];
+    int32_t     count = 1;
+    *status_out = WEFT_OK;
+    if (!list || !*list) return false;
+    for (const char *comma = list; (comma = strchr(comma, ',')); comma++) count++;
+    for (int32_t i = 0; i < rank && at; i++) at = (at = strchr(at, ',')) ? at + 1 : NULL;
+    size_t length = at ? strcspn(at, ",") : 0;
+    if (count != ranks || length == 0 || length >= sizeof text) {
+        *status_out = wefti_fail(WEFT_E_INVALID, "WEFT_DOORS lists %d addresses, for %d ranks: it is host:port of each rank, by commas", (int)count, (int)ranks);
+        return true;
     }
-    wefti_log(WEFT_LOG_WARNING, "this rank cannot be called after a fault (weft_world_shrink): no door on %s", interface);
-    address_out->bytes = 0;
+    snprintf(text, sizeof text, "%.*s", (int)length, at);
+    *status_out = wefti_socket_resolve(text, address_out);
+    return true;
+}
+
+wefti_door *wefti_door_open(const wefti_place *place, const char *interface, wefti_socket_address *address) {
+    wefti_door *door = NULL;
+    bool        named = address->bytes > 0, found = named;
+    if (!named) {
+        memset(address, 0, sizeof *address);
+        found = wefti_interface_find(interface, address) == WEFT_OK;
+        if (found) wefti_socket_set_port(address, 0);
+    }
+    if (found && may_listen(place, address) && wefti_alloc(sizeof *door, "a rank's door", &door) == WEFT_OK) {
+        door->holders = 1;
+        if (wefti_socket_listen(address, &door->socket) == WEFT_OK) return door;
+    }
+    wefti_log(WEFT_LOG_WARNING, "this rank cannot be called after a fault (weft_world_shrink): no door on %s",
+              named ? wefti_socket_text(address).text : interface);
+    address->bytes = 0;
     wefti_free(door, sizeof *door);
     return NULL;
 }

@@ -12,9 +12,12 @@
 
 typedef struct wefti_door wefti_door;
 
-/* Opens one on an interface where the job may listen, and says where. NULL, with a word in the log, where it cannot; *address_out
- * has 0 bytes then. */
-wefti_door *wefti_door_open(const wefti_place *place, const char *interface, wefti_socket_address *address_out);
+/* Where WEFT_DOORS says that a rank's door is, for one process after another to open it; false: it says nothing. WEFT_E_INVALID and those of
+ * wefti_socket_resolve come as *status_out. */
+bool wefti_door_named(int32_t rank, int32_t ranks, wefti_socket_address *address_out, weft_status *status_out);
+/* Opens one at *address, or, where that has 0 bytes, on an interface where the job may listen, and says where. NULL, with a word in the log, where
+ * it cannot; *address has 0 bytes then. */
+wefti_door *wefti_door_open(const wefti_place *place, const char *interface, wefti_socket_address *address);
 /* The door of a rank of a network, which has no sockets; NULL where nobody is called there. */
 wefti_door *wefti_door_open_network(const wefti_network *network);
 wefti_door *wefti_door_retain(wefti_door *door);

@@ -1,6 +1,6 @@
 /* Gathering: a loop over the roster that calls or lets in, and tells everyone what was decided.
  *
- *   who comes  → leader: HELLO    value: the last epoch that he knows of
+ *   who comes  → leader: HELLO    value: the last epoch that he knows of; from a newcomer NEW
  *   leader     → each:   MEMBERS  value: the new epoch, rank: his own, payload: the seat of each rank
  *
  * A leader that dies ends its connections, and its callers take the next one; one that dies after it has told some of them is found by
@@ -12,16 +12,20 @@
 
 #include "transport/roster.h"
 
-enum { GATHER_HELLO = 101, GATHER_MEMBERS = 102 };
+enum { GATHER_HELLO = 101, GATHER_MEMBERS = 102, GATHER_NEW = 103 };
 /* A leader that has not begun to gather is called again soon, and less often the longer it does not. */
 #define REDIAL_NS (10 * WEFTI_MILLISECOND_NS)
 #define REDIAL_MOST_NS (100 * WEFTI_MILLISECOND_NS)
 #define NAP_NS (2 * WEFTI_MILLISECOND_NS)
+/* Of calls that the one that should lead does not take, until another one is called, where it may be a newcomer. */
+#define PASS_NS (300 * WEFTI_MILLISECOND_NS)
+/* Of refusals by all, until a newcomer takes it that nobody is left; and of one who does not answer, until it calls the next. */
+#define NOBODY_NS (2 * WEFTI_SECOND_NS)
 
 /* One who has been let in. */
 typedef struct seat_link {
     wefti_frames frames;
-    bool         said_hello;
+    bool         said_hello, is_new;
 } seat_link;
 
 struct wefti_gather {
@@ -34,7 +38,8 @@ struct wefti_gather {
     /* calling */
     int32_t      leader;  /* that is called; -1: nobody */
     wefti_frames word;    /* the connection to it, once there is one */
-    uint64_t     redial_ns;
+    uint64_t     redial_ns, since_ns; /* `leader` is called since */
+    uint64_t     answered_ns;         /* when somebody last showed that he may be alive */
 };
 
 /* --- leading --- */
@@ -59,8 +64,9 @@ static void hear_seats(wefti_gather *g, uint64_t now_ns) {
         if (!wefti_frames_are_open(&link->frames)) continue;
         weft_status status = wefti_frames_next(&link->frames, now_ns, &frame, &payload);
         if (status == WEFT_E_AGAIN) continue;
-        if (status == WEFT_OK && frame.kind == GATHER_HELLO && !link->said_hello) {
+        if (status == WEFT_OK && (frame.kind == GATHER_HELLO || frame.kind == GATHER_NEW) && !link->said_hello) {
             link->said_hello = true;
+            link->is_new = frame.kind == GATHER_NEW;
             if (frame.value > g->epoch) g->epoch = frame.value;
             wefti_roster_here(&g->roster, seat);
             continue;
@@ -97,11 +103,13 @@ static void lead(wefti_gather *g, uint64_t now_ns) {
 
 static void decide(wefti_gather *g, wefti_gathering *out) {
     *out = (wefti_gathering){.epoch = g->epoch + 1, .rank = -1, .members = g->members};
-    for (int32_t seat = 0; seat < g->options.seats; seat++) {
-        if (g->known[seat] != WEFTI_SEAT_HERE) continue;
-        if (seat == g->options.seat) out->rank = out->size;
-        g->members[out->size++] = seat;
-    }
+    int32_t first = 0; /* whose door is known to be open, and who knows what the others do */
+    while (g->known[first] != WEFTI_SEAT_HERE || g->links[first].is_new) first++; /* this rank at the latest */
+    g->members[out->size++] = first;
+    for (int32_t seat = 0; seat < g->options.seats; seat++)
+        if (g->known[seat] == WEFTI_SEAT_HERE && seat != first) g->members[out->size++] = seat;
+    for (int32_t rank = 0; rank < out->size; rank++)
+        if (g->members[rank] == g->options.seat) out->rank = rank;
     wefti_frame frame = {GATHER_MEMBERS, (uint32_t)((size_t)out->size * sizeof(int32_t)), 0, out->epoch};
     for (; frame.rank < out->size; frame.rank++) /* one whose connection ends now is found when the ranks join */
         if (frame.rank != out->rank) (void)!wefti_frames_send(&g->links[g->members[frame.rank]].frames, frame, g->members);
@@ -114,14 +122,23 @@ static void call_again(wefti_gather *g, uint64_t now_ns) {
     g->redial_ns = now_ns + (wait_ns < REDIAL_MOST_NS ? wait_ns : REDIAL_MOST_NS);
 }
 
+/* A newcomer's door is open from here on, as long as this connection lives. */
+static void say_hello(wefti_gather *g) {
+    bool is_new = g->options.open_door != NULL;
+    if (is_new && !(g->options.door = g->options.open_door(g->options.context))) wefti_frames_close(&g->word);
+    else (void)!wefti_frames_send(&g->word, (wefti_frame){is_new ? GATHER_NEW : GATHER_HELLO, 0, g->options.seat, g->epoch}, NULL);
+}
+
 static void call(wefti_gather *g, uint64_t now_ns) {
     if (now_ns < g->redial_ns) return;
     weft_status status = g->options.calls->ops->call(g->options.calls, g->leader, now_ns, &g->word);
     if (status == WEFT_E_AGAIN) return;
+    if (status != WEFT_E_PEER) g->answered_ns = now_ns;
     if (status == WEFT_OK) {
-        (void)!wefti_frames_send(&g->word, (wefti_frame){GATHER_HELLO, 0, g->options.seat, g->epoch}, NULL);
+        say_hello(g);
         return;
     }
+    if (status == WEFT_E_LINK && now_ns - g->since_ns > PASS_NS) wefti_roster_pass(&g->roster);
     judge(g, g->leader, status);
     call_again(g, now_ns);
 }
@@ -132,7 +149,8 @@ static bool take_members(wefti_gather *g, const wefti_frame *frame, const uint8_
     if (frame->rank < 0 || frame->rank >= size || frame->value <= g->options.epoch) return false;
     memcpy(members, payload, frame->length);
     for (int32_t i = 0; i < size; i++)
-        if (members[i] < 0 || members[i] >= g->options.seats || (i && members[i] <= members[i - 1])) return false;
+        if (members[i] < 0 || members[i] >= g->options.seats || (i > 1 && members[i] <= members[i - 1]) || (i && members[i] == members[0]))
+            return false;
     if (members[frame->rank] != g->options.seat) return false;
     *out = (wefti_gathering){.epoch = frame->value, .rank = frame->rank, .size = size, .members = members};
     return true;
@@ -151,18 +169,19 @@ static weft_status hear_leader(wefti_gather *g, uint64_t now_ns, wefti_gathering
 }
 
 static weft_status call_leader(wefti_gather *g, int32_t leader, uint64_t now_ns, wefti_gathering *out) {
-    wefti_door_hang_up(g->options.door, now_ns); /* on who takes this rank for the leader: it may become it yet */
+    if (g->options.door) wefti_door_hang_up(g->options.door, now_ns); /* on who takes this rank for the leader: it may become it yet */
     if (g->leader != leader) {
         stop_calling(g);
         g->leader = leader;
         g->redial_ns = 0;
+        g->since_ns = now_ns;
     }
     if (wefti_frames_are_open(&g->word)) return hear_leader(g, now_ns, out);
     call(g, now_ns);
     return WEFT_E_AGAIN;
 }
 
-/* --- life --- */
+/* --- a survivor --- */
 
 weft_status wefti_gather_run(wefti_gather *g, wefti_gathering *out) {
     const wefti_host *host = g->options.host;
@@ -183,6 +202,47 @@ weft_status wefti_gather_run(wefti_gather *g, wefti_gathering *out) {
     }
 }
 
+/* --- a newcomer --- */
+
+static weft_status nobody(const wefti_gather *g, bool all_ended) {
+    int32_t seat = g->options.seat;
+    if (all_ended)
+        return wefti_fail(WEFT_E_PEER, "rank %d was started in place of a lost one, and the processes of all %d other ranks have ended: nobody has the run's "
+                          "state any more; start the job again from its checkpoint", (int)seat, (int)g->options.seats - 1);
+    return wefti_fail(WEFT_E_PEER, "rank %d was started in place of a lost one, and no other rank let it in within %.3g s: they have gone on without it, or do "
+                      "not go on after a fault (weft_world_shrink, weft_fit_options.elastic)", (int)seat, (double)g->options.patience_ns / 1e9);
+}
+
+/* Whoever it was does not lead, or not any more. */
+static void shut_door(wefti_gather *g) {
+    if (g->options.door) g->options.shut_door(g->options.context);
+    g->options.door = NULL;
+}
+
+weft_status wefti_gather_run_newcomer(wefti_gather *g, wefti_gathering *out) {
+    const wefti_host *host = g->options.host;
+    uint64_t          begin_ns = wefti_host_now(host);
+    int32_t           seat = g->options.seat;
+    g->answered_ns = begin_ns;
+    for (;;) {
+        uint64_t now_ns = wefti_host_now(host);
+        if (now_ns - g->answered_ns > NOBODY_NS) return nobody(g, true);
+        if (now_ns - begin_ns > g->options.patience_ns) return nobody(g, false);
+        bool in = wefti_frames_are_open(&g->word);
+        if (in) g->answered_ns = now_ns;
+        if (!in && g->options.door) shut_door(g);
+        if (!in && (g->leader < 0 || g->redial_ns > now_ns || now_ns - g->since_ns > NOBODY_NS)) {
+            do seat = (seat + 1) % g->options.seats;
+            while (seat == g->options.seat);
+            stop_calling(g);
+        }
+        if (call_leader(g, seat, now_ns, out) == WEFT_OK) return WEFT_OK;
+        host->sleep(host->context, NAP_NS);
+    }
+}
+
+/* --- life --- */
+
 weft_status wefti_gather_open(const wefti_gather_options *options, wefti_gather **gather_out) {
     size_t        seats = (size_t)options->seats;
     wefti_gather *g = NULL;
@@ -199,7 +259,8 @@ weft_status wefti_gather_open(const wefti_gather_options *options, wefti_gather 
     for (int32_t rank = 0; rank < options->size; rank++)
         g->known[options->members[rank]] = rank == options->blamed ? WEFTI_SEAT_SILENT : WEFTI_SEAT_EXPECTED;
     wefti_roster_open(&g->roster, &(wefti_roster_options){.me = options->seat, .seats = options->seats, .least = options->least,
-                                                          .patience_ns = options->patience_ns}, g->known);
+                                                          .patience_ns = options->patience_ns,
+                                                          .replacement_ns = options->replacement_ns}, g->known);
     *gather_out = g;
     return WEFT_OK;
 }

@@ -4,12 +4,10 @@
  * The leader lets callers in at its door; who is let in waits there until the leader has decided. The new world then meets at the door of its
  * rank 0 as any other does at its store.
  *
- * How a replacement could come in: a process that holds the job's secret passes the handshake of calls_tcp.c as the seat whose place it takes
- * (one that the roster has as empty; a wrong or doubled number is refused there), so no door needs another lock. It says so by another frame
- * than HELLO, with the address of a door of its own; the leader seats it as WEFTI_SEAT_HERE like a survivor, and MEMBERS then carries the
- * doors that are new beside the seats, for all to put into their list before they meet. It has no epoch and no members of its own: it takes
- * both from MEMBERS. Nobody waits for one, so the leader has to be told by its options how long to, once all survivors are in. Until then
- * it calls doors in the order of their seats, as survivors do; whoever does not lead hangs up on it (wefti_door_drain). */
+ * A newcomer, in place of a lost process, holds the job's secret and passes the handshake of calls_tcp.c as the seat that it takes. It calls all
+ * others in turn; whoever does not lead hangs up on it (wefti_door_drain). Its door is where WEFT_DOORS says, so nobody has to be told; it opens
+ * the door once a leader has taken its call, before it says who it is, and shuts it where that came to nothing: while nobody has let it
+ * in, its seat is empty to all, and while the others wait for it, they find that its process lives. It takes epoch and members from MEMBERS. */
 #ifndef WEFTI_TRANSPORT_GATHER_H
 #define WEFTI_TRANSPORT_GATHER_H
 
@@ -30,18 +28,26 @@ typedef struct wefti_gather_options {
     uint32_t          epoch;   /* the last one that this rank knows of */
     int32_t           least;
     uint64_t          patience_ns;
+    uint64_t          replacement_ns; /* for newcomers in place of those who are lost; 0: none is waited for */
+    /* For a newcomer: opens its door, which it has until it is shut; NULL: it cannot. */
+    wefti_door *(*open_door)(void *context);
+    void (*shut_door)(void *context);
+    void *context;
 } wefti_gather_options;
 
 /* The new world. */
 typedef struct wefti_gathering {
     uint32_t       epoch;   /* above all that its members know of */
     int32_t        rank, size;
-    const int32_t *members; /* [size] the seat of each rank; the gather's */
+    const int32_t *members; /* [size] the seat of each rank, the first one's no newcomer's, the others in order; the gather's */
 } wefti_gathering;
 
 WEFT_MUST_CHECK weft_status wefti_gather_open(const wefti_gather_options *options, wefti_gather **gather_out);
 /* Blocks until the new world is decided. WEFT_E_PEER: this rank cannot go on. */
 WEFT_MUST_CHECK weft_status wefti_gather_run(wefti_gather *gather, wefti_gathering *gathering_out);
+/* The same for a newcomer, which has no door yet: calls all others in turn until one leads and lets it in, for patience_ns at most. members, size,
+ * least and replacement_ns are not looked at. WEFT_E_PEER: nobody did, or nobody is left. */
+WEFT_MUST_CHECK weft_status wefti_gather_run_newcomer(wefti_gather *gather, wefti_gathering *gathering_out);
 /* Ends its connections. NULL is fine. */
 void wefti_gather_close(wefti_gather *gather);
 

@@ -3,12 +3,14 @@
  *
  * Who is lost: one whose host refuses connections to its door (its process has ended), one whose connection ends. Who is merely silent
  * may be cut off, with others who think the same of us: so a leader goes on only with more than half of all who may be alive. Who is
- * expected is waited for with patience, and counts as silent after it. */
+ * expected is waited for with patience, and counts as silent after it. Where other processes are started in place of lost ones, their seats are
+ * waited for too: a newcomer comes in by calling, leads nothing, and opens its door when it has been let in; until then it is not there. */
 #include "transport/roster.h"
 
 void wefti_roster_open(wefti_roster *roster, const wefti_roster_options *options, uint8_t *seats) {
     *roster = (wefti_roster){.options = *options, .seats = seats, .called = -1};
     seats[options->me] = WEFTI_SEAT_HERE;
+    roster->taken = options->seats - wefti_roster_count(roster, WEFTI_SEAT_EMPTY);
 }
 
 void wefti_roster_here(wefti_roster *roster, int32_t seat) { roster->seats[seat] = WEFTI_SEAT_HERE; }
@@ -30,6 +32,7 @@ static weft_status lead(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *
     int32_t alive = here + expected + wefti_roster_count(roster, WEFTI_SEAT_SILENT);
     bool    may = 2 * here > alive;
     *do_out = WEFTI_ROSTER_LEAD;
+    if (here < roster->taken && now_ns - roster->leads_ns < options->replacement_ns) return WEFT_OK;
     /* A majority that is missing may turn out to be dead: its doors are tried as long as there is patience. */
     if ((expected || !may) && now_ns - roster->leads_ns < options->patience_ns) return WEFT_OK;
     *do_out = WEFTI_ROSTER_FAIL;
@@ -43,11 +46,26 @@ static weft_status lead(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *
     return WEFT_OK;
 }
 
+/* Who has let somebody in does not send him away. */
+static int32_t find_leader(const wefti_roster *roster) {
+    int32_t me = roster->options.me, candidates = 0;
+    if (roster->leads_ns) return me;
+    for (int32_t seat = 0; seat < me; seat++) candidates += roster->seats[seat] == WEFTI_SEAT_EXPECTED;
+    int32_t wanted = candidates ? roster->passed % candidates : 0;
+    for (int32_t seat = 0; seat < me; seat++)
+        if (roster->seats[seat] == WEFTI_SEAT_EXPECTED && wanted-- == 0) return seat;
+    return me;
+}
+
+void wefti_roster_pass(wefti_roster *roster) {
+    if (!roster->options.replacement_ns || roster->called < 0) return;
+    roster->passed++;
+    roster->called = find_leader(roster); /* as one: patience is with all of them */
+}
+
 weft_status wefti_roster_progress(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *do_out, int32_t *leader_out) {
     const wefti_roster_options *options = &roster->options;
-    int32_t                     leader = 0;
-    while (leader != options->me && roster->seats[leader] != WEFTI_SEAT_EXPECTED) leader++;
-    if (roster->leads_ns) leader = options->me; /* who has let somebody in does not send him away */
+    int32_t                     leader = find_leader(roster);
     *leader_out = leader;
     if (leader == options->me) return lead(roster, now_ns, do_out);
     if (roster->called != leader) {
@@ -55,7 +73,7 @@ weft_status wefti_roster_progress(wefti_roster *roster, uint64_t now_ns, wefti_r
         roster->called_ns = now_ns;
     }
     /* The leader itself may wait as long, and a little longer. */
-    if (now_ns - roster->called_ns > options->patience_ns + WEFTI_SECOND_NS) {
+    if (now_ns - roster->called_ns > options->patience_ns + options->replacement_ns + WEFTI_SECOND_NS) {
         roster->seats[leader] = WEFTI_SEAT_SILENT;
         return wefti_roster_progress(roster, now_ns, do_out, leader_out);
     }

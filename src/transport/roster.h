@@ -18,14 +18,17 @@ typedef struct wefti_roster_options {
     int32_t  me, seats;
     int32_t  least;       /* of them to go on with; at least 1 */
     uint64_t patience_ns; /* with those who are expected, seem to be alive, and do not come */
+    uint64_t replacement_ns; /* with seats that are lost, for another process to take them; 0: none is waited for */
 } wefti_roster_options;
 
 typedef struct wefti_roster {
     wefti_roster_options options;
     uint8_t *seats;       /* [seats] wefti_seat; the caller's, who fills in what is known of each */
+    int32_t  taken;       /* seats that were not empty at the start: as many may come again */
     uint64_t leads_ns;    /* when this rank began to lead; 0: it does not */
     uint64_t called_ns;   /* when it began to call the one that it takes for the leader … */
     int32_t  called;      /* … which is that one; -1 */
+    int32_t  passed;      /* how many times it went on to another one */
 } wefti_roster;
 
 typedef enum wefti_roster_do {
@@ -40,6 +43,9 @@ void wefti_roster_open(wefti_roster *roster, const wefti_roster_options *options
 /* What is so: a seat is taken here; whoever sat there is lost. */
 void wefti_roster_here(wefti_roster *roster, int32_t seat);
 void wefti_roster_lost(wefti_roster *roster, int32_t seat);
+/* The leader lives and has not let this rank in for a while. Where replacements are waited for, another one is called then: it may be a newcomer,
+ * who sits in front of the one that leads. */
+void wefti_roster_pass(wefti_roster *roster);
 /* What is to be done. WEFT_E_PEER, with the message, comes with FAIL. */
 weft_status wefti_roster_progress(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *do_out, int32_t *leader_out);
 int32_t wefti_roster_count(const wefti_roster *roster, wefti_seat state);

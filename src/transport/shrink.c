@@ -1,4 +1,4 @@
-/* Going on after a fault: those who are left gather (gather.h), and join a world of their own as ranks join any.
+/* Going on after a fault, and coming in place of a rank that is lost: those who are left gather (gather.h), and join a world of their own as ranks join any.
  *
  * Who is lost while they join ends the new world before it has begun, and those who are left gather again, under a higher epoch. What is under
  * way hangs on the lost world, which stays poisoned. Cost: that of opening a world, and two frames a rank. */
@@ -40,6 +40,9 @@ static weft_status take_place(const transport_inside *lost, const wefti_gatherin
     WEFTI_TRY(wefti_alloc(members_bytes, "seats", &next->members));
     memcpy(next->members, gathering->members, members_bytes);
     next->door = wefti_door_retain(lost->door);
+    next->named_doors = lost->named_doors;
+    memcpy(next->wish, lost->wish, sizeof next->wish);
+    next->transport.is_newcomer = !lost->transport.fault; /* it was in no world before */
     *place = lost->place;
     place->rank = gathering->rank;
     place->size = gathering->size;
@@ -57,7 +60,7 @@ static weft_status join_survivors(transport_inside *lost, const wefti_transport_
     transport_inside *next = lost->going.next;
     next->calls = lost->going.calls;
     WEFTI_TRY(take_place(lost, gathering, next));
-    weft_status status = wefti_transport_enter(next, options, lost->transport.wire_name);
+    weft_status status = wefti_transport_enter(next, options, lost->named_doors ? lost->wish : lost->transport.wire_name);
     if (status != WEFT_OK && next->control) wefti_transport_fail(&next->transport, status, weft_error_message());
     return status;
 }
@@ -75,13 +78,14 @@ void wefti_transport_stop_going(transport_inside *lost) {
 }
 
 /* Once: gathers, and joins those who came. */
-static weft_status go_on(transport_inside *lost, const wefti_transport_options *options, int32_t least, uint64_t patience_ns, bool *joining_out) {
+static weft_status go_on(transport_inside *lost, const wefti_transport_options *options, const wefti_shrink_terms *terms, bool *joining_out) {
     const wefti_fault   *fault = lost->transport.fault;
     wefti_gathering      gathering;
     wefti_gather_options how = {.host = lost->transport.host, .seat = lost->seat, .seats = lost->seats, .door = lost->door, .calls = lost->going.calls,
                                 .members = lost->members, .size = lost->transport.size,
                                 .blamed = wefti_fault_verdict(fault) == WEFT_E_PEER ? wefti_fault_rank(fault) : -1,
-                                .epoch = lost->heard_epoch, .least = least, .patience_ns = patience_ns};
+                                .epoch = lost->heard_epoch, .least = terms->least, .patience_ns = terms->patience_ns,
+                                .replacement_ns = lost->named_doors ? terms->replacement_ns : 0};
     *joining_out = false;
     WEFTI_TRY(wefti_gather_open(&how, &lost->going.gather));
     wefti_door_attend(lost->door, true);
@@ -99,10 +103,27 @@ static weft_status go_on(transport_inside *lost, const wefti_transport_options *
     return status;
 }
 
+static weft_status open_calls(transport_inside *lost) {
+    return wefti_calls_open(&(wefti_calls_options){.host = lost->transport.host, .place = &lost->place, .network = lost->network, .seat = lost->seat,
+                                                   .seats = lost->seats, .door = lost->door, .doors = lost->doors,
+                                                   .most_bytes = WEFTI_GATHER_FRAME_BYTES},
+                            &lost->going.calls);
+}
+
 /* Of another one that was lost on the way. */
 static bool is_of_peers(weft_status status) { return status == WEFT_E_PEER || status == WEFT_E_LINK || status == WEFT_E_TIMEOUT; }
 
-weft_status wefti_transport_shrink(wefti_transport *lost_transport, const wefti_transport_options *options, int32_t least, uint64_t patience_ns,
+/* What has come about is the caller's; the rest ends here. */
+static void give_next(transport_inside *lost, weft_status status, wefti_transport **transport_out) {
+    if (status == WEFT_OK) {
+        *transport_out = &lost->going.next->transport;
+        lost->going.next->calls = NULL;
+        lost->going.next = NULL;
+    }
+    wefti_transport_stop_going(lost);
+}
+
+weft_status wefti_transport_shrink(wefti_transport *lost_transport, const wefti_transport_options *options, const wefti_shrink_terms *terms,
                                    wefti_transport **transport_out) {
     transport_inside       *lost = (transport_inside *)lost_transport;
     wefti_transport_options own = *options;
@@ -113,20 +134,67 @@ weft_status wefti_transport_shrink(wefti_transport *lost_transport, const wefti_
     own.host = lost_transport->host;
     own.network = lost->network;
     own.own_wire = lost->own_wire;
-    WEFTI_TRY(wefti_calls_open(&(wefti_calls_options){.host = own.host, .place = &lost->place, .network = lost->network, .seat = lost->seat,
-                                                      .seats = lost->seats, .door = lost->door, .doors = lost->doors,
-                                                      .most_bytes = WEFTI_GATHER_FRAME_BYTES},
-                               &lost->going.calls));
+    WEFTI_TRY(open_calls(lost));
     int32_t tries = 2 * lost->seats; /* each time somebody was lost, or had not heard of it */
     do {
         leave_next(lost);
-        status = go_on(lost, &own, least, patience_ns, &joining);
+        status = go_on(lost, &own, terms, &joining);
     } while (joining && is_of_peers(status) && --tries > 0);
+    give_next(lost, status, transport_out);
+    return status;
+}
+
+/* --- a newcomer --- */
+
+static wefti_door *open_door(void *context) {
+    transport_inside    *outside = context;
+    wefti_socket_address address = outside->doors[outside->seat]; /* it may be tried again */
+    outside->door = wefti_door_open(&outside->place, "", &address);
+    return outside->door;
+}
+
+static void shut_door(void *context) {
+    transport_inside *outside = context;
+    wefti_door_release(outside->door);
+    outside->door = NULL;
+}
+
+/* Once: finds those who wait for it, and joins them. */
+static weft_status come_in(transport_inside *outside, const wefti_transport_options *options, bool *joining_out) {
+    wefti_gathering      gathering;
+    wefti_gather_options how = {.host = outside->transport.host, .seat = outside->seat, .seats = outside->seats, .calls = outside->going.calls,
+                                .blamed = -1, .epoch = outside->heard_epoch, .least = 1, .patience_ns = outside->transport.timeout_ns,
+                                .open_door = open_door, .shut_door = shut_door, .context = outside};
+    *joining_out = false;
+    WEFTI_TRY(wefti_gather_open(&how, &outside->going.gather));
+    weft_status status = wefti_gather_run_newcomer(outside->going.gather, &gathering);
     if (status == WEFT_OK) {
-        *transport_out = &lost->going.next->transport;
-        lost->going.next->calls = NULL;
-        lost->going.next = NULL;
+        *joining_out = true;
+        outside->heard_epoch = gathering.epoch;
+        status = join_survivors(outside, options, &gathering);
     }
-    wefti_transport_stop_going(lost);
+    wefti_gather_close(outside->going.gather);
+    outside->going.gather = NULL;
+    return status;
+}
+
+weft_status wefti_transport_come_in(transport_inside *outside, const wefti_transport_options *options, wefti_transport **transport_out) {
+    bool joining = false;
+    outside->seat = outside->place.rank;
+    outside->seats = outside->place.size;
+    WEFTI_TRY(wefti_alloc((size_t)outside->seats * sizeof *outside->doors, "the ranks' doors", &outside->doors));
+    WEFTI_TRY(wefti_transport_name_doors(outside));
+    if (!outside->named_doors)
+        return wefti_fail(WEFT_E_INVALID, "WEFT_REJOIN is set, but not where the other ranks are: set WEFT_DOORS to host:port of each rank's door, on every "
+                          "rank from the start (weftrun --elastic does)");
+    WEFTI_TRY(open_calls(outside));
+    weft_status status;
+    int32_t     tries = 2 * outside->seats;
+    do {
+        leave_next(outside);
+        if (outside->door) shut_door(outside);
+        status = come_in(outside, options, &joining);
+    } while (joining && is_of_peers(status) && --tries > 0);
+    give_next(outside, status, transport_out);
     return status;
 }

@@ -243,15 +243,25 @@ static weft_status take_seats(transport_inside *inside) {
     return inside->network ? WEFT_OK : wefti_alloc(size * sizeof *inside->doors, "the ranks' doors", &inside->doors);
 }
 
+weft_status wefti_transport_name_doors(transport_inside *inside) {
+    weft_status status = WEFT_OK;
+    for (int32_t seat = 0; seat < inside->seats && status == WEFT_OK; seat++)
+        inside->named_doors = wefti_door_named(seat, inside->seats, &inside->doors[seat], &status);
+    return status;
+}
+
 /* Where each rank will be called after a fault. MPI does not survive one. */
 static weft_status open_doors(transport_inside *inside) {
     wefti_transport      *transport = &inside->transport;
     wefti_socket_address *all = NULL;
     char                  interface[64];
-    if (!inside->members) WEFTI_TRY(take_seats(inside));
+    bool                  mpi = inside->met_by_mpi || strcmp(transport->wire_name, "mpi") == 0;
+    bool                  first = !inside->members;
+    if (first) WEFTI_TRY(take_seats(inside));
+    if (first && inside->doors && !mpi) WEFTI_TRY(wefti_transport_name_doors(inside));
     if (!inside->door && inside->network) {
         inside->door = wefti_door_open_network(inside->network);
-    } else if (!inside->door && !inside->met_by_mpi && strcmp(transport->wire_name, "mpi") != 0) {
+    } else if (!inside->door && !mpi) {
         find_interface(inside, interface);
         inside->door = wefti_door_open(&inside->place, interface, &inside->doors[inside->seat]);
     }
@@ -426,6 +436,13 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
     else
         status = find_wish(options, wish);
     if (status == WEFT_OK) status = find_place(options, wish, inside);
+    memcpy(inside->wish, wish, sizeof inside->wish);
+    const char *rejoins = getenv("WEFT_REJOIN");
+    if (status == WEFT_OK && rejoins && *rejoins && inside->place.size > 1 && !options->network) {
+        status = wefti_transport_come_in(inside, options, transport_out);
+        wefti_transport_close(&inside->transport);
+        return status;
+    }
     if (status == WEFT_OK) status = wefti_transport_enter(inside, options, wish);
     return give(inside, status, transport_out);
 }

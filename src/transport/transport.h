@@ -51,6 +51,7 @@ typedef struct wefti_transport_options {
 typedef struct wefti_transport {
     const wefti_host *host;
     int32_t           rank, size;
+    bool              is_newcomer; /* it came in place of a lost rank */
     int32_t           local_rank, local_size; /* among the ranks of this host, found at the rendezvous */
     const char       *wire_name;              /* "none" with one rank */
     bool              encrypts;               /* what goes over TCP */
@@ -72,9 +73,13 @@ typedef struct wefti_transport {
  * disagrees, a taken port, a wrong secret, a wire that does not exist (those that do are listed). */
 WEFT_MUST_CHECK weft_status wefti_transport_open(const wefti_transport_options *options, wefti_transport **transport_out);
 /* Those who are left of a poisoned transport, `lost`, open another one: weft_world_shrink's contract. Of the options, reducer, timeout_ns
- * and no_control_thread count. `lost` stays as it is, and may be tried again. */
-WEFT_MUST_CHECK weft_status wefti_transport_shrink(wefti_transport *lost, const wefti_transport_options *options, int32_t least,
-                                                   uint64_t patience_ns, wefti_transport **transport_out);
+ * and no_control_thread count. `lost` stays as it is, and may be tried again. Newcomers come in by wefti_transport_open, where WEFT_REJOIN is set. */
+typedef struct wefti_shrink_terms {
+    int32_t  least; /* at least 1 */
+    uint64_t patience_ns, replacement_ns;
+} wefti_shrink_terms;
+WEFT_MUST_CHECK weft_status wefti_transport_shrink(wefti_transport *lost, const wefti_transport_options *options, const wefti_shrink_terms *terms,
+                                                   wefti_transport **transport_out);
 /* Does what WEFT_TUNING says (tune.h), for the group of all ranks and those that are made later. Collective; once the reducer can
  * reduce, and before any other collective. */
 WEFT_MUST_CHECK weft_status wefti_transport_tune(wefti_transport *transport);

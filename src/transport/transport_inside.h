@@ -30,6 +30,8 @@ struct transport_inside {
     wefti_socket_address *doors; /* [seats] 0 bytes: none */
     wefti_door *door;           /* this rank's; NULL: none */
     uint32_t    heard_epoch;    /* the highest that was tried from here */
+    bool        named_doors;    /* WEFT_DOORS says where they are */
+    char        wish[WEFTI_WIRE_WISH_BYTES]; /* the wire that was asked for, which newcomers ask for too */
     wefti_calls *calls;         /* of the world that this one follows, until it stands; NULL: it is the first */
     wefti_transport_going going;
     /* What all ranks said last, as long as it is looked at. */
@@ -40,6 +42,10 @@ struct transport_inside {
 weft_status wefti_transport_create(const wefti_transport_options *options, transport_inside **inside_out);
 /* Comes into the world at the place that was found. */
 weft_status wefti_transport_enter(transport_inside *inside, const wefti_transport_options *options, const char *wish);
+/* Where WEFT_DOORS says the doors of all seats are; nothing where it says nothing. */
+WEFT_MUST_CHECK weft_status wefti_transport_name_doors(transport_inside *inside);
+/* Comes in place of a lost rank: `outside` is this rank before it is anywhere, with the place that it is to have. */
+WEFT_MUST_CHECK weft_status wefti_transport_come_in(transport_inside *outside, const wefti_transport_options *options, wefti_transport **transport_out);
 /* Ends what wefti_transport_shrink has under way. */
 void wefti_transport_stop_going(transport_inside *lost);
 

@@ -34,7 +34,7 @@ weft_status sim_rank_shrink(sim_rank *self, int32_t least, uint64_t patience_ns)
     const wefti_transport_options options = {.timeout_ns = self->world->timeout_ns, .reducer = self->transport->reducer};
     wefti_transport              *next = NULL;
     if (self->lost_count == SIM_MOST_LOST) return wefti_fail(WEFT_E_OVERFLOW, "a rank lost %d worlds", SIM_MOST_LOST);
-    WEFTI_TRY(wefti_transport_shrink(self->transport, &options, least, patience_ns, &next));
+    WEFTI_TRY(wefti_transport_shrink(self->transport, &options, &(wefti_shrink_terms){.least = least, .patience_ns = patience_ns}, &next));
     self->lost[self->lost_count] = self->transport;
     self->lost_groups[self->lost_count++] = self->group;
     self->transport = next;

@@ -25,6 +25,11 @@ static const char help[] =
     "  -n, --ranks N     how many processes\n"
     "  --wire NAME       how they talk: shm, tcp, verbs, mpi or auto (default: WEFT_WIRE, else auto)\n"
     "  --encrypt         encrypt what they say over TCP (WEFT_ENCRYPT=1)\n"
+    "  --elastic         go on when a rank dies: start it again, to get the run's state from the others; for programs that\n"
+    "                    train by weft_fit, or go on by weft_world_shrink. Not with --wire mpi or verbs\n"
+    "  --restarts N      with --elastic, so many times in all (default 3); then the ranks that are left go on without\n"
+    "  --wait SECONDS    with --elastic, the others wait so long for one that is started again (default 10)\n"
+    "  --least N         with --elastic, end when fewer ranks are left (default 1)\n"
     "  --no-prefix       leave their output as it is; otherwise each line begins with its rank, as in \"[1] loss "
     "...\"\n"
     "  --settle SECONDS  once a rank has failed, let the others end by themselves for so long (default 6;\n"
@@ -54,6 +59,18 @@ static bool parse_seconds(const char *name, const char *text, double *seconds_ou
         return false;
     }
     *seconds_out = value;
+    return true;
+}
+
+static bool parse_count(const char *name, const char *text, int *count_out) {
+    char *end = NULL;
+    errno = 0;
+    long value = text ? strtol(text, &end, 10) : -1;
+    if (!text || end == text || *end || errno || value < 0 || value > 1000000) {
+        weftrun_complain("%s wants a number from 0 to 1000000, not '%s'", name, text ? text : "nothing");
+        return false;
+    }
+    *count_out = (int)value;
     return true;
 }
 
@@ -97,9 +114,26 @@ static bool is_wire(const char *name) {
     return false;
 }
 
+static bool check_elastic(const weftrun_job *job, bool counts) {
+    if (!job->elastic && counts) {
+        weftrun_complain("--restarts, --wait and --least go with --elastic");
+        return false;
+    }
+    if (job->least > job->ranks) {
+        weftrun_complain("--least %d is more than the %d ranks there are", job->least, job->ranks);
+        return false;
+    }
+    if (job->elastic && job->wire && (strcmp(job->wire, "mpi") == 0 || strcmp(job->wire, "verbs") == 0)) {
+        weftrun_complain("--elastic goes with --wire shm, tcp or auto: over %s a job does not survive a rank", job->wire);
+        return false;
+    }
+    return true;
+}
+
 /* -1 to go on, else the status to exit with. */
 int weftrun_parse(char **argv, weftrun_job *job_out) {
-    *job_out = (weftrun_job){.prefix = true, .settle = 6, .grace = 5};
+    *job_out = (weftrun_job){.prefix = true, .settle = 6, .grace = 5, .restarts = 3, .wait = 10};
+    bool counts = false;
     int at = 1;
     for (; argv[at] && argv[at][0] == '-'; ++at) {
         const char *value = NULL;
@@ -114,6 +148,17 @@ int weftrun_parse(char **argv, weftrun_job *job_out) {
             job_out->prefix = false;
         } else if (strcmp(argv[at], "--encrypt") == 0) {
             job_out->encrypt = true;
+        } else if (strcmp(argv[at], "--elastic") == 0) {
+            job_out->elastic = true;
+        } else if (takes(argv, &at, "--restarts", &value)) {
+            counts = true;
+            if (!parse_count("--restarts", value, &job_out->restarts)) return STATUS_USAGE;
+        } else if (takes(argv, &at, "--wait", &value)) {
+            counts = true;
+            if (!parse_seconds("--wait", value, &job_out->wait)) return STATUS_USAGE;
+        } else if (takes(argv, &at, "--least", &value)) {
+            counts = true;
+            if (!parse_count("--least", value, &job_out->least)) return STATUS_USAGE;
         } else if (takes(argv, &at, "--ranks", &value) || takes(argv, &at, "-n", &value)) {
             if (!parse_ranks(value, &job_out->ranks)) return STATUS_USAGE;
         } else if (takes(argv, &at, "--settle", &value)) {
@@ -135,6 +180,7 @@ int weftrun_parse(char **argv, weftrun_job *job_out) {
         weftrun_complain("how many ranks? weftrun -n RANKS PROGRAM...");
         return STATUS_USAGE;
     }
+    if (!check_elastic(job_out, counts)) return STATUS_USAGE;
     if (!argv[at]) {
         weftrun_complain("which program? weftrun -n %d PROGRAM...", job_out->ranks);
         return STATUS_USAGE;

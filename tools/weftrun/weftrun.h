@@ -18,7 +18,9 @@ typedef struct weftrun_job {
     const char *wire; /* NULL: not said */
     bool encrypt;
     bool prefix;
-    double settle, grace; /* seconds */
+    double settle, grace, wait; /* seconds; `wait`: elastic, for a rank that is started again */
+    bool elastic;         /* ranks may be lost */
+    int restarts, least;  /* elastic: ranks to start again in all; ranks to go on with, 0: 1 */
     char **program;       /* argv of the ranks */
 } weftrun_job;
 
@@ -27,6 +29,10 @@ void weftrun_complain(const char *format, ...) __attribute__((format(printf, 1, 
 
 /* Reads the command line. -1 to go on, else the status to exit with, after a message or the help. */
 int weftrun_parse(char **argv, weftrun_job *job_out);
+
+/* The doors of elastic ranks: a port of loopback for each, held by a socket that does not listen, so that whoever has the place may, one
+ * process after another, and nobody else is given the port. Puts WEFT_DOORS into the environment. False after a message. */
+bool weftrun_hold_doors(int ranks, int *holders_out);
 
 /* Sends signal `number` to every descendant of this process, except those in a process group that `spare` [spared]
  * lists; entries of 0 are none. Reads /proc once. */

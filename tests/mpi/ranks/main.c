@@ -162,7 +162,7 @@ static void refuse_to_shrink(rank_world *world) {
     if (world->rank == 1) wefti_transport_fail(lost, WEFT_E_IO, "it cannot read its data");
     uint64_t since = world_now();
     while (wefti_fault_status(lost->fault) == WEFT_OK) world_poll(world, since);
-    weft_status status = wefti_transport_shrink(lost, &options, 1, WEFTI_SECOND_NS, &next);
+    weft_status status = wefti_transport_shrink(lost, &options, &(wefti_shrink_terms){.least = 1, .patience_ns = WEFTI_SECOND_NS}, &next);
     CHECK(status == WEFT_E_UNSUPPORTED && !next && strstr(weft_error_message(), "MPI does not survive"), "%s: %s", weft_status_name(status),
           weft_error_message());
     CHECK(wefti_fault_status(lost->fault) == WEFT_E_IO, "the verdict is %s", weft_error_message()); /* and stays */

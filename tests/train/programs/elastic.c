@@ -1,0 +1,107 @@
+/* A small run by weft_fit whose ranks kill themselves. usage: elastic OUT LOG FATE [STEPS]
+ * FATE has a letter for each rank: k, killed once the log tells of step 20; t, so the first two times; e, an error exit then; r, exits with an
+ * error where it is a replacement, its first start being killed; l, comes late then, after 1.5 s; s, is stopped; . lives. Ranks
+ * write their parameters to OUT-RANK when all is done, RANK being that of the world at the end, and print the accuracy. */
+#include <math.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "weft.h"
+
+enum { ROWS = 60, BATCH = 12, CLASSES = 3, WIDTH = 40 };
+
+static const char *log_path;
+static char        fate;
+
+static int lines_of(const char *text) {
+    char  line[4096];
+    int   count = 0;
+    FILE *file = fopen(log_path, "r");
+    while (file && fgets(line, sizeof line, file)) count += strstr(line, text) != NULL;
+    if (file) fclose(file);
+    return count;
+}
+
+static void *die_in_time(void *from) {
+    int wanted = *(int *)from;
+    while (lines_of("\"event\":\"step\"") < wanted) usleep(500);
+    if (fate == 'e') _exit(7);
+    if (fate == 's') raise(SIGSTOP);
+    raise(SIGKILL);
+    return NULL;
+}
+
+static weft_status write_all(weft_trainer *trainer, const char *out) {
+    weft_variables *variables = weft_trainer_variables(trainer);
+    char            path[4096];
+    snprintf(path, sizeof path, "%s-%d", out, (int)weft_world_rank(weft_trainer_world(trainer)));
+    FILE       *file = fopen(path, "wb");
+    weft_status status = file ? WEFT_OK : WEFT_E_IO;
+    for (int32_t i = 0; i < weft_variables_count(variables) && status == WEFT_OK; i++) {
+        weft_variable_info info;
+        char               values[1 << 14];
+        if ((status = weft_variables_info(variables, i, &info)) == WEFT_OK &&
+            (status = weft_variables_get(variables, info.name, values, (size_t)info.bytes)) == WEFT_OK)
+            fwrite(values, 1, (size_t)info.bytes, file);
+    }
+    if (file && fclose(file) != 0) status = WEFT_E_IO;
+    return status;
+}
+
+int main(int argc, char **argv) {
+    static float   x[ROWS][CLASSES];
+    static int32_t y[ROWS];
+    static int     wanted;
+    pthread_t      killer;
+    weft_world    *world = NULL;
+    weft_graph    *graph = NULL;
+    weft_loader   *loader = NULL, *test = NULL;
+    weft_trainer  *trainer = NULL;
+    weft_status    status;
+    weft_fit_result result;
+    if (argc < 4) return 2;
+    log_path = argv[2];
+    const char *rank = getenv("WEFT_RANK"), *again = getenv("WEFT_REJOIN");
+    int         start = again ? atoi(again) : 0;
+    fate = rank && (size_t)atoi(rank) < strlen(argv[3]) ? argv[3][atoi(rank)] : '.';
+    if (fate == 'r' && start > 0) return 9;
+    if (fate == 'l' && start > 0) usleep(1500000);
+    bool dies = fate == 'k' || fate == 'e' || fate == 'r' || fate == 'l' || fate == 's' ? start == 0 : fate == 't' && start < 2;
+    wanted = 20 * (start + 1) + start * 30;
+    if (dies && pthread_create(&killer, NULL, die_in_time, &wanted) != 0) return 3;
+    for (int i = 0; i < ROWS; i++) {
+        y[i] = i % CLASSES;
+        for (int k = 0; k < CLASSES; k++) x[i][k] = (float)(k == y[i]) + 0.01f * (float)(i % 7);
+    }
+    if ((status = weft_world_create(&(weft_world_options){.timeout_ns = INT64_C(20000000000)}, &world)) != WEFT_OK) goto done;
+    if ((status = weft_graph_create(&(weft_graph_options){.seed = 5}, &graph)) != WEFT_OK) goto done;
+    weft_batch_field    fields[2] = {{"x", WEFT_F32, weft_shape(ROWS, CLASSES), x}, {"y", WEFT_I32, weft_shape(ROWS), y}};
+    weft_loader_options how = {.batch = BATCH, .seed = 1, .epochs = -1, .rank = weft_world_rank(world), .ranks = weft_world_size(world)};
+    if ((status = weft_loader_open_arrays(fields, 2, &how, &loader)) != WEFT_OK) goto done;
+    how.epochs = 1;
+    how.in_order = true;
+    if ((status = weft_loader_open_arrays(fields, 2, &how, &test)) != WEFT_OK) goto done;
+    weft_tensor *label = weft_input(graph, "y", WEFT_I32, weft_shape(BATCH));
+    weft_tensor *h = weft_relu(weft_linear(weft_input(graph, "x", WEFT_F32, weft_shape(BATCH, CLASSES)), "hidden", .out = WIDTH));
+    weft_tensor *logits = weft_linear(weft_dropout(h, 0.1), "head", .out = CLASSES);
+    weft_tensor *loss = weft_cross_entropy(logits, label);
+    weft_tensor *correct = weft_sum(weft_cast(weft_eq(weft_argmax(logits, 1), weft_cast(label, WEFT_I64)), WEFT_I64));
+    if ((status = weft_trainer_create(world, &(weft_program){.loss = loss, .solver = weft_adam(0.003)}, &trainer)) != WEFT_OK) goto done;
+    weft_fit_options options = {.test = test, .test_correct = correct, .log_path = log_path, .log_every = 1, .max_steps = argc > 4 ? atol(argv[4]) : 400};
+    if ((status = weft_fit(trainer, loader, &options, &result)) != WEFT_OK) goto done;
+    printf("accuracy %.3f, %d ranks\n", result.test_accuracy, (int)weft_world_size(weft_trainer_world(trainer)));
+    status = write_all(trainer, argv[1]);
+done:
+    if (status != WEFT_OK) printf("error %s %s\n", weft_status_name(status), weft_error_message());
+    fflush(stdout);
+    weft_trainer_release(trainer);
+    weft_loader_release(test);
+    weft_loader_release(loader);
+    weft_graph_release(graph);
+    weft_world_release(world);
+    return status == WEFT_OK ? 0 : 1;
+}

@@ -1,0 +1,184 @@
+/* Jobs that lose ranks: weftrun --elastic starts them again, they get the run's state from the others, and the run ends with the bits of one that
+ * lost nobody; where none is started again the others go on. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "train/run.h"
+#include "transport/handshake.h"
+
+enum { RANKS = 4 };
+
+/* Runs the program under weftrun; its output, to be freed. `name` is that of its files. */
+static char *run_job(const char *options, const char *fate, const char *name, int steps, int *status_out) {
+    const char *output = temporary_path("output"), *out = temporary_path(name);
+    const char *folder = getenv("WEFT_TEST_BIN");
+    char        log[64], command[4096];
+    snprintf(log, sizeof log, "%s.jsonl", name);
+    const char *log_path = temporary_path(log);
+    if (!folder || !*folder) folder = WEFT_BIN_DIR;
+    snprintf(command, sizeof command, "WEFT_THREADS=1 %s/weftrun -n %d %s %s/train_program_elastic %s %s %s %d >%s 2>&1 </dev/null", folder, RANKS, options,
+             folder, out, log_path, fate, steps, output);
+    int ended = system(command);
+    *status_out = WIFEXITED(ended) ? WEXITSTATUS(ended) : 128 + WTERMSIG(ended);
+    char *text = read_text(output);
+    fprintf(stderr, "%s %s: status %d\n", options, fate, *status_out);
+    return text;
+}
+
+static void has(const char *text, const char *part) { cr_expect_not_null(strstr(text, part), "'%s' lacks '%s'", text, part); }
+
+static int count(const char *text, const char *part) {
+    int found = 0;
+    for (const char *at = text; (at = strstr(at, part)); at++) found++;
+    return found;
+}
+
+static void same_files(const char *a, const char *b) {
+    char command[1024];
+    snprintf(command, sizeof command, "cmp %s %s", temporary_path(a), temporary_path(b));
+    cr_expect_eq(system(command), 0, "%s and %s differ", a, b);
+}
+
+/* Whoever is lost comes again, and all ranks end with what they end with when nobody is lost. */
+static void restarts(const char *options, const char *fate, int lost) {
+    int   status;
+    char  all[64], elastic[128], log_name[] = "lossy.jsonl";
+    char *text = run_job(options, "....", "whole", 400, &status);
+    cr_assert_eq(status, 0, "%s", text);
+    free(text);
+    snprintf(elastic, sizeof elastic, "--elastic %s", options);
+    text = run_job(elastic, fate, "lossy", 400, &status);
+    cr_expect_eq(status, 0, "exit status %d", status);
+    cr_expect_eq(count(text, "starting it again"), lost, "%s", text);
+    cr_expect_eq(count(text, "accuracy 1.000, 4 ranks"), RANKS, "%s", text);
+    for (int rank = 0; rank < RANKS; rank++) {
+        char before[32], after[32];
+        snprintf(before, sizeof before, "whole-%d", rank);
+        snprintf(after, sizeof after, "lossy-%d", rank);
+        same_files(before, after);
+    }
+    char *log = read_text(temporary_path(log_name));
+    has(log, "\"event\":\"fault\"");
+    has(log, fate[1] == 's' ? "silent" : "its process has ended");
+    has(log, "\"event\":\"renewed\"");
+    has(log, "\"ranks\":4,\"seconds\"");
+    has(log, "\"event\":\"end\"");
+    snprintf(all, sizeof all, "\"step\":%d", 400);
+    has(log, all);
+    free(log);
+    free(text);
+}
+
+Test(elastic, a_killed_rank_comes_again_over_shm) { restarts("--wire shm", "..k.", 1); }
+Test(elastic, a_killed_rank_comes_again_over_tcp) { restarts("--wire tcp", "...k", 1); }
+Test(elastic, rank_0_comes_again) { restarts("--wire shm", "k...", 1); }
+Test(elastic, two_at_once_come_again) { restarts("--wire shm", "k.k.", 2); }
+Test(elastic, one_is_killed_again) { restarts("--wire tcp", ".t..", 2); }
+Test(elastic, a_killed_rank_comes_again_encrypted) {
+    if (!wefti_can_authenticate()) cr_skip_test("this build has no libsodium");
+    restarts("--wire tcp --encrypt", ".k..", 1);
+}
+
+/* --- nobody comes --- */
+
+Test(elastic, the_others_go_on_where_no_restarts_are_left) {
+    int   status;
+    char *text = run_job("--elastic --restarts=0 --wire shm", "k..k", "less", 400, &status);
+    cr_expect_eq(status, 0, "%d: %s", status, text);
+    has(text, "none of 0 restarts is left");
+    cr_expect_eq(count(text, "accuracy 1.000, 2 ranks"), 2, "%s", text);
+    same_files("less-0", "less-1");
+    free(text);
+}
+
+Test(elastic, a_job_of_too_few_ends_with_a_word) {
+    int   status;
+    char *text = run_job("--elastic --restarts 0 --least 3 --wire tcp", "k.k.", "few", 400000, &status);
+    cr_expect_eq(status, 1, "%d: %s", status, text);
+    has(text, "WEFT_E_PEER");
+    has(text, "2 ranks are left, fewer than the 3 that are to go on");
+    has(text, "that came after");
+    free(text);
+}
+
+Test(elastic, all_killed_is_a_failure) {
+    int   status;
+    char *text = run_job("--elastic --restarts 0 --wire shm", "kkkk", "none", 400000, &status);
+    cr_expect_eq(status, 137, "%d: %s", status, text);
+    free(text);
+}
+
+Test(elastic, an_error_of_its_own_ends_the_job) {
+    int   status;
+    char *text = run_job("--elastic --settle 0.2 --wire shm", "..e.", "error", 400000, &status);
+    cr_expect_eq(status, 7, "%d: %s", status, text);
+    has(text, "rank 2 failed with status 7; ending the others");
+    free(text);
+}
+
+Test(elastic, a_replacement_that_fails_is_started_again_and_then_done_without) {
+    int   status;
+    char *text = run_job("--elastic --restarts 2 --wire shm", ".r..", "failing", 400, &status);
+    cr_expect_eq(status, 0, "%d: %s", status, text);
+    cr_expect_eq(count(text, "starting it again"), 2, "%s", text);
+    has(text, "rank 1 failed with status 9; none of 2 restarts is left");
+    cr_expect_eq(count(text, "accuracy 1.000, 3 ranks"), 3, "%s", text);
+    free(text);
+}
+
+/* The others wait for it no longer than they were told to, and are ready before it comes. */
+Test(elastic, a_replacement_that_comes_late_is_done_without) {
+    int   status;
+    char *text = run_job("--elastic --wait 0.3 --wire tcp", "..l.", "late", 400, &status);
+    cr_expect_eq(status, 0, "%d: %s", status, text);
+    cr_expect_eq(count(text, "accuracy 1.000, 3 ranks"), 3, "%s", text);
+    has(text, "rank 2 was started in place of a lost one");
+    has(text, "rank 2 failed with status 1 when another had ended well already");
+    free(text);
+}
+
+/* Who is stopped is given up by the others after 5 s, killed after 6, and comes again. */
+Test(elastic, a_stopped_rank_comes_again) {
+    restarts("--wire shm", ".s..", 1);
+}
+
+/* --- what is refused --- */
+
+static void refuses(const char *options, const char *words) {
+    int   status;
+    char *text = run_job(options, "....", "refused", 10, &status);
+    cr_expect_eq(status, 2, "%s: %d", options, status);
+    has(text, words);
+    free(text);
+}
+Test(elastic, wrong_options_are_refused) {
+    refuses("--restarts 2", "go with --elastic");
+    refuses("--least 2", "go with --elastic");
+    refuses("--wait 2", "go with --elastic");
+    refuses("--elastic --least 5", "more than the 4 ranks");
+    refuses("--elastic --restarts -1", "--restarts wants a number");
+    refuses("--elastic --least some", "--least wants a number");
+    refuses("--elastic --wire mpi", "does not survive");
+}
+
+/* A process that says it is a replacement, and finds nobody, or not where to look. */
+static void comes_alone(const char *environment, const char *words) {
+    const char *output = temporary_path("alone"), *folder = getenv("WEFT_TEST_BIN");
+    char        command[4096];
+    if (!folder || !*folder) folder = WEFT_BIN_DIR;
+    snprintf(command, sizeof command, "WEFT_RANK=1 WEFT_WORLD_SIZE=2 WEFT_STORE=127.0.0.1:9 WEFT_JOB=x WEFT_REJOIN=1 %s %s/train_program_elastic x y .. >%s 2>&1",
+             environment, folder, output);
+    cr_expect_neq(system(command), 0);
+    char *text = read_text(output);
+    has(text, words);
+    free(text);
+}
+Test(elastic, a_replacement_that_finds_nobody_says_so) {
+    comes_alone("WEFT_DOORS=127.0.0.1:9,127.0.0.1:10", "nobody has the run's state any more");
+    comes_alone("", "set WEFT_DOORS");
+    comes_alone("WEFT_DOORS=127.0.0.1:9", "WEFT_DOORS lists 1 addresses, for 2 ranks");
+    comes_alone("WEFT_DOORS=127.0.0.1:9,here", "here");
+}
