@@ -31,7 +31,9 @@ typedef struct layout {
     size_t sent;
 } layout;
 
-static size_t most_elements(const sim_call *call, int32_t size) { return call->count * (size_t)size + 16; }
+static size_t most_elements(const sim_call *call, int32_t size) {
+    return call->count * (gives_parts(call->kind) || gets_parts(call->kind) ? (size_t)size : 1) + 16;
+}
 
 size_t sim_call_bytes(const sim_call *call, int32_t size) { return 2 * most_elements(call, size) * sizeof(int32_t) + 2 * (size_t)size * sizeof(size_t); }
 
