@@ -311,4 +311,89 @@ case_clicks_refusals() {
     has "a staleness of words" "it is 0, 1, ... or async" "$said"
 }
 
+make_corpus() { # make_corpus FILE SENTENCES TOPICS: topic a has the words a0 … a5, and sentences of one topic each, with common words between
+    python3 - "$@" <<'PYTHON' || fail "python3 could not make the text"
+import random, sys
+path, sentences, topics = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+random.seed(11)
+with open(path, "w") as file:
+    for _ in range(sentences):
+        number = random.randrange(topics)
+        topic = "t" + "abcdefgh"[number] if topics <= 8 else "t%dx" % number
+        words = ["%s%d" % (topic, random.randrange(6)) for _ in range(6)] + [random.choice(["The", "and", "of"]) for _ in range(3)]
+        random.shuffle(words)
+        file.write(" ".join(words) + ".\n")
+PYTHON
+}
+check_vectors() { # check_vectors FILE WIDTH SAID: the format; of topic words, the nearest are those of the topic; what was said is what the file says
+    python3 - "$@" <<'PYTHON' || fail "the vectors of $1 are not what they should be"
+import re, sys
+path, width, said = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+lines = open(path).read().split("\n")
+assert lines[-1] == "" and lines[0].split() == [str(len(lines) - 2), str(width)], lines[0]
+vectors = {}
+for line in lines[1:-1]:
+    word, *numbers = line.split(" ")
+    assert len(numbers) == width, (word, len(numbers))
+    vectors[word] = [float(n) for n in numbers]
+assert set(list(vectors)[:3]) == {"the", "and", "of"}, list(vectors)[:3]
+norm = {w: sum(x * x for x in v) ** 0.5 for w, v in vectors.items()}
+def near(word):
+    cosines = {o: sum(a * b for a, b in zip(vectors[word], v)) / (norm[word] * norm[o]) for o, v in vectors.items() if o != word}
+    return sorted(cosines.items(), key=lambda item: -item[1])
+topical = [w for w in vectors if w[0] == "t" and w[-1].isdigit()]
+right = sum(o[:-1] == w[:-1] for w in topical for o, _ in near(w)[:5])
+assert len(topical) == 48 and right >= 0.95 * 5 * len(topical), (len(topical), right)
+told = re.search(r"near ta0: (\S+) (-?[0-9.]+)", said)
+assert told and abs(float(told[2]) - near("ta0")[0][1]) < 2e-3 and told[1][:2] == "ta", said
+assert "near nothing: the text does not have it" in said, said
+PYTHON
+}
+
+# Words of a topic are learnt to be neighbours by any number of ranks, from the same pairs; without staleness to the same bits each time.
+case_words() {
+    local ranks staleness said pairs=
+    make_corpus text 4000 8
+    for ranks in 0 1 2 4; do
+        for staleness in async 0; do
+            command=("$bin/train_words" --text text --width 16 --epochs 5 --rate 0.05 --batch 100 --sample 0.01 --staleness "$staleness" --quiet
+                --log "log-$ranks-$staleness" --vectors "vectors-$ranks-$staleness" --near ta0,nothing --top 5)
+            [ "$ranks" = 0 ] || command=("$bin/weftrun" -n "$ranks" "${command[@]}")
+            said=$("${command[@]}") || fail "$ranks ranks with staleness $staleness ended with $?"
+            check_vectors "vectors-$ranks-$staleness" 16 "$said"
+            [ -n "$pairs" ] || pairs=$(figure pairs "log-$ranks-$staleness")
+            [ "$pairs" = "$(figure pairs "log-$ranks-$staleness")" ] || fail "$ranks ranks trained other pairs"
+        done
+    done
+    "$bin/weftrun" -n 4 "$bin/train_words" --text text --width 16 --epochs 5 --rate 0.05 --batch 100 --sample 0.01 --staleness 0 --quiet \
+        --vectors again || fail "again it ended with $?"
+    cmp vectors-4-0 again || fail "without staleness two runs differ"
+    cmp -s vectors-0-0 vectors-1-0 || fail "one rank alone and under the launcher differ"
+}
+
+# Only rows that a batch touches are moved: of 6,003 words at most 20 + 20 x 4 x 3 by one of 20 words.
+case_words_touched() {
+    make_corpus text 2000 1000
+    "$bin/weftrun" -n 2 "$bin/train_words" --text text --width 32 --epochs 1 --batch 20 --window 2 --negatives 2 --min-count 1 --servers 1 --quiet --log log ||
+        fail "it ended with $?"
+    at_least "words" "$(figure words log)" 4000
+    at_most "bytes that rank 0 sent" "$(figure sent_bytes log)" $((20000 / 20 / 2 * (260 * (32 * 4 + 8) + 6 * 256)))
+    at_least "bytes that rank 0 sent" "$(figure sent_bytes log)" 1000000
+}
+
+case_words_refusals() {
+    local said
+    said=$("$bin/train_words" 2>&1) && fail "without a text it succeeds"
+    has "without a text" "--text names a file" "$said"
+    said=$("$bin/train_words" --text nowhere 2>&1) && fail "a missing file succeeds"
+    has "a missing file" "cannot read nowhere" "$said"
+    echo "one two" >short
+    said=$("$bin/train_words" --text short 2>&1) && fail "a text of two words succeeds"
+    has "a text of two words" "0 words that are there at least 5 times" "$said"
+    said=$("$bin/train_words" --text short --min-count 1 --staleness soon 2>&1) && fail "a staleness of words succeeds"
+    has "a staleness of words" "it is 0, 1, ... or async" "$said"
+    said=$("$bin/train_words" --text short --min-count 1 --vectors nowhere/vectors --quiet 2>&1) && fail "a folder that is not there succeeds"
+    has "a folder that is not there" "cannot write nowhere/vectors" "$said"
+}
+
 "case_$2"
