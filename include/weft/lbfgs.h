@@ -19,7 +19,11 @@
 #ifndef WEFT_LBFGS_H
 #define WEFT_LBFGS_H
 
+#include "weft/batch.h"
+#include "weft/graph.h"
 #include "weft/server.h"
+#include "weft/solver.h"
+#include "weft/variables.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -82,6 +86,25 @@ typedef struct weft_lbfgs_options {
  * `evaluate` and `progress`. From src/parallel/server/lbfgs.c. */
 WEFT_MUST_CHECK weft_status weft_lbfgs_minimise(weft_server *server, const weft_lbfgs_problem *problem, const weft_lbfgs_options *options, double *point,
                                                 weft_lbfgs_report *report_out);
+
+/* --- a program's loss --- */
+
+/* Data as whole arrays, which every worker has; a unit is a run of rows. */
+typedef struct weft_lbfgs_data {
+    weft_batch_field field[WEFT_BATCH_MAX_FIELDS]; /* [rows, ...] of an input of the graph each, named as that */
+    int32_t          field_count;
+    int64_t          unit_rows; /* 0: as many as the graph was built for. The last unit has the rest */
+    bool             sums;      /* the loss is a sum over the rows of a batch; else the mean over them, as those of weft/loss.h are by default, and a
+                                   unit counts by its rows (ignored labels make that inexact) */
+} weft_lbfgs_data;
+
+/* Minimises a loss, as it would be given to a trainer, over all the data: plans of one rank compute loss and gradient of a unit. Parameters are those that the
+ * loss depends on and that are not frozen, F32 or F64, in F64 where they are minimised. They start as rank 0's `variables` (1's where rank 0 is
+ * dedicated), and on return every worker's, but those of a dedicated coordinator, are the minimum. The graph is extended by gradients. Dropout drops the
+ * same elements each time. Collective over the workers; blocks. Errors: those of weft_lbfgs_minimise and weft_plan_run; WEFT_E_UNSUPPORTED for l1
+ * or group of the regulariser, which are not smooth, and a graph with states that steps change. From src/train/lbfgs_units.c. */
+WEFT_MUST_CHECK weft_status weft_lbfgs_train(weft_server *server, weft_tensor *loss, weft_regulariser regulariser, const weft_lbfgs_data *data,
+                                             const weft_lbfgs_options *options, weft_variables *variables, weft_lbfgs_report *report_out);
 
 #ifdef __cplusplus
 }

@@ -22,8 +22,7 @@ static bool *reachable(weft_graph *graph, const weft_tensor *loss) {
     return mark;
 }
 
-/* The parameters that the loss depends on and that are not frozen. */
-static weft_status find_parameters(weft_graph *graph, const weft_tensor *loss, wefti_training *training) {
+weft_status wefti_training_find(weft_graph *graph, const weft_tensor *loss, wefti_training *training) {
     bool *mark = reachable(graph, loss);
     size_t bytes = sizeof(weft_tensor *) * (size_t)(graph->n_nodes + 1);
     training->parameters = wefti_graph_memory(graph, bytes);
@@ -184,7 +183,7 @@ weft_status wefti_training_check(const weft_program *program) {
 weft_status wefti_training_build(const weft_program *program, wefti_training *training) {
     memset(training, 0, sizeof *training);
     weft_graph *graph = program->loss->graph;
-    WEFTI_TRY(find_parameters(graph, program->loss, training));
+    WEFTI_TRY(wefti_training_find(graph, program->loss, training));
     weft_tensor *loss = weft_reshape(program->loss, weft_shape_scalar());
     training->hyper = weft_input(graph, "weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), .replicated = true);
     if (scales_loss(program)) loss = weft_mul(loss, weft_cast(hyper_at(training->hyper, WEFTI_HYPER_LOSS_SCALE), loss->dtype));

@@ -22,7 +22,7 @@ typedef struct setting {
     int         kill_rank, kill_unit; /* at its so-manieth unit, from 1 */
     int         fail_rank;
     int64_t     timeout_ms;
-    bool        nan, stops, twice;
+    bool        nan, stops, twice, once;
     weft_status wanted;
     const char *message;
 } setting;
@@ -183,7 +183,7 @@ static weft_status minimise(serving *self) {
     static double      point[MOST_PARAMETERS];
     weft_server_counts before, after;
     weft_lbfgs_problem problem = {.parameters = how.parameters, .units = how.units, .evaluate = unit_of, .context = &how, .l2 = weight};
-    weft_lbfgs_options options = {.iterations = how.iterations, .gradient = -1, .dedicated = how.dedicated, .progress = see,
+    weft_lbfgs_options options = {.iterations = how.iterations, .gradient = -1, .dedicated = how.dedicated, .progress = see, .once = how.once,
                                   .timeout_ns = how.timeout_ms * (int64_t)WEFTI_MILLISECOND_NS};
     me = self;
     my_rank = self->rank;
@@ -300,6 +300,10 @@ static void lose_worker(const char *wire, int unit) {
     ranks_free(all);
 }
 Test(lbfgs, units_of_a_killed_worker_are_given_out_again) { lose_worker("shm", 1); }
+Test(lbfgs, units_of_a_killed_worker_are_given_out_again_though_none_is_given_twice) {
+    how.once = true;
+    lose_worker("shm", 30);
+}
 Test(lbfgs, units_of_a_killed_worker_are_given_out_again_later_tcp) { lose_worker("tcp", 40); }
 
 Test(lbfgs, without_the_coordinator_all_end) {
