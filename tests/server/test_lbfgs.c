@@ -21,6 +21,7 @@ typedef struct setting {
     double      pause_ms[RANKS_MOST];
     int         kill_rank, kill_unit; /* at its so-manieth unit, from 1 */
     int         fail_rank;
+    int         victim;               /* a rank that rank 1 kills at its fifth unit; 0: none */
     int64_t     timeout_ms;
     bool        nan, stops, twice, once;
     weft_status wanted;
@@ -156,6 +157,7 @@ static void sleep_ms(double ms) {
 static weft_status unit_of(void *context, int64_t unit, const double *point, double *loss_out, double *gradient) {
     if (context != &how) return WEFT_E_INTERNAL;
     if (my_rank == how.kill_rank && out->computed[my_rank] + 1 == how.kill_unit) raise(SIGKILL);
+    if (how.victim && my_rank == 1 && out->computed[1] == 5) kill(me->all->children[how.victim], SIGKILL);
     sleep_ms(how.pause_ms[my_rank]);
     if (my_rank == how.fail_rank && out->computed[my_rank] == 3) return WEFT_E_IO;
     *loss_out = how.nan ? NAN : add_rows((int)(unit * ROWS / how.units), (int)((unit + 1) * ROWS / how.units), point, gradient);
@@ -322,6 +324,18 @@ Test(lbfgs, without_workers_the_coordinator_ends) {
     how.message = "no worker is left";
     ranks_free(serve_case_with("shm", 3, &(weft_server_options){.servers = 1, .dedicated = true}, minimise, 2u));
 }
+
+/* Of two servers the one that has the list of units, or the other. */
+static void lose_server(const char *wire, int victim) {
+    how.victim = victim;
+    how.wanted = WEFT_E_PEER;
+    how.message = victim == 2 ? "rank 2" : "rank 3";
+    for (int rank = 0; rank < 2; rank++) how.pause_ms[rank] = 1;
+    ranks_free(serve_case_with(wire, 4, &(weft_server_options){.servers = 2, .dedicated = true}, minimise, 1u << victim));
+}
+Test(lbfgs, lost_server_ends_it_for_all_shm) { lose_server("shm", 3); }
+Test(lbfgs, lost_server_ends_it_for_all_tcp) { lose_server("tcp", 3); }
+Test(lbfgs, lost_list_of_units_ends_it_for_all) { lose_server("shm", 2); }
 
 Test(lbfgs, failure_of_a_unit_is_told_to_all) {
     how.fail_rank = 2;
