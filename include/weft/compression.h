@@ -21,10 +21,23 @@
  *   POWER_SGD  8r(a+b)(N-1)/N for a parameter as a matrix of a rows (its first axis) and b columns, of which an approximation of rank r
  *              is sent, begun from that of the step before (Vogels et al. 2019). The rest is fed back. Only where r(a+b) < ab.
  *
+ * Pushes to a parameter server (strategy.sync = WEFT_SERVER, or weft_table_options.push of weft/server.h) are compressed by BF16, FP8, FP8_E5M2, TOP_K,
+ * and by those below, which no sum over ranks knows; each worker's push is rounded once. Bytes of n elements in r rows:
+ *
+ *   FIXED8       n + n/32: whole numbers to 127 with a power of two for each 32 elements as scale, rounded up or down at random, so that the mean of many
+ *                roundings is the element (Gupta et al. 2015); at most one unit, 2^-6 of the largest of its 32. By .seed, the worker and the how
+ *                manieth push it is, the same in every run. What is not finite makes its 32 NaN.
+ *   FIXED16      2n + n/32: to 32767; at most 2^-14 of the largest of its 32.
+ *   SIGNIFICANT  rows that have changed by more than .threshold of what was last sent of them, as they are: the largest magnitude of what was
+ *                kept and what comes, beside that of the last time. The rest is kept and added to the next (Li et al. 2014).
+ *   NONZERO      rows that are not all zeros, as they are. Nothing is lost.
+ *   The last two take 1 byte and the rows where all are sent, else the least of r/8 and the bytes of the gaps between those that are, and these.
+ *
  * Error feedback: what a rank leaves out of a step it keeps, and adds to its next gradient: the state "weft.compress.error/" and
  * the parameter's name, a copy of the parameter on each rank (POWER_SGD: also "weft.compress.basis/", the same everywhere). A
  * skipped step leaves it alone. Checkpoints hold what every rank has, so as many ranks go on to the same bits; another number of
- * ranks gets it dealt out anew, so that its sum is kept, and a program that does not compress drops it. */
+ * ranks gets it dealt out anew, so that its sum is kept, and a program that does not compress drops it. With WEFT_SERVER it is kept by row beside the
+ * table's handle, and is in no checkpoint: a run that goes on from one begins without it. */
 #ifndef WEFT_COMPRESSION_H
 #define WEFT_COMPRESSION_H
 
@@ -52,10 +65,13 @@ typedef struct weft_compression {
     int32_t    rank;   /* POWER_SGD: 1 .. 64; 0: 4 */
     int64_t    warmup; /* steps at the beginning of a run that are not compressed */
     int64_t    least;  /* parameters of fewer elements travel as they are; 0: 1024 */
-    bool       error_feedback; /* BF16, FP8, FP8_E5M2: keep what a rank's own rounding loses, too */
+    bool       error_feedback; /* BF16, FP8, FP8_E5M2, FIXED8, FIXED16: keep what a rank's own rounding loses, too */
+    double     threshold; /* SIGNIFICANT: 0: 0.5 */
+    uint64_t   seed;   /* FIXED8, FIXED16: of what is rounded at random */
 } weft_compression;
 
-/* Reads "none", or a name of codecs.def: "bf16", "fp8", "fp8-e5m2", "topk", "topk:RATIO", "powersgd", "powersgd:RANK". The other
+/* Reads "none", or a name of codecs.def: "bf16", "fp8", "fp8-e5m2", "topk", "topk:RATIO", "powersgd", "powersgd:RANK", "fixed8", "fixed16",
+ * "significant", "significant:THRESHOLD", "nonzero". The other
  * fields are zero. WEFT_E_INVALID says what there is. From src/parallel/compress_options.c. Any thread. */
 WEFT_MUST_CHECK weft_status weft_compression_parse(const char *text, weft_compression *compression_out);
 

@@ -36,6 +36,11 @@
  * that dies is waited for by nobody: what it has pushed whole counts. Rows of a server that dies are lost, and every request that needs them
  * ends with WEFT_E_PEER, which names it. A request that is wrong ends with a status for who made it, and changes nothing.
  *
+ * Fewer bytes. Keys travel as the gaps between them, in as few bytes as these take, wherever that is less; a key set's only once. Values of pushes and
+ * pulls travel as the table's options say (.push, .pull): the codecs of weft/compression.h, of which pushes may leave rows out: those are then as if
+ * they had not been named, and what they would have brought is kept here, by row, and added to their next push, by whatever keys that names
+ * them. A push that fails loses what it carried. What weft_server_counts says is exact.
+ *
  * Exactly once. Requests of a worker to a server are numbered; one that comes again is answered and not applied again.
  *
  * Threads. Each rank has a thread that answers requests and moves its own on while it computes, unless told not to. Functions of one server
@@ -47,6 +52,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "weft/compression.h"
 #include "weft/dtype.h"
 #include "weft/solver.h"
 #include "weft/status.h"
@@ -144,6 +150,8 @@ typedef struct weft_server_counts {
     uint64_t repeated;   /* of those, that had been answered before */
     uint64_t late;       /* pushes that came after their clock, and were dropped (.spares) */
     uint64_t held_bytes; /* rows and their states, of all tables, here */
+    uint64_t key_bytes, sent_key_bytes;      /* lists of keys that this worker sent, at 8 bytes a key, and as they were sent */
+    uint64_t value_bytes, moved_value_bytes; /* rows that it pushed, set and asked for, uncompressed, and as they were moved */
 } weft_server_counts;
 void weft_server_count(weft_server *server, weft_server_counts *counts_out);
 
@@ -185,6 +193,11 @@ typedef struct weft_table_options {
     double           low, high; /* CONSTANT: low; UNIFORM: from low to high; NORMAL: mean low, deviation high. Numbers that the dtype has */
     uint64_t         seed;      /* of UNIFORM and NORMAL, which depend on it, the key and the column alone */
     size_t           most_bytes; /* of rows and states on one server; 0: no bound but memory */
+    weft_compression push;       /* BF16, FP8, FP8_E5M2, FIXED8, FIXED16, TOP_K (of each server's part of a request), SIGNIFICANT: F32; NONZERO: any dtype.
+                                    The last three not with AVERAGE; these and .error_feedback not with USER. .least: requests of fewer elements go as
+                                    they are; 0: none. With it a worker keeps a row of a dense table, or of each key that it pushed, and SIGNIFICANT one
+                                    element more, where something is kept */
+    weft_compression pull;       /* BF16, FP8, FP8_E5M2, FIXED8, FIXED16; F32. Rows on servers stay as they are */
 } weft_table_options;
 
 /* Makes a table on all servers, or takes part in one that another worker has made: all give the same options. Not collective: one worker
@@ -238,6 +251,7 @@ typedef struct weft_table_call {
     int64_t           timeout_ns; /* from its start; 0: the server's */
     double            rate;      /* pushes to SOLVER tables: multiplies the solver's rate, for a schedule; 0: 1. With staleness 0 all workers give the
                                     same in a clock */
+    bool              plain;     /* not compressed, though the table is; what is kept stays for a push that is */
 } weft_table_call;
 
 /* Starts a request; never blocks. The struct is copied. *request_out is to be tested or waited for until it has ended; NULL on error.

@@ -1,5 +1,6 @@
 /* What people write of compression: the text form, and which settings make sense. */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +18,9 @@ static const char *names(char *buffer, size_t size) {
 
 static weft_status set_number(weft_compression *compression, const char *text, double number) {
     if (compression->codec == WEFT_COMPRESS_TOP_K) compression->ratio = number;
+    else if (compression->codec == WEFT_COMPRESS_SIGNIFICANT) compression->threshold = number;
     else if (compression->codec == WEFT_COMPRESS_POWER_SGD && number == (double)(int32_t)number) compression->rank = (int32_t)number;
-    else return wefti_fail(WEFT_E_INVALID, "compression '%s': the number after the colon is topk's ratio or powersgd's rank, a whole one", text);
+    else return wefti_fail(WEFT_E_INVALID, "compression '%s': the number after the colon is topk's ratio, significant's threshold or powersgd's rank, a whole one", text);
     if (number > 0) return wefti_compress_check(compression);
     return wefti_fail(WEFT_E_INVALID, "compression '%s': the number after the colon must be more than 0", text);
 }
@@ -50,6 +52,9 @@ weft_status wefti_compress_check(const weft_compression *how) {
         return wefti_fail(WEFT_E_INVALID, "strategy: compress.codec is %d; there are %s", (int)how->codec, names(all, sizeof all));
     if (!(how->ratio >= 0 && how->ratio <= 1))
         return wefti_fail(WEFT_E_INVALID, "strategy: compress.ratio is %g; it is the share of elements that are sent, above 0 and at most 1", how->ratio);
+    if (!(how->threshold >= 0 && how->threshold < HUGE_VAL))
+        return wefti_fail(WEFT_E_INVALID, "strategy: compress.threshold is %g; it is how much a row must have changed, beside what was last sent of it",
+                          how->threshold);
     if (how->rank < 0 || how->rank > 64) return wefti_fail(WEFT_E_INVALID, "strategy: compress.rank is %d; it is 1 to 64, or 0 for 4", how->rank);
     if (how->warmup < 0 || how->least < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: compress.warmup is %lld and compress.least %lld; neither may be negative",

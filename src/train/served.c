@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "core/rules/rules.h"
+#include "parallel/compress.h"
 #include "train/trainer.h"
 #include "weft/server.h"
 
@@ -33,6 +34,7 @@ struct wefti_served {
     served_parameter *parameters; /* [n] */
     int32_t           n;
     bool              sums;       /* staleness 0 */
+    bool              plain;      /* this step is not compressed */
     bool              pulled;     /* overlapping steps: a pull has been begun */
     int32_t           push, fetch;
     int64_t           taken, summed; /* steps; those whose gradients are in the sums */
@@ -64,6 +66,15 @@ static weft_table_rule rule_of(const weft_program *program, const weft_tensor *p
     return rule;
 }
 
+/* How gradients are pushed; the trainer's steps know of the warm-up. */
+static weft_compression push_of(const weft_trainer *trainer, const weft_tensor *parameter) {
+    weft_compression how = trainer->program.strategy.compress;
+    if (trainer->world->size < 2 || !wefti_compress_takes(&how, parameter->dtype, parameter->shape)) return (weft_compression){.codec = WEFT_COMPRESS_NONE};
+    how.warmup = how.least = 0;
+    how.rank = 0;
+    return how;
+}
+
 static weft_status open_parameter(weft_trainer *trainer, int32_t index) {
     struct wefti_served *served = trainer->served;
     served_parameter    *one = &served->parameters[index];
@@ -74,7 +85,8 @@ static weft_status open_parameter(weft_trainer *trainer, int32_t index) {
     if (elements == 0) return WEFT_OK;
     snprintf(name, sizeof name, "weft.parameter.%d", (int)index);
     weft_table_options options = {.name = name, .rows = elements / width, .width = width, .dtype = parameter->dtype,
-                                  .rule = rule_of(&trainer->program, parameter), .staleness = trainer->program.strategy.staleness};
+                                  .rule = rule_of(&trainer->program, parameter), .staleness = trainer->program.strategy.staleness,
+                                  .push = push_of(trainer, parameter)};
     WEFTI_TRY(weft_table_create(served->server, &options, &one->table));
     bool host = trainer->world->device->vtable->host_memory, overlap = trainer->program.strategy.overlap;
     if (served->push > 1 || overlap) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->sum));
@@ -123,8 +135,8 @@ void wefti_served_release(struct wefti_served *served) {
 
 static void *receive_of(const served_parameter *one) { return one->variable ? one->variable : one->value; }
 
-static weft_status start(served_parameter *one, weft_request_kind kind, const void *send, double rate) {
-    weft_table_call call = {.kind = kind, .send = send, .receive = receive_of(one), .rate = rate};
+static weft_status start(const struct wefti_served *served, served_parameter *one, weft_request_kind kind, const void *send, double rate) {
+    weft_table_call call = {.kind = kind, .send = send, .receive = receive_of(one), .rate = rate, .plain = served->plain};
     return one->table ? weft_table_start_call(one->table, &call, &one->request) : WEFT_OK;
 }
 
@@ -165,7 +177,7 @@ static weft_status take_values(weft_trainer *trainer) {
 static weft_status pull_all(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
     weft_status          status = WEFT_OK;
-    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = start(&served->parameters[i], WEFT_PULL, NULL, 0);
+    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = start(served, &served->parameters[i], WEFT_PULL, NULL, 0);
     WEFTI_TRY(finish(served, status));
     return take_values(trainer);
 }
@@ -177,7 +189,7 @@ static weft_status set_all(weft_trainer *trainer) {
         served_parameter  *one = &served->parameters[i];
         const weft_tensor *p = trainer->training.parameters[i];
         if (one->value) status = weft_variables_get(trainer->variables, p->node->name, one->value, one->bytes);
-        if (status == WEFT_OK) status = start(one, WEFT_SET, receive_of(one), 0);
+        if (status == WEFT_OK) status = start(served, one, WEFT_SET, receive_of(one), 0);
     }
     return finish(served, status);
 }
@@ -234,9 +246,9 @@ static void add(weft_dtype dtype, int64_t count, double scale, const void *from,
 static weft_status start_sum(weft_trainer *trainer, int32_t index, const void *gradient, double rate) {
     served_parameter *one = &trainer->served->parameters[index];
     bool              whole = trainer->plans.whole && trainer->plans.whole[WEFTI_OUT_FIRST_GRADIENT + index];
-    if (!whole || trainer->world->rank == 0) return start(one, WEFT_PUSH_PULL, gradient, rate);
+    if (!whole || trainer->world->rank == 0) return start(trainer->served, one, WEFT_PUSH_PULL, gradient, rate);
     if (one->table) WEFTI_TRY(weft_table_clock(one->table));
-    return start(one, WEFT_PULL, NULL, 0);
+    return start(trainer->served, one, WEFT_PULL, NULL, 0);
 }
 
 static weft_status end_clocks(const struct wefti_served *served) {
@@ -269,7 +281,7 @@ static weft_status push_sums(weft_trainer *trainer, double rate) {
     struct wefti_served *served = trainer->served;
     weft_status          status = WEFT_OK;
     if (served->summed == 0) return WEFT_OK;
-    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = start(&served->parameters[i], WEFT_PUSH, served->parameters[i].sum, rate);
+    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = start(served, &served->parameters[i], WEFT_PUSH, served->parameters[i].sum, rate);
     status = finish(served, status);
     for (int32_t i = 0; i < served->n; i++)
         if (served->parameters[i].bytes) memset(served->parameters[i].sum, 0, served->parameters[i].bytes);
@@ -297,7 +309,7 @@ static weft_status give(weft_trainer *trainer, weft_plan *plan, double rate, boo
         status = gradient_of(trainer, plan, i, &gradient);
         if (status != WEFT_OK || !one->table) continue;
         if (one->sum) add(p->dtype, weft_shape_elements(p->shape), 1, gradient, one->sum);
-        else status = start(one, WEFT_PUSH, gradient, rate);
+        else status = start(served, one, WEFT_PUSH, gradient, rate);
         if (status == WEFT_OK && !fetches) status = step_alone(trainer, i, gradient, rate * trainer->program.solver.rate);
     }
     served->summed += served->push > 1;
@@ -324,7 +336,7 @@ static weft_status begin_overlapped(weft_trainer *trainer) {
         served_parameter  *one = &served->parameters[i];
         const weft_tensor *p = trainer->training.parameters[i];
         if (one->table && served->pulled) status = weft_variables_set(trainer->variables, p->node->name, p->dtype, p->shape, one->value);
-        if (status == WEFT_OK) status = start(one, WEFT_PULL, NULL, 0);
+        if (status == WEFT_OK) status = start(served, one, WEFT_PULL, NULL, 0);
     }
     served->pulled = true;
     return status;
@@ -340,7 +352,7 @@ static weft_status end_overlapped(weft_trainer *trainer, weft_plan *plan, bool p
         WEFTI_TRY(gradient_of(trainer, plan, i, &gradient));
         if (!one->table) continue;
         memcpy(one->sum, gradient, one->bytes);
-        weft_table_call call = {.kind = WEFT_PUSH, .send = one->sum, .rate = rate};
+        weft_table_call call = {.kind = WEFT_PUSH, .send = one->sum, .rate = rate, .plain = served->plain};
         WEFTI_TRY(weft_table_start_call(one->table, &call, &one->pushed));
     }
     return trainer->program.strategy.staleness > 0 ? end_clocks(served) : WEFT_OK;
@@ -365,6 +377,7 @@ weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, we
     weft_plan           *plan = NULL;
     int64_t              rows = served->sums ? batch->global_rows : batch->local_rows;
     served->waited_ns = 0;
+    served->plain = trainer->steps < strategy->compress.warmup;
     WEFTI_TRY(wefti_hyper_fill(&trainer->program.solver, trainer->steps + 1, hyper));
     report->rate = hyper[WEFTI_HYPER_RATE];
     report->evaluations = 1;

@@ -51,7 +51,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan,
                               program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.push,
                               program->strategy.fetch, program->strategy.overlap,
-                              c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback};
+                              c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};
     return wefti_hash(hash, numbers, sizeof numbers);
 }
 
@@ -95,10 +95,11 @@ static weft_status check_strategy(const weft_world *world, const weft_program *p
     return WEFT_OK;
 }
 
-/* The compression of the step that comes next; one rank has nothing to compress. */
+/* The compression of the step that comes next; one rank has nothing to compress, and what goes to a server is compressed on its way there. */
 static const weft_compression *compression_of(const weft_trainer *trainer) {
     const weft_compression *compress = &trainer->program.strategy.compress;
-    bool                    compresses = compress->codec != WEFT_COMPRESS_NONE && trainer->world->size > 1;
+    bool                    compresses = compress->codec != WEFT_COMPRESS_NONE && trainer->world->size > 1 &&
+                                         trainer->program.strategy.sync != WEFT_SERVER;
     return compresses && trainer->steps >= compress->warmup ? compress : NULL;
 }
 

@@ -128,6 +128,9 @@ static void add_update(const weft_program *program, const wefti_rule *rule, weft
 static weft_status check_sync(const weft_program *program) {
     const weft_strategy *s = &program->strategy;
     if (s->sync == WEFT_ALLREDUCE) {
+        if (wefti_codec_of((int32_t)s->compress.codec)->exchange == WEFTI_CODEC_SERVED)
+            return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: compress.codec %s is for sync = WEFT_SERVER; sums over ranks go with bf16, fp8, fp8-e5m2, topk, powersgd",
+                              wefti_codec_of((int32_t)s->compress.codec)->name);
         if (s->staleness == 0 && s->servers == 0 && s->push == 0 && s->fetch == 0 && !s->overlap) return WEFT_OK;
         return wefti_fail(WEFT_E_INVALID, "strategy: staleness %d, servers %d, push %d, fetch %d, overlap %d are for sync = WEFT_SERVER", (int)s->staleness,
                           (int)s->servers, (int)s->push, (int)s->fetch, s->overlap);
@@ -145,7 +148,8 @@ static weft_status check_sync(const weft_program *program) {
     const char *what = program->solver.kind == WEFT_LBFGS                 ? "L-BFGS: its steps need whole vectors"
                        : program->solver.clip_norm > 0                    ? "clip_norm: it needs all gradients at once; use clip_value"
                        : s->precision == WEFT_F16                         ? "precision f16: the loss is scaled for all ranks together; use bf16"
-                       : s->compress.codec != WEFT_COMPRESS_NONE          ? "compression"
+                       : s->compress.codec == WEFT_COMPRESS_POWER_SGD     ? "compression powersgd: rows go with bf16, fp8, fp8-e5m2, fixed8, fixed16, "
+                                                                            "topk, significant, nonzero"
                                                                           : NULL;
     return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: sync = WEFT_SERVER does not go with %s", what) : WEFT_OK;
 }

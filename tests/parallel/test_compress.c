@@ -216,7 +216,7 @@ Test(compress, gives_what_the_codecs_say_bit_by_bit) {
         for (size_t s = 0; s < WEFTI_COUNT(sizes); s++)
             for (int codec = 0; codec < WEFT_CODEC_COUNT; codec++)
                 for (int feedback = 0; feedback < 2; feedback++) {
-                    if (!wefti_codec_of(codec)->functions) continue;
+                    if (!wefti_codec_of(codec)->functions || wefti_codec_of(codec)->exchange == WEFTI_CODEC_SERVED) continue;
                     check_exchange((weft_compression){.codec = (weft_codec)codec, .ratio = 0.1, .error_feedback = feedback}, ranks, sizes[s]);
                 }
 }
@@ -260,6 +260,7 @@ Test(compress, loses_nothing_but_rounding_by_power_sgd) {
 /* A skipped step leaves the states as they were. */
 Test(compress, keeps_its_states_in_a_skipped_step) {
     for (int codec = 1; codec < WEFT_CODEC_COUNT; codec++) {
+        if (wefti_codec_of(codec)->exchange == WEFTI_CODEC_SERVED) continue;
         weft_compression how = {.codec = (weft_codec)codec, .ratio = 0.05, .error_feedback = true};
         fleet           *f = fleet_open(how, weft_shape(30, 40), 2, false);
         float           *g = gradients_of(2, f->elements, 9, false), before[1200], basis[4 * 40];
@@ -284,6 +285,7 @@ Test(compress, keeps_its_states_in_a_skipped_step) {
 /* What is kept is of the unscaled gradient, though another factor is on the loss in every step. */
 Test(compress, keeps_what_is_left_out_without_the_losses_scale) {
     for (int codec = 1; codec < WEFT_CODEC_COUNT; codec++) {
+        if (wefti_codec_of(codec)->exchange == WEFTI_CODEC_SERVED) continue;
         weft_compression how = {.codec = (weft_codec)codec, .ratio = 0.05, .error_feedback = true};
         fleet           *plain = fleet_open(how, weft_shape(30, 40), 2, false), *scaled = fleet_open(how, weft_shape(30, 40), 2, true);
         for (int step = 0; step < 3; step++) {
@@ -308,7 +310,7 @@ Test(compress, keeps_what_is_left_out_without_the_losses_scale) {
 
 /* What is not finite on one rank is not finite on any: the step can be skipped everywhere. */
 Test(compress, brings_nan_to_every_rank) {
-    for (int codec = 1; codec < WEFT_CODEC_COUNT; codec++)
+    for (int codec = 1; codec < WEFT_CODEC_COUNT && wefti_codec_of(codec)->exchange != WEFTI_CODEC_SERVED; codec++)
         for (int which = 0; which < 2; which++) {
             weft_compression how = {.codec = (weft_codec)codec, .ratio = 0.01};
             fleet           *f = fleet_open(how, weft_shape(30, 40), 3, false);
@@ -463,6 +465,9 @@ Test(compress_settings, are_read_from_text) {
     reads("topk:0.05", WEFT_COMPRESS_TOP_K, 0.05, 0);
     reads("topk:1", WEFT_COMPRESS_TOP_K, 1, 0);
     reads("powersgd", WEFT_COMPRESS_POWER_SGD, 0, 0);
+    reads("fixed8", WEFT_COMPRESS_FIXED8, 0, 0);
+    reads("nonzero", WEFT_COMPRESS_NONZERO, 0, 0);
+    reads("significant:0.25", WEFT_COMPRESS_SIGNIFICANT, 0, 0);
     reads("powersgd:2", WEFT_COMPRESS_POWER_SGD, 0, 2);
 }
 
@@ -489,7 +494,7 @@ Test(compress_settings, refuse_text_that_is_none) {
     refused("powersgd:2.5", "a whole one");
     refused("powersgd:1e12", "out of range");
     refused("powersgd:-1", "compression 'powersgd:-1'");
-    refused("bf16:3", "topk's ratio or powersgd's rank");
+    refused("bf16:3", "topk's ratio, significant's threshold or powersgd's rank");
     refused("none:1", "topk's ratio");
 }
 

@@ -96,7 +96,8 @@ Test(served, refuses_what_it_cannot_do) {
     refuses((weft_program){.strategy = by_server, .solver = weft_lbfgs(1)}, WEFT_E_UNSUPPORTED, "does not go with L-BFGS");
     refuses((weft_program){.strategy = by_server, .solver = weft_sgd(0.1, .clip_norm = 1)}, WEFT_E_UNSUPPORTED, "use clip_value");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .precision = WEFT_F16}}, WEFT_E_UNSUPPORTED, "use bf16");
-    refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .compress = {.codec = WEFT_COMPRESS_BF16}}}, WEFT_E_UNSUPPORTED, "compression");
+    refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .compress = {.codec = WEFT_COMPRESS_POWER_SGD}}}, WEFT_E_UNSUPPORTED, "rows go with bf16");
+    refuses((weft_program){.strategy = {.compress = {.codec = WEFT_COMPRESS_FIXED8}}}, WEFT_E_UNSUPPORTED, "compress.codec fixed8 is for sync = WEFT_SERVER");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .staleness = -2}}, WEFT_E_INVALID, "staleness -2");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .servers = 2}}, WEFT_E_INVALID, "2 servers among 1 ranks");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .push = -1}}, WEFT_E_INVALID, "push -1");

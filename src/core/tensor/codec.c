@@ -63,6 +63,9 @@ const wefti_codec_functions wefti_codec_bf16 = {.grain = 1, .bytes = bf16_bytes,
 #define FUNCTIONS_fp8 &wefti_codec_fp8
 #define FUNCTIONS_fp8_e5m2 &wefti_codec_fp8_e5m2
 #define FUNCTIONS_top_k &wefti_codec_top_k
+#define FUNCTIONS_fixed8 &wefti_codec_fixed8
+#define FUNCTIONS_fixed16 &wefti_codec_fixed16
+#define FUNCTIONS_rows NULL /* src/parallel/server/coded.c */
 #define FUNCTIONS_graph NULL /* src/parallel/compress_factor.c */
 
 static const wefti_codec table[WEFT_CODEC_COUNT] = {

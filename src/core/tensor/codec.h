@@ -4,6 +4,7 @@
  *   bf16      n of 2 bytes
  *   fp8, fp8-e5m2   ceil(n/32) scales, a byte b for 2^(b-127) each (255: NaN, 0: zero), then n codes
  *   topk      k places (u32), ascending, then k values (f32)
+ *   fixed8, fixed16   ceil(n/32) scales as fp8's, then n whole numbers of 8 or 16 bits, times the scale
  *
  * Encoding is a function of the elements alone: the same bytes for any number of threads. Decoding believes nothing: bytes that are
  * too few or places that are none are WEFT_E_CORRUPT, and nothing is written outside of the vector. Nothing is allocated. */
@@ -15,7 +16,7 @@
 
 /* How a sum over ranks is made; codecs.def. NONE is WEFT_COMPRESS_NONE's alone. */
 typedef enum wefti_codec_exchange {
-    WEFTI_CODEC_NONE, WEFTI_CODEC_CAST, WEFTI_CODEC_SCATTER, WEFTI_CODEC_GATHER, WEFTI_CODEC_FACTOR
+    WEFTI_CODEC_NONE, WEFTI_CODEC_CAST, WEFTI_CODEC_SCATTER, WEFTI_CODEC_GATHER, WEFTI_CODEC_FACTOR, WEFTI_CODEC_SERVED
 } wefti_codec_exchange;
 
 /* Runs body(context, chunk) for all chunks, in any order and on any threads. */
@@ -30,6 +31,7 @@ typedef struct wefti_codec_part {
     int64_t kept;  /* topk: 1 .. elements; 0 for the others */
     int64_t given; /* encoding: elements that there are, <= elements; the rest is zero. Decoding: that are wanted */
     const wefti_codec_loop *loop; /* NULL: one chunk after the other */
+    uint64_t key, stream; /* encoding fixed8, fixed16: of the random numbers (philox.h); one for each element, by its number in the vector */
 } wefti_codec_part;
 
 typedef struct wefti_codec_functions {
@@ -40,13 +42,13 @@ typedef struct wefti_codec_functions {
     /* x[i] = the value, or += where `add`. */
     weft_status (*decode)(const wefti_codec_part *part, const uint8_t *bytes, size_t size_bytes, bool add, float *x_out);
 } wefti_codec_functions;
-extern const wefti_codec_functions wefti_codec_bf16, wefti_codec_fp8, wefti_codec_fp8_e5m2, wefti_codec_top_k;
+extern const wefti_codec_functions wefti_codec_bf16, wefti_codec_fp8, wefti_codec_fp8_e5m2, wefti_codec_top_k, wefti_codec_fixed8, wefti_codec_fixed16;
 
 typedef struct wefti_codec {
     const char                  *name;
     wefti_codec_exchange         exchange;
     bool                         feedback;
-    const wefti_codec_functions *functions; /* NULL: made of graph operations */
+    const wefti_codec_functions *functions; /* NULL: made of graph operations, or of whole rows */
 } wefti_codec;
 
 /* By weft_codec; never NULL (a number that is none gives that of WEFT_COMPRESS_NONE). */

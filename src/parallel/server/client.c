@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "parallel/server/coded.h"
 #include "parallel/server/keys.h"
 
 /* A server answers what waits at its deadline with what it waits for; who hears nothing for so much longer has lost it. */
@@ -148,6 +149,13 @@ static uint8_t *receive_at(request_part *part) {
     return base + (size_t)part->first * request->table->row_bytes;
 }
 
+/* Bytes of the rows that a part is to receive, as they are sent. */
+static size_t pulled_bytes(const request_part *part) {
+    const weft_table *table = part->request->table;
+    if (!wefti_is_pull(part->request->kind)) return 0;
+    return wefti_coded_pulls(part->request) ? wefti_coded_pull_bytes(&table->options, part->count) : (size_t)part->count * table->row_bytes;
+}
+
 /* What a server says: the rows, or why not. */
 static weft_status read_reply(weft_server *server, request_part *part, size_t bytes) {
     weft_request             *request = part->request;
@@ -168,7 +176,7 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
                           (unsigned long long)frame->body_bytes, request->answer_bytes);
     if (request->ask) return WEFT_OK;
     bool pulls = wefti_is_pull(request->kind);
-    size_t wanted = request->kind == WEFTI_SERVER_OPEN ? sizeof request->spec : request->kind == WEFTI_SERVER_SAVE ? sizeof(wefti_server_share) : pulls ? (size_t)part->count * request->table->row_bytes : 0;
+    size_t wanted = request->kind == WEFTI_SERVER_OPEN ? sizeof request->spec : request->kind == WEFTI_SERVER_SAVE ? sizeof(wefti_server_share) : pulls ? pulled_bytes(part) : 0;
     if (frame->body_bytes != wanted)
         return wefti_fail(WEFT_E_CORRUPT, "rank %d answers with %llu bytes; %zu were asked for", (int)wefti_server_rank(server, part->server),
                           (unsigned long long)frame->body_bytes, wanted);
@@ -290,15 +298,28 @@ static void start_part(weft_server *server, weft_request *request, request_part 
         head.flags |= WEFTI_SERVER_LISTED;
         list = keys->routed + part->first;
         list_bytes = (size_t)part->count * sizeof *keys->routed;
+        server->key_bytes += list_bytes;
+        size_t packed = keys->packed_begin[part->server + 1] - keys->packed_begin[part->server];
+        if (packed) {
+            head.flags |= WEFTI_SERVER_PACKED;
+            head.first = list_bytes = packed;
+            list = keys->packed + keys->packed_begin[part->server];
+        }
+        server->sent_key_bytes += list_bytes;
         if (keys->id) keys->known[part->server] = 1;
     } else if (rows && !keys) {
         head.first = (uint64_t)part->first;
     }
     if (pushes) {
         const uint8_t *base = request->staging_out ? request->staging_out->data : request->call.send;
+        bool           coded = wefti_coded_pushes(request);
         value_bytes = (size_t)part->count * table->row_bytes;
-        values = value_bytes ? base + (size_t)part->first * table->row_bytes : NULL;
-        if ((head.send_region = find_region(server, values, value_bytes, &head.send_at))) {
+        server->value_bytes += value_bytes;
+        if (coded) value_bytes = part->coded_bytes;
+        server->moved_value_bytes += value_bytes;
+        values = coded ? part->coded : value_bytes ? base + (size_t)part->first * table->row_bytes : NULL;
+        if (coded) head.flags |= WEFTI_SERVER_SENT_CODED;
+        else if ((head.send_region = find_region(server, values, value_bytes, &head.send_at))) {
             head.flags |= WEFTI_SERVER_SENT_IN_PLACE;
             server->sent_in_place += value_bytes;
             values = NULL;
@@ -313,8 +334,12 @@ static void start_part(weft_server *server, weft_request *request, request_part 
         value_bytes = request->file_bytes;
     }
     post_reply(server, part);
-    size_t wanted = pulls ? (size_t)part->count * table->row_bytes : 0;
-    part->in_place = wanted && (head.receive_region = find_region(server, receive_at(part), wanted, &head.receive_at));
+    bool   decodes = wefti_coded_pulls(request);
+    size_t wanted = pulled_bytes(part);
+    if (pulls) server->value_bytes += (size_t)part->count * table->row_bytes;
+    server->moved_value_bytes += wanted;
+    if (decodes) head.flags |= WEFTI_SERVER_RECEIVED_CODED;
+    part->in_place = wanted && !decodes && (head.receive_region = find_region(server, receive_at(part), wanted, &head.receive_at));
     if (part->in_place) head.flags |= WEFTI_SERVER_RECEIVED_IN_PLACE;
     else if (wanted > WEFTI_REPLY_BYTES - sizeof head) post_in(server, part, wanted);
     post_frame(server, part, &head, list, list_bytes, values, value_bytes);
@@ -428,6 +453,7 @@ void wefti_client_close(weft_server *server) {
             table->keys = keys->next;
             wefti_keys_free(keys);
         }
+        wefti_coder_release(table->coder);
         wefti_free(table, sizeof *table);
     }
     if (server->requests) wefti_free(server->requests, requests * sizeof *server->requests);

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "parallel/server/coding.h"
 #include "parallel/server/store.h"
 
 weft_status wefti_server_frame_check(const wefti_server_frame *frame, size_t bytes) {
@@ -26,6 +27,15 @@ static weft_status copy_name(const char *what, const char *name, char out[WEFT_T
     return WEFT_OK;
 }
 
+static wefti_server_codec codec_written(const weft_compression *how) {
+    return (wefti_server_codec){.codec = (int32_t)how->codec, .error_feedback = how->error_feedback, .ratio = how->ratio, .threshold = how->threshold,
+                                .seed = how->seed, .least = how->least};
+}
+static weft_compression codec_read(const wefti_server_codec *codec) {
+    return (weft_compression){.codec = (weft_codec)codec->codec, .error_feedback = codec->error_feedback != 0, .ratio = codec->ratio,
+                              .threshold = codec->threshold, .seed = codec->seed, .least = codec->least};
+}
+
 weft_status wefti_server_spec_write(const weft_table_options *o, wefti_server_spec *spec) {
     const weft_table_rule *r = &o->rule;
     *spec = (wefti_server_spec){.rows = o->rows, .width = o->width, .sparse = o->sparse, .dtype = (int32_t)o->dtype, .staleness = o->staleness,
@@ -35,7 +45,7 @@ weft_status wefti_server_spec_write(const weft_table_options *o, wefti_server_sp
                                 .beta1 = r->solver.beta1, .beta2 = r->solver.beta2, .rho = r->solver.rho, .epsilon = r->solver.epsilon,
                                 .weight_decay = r->solver.weight_decay, .clip_value = r->solver.clip_value, .l2 = r->regulariser.l2,
                                 .l1 = r->regulariser.l1, .group = r->regulariser.group, .nesterov = r->solver.nesterov,
-                                .ftrl = {r->alpha, r->beta, r->l1, r->l2}};
+                                .ftrl = {r->alpha, r->beta, r->l1, r->l2}, .push = codec_written(&o->push), .pull = codec_written(&o->pull)};
     WEFTI_TRY(copy_name("name of the table", o->name, spec->name));
     return copy_name("name of the function", r->function, spec->function);
 }
@@ -49,6 +59,7 @@ weft_status wefti_server_spec_read(const wefti_server_spec *s, weft_table_option
     *o = (weft_table_options){.name = s->name, .sparse = s->sparse != 0, .rows = s->rows, .width = s->width, .dtype = (weft_dtype)s->dtype,
                               .staleness = s->staleness, .spares = s->spares, .split = (weft_table_split)s->split, .start = (weft_table_start)s->start,
                               .low = s->low, .high = s->high, .seed = s->seed, .most_bytes = s->most_bytes,
+                              .push = codec_read(&s->push), .pull = codec_read(&s->pull),
                               .rule = {.kind = (weft_table_rule_kind)s->rule, .solver = solver,
                                        .regulariser = {.l2 = s->l2, .l1 = s->l1, .group = s->group}, .alpha = s->ftrl[0], .beta = s->ftrl[1],
                                        .l1 = s->ftrl[2], .l2 = s->ftrl[3], .function = s->function[0] ? s->function : NULL,
@@ -70,6 +81,7 @@ const char *wefti_server_spec_differ(const wefti_server_spec *a, const wefti_ser
         FIELD(beta2, "rule.solver.beta2"), FIELD(rho, "rule.solver.rho"), FIELD(epsilon, "rule.solver.epsilon"),
         FIELD(weight_decay, "rule.solver.weight_decay"), FIELD(clip_value, "rule.solver.clip_value"), FIELD(l2, "rule.regulariser.l2"),
         FIELD(l1, "rule.regulariser.l1"), FIELD(group, "rule.regulariser.group"), FIELD(ftrl, "rule.alpha, beta, l1, l2"),
+        FIELD(push, "push"), FIELD(pull, "pull"),
 #undef FIELD
     };
     for (size_t i = 0; i < WEFTI_COUNT(fields); i++)
@@ -106,5 +118,6 @@ weft_status wefti_server_options_check(weft_table_options *o) {
         return wefti_fail(WEFT_E_INVALID, "table '%s': a mean over workers is one of a clock that all have ended: it wants staleness 0, and has %d",
                           o->name, (int)o->staleness);
     WEFTI_TRY(check_split(o));
+    WEFTI_TRY(wefti_coding_check(o));
     return wefti_store_check(o);
 }

@@ -9,7 +9,7 @@
 #include "core/iface/wire.h"
 #include "weft/server.h"
 
-#define WEFTI_SERVER_MAGIC UINT32_C(0x33535057) /* "WPS3": the last is the protocol's version */
+#define WEFTI_SERVER_MAGIC UINT32_C(0x34535057) /* "WPS4": the last is the protocol's version */
 
 enum {
     WEFTI_FRAME_BYTES = 4096,      /* of a request that is one message, frame included */
@@ -40,7 +40,10 @@ enum {
     WEFTI_SERVER_INLINE = 1 << 1, /* the body is in the frame's message */
     /* Memory of the worker that the server maps: the body has no values then, and the reply none either. */
     WEFTI_SERVER_SENT_IN_PLACE = 1 << 2,    /* the values that are pushed are at send_region, send_at */
-    WEFTI_SERVER_RECEIVED_IN_PLACE = 1 << 3 /* rows are to be put at receive_region, receive_at. REPLY: they are there */
+    WEFTI_SERVER_RECEIVED_IN_PLACE = 1 << 3, /* rows are to be put at receive_region, receive_at. REPLY: they are there */
+    WEFTI_SERVER_PACKED = 1 << 4,        /* LISTED: the list takes `first` bytes (coding.h) */
+    WEFTI_SERVER_SENT_CODED = 1 << 5,    /* values are coded as the table's options say */
+    WEFTI_SERVER_RECEIVED_CODED = 1 << 6 /* … as rows are to be */
 };
 
 typedef struct wefti_server_frame {
@@ -65,6 +68,13 @@ typedef struct wefti_server_frame {
 _Static_assert(sizeof(wefti_server_frame) == 120, "a frame has no holes");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little endian");
 
+typedef struct wefti_server_codec {
+    int32_t  codec, error_feedback;
+    double   ratio, threshold;
+    uint64_t seed;
+    int64_t  least;
+} wefti_server_codec;
+
 /* A table's specification, as it is sent. */
 typedef struct wefti_server_spec {
     char     name[WEFT_TABLE_NAME_BYTES + 8], function[WEFT_TABLE_NAME_BYTES + 8];
@@ -75,6 +85,7 @@ typedef struct wefti_server_spec {
     double   rate, momentum, beta1, beta2, rho, epsilon, weight_decay, clip_value, l2, l1, group;
     int64_t  nesterov;
     double   ftrl[4];
+    wefti_server_codec push, pull;
 } wefti_server_spec;
 
 /* A server's part of a snapshot: the file is the snapshot's path with this behind it. */

@@ -83,6 +83,8 @@ typedef struct request_part {
     const void   *values;   /* what `out` sends after a list of keys; NULL: nothing more */
     size_t        value_bytes;
     int64_t       first, count; /* rows of the request, in the order of the key set's servers */
+    const uint8_t *coded;       /* where the request's values are: they, and … */
+    size_t        coded_bytes;
     uint8_t       frame_bytes[WEFTI_FRAME_BYTES], reply_bytes[WEFTI_REPLY_BYTES];
 } request_part;
 
@@ -115,6 +117,9 @@ struct weft_request {
     request_part  *parts;       /* [servers] */
 };
 
+/* What a worker keeps for a table's codecs (coded.h). */
+typedef struct wefti_coder wefti_coder;
+
 struct weft_keys {
     weft_table *table;
     weft_keys  *next;
@@ -126,6 +131,8 @@ struct weft_keys {
     int64_t    *places;  /* [count] routed[i] == keys[places[i]]; NULL where routed == keys */
     int64_t    *begin;   /* [servers + 1] of each server's in routed */
     uint8_t    *known;   /* [servers] the list has been sent */
+    uint8_t    *packed;  /* each server's list in fewer bytes (coding.h), where that is smaller; NULL: nowhere */
+    size_t     *packed_begin; /* [servers + 1] in packed; two that are the same: as it is */
 };
 
 struct weft_table {
@@ -138,6 +145,7 @@ struct weft_table {
     uint64_t           clock;
     weft_keys         *keys;
     uint64_t           next_keys;
+    wefti_coder       *coder;   /* NULL: nothing is coded (coded.h) */
     weft_status        trouble; /* of a request that nobody waited for; the next call tells */
     char               trouble_text[WEFTI_SERVER_TEXT_BYTES];
 };
@@ -177,6 +185,9 @@ struct server_job {
     size_t             answer_bytes;
     const uint8_t     *values;   /* that are pushed: in the body, or in the worker's memory */
     bool               in_place; /* the rows are at the worker already */
+    server_buffer     *decoded;  /* what came coded: which of the rows came, and their values */
+    uint64_t          *chosen;
+    int64_t            chosen_count;
     uint64_t           updates;  /* of the first row, where its state is pulled */
     served_keys       *keys;     /* it uses them */
     int32_t            pending;  /* of the answer's messages */
@@ -256,6 +267,7 @@ struct weft_server {
     uint64_t          looked_ns; /* when links were last looked at */
     uint64_t          now_ns;    /* of a progress a moment ago */
     uint64_t          sent_in_place, received_in_place; /* bytes of values that took no message */
+    uint64_t          key_bytes, sent_key_bytes, value_bytes, moved_value_bytes; /* of this worker's requests: as they are, and as they were sent */
     bool             *gone;    /* [size] */
 
     server_event     *unposted, *unposted_last;

@@ -1,9 +1,10 @@
 /* Key sets: rows sorted, freed of repetitions and dealt out to servers once, and then known by a number.
  *
- * Memory: 8 bytes a key where servers have ranges, 24 where keys are hashed. */
+ * Memory: 8 bytes a key where servers have ranges, 24 where keys are hashed, and the list as it is sent where that is smaller. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "parallel/server/coding.h"
 #include "parallel/server/keys.h"
 
 static int by_value(const void *a, const void *b) {
@@ -113,7 +114,26 @@ void wefti_keys_free(weft_keys *keys) {
     if (keys->keys) wefti_free(keys->keys, bytes);
     if (keys->begin) wefti_free(keys->begin, (servers + 1) * sizeof *keys->begin);
     if (keys->known) wefti_free(keys->known, servers);
+    if (keys->packed) wefti_free(keys->packed, keys->packed_begin[servers]);
+    if (keys->packed_begin) wefti_free(keys->packed_begin, (servers + 1) * sizeof *keys->packed_begin);
     wefti_free(keys, sizeof *keys);
+}
+
+/* The lists as they are sent, where that is smaller. */
+static weft_status pack(weft_keys *keys) {
+    size_t servers = (size_t)keys->table->server->servers;
+    WEFTI_TRY(wefti_alloc((servers + 1) * sizeof *keys->packed_begin, "a key set", &keys->packed_begin));
+    for (size_t i = 0; i < servers; i++) {
+        int64_t count = keys->begin[i + 1] - keys->begin[i];
+        size_t  bytes = wefti_list_bytes(keys->routed + keys->begin[i], count);
+        keys->packed_begin[i + 1] = keys->packed_begin[i] + (bytes < (size_t)count * sizeof *keys->routed ? bytes : 0);
+    }
+    if (keys->packed_begin[servers] == 0) return WEFT_OK;
+    WEFTI_TRY(wefti_alloc_raw(keys->packed_begin[servers], WEFTI_CACHE_LINE, "a key set", &keys->packed));
+    for (size_t i = 0; i < servers; i++)
+        if (keys->packed_begin[i + 1] > keys->packed_begin[i])
+            wefti_list_write(keys->routed + keys->begin[i], keys->begin[i + 1] - keys->begin[i], keys->packed + keys->packed_begin[i]);
+    return WEFT_OK;
 }
 
 static weft_status fill(weft_keys *keys, const uint64_t *list, int64_t count, bool ascending) {
@@ -144,6 +164,7 @@ weft_status wefti_keys_make(weft_table *table, const uint64_t *list, int64_t cou
     WEFTI_TRY(wefti_alloc(sizeof *keys, "a key set", &keys));
     keys->table = table;
     weft_status status = fill(keys, list, count, ascending);
+    if (status == WEFT_OK) status = pack(keys);
     if (status != WEFT_OK) {
         wefti_keys_free(keys);
         return status;

@@ -23,7 +23,8 @@ static weft_status take_job(weft_server *server, server_job **job_out) {
     server_job *job = *job_out = server->free_jobs;
     server->free_jobs = job->next;
     job->next = NULL;
-    job->body = job->answer = NULL;
+    job->body = job->answer = job->decoded = NULL;
+    job->chosen = NULL;
     job->keys = NULL;
     job->answer_bytes = job->list_bytes = 0;
     job->updates = 0;
@@ -49,7 +50,8 @@ void wefti_serve_answer(weft_server *server, server_job *job, weft_status status
                                 .number = job->frame.number, .table = job->frame.table, .clock = job->updates};
     size_t room = sizeof job->reply_bytes - sizeof reply, inside = 0;
     wefti_server_give(server, job->body);
-    job->body = NULL;
+    wefti_server_give(server, job->decoded);
+    job->body = job->decoded = NULL;
     if (status != WEFT_OK) {
         inside = (size_t)snprintf((char *)job->reply_bytes + sizeof reply, room, "%.*s", WEFTI_SERVER_TEXT_BYTES - 1, weft_error_message());
         job->answer_bytes = 0;
@@ -166,13 +168,15 @@ static void add_job(weft_server *server, const server_slot *slot, int32_t worker
     else session->first = job;
     session->end = job;
     size_t inside = bytes - sizeof job->frame, list = 0;
-    if (job->frame.flags & WEFTI_SERVER_LISTED && (!wefti_mul_size((size_t)job->frame.count, sizeof(uint64_t), &list) || list > job->frame.body_bytes)) {
+    bool   packed = job->frame.flags & WEFTI_SERVER_PACKED; /* at least a byte a key */
+    if (packed) list = (size_t)job->frame.first;
+    if (job->frame.flags & WEFTI_SERVER_LISTED && (packed ? list > job->frame.body_bytes || job->frame.count > list : !wefti_mul_size((size_t)job->frame.count, sizeof(uint64_t), &list) || list > job->frame.body_bytes)) {
         job->status = WEFT_E_CORRUPT;
         snprintf(job->message, sizeof job->message, "a request of rank %d has %llu keys in %llu bytes", (int)worker,
                  (unsigned long long)job->frame.count, (unsigned long long)job->frame.body_bytes);
         list = 0;
     }
-    job->list_bytes = list;
+    job->list_bytes = job->frame.flags & WEFTI_SERVER_LISTED ? list : 0;
     if (!(job->frame.flags & WEFTI_SERVER_INLINE)) {
         if (job->frame.body_bytes) read_body(server, job);
         else job->state = JOB_READY;
@@ -255,6 +259,7 @@ void wefti_serve_close(weft_server *server) {
         server->all_jobs = job->all;
         if (job->body) wefti_server_free_buffer(server, job->body);
         if (job->answer) wefti_server_free_buffer(server, job->answer);
+        if (job->decoded) wefti_server_free_buffer(server, job->decoded);
         wefti_free(job, sizeof *job);
     }
     for (int32_t worker = 0; server->sessions && worker < server->workers; worker++) wefti_free(server->sessions[worker].results, sizeof(double) * VECTORS_MOST);

@@ -319,7 +319,9 @@ void weft_server_count(weft_server *server, weft_server_counts *counts_out) {
     *counts_out = (weft_server_counts){.sent_bytes = moved.sent_bytes + server->sent_in_place,
                                        .received_bytes = moved.received_bytes + server->received_in_place, .sent_messages = moved.sent_messages,
                                        .received_messages = moved.received_messages, .requests = server->request_count,
-                                       .served = server->served_count, .repeated = server->repeated_count, .late = server->late_count};
+                                       .served = server->served_count, .repeated = server->repeated_count, .late = server->late_count,
+                                       .key_bytes = server->key_bytes, .sent_key_bytes = server->sent_key_bytes,
+                                       .value_bytes = server->value_bytes, .moved_value_bytes = server->moved_value_bytes};
     for (const served_table *table = server->served; table; table = table->next) counts_out->held_bytes += wefti_store_bytes(table->store);
     pthread_mutex_unlock(&server->lock);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/base/stream.h"
+#include "parallel/server/coded.h"
 #include "parallel/server/keys.h"
 
 /* --- taking part --- */
@@ -65,10 +66,12 @@ static weft_status take_part(weft_server *server, const wefti_server_spec *spec,
     link_table(server, table); /* the server's to free from here on, whatever becomes of the rank */
     if (status == WEFT_OK) {
         table->row_bytes = (size_t)table->options.width * weft_dtype_bytes(table->options.dtype);
-        status = run_whole(server, table, WEFTI_SERVER_CREATE, -1, &sent);
+        status = wefti_coder_create(&table->options, &table->coder);
+        if (status == WEFT_OK) status = run_whole(server, table, WEFTI_SERVER_CREATE, -1, &sent);
     }
     if (status != WEFT_OK) {
         unlink_table(server, table);
+        wefti_coder_release(table->coder);
         wefti_free(table, sizeof *table);
         return status;
     }
@@ -111,6 +114,7 @@ void weft_table_release(weft_table *table) {
         if (request->table == table) request->table = NULL; /* it is on its way already */
     pthread_mutex_unlock(&server->lock);
     unlink_table(server, table);
+    wefti_coder_release(table->coder);
     wefti_free(table, sizeof *table);
 }
 
@@ -202,6 +206,7 @@ static void stage(void *to, const void *from, size_t bytes) {
 /* Whether there is something to be done first, for which others need not wait. */
 static bool is_prepared(const weft_request *request) {
     const weft_table_call *call = &request->call;
+    if (wefti_coded_pushes(request) || wefti_coded_pulls(request)) return true;
     return call->keys ? call->keys->places || value_bytes(request) >= SERVER_STAGE_BYTES : call->rows || value_bytes(request) >= SERVER_STAGE_BYTES;
 }
 
@@ -212,14 +217,16 @@ static weft_status prepare(weft_server *server, weft_request *request) {
     const weft_keys *keys = keys_of(request);
     bool             routed = keys && keys->places;
     size_t           bytes = value_bytes(request);
+    bool codes = wefti_coded_pushes(request), decodes = wefti_coded_pulls(request);
+    if (codes) WEFTI_TRY(wefti_coded_push(server, request));
     pthread_mutex_lock(&server->lock);
     bool maps = wefti_server_maps(server) && bytes >= SERVER_IN_PLACE_BYTES;
-    if (call->kind != WEFT_PULL && (routed || is_foreign(server, call->send, bytes)))
+    if (!codes && call->kind != WEFT_PULL && (routed || is_foreign(server, call->send, bytes)))
         status = wefti_server_take(server, bytes, maps, &request->staging_out);
-    if (status == WEFT_OK && wefti_is_pull(request->kind) && (routed || is_foreign(server, call->receive, bytes)))
-        status = wefti_server_take(server, bytes, maps, &request->staging_in);
+    if (status == WEFT_OK && wefti_is_pull(request->kind) && (decodes || routed || is_foreign(server, call->receive, bytes)))
+        status = wefti_server_take(server, bytes, maps && !decodes, &request->staging_in);
     pthread_mutex_unlock(&server->lock);
-    if (status != WEFT_OK || !request->staging_out) return status;
+    if (status != WEFT_OK || codes || !request->staging_out) return status;
     if (routed) reorder(keys, request->table->row_bytes, request->staging_out->data, (uint8_t *)call->send, true);
     else if (bytes >= STREAM_BYTES) stage(request->staging_out->data, call->send, bytes);
     else memcpy(request->staging_out->data, call->send, bytes);
@@ -273,6 +280,7 @@ static weft_status finish(weft_request *request) {
     weft_server *server = request->server;
     weft_status  status = request->status;
     if (status != WEFT_OK) status = wefti_fail(status, "%s", request->message);
+    else if (wefti_coded_pulls(request)) status = wefti_coded_pulled(server, request);
     else if (request->staging_in && keys_of(request) && keys_of(request)->places)
         reorder(keys_of(request), request->table->row_bytes, request->staging_in->data, request->call.receive, false);
     else if (request->staging_in)

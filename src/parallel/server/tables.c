@@ -1,6 +1,7 @@
 /* Tables on a server: made on request, changed and read in each worker's order. A pull whose clock has not come waits at its table. */
 #include <string.h>
 
+#include "parallel/server/coded.h"
 #include "parallel/server/saves.h"
 #include "parallel/server/work.h"
 
@@ -192,7 +193,8 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
     size_t      bytes = (size_t)count * table->row_bytes;
     uint8_t    *out = NULL;
     weft_status status;
-    job->in_place = job->frame.flags & WEFTI_SERVER_RECEIVED_IN_PLACE;
+    bool        coded = job->frame.flags & WEFTI_SERVER_RECEIVED_CODED;
+    job->in_place = !coded && job->frame.flags & WEFTI_SERVER_RECEIVED_IN_PLACE;
     if (job->in_place) {
         status = reach(server, table, job, job->frame.receive_region, job->frame.receive_at, &out);
         if (status == WEFT_OK) server->sent_in_place += bytes;
@@ -207,7 +209,7 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
         return WEFT_OK;
     }
     wefti_store_read(table->store, keys ? keys->keys : NULL, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, count, out);
-    return WEFT_OK;
+    return coded ? wefti_coded_answer(server, table, job) : WEFT_OK;
 }
 
 static void finish(weft_server *server, served_table *table, server_job *job, weft_status status) {
@@ -236,19 +238,26 @@ static void wake(weft_server *server, served_table *table) {
     }
 }
 
+/* Only what is given to the rule is. */
+static bool is_coded(const wefti_server_frame *frame) {
+    return frame->flags & WEFTI_SERVER_SENT_CODED && !(frame->flags & WEFTI_SERVER_SENT_IN_PLACE) &&
+           (frame->kind == WEFTI_SERVER_PUSH || frame->kind == WEFTI_SERVER_PUSH_PULL);
+}
+
 static weft_status check_request(const served_table *table, const server_job *job, bool pushes) {
     const wefti_server_frame *frame = &job->frame;
     size_t                    values = 0;
     if (frame->flags & WEFTI_SERVER_SENT_IN_PLACE && !pushes)
         return wefti_fail(WEFT_E_CORRUPT, "table '%s': a pull of rank %d brings values", table->spec.name, (int)job->worker);
-    bool inside = pushes && !(frame->flags & WEFTI_SERVER_SENT_IN_PLACE);
+    bool inside = pushes && !(frame->flags & WEFTI_SERVER_SENT_IN_PLACE), coded = inside && is_coded(frame);
     if (frame->dtype != (uint8_t)table->options.dtype)
         return wefti_fail(WEFT_E_DTYPE, "table '%s' is of %s; the request of rank %d of %s", table->spec.name, weft_dtype_name(table->options.dtype),
                           (int)job->worker, weft_dtype_name((weft_dtype)frame->dtype));
     if (frame->width != (uint64_t)table->options.width)
         return wefti_fail(WEFT_E_SHAPE, "table '%s' has rows of %lld elements; the request of rank %d of %llu", table->spec.name,
                           (long long)table->options.width, (int)job->worker, (unsigned long long)frame->width);
-    if (!wefti_mul_size((size_t)frame->count, table->row_bytes, &values) || frame->body_bytes != job->list_bytes + (inside ? values : 0))
+    if (!wefti_mul_size((size_t)frame->count, table->row_bytes, &values) ||
+        (coded ? frame->body_bytes < job->list_bytes : frame->body_bytes != job->list_bytes + (inside ? values : 0)))
         return wefti_fail(WEFT_E_SHAPE, "table '%s': a request of rank %d for %llu rows comes with %llu bytes", table->spec.name, (int)job->worker,
                           (unsigned long long)frame->count, (unsigned long long)frame->body_bytes);
     return WEFT_OK;
@@ -289,9 +298,11 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
     weft_status status = check_request(table, job, pushes);
     if (status == WEFT_OK && job->frame.part) status = check_state(table, job);
     pushes = pushes && !repeated;
-    if (status == WEFT_OK && pushes) status = find_values(server, table, job);
-    if (status == WEFT_OK) status = wefti_tables_find_rows(server, table, job, pushes);
-    if (status == WEFT_OK && pushes) status = sets ? set_rows(table, job) : wefti_clock_push(server, table, job);
+    bool coded = pushes && is_coded(&job->frame);
+    if (status == WEFT_OK && pushes && !coded) status = find_values(server, table, job);
+    if (status == WEFT_OK) status = wefti_tables_find_rows(server, table, job, pushes && !coded); /* rows that are left out do not come into being */
+    if (status == WEFT_OK && coded) status = wefti_coded_read(server, table, job);
+    if (status == WEFT_OK && pushes) status = sets ? set_rows(table, job) : coded ? wefti_coded_give(server, table, job) : wefti_clock_push(server, table, job);
     if (job->frame.kind == WEFTI_SERVER_PUSH_PULL && table->sum && !repeated) {
         wefti_clock_tick(server, table, job->worker); /* also where the push was refused: the others wait for the clock */
         wake(server, table);

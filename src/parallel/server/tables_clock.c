@@ -51,9 +51,9 @@ static void add_kept(weft_server *server, served_table *table, int32_t worker) {
     }
 }
 
-/* Values in the worker's memory are copied: it is the worker's again when this is answered. */
+/* Values in the worker's memory are copied: it is the worker's again when this is answered. So are decoded ones, of which the buffer has more. */
 static weft_status keep(weft_server *server, served_table *table, server_job *job) {
-    const bool     away = job->frame.flags & WEFTI_SERVER_SENT_IN_PLACE;
+    const bool     away = job->frame.flags & (WEFTI_SERVER_SENT_IN_PLACE | WEFTI_SERVER_SENT_CODED);
     const size_t   bytes = (size_t)job->frame.count * table->row_bytes;
     server_push   *push = NULL, **at = &table->pushes[job->worker];
     server_buffer *body = job->body;

@@ -3,6 +3,7 @@
  * A list is looked up in the table's hash once and kept as places, 16 bytes a key, until the worker forgets it. */
 #include <string.h>
 
+#include "parallel/server/coding.h"
 #include "parallel/server/inside.h"
 
 static void free_keys(served_keys *keys) {
@@ -110,15 +111,32 @@ static weft_status check_range(const served_table *table, const wefti_server_fra
                       (unsigned long long)(table->begin + table->rows));
 }
 
+/* A list that comes with a request: checked, and known from then on. */
+static weft_status take_list(weft_server *server, served_table *table, const server_job *job, const uint64_t *list, served_keys **keys_out) {
+    const wefti_server_frame *frame = &job->frame;
+    WEFTI_TRY(check_list(server, table, list, (int64_t)frame->count));
+    if (known_keys(table, job->worker, frame->keys)) return find_known(table, job, keys_out); /* the request comes again */
+    return add_keys(table, list, (int64_t)frame->count, job->worker, frame->keys, keys_out);
+}
+
+static weft_status take_packed(weft_server *server, served_table *table, const server_job *job, served_keys **keys_out) {
+    server_buffer *list = NULL;
+    WEFTI_TRY(wefti_server_take(server, (size_t)job->frame.count * sizeof(uint64_t), false, &list)); /* at most 8 times what came */
+    weft_status status = wefti_list_read(job->body->data, job->list_bytes, (int64_t)job->frame.count, (uint64_t *)(void *)list->data);
+    if (status == WEFT_OK) status = take_list(server, table, job, (const uint64_t *)(const void *)list->data, keys_out);
+    else status = wefti_while(status, "table '%s', a request of rank %d", table->spec.name, (int)job->worker);
+    wefti_server_give(server, list);
+    return status;
+}
+
 weft_status wefti_tables_find_rows(weft_server *server, served_table *table, server_job *job, bool create) {
     const wefti_server_frame *frame = &job->frame;
     served_keys              *keys = NULL;
     job->keys = NULL;
     if (frame->flags & WEFTI_SERVER_LISTED) {
-        const uint64_t *list = (const uint64_t *)job->body->data;
-        WEFTI_TRY(check_list(server, table, list, (int64_t)frame->count));
-        if (known_keys(table, job->worker, frame->keys)) WEFTI_TRY(find_known(table, job, &keys)); /* the request comes again */
-        else WEFTI_TRY(add_keys(table, list, (int64_t)frame->count, job->worker, frame->keys, &keys));
+        if (!job->body) return wefti_fail(WEFT_E_CORRUPT, "table '%s': a list of rank %d has no bytes", table->spec.name, (int)job->worker);
+        if (frame->flags & WEFTI_SERVER_PACKED) WEFTI_TRY(take_packed(server, table, job, &keys));
+        else WEFTI_TRY(take_list(server, table, job, (const uint64_t *)job->body->data, &keys));
     } else if (frame->keys && frame->count) {
         WEFTI_TRY(find_known(table, job, &keys));
     } else if (frame->count) {
