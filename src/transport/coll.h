@@ -11,6 +11,7 @@
  * coll_trees.c      double tree; binomial trees and the chain of rooted kinds
  * coll_exchange.c   pairwise, linear, Bruck
  * coll_nodes.c, coll_nodes_parts.c, coll_nodes_rooted.c   hierarchical: inside the node, across nodes, inside again
+ * coll_scatter.c  a broadcast in parts: dealt out, then collected
  * coll_point.c    send and receive
  * coll_mpi.c, coll_mpi_open.c   MPI's own collectives, over the MPI wire
  * tune.c            measured costs, and the file that keeps them
@@ -351,6 +352,10 @@ void wefti_coll_nodes_begin(coll_operation *operation);
 void wefti_coll_nodes_parts_begin(coll_operation *operation);
 void wefti_coll_nodes_rooted_begin(coll_operation *operation);
 void wefti_coll_point_begin(coll_operation *operation);
+
+/* --- coll_scatter.c --- */
+
+void wefti_coll_scatter_begin(coll_operation *operation);
 
 /* --- coll_small.c, coll_ring.c --- */
 

@@ -21,7 +21,8 @@
 #define GREETING_NS 400.0       /* a header that goes by itself, along with the data */
 #define POST_NS 200.0           /* one message more, of several that are sent or taken one after the other */
 #define REDUCE_AHEAD 2.0        /* segments of a tree's that are added up at once, of several */
-#define NODES_AHEAD 1.4         /* the same of broadcasts and reductions over nodes: their port is busy most of the time */
+#define NODES_AHEAD 1.4         /* the same of reductions over nodes: their port is busy most of the time … */
+#define NODES_PASS_AHEAD 1.1    /* … and of broadcasts, which have nothing but the port to wait for */
 #define GATHER_WORK 0.15        /* of the gathered bytes, what Bruck's exchange keeps memory busy with beside the transfer */
 
 coll_model wefti_coll_first_model(const wefti_wire *wire) {
@@ -100,6 +101,11 @@ static bool fits_twotree(const coll_group *group, const wefti_collective_call *c
     (void)call, (void)bytes;
     return coll_size(group) > 2;
 }
+/* Up to half of it goes in one message. */
+static bool fits_scatter(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
+    (void)call;
+    return coll_size(group) > 2 && bytes <= group->base.wire->can.max_message_bytes;
+}
 /* Parts of one element of every member fit into a lane's scratch. */
 static bool fits_parts(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)bytes;
@@ -154,6 +160,18 @@ static double cost_chain(const coll_group *group, wefti_collective_kind kind, si
     double work = kind == WEFTI_REDUCE_TO ? 3 * gamma_of(group) : 0;
     return (coll_size(group) - 1) * (next.alpha_ns + segment * (next.beta_ns + work)) + far_price(group).alpha_ns +
            ((double)bytes - segment) * (far_price(group).beta_ns + work);
+}
+/* Parts are dealt out from far to near, and collected from near to far. */
+static double cost_scatter(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
+    (void)kind;
+    int32_t size = coll_size(group);
+    double  data = (double)bytes, sum = GREETING_NS;
+    for (int32_t k = 0; k < levels_of(group); k++) {
+        price   p = shift_price(group, k);
+        int32_t distance = 1 << k, moved = size - distance < distance ? size - distance : distance;
+        sum += 2 * (p.alpha_ns + data * moved / size * p.beta_ns);
+    }
+    return sum;
 }
 /* Halves, quarters, … there and back; with a fold before and after where the size is no power of two. Of a reduce-scatter's first half a
  * copy is sent. */
@@ -244,10 +262,9 @@ static double cost_nodes_rooted(const coll_group *group, wefti_collective_kind k
     bool   chain = coll_segments(bytes, COLL_SEGMENT_BYTES) >= (size_t)group->nodes.count;
     double hops = chain ? group->nodes.count - 1 : wefti_coll_log2_up(group->nodes.count), hop = far.alpha_ns + shard * (far.beta_ns + work);
     double near_ns = inside_node(group, shards, shard, work) + (shards > 1 ? near.alpha_ns + (shards - 1) * (POST_NS + shard * near.beta_ns) : 0);
-    double copies = kind == WEFTI_BROADCAST ? 2 * segment * gamma_of(group) : 0;
-    double first = near_ns + copies + hops * hop; /* until the first segment has arrived; then one behind the other */
-    double each = near_ns + copies + (chain ? 2 : hops) * hop;
-    return GREETING_NS + first + (data - segment) / (segment > 0 ? segment : 1) * each / NODES_AHEAD;
+    double first = near_ns + hops * hop; /* until the first segment has arrived; then one behind the other */
+    double each = near_ns + (chain ? 2 : hops) * hop, ahead = kind == WEFTI_REDUCE_TO ? NODES_AHEAD : NODES_PASS_AHEAD;
+    return GREETING_NS + first + (data - segment) / (segment > 0 ? segment : 1) * each / ahead;
 }
 static double cost_point(const coll_group *group, wefti_collective_kind kind, size_t bytes) {
     (void)kind;
@@ -391,6 +408,8 @@ const coll_algorithm wefti_coll_algorithms[] = {
      wefti_coll_lanes_advance},
     {"chain", BIT(BROADCAST) | BIT(REDUCE_TO), false, true, fits_any, cost_chain, sent_once, headers_greeting,
      wefti_coll_rooted_chain_begin, wefti_coll_lanes_advance},
+    {"scatter", BIT(BROADCAST), false, true, fits_scatter, cost_scatter, sent_once, headers_greeting, wefti_coll_scatter_begin,
+     wefti_coll_lanes_advance},
     {"halving", BIT(ALLREDUCE) | BIT(REDUCE_SCATTER), false, true, fits_halving, cost_halving, sent_halving, headers_greeting,
      wefti_coll_halving_begin, wefti_coll_lanes_advance},
     {"twotree", BIT(ALLREDUCE), false, true, fits_twotree, cost_twotree, sent_twice, headers_greeting,

@@ -34,7 +34,7 @@ static void draw_calls(scene *of) {
                                                   WEFTI_BROADCAST, WEFTI_BARRIER,   WEFTI_REDUCE_TO,        WEFTI_GATHER,
                                                   WEFTI_SCATTER,   WEFTI_ALLTOALL,  WEFTI_REDUCE_SCATTER_V, WEFTI_ALLGATHER_V,
                                                   WEFTI_ALLTOALL_V};
-    static const char *const algorithms[] = {NULL, NULL, "ring", "halving", "twotree", "hierarchical", "bruck", "tree", "chain", "doubling"};
+    static const char *const algorithms[] = {NULL, NULL, "ring", "halving", "twotree", "hierarchical", "bruck", "tree", "chain", "doubling", "scatter"};
     static const size_t most[] = {9, 700, 5000, 50000};
     of->algorithm = algorithms[draw(of, WEFTI_COUNT(algorithms))];
     of->at_once = 1 + (int32_t)draw(of, AT_ONCE);
