@@ -12,12 +12,12 @@ def size(n):
 
 
 def cell(results):
-    """The chosen algorithm's time, over the model's; and the fastest, where that is another."""
+    """The chosen algorithm's time beside the model's; and the fastest, where that is another."""
     chosen = next((r for r in results if r["chosen"]), None)
     if not chosen:
         return ""
     best = min(results, key=lambda r: r["us"])
-    text = f"{chosen['algorithm']} {chosen['us']:,.0f} ({chosen['us'] / chosen['model_us']:.2f})"
+    text = f"{chosen['algorithm']} {chosen['us']:,.0f} ({chosen['model_us']:,.0f})"
     if best["us"] < 0.95 * chosen["us"]:
         text += f"; {best['algorithm']} {best['us']:,.0f}"
     return text
