@@ -16,6 +16,7 @@ static const bench_command commands[] = {
     {"tune", "measures links, memory and algorithms, and writes the file for WEFT_TUNING", bench_tune},
     {"sendrecv", "one-way bandwidth between two ranks", bench_sendrecv},
     {"server", "the parameter server: dense and sparse pushes and pulls", bench_server},
+    {"staleness", "the parameter server: convergence by staleness", bench_staleness},
     {"gemm", "matrix products of the CPU device", bench_gemm},
     {"codec", "codecs of gradients, on one thread", bench_codec},
     {"cuda-matmul", "matrix products of the CUDA device", bench_cuda_matmul},
