@@ -8,8 +8,8 @@ import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-EFFORT = ["--windows", 5, "--seconds", 0.03]
-PATIENCE = 60  # seconds for all sizes of one kind; who needs more in a turn has what it printed until then, and no other turn
+EFFORT = {"windows": 5, "seconds": 0.03}
+PATIENCE = {"seconds": 60}  # for all sizes of one kind; who needs more in a turn has what it printed until then, and no other turn
 TRIES = 2  # of a turn in which the cores changed places; then it is left out
 NEAR_US = 0.1  # a cache line from core to core and back, halved: below it, they share a cache
 LARGE = 1 << 20  # from here on bandwidth is what counts, below it time
@@ -31,13 +31,17 @@ def objects(text):
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
+def effort():
+    return [part for name, value in EFFORT.items() for part in (f"--{name}", value)]
+
+
 def command_output(command, **variables):
     """What a command prints, and whether it ended; of one that does not (MPICH with more ranks than cores) what it got to print."""
-    limited = ["timeout", "--kill-after=5", PATIENCE, *command]
+    limited = ["timeout", "--kill-after=5", PATIENCE["seconds"], *command]
     done = subprocess.run([str(part) for part in limited], capture_output=True, text=True, check=False,
                           env={**os.environ, **{k: str(v) for k, v in variables.items()}})
     if done.returncode in (124, 137):
-        print(f"  {' '.join(map(str, command))}: not done after {PATIENCE} s", flush=True)
+        print(f"  {' '.join(map(str, command))}: not done after {PATIENCE['seconds']} s", flush=True)
         return done.stdout, False
     if done.returncode:
         sys.exit(f"error: {' '.join(map(str, command))} failed with {done.returncode}:\n{done.stderr[-3000:]}")
@@ -55,7 +59,7 @@ def measure_mpi(options, peer, kind, wire, ranks, sizes):
     # weft-bench gives each rank a core of its own where there are enough; the same here.
     enough = len(os.sched_getaffinity(0)) >= ranks
     best, all_ended, last = {}, True, ["-n", ranks, os.path.join(options.peers, f"mpi_collective_{peer.replace(' ', '')}"), kind,
-                      "--min", sizes[0], "--max", sizes[1], *EFFORT]
+                      "--min", sizes[0], "--max", sizes[1], *effort()]
     for way in MPI_WAYS[peer, wire]:
         if peer == "mpich":
             places = ["-bind-to", "core"] if enough else []
@@ -71,7 +75,7 @@ def measure_mpi(options, peer, kind, wire, ranks, sizes):
 def measure_gloo(_options, _peer, kind, _wire, ranks, sizes):
     best = {}
     text, ended = command_output([sys.executable, os.path.join(HERE, "gloo_collective.py"), kind, "--ranks", ranks,
-                                  "--min", sizes[0], "--max", sizes[1], *EFFORT])
+                                  "--min", sizes[0], "--max", sizes[1], *effort()])
     keep_best(best, objects(text))
     return best, ended
 
@@ -83,7 +87,7 @@ def measure_weft(options, kind, wire, ranks, sizes):
     with tempfile.TemporaryDirectory() as work:
         path = os.path.join(work, "weft.jsonl")
         for foreign in [[], ["--foreign"]] if wire == "shm" else [[]]:
-            command_output([os.path.join(options.build, "bin", "weft-bench"), kind, "--wire", wire, *points, *EFFORT,
+            command_output([os.path.join(options.build, "bin", "weft-bench"), kind, "--wire", wire, *points, *effort(),
                             "--sizes", f"{sizes[0]}:{sizes[1]}", "--json", path, *foreign])
             with open(path, encoding="utf-8") as file:
                 records += objects(file.read())
@@ -174,8 +178,15 @@ def compare(options, kind, wire, ranks, sizes, rounds):
     yield from comparison.records()
 
 
+def limits_of(options):
+    """What of a comparison was asked for; it takes long, and a shared machine may be had for minutes only."""
+    EFFORT["seconds"] = options.seconds or EFFORT["seconds"]
+    PATIENCE["seconds"] = options.patience or PATIENCE["seconds"]
+
+
 def allreduce(options, wire, ranks, rounds):
-    yield from compare(options, "allreduce", wire, ranks, (8, 64 << 20), rounds)
+    limits_of(options)
+    yield from compare(options, "allreduce", wire, ranks, options.sizes or (8, 64 << 20), options.rounds or rounds)
 
 
 def sizes_of(kind):
@@ -184,6 +195,7 @@ def sizes_of(kind):
 
 def others(options, wire, rounds):
     """The other kinds, from small to large, on 2 and 4 ranks."""
-    for kind in KINDS:
-        for ranks in (2,) if kind in ("sendrecv", "latency") else (2, 4):
-            yield from compare(options, kind, wire, ranks, sizes_of(kind), rounds)
+    limits_of(options)
+    for kind in options.kinds or KINDS:
+        for ranks in (2,) if kind in ("sendrecv", "latency") else options.ranks or (2, 4):
+            yield from compare(options, kind, wire, ranks, options.sizes or sizes_of(kind), options.rounds or rounds)

@@ -298,6 +298,14 @@ def main():
     parser.add_argument("--peers")
     parser.add_argument("--out")
     parser.add_argument("--threads", type=int, default=2)
+    part = parser.add_argument_group("a part of a comparison of collectives")
+    part.add_argument("--kinds", type=lambda text: text.split(","), metavar="A,B", help="of the other collectives")
+    part.add_argument("--ranks", type=lambda text: [int(number) for number in text.split(",")], metavar="2,4")
+    part.add_argument("--sizes", type=lambda text: [int(number) for number in text.split(":")], metavar="FIRST:LAST", help="in bytes")
+    part.add_argument("--rounds", type=int, help="turns of each side")
+    part.add_argument("--seconds", type=float, help="length of a window")
+    part.add_argument("--patience", type=float, help="seconds for all sizes of one kind")
+    part.add_argument("--add", action="store_true", help="to the file of an earlier part")
     parser.add_argument("--text", default=os.environ.get("WEFT_TEXT", "/usr/share/common-licenses/GPL-3"))
     options = parser.parse_args()
     if options.list:
@@ -312,8 +320,9 @@ def main():
         return
     print(f"{name}: {COMPARISONS[name][0]}")
     records = list(COMPARISONS[name][2](options))
-    with open(options.out, "w", encoding="utf-8") as file:
-        for record in [machine(), *records]:
+    adds = options.add and os.path.exists(options.out)
+    with open(options.out, "a" if adds else "w", encoding="utf-8") as file:
+        for record in records if adds else [machine(), *records]:
             file.write(json.dumps(record) + "\n")
     for record in records:
         ratio = f", ratio {record['ratio']}" if "ratio" in record else ""

@@ -6,6 +6,7 @@
 #   WEFT_PEERS_DIR   that folder (default: ~/.cache/weft-peers; PyTorch takes 5.5 GB there)
 #   WEFT_BUILD_DIR   a built Weft (default: build/ beside this source)
 #   WEFT_RESULTS_DIR where the results go (default: bench/results)
+#   WEFT_COMPARE     options for compare.py: a part of the collectives, as in "--kinds allgather,alltoall --ranks 2 --add"
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -18,7 +19,7 @@ die() {
 }
 
 if [ $# = 0 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
-    sed -n '2,8s/^# \?//p' "${BASH_SOURCE[0]}"
+    sed -n '2,9s/^# \?//p' "${BASH_SOURCE[0]}"
     echo
     python3 "$here/compare.py" --list
     exit
@@ -87,5 +88,5 @@ for name in "$@"; do
     python=python3
     [ ! -x "$peers/python/bin/python" ] || python=$peers/python/bin/python
     mkdir -p "$results"
-    "$python" "$here/compare.py" "$name" --build "$build" --peers "$peers" --out "$results/$name.jsonl"
+    "$python" "$here/compare.py" "$name" --build "$build" --peers "$peers" --out "$results/$name.jsonl" ${WEFT_COMPARE:-}
 done
