@@ -34,7 +34,11 @@
  *
  * Faults. The server has links of its own, so a rank that dies is no fault of it (although it is one of the world's collectives). A worker
  * that dies is waited for by nobody: what it has pushed whole counts. Rows of a server that dies are lost, and every request that needs them
- * ends with WEFT_E_PEER, which names it. A request that is wrong ends with a status for who made it, and changes nothing.
+ * ends with WEFT_E_PEER, which names it. With .replicas they are not: pushes, sets and ends of clocks go to both who hold a row, and end once
+ * both have them, so nothing that was acknowledged is lost when one dies; requests go on with the other, those in flight too, and no worker
+ * sees a status. With staleness 0 it has the same bits; where pushes are given to the rule as they come, floats may differ in rounding.
+ * WEFT_E_PEER comes when both holders of a row have died. Snapshots are taken of servers that are all there. Not with weft_lbfgs_minimise.
+ * A request that is wrong ends with a status for who made it, and changes nothing.
  *
  * Fewer bytes. Keys travel as the gaps between them, in as few bytes as these take, wherever that is less; a key set's only once. Values of pushes and
  * pulls travel as the table's options say (.push, .pull): the codecs of weft/compression.h, of which pushes may leave rows out: those are then as if
@@ -116,6 +120,7 @@ typedef struct weft_table_rule {
 typedef struct weft_server_options {
     int32_t servers;    /* so many ranks serve, the last ones of the world; 0: all */
     bool    dedicated;  /* those that serve do not work */
+    int32_t replicas;   /* 1: another server holds each one's rows too, the next one after it; with two servers at least. See Faults */
     bool    no_thread;  /* requests get on inside of calls only: a serving worker answers while it waits, or by weft_server_poll */
     int32_t in_flight;  /* requests of this rank at once, 1 .. 4096; 0: 64 */
     int64_t timeout_ns; /* of each request; 0: the world's */

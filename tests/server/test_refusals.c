@@ -163,7 +163,7 @@ static weft_status roles(ranks *all, int32_t rank) {
     REFUSED(weft_server_create(world, &(weft_server_options){.in_flight = 5000}, &server), WEFT_E_INVALID, "in_flight 5000");
     weft_table_function nameless = {0};
     REFUSED(weft_server_create(world, &(weft_server_options){.functions = &nameless, .function_count = 1}, &server), WEFT_E_INVALID, "function 0");
-    REFUSED(weft_server_create(world, &(weft_server_options){.servers = 1 + rank}, &server), WEFT_E_MISMATCH, "rank 0 wants 1 servers, rank 1 2");
+    REFUSED(weft_server_create(world, &(weft_server_options){.servers = 1 + rank}, &server), WEFT_E_MISMATCH, "rank 0 wants 1 servers and 0 replicas, rank 1 2 servers");
     WEFTI_TRY(weft_server_create(world, &(weft_server_options){.servers = 1, .dedicated = true}, &server));
     if (rank == 1) {
         weft_table *table = NULL;

@@ -50,9 +50,10 @@ void story_add_table(story *of, weft_table_options options, int64_t rows, int64_
         for (int i = 0; i < STORY_ALL; i++) table->pattern[worker][i] = (int8_t)story_draw(of, STORY_PATTERNS);
 }
 
-static void make_roles(story *of) {
-    of->servers = 1 + (int32_t)story_draw(of, 3);
-    of->roles.dedicated = story_draw(of, 2);
+static void make_roles(story *of, bool replicated) {
+    of->servers = 1 + replicated + (int32_t)story_draw(of, replicated ? 2 : 3);
+    of->roles.dedicated = story_draw(of, 2) || replicated;
+    of->roles.replicas = replicated;
     of->workers = 2 + (int32_t)story_draw(of, STORY_WORKERS - 1);
     if (!of->roles.dedicated && of->servers > of->workers) of->servers = of->workers;
     of->size = of->roles.dedicated ? of->workers + of->servers : of->workers;
@@ -61,10 +62,14 @@ static void make_roles(story *of) {
     of->roles.timeout_ns = 20 * (int64_t)WEFTI_SECOND_NS;
 }
 
-static void make_fault(story *of) {
+static void make_fault(story *of, bool replicated) {
     static const wefti_sim_act acts[] = {WEFTI_SIM_KILL, WEFTI_SIM_KILL, WEFTI_SIM_KILL, WEFTI_SIM_STOP, WEFTI_SIM_CUT};
     of->strikes = story_draw(of, 3) != 0;
     of->fault = (wefti_sim_fault){.act = acts[story_draw(of, WEFTI_COUNT(acts))], .rank = (int32_t)story_draw(of, (uint64_t)of->size)};
+    if (replicated) { /* a server more often than a worker */
+        of->fault.act = WEFTI_SIM_KILL;
+        if (story_draw(of, 2)) of->fault.rank = of->first_server + (int32_t)story_draw(of, (uint64_t)of->servers);
+    }
     if (story_draw(of, 2)) of->fault.message = 1 + story_draw(of, 60);
     else of->fault.at_ns = story_draw(of, (uint64_t)of->clocks * (200000 + of->pause_ns));
     /* A server that is cut off has no world that could tell it which workers are there. */
@@ -73,13 +78,13 @@ static void make_fault(story *of) {
     of->spared = of->fault.act == WEFTI_SIM_STOP && of->fault.for_ns;
 }
 
-void story_make(story *of, uint64_t seed) {
+static void make(story *of, uint64_t seed, bool replicated) {
     static const weft_dtype         dtypes[] = {WEFT_F32, WEFT_I64};
     static const int32_t            stalenesses[] = {0, 0, 1, 3, WEFT_TABLE_ASYNCHRONOUS};
     static const size_t             most[] = {0, 5000, 30000, 70000};
     *of = (story){.seed = seed, .random = seed * UINT64_C(0x9e3779b97f4a7c15) + 1};
     for (int i = 0; i < 8; i++) (void)story_draw(of, 2);
-    make_roles(of);
+    make_roles(of, replicated);
     of->options = (wefti_sim_options){.seed = seed, .size = of->size, .limit_ns = 300 * WEFTI_SECOND_NS, .most_bytes = most[story_draw(of, WEFTI_COUNT(most))]};
     if (story_draw(of, 3)) of->options.jitter_ns = story_draw(of, 200000);
     if (story_draw(of, 3) == 0) of->options.lost = 1 + (uint32_t)story_draw(of, 20000);
@@ -94,8 +99,11 @@ void story_make(story *of, uint64_t seed) {
         bool large = story_draw(of, 8) == 0;
         story_add_table(of, options, 1 + (int64_t)story_draw(of, STORY_ROWS), of->workers + (int64_t)story_draw(of, large ? 500 : 12));
     }
-    make_fault(of);
+    make_fault(of, replicated);
 }
+
+void story_make(story *of, uint64_t seed) { make(of, seed, false); }
+void story_make_replicated(story *of, uint64_t seed) { make(of, seed, true); }
 
 /* --- a worker --- */
 
@@ -338,7 +346,7 @@ static void bury(sim_rank *self) {
 static const char *judge_rank(const story *of, const sim_world *world, int32_t rank) {
     const sim_rank *self = &world->ranks[rank];
     char            name[40];
-    bool            server_lost = of->strikes && !of->spared && of->fault.rank >= of->first_server;
+    bool            server_lost = of->strikes && !of->spared && of->fault.rank >= of->first_server && !of->roles.replicas;
     bool            sudden = of->fault.act == WEFTI_SIM_KILL || of->spared;
     snprintf(name, sizeof name, "rank %d,", (int)of->fault.rank);
     if (!self->ended) return "has not ended";

@@ -77,8 +77,9 @@ typedef struct story {
 } story;
 
 uint64_t story_draw(story *of, uint64_t below);
-/* All that a seed decides. */
+/* All that a seed decides; and of servers apart with replicas, one of which may die. */
 void story_make(story *of, uint64_t seed);
+void story_make_replicated(story *of, uint64_t seed);
 /* A table, from its options (name apart). */
 void story_add_table(story *of, weft_table_options options, int64_t rows, int64_t width);
 /* Runs it; what is wrong, in words, or NULL. It may be run again. */

@@ -18,20 +18,20 @@ static void print_line(void *context, const char *line) {
     puts(line);
 }
 
-Test(server, seeds) {
+static void run_seeds(void (*make)(story *of, uint64_t seed), const char *test) {
     static story of;
     const char  *one = getenv("WEFT_SIM_SEED"), *many = getenv("WEFT_SIM_SEEDS");
     char         words[1600];
     uint64_t     first = one ? strtoull(one, NULL, 0) : 1, last = one ? first : many ? strtoull(many, NULL, 0) : SEEDS, repeated = 0;
     int          wrong = 0, struck = 0;
     for (uint64_t seed = first; seed <= last && wrong < 5; seed++) {
-        story_make(&of, seed);
+        make(&of, seed);
         const char *what = story_run(&of, one ? print_line : NULL, words, sizeof words);
         wrong += what != NULL;
         struck += of.strikes;
         repeated += of.repeated;
-        cr_expect_null(what, "seed %llu: %s\nThis history again, event by event: WEFT_SIM_SEED=%llu %s/simulation_test_server --filter server/seeds",
-                       (unsigned long long)seed, what, (unsigned long long)seed, WEFT_BIN_DIR);
+        cr_expect_null(what, "seed %llu: %s\nThis history again, event by event: WEFT_SIM_SEED=%llu %s/simulation_test_server --filter server/%s",
+                       (unsigned long long)seed, what, (unsigned long long)seed, WEFT_BIN_DIR, test);
         story_free_models(&of);
     }
     if (one || wrong) return;
@@ -41,6 +41,10 @@ Test(server, seeds) {
     cr_expect_gt(repeated, last, "only %llu requests came twice", (unsigned long long)repeated);
     cr_expect_gt(struck, (int)last / 2, "only %d faults", struck);
 }
+
+Test(server, seeds) { run_seeds(story_make, "seeds"); }
+/* Whatever dies, all workers that live end well, and nothing that was acknowledged is lost. */
+Test(server, seeds_with_replicas) { run_seeds(story_make_replicated, "seeds_with_replicas"); }
 
 Test(server, the_same_history_again) {
     static story of;

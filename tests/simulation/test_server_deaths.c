@@ -8,10 +8,12 @@
 
 enum { EVERY = UNDER_ADDRESS_SANITIZER ? 5 : 1 };
 
+static bool replicated;
+
 static void begin(story *of, uint64_t seed, int32_t workers, int32_t servers, bool dedicated) {
     *of = (story){.seed = seed, .random = seed, .workers = workers, .servers = servers, .clocks = 3, .repeats = true,
                   .size = dedicated ? workers + servers : workers,
-                  .roles = {.servers = servers, .dedicated = dedicated, .timeout_ns = 20 * (int64_t)WEFTI_SECOND_NS}};
+                  .roles = {.servers = servers, .dedicated = dedicated, .replicas = replicated, .timeout_ns = 20 * (int64_t)WEFTI_SECOND_NS}};
     of->first_server = of->size - servers;
     of->options = (wefti_sim_options){.seed = seed, .size = of->size, .jitter_ns = 5000, .limit_ns = 200 * WEFTI_SECOND_NS, .most_bytes = 5000};
 }
@@ -63,5 +65,9 @@ static void die_in(int32_t workers, int32_t servers, bool dedicated, wefti_sim_a
 Test(server_deaths, of_2_workers_and_1_server) { die_in(2, 1, true, WEFTI_SIM_KILL, -1); }
 Test(server_deaths, of_3_workers_and_2_servers) { die_in(3, 2, true, WEFTI_SIM_KILL, -1); }
 Test(server_deaths, of_3_that_are_both) { die_in(3, 3, false, WEFTI_SIM_KILL, -1); }
+Test(server_deaths, of_2_workers_and_2_servers_with_replicas) {
+    replicated = true;
+    die_in(2, 2, true, WEFTI_SIM_KILL, -1);
+}
 Test(server_deaths, falling_silent) { die_in(2, 2, true, WEFTI_SIM_CUT, 3); }
 Test(server_deaths, stopping) { die_in(3, 1, true, WEFTI_SIM_STOP, 1); }

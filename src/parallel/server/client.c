@@ -58,6 +58,9 @@ weft_status wefti_client_take(weft_server *server, bool detached, weft_request *
     request->table = NULL;
     request->part = 0;
     request->ask = NULL;
+    request->of = NULL;
+    request->twins = 0;
+    request->for_lost = request->over = request->again = false;
     *request_out = request;
     return WEFT_OK;
 }
@@ -76,15 +79,20 @@ void wefti_client_free(weft_server *server, weft_request *request) {
     *list = request;
 }
 
-static void fail_request(weft_request *request, weft_status status, const char *text) {
+void wefti_client_fail(weft_request *request, weft_status status, const char *text) {
     if (request->status != WEFT_OK) return;
     request->status = status;
     snprintf(request->message, sizeof request->message, "%s", text);
 }
 
-static void end_request(weft_server *server, weft_request *request) {
+void wefti_client_end(weft_server *server, weft_request *request) {
+    if (server->twin && wefti_twin_goes_on(server, request)) return;
     server->flying--;
-    if (wefti_is_of_files(request->kind) && wefti_client_follow(server, request)) return;
+    if (wefti_is_of_files(request->kind) && !request->of && wefti_client_follow(server, request)) return;
+    if (request->of) {
+        wefti_twin_ended(request);
+        return;
+    }
     request->state = REQUEST_ENDED;
     if (!request->detached) return;
     weft_table *table = request->table;
@@ -98,7 +106,10 @@ static void end_request(weft_server *server, weft_request *request) {
 /* --- parts --- */
 
 static void part_step(weft_server *server, request_part *part) {
-    if (--part->pending == 0 && --part->request->pending == 0) end_request(server, part->request);
+    if (--part->pending == 0 && --part->request->pending == 0) {
+        part->request->over = true;
+        wefti_client_end(server, part->request);
+    }
 }
 
 /* Whose link broke is asked here, where it is known what was under way. */
@@ -107,6 +118,11 @@ static void fail_part(weft_server *server, request_part *part, weft_status statu
     char    text[WEFTI_SERVER_TEXT_BYTES];
     const char *cause = server->wire->ops->cause ? server->wire->ops->cause(server->wire, rank) : NULL;
     const char *table = part->request->table ? part->request->table->options.name : NULL;
+    bool        other = (server->twin || server->of) && wefti_twin_has(part->request->kind);
+    if (other && (status == WEFT_E_PEER || part->lost) && server->failed == WEFT_OK) {
+        part->lost = true; /* what becomes of it is seen once all that was asked for it has ended */
+        return;
+    }
     if (server->failed != WEFT_OK) {
         status = server->failed;
         snprintf(text, sizeof text, "%s", server->failure);
@@ -114,7 +130,7 @@ static void fail_part(weft_server *server, request_part *part, weft_status statu
         snprintf(text, sizeof text, "rank %d, which serves rows of %s%s%s, is gone%s%s", (int)rank, table ? "table '" : "the tables", table ? table : "",
                  table ? "'" : "", cause ? ": " : "", cause ? cause : "");
     else snprintf(text, sizeof text, "rank %d, which serves: %s (%s)", (int)rank, weft_status_text(status), weft_status_name(status));
-    fail_request(part->request, status, text);
+    wefti_client_fail(part->request, status, text);
 }
 
 static void frame_done(weft_server *server, server_event *event) {
@@ -168,7 +184,7 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
     if (frame->status != WEFT_OK) {
         char text[WEFTI_SERVER_TEXT_BYTES];
         snprintf(text, sizeof text, "%.*s", (int)(room < sizeof text - 1 ? room : sizeof text - 1), body);
-        fail_request(request, (weft_status)frame->status, text);
+        wefti_client_fail(request, (weft_status)frame->status, text);
         return WEFT_OK;
     }
     if (request->ask && (frame->body_bytes != request->answer_bytes || !(frame->flags & WEFTI_SERVER_INLINE)))
@@ -198,7 +214,7 @@ static void reply_done(weft_server *server, server_event *event) {
     if (event->op.status != WEFT_OK) {
         fail_part(server, part, event->op.status);
     } else if (read_reply(server, part, event->op.done_bytes) != WEFT_OK) {
-        fail_request(part->request, WEFT_E_CORRUPT, weft_error_message());
+        wefti_client_fail(part->request, WEFT_E_CORRUPT, weft_error_message());
     }
     bool refused = event->op.status != WEFT_OK || ((wefti_server_frame *)part->reply_bytes)->status != WEFT_OK ||
                    (before == WEFT_OK && part->request->status != WEFT_OK);
@@ -367,16 +383,18 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
     if (wefti_is_of_files(request->kind)) timeout_ns = server->timeout_ns; /* servers wait for the others so long; files take longer */
     request->state = REQUEST_FLYING;
     request->pending = 1; /* this function */
+    request->over = false;
     server->flying++;
     if (!request->detached) server->request_count++;
     if (request->table) request->clock = request->table->clock;
     for (int32_t i = 0; i < server->servers; i++) {
         request_part *part = &request->parts[i];
         part->pending = 0;
-        part->answered = part->large = part->receives = false;
+        part->answered = part->large = part->receives = part->lost = part->twin_lost = false;
         part->values = NULL;
         if (rows) find_rows(server, request, part);
         if (only >= 0 ? i != only : rows && part->count == 0 && !ticks) continue;
+        if (request->for_lost && !request->of->parts[i].lost) continue;
         part->slot = ++server->next_slot;
         part->pending = 1;
         request->pending++;
@@ -384,7 +402,11 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
         part_step(server, part);
     }
     if (ticks) request->table->clock++;
-    if (--request->pending == 0) end_request(server, request);
+    if (server->twin) wefti_twin_start(server, request);
+    if (--request->pending == 0) {
+        request->over = true;
+        wefti_client_end(server, request);
+    }
     return WEFT_OK;
 }
 
@@ -454,6 +476,7 @@ void wefti_client_close(weft_server *server) {
             wefti_keys_free(keys);
         }
         wefti_coder_release(table->coder);
+        if (table->twin) wefti_free(table->twin, sizeof *table->twin);
         wefti_free(table, sizeof *table);
     }
     if (server->requests) wefti_free(server->requests, requests * sizeof *server->requests);

@@ -76,6 +76,7 @@ typedef struct request_part {
     int32_t       server;   /* 0 .. servers-1 */
     int32_t       pending;  /* of frame, reply, out, in */
     uint32_t      slot;
+    bool          lost, twin_lost; /* its server is gone, and another one may do; so is that of its twin */
     bool          answered, large, receives; /* its body has messages of its own; `in` is under way: it may end before the reply comes */
     bool          in_place; /* the server puts the rows where they are to be */
     server_event  frame, reply;
@@ -99,6 +100,10 @@ struct weft_request {
     request_state  state;
     wefti_frame_kind kind;
     bool           detached;    /* nobody waits for it */
+    weft_request  *of;          /* of a twin: the request that it is for … */
+    bool           for_lost;    /* … which lost some of its parts: these alone */
+    int32_t        twins;       /* requests to the twin that have not ended */
+    bool           over, again; /* its own parts have ended; what was lost was asked of the twin */
     int32_t        pending;     /* parts that have not ended */
     uint64_t       deadline_ns, clock;
     uint64_t       evaluation, unit;    /* GIVE */
@@ -122,6 +127,7 @@ typedef struct wefti_coder wefti_coder;
 
 struct weft_keys {
     weft_table *table;
+    weft_keys  *twin;
     weft_keys  *next;
     uint64_t    id;
     int64_t     count;
@@ -137,6 +143,7 @@ struct weft_keys {
 
 struct weft_table {
     weft_server       *server;
+    weft_table        *twin;
     weft_table        *next;
     weft_table_options options;
     wefti_server_spec  spec;
@@ -249,6 +256,9 @@ typedef struct server_slot {
 } server_slot;
 
 struct weft_server {
+    weft_server      *twin;  /* the same with each share on another rank, where there are replicas (twin.c); moved along with this one, under its lock */
+    weft_server      *of;    /* whose twin this is; NULL: it is none */
+    int32_t           shift; /* 1: a twin */
     weft_world       *world;
     const wefti_host *host;
     wefti_wire       *wire;
@@ -306,7 +316,13 @@ struct weft_server {
 static inline bool wefti_server_maps(const weft_server *server) {
     return server->wire->can.flags & WEFTI_WIRE_MAPS_PEERS && server->wire->ops->region_of;
 }
-static inline int32_t wefti_server_rank(const weft_server *server, int32_t index) { return server->first_server + index; }
+/* Who has a share, and which share this rank has, if it serves. In a twin each share is one rank further. */
+static inline int32_t wefti_server_rank(const weft_server *server, int32_t index) {
+    return server->first_server + (index + server->shift) % server->servers;
+}
+static inline int32_t wefti_server_index(const weft_server *server) {
+    return (server->rank - server->first_server + server->servers - server->shift) % server->servers;
+}
 
 /* service.c: the wire is of no more use; everything ends with this. Under the lock. */
 void wefti_server_fail(weft_server *server, weft_status status, const char *text);
@@ -318,7 +334,17 @@ WEFT_MUST_CHECK weft_status wefti_server_wait(weft_server *server, bool (*over)(
 void wefti_server_bury(weft_server *server);
 bool wefti_server_is_gone(const weft_server *server, int32_t rank);
 
+/* twin.c */
+/* Whether what a request of this kind changes is changed in the twin too; or that it can be asked of the twin. */
+bool wefti_twin_has(wefti_frame_kind kind);
+void wefti_twin_start(weft_server *server, weft_request *request); /* what goes to the twin beside a request that is being started */
+void wefti_twin_ended(weft_request *request); /* of the twin */
+/* A request's own parts have ended, or the last one of its twin's. True: more is to come; else its status says what became of all. */
+bool wefti_twin_goes_on(weft_server *server, weft_request *request);
+
 /* client.c */
+void wefti_client_fail(weft_request *request, weft_status status, const char *text); /* keeps the first failure */
+void wefti_client_end(weft_server *server, weft_request *request);
 WEFT_MUST_CHECK weft_status wefti_client_open(weft_server *server);
 void wefti_client_close(weft_server *server);
 /* Begins a request of any kind to `servers` of them, -1: all. Under the lock. */

@@ -108,6 +108,7 @@ static weft_status check_keys(const weft_table *table, const uint64_t *keys, int
 
 void wefti_keys_free(weft_keys *keys) {
     if (!keys) return;
+    wefti_keys_free(keys->twin);
     size_t bytes = (size_t)keys->room * sizeof *keys->keys, servers = (size_t)keys->table->server->servers;
     if (keys->routed && keys->routed != keys->keys) wefti_free(keys->routed, (size_t)keys->count * sizeof *keys->routed);
     if (keys->places) wefti_free(keys->places, (size_t)keys->count * sizeof *keys->places);
@@ -178,8 +179,17 @@ weft_status weft_keys_create(weft_table *table, const uint64_t *list, int64_t co
     if (!table) return wefti_fail(WEFT_E_INVALID, "weft_keys_create: the table is NULL");
     WEFTI_TRY(wefti_keys_make(table, list, count, false, keys_out));
     weft_server *server = table->server;
+    if (table->twin) {
+        weft_status status = wefti_keys_make(table->twin, (*keys_out)->keys, (*keys_out)->count, true, &(*keys_out)->twin);
+        if (status != WEFT_OK) {
+            wefti_keys_free(*keys_out);
+            *keys_out = NULL;
+            return status;
+        }
+    }
     pthread_mutex_lock(&server->lock);
     (*keys_out)->id = ++table->next_keys;
+    if (table->twin) (*keys_out)->twin->id = (*keys_out)->id;
     (*keys_out)->next = table->keys;
     table->keys = *keys_out;
     pthread_mutex_unlock(&server->lock);
@@ -192,13 +202,9 @@ const uint64_t *weft_keys_list(const weft_keys *keys, int64_t *count_out) {
 }
 
 /* Servers that know it are told to forget it; nobody waits for that. */
-void weft_keys_release(weft_keys *keys) {
-    if (!keys) return;
+static void forget(weft_keys *keys) {
     weft_server  *server = keys->table->server;
     weft_request *request = NULL;
-    char          message[WEFTI_MESSAGE_BYTES];
-    snprintf(message, sizeof message, "%s", weft_error_message());
-    pthread_mutex_lock(&server->lock);
     for (int32_t i = 0; i < server->servers; i++) {
         if (!keys->known[i] || wefti_client_take(server, true, &request) != WEFT_OK) continue;
         request->kind = WEFTI_SERVER_FORGET;
@@ -207,6 +213,16 @@ void weft_keys_release(weft_keys *keys) {
         if (wefti_client_start(server, request, i) != WEFT_OK) wefti_client_free(server, request);
         else request->call.keys = NULL;
     }
+}
+
+void weft_keys_release(weft_keys *keys) {
+    if (!keys) return;
+    weft_server *server = keys->table->server;
+    char         message[WEFTI_MESSAGE_BYTES];
+    snprintf(message, sizeof message, "%s", weft_error_message());
+    pthread_mutex_lock(&server->lock);
+    forget(keys);
+    if (keys->twin) forget(keys->twin);
     for (weft_keys **at = &keys->table->keys; *at; at = &(*at)->next)
         if (*at == keys) {
             *at = keys->next;

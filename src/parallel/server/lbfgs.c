@@ -401,6 +401,8 @@ weft_status weft_lbfgs_minimise(weft_server *server, const weft_lbfgs_problem *p
     lbfgs                          *l = NULL;
     if (!options) options = &defaults;
     WEFTI_TRY(check(server, problem, options));
+    if (server->twin)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "weft_lbfgs_minimise: the server has replicas, which its vectors have not; make one without .replicas");
     WEFTI_TRY(wefti_alloc(sizeof *l, "L-BFGS", &l));
     l->server = server;
     l->problem = problem;

@@ -196,7 +196,7 @@ static weft_status create_save(weft_server *server, const server_job *job, const
     for (const served_table *table = server->served; table; table = table->next) count++;
     WEFTI_TRY(wefti_alloc(sizeof *save, "a snapshot", &save));
     save->number = job->frame.first;
-    save->index = server->rank - server->first_server;
+    save->index = wefti_server_index(server);
     save->servers = server->servers;
     save->workers = server->workers;
     save->count = count;
@@ -354,7 +354,7 @@ static weft_status prepare_load(weft_server *server, server_job *job) {
     WEFTI_TRY(wefti_alloc(sizeof *load, "a snapshot", &load));
     server->load = load;
     load->worker = job->worker;
-    load->index = server->rank - server->first_server;
+    load->index = wefti_server_index(server);
     load->servers = server->servers;
     snprintf(load->path, sizeof load->path, "%s", path);
     int32_t count = 0;

@@ -57,7 +57,7 @@ static weft_status open_keeper(weft_server *server) {
 void wefti_keeper_run(weft_server *server, keeper_job *job) {
     atomic_store(&job->done, false);
     job->next = NULL;
-    if (!server->threaded || open_keeper(server) != WEFT_OK) { /* without one it is slow, and right */
+    if (!(server->of ? server->of : server)->threaded || open_keeper(server) != WEFT_OK) { /* without one it is slow, and right */
         work(job);
         return;
     }

@@ -47,6 +47,14 @@ static void look(weft_server *server, uint64_t now_ns) {
     wefti_client_look(server, now_ns);
 }
 
+static weft_status progress(weft_server *server, bool clock, bool *moved_out);
+
+static void move_twin(weft_server *server, bool clock, bool *moved_out) {
+    bool moved = false;
+    if (progress(server->twin, clock, &moved) != WEFT_OK) wefti_server_fail(server, server->twin->failed, server->twin->failure);
+    *moved_out = *moved_out || moved;
+}
+
 /* With `clock` it asks for the time, which costs more than a look into an empty wire; without, it is a moment behind. */
 static weft_status progress(weft_server *server, bool clock, bool *moved_out) {
     wefti_wire_op *ops[64];
@@ -65,6 +73,7 @@ static weft_status progress(weft_server *server, bool clock, bool *moved_out) {
     } while (count == (int32_t)WEFTI_COUNT(ops));
     wefti_server_post_again(server);
     look(server, now_ns);
+    if (server->twin) move_twin(server, clock, moved_out);
     return server->failed;
 }
 
@@ -81,15 +90,16 @@ static void rest(weft_server *server, uint64_t limit_ns) {
         return;
     }
     pthread_mutex_lock(&server->lock);
+    wefti_wire *other = server->twin ? server->twin->wire : NULL;
     weft_status status = wire->ops->arm(wire);
-    int         descriptor = wire->ops->descriptor(wire);
-    bool        waits = server->unposted != NULL;
+    if (other && status == WEFT_OK) status = other->ops->arm(other);
+    struct pollfd wait[2] = {{.fd = wire->ops->descriptor(wire), .events = POLLIN}, {.fd = other ? other->ops->descriptor(other) : -1, .events = POLLIN}};
+    bool        waits = server->unposted || (server->twin && server->twin->unposted);
     pthread_mutex_unlock(&server->lock);
     if (status != WEFT_OK) return;
     if (waits && limit_ns > 50000) limit_ns = 50000;
-    struct pollfd   wait = {.fd = descriptor, .events = POLLIN};
     struct timespec limit = {.tv_sec = (time_t)(limit_ns / WEFTI_SECOND_NS), .tv_nsec = (long)(limit_ns % WEFTI_SECOND_NS)};
-    ppoll(&wait, 1, &limit, NULL);
+    ppoll(wait, 2, &limit, NULL);
 }
 
 static void pause_core(void) {
@@ -148,7 +158,7 @@ static void *run_thread(void *context) {
 
 /* What ranks compare. */
 typedef struct roles {
-    int32_t servers, dedicated;
+    int32_t servers, dedicated, replicas;
 } roles;
 
 static weft_status check_options(const weft_server_options *o, int32_t size) {
@@ -157,6 +167,9 @@ static weft_status check_options(const weft_server_options *o, int32_t size) {
     if (o->dedicated && (o->servers == 0 || o->servers == size))
         return wefti_fail(WEFT_E_INVALID, "weft_server_create: all of %d ranks would serve and none work: name fewer .servers, or leave them beside "
                           "workers (without .dedicated)", (int)size);
+    if (o->replicas < 0 || o->replicas > 1 || (o->replicas && (o->servers ? o->servers : size) < 2))
+        return wefti_fail(WEFT_E_INVALID, "weft_server_create: %d replicas with %d servers; it is 0, or 1 with at least two servers", (int)o->replicas,
+                          (int)(o->servers ? o->servers : size));
     if (o->in_flight < 0 || o->in_flight > 4096 || o->timeout_ns < 0)
         return wefti_fail(WEFT_E_INVALID, "weft_server_create: in_flight %d (1 to 4096), timeout_ns %lld (not negative)", (int)o->in_flight,
                           (long long)o->timeout_ns);
@@ -172,15 +185,16 @@ static weft_status check_options(const weft_server_options *o, int32_t size) {
 }
 
 static weft_status agree(weft_world *world, const weft_server_options *options) {
-    roles  mine = {options->servers, options->dedicated}, *all = NULL;
+    roles  mine = {options->servers, options->dedicated, options->replicas}, *all = NULL;
     size_t bytes = (size_t)world->size * sizeof *all;
     if (world->size < 2) return WEFT_OK;
     WEFTI_TRY(wefti_alloc(bytes, "roles of ranks", &all));
     weft_status status = world->links->exchange(world, "parameter server", &mine, sizeof mine, all);
     for (int32_t rank = 1; rank < world->size && status == WEFT_OK; rank++)
         if (memcmp(&all[rank], &all[0], sizeof *all) != 0)
-            status = wefti_fail(WEFT_E_MISMATCH, "weft_server_create: rank 0 wants %d %sservers, rank %d %d %sservers", (int)all[0].servers,
-                                all[0].dedicated ? "dedicated " : "", (int)rank, (int)all[rank].servers, all[rank].dedicated ? "dedicated " : "");
+            status = wefti_fail(WEFT_E_MISMATCH, "weft_server_create: rank 0 wants %d %sservers and %d replicas, rank %d %d %sservers and %d", (int)all[0].servers,
+                                all[0].dedicated ? "dedicated " : "", (int)all[0].replicas, (int)rank, (int)all[rank].servers,
+                                all[rank].dedicated ? "dedicated " : "", (int)all[rank].replicas);
     wefti_free(all, bytes);
     return status;
 }
@@ -202,24 +216,33 @@ static weft_status fill(weft_server *server, const weft_server_options *o) {
     server->function_count = o->function_count;
     WEFTI_TRY(wefti_alloc((size_t)server->size * sizeof *server->gone, "who is gone", &server->gone));
     WEFTI_TRY(wefti_alloc((size_t)server->size * sizeof *server->stuck, "whose link is busy", &server->stuck));
-    WEFTI_TRY(world->links->open_wire(world, "parameter server", &server->wire));
+    WEFTI_TRY(world->links->open_wire(world, server->shift ? "parameter server's replicas" : "parameter server", &server->wire));
     WEFTI_TRY(wefti_client_open(server));
     if (server->serves) WEFTI_TRY(wefti_serve_open(server));
-    /* Workers may ask at once: what comes before its receive is kept by the wire. */
-    if (o->no_thread || world->links->host->wakes) return WEFT_OK;
+    return WEFT_OK; /* workers may ask at once: what comes before its receive is kept by the wire */
+}
+
+static weft_status start_thread(weft_server *server, const weft_server_options *o) {
+    if (o->no_thread || server->host->wakes) return WEFT_OK;
     int error = pthread_create(&server->thread, NULL, run_thread, server);
     if (error) return wefti_fail(WEFT_E_NO_MEMORY, "weft_server_create: no thread (%s)", strerror(error));
     server->threaded = true;
     return WEFT_OK;
 }
 
+static void close_wire(weft_server *server) {
+    if (server->wire) server->wire->ops->close(server->wire, WEFTI_SECOND_NS);
+    server->wire = NULL;
+}
+
 static void free_server(weft_server *server) {
+    weft_server *twin = server->twin;
     if (server->threaded) {
         atomic_store(&server->stop, true);
         pthread_join(server->thread, NULL);
     }
-    if (server->wire) server->wire->ops->close(server->wire, WEFTI_SECOND_NS);
-    server->wire = NULL;
+    close_wire(server);
+    if (twin) close_wire(twin); /* it may be sending what goes below */
     wefti_saves_close(server);
     wefti_tables_close(server);
     wefti_serve_close(server);
@@ -238,10 +261,22 @@ static void free_server(weft_server *server) {
     if (server->stuck) wefti_free(server->stuck, (size_t)server->size * sizeof *server->stuck);
     pthread_mutex_destroy(&server->lock);
     wefti_free(server, sizeof *server);
+    if (twin) free_server(twin);
 }
 
 void wefti_server_bury(weft_server *server) {
     if (server) free_server(server);
+}
+
+static weft_status add_twin(weft_server *server, const weft_server_options *options) {
+    weft_server *twin = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *twin, "replicas of the parameter server", &twin));
+    server->twin = twin;
+    twin->of = server;
+    twin->shift = 1;
+    twin->world = server->world;
+    pthread_mutex_init(&twin->lock, NULL);
+    return fill(twin, options);
 }
 
 weft_status weft_server_create(weft_world *world, const weft_server_options *options, weft_server **server_out) {
@@ -256,6 +291,8 @@ weft_status weft_server_create(weft_world *world, const weft_server_options *opt
     server->world = world;
     pthread_mutex_init(&server->lock, NULL);
     weft_status status = fill(server, options);
+    if (status == WEFT_OK && options->replicas) status = add_twin(server, options);
+    if (status == WEFT_OK) status = start_thread(server, options);
     if (status != WEFT_OK) {
         char message[WEFTI_MESSAGE_BYTES];
         snprintf(message, sizeof message, "%s", weft_error_message());
@@ -269,7 +306,10 @@ weft_status weft_server_create(weft_world *world, const weft_server_options *opt
 /* --- leaving --- */
 
 static bool nothing_flies(const void *context) { return ((const weft_server *)context)->flying == 0; }
-static bool all_have_left(const void *context) { return wefti_serve_is_over(context); }
+static bool all_have_left(const void *context) {
+    const weft_server *server = context;
+    return wefti_serve_is_over(server) && (!server->twin || wefti_serve_is_over(server->twin));
+}
 
 static void say_goodbye(weft_server *server) {
     weft_request *request = NULL;
@@ -312,16 +352,28 @@ bool    weft_server_is_worker(const weft_server *server) { return server->works;
 bool    weft_server_is_serving(const weft_server *server) { return server->serves; }
 int32_t weft_server_workers(const weft_server *server) { return server->workers; }
 
-void weft_server_count(weft_server *server, weft_server_counts *counts_out) {
+static void add_counts(weft_server *server, weft_server_counts *counts) {
     wefti_wire_counts moved;
-    pthread_mutex_lock(&server->lock);
     server->wire->ops->counts(server->wire, &moved);
-    *counts_out = (weft_server_counts){.sent_bytes = moved.sent_bytes + server->sent_in_place,
-                                       .received_bytes = moved.received_bytes + server->received_in_place, .sent_messages = moved.sent_messages,
-                                       .received_messages = moved.received_messages, .requests = server->request_count,
-                                       .served = server->served_count, .repeated = server->repeated_count, .late = server->late_count,
-                                       .key_bytes = server->key_bytes, .sent_key_bytes = server->sent_key_bytes,
-                                       .value_bytes = server->value_bytes, .moved_value_bytes = server->moved_value_bytes};
-    for (const served_table *table = server->served; table; table = table->next) counts_out->held_bytes += wefti_store_bytes(table->store);
+    counts->sent_bytes += moved.sent_bytes + server->sent_in_place;
+    counts->received_bytes += moved.received_bytes + server->received_in_place;
+    counts->sent_messages += moved.sent_messages;
+    counts->received_messages += moved.received_messages;
+    counts->requests += server->request_count;
+    counts->served += server->served_count;
+    counts->repeated += server->repeated_count;
+    counts->late += server->late_count;
+    counts->key_bytes += server->key_bytes;
+    counts->sent_key_bytes += server->sent_key_bytes;
+    counts->value_bytes += server->value_bytes;
+    counts->moved_value_bytes += server->moved_value_bytes;
+    for (const served_table *table = server->served; table; table = table->next) counts->held_bytes += wefti_store_bytes(table->store);
+    if (server->twin) add_counts(server->twin, counts);
+}
+
+void weft_server_count(weft_server *server, weft_server_counts *counts_out) {
+    *counts_out = (weft_server_counts){0};
+    pthread_mutex_lock(&server->lock);
+    add_counts(server, counts_out);
     pthread_mutex_unlock(&server->lock);
 }

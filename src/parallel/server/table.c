@@ -54,6 +54,21 @@ static void unlink_table(weft_server *server, weft_table *table) {
     pthread_mutex_unlock(&server->lock);
 }
 
+static weft_status add_twin(weft_table *table) {
+    WEFTI_TRY(wefti_alloc(sizeof *table->twin, "a table's twin", &table->twin));
+    *table->twin = *table;
+    table->twin->twin = NULL;
+    table->twin->server = table->server->twin;
+    table->twin->row_bytes = (size_t)table->options.width * weft_dtype_bytes(table->options.dtype);
+    return wefti_server_spec_read(&table->twin->spec, &table->twin->options);
+}
+
+static void free_table(weft_table *table) {
+    if (table->twin) wefti_free(table->twin, sizeof *table->twin);
+    wefti_coder_release(table->coder);
+    wefti_free(table, sizeof *table);
+}
+
 static weft_status take_part(weft_server *server, const wefti_server_spec *spec, weft_table **table_out) {
     weft_table *table = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *table, "a table", &table));
@@ -63,6 +78,7 @@ static weft_status take_part(weft_server *server, const wefti_server_spec *spec,
     weft_status status = wefti_server_spec_read(&table->spec, &table->options);
     if (status == WEFT_OK) status = wefti_server_options_check(&table->options);
     wefti_server_spec sent = table->spec;
+    if (status == WEFT_OK && server->twin) status = add_twin(table);
     link_table(server, table); /* the server's to free from here on, whatever becomes of the rank */
     if (status == WEFT_OK) {
         table->row_bytes = (size_t)table->options.width * weft_dtype_bytes(table->options.dtype);
@@ -71,8 +87,7 @@ static weft_status take_part(weft_server *server, const wefti_server_spec *spec,
     }
     if (status != WEFT_OK) {
         unlink_table(server, table);
-        wefti_coder_release(table->coder);
-        wefti_free(table, sizeof *table);
+        free_table(table);
         return status;
     }
     *table_out = table;
@@ -93,14 +108,16 @@ weft_status weft_table_create(weft_server *server, const weft_table_options *opt
 
 weft_status weft_table_open(weft_server *server, const char *name, weft_table **table_out) {
     wefti_server_spec spec = {.rows = 0};
-    weft_table        asked = {.server = server};
+    weft_table        other = {0}, asked = {.twin = &other};
     *table_out = NULL;
     WEFTI_TRY(check_worker(server, "weft_table_open"));
+    asked.server = server;
+    other.server = server->twin;
     if (!name || !*name || strlen(name) > WEFT_TABLE_NAME_BYTES)
         return wefti_fail(WEFT_E_INVALID, "weft_table_open: a table's name has 1 to %d bytes", WEFT_TABLE_NAME_BYTES);
     memcpy(spec.name, name, strlen(name));
     asked.options.name = spec.name;
-    asked.id = wefti_hash(WEFTI_HASH_BEGIN, name, strlen(name));
+    other.id = asked.id = wefti_hash(WEFTI_HASH_BEGIN, name, strlen(name));
     WEFTI_TRY(run_whole(server, &asked, WEFTI_SERVER_OPEN, 0, &spec));
     return take_part(server, &spec, table_out);
 }
@@ -112,10 +129,11 @@ void weft_table_release(weft_table *table) {
     pthread_mutex_lock(&server->lock);
     for (weft_request *request = server->all_details; request; request = request->all)
         if (request->table == table) request->table = NULL; /* it is on its way already */
+    for (weft_request *request = server->twin ? server->twin->all_details : NULL; request; request = request->all)
+        if (request->table == table->twin) request->table = NULL;
     pthread_mutex_unlock(&server->lock);
     unlink_table(server, table);
-    wefti_coder_release(table->coder);
-    wefti_free(table, sizeof *table);
+    free_table(table);
 }
 
 const weft_table_options *weft_table_describe(const weft_table *table) { return &table->options; }

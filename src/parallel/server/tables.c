@@ -86,7 +86,7 @@ weft_status wefti_tables_check_idle(const weft_server *server, const served_tabl
 static weft_status fill_table(weft_server *server, served_table *table) {
     weft_table_options *o = &table->options;
     size_t              workers = (size_t)server->workers;
-    int32_t             index = server->rank - server->first_server;
+    int32_t             index = wefti_server_index(server);
     if (o->split == WEFT_SPLIT_RANGE) {
         table->begin = wefti_route_begin((uint64_t)o->rows, server->servers, index);
         table->rows = wefti_route_begin((uint64_t)o->rows, server->servers, index + 1) - table->begin;

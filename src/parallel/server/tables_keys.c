@@ -36,7 +36,7 @@ void wefti_tables_forget(served_table *table, int32_t worker, uint64_t id) {
 
 /* Whose key it is, is checked here, so that a worker of another mind about the routes does not spoil a table. */
 static weft_status check_list(const weft_server *server, const served_table *table, const uint64_t *list, int64_t count) {
-    int32_t  index = server->rank - server->first_server;
+    int32_t  index = wefti_server_index(server);
     bool     hashed = table->options.split == WEFT_SPLIT_HASH;
     uint64_t end = (uint64_t)table->options.rows;
     for (int64_t i = 0; i < count; i++) {

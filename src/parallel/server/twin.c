@@ -1,0 +1,115 @@
+/* Replicas: a second parameter server over links of its own, in which each share of the rows is one rank further (weft_server_options.replicas).
+ *
+ * Workers give what changes rows to both, and have it acknowledged once both have it; what only reads goes to the first, and to the twin where the first
+ * has died, for the shares that it had. A sum of a clock is one of the workers' ranks in their order, so both have the same bits; what is given to a rule
+ * as it comes may come in another order, and floats then differ in rounding. No server talks to another, and nothing is to be caught up with
+ * after a death. Cost: rows, states and what is pushed twice. */
+#include <stdio.h>
+#include <string.h>
+
+#include "parallel/server/keys.h"
+
+static bool changes(wefti_frame_kind kind) {
+    return kind == WEFTI_SERVER_CREATE || kind == WEFTI_SERVER_CLOCK || kind == WEFTI_SERVER_LEAVE || kind == WEFTI_SERVER_LOAD ||
+           (wefti_is_of_rows(kind) && kind != WEFTI_SERVER_PULL);
+}
+static bool reads(wefti_frame_kind kind) { return kind == WEFTI_SERVER_OPEN || wefti_is_pull(kind); }
+
+bool wefti_twin_has(wefti_frame_kind kind) { return changes(kind) || reads(kind); }
+
+/* --- starting --- */
+
+static weft_status copy_path(weft_server *twin, const weft_request *request, weft_request *other) {
+    other->file_bytes = request->file_bytes;
+    WEFTI_TRY(wefti_server_take(twin, request->file_bytes, false, &other->file_body));
+    memcpy(other->file_body->data, request->file_body->data, request->file_bytes);
+    return WEFT_OK;
+}
+
+/* One request to the twin for `request`: of another kind, but for the same rows and memory. */
+static void start_one(weft_server *server, weft_request *request, wefti_frame_kind kind, bool for_lost) {
+    weft_server  *twin = server->twin;
+    weft_request *other = NULL;
+    weft_status   status = wefti_client_take(twin, true, &other);
+    if (status == WEFT_OK) {
+        const weft_keys *keys = request->call.keys;
+        other->kind = kind;
+        other->table = request->table ? request->table->twin : NULL;
+        other->call = request->call;
+        other->call.keys = keys ? keys->twin : request->own_keys;
+        if (request->staging_out) other->call.send = request->staging_out->data; /* in the order of servers already */
+        if (request->staging_in) other->call.receive = request->staging_in->data;
+        for (int32_t i = 0; i < server->servers; i++) {
+            other->parts[i].coded = request->parts[i].coded;
+            other->parts[i].coded_bytes = request->parts[i].coded_bytes;
+        }
+        other->spec = request->spec;
+        other->part = request->part;
+        other->updates = request->updates;
+        other->number = request->number;
+        other->of = request;
+        other->for_lost = for_lost;
+        if (kind == WEFTI_SERVER_LOAD) status = copy_path(twin, request, other);
+        weft_table *table = other->table;
+        request->twins++;
+        if (status == WEFT_OK) status = wefti_client_start(twin, other, kind == WEFTI_SERVER_OPEN ? 0 : -1); /* it may be over with this */
+        if (status == WEFT_OK && kind == WEFTI_SERVER_CLOCK) table->clock++;
+        if (status != WEFT_OK) {
+            request->twins--;
+            wefti_client_free(twin, other);
+        }
+    }
+    if (status != WEFT_OK) wefti_client_fail(request, status, weft_error_message());
+}
+
+void wefti_twin_start(weft_server *server, weft_request *request) {
+    wefti_frame_kind kind = request->kind;
+    if (!changes(kind)) return;
+    bool ticks = kind == WEFTI_SERVER_PUSH_PULL && request->table->options.staleness == 0;
+    start_one(server, request, kind == WEFTI_SERVER_PUSH_PULL ? WEFTI_SERVER_PUSH : kind, false);
+    if (ticks) start_one(server, request, WEFTI_SERVER_CLOCK, false);
+}
+
+/* --- ending --- */
+
+void wefti_twin_ended(weft_request *other) {
+    weft_request *request = other->of;
+    weft_server  *server = request->server, *twin = other->server;
+    if (other->status != WEFT_OK) wefti_client_fail(request, other->status, other->message);
+    for (int32_t i = 0; i < server->servers; i++) {
+        request_part *part = &request->parts[i];
+        if (other->for_lost) part->lost = part->lost && (other->parts[i].lost || other->status != WEFT_OK);
+        else part->twin_lost = part->twin_lost || other->parts[i].lost;
+    }
+    if (other->kind == WEFTI_SERVER_OPEN) request->spec = other->spec;
+    wefti_client_free(twin, other);
+    request->twins--;
+    if (request->over && request->twins == 0) wefti_client_end(server, request);
+}
+
+/* Nobody has this share any more. */
+static void fail_share(weft_server *server, weft_request *request, int32_t share) {
+    char        text[WEFTI_SERVER_TEXT_BYTES];
+    const char *table = request->table ? request->table->options.name : NULL;
+    snprintf(text, sizeof text, "rank %d, which serves rows of %s%s%s, is gone, and so is rank %d, which had them too", (int)wefti_server_rank(server, share),
+             table ? "table '" : "the tables", table ? table : "", table ? "'" : "", (int)wefti_server_rank(server->twin, share));
+    wefti_client_fail(request, WEFT_E_PEER, text);
+}
+
+bool wefti_twin_goes_on(weft_server *server, weft_request *request) {
+    bool lost = false;
+    if (!request->over || request->twins > 0) return true;
+    if (!wefti_twin_has(request->kind)) return false;
+    for (int32_t i = 0; i < server->servers; i++) {
+        const request_part *part = &request->parts[i];
+        lost = lost || part->lost;
+        bool failed = part->lost && (part->twin_lost || (request->again && reads(request->kind)));
+        if (failed) fail_share(server, request, i);
+    }
+    if (!lost || request->status != WEFT_OK || request->again || !reads(request->kind)) return false;
+    request->again = true;
+    request->over = false; /* it may be answered before this returns */
+    start_one(server, request, request->kind == WEFTI_SERVER_OPEN ? WEFTI_SERVER_OPEN : WEFTI_SERVER_PULL, true);
+    request->over = true;
+    return wefti_twin_goes_on(server, request);
+}
