@@ -9,15 +9,16 @@
 #include "transport/coll.h"
 #include "world.h"
 
-enum { RANKS = 64, HERE = 8 };
+enum { MOST_RANKS = 64 };
 #define MOST_RATIO 1.3
 #define BETWEEN_NS (200 * (WEFTI_MILLISECOND_NS / 1000))
 
 typedef struct race {
-    bool     by_eights, tells;
+    bool     tells;
+    int32_t  ranks, here; /* here: on one host */
     size_t   least, most, step;
-    int32_t  nodes[RANKS];
-    size_t   counts[RANKS];
+    int32_t  nodes[MOST_RANKS];
+    size_t   counts[MOST_RANKS];
     uint8_t *send, *receive; /* all ranks' */
     int32_t  turn, arrived;  /* of lining up */
     uint64_t begin_ns, end_ns;
@@ -29,7 +30,7 @@ static uint64_t line_up(sim_rank *self, race *of) {
     const wefti_host *host = self->transport->host;
     int32_t  turn = of->turn;
     uint64_t pause_ns = 1000;
-    if (++of->arrived == RANKS) {
+    if (++of->arrived == of->ranks) {
         of->begin_ns = wefti_host_now(host) + BETWEEN_NS;
         of->arrived = 0;
         of->turn++;
@@ -62,8 +63,8 @@ static void judge(race *of, wefti_collective_kind kind, size_t bytes, const char
         printf("  => %s of %zu bytes: %s, %.1f us; best %s, %.1f us: %.2f%s\n", wefti_coll_kind_name(kind), bytes, chosen, chosen_us, best, best_us,
                chosen_us / best_us, chosen_us > MOST_RATIO * best_us ? " WRONG" : "");
     of->wrong += chosen_us > MOST_RATIO * best_us;
-    cr_expect_leq(chosen_us, MOST_RATIO * best_us, "%s of %zu bytes %s: %s was chosen and takes %.1f us; %s takes %.1f us", wefti_coll_kind_name(kind),
-                  bytes, of->by_eights ? "over eights" : "over single ranks", chosen, chosen_us, best, best_us);
+    cr_expect_leq(chosen_us, MOST_RATIO * best_us, "%s of %zu bytes, %d ranks, %d a host: %s was chosen and takes %.1f us; %s takes %.1f us", wefti_coll_kind_name(kind),
+                  bytes, (int)of->ranks, (int)of->here, chosen, chosen_us, best, best_us);
 }
 
 static weft_status race_all(sim_rank *self, race *of, const wefti_collective_call *call) {
@@ -104,7 +105,7 @@ static weft_status measure(sim_rank *self, race *of) {
     if (of->tells && self->rank == 0)
         printf("near %.0f ns, %.4f ns a byte; far %.0f ns, %.4f; memory %.4f\n", tuning.alpha_ns, tuning.beta_ns, tuning.far_alpha_ns,
                tuning.far_beta_ns, tuning.gamma_ns);
-    if (self->rank == 0 && of->by_eights) { /* the simulator's, with what is charged for sending and taking */
+    if (self->rank == 0 && of->here > 1) { /* the simulator's, with what is charged for sending and taking */
         cr_expect(tuning.alpha_ns > 850 && tuning.alpha_ns < 1000, "%g ns inside of hosts", tuning.alpha_ns);
         cr_expect(tuning.far_alpha_ns > 2300 && tuning.far_alpha_ns < 2600, "%g ns between hosts", tuning.far_alpha_ns);
     }
@@ -113,15 +114,15 @@ static weft_status measure(sim_rank *self, race *of) {
 
 static weft_status run_race(sim_rank *self) {
     race *of = (race *)(uintptr_t)self->world->context;
-    WEFTI_TRY(sim_rank_open(self, NULL, of->by_eights ? of->nodes : NULL, 4));
+    WEFTI_TRY(sim_rank_open(self, NULL, of->here > 1 ? of->nodes : NULL, 4));
     WEFTI_TRY(measure(self, of));
     for (int kind = 0; kind < WEFTI_SEND; kind++) {
         if (kind == WEFTI_BARRIER || kind == WEFTI_ALLTOALL_V) continue; /* there is one algorithm for them */
         bool parts = has_parts((wefti_collective_kind)kind);
         for (size_t bytes = of->least; bytes <= of->most; bytes *= of->step) {
-            size_t count = bytes / sizeof(int32_t) / (parts ? RANKS : 1);
+            size_t count = bytes / sizeof(int32_t) / (parts ? (size_t)of->ranks : 1);
             if (count < 2) continue;
-            for (int32_t i = 0; i < RANKS; i++) of->counts[i] = count;
+            for (int32_t i = 0; i < of->ranks; i++) of->counts[i] = count;
             const wefti_collective_call call = {.kind = (wefti_collective_kind)kind, .dtype = WEFT_I32, .op = WEFTI_REDUCE_SUM, .root = 3,
                                                 .send = kind == WEFTI_BROADCAST ? of->receive : of->send, .receive = of->receive, .count = count,
                                                 .counts = of->counts};
@@ -131,13 +132,13 @@ static weft_status run_race(sim_rank *self) {
     return WEFT_OK;
 }
 
-void costs_run(bool by_eights, size_t least, size_t most, size_t step) {
-    race of = {.by_eights = by_eights, .tells = getenv("WEFT_SIM_COSTS") != NULL, .least = least, .most = most, .step = step};
-    for (int32_t rank = 0; rank < RANKS; rank++) of.nodes[rank] = by_eights ? rank / HERE : rank;
+void costs_run(int32_t ranks, int32_t here, size_t least, size_t most, size_t step) {
+    race of = {.ranks = ranks, .here = here, .tells = getenv("WEFT_SIM_COSTS") != NULL, .least = least, .most = most, .step = step};
+    for (int32_t rank = 0; rank < ranks; rank++) of.nodes[rank] = rank / here;
     of.send = calloc(1, most);
     of.receive = calloc(1, most);
     cr_assert(of.send && of.receive);
-    const wefti_sim_options options = {.seed = 1, .size = RANKS, .nodes = of.nodes, .limit_ns = 600 * WEFTI_SECOND_NS};
+    const wefti_sim_options options = {.seed = 1, .size = ranks, .nodes = of.nodes, .limit_ns = 600 * WEFTI_SECOND_NS};
     sim_world world = {.function = run_race, .context = &of, .timeout_ns = 60 * WEFTI_SECOND_NS};
     char words[700];
     sim_world_run(&world, &options, NULL);
