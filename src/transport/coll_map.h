@@ -66,7 +66,6 @@ struct coll_share {
     size_t cursor;                   /* elements of this rank's share that are done */
     int32_t resolved, done;          /* members */
     bool foreign;                    /* somebody's buffers go through staging */
-    bool taken;                      /* everyone copies from all sources what it is to have; or workers store to all targets */
     bool stream;                     /* results leave past the caches */
     bool over;                       /* has said that it is done */
 };

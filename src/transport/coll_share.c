@@ -10,9 +10,7 @@
  * Buffers that are not in an exported region go through staging, in segments: a member with a foreign send buffer
  * copies each segment into its staging for the others to read, one with a foreign receive buffer copies it out of the
  * staging that the others stored to. Two halves each, so that copying overlaps with work. Counters in the slot say how
- * far each is; half h is used again for segment g+2 once all are through with g. What is copied to staging passes the caches by: the others
- * have read what lay there, and cores of different caches write that ten times as slowly. An allgather or a broadcast in which buffers are
- * foreign is taken rather than given: everyone copies everything from the sources' staging, two copies instead of three.
+ * far each is; half h is used again for segment g+2 once all are through with g.
  *
  * Sources are taken in the order of the members, each element by one member alone: equal bits on all ranks, the same as
  * those of one-shot and direct. */
@@ -27,15 +25,12 @@
  * an ordinary store would first read the line it is about to overwrite. Below, they would only be driven out of caches
  * that hold them. Measured: the same at 1 MiB, half as long at 64 MiB. */
 #define STREAM_BYTES ((size_t)2 << 20)
-/* A segment of what everyone takes from one staging: short, so that the root of a broadcast copies while the others do. */
-#define TAKEN_BYTES ((size_t)128 << 10)
 
 /* --- who reads and writes what --- */
 
 static bool is_source(const coll_operation *operation, int32_t member, int32_t worker) {
     switch (operation->call.kind) {
     case WEFTI_ALLGATHER:
-        if (operation->share->taken) return true; /* fall through */
     case WEFTI_ALLGATHER_V:
     case WEFTI_GATHER: return member == worker;
     case WEFTI_BROADCAST:
@@ -45,7 +40,6 @@ static bool is_source(const coll_operation *operation, int32_t member, int32_t w
 }
 
 static bool is_target(const coll_operation *operation, int32_t member, int32_t worker) {
-    if (operation->share->taken && member != worker) return false;
     switch (operation->call.kind) {
     case WEFTI_REDUCE_SCATTER:
     case WEFTI_REDUCE_SCATTER_V:
@@ -61,15 +55,13 @@ static bool is_target(const coll_operation *operation, int32_t member, int32_t w
     }
 }
 
-/* Where the share of `worker` begins, in elements, and how long it is. In an all-to-all it has a target for each source, and so it has
- * where everything is taken. */
+/* Where the share of `worker` begins, in elements, and how long it is. In an all-to-all it has a target for each source. */
 typedef struct share_place {
     size_t source, target, count;
 } share_place;
 
 static share_place place_of(const coll_operation *operation, int32_t worker) {
     coll_range part = wefti_coll_part_of(operation, worker);
-    if (operation->share->taken) return (share_place){0, 0, operation->call.count};
     switch (operation->call.kind) {
     case WEFTI_REDUCE_SCATTER:
     case WEFTI_REDUCE_SCATTER_V:
@@ -88,7 +80,7 @@ static uint8_t *stage_of(const coll_operation *operation, int32_t member, bool o
     const coll_group *group = coll_group_of(operation);
     return group->map->peers[member].base + group->map->stage_offset + (size_t)operation->set * STAGE_BYTES +
            (out ? 2 : 0) * STAGE_HALF_BYTES + (size_t)(segment & 1) * STAGE_HALF_BYTES +
-           (operation->share->taken ? 0 : (size_t)worker) * operation->share->piece * operation->element_bytes;
+           (size_t)worker * operation->share->piece * operation->element_bytes;
 }
 
 static map_slot *own_slot(const coll_operation *operation) {
@@ -135,11 +127,10 @@ static void copy_segment(coll_operation *operation, bool out, uint64_t segment) 
             memcpy((uint8_t *)operation->call.receive + (place.target + range.first) * operation->element_bytes, stage,
                    bytes);
         else
-            wefti_stream_copy(stage, (const uint8_t *)operation->call.send + (place.source + range.first) * operation->element_bytes,
-                              bytes);
-        if (share->taken) break; /* by everyone from one place */
+            memcpy(stage,
+                   (const uint8_t *)operation->call.send + (place.source + range.first) * operation->element_bytes,
+                   bytes);
     }
-    if (!out) wefti_stream_fence();
 }
 
 static bool stage_in(coll_operation *operation) {
@@ -182,19 +173,17 @@ static bool clear_to_work(coll_operation *operation, uint64_t segment) {
 
 static void copy(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
 
-/* Copies `count` elements of what the sources have for this one from `first` on. */
+/* Copies `count` elements of what all members have for this one from `first` on. */
 static void exchange_block(coll_operation *operation, share_place place, uint64_t segment, size_t first, size_t count) {
     coll_share *share = operation->share;
     coll_group *group = coll_group_of(operation);
     int32_t me = group->base.index;
     size_t element = operation->element_bytes, in_piece = (first - (size_t)segment * share->piece) * element;
-    bool parts = operation->call.kind != WEFTI_BROADCAST;
     for (int32_t i = 0; i < group->base.size; i++) {
-        if (!is_source(operation, i, me)) continue;
         const uint8_t *from = share->send[i] ? share->send[i] + (place.source + first) * element
                                              : stage_of(operation, i, false, segment, me) + in_piece;
-        void *to = coll_at(operation, share->receive[me], (parts ? wefti_coll_part_of(operation, i).first : 0) + first);
-        if (to != from) (share->stream ? wefti_stream_copy : copy)(to, from, count * element);
+        void *to = coll_at(operation, share->receive[me], wefti_coll_part_of(operation, i).first + first);
+        (share->stream ? wefti_stream_copy : copy)(to, from, count * element);
     }
 }
 
@@ -221,7 +210,7 @@ static weft_status work_block(coll_operation *operation, share_place place, uint
         if (!is_target(operation, i, me)) continue;
         void *to = share->receive[i] ? share->receive[i] + (place.target + first) * element
                                      : stage_of(operation, i, true, segment, me) + in_piece;
-        if (to != result) (share->stream || !share->receive[i] ? wefti_stream_copy : copy)(to, result, count * element);
+        if (to != result) (share->stream ? wefti_stream_copy : copy)(to, result, count * element);
     }
     return WEFT_OK;
 }
@@ -239,7 +228,7 @@ static weft_status work(coll_operation *operation, size_t *budget, bool *moved_o
             if (!clear_to_work(operation, segment)) return WEFT_OK;
             coll_range range = segment_range(share, place.count, segment);
             size_t rest = range.first + range.count - share->cursor, count = rest < block ? rest : block;
-            if (operation->call.kind == WEFTI_ALLTOALL || share->taken)
+            if (operation->call.kind == WEFTI_ALLTOALL)
                 exchange_block(operation, place, segment, share->cursor, count);
             else
                 WEFTI_TRY(work_block(operation, place, segment, share->cursor, count));
@@ -249,7 +238,7 @@ static weft_status work(coll_operation *operation, size_t *budget, bool *moved_o
         }
         *moved_out = true;
         uint64_t worked = share->cursor == place.count ? share->segments : share->cursor / share->piece;
-        if (worked != share->worked && (share->stream || share->foreign)) wefti_stream_fence();
+        if (worked != share->worked && share->stream) wefti_stream_fence();
         if (worked != share->worked) atomic_store_explicit(&own_slot(operation)->worked, worked, memory_order_release);
         share->worked = worked;
     }
@@ -330,12 +319,9 @@ static weft_status resolve(coll_operation *operation) {
     const map_slot *own = map_slot_of(group->map, me, operation->sequence);
     share->send[me] = (uint8_t *)operation->call.send;
     share->receive[me] = operation->call.receive;
-    share->taken = share->foreign && (operation->call.kind == WEFTI_ALLGATHER || operation->call.kind == WEFTI_BROADCAST);
-    size_t longest = share->taken ? operation->call.count : wefti_coll_longest_part(operation);
+    size_t longest = wefti_coll_longest_part(operation);
     size_t line = WEFTI_CACHE_LINE / operation->element_bytes;
-    share->piece = share->taken     ? TAKEN_BYTES / operation->element_bytes
-                   : share->foreign ? STAGE_HALF_BYTES / operation->element_bytes / (size_t)size / line * line
-                                    : longest;
+    share->piece = share->foreign ? STAGE_HALF_BYTES / operation->element_bytes / (size_t)size / line * line : longest;
     if (share->piece == 0) share->piece = 1;
     share->segments = (longest + share->piece - 1) / share->piece;
     size_t result = wefti_coll_received_count(group, &operation->call, me) * operation->element_bytes;
