@@ -10,7 +10,7 @@
 
 static const char *model = "cnn", *data = "/usr/share/datasets/fashion-mnist", *images, *labels, *test_images, *test_labels;
 static const char *log_path, *plot_path, *checkpoint_path, *precision = "f32", *compress = "none", *server = "";
-static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, accumulate = 1, max_steps, checkpoint_every, warmup, servers;
+static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, accumulate = 1, max_steps, checkpoint_every, warmup, servers, replicas;
 static double      rate = 1e-3, decay = 0, clip = 0;
 static bool        resume, quiet, describe, stop_on_nan = true;
 
@@ -51,6 +51,7 @@ static weft_status read_server(weft_strategy *strategy) {
     if (!*server) return WEFT_OK;
     strategy->sync = WEFT_SERVER;
     strategy->servers = (int32_t)servers;
+    strategy->replicas = (int32_t)replicas;
     strategy->staleness = strcmp(server, "async") == 0 ? WEFT_TABLE_ASYNCHRONOUS : (int32_t)strtol(server, &end, 10);
     if (!end || (end != server && !*end && strategy->staleness >= 0)) return WEFT_OK;
     fprintf(stderr, "train_images: --server %s: a staleness is 0, 1, ... or async\n", server);
@@ -114,6 +115,7 @@ int main(int argc, char **argv) {
         {"compress-warmup", CLI_INTEGER, &warmup, "steps before that begins"},
         {"server", CLI_TEXT, &server, "train by a parameter server with this staleness: 0, 1, ..., async (wants --clip 0); default: allreduce"},
         {"servers", CLI_INTEGER, &servers, "ranks that keep the parameters then; 0: all"},
+        {"replicas", CLI_INTEGER, &replicas, "1: each of them keeps another one's share, too"},
         {"seed", CLI_INTEGER, &seed, "of parameters and of shuffling"},
         {"data", CLI_TEXT, &data, "folder with Fashion-MNIST's four files"},
         {"images", CLI_TEXT, &images, "IDX file of training images, plain or gzip"},

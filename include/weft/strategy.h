@@ -36,6 +36,8 @@ typedef struct weft_strategy {
     bool      overlap;    /* WEFT_SERVER with staleness: a step computes while its predecessor's gradient is pushed and its successor's parameters are
                              pulled, which are then one step older. Not with push or fetch beyond 1. Costs a copy of gradients and parameters */
     int32_t   servers;    /* WEFT_SERVER: so many ranks keep the parameters, the last ones, beside their work; 0: all */
+    int32_t   replicas;   /* WEFT_SERVER: 1: each of them keeps another one's share too, so that with staleness, where nobody waits for all, training goes on
+                             when any one rank dies (weft_server_options.replicas). Pushes are sent twice */
     int32_t   accumulate; /* micro-batches that a rank computes one after another before an update; 0: 1. Exact: the result is that
                              of the whole batch. Batch statistics need all micro-batches up to them at once */
     weft_dtype precision; /* what matrix products, convolutions, attention and what lies between them are computed in. WEFT_F32 (0): as the

@@ -105,7 +105,8 @@ weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **ser
     served->push = trainer->program.strategy.push > 0 ? trainer->program.strategy.push : 1;
     served->fetch = trainer->program.strategy.fetch > 0 ? trainer->program.strategy.fetch : 1;
     WEFTI_TRY(wefti_alloc((size_t)served->n * sizeof *served->parameters, "training by a server", &served->parameters));
-    weft_server_options options = {.servers = trainer->program.strategy.servers, .in_flight = (int32_t)wefti_min_i64(4096, 2 * (int64_t)served->n + 2)};
+    weft_server_options options = {.servers = trainer->program.strategy.servers, .replicas = trainer->program.strategy.replicas,
+                                   .in_flight = (int32_t)wefti_min_i64(4096, 2 * (int64_t)served->n + 2)};
     weft_status status = weft_server_create(trainer->world, &options, &served->server);
     for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = open_parameter(trainer, i);
     WEFTI_TRY(wefti_agree(trainer->world, status, "making the server's tables"));

@@ -49,7 +49,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan,
-                              program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.push,
+                              program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.replicas, program->strategy.push,
                               program->strategy.fetch, program->strategy.overlap,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};
     return wefti_hash(hash, numbers, sizeof numbers);

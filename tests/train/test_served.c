@@ -100,6 +100,8 @@ Test(served, refuses_what_it_cannot_do) {
     refuses((weft_program){.strategy = {.compress = {.codec = WEFT_COMPRESS_FIXED8}}}, WEFT_E_UNSUPPORTED, "compress.codec fixed8 is for sync = WEFT_SERVER");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .staleness = -2}}, WEFT_E_INVALID, "staleness -2");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .servers = 2}}, WEFT_E_INVALID, "2 servers among 1 ranks");
+    refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .replicas = 1}}, WEFT_E_INVALID, "1 replicas with 1 servers");
+    refuses((weft_program){.strategy = {.replicas = 1}}, WEFT_E_INVALID, "are for sync = WEFT_SERVER");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .push = -1}}, WEFT_E_INVALID, "push -1");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .fetch = 2}}, WEFT_E_INVALID, "want staleness");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .overlap = true}}, WEFT_E_INVALID, "want staleness");
