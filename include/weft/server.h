@@ -203,6 +203,12 @@ typedef struct weft_table_options {
                                     they are; 0: none. With it a worker keeps a row of a dense table, or of each key that it pushed, and SIGNIFICANT one
                                     element more, where something is kept */
     weft_compression pull;       /* BF16, FP8, FP8_E5M2, FIXED8, FIXED16; F32. Rows on servers stay as they are */
+    bool             hybrid;    /* a row is an open hash from columns to what is not zero, until dense is smaller: for wide rows of mostly zeros, such
+                                   as counts. The results of a dense row, but that no zero is negative. ADD from WEFT_START_ZERO, of I32, I64, F32 or
+                                   F64. A row of width K, elements of E bytes and columns of C (2 below 65,536 columns, else 4) of which n at most were
+                                   not zero at once takes between 5/4 and about 25/16 n (E + C) bytes, or K E where that is less, beside 16. The sum
+                                   of a clock is held alike. Rows that would grow beyond most_bytes are refused with WEFT_E_NO_MEMORY, and the
+                                   server's part of the push with them. A snapshot copies rows as dense ones */
 } weft_table_options;
 
 /* Makes a table on all servers, or takes part in one that another worker has made: all give the same options. Not collective: one worker

@@ -40,7 +40,7 @@ weft_status wefti_server_spec_write(const weft_table_options *o, wefti_server_sp
     const weft_table_rule *r = &o->rule;
     *spec = (wefti_server_spec){.rows = o->rows, .width = o->width, .sparse = o->sparse, .dtype = (int32_t)o->dtype, .staleness = o->staleness,
                                 .spares = o->spares, .split = (int32_t)o->split, .start = (int32_t)o->start, .rule = (int32_t)r->kind, .mean = r->mean,
-                                .solver = (int32_t)r->solver.kind, .low = o->low, .high = o->high, .seed = o->seed,
+                                .solver = (int32_t)r->solver.kind, .hybrid = o->hybrid, .low = o->low, .high = o->high, .seed = o->seed,
                                 .most_bytes = o->most_bytes, .rate = r->solver.rate, .momentum = r->solver.momentum,
                                 .beta1 = r->solver.beta1, .beta2 = r->solver.beta2, .rho = r->solver.rho, .epsilon = r->solver.epsilon,
                                 .weight_decay = r->solver.weight_decay, .clip_value = r->solver.clip_value, .l2 = r->regulariser.l2,
@@ -58,7 +58,7 @@ weft_status wefti_server_spec_read(const wefti_server_spec *s, weft_table_option
                           .clip_value = s->clip_value};
     *o = (weft_table_options){.name = s->name, .sparse = s->sparse != 0, .rows = s->rows, .width = s->width, .dtype = (weft_dtype)s->dtype,
                               .staleness = s->staleness, .spares = s->spares, .split = (weft_table_split)s->split, .start = (weft_table_start)s->start,
-                              .low = s->low, .high = s->high, .seed = s->seed, .most_bytes = s->most_bytes,
+                              .hybrid = s->hybrid != 0, .low = s->low, .high = s->high, .seed = s->seed, .most_bytes = s->most_bytes,
                               .push = codec_read(&s->push), .pull = codec_read(&s->pull),
                               .rule = {.kind = (weft_table_rule_kind)s->rule, .solver = solver,
                                        .regulariser = {.l2 = s->l2, .l1 = s->l1, .group = s->group}, .alpha = s->ftrl[0], .beta = s->ftrl[1],
@@ -73,7 +73,7 @@ const char *wefti_server_spec_differ(const wefti_server_spec *a, const wefti_ser
         const char *name;
     } fields[] = {
 #define FIELD(field, name) {offsetof(wefti_server_spec, field), sizeof a->field, name}
-        FIELD(name, "name"), FIELD(rows, "rows"), FIELD(width, "width"), FIELD(sparse, "sparse"), FIELD(dtype, "dtype"),
+        FIELD(name, "name"), FIELD(rows, "rows"), FIELD(width, "width"), FIELD(sparse, "sparse"), FIELD(dtype, "dtype"), FIELD(hybrid, "hybrid"),
         FIELD(staleness, "staleness"), FIELD(spares, "spares"), FIELD(split, "split"), FIELD(start, "start"), FIELD(low, "low"), FIELD(high, "high"),
         FIELD(seed, "seed"), FIELD(most_bytes, "most_bytes"), FIELD(rule, "rule.kind"), FIELD(function, "rule.function"),
         FIELD(mean, "rule.mean"), FIELD(solver, "rule.solver.kind"), FIELD(rate, "rule.solver.rate"),

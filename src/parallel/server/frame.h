@@ -79,7 +79,7 @@ typedef struct wefti_server_codec {
 typedef struct wefti_server_spec {
     char     name[WEFT_TABLE_NAME_BYTES + 8], function[WEFT_TABLE_NAME_BYTES + 8];
     int64_t  rows, width;
-    int32_t  sparse, dtype, staleness, split, start, rule, mean, solver, spares, unused;
+    int32_t  sparse, dtype, staleness, split, start, rule, mean, solver, spares, hybrid;
     double   low, high;
     uint64_t seed, most_bytes;
     double   rate, momentum, beta1, beta2, rho, epsilon, weight_decay, clip_value, l2, l1, group;

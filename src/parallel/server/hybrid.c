@@ -70,8 +70,14 @@ static void take_out(const hash *h, uint32_t hole) {
 
 /* --- growing --- */
 
-static weft_status grow(const wefti_hybrid_shape *shape, wefti_hybrid_row *row) {
-    uint64_t   room = next_room(row->room);
+/* The room for so many entries, which is at least what there is. Rows that are dense stay so. */
+static uint64_t room_for(const wefti_hybrid_row *row, uint64_t entries) {
+    uint64_t room = row->room;
+    while (room != WEFTI_HYBRID_DENSE && entries_of(room) < entries) room = next_room(room);
+    return room;
+}
+
+static weft_status grow(const wefti_hybrid_shape *shape, wefti_hybrid_row *row, uint64_t room) {
     const bool dense = hash_bytes(shape, room) >= dense_bytes(shape);
     uint8_t   *memory;
     size_t     bytes = dense ? dense_bytes(shape) : hash_bytes(shape, room);
@@ -91,6 +97,16 @@ static weft_status grow(const wefti_hybrid_shape *shape, wefti_hybrid_row *row) 
     if (row->memory) wefti_free(row->memory, wefti_hybrid_bytes(shape, row));
     *row = grown;
     return WEFT_OK;
+}
+
+size_t wefti_hybrid_bytes_with(const wefti_hybrid_shape *shape, const wefti_hybrid_row *row, uint64_t entries) {
+    if (row->room == WEFTI_HYBRID_DENSE) return dense_bytes(shape);
+    return (size_t)wefti_min_i64((int64_t)hash_bytes(shape, room_for(row, entries)), (int64_t)dense_bytes(shape));
+}
+
+weft_status wefti_hybrid_reserve(const wefti_hybrid_shape *shape, wefti_hybrid_row *row, uint64_t entries) {
+    uint64_t room = room_for(row, entries);
+    return room == row->room ? WEFT_OK : grow(shape, row, room);
 }
 
 /* --- values --- */
@@ -128,7 +144,7 @@ weft_status wefti_hybrid_add(const wefti_hybrid_shape *shape, wefti_hybrid_row *
     if (row->room != WEFTI_HYBRID_DENSE) {
         number sum = sum_of(shape->dtype, &zero, update); /* -0.0 added to 0 is 0 */
         if (memcmp(&sum, &zero, element) == 0) return WEFT_OK;
-        if (row->used + UINT64_C(1) > entries_of(row->room)) WEFTI_TRY(grow(shape, row));
+        WEFTI_TRY(wefti_hybrid_reserve(shape, row, row->used + UINT64_C(1)));
         if (row->room != WEFTI_HYBRID_DENSE) {
             hash     h = hash_of(shape, row->memory, row->room);
             uint32_t at = find(&h, column);
@@ -141,6 +157,45 @@ weft_status wefti_hybrid_add(const wefti_hybrid_shape *shape, wefti_hybrid_row *
     number sum = sum_of(shape->dtype, row->memory + column * element, update);
     memcpy(row->memory + column * element, &sum, element);
     return WEFT_OK;
+}
+
+/* Of either sign. */
+static bool is_zero(const wefti_hybrid_shape *shape, const void *value) {
+    number x = {.bits = 0};
+    memcpy(&x, value, element_of(shape));
+    switch (shape->dtype) {
+    case WEFT_F64: return x.f64 == 0;
+    case WEFT_F32: return x.f32 == 0;
+    default: return x.bits == 0;
+    }
+}
+
+uint32_t wefti_hybrid_missing(const wefti_hybrid_shape *shape, const wefti_hybrid_row *row, const void *values) {
+    const size_t element = element_of(shape);
+    uint32_t     missing = 0;
+    if (row->room == WEFTI_HYBRID_DENSE) return 0;
+    hash h = hash_of(shape, row->memory, row->room);
+    for (uint32_t i = 0; i < shape->width; i++) {
+        if (is_zero(shape, (const uint8_t *)values + i * element)) continue;
+        missing += row->room == 0 || column_at(&h, find(&h, i)) != i;
+    }
+    return missing;
+}
+
+void wefti_hybrid_add_row(const wefti_hybrid_shape *shape, wefti_hybrid_row *row, const void *values) {
+    const size_t element = element_of(shape);
+    for (uint32_t i = 0; i < shape->width; i++) {
+        const uint8_t *value = (const uint8_t *)values + i * element;
+        if (is_zero(shape, value)) continue; /* a row has no zero with a sign */
+        weft_status status = wefti_hybrid_add(shape, row, i, value);
+        (void)status; /* there is room */
+    }
+}
+
+void wefti_hybrid_clear(const wefti_hybrid_shape *shape, wefti_hybrid_row *row) {
+    if (row->room == WEFTI_HYBRID_DENSE) memset(row->memory, 0, dense_bytes(shape));
+    else if (row->room) memset(row->memory + row->room * element_of(shape), 0xff, row->room * column_of(shape));
+    row->used = 0;
 }
 
 void wefti_hybrid_read(const wefti_hybrid_shape *shape, const wefti_hybrid_row *row, void *values_out) {

@@ -213,20 +213,21 @@ static weft_status find_parts(const weft_safetensors *file, const wefti_load_tab
     return s->sparse ? find_part(file, t, s, WEFTI_PART_KEYS) : WEFT_OK;
 }
 
-static void put(const wefti_load_table *t, const source *s, const uint64_t *places, uint64_t begin, uint64_t from, uint64_t count) {
+static weft_status put(const wefti_load_table *t, const source *s, const uint64_t *places, uint64_t begin, uint64_t from, uint64_t count) {
     for (int32_t i = 0; i < s->count; i++) {
         const uint8_t *data = s->parts[i]->data;
         if (s->part[i] != WEFTI_PART_KEYS)
-            wefti_store_copy_in(t->store, s->part[i], places, begin, count, data + from * wefti_store_part_bytes(t->store, s->part[i]));
+            WEFTI_TRY(wefti_store_copy_in(t->store, s->part[i], places, begin, count, data + from * wefti_store_part_bytes(t->store, s->part[i])));
     }
+    return WEFT_OK;
 }
 
-static void take_dense(wefti_load_table *t, const source *s) {
+static weft_status take_dense(wefti_load_table *t, const source *s) {
     uint64_t begin = t->table->begin, end = begin + t->table->rows, last = s->first + s->rows;
     uint64_t from = s->first > begin ? s->first : begin, to = last < end ? last : end;
-    if (from >= to) return;
-    put(t, s, NULL, from - begin, from - s->first, to - from);
+    if (from >= to) return WEFT_OK;
     t->filled += to - from;
+    return put(t, s, NULL, from - begin, from - s->first, to - from);
 }
 
 /* Rows of other servers are passed over; what is taken goes in one by one, as its place may be anywhere. */
@@ -240,7 +241,7 @@ static weft_status take_sparse(wefti_load_table *t, const source *s, int32_t ind
         bool mine = o->split == WEFT_SPLIT_HASH ? wefti_route_hash(key, servers) == index : key - t->table->begin < t->table->rows;
         if (!mine) continue;
         WEFTI_TRY(wefti_store_find(t->store, &key, 1, true, &place));
-        put(t, s, &place, 0, i, 1);
+        WEFTI_TRY(put(t, s, &place, 0, i, 1));
     }
     return WEFT_OK;
 }
@@ -257,8 +258,7 @@ static weft_status take_share(const char *path, wefti_load_table *tables, int32_
         WEFTI_TRY_GOTO(check_source(t, &s), done);
         WEFTI_TRY_GOTO(find_parts(file, t, &s), done);
         t->found = true;
-        if (s.sparse) status = take_sparse(t, &s, index, servers);
-        else take_dense(t, &s);
+        status = s.sparse ? take_sparse(t, &s, index, servers) : take_dense(t, &s);
     }
 done:
     weft_safetensors_release(file);

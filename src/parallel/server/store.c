@@ -3,7 +3,8 @@
  * Dense: one slab with all rows. Sparse: slabs that come as rows do (small ones first, so that small tables are small), an index from keys to
  * places, and each row's key. Arrays of one slab: values, states one after the other, numbers of updates, keys; so a run of
  * places is a run of memory, and goes to a rule in one call. Memory is width x (1 + states) elements a row, 8 bytes more where the rule wants
- * numbers of updates, and for sparse rows 8 of the key and 24 to 48 of the index. */
+ * numbers of updates, and for sparse rows 8 of the key and 24 to 48 of the index. Rows of hybrid stores have pieces of
+ * memory of their own (hybrid.h), and 16 bytes each in the slabs. */
 #include "parallel/server/store.h"
 
 #include <string.h>
@@ -70,7 +71,8 @@ static weft_status prepare(wefti_store *store) {
         !wefti_mul_size(wefti_align_up(row, WEFTI_CACHE_LINE), (size_t)(1 + store->states), &copies) || !wefti_add_size(copies, 16, &thing))
         return wefti_fail(WEFT_E_NO_MEMORY, "table '%s': a row of %lld elements with %d states is more bytes than there are addresses", o->name,
                           (long long)o->width, store->states);
-    store->row_bytes = row;
+    store->row_bytes = o->hybrid ? sizeof(wefti_hybrid_row) : row;
+    if (o->hybrid) thing = sizeof(wefti_hybrid_row) + 16;
     store->in_row_bytes = (size_t)o->width * store->in_bytes;
     store->blocks = wefti_blocks_of(thing, SLAB_LEAST_BYTES, SLAB_MOST_BYTES);
     store->chunk_rows = wefti_max_i64(1, CHUNK_ELEMENTS / o->width);
@@ -102,6 +104,7 @@ weft_status wefti_store_create(const wefti_store_options *options, wefti_store *
 
 void wefti_store_release(wefti_store *store) {
     if (!store) return;
+    if (store->options.hybrid) wefti_hybrid_store_empty(store);
     for (uint64_t i = 0; i < store->slab_count; i++) wefti_free(store->slabs[i].memory, store->slabs[i].bytes);
     if (store->options.sparse) {
         wefti_free(store->slabs, store->slab_room * sizeof *store->slabs);
@@ -125,11 +128,20 @@ weft_status wefti_store_find(wefti_store *store, const uint64_t *keys, int64_t c
 
 static void read_run(const wefti_store *store, wefti_spot spot, int64_t rows, uint8_t *out) {
     const void *from = wefti_store_row(store, spot);
+    if (store->options.hybrid) {
+        const wefti_hybrid_shape shape = wefti_store_shape(store);
+        for (int64_t i = 0; i < rows; i++) wefti_hybrid_read(&shape, (const wefti_hybrid_row *)from + i, out + (size_t)i * store->in_row_bytes);
+        return;
+    }
     if (store->held == store->options.dtype) memcpy(out, from, (size_t)rows * store->row_bytes);
     else store->loops->round[store->options.dtype](out, from, rows * store->options.width);
 }
 
 static void read_missing(const wefti_store *store, uint64_t key, uint8_t *out) {
+    if (store->options.hybrid) {
+        memset(out, 0, store->in_row_bytes);
+        return;
+    }
     if (store->held == store->options.dtype) {
         wefti_store_first(store, key, out);
         return;

@@ -28,6 +28,7 @@ typedef struct wefti_store_options {
     weft_table_start           start;
     double                     low, high;
     uint64_t                   seed;
+    bool                       hybrid;     /* rows are hashes while that is smaller (hybrid.h): ADD from zero */
     size_t                     most_bytes; /* 0: none */
     const char                *name;       /* of the table, for messages; lives as long as the store */
 } wefti_store_options;
@@ -52,14 +53,16 @@ void wefti_store_read(const wefti_store *store, const uint64_t *keys, const uint
 
 /* Gives updates [count, width] of the table's dtype to the rule, row by row; `scale` multiplies them first, in the held dtype (1: as they
  * are; integers are divided by 1/scale, rounded to an integer, toward zero). AVERAGE takes it for the mean. Places exist; NULL (dense): from
- * `begin` on. Only USER fails: rows before the one that failed stay changed, and the message names its key. */
+ * `begin` on. USER fails: rows before the one that failed stay changed, and the message names its key. Hybrid stores fail where rows that grow
+ * would pass most_bytes or find no memory: no row has changed then. */
 WEFT_MUST_CHECK weft_status wefti_store_apply(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *updates,
                                               double scale);
 
 /* Multiplies the rate of a SOLVER rule in what is given to the rule from now on. */
 void wefti_store_set_rate(wefti_store *store, double multiple);
-/* Replaces rows by values [count, width] of the table's dtype; states and numbers of updates stay. Places as in apply. */
-void wefti_store_write(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *values);
+/* Replaces rows by values [count, width] of the table's dtype; states and numbers of updates stay. Places as in apply. Only hybrid stores
+ * fail (WEFT_E_NO_MEMORY): all rows are as they were. */
+WEFT_MUST_CHECK weft_status wefti_store_write(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *values);
 
 /* All elements of a dense store of F32 or F64 as one array; NULL for another store. Valid as long as the store. */
 void *wefti_store_vector(wefti_store *store, int64_t *elements_out);
@@ -75,7 +78,8 @@ void wefti_sum_release(wefti_sum *sum);
  * Integers wrap. WEFT_E_NO_MEMORY: nothing was. */
 WEFT_MUST_CHECK weft_status wefti_sum_add(wefti_sum *sum, const uint64_t *places, uint64_t begin, int64_t count, const void *updates);
 /* Gives it to the rule, rows in ascending order of place, times `scale` (AVERAGE divides each row by who pushed it instead), and empties it
- * for the next clock, keeping its memory. A failing USER rule skips its row, and the first failure is returned once all rows are through. */
+ * for the next clock, keeping its memory. A failing USER rule skips its row, and the first failure is returned once all rows are through. A hybrid
+ * store that has no room for all of it takes none (WEFT_E_NO_MEMORY), and the sum is empty. */
 WEFT_MUST_CHECK weft_status wefti_sum_apply(wefti_sum *sum, double scale);
 int64_t wefti_sum_rows(const wefti_sum *sum);  /* that were pushed in this clock */
 size_t  wefti_sum_bytes(const wefti_sum *sum); /* that it holds */
@@ -88,9 +92,9 @@ int32_t    wefti_store_states(const wefti_store *store);
 bool       wefti_store_counts(const wefti_store *store); /* it keeps numbers of updates */
 weft_dtype wefti_store_held(const wefti_store *store);
 size_t     wefti_store_part_bytes(const wefti_store *store, int32_t part); /* of one row */
-/* A part of `count` rows from place `begin` on, and back; `places` as in apply. */
+/* A part of `count` rows from place `begin` on, and back; `places` as in apply. Only hybrid stores fail, as wefti_store_write. */
 void wefti_store_copy_out(const wefti_store *store, int32_t part, uint64_t begin, uint64_t count, void *out);
-void wefti_store_copy_in(wefti_store *store, int32_t part, const uint64_t *places, uint64_t begin, uint64_t count, const void *in);
+WEFT_MUST_CHECK weft_status wefti_store_copy_in(wefti_store *store, int32_t part, const uint64_t *places, uint64_t begin, uint64_t count, const void *in);
 
 /* --- looking --- */
 int64_t  wefti_store_rows(const wefti_store *store);

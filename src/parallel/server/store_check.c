@@ -94,6 +94,21 @@ static weft_status check_start(const weft_table_options *o) {
     return WEFT_OK;
 }
 
+/* What has states, or rows that are not zero where nothing was pushed, is dense by nature. */
+static weft_status check_hybrid(const weft_table_options *o) {
+    static const char *const rules[] = {[WEFT_TABLE_ADD] = "add", [WEFT_TABLE_AVERAGE] = "average", [WEFT_TABLE_SOLVER] = "solver",
+                                        [WEFT_TABLE_FTRL] = "FTRL", [WEFT_TABLE_USER] = "user"};
+    if (o->rule.kind != WEFT_TABLE_ADD)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "hybrid: rows that are hashes only add up what is pushed, and the rule is '%s'; take WEFT_TABLE_ADD, or "
+                          "leave hybrid out", rules[o->rule.kind]);
+    if (o->dtype == WEFT_F16 || o->dtype == WEFT_BF16)
+        return wefti_fail(WEFT_E_DTYPE, "hybrid: rows that are hashes are of I32, I64, F32 or F64, not of %s; servers keep that as F32 anyway",
+                          weft_dtype_name(o->dtype));
+    if (o->start != WEFT_START_ZERO) return wefti_fail(WEFT_E_INVALID, "hybrid: rows that are hashes begin with zero; leave start WEFT_START_ZERO");
+    if (o->width < UINT32_MAX) return WEFT_OK;
+    return wefti_fail(WEFT_E_SHAPE, "hybrid: rows that are hashes have less than 2^32-1 elements, not %lld", (long long)o->width);
+}
+
 static weft_status check(const weft_table_options *o) {
     switch (o->dtype) {
     case WEFT_F32: case WEFT_F64: case WEFT_BF16: case WEFT_F16: case WEFT_I32: case WEFT_I64: break;
@@ -102,7 +117,8 @@ static weft_status check(const weft_table_options *o) {
                           weft_dtype_name(o->dtype));
     }
     WEFTI_TRY(check_rule(o));
-    return check_start(o);
+    WEFTI_TRY(check_start(o));
+    return o->hybrid ? check_hybrid(o) : WEFT_OK;
 }
 
 weft_status wefti_store_check(const weft_table_options *options) {

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "parallel/server/hybrid.h"
 #include "parallel/server/store.h"
 #include "parallel/server/store_loops.h"
 
@@ -32,7 +33,7 @@ static inline wefti_blocks wefti_blocks_of(size_t thing_bytes, size_t least_byte
     return blocks;
 }
 
-/* A slab: values [rows, width], each state [rows, width], then by row the number of updates and (sparse) the key, where they are kept. Arrays begin
+/* A slab: values [rows, width] (hybrid: [rows] of wefti_hybrid_row), each state [rows, width], then by row the number of updates and (sparse) the key, where they are kept. Arrays begin
  * at cache lines. */
 typedef struct wefti_slab {
     uint8_t  *memory;
@@ -49,7 +50,7 @@ struct wefti_store {
     wefti_store_options options;
     weft_dtype          held;
     size_t              element_bytes, in_bytes; /* of held, of the table's dtype */
-    size_t              row_bytes, in_row_bytes;
+    size_t              row_bytes, in_row_bytes; /* of a slab's row: [width] of held, or a wefti_hybrid_row; of one of the table's dtype */
     uint64_t            rows;  /* that there are */
     size_t              bytes; /* of slabs, their list and the index */
 
@@ -116,6 +117,21 @@ WEFT_MUST_CHECK weft_status wefti_store_choose_rule(wefti_store *store);
  * is not NULL, takes the first failure of a USER rule, and the rows after it go on. */
 WEFT_MUST_CHECK weft_status wefti_store_give(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *updates,
                                              weft_dtype dtype, wefti_scaling scaling, weft_status *failures);
+
+/* Hybrid stores (store_hybrid.c): rows by place, and what others do with rows of [width]. Room for what is to be given, within most_bytes, so that
+ * giving it cannot fail: rows have grown at most where it says WEFT_E_NO_MEMORY. */
+static inline wefti_hybrid_shape wefti_store_shape(const wefti_store *store) {
+    return (wefti_hybrid_shape){(uint32_t)store->options.width, store->held};
+}
+static inline wefti_hybrid_row *wefti_store_hybrid_row(const wefti_store *store, uint64_t place) {
+    return wefti_store_row(store, wefti_blocks_find(store->blocks, place));
+}
+WEFT_MUST_CHECK weft_status wefti_hybrid_store_reserve(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *updates,
+                                                       weft_dtype dtype, wefti_scaling scaling);
+WEFT_MUST_CHECK weft_status wefti_hybrid_store_give(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *updates,
+                                                    weft_dtype dtype, wefti_scaling scaling);
+WEFT_MUST_CHECK weft_status wefti_hybrid_store_write(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *values);
+void wefti_hybrid_store_empty(wefti_store *store); /* frees what its rows hold */
 
 /* Bytes of a slab with so many rows; false where they are too many for a size_t. */
 bool wefti_slab_measure(const wefti_store *store, uint64_t rows, wefti_slab *slab_out);

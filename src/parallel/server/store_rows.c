@@ -8,7 +8,7 @@ bool       wefti_store_counts(const wefti_store *store) { return store->counts; 
 weft_dtype wefti_store_held(const wefti_store *store) { return store->held; }
 
 size_t wefti_store_part_bytes(const wefti_store *store, int32_t part) {
-    return part == WEFTI_PART_UPDATES || part == WEFTI_PART_KEYS ? sizeof(int64_t) : store->row_bytes;
+    return part == WEFTI_PART_UPDATES || part == WEFTI_PART_KEYS ? sizeof(int64_t) : (size_t)store->options.width * store->element_bytes;
 }
 
 static uint8_t *part_of(const wefti_store *store, wefti_spot spot, int32_t part) {
@@ -25,18 +25,21 @@ void wefti_store_copy_out(const wefti_store *store, int32_t part, uint64_t begin
         wefti_spot spot = wefti_blocks_find(store->blocks, begin);
         uint64_t   run = store->slabs[spot.block].rows - spot.at;
         if (run > count) run = count;
-        memcpy(to, part_of(store, spot, part), run * bytes);
+        if (store->options.hybrid && part == WEFTI_PART_VALUES) wefti_store_read(store, NULL, &begin, 0, (int64_t)(run = 1), to);
+        else memcpy(to, part_of(store, spot, part), run * bytes);
         to += run * bytes;
         begin += run;
         count -= run;
     }
 }
 
-void wefti_store_copy_in(wefti_store *store, int32_t part, const uint64_t *places, uint64_t begin, uint64_t count, const void *in) {
+weft_status wefti_store_copy_in(wefti_store *store, int32_t part, const uint64_t *places, uint64_t begin, uint64_t count, const void *in) {
     const size_t   bytes = wefti_store_part_bytes(store, part);
     const uint8_t *from = in;
+    if (store->options.hybrid && part == WEFTI_PART_VALUES) return wefti_hybrid_store_write(store, places, begin, (int64_t)count, in);
     for (uint64_t i = 0; i < count; i++, from += bytes) {
         wefti_spot spot = wefti_blocks_find(store->blocks, places ? places[i] : begin + i);
         memcpy(part_of(store, spot, part), from, bytes);
     }
+    return WEFT_OK;
 }

@@ -152,6 +152,7 @@ static int64_t run_length(const wefti_store *store, const wefti_slab *slab, uint
 
 weft_status wefti_store_give(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *updates, weft_dtype dtype,
                              wefti_scaling scaling, weft_status *failures) {
+    if (store->options.hybrid) return wefti_hybrid_store_give(store, places, begin, count, updates, dtype, scaling);
     const bool   scales = store->rule || store->options.rule.kind == WEFT_TABLE_ADD; /* floats */
     const bool   direct = dtype == store->held && scaling.divisor == 1 && (scaling.scale == 1 || scales || !weft_dtype_is_float(dtype));
     const size_t update_bytes = (size_t)store->options.width * weft_dtype_bytes(dtype);

@@ -56,7 +56,7 @@ weft_status wefti_tables_make_store(weft_server *server, const served_table *tab
     const weft_table_options *o = &table->options;
     wefti_store_options how = {.sparse = o->sparse, .first = table->begin, .rows = table->rows, .width = o->width, .dtype = o->dtype, .rule = o->rule,
                                .start = o->start, .low = o->low, .high = o->high, .seed = o->seed, .most_bytes = o->most_bytes,
-                               .name = table->spec.name};
+                               .hybrid = o->hybrid, .name = table->spec.name};
     if (o->rule.kind == WEFT_TABLE_USER) WEFTI_TRY(find_function(server, o->rule.function, &how.function));
     WEFTI_TRY(wefti_store_create(&how, store_out));
     return o->staleness == 0 ? wefti_sum_create(*store_out, sum_out) : WEFT_OK;
@@ -172,12 +172,13 @@ static void read_state(const served_table *table, server_job *job, void *out) {
     job->updates = (uint64_t)updates;
 }
 
-static void set_state(served_table *table, const server_job *job) {
+static weft_status set_state(served_table *table, const server_job *job) {
     uint64_t begin = job->frame.first - table->begin;
     int64_t  updates = (int64_t)job->frame.rate;
-    wefti_store_copy_in(table->store, job->frame.part, NULL, begin, job->frame.count, job->values);
+    WEFTI_TRY(wefti_store_copy_in(table->store, job->frame.part, NULL, begin, job->frame.count, job->values));
     for (uint64_t row = 0; row < job->frame.count && wefti_store_counts(table->store); row++)
-        wefti_store_copy_in(table->store, WEFTI_PART_UPDATES, NULL, begin + row, 1, &updates);
+        WEFTI_TRY(wefti_store_copy_in(table->store, WEFTI_PART_UPDATES, NULL, begin + row, 1, &updates));
+    return WEFT_OK;
 }
 
 static weft_status read_rows(weft_server *server, served_table *table, server_job *job) {
@@ -274,15 +275,11 @@ static weft_status find_values(weft_server *server, const served_table *table, s
 
 static weft_status set_rows(served_table *table, const server_job *job) {
     const served_keys *keys = job->keys;
-    if (job->frame.part) {
-        if (job->frame.count) set_state(table, job);
-        return WEFT_OK;
-    }
+    if (job->frame.part) return job->frame.count ? set_state(table, job) : WEFT_OK;
     if (table->options.rule.kind == WEFT_TABLE_FTRL) return wefti_fail(WEFT_E_UNSUPPORTED, "table '%s': rows of FTRL cannot be set", table->spec.name);
-    if (job->frame.count)
-        wefti_store_write(table->store, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, (int64_t)job->frame.count,
-                          job->values);
-    return WEFT_OK;
+    if (job->frame.count == 0) return WEFT_OK;
+    return wefti_store_write(table->store, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, (int64_t)job->frame.count,
+                             job->values);
 }
 
 /* Repeated or not: a unit counts once. */
