@@ -112,8 +112,8 @@ typedef struct weft_shrink_options {
  * off). Survivors who seem to be alive and do not call are waited for with patience, and left behind after it. Ranks that are lost during the call
  * are left behind too: within 2 s of the last one where their processes end, else after the world's timeout and the patience. Ranks whose
  * processes may be alive are left behind by more than half of all such ranks alone, so that never two parts of a world both go on: of two ranks, one
- * of which is stopped, none does. Who was left behind is to end: called again when some of the others have ended since, it does not count these, and
- * might find enough.
+ * of which is stopped, none does. Who was left behind by more than half is so for good, in all further calls, also when those have ended
+ * since.
  *
  * `world` stays as it is, with all that was made in it: groups, variables, arrays, graphs, plans and trainers belong to it and are never taken
  * over. What is in this rank's memory can still be read (not what needs the other ranks); every operation over ranks, plans' runs included, ends with

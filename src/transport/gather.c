@@ -265,6 +265,8 @@ weft_status wefti_gather_open(const wefti_gather_options *options, wefti_gather 
     return WEFT_OK;
 }
 
+bool wefti_gather_left_behind(const wefti_gather *g) { return g->roster.left_behind; }
+
 void wefti_gather_close(wefti_gather *g) {
     if (!g) return;
     if (wefti_frames_are_open(&g->word)) wefti_frames_close(&g->word);

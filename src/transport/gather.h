@@ -48,6 +48,8 @@ WEFT_MUST_CHECK weft_status wefti_gather_run(wefti_gather *gather, wefti_gatheri
 /* The same for a newcomer, which has no door yet: calls all others in turn until one leads and lets it in, for patience_ns at most. members, size,
  * least and replacement_ns are not looked at. WEFT_E_PEER: nobody did, or nobody is left. */
 WEFT_MUST_CHECK weft_status wefti_gather_run_newcomer(wefti_gather *gather, wefti_gathering *gathering_out);
+/* Whether a gathering that failed leaves others who may have gone on without this rank. */
+bool wefti_gather_left_behind(const wefti_gather *gather);
 /* Ends its connections. NULL is fine. */
 void wefti_gather_close(wefti_gather *gather);
 

@@ -36,6 +36,7 @@ static weft_status lead(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *
     /* A majority that is missing may turn out to be dead: its doors are tried as long as there is patience. */
     if ((expected || !may) && now_ns - roster->leads_ns < options->patience_ns) return WEFT_OK;
     *do_out = WEFTI_ROSTER_FAIL;
+    roster->left_behind = 2 * (alive - here) > alive;
     if (!may)
         return wefti_fail(WEFT_E_PEER, "%d of %d ranks whose processes may be alive came within %.3g s, and the others may be going on without "
                           "them: only more than half may", (int)here, (int)alive, (double)options->patience_ns / 1e9);

@@ -29,6 +29,7 @@ typedef struct wefti_roster {
     uint64_t called_ns;   /* when it began to call the one that it takes for the leader … */
     int32_t  called;      /* … which is that one; -1 */
     int32_t  passed;      /* how many times it went on to another one */
+    bool     left_behind; /* it failed, and the others may have gone on without it */
 } wefti_roster;
 
 typedef enum wefti_roster_do {

@@ -18,6 +18,9 @@ static weft_status can_shrink(transport_inside *lost) {
     if (wefti_fault_verdict(transport->fault) == WEFT_E_PEER && wefti_fault_rank(transport->fault) == transport->rank)
         return wefti_fail(WEFT_E_PEER, "weft_world_shrink: this rank, %d, was given up by the others, who go on without it: %s",
                           (int)transport->rank, wefti_fault_cause(transport->fault));
+    if (lost->left_behind)
+        return wefti_fail(WEFT_E_PEER, "weft_world_shrink: this rank, %d, was left behind before: more than half of those who were alive then did not come, "
+                          "and may have gone on without it, and ended since", (int)transport->rank);
     for (int32_t rank = 0; rank < transport->size; rank++)
         if (!lost->door || (lost->doors && !lost->doors[lost->members[rank]].bytes))
             return wefti_fail(WEFT_E_UNSUPPORTED, "weft_world_shrink: rank %d could not open a door where the others would find it after a fault "
@@ -96,6 +99,8 @@ static weft_status go_on(transport_inside *lost, const wefti_transport_options *
         *joining_out = true;
         lost->heard_epoch = gathering.epoch;
         status = join_survivors(lost, options, &gathering);
+    } else if (wefti_gather_left_behind(lost->going.gather)) {
+        lost->left_behind = true; /* for good: when those have ended too, nothing would tell that they went on */
     }
     if (lets_in) wefti_door_attend(lost->door, false);
     wefti_gather_close(lost->going.gather);

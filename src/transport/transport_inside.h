@@ -30,6 +30,7 @@ struct transport_inside {
     wefti_socket_address *doors; /* [seats] 0 bytes: none */
     wefti_door *door;           /* this rank's; NULL: none */
     uint32_t    heard_epoch;    /* the highest that was tried from here */
+    bool        left_behind;    /* this rank, by others who may have gone on */
     bool        named_doors;    /* WEFT_DOORS says where they are */
     char        wish[WEFTI_WIRE_WISH_BYTES]; /* the wire that was asked for, which newcomers ask for too */
     wefti_calls *calls;         /* of the world that this one follows, until it stands; NULL: it is the first */
