@@ -101,7 +101,7 @@ int32_t weft_world_size(const weft_world *world);
 typedef struct weft_shrink_options {
     int32_t least;       /* ranks to go on with; with fewer the call fails; 0: 1 */
     int64_t patience_ns; /* with ranks that seem to be alive and do not call; 0: 10 s */
-    int64_t replacement_ns; /* with ranks that are lost, for other processes to be started in their place; 0: none is waited for */
+    int64_t replacement_ns; /* with ranks that are lost, for other processes to be started in their place; 0: none is let in */
 } weft_shrink_options;
 
 /* The survivors of a fault make a world of their own: those who are left, numbered anew from 0 in their old order, over the same kind of wire
@@ -129,7 +129,8 @@ typedef struct weft_shrink_options {
  * may be started in place of a lost one: with the same environment, and WEFT_REJOIN=1. Its weft_world_create comes into the world that the
  * survivors make, if they wait for it (replacement_ns; nobody waits longer than until all are there), and weft_world_is_replacement tells it so.
  * The new world then has as many ranks as before, in the old order, but that rank 0 is never a newcomer: where that one was lost, the
- * lowest survivor changes to the front. Who comes too late, or finds nobody alive, fails with WEFT_E_PEER.
+ * lowest survivor changes to the front. Who comes later ends the operations of the world that two or more survivors went on in, with WEFT_E_PEER and a
+ * message that says so, and their next call lets it in. Who finds nobody alive, or is not let in before its timeout, fails with WEFT_E_PEER.
  *
  * Errors: WEFT_E_INVALID; WEFT_E_STATE where the world has no fault; WEFT_E_PEER where this rank is the one that was given up, or too few came (the
  * message says which); WEFT_E_UNSUPPORTED over MPI, which does not survive a process, and where a rank's host let it open no port to be found at;

@@ -16,6 +16,7 @@ typedef struct wefti_calls_options {
     wefti_door          *door;    /* this rank's */
     const wefti_socket_address *doors; /* [seats] of all; NULL in a network. Borrowed, as all pointers here */
     uint32_t             most_bytes;   /* of a frame's payload */
+    bool                 announcing;   /* by newcomers to those who do not gather: nobody takes such a call for one to a leader */
 } wefti_calls_options;
 
 typedef struct wefti_calls_ops {
@@ -25,7 +26,7 @@ typedef struct wefti_calls_ops {
     /* Goes on calling a seat, one at a time: another one ends the call before. WEFT_OK with the connection; WEFT_E_AGAIN; WEFT_E_PEER: its
      * process has ended; WEFT_E_TIMEOUT: nothing answers there, it may be cut off; WEFT_E_LINK: it lives and is not ready. */
     weft_status (*call)(wefti_calls *calls, int32_t seat, uint64_t now_ns, wefti_frames *frames_out);
-    void (*hang_up)(wefti_calls *calls); /* ends that call */
+    void (*hang_up)(wefti_calls *calls); /* ends that call, and on whoever is being let in */
     /* Whether a process has the door of a seat, looked at every 250 ms: WEFT_OK, WEFT_E_AGAIN: not known; WEFT_E_PEER and WEFT_E_TIMEOUT as
      * above. */
     weft_status (*knock)(wefti_calls *calls, int32_t seat, uint64_t now_ns);

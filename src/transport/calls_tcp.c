@@ -59,7 +59,7 @@ static void drop_guest(guest *it) {
 
 static void accept_guests(tcp_calls *self, uint64_t now_ns) {
     for (int n = 0; n < MOST_GUESTS; n++) {
-        int accepted = wefti_socket_accept(wefti_door_socket(self->options.door));
+        int accepted = wefti_door_accept(self->options.door, now_ns);
         if (accepted < 0) return;
         guest *place = &self->guests[0];
         for (int i = 0; i < MOST_GUESTS && place->socket >= 0; i++)
@@ -96,6 +96,13 @@ static void hang_up(wefti_calls *calls) {
     if (self->dialled >= 0) close(self->dialled);
     self->called = self->dialled = -1;
     self->connected = false;
+}
+
+static void hang_up_all(wefti_calls *calls) {
+    tcp_calls *self = (tcp_calls *)calls;
+    hang_up(calls);
+    for (int i = 0; i < MOST_GUESTS; i++)
+        if (self->guests[i].socket >= 0) drop_guest(&self->guests[i]);
 }
 
 static weft_status go_on(tcp_calls *self, uint64_t now_ns, wefti_frames *frames_out) {
@@ -166,7 +173,7 @@ static void close_calls(wefti_calls *calls) {
     wefti_free(self, sizeof *self);
 }
 
-static const wefti_calls_ops tcp_ops = {let_in, call, hang_up, knock_at, close_calls};
+static const wefti_calls_ops tcp_ops = {let_in, call, hang_up_all, knock_at, close_calls};
 
 weft_status wefti_calls_open(const wefti_calls_options *options, wefti_calls **calls_out) {
     const wefti_place *place = options->place;
@@ -175,7 +182,7 @@ weft_status wefti_calls_open(const wefti_calls_options *options, wefti_calls **c
     if (options->network) return wefti_calls_open_network(options, calls_out);
     WEFTI_TRY(wefti_alloc(sizeof *self, "calls after a fault", &self));
     *self = (tcp_calls){.base = {&tcp_ops}, .options = *options, .called = -1, .dialled = -1};
-    self->terms = (wefti_terms){.host = options->host, .purpose = WEFTI_FOR_GATHERING, .rank = options->seat, .size = options->seats, .job = place->job,
+    self->terms = (wefti_terms){.host = options->host, .purpose = options->announcing ? WEFTI_FOR_ANNOUNCING : WEFTI_FOR_GATHERING, .rank = options->seat, .size = options->seats, .job = place->job,
                                 .secret = place->secret, .secret_bytes = place->secret_bytes, .encrypt = place->encrypt};
     weft_status status = wefti_alloc(MOST_GUESTS * sizeof *self->guests, "callers", &self->guests);
     for (int i = 0; i < MOST_GUESTS && status == WEFT_OK; i++) self->guests[i].socket = -1;

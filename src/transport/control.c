@@ -146,7 +146,8 @@ static void pump(wefti_control *control, uint64_t now_ns) {
         wefti_control_server_pump(control, now_ns);
     else
         wefti_control_client_pump(control, now_ns);
-    if (control->door) wefti_door_drain(control->door, now_ns);
+    if (control->newcomers) wefti_control_server_hear_newcomers(control, now_ns);
+    else if (control->door) wefti_door_drain(control->door, now_ns);
     beat(control, now_ns);
     control->suspects = wefti_fault_settle(control->fault);
     tell_all(control);
@@ -178,7 +179,7 @@ static nfds_t descriptors(wefti_control *control, struct pollfd *list) {
 /* How long nothing needs to be done but what sockets bring. */
 static int idle_ms(const wefti_control *control) {
     bool joining = control->place->rank == 0 ? control->listener >= 0 : control->members[0].state == MEMBER_ABSENT;
-    return joining || control->suspects ? 20 : 200;
+    return joining || control->suspects || control->newcomers ? 20 : 200; /* newcomers' sockets are not looked at */
 }
 
 static void *run_thread(void *context) {
@@ -433,6 +434,7 @@ weft_status wefti_control_open(const wefti_control_options *options, wefti_contr
     control->door = options->door;
     control->calls = options->calls;
     control->members_seats = options->members;
+    control->newcomers = options->newcomers;
     control->listener = control->dialled = control->wake = control->signalled = -1;
     control->terms = (wefti_terms){.host = options->host, .purpose = WEFTI_FOR_STORE, .rank = place->rank, .size = place->size,
                                    .epoch = place->epoch, .job = place->job, .secret = place->secret, .secret_bytes = place->secret_bytes,

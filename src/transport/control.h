@@ -22,6 +22,7 @@ typedef struct wefti_control_options {
      * rank has there. NULL in others. */
     wefti_calls       *calls;
     const int32_t     *members;    /* [size]; borrowed for as long */
+    wefti_calls       *newcomers;  /* by which it hears those who wait to come in place of lost ranks; NULL: it does not */
 } wefti_control_options;
 
 enum { WEFTI_EXCHANGE_MOST_BYTES = 4096, WEFTI_EXCHANGE_NAME_BYTES = 32 };

@@ -97,6 +97,7 @@ struct wefti_control {
     wefti_door        *door;       /* that is drained; NULL: none */
     wefti_calls       *calls;      /* NULL where the world follows no fault */
     const int32_t     *members_seats; /* [size] of the ranks, for the calls */
+    wefti_calls       *newcomers;  /* rank 0, where ranks are lacking that may come; else NULL */
     _Atomic uint64_t   listened_ns;
     uint64_t           pumped_ns, beat_ns;
     bool               suspects;   /* the fault has a suspicion */
@@ -155,6 +156,8 @@ void        wefti_control_hear_beat(wefti_control *control, int32_t from, const 
 weft_status wefti_control_server_open(wefti_control *control);
 weft_status wefti_control_server_admit(void *context, int32_t rank);
 void        wefti_control_server_pump(wefti_control *control, uint64_t now_ns);
+/* Attends to the door where newcomers are heard. */
+void        wefti_control_server_hear_newcomers(wefti_control *control, uint64_t now_ns);
 /* Has everyone come at once, by streams of the network. */
 weft_status wefti_control_server_meet(wefti_control *control);
 /* Puts a rank's bytes into the round, rank 0's own too. */

@@ -238,6 +238,33 @@ static void look_for_absent(wefti_control *control, uint64_t now_ns) {
             wefti_fault_raise(control->fault, WEFT_E_PEER, rank, "its process ended before it had joined the others that a fault left");
 }
 
+static bool is_member(const wefti_control *control, int32_t seat) {
+    for (int32_t rank = 0; rank < control->place->size; rank++)
+        if (control->members_seats[rank] == seat) return true;
+    return false;
+}
+
+/* All go on with a newcomer as they do after a fault, so a fault is made of it, of no rank of this world. Who takes a member's seat comes before
+ * that one's end is known: it will call again. */
+void wefti_control_server_hear_newcomers(wefti_control *control, uint64_t now_ns) {
+    wefti_frames frames;
+    int32_t      seat;
+    char         cause[CONTROL_CAUSE_BYTES];
+    /* Whoever gathers attends to the door from now on: who is half in would wait for nobody. */
+    if (wefti_door_descriptor(control->door, now_ns) < 0 || lacks_members(control) || wefti_fault_verdict(control->fault) != WEFT_OK) {
+        control->newcomers->ops->hang_up(control->newcomers);
+        wefti_door_drain(control->door, now_ns);
+        return;
+    }
+    while (control->newcomers->ops->let_in(control->newcomers, now_ns, &seat, &frames) == WEFT_OK) {
+        wefti_frames_close(&frames);
+        if (is_member(control, seat)) continue;
+        snprintf(cause, sizeof cause, "another process was started in place of rank %d of those that there were at first, and waits to come in (weft_world_shrink)",
+                 (int)seat);
+        wefti_fault_raise(control->fault, WEFT_E_PEER, -1, cause);
+    }
+}
+
 void wefti_control_server_pump(wefti_control *control, uint64_t now_ns) {
     bool joining = control->calls && lacks_members(control);
     if (joining) look_for_absent(control, now_ns);

@@ -100,6 +100,13 @@ void wefti_door_drain(wefti_door *door, uint64_t now_ns) {
     if (is_open(door, now_ns)) wefti_door_hang_up(door, now_ns);
 }
 
+int wefti_door_accept(wefti_door *door, uint64_t now_ns) {
+    int  caller = wefti_socket_accept(door->socket);
+    bool none = caller >= 0 || errno == EAGAIN || errno == EWOULDBLOCK || errno == ECONNABORTED || errno == EINTR;
+    if (!none) atomic_store(&door->rests_until_ns, now_ns + REST_NS);
+    return caller;
+}
+
 static void hang_up_network(const wefti_network *network) {
     int32_t       peer;
     wefti_stream *stream;
@@ -112,12 +119,8 @@ void wefti_door_hang_up(wefti_door *door, uint64_t now_ns) {
         return;
     }
     for (int i = 0; i < DRAIN_AT_ONCE; i++) {
-        int caller = wefti_socket_accept(door->socket);
-        if (caller < 0) {
-            bool none = errno == EAGAIN || errno == EWOULDBLOCK || errno == ECONNABORTED || errno == EINTR;
-            if (!none) atomic_store(&door->rests_until_ns, now_ns + REST_NS);
-            return;
-        }
+        int caller = wefti_door_accept(door, now_ns);
+        if (caller < 0) return;
         close(caller);
     }
 }

@@ -2,7 +2,8 @@
  *
  * Between gatherings nobody is let in, and nobody may fill the queue either: whoever runs the control channel hangs up on all who call
  * (wefti_door_drain). So strangers hold no descriptor, no memory and no handshake, for no time; a survivor who saw the fault
- * first is hung up on like them, knows that this process lives, and calls again until somebody attends to the door. Refused is a call only
+ * first is hung up on like them, knows that this process lives, and calls again until somebody attends to the door. (Where ranks are lacking, rank 0
+ * listens to what callers want, for 5 s each and 64 of them, as one of them may be a newcomer: control_server.c.) Refused is a call only
  * where no process has the door any more. Worlds that follow one another share a door, each holding it; they drain it beside each other. */
 #ifndef WEFTI_TRANSPORT_DOOR_H
 #define WEFTI_TRANSPORT_DOOR_H
@@ -30,6 +31,8 @@ void wefti_door_drain(wefti_door *door, uint64_t now_ns);
 void wefti_door_hang_up(wefti_door *door, uint64_t now_ns);
 /* What becomes readable when there is something to drain; -1: nothing now. */
 int wefti_door_descriptor(const wefti_door *door, uint64_t now_ns);
+/* The next one who has called, for whoever lets callers in; -1: nobody. */
+int wefti_door_accept(wefti_door *door, uint64_t now_ns);
 /* The listening socket, for whoever attends; -1 in a network. */
 int wefti_door_socket(const wefti_door *door);
 

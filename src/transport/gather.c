@@ -21,6 +21,7 @@ enum { GATHER_HELLO = 101, GATHER_MEMBERS = 102, GATHER_NEW = 103 };
 #define PASS_NS (300 * WEFTI_MILLISECOND_NS)
 /* Of refusals by all, until a newcomer takes it that nobody is left; and of one who does not answer, until it calls the next. */
 #define NOBODY_NS (2 * WEFTI_SECOND_NS)
+#define ANNOUNCE_NS WEFTI_SECOND_NS /* in which who is told that a newcomer waits has listened */
 
 /* One who has been let in. */
 typedef struct seat_link {
@@ -40,6 +41,7 @@ struct wefti_gather {
     wefti_frames word;    /* the connection to it, once there is one */
     uint64_t     redial_ns, since_ns; /* `leader` is called since */
     uint64_t     answered_ns;         /* when somebody last showed that he may be alive */
+    bool         hung_up;             /* a newcomer's: the one that was called has */
 };
 
 /* --- leading --- */
@@ -64,7 +66,8 @@ static void hear_seats(wefti_gather *g, uint64_t now_ns) {
         if (!wefti_frames_are_open(&link->frames)) continue;
         weft_status status = wefti_frames_next(&link->frames, now_ns, &frame, &payload);
         if (status == WEFT_E_AGAIN) continue;
-        if (status == WEFT_OK && (frame.kind == GATHER_HELLO || frame.kind == GATHER_NEW) && !link->said_hello) {
+        bool may_come = status == WEFT_OK && (frame.kind == GATHER_HELLO || (frame.kind == GATHER_NEW && g->options.replacement_ns > 0));
+        if (may_come && !link->said_hello) {
             link->said_hello = true;
             link->is_new = frame.kind == GATHER_NEW;
             if (frame.value > g->epoch) g->epoch = frame.value;
@@ -139,6 +142,8 @@ static void call(wefti_gather *g, uint64_t now_ns) {
         return;
     }
     if (status == WEFT_E_LINK && now_ns - g->since_ns > PASS_NS) wefti_roster_pass(&g->roster);
+    g->hung_up = status == WEFT_E_LINK && g->options.announcing;
+    if (g->hung_up) g->since_ns = now_ns; /* and from now on it is told */
     judge(g, g->leader, status);
     call_again(g, now_ns);
 }
@@ -219,6 +224,17 @@ static void shut_door(wefti_gather *g) {
     g->options.door = NULL;
 }
 
+/* Tells the one who has just hung up that this rank waits, should it not gather; true once that is over. Who gathers takes no such call. */
+static bool announce(wefti_gather *g, int32_t seat, uint64_t now_ns) {
+    wefti_calls *calls = g->options.announcing;
+    wefti_frames heard;
+    weft_status  status = calls->ops->call(calls, seat, now_ns, &heard);
+    if (status == WEFT_OK) wefti_frames_close(&heard);
+    if (status == WEFT_E_AGAIN && now_ns - g->since_ns < ANNOUNCE_NS) return false;
+    calls->ops->hang_up(calls);
+    return true;
+}
+
 weft_status wefti_gather_run_newcomer(wefti_gather *g, wefti_gathering *out) {
     const wefti_host *host = g->options.host;
     uint64_t          begin_ns = wefti_host_now(host);
@@ -232,6 +248,11 @@ weft_status wefti_gather_run_newcomer(wefti_gather *g, wefti_gathering *out) {
         if (in) g->answered_ns = now_ns;
         if (!in && g->options.door) shut_door(g);
         if (!in && (g->leader < 0 || g->redial_ns > now_ns || now_ns - g->since_ns > NOBODY_NS)) {
+            if (g->hung_up && !announce(g, seat, now_ns)) {
+                host->sleep(host->context, NAP_NS);
+                continue;
+            }
+            g->hung_up = false;
             do seat = (seat + 1) % g->options.seats;
             while (seat == g->options.seat);
             stop_calling(g);
@@ -260,7 +281,8 @@ weft_status wefti_gather_open(const wefti_gather_options *options, wefti_gather 
         g->known[options->members[rank]] = rank == options->blamed ? WEFTI_SEAT_SILENT : WEFTI_SEAT_EXPECTED;
     wefti_roster_open(&g->roster, &(wefti_roster_options){.me = options->seat, .seats = options->seats, .least = options->least,
                                                           .patience_ns = options->patience_ns,
-                                                          .replacement_ns = options->replacement_ns}, g->known);
+                                                          .replacement_ns = options->replacement_ns,
+                                                          .newcomers = options->newcomers}, g->known);
     *gather_out = g;
     return WEFT_OK;
 }

@@ -28,11 +28,13 @@ typedef struct wefti_gather_options {
     uint32_t          epoch;   /* the last one that this rank knows of */
     int32_t           least;
     uint64_t          patience_ns;
-    uint64_t          replacement_ns; /* for newcomers in place of those who are lost; 0: none is waited for */
+    uint64_t          replacement_ns; /* for newcomers in place of those who are lost; 0: none is waited for, or let in */
+    int32_t           newcomers;      /* that have said that they wait, and take part in no world yet */
     /* For a newcomer: opens its door, which it has until it is shut; NULL: it cannot. */
     wefti_door *(*open_door)(void *context);
     void (*shut_door)(void *context);
     void *context;
+    wefti_calls *announcing; /* by which it tells who lives and does not gather that it waits */
 } wefti_gather_options;
 
 /* The new world. */

@@ -29,7 +29,7 @@ enum {
 };
 #define WEFTI_HANDSHAKE_LIMIT_NS (5 * WEFTI_SECOND_NS)
 
-typedef enum wefti_purpose { WEFTI_FOR_STORE = 1, WEFTI_FOR_WIRE = 2, WEFTI_FOR_GATHERING = 3 } wefti_purpose;
+typedef enum wefti_purpose { WEFTI_FOR_STORE = 1, WEFTI_FOR_WIRE = 2, WEFTI_FOR_GATHERING = 3, WEFTI_FOR_ANNOUNCING = 4 } wefti_purpose;
 
 /* What both ends must agree on. The strings and bytes are borrowed. */
 typedef struct wefti_terms {

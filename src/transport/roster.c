@@ -10,7 +10,7 @@
 void wefti_roster_open(wefti_roster *roster, const wefti_roster_options *options, uint8_t *seats) {
     *roster = (wefti_roster){.options = *options, .seats = seats, .called = -1};
     seats[options->me] = WEFTI_SEAT_HERE;
-    roster->taken = options->seats - wefti_roster_count(roster, WEFTI_SEAT_EMPTY);
+    roster->taken = options->seats - wefti_roster_count(roster, WEFTI_SEAT_EMPTY) + options->newcomers;
 }
 
 void wefti_roster_here(wefti_roster *roster, int32_t seat) { roster->seats[seat] = WEFTI_SEAT_HERE; }

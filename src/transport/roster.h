@@ -19,12 +19,13 @@ typedef struct wefti_roster_options {
     int32_t  least;       /* of them to go on with; at least 1 */
     uint64_t patience_ns; /* with those who are expected, seem to be alive, and do not come */
     uint64_t replacement_ns; /* with seats that are lost, for another process to take them; 0: none is waited for */
+    int32_t  newcomers;      /* that are known to wait for seats which were empty before */
 } wefti_roster_options;
 
 typedef struct wefti_roster {
     wefti_roster_options options;
     uint8_t *seats;       /* [seats] wefti_seat; the caller's, who fills in what is known of each */
-    int32_t  taken;       /* seats that were not empty at the start: as many may come again */
+    int32_t  taken;       /* seats that were not empty at the start, and newcomers: as many may come */
     uint64_t leads_ns;    /* when this rank began to lead; 0: it does not */
     uint64_t called_ns;   /* when it began to call the one that it takes for the leader … */
     int32_t  called;      /* … which is that one; -1 */

@@ -7,6 +7,9 @@
 
 #include "transport/transport_inside.h"
 
+/* For one who has said that it waits, and calls all in turn. */
+#define WEFTI_NEWCOMER_NS (5 * WEFTI_SECOND_NS)
+
 static weft_status can_shrink(transport_inside *lost) {
     wefti_transport *transport = &lost->transport;
     if (transport->size < 2 || wefti_fault_status(transport->fault) == WEFT_OK)
@@ -44,6 +47,7 @@ static weft_status take_place(const transport_inside *lost, const wefti_gatherin
     memcpy(next->members, gathering->members, members_bytes);
     next->door = wefti_door_retain(lost->door);
     next->named_doors = lost->named_doors;
+    next->takes_newcomers = lost->takes_newcomers;
     memcpy(next->wish, lost->wish, sizeof next->wish);
     next->transport.is_newcomer = !lost->transport.fault; /* it was in no world before */
     *place = lost->place;
@@ -77,18 +81,21 @@ void wefti_transport_stop_going(transport_inside *lost) {
     leave_next(lost); /* it uses the others */
     wefti_gather_close(lost->going.gather);
     wefti_calls_close(lost->going.calls);
+    wefti_calls_close(lost->going.announcing);
     lost->going = (wefti_transport_going){0};
 }
 
 /* Once: gathers, and joins those who came. */
 static weft_status go_on(transport_inside *lost, const wefti_transport_options *options, const wefti_shrink_terms *terms, bool *joining_out) {
     const wefti_fault   *fault = lost->transport.fault;
+    bool                 one_waits = wefti_fault_verdict(fault) == WEFT_E_PEER && wefti_fault_rank(fault) < 0; /* control_server.c */
     wefti_gathering      gathering;
     wefti_gather_options how = {.host = lost->transport.host, .seat = lost->seat, .seats = lost->seats, .door = lost->door, .calls = lost->going.calls,
                                 .members = lost->members, .size = lost->transport.size,
                                 .blamed = wefti_fault_verdict(fault) == WEFT_E_PEER ? wefti_fault_rank(fault) : -1,
                                 .epoch = lost->heard_epoch, .least = terms->least, .patience_ns = terms->patience_ns,
-                                .replacement_ns = lost->named_doors ? terms->replacement_ns : 0};
+                                .replacement_ns = lost->named_doors ? terms->replacement_ns : 0, .newcomers = one_waits};
+    if (one_waits && how.replacement_ns && how.replacement_ns < WEFTI_NEWCOMER_NS) how.replacement_ns = WEFTI_NEWCOMER_NS;
     *joining_out = false;
     WEFTI_TRY(wefti_gather_open(&how, &lost->going.gather));
     wefti_door_attend(lost->door, true);
@@ -108,11 +115,11 @@ static weft_status go_on(transport_inside *lost, const wefti_transport_options *
     return status;
 }
 
-static weft_status open_calls(transport_inside *lost) {
+static weft_status open_calls(transport_inside *lost, bool announcing, wefti_calls **calls_out) {
     return wefti_calls_open(&(wefti_calls_options){.host = lost->transport.host, .place = &lost->place, .network = lost->network, .seat = lost->seat,
                                                    .seats = lost->seats, .door = lost->door, .doors = lost->doors,
-                                                   .most_bytes = WEFTI_GATHER_FRAME_BYTES},
-                            &lost->going.calls);
+                                                   .most_bytes = WEFTI_GATHER_FRAME_BYTES, .announcing = announcing},
+                            calls_out);
 }
 
 /* Of another one that was lost on the way. */
@@ -139,7 +146,8 @@ weft_status wefti_transport_shrink(wefti_transport *lost_transport, const wefti_
     own.host = lost_transport->host;
     own.network = lost->network;
     own.own_wire = lost->own_wire;
-    WEFTI_TRY(open_calls(lost));
+    lost->takes_newcomers = lost->named_doors && terms->replacement_ns > 0;
+    WEFTI_TRY(open_calls(lost, false, &lost->going.calls));
     int32_t tries = 2 * lost->seats; /* each time somebody was lost, or had not heard of it */
     do {
         leave_next(lost);
@@ -169,7 +177,8 @@ static weft_status come_in(transport_inside *outside, const wefti_transport_opti
     wefti_gathering      gathering;
     wefti_gather_options how = {.host = outside->transport.host, .seat = outside->seat, .seats = outside->seats, .calls = outside->going.calls,
                                 .blamed = -1, .epoch = outside->heard_epoch, .least = 1, .patience_ns = outside->transport.timeout_ns,
-                                .open_door = open_door, .shut_door = shut_door, .context = outside};
+                                .open_door = open_door, .shut_door = shut_door, .context = outside,
+                                .announcing = outside->going.announcing};
     *joining_out = false;
     WEFTI_TRY(wefti_gather_open(&how, &outside->going.gather));
     weft_status status = wefti_gather_run_newcomer(outside->going.gather, &gathering);
@@ -192,7 +201,9 @@ weft_status wefti_transport_come_in(transport_inside *outside, const wefti_trans
     if (!outside->named_doors)
         return wefti_fail(WEFT_E_INVALID, "WEFT_REJOIN is set, but not where the other ranks are: set WEFT_DOORS to host:port of each rank's door, on every "
                           "rank from the start (weftrun --elastic does)");
-    WEFTI_TRY(open_calls(outside));
+    outside->takes_newcomers = true; /* it is one */
+    WEFTI_TRY(open_calls(outside, false, &outside->going.calls));
+    WEFTI_TRY(open_calls(outside, true, &outside->going.announcing));
     weft_status status;
     int32_t     tries = 2 * outside->seats;
     do {

@@ -338,12 +338,22 @@ static void take_names(wefti_transport *transport, const introduction *all) {
     wefti_fault_name_ranks(transport->fault, transport->names[0], WEFTI_RANK_NAME_BYTES, transport->size);
 }
 
+/* Where ranks are lacking, newcomers are heard that come later. A world of one has no operations that a fault could end. */
+static weft_status open_newcomers(transport_inside *inside) {
+    const wefti_place *place = &inside->place;
+    if (!inside->takes_newcomers || place->rank != 0 || place->size == inside->seats || place->size == 1) return WEFT_OK;
+    return wefti_calls_open(&(wefti_calls_options){.host = inside->transport.host, .place = place, .seat = inside->seat, .seats = inside->seats,
+                                                   .door = inside->door, .doors = inside->doors, .most_bytes = WEFTI_GATHER_FRAME_BYTES, .announcing = true},
+                            &inside->newcomers);
+}
+
 static weft_status open_control(transport_inside *inside, const wefti_transport_options *options) {
     wefti_transport *transport = &inside->transport;
+    WEFTI_TRY(open_newcomers(inside));
     return wefti_control_open(&(wefti_control_options){.host = transport->host, .place = &inside->place, .network = inside->network,
                                                        .timeout_ns = transport->timeout_ns, .no_thread = options->no_control_thread,
                                                        .fault = transport->fault, .watch = transport->watch, .door = inside->door,
-                                                       .calls = inside->calls, .members = inside->members},
+                                                       .calls = inside->calls, .newcomers = inside->newcomers, .members = inside->members},
                               &inside->control);
 }
 
@@ -460,6 +470,8 @@ void wefti_transport_close(wefti_transport *transport) {
      * meanwhile has it all closed again, from the beginning. */
     wefti_control_close(inside->control);
     inside->control = NULL;
+    wefti_calls_close(inside->newcomers);
+    inside->newcomers = NULL;
     if (transport->wire) transport->wire->ops->close(transport->wire, WEFTI_SECOND_NS);
     transport->wire = NULL;
 #ifdef WEFTI_HAVE_MPI

@@ -12,6 +12,7 @@ typedef struct transport_inside transport_inside;
 /* A world that is being left for another one. All of it hangs here, so that who closes the lost world, closes it. */
 typedef struct wefti_transport_going {
     wefti_calls      *calls;
+    wefti_calls      *announcing; /* a newcomer's */
     wefti_gather     *gather;
     transport_inside *next;
 } wefti_transport_going;
@@ -32,6 +33,8 @@ struct transport_inside {
     uint32_t    heard_epoch;    /* the highest that was tried from here */
     bool        left_behind;    /* this rank, by others who may have gone on */
     bool        named_doors;    /* WEFT_DOORS says where they are */
+    bool        takes_newcomers; /* which may come later, too: the program waits for them */
+    wefti_calls *newcomers;     /* by which they are heard: rank 0 of a world that lacks ranks; else NULL */
     char        wish[WEFTI_WIRE_WISH_BYTES]; /* the wire that was asked for, which newcomers ask for too */
     wefti_calls *calls;         /* of the world that this one follows, until it stands; NULL: it is the first */
     wefti_transport_going going;

@@ -11,21 +11,25 @@
 
 enum { RANKS = 4 };
 
-/* Runs the program under weftrun; its output, to be freed. `name` is that of its files. */
-static char *run_job(const char *options, const char *fate, const char *name, int steps, int *status_out) {
+/* Runs the program under weftrun; its output, to be freed. `name` is that of its files; `more` ends the command. */
+static char *run_job_of(int ranks, const char *options, const char *fate, const char *name, int steps, const char *more, int *status_out) {
     const char *output = temporary_path("output"), *out = temporary_path(name);
     const char *folder = getenv("WEFT_TEST_BIN");
     char        log[64], command[4096];
     snprintf(log, sizeof log, "%s.jsonl", name);
     const char *log_path = temporary_path(log);
     if (!folder || !*folder) folder = WEFT_BIN_DIR;
-    snprintf(command, sizeof command, "WEFT_THREADS=1 %s/weftrun -n %d %s %s/train_program_elastic %s %s %s %d >%s 2>&1 </dev/null", folder, RANKS, options,
-             folder, out, log_path, fate, steps, output);
+    snprintf(command, sizeof command, "WEFT_THREADS=1 %s/weftrun -n %d %s %s/train_program_elastic %s %s %s %d %s >%s 2>&1 </dev/null", folder, ranks, options,
+             folder, out, log_path, fate, steps, more, output);
     int ended = system(command);
     *status_out = WIFEXITED(ended) ? WEXITSTATUS(ended) : 128 + WTERMSIG(ended);
     char *text = read_text(output);
     fprintf(stderr, "%s %s: status %d\n", options, fate, *status_out);
     return text;
+}
+
+static char *run_job(const char *options, const char *fate, const char *name, int steps, int *status_out) {
+    return run_job_of(RANKS, options, fate, name, steps, "", status_out);
 }
 
 static void has(const char *text, const char *part) { cr_expect_not_null(strstr(text, part), "'%s' lacks '%s'", text, part); }
@@ -74,7 +78,10 @@ static void restarts(const char *options, const char *fate, int lost) {
 
 Test(elastic, a_killed_rank_comes_again_over_shm) { restarts("--wire shm", "..k.", 1); }
 Test(elastic, a_killed_rank_comes_again_over_tcp) { restarts("--wire tcp", "...k", 1); }
-Test(elastic, rank_0_comes_again) { restarts("--wire shm", "k...", 1); }
+Test(elastic, rank_0_comes_again_over_shm) { restarts("--wire shm", "k...", 1); }
+Test(elastic, rank_0_comes_again_over_tcp) { restarts("--wire tcp", "k...", 1); }
+Test(elastic, one_that_dies_before_it_has_come_in) { restarts("--wire tcp", ".d..", 2); }
+Test(elastic, one_that_dies_when_it_has_come_in) { restarts("--wire shm", "c...", 2); }
 Test(elastic, two_at_once_come_again) { restarts("--wire shm", "k.k.", 2); }
 Test(elastic, one_is_killed_again) { restarts("--wire tcp", ".t..", 2); }
 Test(elastic, a_killed_rank_comes_again_encrypted) {
@@ -129,10 +136,58 @@ Test(elastic, a_replacement_that_fails_is_started_again_and_then_done_without) {
     free(text);
 }
 
-/* The others wait for it no longer than they were told to, and are ready before it comes. */
-Test(elastic, a_replacement_that_comes_late_is_done_without) {
+/* --- one comes late --- */
+
+/* The number after `key` in the line of the log's nth event of a kind. */
+static int number_of(const char *log, const char *event, int nth, const char *key) {
+    char        kind[64], name[64];
+    const char *at = log;
+    snprintf(kind, sizeof kind, "\"event\":\"%s\"", event);
+    snprintf(name, sizeof name, "\"%s\":", key);
+    for (int i = 0; i <= nth && at; i++) at = (at = strstr(at, kind)) ? at + 1 : NULL;
+    at = at ? strstr(at, name) : NULL;
+    cr_assert_not_null(at, "the log has no event %d of '%s' with '%s'", nth, event, key);
+    return (int)strtol(at + strlen(name), NULL, 10);
+}
+
+/* The others go on after a while, and take it in when it comes: the bits of a run of four, then three, then four ranks that was resumed
+ * from saves at these steps. The wire is slow, so that the run lasts long enough. */
+static void comes_late(const char *wire) {
+    enum { STEPS = 400 };
+    int  status;
+    char options[128];
+    setenv("WEFT_WIRE_DELAY_US", "1000", 1);
+    snprintf(options, sizeof options, "--elastic --wait 0.3 --wire %s", wire);
+    char *text = run_job(options, "..l.", "late", STEPS, &status);
+    cr_expect_eq(status, 0, "exit status %d", status);
+    cr_expect_eq(count(text, "accuracy 1.000, 4 ranks"), RANKS, "%s", text);
+    free(text);
+    char *log = read_text(temporary_path("late.jsonl"));
+    cr_expect_eq(number_of(log, "renewed", 0, "ranks"), 3);
+    cr_expect_eq(number_of(log, "renewed", 1, "ranks"), 4);
+    has(log, "another process was started in place of rank 2");
+    int steps[3] = {number_of(log, "renewed", 0, "step"), number_of(log, "renewed", 1, "step"), STEPS}, ranks[3] = {4, 3, 4};
+    cr_expect_gt(steps[1], steps[0], "the three went on from step %d to step %d", steps[0], steps[1]);
+    free(log);
+    snprintf(options, sizeof options, "--wire %s", wire);
+    for (int i = 0; i < 3; i++) {
+        free(run_job_of(ranks[i], options, "....", "saved", steps[i], temporary_path("checkpoint"), &status));
+        cr_expect_eq(status, 0);
+    }
+    for (int rank = 0; rank < RANKS; rank++) {
+        char late[32], saved[32];
+        snprintf(late, sizeof late, "late-%d", rank);
+        snprintf(saved, sizeof saved, "saved-%d", rank);
+        same_files(late, saved);
+    }
+}
+Test(elastic, one_that_comes_late_is_taken_in_over_shm) { comes_late("shm"); }
+Test(elastic, one_that_comes_late_is_taken_in_over_tcp) { comes_late("tcp"); }
+
+/* The others are ready before it comes. */
+Test(elastic, one_that_comes_too_late_is_done_without) {
     int   status;
-    char *text = run_job("--elastic --wait 0.3 --wire tcp", "..l.", "late", 400, &status);
+    char *text = run_job("--elastic --wait 0.3 --wire tcp", "..z.", "late", 400, &status);
     cr_expect_eq(status, 0, "%d: %s", status, text);
     cr_expect_eq(count(text, "accuracy 1.000, 3 ranks"), 3, "%s", text);
     has(text, "rank 2 was started in place of a lost one");

@@ -1,7 +1,8 @@
-/* A small run by weft_fit whose ranks kill themselves. usage: elastic OUT LOG FATE [STEPS]
+/* A small run by weft_fit whose ranks kill themselves. usage: elastic OUT LOG FATE [STEPS [CHECKPOINT]]
  * FATE has a letter for each rank: k, killed once the log tells of step 20; t, so the first two times; e, an error exit then; r, exits with an
- * error where it is a replacement, its first start being killed; l, comes late then, after 1.5 s; s, is stopped; . lives. Ranks
- * write their parameters to OUT-RANK when all is done, RANK being that of the world at the end, and print the accuracy. */
+ * error where it is a replacement, its first start being killed; d, is killed then at once; c, is so when it has come in; l, comes late then, when
+ * the others have gone on; z, too late, when they have ended; s, is stopped; . lives. Ranks write their parameters to OUT-RANK when all is done,
+ * RANK being that of the world at the end, and print the accuracy. What is at CHECKPOINT is gone on from. */
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
@@ -69,8 +70,10 @@ int main(int argc, char **argv) {
     int         start = again ? atoi(again) : 0;
     fate = rank && (size_t)atoi(rank) < strlen(argv[3]) ? argv[3][atoi(rank)] : '.';
     if (fate == 'r' && start > 0) return 9;
-    if (fate == 'l' && start > 0) usleep(1500000);
-    bool dies = fate == 'k' || fate == 'e' || fate == 'r' || fate == 'l' || fate == 's' ? start == 0 : fate == 't' && start < 2;
+    if (fate == 'd' && start == 1) raise(SIGKILL);
+    const char *until = fate == 'l' ? "\"event\":\"renewed\"" : fate == 'z' ? "\"event\":\"end\"" : NULL;
+    while (until && start > 0 && lines_of(until) == 0) usleep(2000);
+    bool dies = fate != '.' && (start == 0 || (fate == 't' && start == 1));
     wanted = 20 * (start + 1) + start * 30;
     if (dies && pthread_create(&killer, NULL, die_in_time, &wanted) != 0) return 3;
     for (int i = 0; i < ROWS; i++) {
@@ -78,6 +81,8 @@ int main(int argc, char **argv) {
         for (int k = 0; k < CLASSES; k++) x[i][k] = (float)(k == y[i]) + 0.01f * (float)(i % 7);
     }
     if ((status = weft_world_create(&(weft_world_options){.timeout_ns = INT64_C(20000000000)}, &world)) != WEFT_OK) goto done;
+    if (weft_world_is_replacement(world) != (start > 0)) return 4;
+    if (fate == 'c' && start == 1) raise(SIGKILL);
     if ((status = weft_graph_create(&(weft_graph_options){.seed = 5}, &graph)) != WEFT_OK) goto done;
     weft_batch_field    fields[2] = {{"x", WEFT_F32, weft_shape(ROWS, CLASSES), x}, {"y", WEFT_I32, weft_shape(ROWS), y}};
     weft_loader_options how = {.batch = BATCH, .seed = 1, .epochs = -1, .rank = weft_world_rank(world), .ranks = weft_world_size(world)};
@@ -91,7 +96,8 @@ int main(int argc, char **argv) {
     weft_tensor *loss = weft_cross_entropy(logits, label);
     weft_tensor *correct = weft_sum(weft_cast(weft_eq(weft_argmax(logits, 1), weft_cast(label, WEFT_I64)), WEFT_I64));
     if ((status = weft_trainer_create(world, &(weft_program){.loss = loss, .solver = weft_adam(0.003)}, &trainer)) != WEFT_OK) goto done;
-    weft_fit_options options = {.test = test, .test_correct = correct, .log_path = log_path, .log_every = 1, .max_steps = argc > 4 ? atol(argv[4]) : 400};
+    weft_fit_options options = {.test = test, .test_correct = correct, .log_path = log_path, .log_every = 1, .max_steps = argc > 4 ? atol(argv[4]) : 400,
+                                .checkpoint_path = argc > 5 ? argv[5] : NULL, .resume = argc > 5};
     if ((status = weft_fit(trainer, loader, &options, &result)) != WEFT_OK) goto done;
     printf("accuracy %.3f, %d ranks\n", result.test_accuracy, (int)weft_world_size(weft_trainer_world(trainer)));
     status = write_all(trainer, argv[1]);
