@@ -49,6 +49,7 @@
 enum {
     LINE_BYTES = 16384,         /* a longer line is passed on in pieces of this size */
     QUEUE_BYTES = 1 << 20,      /* output that waits for a slow reader, a stream */
+    LIFE_SECONDS = 60,          /* after which a death has little to do with the one before; and the longest pause before a restart */
     STOPPED_SECONDS = 6,        /* that a rank may be stopped by somebody else: the others give it up after 5 */
     SWEEP_MILLISECONDS = 20,    /* how often what must die is looked for again */
     LAST_OUTPUT_NS = 500000000, /* that what a dead rank left behind may hold its output open, until it is started again */
@@ -88,6 +89,8 @@ typedef struct keeper {
     pid_t *pids;           /* [ranks]; 0 once reaped */
     /* elastic */
     int *starts;           /* [ranks] how often it was started */
+    uint64_t *started_ns;  /* [ranks] the last time */
+    uint64_t *after_ns;    /* [ranks] no start before */
     uint64_t *due_ns;      /* [ranks] when it is to be started again, if its output does not end before; 0: it is not */
     int *doors;            /* [ranks] */
     uint64_t *stopped_ns;  /* [ranks] when it is killed, as it was stopped; 0: it is not */
@@ -266,6 +269,7 @@ static int start_rank(keeper *k, int rank, int store_fd) {
     k->pids[rank] = pid;
     ++k->alive;
     ++k->starts[rank];
+    k->started_ns[rank] = now_ns();
     close(report[1]);
     report[1] = -1;
     if (read(report[0], &error, sizeof error) == (ssize_t)sizeof error) {
@@ -366,6 +370,14 @@ static void drain(keeper *k, sink *to) {
 
 /* --- the keeper's loop --- */
 
+/* Seconds until a rank that was lost is started again: none the first time; what dies again and again is not helped by haste. */
+static double pause_before(const keeper *k, int rank) {
+    double pause = k->job->back_off;
+    if (k->starts[rank] < 2 || now_ns() - k->started_ns[rank] > LIFE_SECONDS * UINT64_C(1000000000)) return 0;
+    for (int i = 2; i < k->starts[rank] && pause < LIFE_SECONDS; ++i) pause *= 2;
+    return pause < LIFE_SECONDS ? pause : LIFE_SECONDS;
+}
+
 /* Whether the others go on without this rank, or with another one in its place: a rank that was killed, or one that could not come in
  * again. One that fails by itself at its first start would fail again. */
 static bool goes_on_without(keeper *k, int rank, int status, const char *how) {
@@ -376,8 +388,12 @@ static bool goes_on_without(keeper *k, int rank, int status, const char *how) {
     } else if (k->restarts > 0) {
         --k->restarts;
         ++k->due;
-        k->due_ns[rank] = now_ns() + LAST_OUTPUT_NS;
-        weftrun_complain("rank %d %s; starting it again (%d of %d)", rank, how, k->job->restarts - k->restarts, k->job->restarts);
+        double pause = pause_before(k, rank);
+        char when[32] = "";
+        k->after_ns[rank] = now_ns() + (uint64_t)(pause * 1e9);
+        k->due_ns[rank] = k->after_ns[rank] + LAST_OUTPUT_NS;
+        if (pause > 0) snprintf(when, sizeof when, " in %.3g s", pause);
+        weftrun_complain("rank %d %s; starting it again%s (%d of %d)", rank, how, when, k->job->restarts - k->restarts, k->job->restarts);
     } else {
         weftrun_complain("rank %d %s; none of %d restarts is left, so the others go on without it", rank, how, k->job->restarts);
     }
@@ -389,7 +405,7 @@ static void start_again(keeper *k) {
     for (int rank = 0; rank < k->job->ranks && k->due > 0; ++rank) {
         source *outputs = &k->sources[2 * rank];
         bool at_end = outputs[0].fd < 0 && outputs[1].fd < 0;
-        if (k->due_ns[rank] == 0 || (!at_end && now_ns() < k->due_ns[rank])) continue;
+        if (k->due_ns[rank] == 0 || now_ns() < (at_end ? k->after_ns[rank] : k->due_ns[rank])) continue;
         k->due_ns[rank] = 0;
         --k->due;
         for (int i = 0; i < 2; ++i)
@@ -542,6 +558,8 @@ static int run_keeper(const weftrun_job *job, int life_fd) {
     k.restarts = job->restarts;
     k.pids = calloc(ranks, sizeof *k.pids);
     k.starts = calloc(ranks, sizeof *k.starts);
+    k.started_ns = calloc(ranks, sizeof *k.started_ns);
+    k.after_ns = calloc(ranks, sizeof *k.after_ns);
     k.due_ns = calloc(ranks, sizeof *k.due_ns);
     k.doors = calloc(ranks, sizeof *k.doors);
     k.stopped_ns = calloc(ranks, sizeof *k.stopped_ns);
@@ -550,7 +568,7 @@ static int run_keeper(const weftrun_job *job, int life_fd) {
     k.polled = calloc(2 * ranks + 4, sizeof *k.polled);
     k.signal_fd = signalfd(-1, &watched, SFD_NONBLOCK | SFD_CLOEXEC);
     int store_fd = open_store(store, sizeof store), status = STATUS_LAUNCHER;
-    if (!k.pids || !k.starts || !k.due_ns || !k.doors || !k.stopped_ns || !k.sources || !k.sinks || !k.polled || k.signal_fd < 0) {
+    if (!k.pids || !k.starts || !k.started_ns || !k.after_ns || !k.due_ns || !k.doors || !k.stopped_ns || !k.sources || !k.sinks || !k.polled || k.signal_fd < 0) {
         weftrun_complain("cannot prepare %d ranks: %s", job->ranks, strerror(errno));
         goto done;
     }
@@ -572,6 +590,8 @@ done:
     if (k.signal_fd >= 0) close(k.signal_fd);
     free(k.pids);
     free(k.starts);
+    free(k.started_ns);
+    free(k.after_ns);
     free(k.due_ns);
     free(k.stopped_ns);
     free(k.doors);

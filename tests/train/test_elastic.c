@@ -53,7 +53,7 @@ static void restarts(const char *options, const char *fate, int lost) {
     char *text = run_job(options, "....", "whole", 400, &status);
     cr_assert_eq(status, 0, "%s", text);
     free(text);
-    snprintf(elastic, sizeof elastic, "--elastic %s", options);
+    snprintf(elastic, sizeof elastic, "--elastic --back-off 0.1 %s", options);
     text = run_job(elastic, fate, "lossy", 400, &status);
     cr_expect_eq(status, 0, "exit status %d", status);
     cr_expect_eq(count(text, "starting it again"), lost, "%s", text);
@@ -128,9 +128,10 @@ Test(elastic, an_error_of_its_own_ends_the_job) {
 
 Test(elastic, a_replacement_that_fails_is_started_again_and_then_done_without) {
     int   status;
-    char *text = run_job("--elastic --restarts 2 --wire shm", ".r..", "failing", 400, &status);
+    char *text = run_job("--elastic --restarts 2 --back-off 0.2 --wire shm", ".r..", "failing", 400, &status);
     cr_expect_eq(status, 0, "%d: %s", status, text);
     cr_expect_eq(count(text, "starting it again"), 2, "%s", text);
+    has(text, "rank 1 failed with status 9; starting it again in 0.2 s (2 of 2)");
     has(text, "rank 1 failed with status 9; none of 2 restarts is left");
     cr_expect_eq(count(text, "accuracy 1.000, 3 ranks"), 3, "%s", text);
     free(text);
@@ -213,6 +214,7 @@ Test(elastic, wrong_options_are_refused) {
     refuses("--restarts 2", "go with --elastic");
     refuses("--least 2", "go with --elastic");
     refuses("--wait 2", "go with --elastic");
+    refuses("--elastic --back-off soon", "--back-off wants seconds");
     refuses("--elastic --least 5", "more than the 4 ranks");
     refuses("--elastic --restarts -1", "--restarts wants a number");
     refuses("--elastic --least some", "--least wants a number");

@@ -30,6 +30,8 @@ static const char help[] =
     "  --restarts N      with --elastic, so many times in all (default 3); then the ranks that are left go on without\n"
     "  --wait SECONDS    with --elastic, the others wait so long for one that is started again (default 10); if it comes\n"
     "                    later, two or more that have gone on take it in\n"
+    "  --back-off SECONDS  with --elastic, the pause before a rank that died within a minute is started for the third time;\n"
+    "                    it doubles each time after that, up to a minute (default 1)\n"
     "  --least N         with --elastic, end when fewer ranks are left (default 1)\n"
     "  --no-prefix       leave their output as it is; otherwise each line begins with its rank, as in \"[1] loss "
     "...\"\n"
@@ -115,9 +117,19 @@ static bool is_wire(const char *name) {
     return false;
 }
 
+/* 1: it was one of these; -1: and wrong; 0: none. */
+static int take_elastic(char **argv, int *at, weftrun_job *job) {
+    const char *value = NULL;
+    if (takes(argv, at, "--restarts", &value)) return parse_count("--restarts", value, &job->restarts) ? 1 : -1;
+    if (takes(argv, at, "--wait", &value)) return parse_seconds("--wait", value, &job->wait) ? 1 : -1;
+    if (takes(argv, at, "--back-off", &value)) return parse_seconds("--back-off", value, &job->back_off) ? 1 : -1;
+    if (takes(argv, at, "--least", &value)) return parse_count("--least", value, &job->least) ? 1 : -1;
+    return 0;
+}
+
 static bool check_elastic(const weftrun_job *job, bool counts) {
     if (!job->elastic && counts) {
-        weftrun_complain("--restarts, --wait and --least go with --elastic");
+        weftrun_complain("--restarts, --wait, --back-off and --least go with --elastic");
         return false;
     }
     if (job->least > job->ranks) {
@@ -133,9 +145,9 @@ static bool check_elastic(const weftrun_job *job, bool counts) {
 
 /* -1 to go on, else the status to exit with. */
 int weftrun_parse(char **argv, weftrun_job *job_out) {
-    *job_out = (weftrun_job){.prefix = true, .settle = 6, .grace = 5, .restarts = 3, .wait = 10};
+    *job_out = (weftrun_job){.prefix = true, .settle = 6, .grace = 5, .restarts = 3, .wait = 10, .back_off = 1};
     bool counts = false;
-    int at = 1;
+    int at = 1, taken;
     for (; argv[at] && argv[at][0] == '-'; ++at) {
         const char *value = NULL;
         if (strcmp(argv[at], "--") == 0) {
@@ -151,15 +163,9 @@ int weftrun_parse(char **argv, weftrun_job *job_out) {
             job_out->encrypt = true;
         } else if (strcmp(argv[at], "--elastic") == 0) {
             job_out->elastic = true;
-        } else if (takes(argv, &at, "--restarts", &value)) {
+        } else if ((taken = take_elastic(argv, &at, job_out)) != 0) {
             counts = true;
-            if (!parse_count("--restarts", value, &job_out->restarts)) return STATUS_USAGE;
-        } else if (takes(argv, &at, "--wait", &value)) {
-            counts = true;
-            if (!parse_seconds("--wait", value, &job_out->wait)) return STATUS_USAGE;
-        } else if (takes(argv, &at, "--least", &value)) {
-            counts = true;
-            if (!parse_count("--least", value, &job_out->least)) return STATUS_USAGE;
+            if (taken < 0) return STATUS_USAGE;
         } else if (takes(argv, &at, "--ranks", &value) || takes(argv, &at, "-n", &value)) {
             if (!parse_ranks(value, &job_out->ranks)) return STATUS_USAGE;
         } else if (takes(argv, &at, "--settle", &value)) {

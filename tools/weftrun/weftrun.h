@@ -20,6 +20,7 @@ typedef struct weftrun_job {
     bool prefix;
     double settle, grace, wait; /* seconds; `wait`: elastic, for a rank that is started again */
     bool elastic;         /* ranks may be lost */
+    double back_off;      /* elastic: seconds before a rank's second restart; doubles with each */
     int restarts, least;  /* elastic: ranks to start again in all; ranks to go on with, 0: 1 */
     char **program;       /* argv of the ranks */
 } weftrun_job;
