@@ -19,7 +19,8 @@
  *   WEFT_WIRE      as --wire says; left as it was without
  *   WEFT_ENCRYPT   1 with --encrypt; left as it was without
  *   with --elastic WEFT_ELASTIC=1, WEFT_DOORS (a port for each rank, the same for all that follow one another there), WEFT_LEAST,
- *   WEFT_REPLACE_SECONDS (how long to wait for a rank that is started again), and in such a rank WEFT_REJOIN, its how manieth start it is
+ *   WEFT_REPLACE_SECONDS (how long to wait for a rank that is started again), WEFT_GONE_FD (a file with a byte for each rank, not 0 once it is
+ *   not started again), and in such a rank WEFT_REJOIN, its how manieth start it is
  *
  * Cost: two pipes and 32 KiB a rank. Nothing is created that has a name, so there is nothing to clean up after a kill.
  */
@@ -93,6 +94,7 @@ typedef struct keeper {
     uint64_t *after_ns;    /* [ranks] no start before */
     uint64_t *due_ns;      /* [ranks] when it is to be started again, if its output does not end before; 0: it is not */
     int *doors;            /* [ranks] */
+    int gone_fd;
     uint64_t *stopped_ns;  /* [ranks] when it is killed, as it was stopped; 0: it is not */
     int stopped;           /* how many are */
     bool suspended;        /* we were told to stop them all */
@@ -395,6 +397,8 @@ static bool goes_on_without(keeper *k, int rank, int status, const char *how) {
         if (pause > 0) snprintf(when, sizeof when, " in %.3g s", pause);
         weftrun_complain("rank %d %s; starting it again%s (%d of %d)", rank, how, when, k->job->restarts - k->restarts, k->job->restarts);
     } else {
+        ssize_t told = pwrite(k->gone_fd, "\1", 1, rank);
+        (void)told; /* without it they wait for it in vain */
         weftrun_complain("rank %d %s; none of %d restarts is left, so the others go on without it", rank, how, k->job->restarts);
     }
     return true;
@@ -572,7 +576,7 @@ static int run_keeper(const weftrun_job *job, int life_fd) {
         weftrun_complain("cannot prepare %d ranks: %s", job->ranks, strerror(errno));
         goto done;
     }
-    if (store_fd < 0 || (job->elastic && !weftrun_hold_doors(job->ranks, k.doors))) goto done;
+    if (store_fd < 0 || (job->elastic && !weftrun_hold_doors(job->ranks, k.doors, &k.gone_fd))) goto done;
     for (int i = 0; i < 2; ++i) k.sinks[i].fd = STDOUT_FILENO + i;
     for (size_t i = 0; i < 2 * ranks; ++i) k.sources[i] = (source){.fd = -1, .rank = (int)(i / 2)};
     set_job_environment(job, store);

@@ -131,6 +131,7 @@ typedef struct weft_shrink_options {
  * The new world then has as many ranks as before, in the old order, but that rank 0 is never a newcomer: where that one was lost, the
  * lowest survivor changes to the front. Who comes later ends the operations of the world that two or more survivors went on in, with WEFT_E_PEER and a
  * message that says so, and their next call lets it in. Who finds nobody alive, or is not let in before its timeout, fails with WEFT_E_PEER.
+ * Nobody is waited for whose byte, by his first rank, is not 0 in the file that WEFT_GONE_FD names by a descriptor.
  *
  * Errors: WEFT_E_INVALID; WEFT_E_STATE where the world has no fault; WEFT_E_PEER where this rank is the one that was given up, or too few came (the
  * message says which); WEFT_E_UNSUPPORTED over MPI, which does not survive a process, and where a rank's host let it open no port to be found at;

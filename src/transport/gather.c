@@ -97,11 +97,20 @@ static void stop_calling(wefti_gather *g) {
     g->leader = -1;
 }
 
+/* Nobody waits for who will not be started again. */
+static void count_gone(wefti_gather *g) {
+    const wefti_gather_options *o = &g->options;
+    g->roster.gone = 0;
+    for (int32_t rank = 0; o->is_gone && o->replacement_ns && rank < o->size; rank++)
+        g->roster.gone += g->known[o->members[rank]] == WEFTI_SEAT_EMPTY && o->is_gone(o->context, o->members[rank]);
+}
+
 static void lead(wefti_gather *g, uint64_t now_ns) {
     if (g->leader >= 0) stop_calling(g);
     let_in(g, now_ns);
     hear_seats(g, now_ns);
     look_for_absent(g, now_ns);
+    count_gone(g);
 }
 
 static void decide(wefti_gather *g, wefti_gathering *out) {

@@ -32,7 +32,7 @@ static weft_status lead(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *
     int32_t alive = here + expected + wefti_roster_count(roster, WEFTI_SEAT_SILENT);
     bool    may = 2 * here > alive;
     *do_out = WEFTI_ROSTER_LEAD;
-    if (here < roster->taken && now_ns - roster->leads_ns < options->replacement_ns) return WEFT_OK;
+    if (here < roster->taken - roster->gone && now_ns - roster->leads_ns < options->replacement_ns) return WEFT_OK;
     /* A majority that is missing may turn out to be dead: its doors are tried as long as there is patience. */
     if ((expected || !may) && now_ns - roster->leads_ns < options->patience_ns) return WEFT_OK;
     *do_out = WEFTI_ROSTER_FAIL;

@@ -29,6 +29,7 @@ typedef struct wefti_roster {
     uint64_t leads_ns;    /* when this rank began to lead; 0: it does not */
     uint64_t called_ns;   /* when it began to call the one that it takes for the leader … */
     int32_t  called;      /* … which is that one; -1 */
+    int32_t  gone;        /* of them that will not: the caller's to set */
     int32_t  passed;      /* how many times it went on to another one */
     bool     left_behind; /* it failed, and the others may have gone on without it */
 } wefti_roster;

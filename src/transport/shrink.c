@@ -94,7 +94,8 @@ static weft_status go_on(transport_inside *lost, const wefti_transport_options *
                                 .members = lost->members, .size = lost->transport.size,
                                 .blamed = wefti_fault_verdict(fault) == WEFT_E_PEER ? wefti_fault_rank(fault) : -1,
                                 .epoch = lost->heard_epoch, .least = terms->least, .patience_ns = terms->patience_ns,
-                                .replacement_ns = lost->named_doors ? terms->replacement_ns : 0, .newcomers = one_waits};
+                                .replacement_ns = lost->named_doors ? terms->replacement_ns : 0, .newcomers = one_waits,
+                                .is_gone = wefti_transport_is_gone, .context = lost};
     if (one_waits && how.replacement_ns && how.replacement_ns < WEFTI_NEWCOMER_NS) how.replacement_ns = WEFTI_NEWCOMER_NS;
     *joining_out = false;
     WEFTI_TRY(wefti_gather_open(&how, &lost->going.gather));

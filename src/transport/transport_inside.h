@@ -50,6 +50,8 @@ weft_status wefti_transport_enter(transport_inside *inside, const wefti_transpor
 WEFT_MUST_CHECK weft_status wefti_transport_name_doors(transport_inside *inside);
 /* Comes in place of a lost rank: `outside` is this rank before it is anywhere, with the place that it is to have. */
 WEFT_MUST_CHECK weft_status wefti_transport_come_in(transport_inside *outside, const wefti_transport_options *options, wefti_transport **transport_out);
+/* Whether the launcher says that nobody will be started in a lost rank's place (launcher.c). */
+bool wefti_transport_is_gone(void *context, int32_t seat);
 /* Ends what wefti_transport_shrink has under way. */
 void wefti_transport_stop_going(transport_inside *lost);
 

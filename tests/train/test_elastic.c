@@ -46,6 +46,18 @@ static void same_files(const char *a, const char *b) {
     cr_expect_eq(system(command), 0, "%s and %s differ", a, b);
 }
 
+/* The number after `key` in the line of the log's nth event of a kind. */
+static int number_of(const char *log, const char *event, int nth, const char *key) {
+    char        kind[64], name[64];
+    const char *at = log;
+    snprintf(kind, sizeof kind, "\"event\":\"%s\"", event);
+    snprintf(name, sizeof name, "\"%s\":", key);
+    for (int i = 0; i <= nth && at; i++) at = (at = strstr(at, kind)) ? at + 1 : NULL;
+    at = at ? strstr(at, name) : NULL;
+    cr_assert_not_null(at, "the log has no event %d of '%s' with '%s'", nth, event, key);
+    return (int)strtol(at + strlen(name), NULL, 10);
+}
+
 /* Whoever is lost comes again, and all ranks end with what they end with when nobody is lost. */
 static void restarts(const char *options, const char *fate, int lost) {
     int   status;
@@ -101,6 +113,21 @@ Test(elastic, the_others_go_on_where_no_restarts_are_left) {
     free(text);
 }
 
+/* They are told that nobody will come, and do not wait for it, which would be 10 s. */
+Test(elastic, the_others_do_not_wait_for_who_will_not_come) {
+    int   status;
+    char *text = run_job("--elastic --restarts 1 --wire shm", "..t.", "once", 400, &status);
+    cr_expect_eq(status, 0, "%d: %s", status, text);
+    has(text, "none of 1 restarts is left, so the others go on without it");
+    cr_expect_eq(count(text, "accuracy 1.000, 3 ranks"), 3, "%s", text);
+    char *log = read_text(temporary_path("once.jsonl"));
+    cr_expect_eq(number_of(log, "renewed", 0, "ranks"), 4);
+    cr_expect_eq(number_of(log, "renewed", 1, "ranks"), 3);
+    cr_expect_lt(number_of(log, "renewed", 1, "seconds"), 8);
+    free(log);
+    free(text);
+}
+
 Test(elastic, a_job_of_too_few_ends_with_a_word) {
     int   status;
     char *text = run_job("--elastic --restarts 0 --least 3 --wire tcp", "k.k.", "few", 400000, &status);
@@ -138,18 +165,6 @@ Test(elastic, a_replacement_that_fails_is_started_again_and_then_done_without) {
 }
 
 /* --- one comes late --- */
-
-/* The number after `key` in the line of the log's nth event of a kind. */
-static int number_of(const char *log, const char *event, int nth, const char *key) {
-    char        kind[64], name[64];
-    const char *at = log;
-    snprintf(kind, sizeof kind, "\"event\":\"%s\"", event);
-    snprintf(name, sizeof name, "\"%s\":", key);
-    for (int i = 0; i <= nth && at; i++) at = (at = strstr(at, kind)) ? at + 1 : NULL;
-    at = at ? strstr(at, name) : NULL;
-    cr_assert_not_null(at, "the log has no event %d of '%s' with '%s'", nth, event, key);
-    return (int)strtol(at + strlen(name), NULL, 10);
-}
 
 /* The others go on after a while, and take it in when it comes: the bits of a run of four, then three, then four ranks that was resumed
  * from saves at these steps. The wire is slow, so that the run lasts long enough. */

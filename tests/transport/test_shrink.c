@@ -397,6 +397,46 @@ Test(roster, half_do_not_go_on) {
     cr_expect_eq(ask(&roster, 111, &leader), WEFTI_ROSTER_DECIDE, "2 of 3");
 }
 
+/* Leads with 2 of 3 who were there, and waits for a newcomer longer than for survivors. */
+static void lead_with_newcomers(wefti_roster *roster, uint8_t *seats) {
+    int32_t leader = -1;
+    wefti_roster_open(roster, &(wefti_roster_options){.me = 1, .seats = 3, .least = 1, .patience_ns = 100, .replacement_ns = 500}, seats);
+    wefti_roster_here(roster, 2);
+    wefti_roster_lost(roster, 0);
+    cr_expect_eq(ask(roster, 10, &leader), WEFTI_ROSTER_LEAD);
+    cr_expect_eq(ask(roster, 509, &leader), WEFTI_ROSTER_LEAD);
+    cr_expect_eq(leader, 1);
+}
+Test(roster, newcomers_are_waited_for) {
+    uint8_t      seats[3] = {WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED};
+    wefti_roster roster;
+    int32_t      leader = -1;
+    lead_with_newcomers(&roster, seats);
+    cr_expect_eq(ask(&roster, 510, &leader), WEFTI_ROSTER_DECIDE, "but not for ever");
+}
+Test(roster, nobody_waits_for_more_newcomers_than_come) {
+    uint8_t      seats[3] = {WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED};
+    wefti_roster roster;
+    int32_t      leader = -1;
+    lead_with_newcomers(&roster, seats);
+    roster.gone = 1;
+    cr_expect_eq(ask(&roster, 509, &leader), WEFTI_ROSTER_DECIDE, "the launcher says that none will");
+    roster.gone = 0;
+    wefti_roster_here(&roster, 0);
+    cr_expect_eq(ask(&roster, 509, &leader), WEFTI_ROSTER_DECIDE, "it is there");
+    cr_expect_eq(leader, 1, "a newcomer leads nothing");
+}
+Test(roster, a_late_newcomer_is_waited_for) {
+    uint8_t      seats[3] = {WEFTI_SEAT_EMPTY, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED};
+    wefti_roster roster;
+    int32_t      leader = -1;
+    wefti_roster_open(&roster, &(wefti_roster_options){.me = 1, .seats = 3, .least = 1, .patience_ns = 100, .replacement_ns = 500, .newcomers = 1}, seats);
+    wefti_roster_here(&roster, 2);
+    cr_expect_eq(ask(&roster, 10, &leader), WEFTI_ROSTER_LEAD, "it has said that it waits");
+    wefti_roster_here(&roster, 0);
+    cr_expect_eq(ask(&roster, 11, &leader), WEFTI_ROSTER_DECIDE);
+}
+
 Test(roster, a_leader_that_never_answers_is_passed_over) {
     uint8_t      seats[3] = {WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED};
     wefti_roster roster;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -29,7 +30,18 @@ static int hold_port(int *port_out) {
     return -1;
 }
 
-bool weftrun_hold_doors(int ranks, int *holders_out) {
+static bool open_gone(int ranks, int *gone_out) {
+    char text[16];
+    *gone_out = memfd_create("weftrun-gone", 0);
+    if (*gone_out < 0 || ftruncate(*gone_out, ranks) != 0) {
+        weftrun_complain("cannot make a file for --elastic: %s", strerror(errno));
+        return false;
+    }
+    snprintf(text, sizeof text, "%d", *gone_out);
+    return setenv("WEFT_GONE_FD", text, 1) == 0;
+}
+
+bool weftrun_hold_doors(int ranks, int *holders_out, int *gone_out) {
     char *list = calloc((size_t)ranks, DOOR_BYTES);
     size_t used = 0;
     for (int rank = 0; rank < ranks && list; ++rank) {
@@ -45,5 +57,5 @@ bool weftrun_hold_doors(int ranks, int *holders_out) {
     bool set = list && setenv("WEFT_DOORS", list, 1) == 0;
     if (!set) weftrun_complain("no memory for the addresses of %d ranks", ranks);
     free(list);
-    return set;
+    return set && open_gone(ranks, gone_out);
 }

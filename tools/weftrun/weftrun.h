@@ -32,8 +32,9 @@ void weftrun_complain(const char *format, ...) __attribute__((format(printf, 1, 
 int weftrun_parse(char **argv, weftrun_job *job_out);
 
 /* The doors of elastic ranks: a port of loopback for each, held by a socket that does not listen, so that whoever has the place may, one
- * process after another, and nobody else is given the port. Puts WEFT_DOORS into the environment. False after a message. */
-bool weftrun_hold_doors(int ranks, int *holders_out);
+ * process after another, and nobody else is given the port. And a file of a byte for each, which the ranks inherit, to be set once nobody will come to it any
+ * more. Puts WEFT_DOORS and WEFT_GONE_FD into the environment. False after a message. */
+bool weftrun_hold_doors(int ranks, int *holders_out, int *gone_out);
 
 /* Sends signal `number` to every descendant of this process, except those in a process group that `spare` [spared]
  * lists; entries of 0 are none. Reads /proc once. */
