@@ -46,6 +46,13 @@ typedef struct map_peer {
     bool sent, received;        /* posted */
 } map_peer;
 
+/* How copies to staging go. */
+typedef struct stage_pace {
+    uint32_t copies; /* so far, of those that are long enough to tell */
+    bool quick;      /* one of the last that were timed was */
+    bool streams;    /* past the caches, until they are timed again */
+} stage_pace;
+
 struct coll_map {
     wefti_wire_region *region; /* this rank's: slots, then their payloads, then staging, then the farewell */
     map_peer *peers;           /* [size] */
@@ -54,6 +61,7 @@ struct coll_map {
     size_t payload_offset, stage_offset, farewell_offset, size_bytes;
     coll_share *shares; /* [in_flight] */
     void **pointers;    /* [in_flight · 2 · size]: the shares' */
+    stage_pace pace;
     uint8_t *block;     /* [BLOCK_BYTES] what was just reduced */
 };
 

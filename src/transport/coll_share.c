@@ -25,6 +25,10 @@
  * an ordinary store would first read the line it is about to overwrite. Below, they would only be driven out of caches
  * that hold them. Measured: the same at 1 MiB, half as long at 64 MiB. */
 #define STREAM_BYTES ((size_t)2 << 20)
+/* Copies to staging from this size on tell how they go: PACE_TRIES in a row of every PACE_EVERY. PACE_QUICK bytes in a nanosecond are what
+ * cores reach that share a cache (15; others 2.4). */
+#define PACE_BYTES ((size_t)4 << 10)
+enum { PACE_EVERY = 128, PACE_TRIES = 3, PACE_QUICK = 5 };
 
 /* --- who reads and writes what --- */
 
@@ -75,6 +79,26 @@ static share_place place_of(const coll_operation *operation, int32_t worker) {
 }
 
 /* --- staging --- */
+
+/* To staging, which the others read. Where cores share no cache, a line that the other has read is written again at a fraction of what a
+ * store past the caches takes; where they share one, such a store only sends the reader to memory. Which it is changes while a program
+ * runs, where a host moves its guests' cores: so a few ordinary copies in a row are timed now and then, and the quickest one tells. */
+static void copy_to_stage(coll_group *group, void *to, const void *from, size_t bytes) {
+    stage_pace *pace = &group->map->pace;
+    const wefti_host *host = group->base.wire->host;
+    bool timed = bytes >= PACE_BYTES && pace->copies++ % PACE_EVERY < PACE_TRIES;
+    if (!timed && pace->streams) {
+        wefti_stream_copy(to, from, bytes);
+        return;
+    }
+    uint64_t begin_ns = timed ? wefti_host_now(host) : 0;
+    memcpy(to, from, bytes);
+    if (!timed) return;
+    pace->quick |= bytes >= (wefti_host_now(host) - begin_ns) * PACE_QUICK;
+    if (pace->copies % PACE_EVERY != PACE_TRIES) return;
+    pace->streams = !pace->quick;
+    pace->quick = false;
+}
 
 static uint8_t *stage_of(const coll_operation *operation, int32_t member, bool out, uint64_t segment, int32_t worker) {
     const coll_group *group = coll_group_of(operation);
@@ -127,10 +151,10 @@ static void copy_segment(coll_operation *operation, bool out, uint64_t segment) 
             memcpy((uint8_t *)operation->call.receive + (place.target + range.first) * operation->element_bytes, stage,
                    bytes);
         else
-            memcpy(stage,
-                   (const uint8_t *)operation->call.send + (place.source + range.first) * operation->element_bytes,
-                   bytes);
+            copy_to_stage(coll_group_of(operation), stage,
+                          (const uint8_t *)operation->call.send + (place.source + range.first) * operation->element_bytes, bytes);
     }
+    if (!out) wefti_stream_fence();
 }
 
 static bool stage_in(coll_operation *operation) {
@@ -210,7 +234,11 @@ static weft_status work_block(coll_operation *operation, share_place place, uint
         if (!is_target(operation, i, me)) continue;
         void *to = share->receive[i] ? share->receive[i] + (place.target + first) * element
                                      : stage_of(operation, i, true, segment, me) + in_piece;
-        if (to != result) (share->stream ? wefti_stream_copy : copy)(to, result, count * element);
+        if (to == result) continue;
+        if (share->receive[i])
+            (share->stream ? wefti_stream_copy : copy)(to, result, count * element);
+        else
+            copy_to_stage(group, to, result, count * element);
     }
     return WEFT_OK;
 }
@@ -238,7 +266,7 @@ static weft_status work(coll_operation *operation, size_t *budget, bool *moved_o
         }
         *moved_out = true;
         uint64_t worked = share->cursor == place.count ? share->segments : share->cursor / share->piece;
-        if (worked != share->worked && share->stream) wefti_stream_fence();
+        if (worked != share->worked && (share->stream || share->foreign)) wefti_stream_fence();
         if (worked != share->worked) atomic_store_explicit(&own_slot(operation)->worked, worked, memory_order_release);
         share->worked = worked;
     }

@@ -17,16 +17,15 @@
 
 #include "core/base/base.h"
 
-/* memcpy past the caches, where both sides are aligned to 16 bytes and there is a whole line; else memcpy. */
+/* memcpy past the caches, where the target is aligned to 16 bytes and there is a whole line; else memcpy. */
 static inline void wefti_stream_copy(void *to, const void *from, size_t bytes) {
 #if defined(__SSE2__)
-    if ((((uintptr_t)to | (uintptr_t)from) & 15) == 0 && bytes >= WEFTI_CACHE_LINE) {
+    if (((uintptr_t)to & 15) == 0 && bytes >= WEFTI_CACHE_LINE) {
         size_t lines = bytes / WEFTI_CACHE_LINE;
         __m128i *out = to;
         const __m128i *in = from;
         for (size_t i = 0; i < lines; i++, in += 4, out += 4) {
-            __m128i a = _mm_load_si128(in), b = _mm_load_si128(in + 1), c = _mm_load_si128(in + 2),
-                    d = _mm_load_si128(in + 3);
+            __m128i a = _mm_loadu_si128(in), b = _mm_loadu_si128(in + 1), c = _mm_loadu_si128(in + 2), d = _mm_loadu_si128(in + 3);
             _mm_stream_si128(out, a);
             _mm_stream_si128(out + 1, b);
             _mm_stream_si128(out + 2, c);
