@@ -21,6 +21,7 @@
  *   keep            checkpoint.h safetensors.h metrics.h plot.h tensorboard.h timeline.h
  *   run             world.h     this process's rank, device and link to the others
  *                   server.h    parameter server: tables that workers push to and pull from, at clocks or asynchronously
+ *                   updates.h   what threads add up before it is pushed, with sums that have no order
  *                   vectors.h   its dense tables as vectors: arithmetic where they lie
  *                   lbfgs.h     L-BFGS on it, with units of work that go to whoever is idle
  *                   collective.h  groups of ranks: reductions, exchanges and messages on plain memory
@@ -67,6 +68,7 @@
 #include "weft/tokens.h"
 #include "weft/trainer.h"
 #include "weft/variables.h"
+#include "weft/updates.h"
 #include "weft/vectors.h"
 #include "weft/wire.h"
 #include "weft/world.h"
