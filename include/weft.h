@@ -23,6 +23,7 @@
  *                   server.h    parameter server: tables that workers push to and pull from, at clocks or asynchronously
  *                   updates.h   what threads add up before it is pushed, with sums that have no order
  *                   vectors.h   its dense tables as vectors: arithmetic where they lie
+ *                   slices.h    tables larger than memory: blocks of data work through slices of rows
  *                   lbfgs.h     L-BFGS on it, with units of work that go to whoever is idle
  *                   collective.h  groups of ranks: reductions, exchanges and messages on plain memory
  *                   wire.h      a wire of your own between the ranks
@@ -58,6 +59,7 @@
 #include "weft/safetensors.h"
 #include "weft/server.h"
 #include "weft/shape.h"
+#include "weft/slices.h"
 #include "weft/solver.h"
 #include "weft/status.h"
 #include "weft/strategy.h"

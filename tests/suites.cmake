@@ -8,9 +8,9 @@ set(weft_thread_suites "^(base|collective|cpu|device|parallel|plan|server|train|
 # Not for the thread sanitizer: the simulator's ranks are fibers of one thread, which it neither knows nor could find a race between.
 set(weft_fiber_suites "^(simulation_|transport_test_wire_sim$)")
 # Not for the sanitizers: scripts that start other builds, and what measures time or memory.
-set(weft_plain_suites "^(lint|install|scripts|samples|bench)_|^train_test_(overlap$|compress_images|served_images)|^server_test_(downpour|lbfgs_slow)$")
+set(weft_plain_suites "^(lint|install|scripts|samples|bench)_|^train_test_(overlap$|compress_images|served_images)|^server_test_(downpour|lbfgs_slow|slices_time)$")
 # What compares times, and so runs beside no other test.
-set(weft_lone_suites "^(train_test_overlap|transport_test_wire_delay|server_test_downpour|server_test_lbfgs_slow)$")
+set(weft_lone_suites "^(train_test_overlap|transport_test_wire_delay|server_test_downpour|server_test_lbfgs_slow|server_test_slices_time)$")
 
 # weft_applies(<out> <test name>): whether this build wants the test.
 function(weft_applies out name)
