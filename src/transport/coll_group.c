@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/pause.h"
 #include "transport/coll.h"
 
 enum { SPINS = 32 };                    /* looks without the clock, the wire and the fault object */
@@ -20,14 +21,6 @@ enum { SPINS = 32 };                    /* looks without the clock, the wire and
 enum { USER_BLOCK_BYTES = 8192 };
 #define NAP_NS (50 * UINT64_C(1000))
 #define REST_NS (5 * WEFTI_MILLISECOND_NS) /* at most, so that faults are heard of */
-
-static inline void pause_core(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
 
 coll_range wefti_coll_part(size_t count, size_t element_bytes, int32_t size, int32_t index) {
     size_t line = WEFTI_CACHE_LINE / element_bytes, lines = (count + line - 1) / line;
@@ -552,7 +545,7 @@ static weft_status group_test(wefti_collective *handle) {
 static void spin(coll_group *group, const coll_operation *operation) {
     for (int32_t i = 0; i < SPINS && !operation->finished; i++) {
         if (advance_all(group) != WEFT_OK) return;
-        pause_core();
+        wefti_pause_core();
     }
 }
 

@@ -24,6 +24,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "core/base/pause.h"
 #include "core/cpu/pool.h"
 #include "core/iface/host.h"
 
@@ -76,14 +77,6 @@ static _Thread_local int32_t current_worker = -1;
 static _Thread_local uint64_t idle_last_ns;
 
 static uint64_t now_ns(void) { return wefti_host_now(wefti_host_system()); }
-
-static void pause_briefly(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
     (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
@@ -150,7 +143,7 @@ static void await_work(wefti_pool *pool, uint64_t seen) {
         do {
             for (int i = 0; i < PAUSES_PER_LOOK; i++) {
                 if (work_waits(pool, seen)) return;
-                pause_briefly();
+                wefti_pause_core();
             }
         } while (now_ns() - begin < pool->spin_ns);
     }
@@ -205,7 +198,7 @@ static void close_gate(wefti_pool *pool) {
     for (uint32_t looks = 0; gate & GATE_INSIDE; looks++) {
         /* A worker that shares this core can only finish when it gets it. */
         if (!pool->spin_ns || looks > 4096) sched_yield();
-        else pause_briefly();
+        else wefti_pause_core();
         if (looks % 64 == 63) call_idle(pool->idle);
         gate = atomic_load_explicit(&pool->gate, memory_order_acquire);
     }

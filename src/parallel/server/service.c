@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/base/pause.h"
 #include "core/iface/collective.h"
 #include "parallel/server/saves.h"
 
@@ -102,16 +103,8 @@ static void rest(weft_server *server, uint64_t limit_ns) {
     ppoll(wait, 2, &limit, NULL);
 }
 
-static void pause_core(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
-
 static void stand_by(weft_server *server, int32_t vain, uint64_t limit_ns) {
-    if (vain < SPINS && server->host->cores >= server->size) pause_core();
+    if (vain < SPINS && server->host->cores >= server->size) wefti_pause_core();
     else if (vain < SPINS + YIELDS) server->host->yield(server->host->context);
     else rest(server, limit_ns);
 }
