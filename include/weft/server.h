@@ -37,7 +37,8 @@
  * ends with WEFT_E_PEER, which names it. With .replicas they are not: pushes, sets and ends of clocks go to both who hold a row, and end once
  * both have them, so nothing that was acknowledged is lost when one dies; requests go on with the other, those in flight too, and no worker
  * sees a status. With staleness 0 it has the same bits; where pushes are given to the rule as they come, floats may differ in rounding.
- * WEFT_E_PEER comes when both holders of a row have died. Snapshots are taken of servers that are all there. Not with weft_lbfgs_minimise.
+ * WEFT_E_PEER comes when both holders of a row have died. Snapshots are taken of servers that are all there. Not with weft_lbfgs_minimise, nor with .spares
+ * (WEFT_E_UNSUPPORTED). A worker that dies in the middle of a push may leave it with one holder alone: it was not acknowledged.
  * A request that is wrong ends with a status for who made it, and changes nothing.
  *
  * Fewer bytes. Keys travel as the gaps between them, in as few bytes as these take, wherever that is less; a key set's only once. Values of pushes and

@@ -228,4 +228,10 @@ static weft_status refused(serving *self) {
     REFUSED(weft_server_create(self->world, &(weft_server_options){.replicas = self->rank}, &server), WEFT_E_MISMATCH, "rank 1 0 servers and 1");
     return WEFT_OK;
 }
+static weft_status spares_refused(serving *self) {
+    weft_table *table = NULL;
+    REFUSED(weft_table_create(self->server, &(weft_table_options){.name = "spare", .rows = 4, .spares = 1}, &table), WEFT_E_UNSUPPORTED, "1 spares with replicas");
+    return WEFT_OK;
+}
+Test(replicas, no_spares) { serve_case("shm", 4, &two_apart, spares_refused); }
 Test(replicas, refusals) { serve_case("shm", 2, NULL, refused); }

@@ -102,6 +102,9 @@ weft_status weft_table_create(weft_server *server, const weft_table_options *opt
     if (!options) return wefti_fail(WEFT_E_INVALID, "weft_table_create: the options are NULL");
     checked = *options;
     WEFTI_TRY(wefti_server_options_check(&checked));
+    if (server->twin && checked.spares > 0)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "table '%s': %d spares with replicas: each server decides who was late, so a replica would sum other pushes; leave one of "
+                          "them out", checked.name, (int)checked.spares);
     WEFTI_TRY(wefti_server_spec_write(&checked, &spec));
     return take_part(server, &spec, table_out);
 }
