@@ -426,3 +426,51 @@ Test(snapshots, damaged_share_changes_no_server) {
     damage_a_share();
     serve_case("shm", 3, &two_apart, load_damaged);
 }
+
+/* --- shares that are not what is loaded --- */
+
+static weft_status create_keyed(serving *self, weft_table_split split, weft_table **table_out) {
+    return weft_table_create(self->server, &(weft_table_options){.name = "keyed", .sparse = true, .rows = 1000, .split = split, .dtype = WEFT_I64,
+                             .staleness = WEFT_TABLE_ASYNCHRONOUS}, table_out);
+}
+static weft_status save_keyed(serving *self) {
+    weft_table *table = NULL;
+    uint64_t    rows[64];
+    int64_t     values[64];
+    for (int i = 0; i < 64; i++) {
+        rows[i] = (uint64_t)i * 15;
+        values[i] = i;
+    }
+    WEFTI_TRY(create_keyed(self, WEFT_SPLIT_HASH, &table));
+    WEFTI_TRY(weft_table_call_rows(table, WEFT_PUSH, rows, 64, values, NULL));
+    WEFTI_TRY(weft_server_save(self->server, path));
+    weft_table_release(table);
+    return WEFT_OK;
+}
+static weft_status load_by_ranges(serving *self) {
+    weft_table *table = NULL;
+    WEFTI_TRY(create_keyed(self, WEFT_SPLIT_RANGE, &table));
+    REFUSED(weft_server_load(self->server, path), WEFT_E_MISMATCH, "with the .split that it was saved with");
+    weft_table_release(table);
+    return WEFT_OK;
+}
+static weft_status load_doubled(serving *self) {
+    weft_table *table = NULL;
+    WEFTI_TRY(create_keyed(self, WEFT_SPLIT_HASH, &table));
+    REFUSED(weft_server_load(self->server, path), WEFT_E_CORRUPT, "is share 0 of 2, and the manifest names it as share 1 of 2");
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(snapshots, no_row_is_lost_to_another_split) {
+    serve_case("shm", 3, &two_apart, save_keyed);
+    serve_case("shm", 3, &two_apart, load_by_ranges);
+}
+/* The first server's share in place of the second's, too: its checksums are right, and a sparse table does not know how many rows it had. */
+Test(snapshots, a_share_in_anothers_place_is_refused) {
+    char command[256];
+    serve_case("shm", 3, &two_apart, save_keyed);
+    snprintf(command, sizeof command, "cd %s && cp *.0-of-2 first && cp first *.1-of-2", folder);
+    cr_assert(system(command) == 0);
+    serve_case("shm", 2, &one_apart, load_doubled);
+    serve_case("shm", 3, &two_apart, load_doubled);
+}

@@ -35,7 +35,6 @@ typedef struct wefti_load_table {
     wefti_store  *store;
     wefti_sum    *sum;    /* staleness 0 */
     uint64_t      filled; /* rows of a dense one */
-    bool          found;
 } wefti_load_table;
 /* Fills the tables' stores with the rows of server `index` of `servers`, whoever saved them. */
 WEFT_MUST_CHECK weft_status wefti_snapshot_fill(const char *path, wefti_load_table *tables, int32_t count, int32_t index, int32_t servers);

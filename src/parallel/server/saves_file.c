@@ -230,15 +230,25 @@ static weft_status take_dense(wefti_load_table *t, const source *s) {
     return put(t, s, NULL, from - begin, from - s->first, to - from);
 }
 
-/* Rows of other servers are passed over; what is taken goes in one by one, as its place may be anywhere. */
-static weft_status take_sparse(wefti_load_table *t, const source *s, int32_t index, int32_t servers) {
+static bool is_mine(const wefti_load_table *t, uint64_t key, int32_t index, int32_t servers) {
+    if (t->table->options.split == WEFT_SPLIT_HASH) return wefti_route_hash(key, servers) == index;
+    return key - t->table->begin < t->table->rows;
+}
+
+/* Rows of other servers are passed over, but in this server's `own` share; what is taken goes in one by one, as its place may be anywhere.
+ * Keys lie where the arrays before them end, at any byte. */
+static weft_status take_sparse(wefti_load_table *t, const source *s, int32_t index, int32_t servers, bool own) {
     const weft_table_options *o = &t->table->options;
-    const uint64_t           *keys = s->parts[s->count - 1]->data;
+    const uint8_t            *keys = s->parts[s->count - 1]->data;
     for (uint64_t i = 0; i < s->rows; i++) {
-        uint64_t key = keys[i], place;
-        bool     fits = o->rows == 0 || key < (uint64_t)o->rows;
+        uint64_t key, place;
+        memcpy(&key, keys + i * sizeof key, sizeof key);
+        bool fits = o->rows == 0 || key < (uint64_t)o->rows;
         if (!fits) return wefti_fail(WEFT_E_CORRUPT, "'%s': table '%s' has a key %" PRIu64 ", and %lld rows", s->path, o->name, key, (long long)o->rows);
-        bool mine = o->split == WEFT_SPLIT_HASH ? wefti_route_hash(key, servers) == index : key - t->table->begin < t->table->rows;
+        bool mine = is_mine(t, key, index, servers);
+        if (!mine && own)
+            return wefti_fail(WEFT_E_MISMATCH, "'%s': table '%s' has key %" PRIu64 ", which is another server's here: create the table with the .split that "
+                              "it was saved with", s->path, o->name, key);
         if (!mine) continue;
         WEFTI_TRY(wefti_store_find(t->store, &key, 1, true, &place));
         WEFTI_TRY(put(t, s, &place, 0, i, 1));
@@ -246,19 +256,28 @@ static weft_status take_sparse(wefti_load_table *t, const source *s, int32_t ind
     return WEFT_OK;
 }
 
-static weft_status take_share(const char *path, wefti_load_table *tables, int32_t count, int32_t index, int32_t servers) {
+/* That it is the share which the manifest means: rows of one that is read twice would hide that another's are missing. */
+static weft_status check_share(const weft_safetensors *file, const char *path, int32_t share, int32_t saved) {
+    const char *text = weft_safetensors_metadata(file, SHARE_KEY);
+    int         version = 0, index = 0, servers = 0;
+    if (!text || sscanf(text, "%d %d %d", &version, &index, &servers) != 3) return wefti_fail(WEFT_E_CORRUPT, "'%s' is no share of a snapshot", path);
+    if (version != 1) return wefti_fail(WEFT_E_UNSUPPORTED, "'%s' is a share of version %d; this Weft reads version 1", path, version);
+    if (index == share && servers == saved) return weft_safetensors_verify(file);
+    return wefti_fail(WEFT_E_CORRUPT, "'%s' is share %d of %d, and the manifest names it as share %d of %d", path, index, servers, (int)share, (int)saved);
+}
+
+/* Share `share` of the `saved` that there are. */
+static weft_status take_share(const char *path, int32_t share, int32_t saved, wefti_load_table *tables, int32_t count, int32_t index, int32_t servers) {
     weft_safetensors *file = NULL;
     source            s;
     WEFTI_TRY(weft_safetensors_open(path, &file));
-    weft_status status = weft_safetensors_metadata(file, SHARE_KEY) ? weft_safetensors_verify(file)
-                                                                    : wefti_fail(WEFT_E_CORRUPT, "'%s' is no share of a snapshot", path);
+    weft_status status = check_share(file, path, share, saved);
     for (int32_t i = 0; i < count && status == WEFT_OK; i++) {
         wefti_load_table *t = &tables[i];
         WEFTI_TRY_GOTO(read_source(file, path, t->table->spec.name, &s), done);
         WEFTI_TRY_GOTO(check_source(t, &s), done);
         WEFTI_TRY_GOTO(find_parts(file, t, &s), done);
-        t->found = true;
-        status = s.sparse ? take_sparse(t, &s, index, servers) : take_dense(t, &s);
+        status = s.sparse ? take_sparse(t, &s, index, servers, saved == servers) : take_dense(t, &s);
     }
 done:
     weft_safetensors_release(file);
@@ -275,7 +294,7 @@ static weft_status take_shares(const char *path, const weft_safetensors *manifes
         const char *name = weft_safetensors_metadata(manifest, key);
         if (!name || strchr(name, '/')) return wefti_fail(WEFT_E_CORRUPT, "the manifest does not name its share %d of %d", (int)i, (int)saved);
         snprintf(whole, sizeof whole, "%.*s%s", (int)(base_of(path) - path), path, name);
-        WEFTI_TRY(take_share(whole, tables, count, index, servers));
+        WEFTI_TRY(take_share(whole, i, saved, tables, count, index, servers));
     }
     for (int32_t i = 0; i < count; i++)
         if (!tables[i].table->options.sparse && tables[i].filled != tables[i].table->rows)
