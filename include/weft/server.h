@@ -307,7 +307,7 @@ WEFT_MUST_CHECK weft_status weft_server_save(weft_server *server, const char *pa
 
 /* Fills the tables that there are with the rows and states of a snapshot, on any number of servers, whoever saved it; clocks and key sets stay. One worker
  * calls it, with no pushes under way; blocks. Each server has a second copy of its rows meanwhile. All tables must be in the snapshot, and be of the
- * same kind: WEFT_E_NOT_FOUND, WEFT_E_MISMATCH (what differs: dtype, width, rows, rule, solver; rates and the like may), WEFT_E_STATE (pushes are
+ * same kind: WEFT_E_NOT_FOUND, WEFT_E_MISMATCH (what differs: dtype, width, rows, split, rule, solver; rates and the like may), WEFT_E_STATE (pushes are
  * under way, or another load is), WEFT_E_CORRUPT, WEFT_E_NO_MEMORY, WEFT_E_IO, WEFT_E_PEER; no row changes then on any server (but for a server
  * that dies in the last moment). */
 WEFT_MUST_CHECK weft_status weft_server_load(weft_server *server, const char *path);

@@ -1,6 +1,7 @@
 /* Snapshots: of one moment on all servers while training goes on, whole on the disk or not there, and read by another number of servers. */
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -426,6 +427,37 @@ Test(snapshots, damaged_share_changes_no_server) {
     damage_a_share();
     serve_case("shm", 3, &two_apart, load_damaged);
 }
+
+/* --- two loads at once --- */
+
+static void *load_beside(void *context) {
+    weft_status *status = calloc(1, sizeof *status);
+    *status = weft_server_load(context, path);
+    return status;
+}
+/* Of one rank's two threads: one of them loads at least, and what is refused to the other does not take away what the first has read. */
+static weft_status load_twice(serving *self) {
+    weft_table *table = NULL;
+    WEFTI_TRY(create_small(self, &table));
+    WEFTI_TRY(set_all(table, 5));
+    WEFTI_TRY(weft_server_save(self->server, path));
+    for (int i = 0; i < 30; i++) {
+        pthread_t thread;
+        void     *result = NULL;
+        WEFTI_TRY(set_all(table, 6));
+        EXPECT(pthread_create(&thread, NULL, load_beside, self->server) == 0, "no thread");
+        weft_status mine = weft_server_load(self->server, path);
+        pthread_join(thread, &result);
+        weft_status theirs = *(weft_status *)result;
+        free(result);
+        EXPECT((mine == WEFT_OK || mine == WEFT_E_STATE) && (theirs == WEFT_OK || theirs == WEFT_E_STATE), "%s, %s", weft_status_name(mine), weft_status_name(theirs));
+        EXPECT(mine == WEFT_OK || theirs == WEFT_OK, "neither loads");
+        WEFTI_TRY(expect_all(table, 5));
+    }
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(snapshots, two_loads_of_one_rank) { serve_case("shm", 3, &two_apart, load_twice); }
 
 /* --- shares that are not what is loaded --- */
 

@@ -296,6 +296,7 @@ struct weft_server {
     uint32_t          next_slot;
     uint64_t          snapshots; /* that were begun */
     bool              saving;    /* one has not ended */
+    bool              loading;   /* weft_server_load is under way */
     uint64_t          runs;    /* of weft_lbfgs_minimise that were begun */
     int32_t           flying;   /* requests of any kind that have not ended */
 

@@ -386,17 +386,16 @@ static weft_status adopt_load(weft_server *server, const server_job *job) {
 
 static void carry_out_load(weft_server *server, server_job *job) {
     weft_status status = WEFT_OK;
-    bool        mine = server->load && server->load->worker == job->worker;
     switch (job->frame.first) {
     case WEFTI_LOAD_PREPARE:
         status = prepare_load(server, job);
         if (status == WEFT_OK) return;
-        mine = server->load && server->load->worker == job->worker && !server->load->waiting;
         break;
     case WEFTI_LOAD_ADOPT: status = adopt_load(server, job); break;
     default: break;
     }
-    if (mine) free_load(server);
+    /* While somebody waits for it the keeper fills it. */
+    if (server->load && server->load->worker == job->worker && !server->load->waiting) free_load(server);
     wefti_serve_answer(server, job, status);
 }
 

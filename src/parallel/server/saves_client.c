@@ -7,7 +7,6 @@
 
 #define FILES_NS (UINT64_C(600) * WEFTI_SECOND_NS) /* that a server is dead is known by its link; this is for disks */
 
-static bool has_ended(const void *context) { return ((const weft_request *)context)->state == REQUEST_ENDED; }
 static bool can_take(const void *context) { return ((const weft_server *)context)->free_requests != NULL; }
 
 /* Of the latest outcome: a second request leaves the first one's failure as it is. */
@@ -89,19 +88,33 @@ weft_status weft_server_start_save(weft_server *server, const char *path, int64_
     return status;
 }
 
+static weft_status start_one(weft_server *server, wefti_frame_kind kind, const char *path, weft_request **request_out) {
+    if (kind == WEFTI_SERVER_SAVE) return weft_server_start_save(server, path, 0, request_out);
+    pthread_mutex_lock(&server->lock);
+    /* Servers know loads by their worker. */
+    weft_status status = server->loading ? wefti_fail(WEFT_E_STATE, "weft_server_load: this rank, %d, is loading a snapshot already; wait for that first",
+                                                      (int)server->rank)
+                                         : start(server, kind, path, 0, request_out);
+    server->loading = server->loading || status == WEFT_OK;
+    pthread_mutex_unlock(&server->lock);
+    return status;
+}
+
 static weft_status run(weft_server *server, wefti_frame_kind kind, const char *path) {
     weft_request *request = NULL;
-    WEFTI_TRY(wefti_server_wait(server, can_take, server, WEFTI_NEVER_NS));
-    if (kind == WEFTI_SERVER_SAVE) {
-        WEFTI_TRY(weft_server_start_save(server, path, 0, &request));
-    } else {
-        pthread_mutex_lock(&server->lock);
-        weft_status status = start(server, kind, path, 0, &request);
-        pthread_mutex_unlock(&server->lock);
-        if (status != WEFT_OK) return status;
+    weft_status   status = WEFT_E_AGAIN;
+    while (status == WEFT_E_AGAIN) { /* all requests are in flight */
+        status = wefti_server_wait(server, can_take, server, WEFTI_NEVER_NS);
+        if (status != WEFT_OK) return wefti_fail(status, "%s", server->failure);
+        status = start_one(server, kind, path, &request);
     }
-    (void)!wefti_server_wait(server, has_ended, request, WEFTI_NEVER_NS); /* it has a deadline */
-    return weft_request_wait(request, 0);
+    if (status != WEFT_OK) return status;
+    status = weft_request_wait(request, 0);
+    if (kind == WEFTI_SERVER_SAVE) return status;
+    pthread_mutex_lock(&server->lock);
+    server->loading = false;
+    pthread_mutex_unlock(&server->lock);
+    return status;
 }
 
 weft_status weft_server_save(weft_server *server, const char *path) {
