@@ -39,6 +39,8 @@
  * sees a status. With staleness 0 it has the same bits; where pushes are given to the rule as they come, floats may differ in rounding.
  * WEFT_E_PEER comes when both holders of a row have died. Snapshots are taken of servers that are all there. Not with weft_lbfgs_minimise, nor with .spares
  * (WEFT_E_UNSUPPORTED). A worker that dies in the middle of a push may leave it with one holder alone: it was not acknowledged.
+ * A rank that the others have given up hears of it: its requests end with WEFT_E_PEER, which says so. A server that has lost the world's rank 0, as one
+ * that is cut off has, waits before it leaves for workers that ask nothing no longer than its timeout.
  * A request that is wrong ends with a status for who made it, and changes nothing.
  *
  * Fewer bytes. Keys travel as the gaps between them, in as few bytes as these take, wherever that is less; a key set's only once. Values of pushes and

@@ -72,8 +72,6 @@ static void make_fault(story *of, bool replicated) {
     }
     if (story_draw(of, 2)) of->fault.message = 1 + story_draw(of, 60);
     else of->fault.at_ns = story_draw(of, (uint64_t)of->clocks * (200000 + of->pause_ns));
-    /* A server that is cut off has no world that could tell it which workers are there. */
-    if (of->fault.act == WEFTI_SIM_CUT && of->fault.rank >= of->workers) of->fault.act = WEFTI_SIM_STOP;
     if (of->fault.act == WEFTI_SIM_STOP && story_draw(of, 3)) of->fault.for_ns = 1 + story_draw(of, WEFTI_SECOND_NS);
     of->spared = of->fault.act == WEFTI_SIM_STOP && of->fault.for_ns;
 }

@@ -46,6 +46,28 @@ Test(server, seeds) { run_seeds(story_make, "seeds"); }
 /* Whatever dies, all workers that live end well, and nothing that was acknowledged is lost. */
 Test(server, seeds_with_replicas) { run_seeds(story_make_replicated, "seeds_with_replicas"); }
 
+/* A rank that serves and is cut off: the others are told of it, and it ends as well. */
+Test(server, servers_that_are_cut_off_end) {
+    enum { ENOUGH = UNDER_ADDRESS_SANITIZER ? 8 : 20 };
+    static const uint64_t known[] = {100598, 100656, 100760, 101010};
+    static story          of;
+    char                  words[1600];
+    int                   apart = 0, beside = 0;
+    for (uint64_t i = 0; i < 4000 && (apart < ENOUGH || beside < ENOUGH); i++) {
+        uint64_t seed = i < WEFTI_COUNT(known) ? known[i] : i + 1000;
+        story_make(&of, seed);
+        bool cut = of.strikes && of.fault.act == WEFTI_SIM_CUT && of.fault.rank >= of.first_server;
+        int *count = of.roles.dedicated ? &apart : &beside;
+        if (cut && *count < ENOUGH) {
+            const char *what = story_run(&of, NULL, words, sizeof words);
+            cr_expect_null(what, "seed %llu: %s", (unsigned long long)seed, what);
+            ++*count;
+        }
+        story_free_models(&of);
+    }
+    cr_expect(apart == ENOUGH && beside == ENOUGH, "%d and %d were cut off", apart, beside);
+}
+
 Test(server, the_same_history_again) {
     static story of;
     uint64_t     hashes[2][20];

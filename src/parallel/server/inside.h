@@ -168,6 +168,7 @@ typedef struct server_save  server_save;
 typedef struct server_session {
     bool        left, dead;
     uint64_t    down_ns;     /* when its link was first seen broken; 0: it is not */
+    uint64_t    heard_ns;    /* of its latest request */
     bool        halted;      /* until all have asked for a snapshot */
     uint64_t    last;        /* number of the latest request that was carried out */
     uint64_t     resulted;   /* number of the latest VECTORS, of which are … */
@@ -279,6 +280,8 @@ struct weft_server {
     uint64_t          sent_in_place, received_in_place; /* bytes of values that took no message */
     uint64_t          key_bytes, sent_key_bytes, value_bytes, moved_value_bytes; /* of this worker's requests: as they are, and as they were sent */
     bool             *gone;    /* [size] */
+    uint64_t          alone_ns; /* since when the world notices nobody's silence any more; 0: it does */
+    bool              leaves;  /* it waits for the workers to leave, and for nothing else */
 
     server_event     *unposted, *unposted_last;
     bool             *stuck;   /* [size] while the queue is tried */

@@ -197,6 +197,7 @@ static void slot_done(weft_server *server, server_event *event) {
     if (event->op.status == WEFT_OK && worker >= 0 && worker < server->workers) {
         if (wefti_server_frame_check((const wefti_server_frame *)slot->bytes, event->op.done_bytes) == WEFT_OK) {
             server->sessions[worker].down_ns = 0;
+            server->sessions[worker].heard_ns = server->now_ns;
             add_job(server, slot, worker, event->op.done_bytes);
         } else {
             wefti_log(WEFT_LOG_WARNING, "rank %d: %s", (int)worker, weft_error_message());
@@ -221,8 +222,18 @@ bool wefti_serve_is_over(const weft_server *server) {
     return true;
 }
 
+/* Where the world would not tell, who is waited for to leave and asks nothing for the server's timeout is taken to be gone: it may be this rank
+ * that is cut off. */
+static void look_for_silence(weft_server *server, int32_t worker, uint64_t now_ns) {
+    uint64_t since_ns = server->sessions[worker].heard_ns;
+    if (!server->leaves || !server->alone_ns || worker == server->rank) return;
+    if (since_ns < server->alone_ns) since_ns = server->alone_ns;
+    if (now_ns > wefti_deadline_after(since_ns, server->timeout_ns)) server->gone[worker] = true;
+}
+
 static void look_at_worker(weft_server *server, int32_t worker, uint64_t now_ns) {
     server_session *session = &server->sessions[worker];
+    if (!session->left && !session->dead) look_for_silence(server, worker, now_ns);
     if (session->left || session->dead || !wefti_server_is_gone(server, worker)) return;
     if (!session->down_ns) {
         session->down_ns = now_ns;

@@ -32,18 +32,27 @@ bool wefti_server_is_gone(const weft_server *server, int32_t rank) {
     return link == WEFTI_LINK_DOWN || link == WEFTI_LINK_LEFT || server->gone[rank];
 }
 
-/* The world notices ranks that are silent; links only those that break. */
-static void hear_verdict(weft_server *server) {
+/* The world notices ranks that are silent; links only those that break. Its rank 0 does so for all: who has lost that one, or is cut off from
+ * it, hears of nobody else. */
+static void hear_verdict(weft_server *server, uint64_t now_ns) {
     wefti_fault *fault = server->world->group ? server->world->group->fault : NULL;
     if (!fault || wefti_fault_status(fault) != WEFT_E_PEER) return;
     int32_t rank = wefti_fault_rank(fault);
-    if (rank >= 0 && rank < server->size && rank != server->rank) server->gone[rank] = true;
+    if (rank < 0 || rank >= server->size) return;
+    if (rank == server->rank) {
+        char text[WEFTI_SERVER_TEXT_BYTES];
+        snprintf(text, sizeof text, "the others have given up this rank, %d, and go on without it: %.600s", (int)rank, weft_error_message());
+        wefti_server_fail(server, WEFT_E_PEER, text);
+        return;
+    }
+    server->gone[rank] = true;
+    if (rank == 0 && !server->alone_ns) server->alone_ns = now_ns;
 }
 
 static void look(weft_server *server, uint64_t now_ns) {
     if (now_ns - server->looked_ns < LOOK_NS) return;
     server->looked_ns = now_ns;
-    hear_verdict(server);
+    hear_verdict(server, now_ns);
     if (server->serves) wefti_serve_look(server, now_ns);
     wefti_client_look(server, now_ns);
 }
@@ -304,6 +313,14 @@ static bool all_have_left(const void *context) {
     return wefti_serve_is_over(server) && (!server->twin || wefti_serve_is_over(server->twin));
 }
 
+static weft_status wait_for_workers(weft_server *server) {
+    pthread_mutex_lock(&server->lock);
+    server->leaves = true;
+    if (server->twin) server->twin->leaves = true;
+    pthread_mutex_unlock(&server->lock);
+    return wefti_server_wait(server, all_have_left, server, WEFTI_NEVER_NS);
+}
+
 static void say_goodbye(weft_server *server) {
     weft_request *request = NULL;
     pthread_mutex_lock(&server->lock);
@@ -320,14 +337,14 @@ void weft_server_release(weft_server *server) {
     char message[WEFTI_MESSAGE_BYTES]; /* leaving is not to hide why */
     snprintf(message, sizeof message, "%s", weft_error_message());
     if (server->works && server->failed == WEFT_OK) say_goodbye(server);
-    if (server->serves && server->failed == WEFT_OK) (void)!wefti_server_wait(server, all_have_left, server, WEFTI_NEVER_NS);
+    if (server->serves && server->failed == WEFT_OK) (void)!wait_for_workers(server);
     free_server(server);
     (void)wefti_fail(WEFT_OK, "%s", message);
 }
 
 weft_status weft_server_serve(weft_server *server) {
     if (!server->serves) return wefti_fail(WEFT_E_STATE, "weft_server_serve: rank %d is no server", (int)server->rank);
-    weft_status status = wefti_server_wait(server, all_have_left, server, WEFTI_NEVER_NS);
+    weft_status status = wait_for_workers(server);
     return status == WEFT_OK ? WEFT_OK : wefti_fail(status, "%s", server->failure);
 }
 
