@@ -36,13 +36,17 @@ bool wefti_server_is_gone(const weft_server *server, int32_t rank) {
  * it, hears of nobody else. */
 static void hear_verdict(weft_server *server, uint64_t now_ns) {
     wefti_fault *fault = server->world->group ? server->world->group->fault : NULL;
-    if (!fault || wefti_fault_status(fault) != WEFT_E_PEER) return;
-    int32_t rank = wefti_fault_rank(fault);
+    char         message[WEFTI_MESSAGE_BYTES], text[WEFTI_SERVER_TEXT_BYTES];
+    if (!fault) return;
+    snprintf(message, sizeof message, "%s", weft_error_message()); /* progress is made between a request's failure and its caller, too */
+    weft_status status = wefti_fault_status(fault);
+    snprintf(text, sizeof text, "%.600s", weft_error_message());
+    if (status != WEFT_OK) (void)wefti_fail(WEFT_OK, "%s", message);
+    int32_t rank = status == WEFT_E_PEER ? wefti_fault_rank(fault) : -1;
     if (rank < 0 || rank >= server->size) return;
     if (rank == server->rank) {
-        char text[WEFTI_SERVER_TEXT_BYTES];
-        snprintf(text, sizeof text, "the others have given up this rank, %d, and go on without it: %.600s", (int)rank, weft_error_message());
-        wefti_server_fail(server, WEFT_E_PEER, text);
+        snprintf(message, sizeof message, "the others have given up this rank, %d, and go on without it: %s", (int)rank, text);
+        wefti_server_fail(server, WEFT_E_PEER, message);
         return;
     }
     server->gone[rank] = true;
