@@ -2,14 +2,12 @@
  *
  * The last ranks serve, in weft_server_serve as a program's do; the others are workers. Limits are had in turns with the windows, by the same
  * processes: those that serve have a second thread for that, which sleeps while Weft is timed. Everything is verified before it is timed. */
-#include <arpa/inet.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -338,20 +336,6 @@ static int body(bench_rank *rank) {
     return 0;
 }
 
-/* A port that is kept until all ranks have gone: bound, but not listening. */
-static int pick_store(char store_out[64]) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof address;
-    int holder = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
-    setsockopt(holder, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (holder < 0 || bind(holder, (struct sockaddr *)&address, length) != 0 || getsockname(holder, (struct sockaddr *)&address, &length) != 0) {
-        perror("a port for the rendezvous");
-        exit(1);
-    }
-    snprintf(store_out, 64, "127.0.0.1:%d", ntohs(address.sin_port));
-    return holder;
-}
-
 int bench_server(int argc, char **argv) {
     server_options options = {.wire = "shm", .windows = 30, .seconds = 0.02, .workers = 1, .servers = 1, .rows = 1e6, .keys = 1e5,
                               .sizes = {4096, (size_t)64 << 20}};
@@ -379,7 +363,7 @@ int bench_server(int argc, char **argv) {
         perror("mmap");
         return 1;
     }
-    int holder = pick_store(options.shared->store);
+    int holder = bench_pick_store(options.shared->store);
     options.json = bench_open_json(options.json_path);
     int status = bench_run_ranks(options.wire, (int32_t)options.workers + (int32_t)options.servers, body, &options);
     if (options.json) fclose(options.json);

@@ -7,11 +7,9 @@
  * square by F^2): here F = sqrt(2) |x*|, and it is looked whether every iterate kept to it. The regret is against the minimiser x* of the whole.
  *
  * Deep: an MLP by the trainer with strategy.sync = WEFT_SERVER, on what another, random MLP says of random points. */
-#include <arpa/inet.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -211,20 +209,6 @@ static int run_one(bench_rank *rank) {
     return 0;
 }
 
-/* A port that is kept until all ranks have gone: bound, but not listening. */
-static int pick_store(char store_out[64]) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof address;
-    int holder = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
-    setsockopt(holder, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (holder < 0 || bind(holder, (struct sockaddr *)&address, length) != 0 || getsockname(holder, (struct sockaddr *)&address, &length) != 0) {
-        perror("a port for the rendezvous");
-        exit(1);
-    }
-    snprintf(store_out, 64, "127.0.0.1:%d", ntohs(address.sin_port));
-    return holder;
-}
-
 /* At clocks that are a quarter apart: the mean of all workers' regret up to there, or of their losses since the mark before; and when the last worker
  * that is not slow was there. */
 static void report(const staleness_options *o, FILE *json) {
@@ -288,7 +272,7 @@ int bench_staleness(int argc, char **argv) {
             o.slow = which % 2;
             o.staleness = stalenesses[i];
             memset(o.shared, 0, sizeof *o.shared);
-            int holder = pick_store(o.shared->store);
+            int holder = bench_pick_store(o.shared->store);
             status = bench_run_ranks("tcp", (int32_t)o.workers, run_one, &o);
             close(holder);
             if (status == 0) report(&o, json);

@@ -3,11 +3,8 @@
  * has finished the last. There is no limit beside it: what links GPUs of one host differs from machine to machine. */
 #include "device_collective.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "core/iface/collective.h"
@@ -25,18 +22,6 @@ typedef struct station {
 } station;
 
 static char store[64]; /* set before the ranks are forked */
-
-static void pick_store(void) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof address;
-    int holder = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1; /* stays bound: nobody else is given the port */
-    setsockopt(holder, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (holder < 0 || bind(holder, (struct sockaddr *)&address, length) != 0 || getsockname(holder, (struct sockaddr *)&address, &length) != 0) {
-        perror("a port for the ranks to meet at");
-        exit(1);
-    }
-    snprintf(store, sizeof store, "127.0.0.1:%d", ntohs(address.sin_port));
-}
 
 /* --- one operation --- */
 
@@ -195,6 +180,7 @@ int bench_allreduce_on_device(const bench_device_options *options) {
         fprintf(stderr, "error: on a device, allreduce is of two ranks or more\n");
         return 2;
     }
-    pick_store();
-    return bench_run_ranks(options->wire, options->ranks, body, (void *)(uintptr_t)options);
+    int holder = bench_pick_store(store), status = bench_run_ranks(options->wire, options->ranks, body, (void *)(uintptr_t)options);
+    close(holder);
+    return status;
 }

@@ -54,6 +54,21 @@ int64_t bench_agree(bench_rank *rank, int64_t number) {
     return number;
 }
 
+/* --- where ranks that open a world meet --- */
+
+int bench_pick_store(char store_out[64]) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof address;
+    int holder = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    setsockopt(holder, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (holder < 0 || bind(holder, (struct sockaddr *)&address, length) != 0 || getsockname(holder, (struct sockaddr *)&address, &length) != 0) {
+        perror("a port for the rendezvous");
+        exit(1);
+    }
+    snprintf(store_out, 64, "127.0.0.1:%d", ntohs(address.sin_port));
+    return holder;
+}
+
 /* --- the wire --- */
 
 static void connect_all(bench_rank *rank, void *hub) {

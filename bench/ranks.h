@@ -34,6 +34,10 @@ typedef struct bench_rank {
  * not made here: mpirun has started the program as often. */
 int bench_run_ranks(const char *wire_name, int32_t size, int (*body)(bench_rank *rank), void *argument);
 
+/* For ranks that open a world of their own: a port of loopback, as "127.0.0.1:port". It is bound and does not listen, so nobody else gets it, until the
+ * descriptor that is given is closed, once all ranks have gone. Ends the program where there is none. */
+int bench_pick_store(char store_out[64]);
+
 /* The same for "mpi"; `run` connects one rank and runs the body on it. In builds with MPI. */
 int bench_run_launched(int32_t size, int (*run)(bench_rank *rank, int (*body)(bench_rank *rank)), int (*body)(bench_rank *rank),
                        void *argument);
