@@ -4,7 +4,7 @@
  * Memory of a worker: the parameters as variables, and three vectors of F64 (here, and two in weft_lbfgs_minimise). */
 #include <string.h>
 
-#include "parallel/server/inside.h"
+#include "parallel/server/states.h"
 #include "train/trainer.h"
 #include "weft/lbfgs.h"
 
@@ -169,7 +169,7 @@ static weft_status minimise(units *u, weft_server *server, const weft_lbfgs_opti
     WEFTI_TRY(wefti_alloc((size_t)u->n * sizeof *vector, "the parameters as a vector", &vector));
     weft_status status = move_parameters(u, vector, false);
     if (status == WEFT_OK) status = weft_lbfgs_minimise(server, &problem, options, vector, report_out);
-    bool holds = !(options && options->dedicated && weft_world_rank(server->world) == 0);
+    bool holds = !(options && options->dedicated && weft_world_rank(wefti_server_world(server)) == 0);
     if (status == WEFT_OK && holds) status = move_parameters(u, vector, true);
     wefti_free(vector, (size_t)u->n * sizeof *vector);
     return status;
@@ -183,7 +183,7 @@ weft_status weft_lbfgs_train(weft_server *server, weft_tensor *loss, weft_regula
     weft_program program = {.loss = loss, .regulariser = regulariser, .solver = {.kind = WEFT_LBFGS}};
     WEFTI_TRY(wefti_training_check(&program));
     WEFTI_TRY(check_data(data, &u.rows));
-    weft_status status = open_plans(&u, server->world, loss);
+    weft_status status = open_plans(&u, wefti_server_world(server), loss);
     u.unit_rows = data->unit_rows;
     if (status == WEFT_OK && u.unit_rows == 0) status = wefti_graph_rows(loss->graph, &u.unit_rows);
     if (status == WEFT_OK && u.unit_rows == 0) u.unit_rows = u.rows;

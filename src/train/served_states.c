@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "core/rules/rules.h"
-#include "parallel/server/inside.h"
+#include "parallel/server/states.h"
 #include "train/trainer.h"
 
 #define UPDATES "weft.server_updates"

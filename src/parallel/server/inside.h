@@ -11,6 +11,7 @@
 #include "core/iface/world.h"
 #include "parallel/server/frame.h"
 #include "parallel/server/route.h"
+#include "parallel/server/states.h"
 #include "parallel/server/store.h"
 
 /* --- moving bytes (move.c) --- */
@@ -355,10 +356,6 @@ void wefti_client_close(weft_server *server);
 WEFT_MUST_CHECK weft_status wefti_client_start(weft_server *server, weft_request *request, int32_t only);
 WEFT_MUST_CHECK weft_status wefti_client_take(weft_server *server, bool detached, weft_request **request_out);
 void wefti_client_free(weft_server *server, weft_request *request);
-/* table.c: PULL or SET of a dense table's state `state`, [rows, width] as the table keeps it, and of how many updates its rows have had (of a
- * server's first row; SET: of all). The table's dtype is what it keeps: F32, F64. As weft_table_start_call. */
-WEFT_MUST_CHECK weft_status wefti_table_start_state(weft_table *table, weft_request_kind kind, int32_t state, void *values, int64_t *updates,
-                                                    weft_request **request_out);
 /* saves_client.c: begins what follows a request that has ended, of a snapshot; false: nothing does. */
 bool wefti_client_follow(weft_server *server, weft_request *request);
 void wefti_client_look(weft_server *server, uint64_t now_ns); /* deadlines, and servers that are gone */

@@ -362,6 +362,8 @@ weft_status weft_server_poll(weft_server *server) {
 
 /* --- looking --- */
 
+weft_world *wefti_server_world(const weft_server *server) { return server->world; }
+
 bool    weft_server_is_worker(const weft_server *server) { return server->works; }
 bool    weft_server_is_serving(const weft_server *server) { return server->serves; }
 int32_t weft_server_workers(const weft_server *server) { return server->workers; }

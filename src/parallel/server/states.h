@@ -1,0 +1,15 @@
+/* What trainers ask a server for: its world, and the states of a table's rule, which they keep in checkpoints. */
+#ifndef WEFTI_SERVER_STATES_H
+#define WEFTI_SERVER_STATES_H
+
+#include "weft/server.h"
+
+weft_world *wefti_server_world(const weft_server *server); /* that it was created in */
+
+/* WEFT_PULL or WEFT_SET of a dense table's state `state`, [rows, width] as the table keeps it, and of how many updates its rows have had (of a server's
+ * first row; SET: of all). The table's dtype is what it keeps: F32, F64. Both belong to the request until it has ended. As weft_table_start_call;
+ * what a server refuses comes with the request: WEFT_E_UNSUPPORTED (a sparse table, another dtype), WEFT_E_INVALID (the rule has no such state). */
+WEFT_MUST_CHECK weft_status wefti_table_start_state(weft_table *table, weft_request_kind kind, int32_t state, void *values, int64_t *updates,
+                                                    weft_request **request_out);
+
+#endif
