@@ -10,6 +10,8 @@
 
 #include "weft/compression.h"
 #include "weft/dtype.h"
+#include "weft/status.h"
+#include "weft/world.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -23,8 +25,14 @@ typedef enum weft_sync {
                        states while it saves or loads */
 } weft_sync;
 
+/* Ranks are a mesh of named axes, whose extents multiply to the world's size (else WEFT_E_INVALID, which names all). An axis that is left
+ * zero has one rank; data takes what the others leave. Ranks next to each other are along `tensor`, then along `data`, and along
+ * `pipeline` last: those that talk most are nearest. */
 typedef struct weft_strategy {
-    int32_t   data;       /* ranks that share the batch; 0: all of the world; any other number must be the world's size */
+    int32_t   data;       /* ranks that share the batch, each with its rows (weft_strategy_share) */
+    int32_t   tensor;     /* ranks that share each row's work, with parts of parameters and of what they compute. WEFT_E_UNSUPPORTED: not yet */
+    int32_t   pipeline;   /* ranks that have some layers each. WEFT_E_UNSUPPORTED: not yet */
+    int32_t   zero;       /* what ranks along data keep in parts: 1 solver states, 2 gradients too, 3 parameters too. WEFT_E_UNSUPPORTED: not yet */
     weft_sync sync;
     int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
                              rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before
@@ -50,6 +58,10 @@ typedef struct weft_strategy {
                                other's memory (shared memory, threads); 0: where that is quicker; -1: never. Same bits either way */
     weft_compression compress; /* what gradients are sent as; zero: as they are. Not with L-BFGS */
 } weft_strategy;
+
+/* Which share of every batch is this rank's, for its loaders: .rank and .ranks of weft_loader_options. Ranks that differ only along other
+ * axes than data have the same rows. Errors: WEFT_E_INVALID (NULL, a mesh that does not multiply to the world's ranks). Does not block. */
+WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, const weft_world *world, int32_t *rank_out, int32_t *ranks_out);
 
 #ifdef __cplusplus
 }

@@ -215,6 +215,7 @@ static weft_tensor *all_reduce(evaluator *e, weft_tensor *tensor, wefti_reduce_o
     if (e->partition.ranks == 1) return tensor;
     wefti_attrs attrs = wefti_no_attrs();
     attrs.comm.reduce = reduce;
+    attrs.comm.group = e->partition.group;
     return emit(e, WEFT_OP_ALL_REDUCE, &attrs, tensor, NULL);
 }
 

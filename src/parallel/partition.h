@@ -15,6 +15,7 @@
 
 typedef struct wefti_partition {
     int32_t rank, ranks;  /* along the data axis */
+    int64_t group;        /* attrs.comm.group of what goes between them */
     int32_t micro;        /* micro-batches; at least 1 */
     int64_t rows;         /* rows of this global batch; 0: as many as the graph was built for */
     const weft_compression *compress; /* of gradients, where training; NULL: none */

@@ -470,8 +470,7 @@ static weft_status log_renewed(fit *f, const char *fault, int64_t step, double t
 }
 
 static weft_status reopen(fit *f, const char *fault, int64_t step, double begun) {
-    const weft_world *world = weft_trainer_world(f->trainer);
-    if (f->options->test) WEFTI_TRY(weft_loader_share(f->options->test, world->rank, world->size));
+    if (f->options->test) WEFTI_TRY(weft_loader_share(f->options->test, wefti_trainer_data_rank(f->trainer), wefti_trainer_data_ranks(f->trainer)));
     roll_back(f);
     WEFTI_TRY(open_log(f, true));
     return log_renewed(f, fault, step, seconds() - begun);

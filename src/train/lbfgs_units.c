@@ -154,7 +154,7 @@ static weft_status open_plans(units *u, weft_world *world, weft_tensor *loss) {
     }
     WEFTI_TRY(wefti_alloc(u->copy_bytes, "a parameter's copy", &u->copy));
     WEFTI_TRY(wefti_alloc((size_t)u->n * sizeof *u->point, "the parameters as a vector", &u->point));
-    return wefti_plan_set_open(&u->plans, &u->lone, graph, u->variables, outputs, n, true);
+    return wefti_plan_set_open(&u->plans, &u->lone, NULL, graph, u->variables, outputs, n, true);
 }
 
 static void close_units(units *u) {

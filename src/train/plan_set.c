@@ -4,9 +4,9 @@
 
 #include "train/trainer.h"
 
-weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, weft_graph *graph, weft_variables *variables,
+weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, const wefti_mesh *mesh, weft_graph *graph, weft_variables *variables,
                                 weft_tensor *const *outputs, int32_t n_outputs, bool training) {
-    *set = (wefti_plan_set){.world = world, .graph = graph, .variables = variables, .n_outputs = n_outputs,
+    *set = (wefti_plan_set){.world = world, .mesh = mesh, .graph = graph, .variables = variables, .n_outputs = n_outputs,
                             .training = training, .micro = 1};
     WEFTI_TRY(wefti_alloc(sizeof *set->outputs * (size_t)n_outputs, "a plan's outputs", &set->outputs));
     if (n_outputs) memcpy(set->outputs, outputs, sizeof *outputs * (size_t)n_outputs);
@@ -53,6 +53,17 @@ static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const
     return WEFT_OK;
 }
 
+/* How the batch is split; where all of the world shares it, by the world's own group. */
+static wefti_partition partition_of(const wefti_plan_set *set, int64_t rows) {
+    wefti_partition p = {.rank = set->world->rank, .ranks = set->world->size, .micro = set->micro, .rows = rows, .compress = set->compress,
+                         .scaled = set->scaled};
+    if (!set->mesh || wefti_mesh_is_data(set->mesh)) return p;
+    p.rank = set->mesh->index[WEFTI_MESH_DATA];
+    p.ranks = set->mesh->extent[WEFTI_MESH_DATA];
+    p.group = wefti_mesh_group(WEFTI_MESH_DATA);
+    return p;
+}
+
 weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **plan_out) {
     wefti_sized_plan **end = &set->plans;
     for (; *end; end = &(*end)->next)
@@ -63,11 +74,14 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
         }
     wefti_sized_plan *fresh = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *fresh, "a plan for a batch size", &fresh));
-    fresh->partition = (wefti_partition){.rank = set->world->rank, .ranks = set->world->size, .micro = set->micro, .rows = rows,
-                                         .compress = set->compress, .scaled = set->scaled};
+    fresh->partition = partition_of(set, rows);
     fresh->variables = set->variables;
     weft_status status = set->partial ? wefti_alloc((size_t)set->n_outputs, "a plan for a batch size", &fresh->whole) : WEFT_OK;
     wefti_plan_options options = {.base = set->options, .rewrite = rewrite, .context = fresh};
+    if (set->mesh) {
+        options.groups = set->mesh->groups;
+        options.n_groups = WEFTI_MESH_GROUPS;
+    }
     options.base.outputs = set->outputs;
     options.base.n_outputs = set->n_outputs;
     options.base.training = set->training;

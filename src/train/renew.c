@@ -139,7 +139,7 @@ static weft_status receive(weft_trainer *trainer, weft_loader *loader) {
     WEFTI_TRY(wefti_agree(world, status, "making room for the run"));
     wefti_snapshot *copy = own ? &trainer->kept->latest : &trainer->kept->spare;
     WEFTI_TRY(wefti_snapshot_send(world, from, copy));
-    if (loader) status = weft_loader_share(loader, world->rank, world->size);
+    if (loader) status = weft_loader_share(loader, wefti_trainer_data_rank(trainer), wefti_trainer_data_ranks(trainer));
     if (status == WEFT_OK) status = wefti_snapshot_take_over(trainer, loader, copy);
     WEFTI_TRY(wefti_agree(world, status, "taking over the run"));
     if (!own) take_spare(trainer->kept);

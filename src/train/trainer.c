@@ -44,13 +44,14 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
     const weft_solver   *s = &program->solver;
     const weft_schedule *t = &s->schedule;
     const weft_compression *c = &program->strategy.compress;
+    const weft_strategy *y = &program->strategy;
     const double numbers[] = {s->rate, s->kind, s->momentum, s->nesterov, s->beta1, s->beta2, s->rho, s->epsilon, s->weight_decay,
                               s->history, s->line_search, s->clip_norm, s->clip_value, t->kind, (double)t->warmup, (double)t->steps,
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan,
                               program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.replicas, program->strategy.push,
-                              program->strategy.fetch, program->strategy.overlap,
+                              program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->zero,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};
     return wefti_hash(hash, numbers, sizeof numbers);
 }
@@ -89,16 +90,19 @@ static weft_status compare_ranks(weft_world *world, int64_t value, const char *w
 /* --- life --- */
 
 static weft_status check_strategy(const weft_world *world, const weft_program *program) {
-    int32_t data = program->strategy.data;
-    if (data != 0 && data != world->size)
-        return wefti_fail(WEFT_E_INVALID, "strategy: data = %d, but the world has %d ranks; leave it 0 to use all", data, world->size);
+    const weft_strategy *s = &program->strategy;
+    wefti_mesh           mesh;
+    WEFTI_TRY(wefti_mesh_of(s, world->rank, world->size, &mesh));
+    if (s->zero < 0 || s->zero > 3) return wefti_fail(WEFT_E_INVALID, "strategy: zero is %d; it is 0, 1, 2 or 3", s->zero);
+    if (s->tensor > 1 || s->pipeline > 1 || s->zero > 0)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: tensor %d, pipeline %d, zero %d: only data is split yet", s->tensor, s->pipeline, s->zero);
     return WEFT_OK;
 }
 
 /* The compression of the step that comes next; one rank has nothing to compress, and what goes to a server is compressed on its way there. */
 static const weft_compression *compression_of(const weft_trainer *trainer) {
     const weft_compression *compress = &trainer->program.strategy.compress;
-    bool                    compresses = compress->codec != WEFT_COMPRESS_NONE && trainer->world->size > 1 &&
+    bool                    compresses = compress->codec != WEFT_COMPRESS_NONE && wefti_trainer_data_ranks(trainer) > 1 &&
                                          trainer->program.strategy.sync != WEFT_SERVER;
     return compresses && trainer->steps >= compress->warmup ? compress : NULL;
 }
@@ -152,8 +156,8 @@ static weft_status choose_outputs(weft_trainer *trainer) {
 }
 
 static weft_status open_plans(weft_trainer *trainer) {
-    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), trainer->graph, trainer->variables, trainer->outputs, trainer->n_outputs,
-                                  true));
+    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), goes_alone(trainer) ? NULL : &trainer->mesh, trainer->graph,
+                                  trainer->variables, trainer->outputs, trainer->n_outputs, true));
     bool served = trainer->program.strategy.sync == WEFT_SERVER;
     trainer->plans.partial = served;
     /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
@@ -169,6 +173,7 @@ static weft_status open_plans(weft_trainer *trainer) {
 /* Everything that belongs to the world. */
 static weft_status settle(weft_trainer *trainer) {
     WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(trainer->hash >> 1), "the program"));
+    WEFTI_TRY(wefti_mesh_make(trainer->world, &trainer->program.strategy, &trainer->mesh));
     WEFTI_TRY(weft_variables_create(trainer->world, trainer->graph, &trainer->variables));
     if (trainer->program.strategy.sync == WEFT_ALLREDUCE) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
     WEFTI_TRY(open_plans(trainer));
@@ -180,15 +185,17 @@ static void close_station(wefti_station *station) {
     wefti_lbfgs_release(station->lbfgs);
     wefti_plan_set_close(&station->plans);
     weft_variables_release(station->variables);
+    wefti_mesh_drop(&station->mesh);
     *station = (wefti_station){0};
 }
 
 static wefti_station station_of(const weft_trainer *trainer) {
-    return (wefti_station){trainer->world, trainer->variables, trainer->plans, trainer->lbfgs};
+    return (wefti_station){trainer->world, trainer->mesh, trainer->variables, trainer->plans, trainer->lbfgs};
 }
 
 static void set_station(weft_trainer *trainer, const wefti_station *station) {
     trainer->world = station->world;
+    trainer->mesh = station->mesh;
     trainer->variables = station->variables;
     trainer->plans = station->plans;
     trainer->lbfgs = station->lbfgs;
@@ -271,15 +278,16 @@ weft_plan      *weft_trainer_plan(weft_trainer *trainer) { return trainer->plans
 
 static weft_status check_batch(const weft_trainer *trainer, const weft_batch *batch) {
     int64_t first, count;
+    int32_t rank = wefti_trainer_data_rank(trainer), ranks = wefti_trainer_data_ranks(trainer);
     if (!batch) return wefti_fail(WEFT_E_INVALID, "rank %d: the batch is NULL", trainer->world->rank);
     if (batch->global_rows < 1)
         return wefti_fail(WEFT_E_INVALID, "rank %d: a batch of %lld rows cannot be trained on", trainer->world->rank,
                           (long long)batch->global_rows);
-    weft_batch_share(batch->global_rows, trainer->world->rank, trainer->world->size, &first, &count);
+    weft_batch_share(batch->global_rows, rank, ranks, &first, &count);
     if (count != batch->local_rows || first != batch->first_row)
-        return wefti_fail(WEFT_E_SHAPE, "rank %d of %d: of a batch of %lld rows this rank's are %lld from row %lld, but the batch holds "
-                          "%lld from row %lld: open the loader with this rank and world size", trainer->world->rank,
-                          trainer->world->size, (long long)batch->global_rows, (long long)count, (long long)first,
+        return wefti_fail(WEFT_E_SHAPE, "rank %d, share %d of %d: of a batch of %lld rows this rank's are %lld from row %lld, but the batch "
+                          "holds %lld from row %lld: open the loader with the rank and ranks of weft_strategy_share", trainer->world->rank,
+                          rank, ranks, (long long)batch->global_rows, (long long)count, (long long)first,
                           (long long)batch->local_rows, (long long)batch->first_row);
     return WEFT_OK;
 }
@@ -365,7 +373,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
     weft_evaluator *evaluator = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *evaluator, "an evaluator", &evaluator));
     evaluator->trainer = trainer;
-    weft_status status = wefti_plan_set_open(&evaluator->plans, trainer->world, trainer->graph, trainer->variables, outputs, n_outputs, false);
+    weft_status status = wefti_plan_set_open(&evaluator->plans, trainer->world, &trainer->mesh, trainer->graph, trainer->variables, outputs, n_outputs, false);
     if (status != WEFT_OK) {
         weft_evaluator_release(evaluator);
         return status;

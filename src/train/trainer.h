@@ -6,6 +6,7 @@
 #include "core/iface/rule.h"
 #include "core/iface/world.h"
 #include "core/plan/plan.h"
+#include "parallel/mesh.h"
 #include "parallel/partition.h"
 #include "weft/checkpoint.h"
 #include "weft/loader.h"
@@ -24,6 +25,7 @@ typedef struct wefti_sized_plan {
 /* Plans of one set of outputs for every batch size that came, all in one arena. */
 typedef struct wefti_plan_set {
     weft_world        *world;
+    const wefti_mesh  *mesh;     /* NULL: all of the world shares the batch */
     weft_graph        *graph;    /* retained by its plans */
     weft_variables    *variables;
     weft_tensor      **outputs;  /* [n_outputs] owned */
@@ -39,8 +41,8 @@ typedef struct wefti_plan_set {
     wefti_sized_plan  *plans;
 } wefti_plan_set;
 
-/* Fills a set (nothing is planned yet). `outputs` is copied. */
-weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, weft_graph *graph, weft_variables *variables,
+/* Fills a set (nothing is planned yet). `outputs` is copied; the mesh stays the caller's. */
+weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, const wefti_mesh *mesh, weft_graph *graph, weft_variables *variables,
                                 weft_tensor *const *outputs, int32_t n_outputs, bool training);
 void        wefti_plan_set_close(wefti_plan_set *set);
 /* The plan for a batch of `rows` rows, made where there is none yet. Borrowed. */
@@ -89,6 +91,7 @@ typedef struct wefti_fit_sums {
 
 struct weft_trainer {
     weft_world     *world;
+    wefti_mesh      mesh;      /* of the world, by the strategy */
     weft_program    program;
     weft_graph     *graph;     /* retained */
     uint64_t        hash;      /* of the program, the same on all ranks */
@@ -138,6 +141,7 @@ void        wefti_served_states_release(wefti_served_states *states);
 /* What a trainer has in its world, and leaves there when it goes to another one. */
 typedef struct wefti_station {
     weft_world         *world;
+    wefti_mesh          mesh;
     weft_variables     *variables;
     wefti_plan_set      plans;
     struct wefti_lbfgs *lbfgs;
@@ -150,6 +154,9 @@ WEFT_MUST_CHECK weft_status wefti_trainer_move(weft_trainer *trainer, weft_world
 void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left);
 /* For good: the evaluators come along. */
 void wefti_trainer_leave(weft_trainer *trainer, wefti_station *left);
+/* This rank's place among those that share batches, and how many these are. */
+static inline int32_t wefti_trainer_data_rank(const weft_trainer *trainer) { return trainer->mesh.index[WEFTI_MESH_DATA]; }
+static inline int32_t wefti_trainer_data_ranks(const weft_trainer *trainer) { return trainer->mesh.extent[WEFTI_MESH_DATA]; }
 
 /* A run's contents: variables one after another, then the numbers. What each rank keeps by itself (compress_state.c) is not in it. */
 typedef struct wefti_snapshot {

@@ -214,6 +214,8 @@ void weft_group_release(weft_group *group) {
     wefti_free(group, sizeof *group);
 }
 
+wefti_group *wefti_group_inside(const weft_group *group) { return group->inner; }
+
 int32_t weft_group_size(const weft_group *group) { return group->inner->size; }
 int32_t weft_group_index(const weft_group *group) { return group->inner->index; }
 int32_t weft_group_rank(const weft_group *group, int32_t index) {

@@ -167,6 +167,10 @@ struct wefti_collective {
     wefti_group *group;
 };
 
+struct weft_group; /* weft/collective.h */
+/* The engine's group behind one of a user's; it goes with that. src/transport/groups.c. */
+wefti_group *wefti_group_inside(const struct weft_group *group);
+
 /* Our own algorithms over a wire. Static storage. */
 const wefti_collective_engine *wefti_collective_engine_weft(void);
 

@@ -1,0 +1,94 @@
+/* The mesh of a strategy. An axis that is left zero has one rank, but data, which takes the ranks that the others leave.
+ *
+ * Groups are made of the world once for a trainer: one message for each axis that is neither one rank nor all of them. */
+#include "parallel/mesh.h"
+
+#include <stdio.h>
+
+#include "weft/collective.h"
+
+static const char *const names[WEFTI_MESH_AXES] = {
+    [WEFTI_MESH_TENSOR] = "tensor",  [WEFTI_MESH_SEQUENCE] = "sequence", [WEFTI_MESH_EXPERT] = "expert",
+    [WEFTI_MESH_DATA] = "data",      [WEFTI_MESH_PIPELINE] = "pipeline",
+};
+
+const char *wefti_mesh_name(wefti_mesh_axis axis) { return names[axis]; }
+
+static int32_t asked(const weft_strategy *strategy, wefti_mesh_axis axis) {
+    switch (axis) {
+    case WEFTI_MESH_TENSOR: return strategy->tensor;
+    case WEFTI_MESH_DATA: return strategy->data;
+    case WEFTI_MESH_PIPELINE: return strategy->pipeline;
+    default: return 0; /* not yet a strategy's to ask for */
+    }
+}
+
+static weft_status refuse(const weft_strategy *strategy, int32_t ranks, int64_t product) {
+    return wefti_fail(WEFT_E_INVALID, "strategy: data = %d x tensor = %d x pipeline = %d make %lld, and the world has %d ranks: the product must be "
+                      "the number of ranks (0 means 1; data = 0 takes what the others leave)", strategy->data, strategy->tensor,
+                      strategy->pipeline, (long long)product, ranks);
+}
+
+weft_status wefti_mesh_of(const weft_strategy *strategy, int32_t rank, int32_t ranks, wefti_mesh *mesh) {
+    int64_t product = 1;
+    *mesh = (wefti_mesh){.extent = {0}};
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++) {
+        int32_t extent = asked(strategy, (wefti_mesh_axis)axis);
+        if (extent < 0)
+            return wefti_fail(WEFT_E_INVALID, "strategy: %s is %d; it must not be negative", names[axis], extent);
+        mesh->extent[axis] = extent > 0 ? extent : 1;
+        if (product <= ranks) product *= mesh->extent[axis];
+    }
+    if (strategy->data == 0 && product <= ranks && ranks % product == 0) {
+        mesh->extent[WEFTI_MESH_DATA] = (int32_t)(ranks / product);
+        product = ranks;
+    }
+    if (product != ranks) return refuse(strategy, ranks, product);
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++) {
+        mesh->index[axis] = rank % mesh->extent[axis];
+        rank /= mesh->extent[axis];
+    }
+    return WEFT_OK;
+}
+
+/* Of one axis, whose place in the parent's mesh counts from the slowest axis. */
+static weft_status open_axis(weft_group *world_group, wefti_mesh *mesh, int32_t axis) {
+    int32_t extents[WEFTI_MESH_AXES];
+    for (int32_t i = 0; i < WEFTI_MESH_AXES; i++) extents[i] = mesh->extent[WEFTI_MESH_AXES - 1 - i];
+    WEFTI_TRY(weft_group_along(world_group, extents, WEFTI_MESH_AXES, WEFTI_MESH_AXES - 1 - axis, &mesh->made[axis]));
+    mesh->groups[wefti_mesh_group((wefti_mesh_axis)axis)] = wefti_group_inside(mesh->made[axis]);
+    return WEFT_OK;
+}
+
+weft_status wefti_mesh_make(weft_world *world, const weft_strategy *strategy, wefti_mesh *mesh) {
+    weft_group *all = NULL;
+    weft_status status = wefti_mesh_of(strategy, world->rank, world->size, mesh);
+    WEFTI_TRY(status);
+    mesh->groups[0] = world->group;
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES && status == WEFT_OK; axis++) {
+        if (mesh->extent[axis] == 1) continue;
+        if (mesh->extent[axis] == world->size) {
+            mesh->groups[wefti_mesh_group((wefti_mesh_axis)axis)] = world->group;
+            continue;
+        }
+        if (!all) status = weft_group_create(world, NULL, &all);
+        if (status == WEFT_OK) status = open_axis(all, mesh, axis);
+    }
+    weft_group_release(all);
+    if (status != WEFT_OK) wefti_mesh_drop(mesh);
+    return status;
+}
+
+void wefti_mesh_drop(wefti_mesh *mesh) {
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++) weft_group_release(mesh->made[axis]);
+    *mesh = (wefti_mesh){.extent = {0}};
+}
+
+weft_status weft_strategy_share(const weft_strategy *strategy, const weft_world *world, int32_t *rank_out, int32_t *ranks_out) {
+    wefti_mesh mesh;
+    if (!strategy || !world || !rank_out || !ranks_out) return wefti_fail(WEFT_E_INVALID, "weft_strategy_share: an argument is NULL");
+    WEFTI_TRY(wefti_mesh_of(strategy, world->rank, world->size, &mesh));
+    *rank_out = mesh.index[WEFTI_MESH_DATA];
+    *ranks_out = mesh.extent[WEFTI_MESH_DATA];
+    return WEFT_OK;
+}

@@ -1,0 +1,45 @@
+/* The mesh: ranks of a world in a grid with named axes, by a strategy.
+ *
+ * Ranks are dealt out with the tensor axis running fastest, as it talks most, then sequence, expert, data, and the pipeline slowest.
+ * A COMM node names the axis it talks along by attrs.comm.group: the axis plus one, 0 being all of the world. */
+#ifndef WEFTI_MESH_H
+#define WEFTI_MESH_H
+
+#include "core/iface/collective.h"
+#include "core/iface/world.h"
+#include "weft/strategy.h"
+
+typedef enum wefti_mesh_axis {
+    WEFTI_MESH_TENSOR, WEFTI_MESH_SEQUENCE, WEFTI_MESH_EXPERT, WEFTI_MESH_DATA, WEFTI_MESH_PIPELINE, WEFTI_MESH_AXES
+} wefti_mesh_axis;
+
+enum { WEFTI_MESH_GROUPS = WEFTI_MESH_AXES + 1 };
+
+typedef struct wefti_mesh {
+    int32_t extent[WEFTI_MESH_AXES]; /* at least 1 */
+    int32_t index[WEFTI_MESH_AXES];  /* of this rank */
+    struct wefti_group *groups[WEFTI_MESH_GROUPS]; /* by attrs.comm.group: of the world, then of those that differ from this rank in one
+                                                      index alone; NULL: this rank alone. An axis of all ranks has the world's group */
+    struct weft_group  *made[WEFTI_MESH_AXES];     /* what has to be released; NULL: nothing */
+} wefti_mesh;
+
+/* attrs.comm.group of what goes along an axis. */
+static inline int64_t wefti_mesh_group(wefti_mesh_axis axis) { return (int64_t)axis + 1; }
+
+const char *wefti_mesh_name(wefti_mesh_axis axis);
+
+/* Extents and indices, without groups. WEFT_E_INVALID naming every extent where they do not multiply to the world's ranks. */
+WEFT_MUST_CHECK weft_status wefti_mesh_of(const weft_strategy *strategy, int32_t rank, int32_t ranks, wefti_mesh *mesh_out);
+/* With groups. Collective over the world. On an error there is nothing to close. */
+WEFT_MUST_CHECK weft_status wefti_mesh_make(weft_world *world, const weft_strategy *strategy, wefti_mesh *mesh_out);
+/* Releases the groups; closing what is zero does nothing. */
+void wefti_mesh_drop(wefti_mesh *mesh);
+
+/* Whether all ranks are along the data axis. */
+static inline bool wefti_mesh_is_data(const wefti_mesh *mesh) {
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++)
+        if (axis != WEFTI_MESH_DATA && mesh->extent[axis] != 1) return false;
+    return true;
+}
+
+#endif
