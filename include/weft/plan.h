@@ -104,7 +104,8 @@ typedef struct weft_plan_op {
     double      flops;         /* floating-point operations */
     int64_t     read_bytes, written_bytes; /* of its operands, each counted once: least traffic */
     int64_t     scratch_bytes; /* while it runs, inside the arena */
-    int64_t     sent_bytes;    /* a collective's: what of its operands a rank of the group has to send, by the algorithms that send least; else 0 */
+    int64_t     sent_bytes;    /* a collective's: what of its operands a rank of the group has to send, by the algorithms that send least; of a message
+                                  to another rank ("send") all of it, where it comes ("receive") 0; else 0 */
     uint64_t    time_ns;       /* of the latest run, with options.profile; else 0 */
 } weft_plan_op;
 

@@ -10,7 +10,7 @@ static void add_up(const fake_group *g, const wefti_collective_call *call, void 
 }
 
 /* What the operation does, all at once, when it ends: until then receive holds what was there. */
-static void perform(const fake_group *g, const wefti_collective_call *call) {
+static void perform(fake_group *g, const wefti_collective_call *call) {
     size_t size = weft_dtype_bytes(call->dtype), bytes = call->count * size;
     char   own[1 << 16];
     switch (call->kind) {
@@ -25,6 +25,13 @@ static void perform(const fake_group *g, const wefti_collective_call *call) {
     case WEFTI_ALLTOALL: /* every other one's row for this rank is what this rank has for itself */
         memcpy(own, (const char *)call->send + (size_t)g->base.index * bytes, bytes);
         for (int32_t r = 0; r < g->base.size; r++) memcpy((char *)call->receive + (size_t)r * bytes, own, bytes);
+        break;
+    case WEFTI_SEND:
+        for (size_t i = 0; i < call->count && call->dtype == WEFT_F32; i++) g->sent += ((const float *)call->send)[i];
+        break;
+    case WEFTI_RECEIVE: /* the n-th message from member p, of f32, holds 100*p + n */
+        for (size_t i = 0; i < call->count; i++) ((float *)call->receive)[i] = (float)(100 * call->root + g->received[call->root]);
+        g->received[call->root]++;
         break;
     default: break;
     }

@@ -22,6 +22,8 @@ struct fake_group {
     int32_t        most;        /* in flight at once */
     int32_t        n_in_flight, most_in_flight, n_started;
     int32_t        fail_at;     /* the operation that fails, from 0; -1: none */
+    float          sent;        /* the sum of all elements of messages of f32 to other members */
+    int32_t        received[8]; /* messages from each member that have come */
     wefti_collective_call started[256];
 };
 

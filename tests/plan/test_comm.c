@@ -301,6 +301,43 @@ static void equal_ranks_on_equal_batches_train_as_one_does(void) {
 }
 Test(plan_comm, equal_ranks_on_equal_batches_train_as_one_does) { equal_ranks_on_equal_batches_train_as_one_does(); }
 
+/* Sends what it computes and what came, to both peers, more often than operations fly at once. */
+static void gives_peers_what_it_has_and_takes_what_they_send(void) {
+    scene       *s = scene_open(3, 1);
+    float        data[4] = {1, 2, 3, 4}, out[4], sent = 0;
+    weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(4)), *y = x;
+    for (int32_t i = 0; i < 8; i++) {
+        wefti_attrs attrs = wefti_no_attrs();
+        attrs.comm.peer = i % 2 ? 2 : 0;
+        attrs.comm.dtype = WEFT_F32;
+        attrs.comm.global = weft_shape(4);
+        weft_tensor *came = wefti_emit(s->g, WEFT_OP_RECEIVE, &attrs, NULL, 0, NULL);
+        y = weft_add(weft_mul_scalar(y, 0.5), came);
+        (void)wefti_apply(WEFT_OP_SEND, &attrs, &y, 1, NULL);
+        attrs.comm.peer = 2 - attrs.comm.peer;
+        (void)wefti_apply(WEFT_OP_SEND, &attrs, &came, 1, NULL);
+    }
+    weft_plan *plan = plan_of(s->world, s->g, false, (weft_plan_options){0}, LIST(y));
+    s->group.delay = 2;
+    for (int run = 0; run < 2; run++) {
+        run_and_fetch(plan, data, weft_shape(4), out, sizeof out);
+        s->group.most = 2;
+        float want[4] = {1, 2, 3, 4};
+        for (int i = 0; i < 8; i++)
+            for (int k = 0; k < 4; k++) {
+                float came = (float)((i % 2 ? 200 : 0) + 4 * run + i / 2);
+                want[k] = want[k] * 0.5f + came;
+                sent += want[k] + came;
+            }
+        for (int k = 0; k < 4; k++) cr_assert_eq(out[k], want[k], "run %d: %g, not %g", run, (double)out[k], (double)want[k]);
+        cr_assert_float_eq(s->group.sent, sent, 1e-3f * sent, "%g was sent, not %g", (double)s->group.sent, (double)sent);
+        cr_assert_eq(s->group.n_in_flight, 0);
+    }
+    weft_plan_release(plan);
+    scene_close(s);
+}
+Test(plan_comm, gives_peers_what_it_has_and_takes_what_they_send) { gives_peers_what_it_has_and_takes_what_they_send(); }
+
 static void a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight(void) {
     for (int32_t fail_at = 0; fail_at < 5; fail_at++) {
         scene     *s = scene_open(2, 0);
@@ -335,6 +372,7 @@ Test(plan_comm, works_alike_on_a_device_of_its_own_memory) {
         sends_each_rank_its_row();
         gathers_and_scatters_along_any_axis_evenly_or_not();
         equal_ranks_on_equal_batches_train_as_one_does();
+        gives_peers_what_it_has_and_takes_what_they_send();
         a_lost_rank_ends_the_run_with_its_message_and_nothing_in_flight();
     }
 }

@@ -93,6 +93,13 @@ static weft_status exchanged(wefti_infer_call *call) {
 weft_status wefti_shape_all_gather(wefti_infer_call *call) { return exchanged(call); }
 weft_status wefti_shape_reduce_scatter(wefti_infer_call *call) { return exchanged(call); }
 
+weft_status wefti_shape_receive(wefti_infer_call *call) {
+    if ((unsigned)call->attrs->comm.dtype >= WEFT_DTYPE_COUNT)
+        return wefti_misfit(call, WEFT_E_DTYPE, "%d is no dtype", call->attrs->comm.dtype);
+    wefti_type_set(&call->outputs[0], (weft_dtype)call->attrs->comm.dtype, call->attrs->comm.global);
+    return WEFT_OK;
+}
+
 /* ---- codecs ---- */
 
 /* Bytes of a part in the form that the attributes name; 0 where they make no sense. */

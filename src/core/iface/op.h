@@ -65,6 +65,9 @@
  *   ALL_REDUCE(x...) output i is x[i] reduced over the ranks by attrs.comm.reduce; one message for the list
  *   ALL_GATHER(x), REDUCE_SCATTER(x): along attrs.comm.axis; the result's shape is attrs.comm.global
  *   ALL_TO_ALL(x [ranks, ...]) row i is what rank i has as this rank's row
+ *   SEND(x)          gives x to member attrs.comm.peer of the group; an effect. Its output is x, for whoever wants to come after it
+ *   RECEIVE()        what member attrs.comm.peer sends: attrs.comm.dtype, shaped attrs.comm.global. Both are matched by their order between the two
+ *                    members, which is that of their ids in the graph
  *   ENCODE(x of f32) -> u8 [parts, bytes]: row i is elements [i*part, (i+1)*part) of x, row-major and followed by zeros, in the form of
  *                    attrs.codec.codec (core/tensor/codec.h)
  *   DECODE(u8 [parts, bytes]) -> f32 [count]: the parts one behind the other; with attrs.codec.sum their sum, from the first. Bytes that
@@ -146,7 +149,7 @@ typedef union wefti_attrs {
     struct { int64_t ignored; int32_t has_ignored; double smoothing; } loss;                  /* CROSS_ENTROPY... */
     struct { double scale; int32_t causal; } attention;                                       /* ATTENTION... */
     struct { const struct wefti_rule *rule; double l2, decay, l1, group; } update;             /* UPDATE */
-    struct { int32_t reduce, axis; int64_t group; weft_shape global; } comm;                  /* COMM family */
+    struct { int32_t reduce, axis; int64_t group; weft_shape global; int32_t peer, dtype; } comm; /* COMM family; the last two: SEND, RECEIVE */
     struct { int64_t part, count, kept; int32_t codec, sum; } codec;                          /* ENCODE: count of parts; DECODE: of elements */
     struct { const struct wefti_custom *custom; void *options; int32_t options_bytes; } custom; /* CUSTOM... */
     struct { struct wefti_fused *fused; } fused;                                              /* FUSED */

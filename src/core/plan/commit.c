@@ -115,7 +115,7 @@ static void mark_loaded(const weft_plan *plan, const wefti_item *item, wefti_ope
     const wefti_ir *ir = &plan->ir;
     if (!wefti_mapping_wire(ir->world) || ir->world->size < 2) return;
     for (int32_t i = 0; i < item->n_outputs; i++)
-        outputs[i].peers_load = outputs[i].buffer == WEFTI_BUFFER_EXPORTED && wefti_value_bytes(&ir->values[item->outputs[i]]) >= PEERS_LOAD_BYTES;
+        outputs[i].peers_load = outputs[i].buffer == WEFTI_BUFFER_EXPORTED && !ir->values[item->outputs[i]].sent && wefti_value_bytes(&ir->values[item->outputs[i]]) >= PEERS_LOAD_BYTES;
     if (item->n_outputs == 1 && outputs->peers_load) keep_own_part(ir, &ir->values[item->outputs[0]], outputs);
 }
 

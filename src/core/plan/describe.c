@@ -39,6 +39,7 @@ static int64_t sent_bytes(const wefti_ir *ir, const wefti_item *item) {
     switch (item->op) {
     case WEFT_OP_ALL_REDUCE: return 2 * given * (n - 1) / n;
     case WEFT_OP_ALL_GATHER: return given * (n - 1); /* what is given is a part */
+    case WEFT_OP_SEND: return given;
     default: return given * (n - 1) / n;
     }
 }

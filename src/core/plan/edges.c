@@ -1,4 +1,4 @@
-/* What must come before what: data, and the memory of variables. Linear. */
+/* What must come before what: data, the memory of variables, and messages between two members. Linear. */
 #include <string.h>
 
 #include "core/plan/ir.h"
@@ -59,6 +59,27 @@ static weft_status collect_item(collector *c, int32_t k) {
     return WEFT_OK;
 }
 
+/* Messages to one member, or from one, are matched by their order: the number of kinds, members and groups is small. */
+static weft_status collect_points(collector *c) {
+    enum { MOST = 256 };
+    const wefti_ir *ir = c->ir;
+    int32_t         latest[MOST], n = 0;
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        const wefti_item *item = &ir->items[ir->order[k]];
+        if (!wefti_item_is_point(item)) continue;
+        int32_t at = 0;
+        for (; at < n; at++) {
+            const wefti_item *other = &ir->items[ir->order[latest[at]]];
+            if (other->op == item->op && other->attrs->comm.peer == item->attrs->comm.peer && other->attrs->comm.group == item->attrs->comm.group) break;
+        }
+        if (at == MOST) return wefti_fail(WEFT_E_UNSUPPORTED, "'%s': a plan has messages with %d members at most", item->name, MOST / 2);
+        if (at < n) WEFTI_TRY(add_edge(c, latest[at], k));
+        n += at == n;
+        latest[at] = k;
+    }
+    return WEFT_OK;
+}
+
 static weft_status collect(collector *c) {
     const wefti_ir *ir = c->ir;
     for (int32_t k = 0; k < ir->n_order; k++) c->position[ir->order[k]] = k;
@@ -70,7 +91,7 @@ static weft_status collect(collector *c) {
             int32_t reader = c->position[c->uses.users[u]], writer = c->position[c->ended[v]];
             if (reader <= writer || !wefti_item_has_effect(&ir->items[c->uses.users[u]])) WEFTI_TRY(add_edge(c, reader, writer));
         }
-    return WEFT_OK;
+    return collect_points(c);
 }
 
 static weft_status pack(const collector *c, wefti_edges *edges_out) {

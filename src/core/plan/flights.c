@@ -6,11 +6,20 @@
  * the host, where it has nothing else to do. Where the world has a group for the device's memory (NCCL), operations that it does work on the
  * values themselves again, beside the computing, and are not waited for but *joined*: the device goes on after them.
  *
- * Invariants: flights are listed in the order of their starts, those that board after those that fly, so all ranks start the same operations
- * of a group in the same order. Two operations never share memory while both are in flight, for the planner keeps their blocks apart. */
+ * SENDs and RECEIVEs never hold a run up where it starts them: their peer may be waiting for what comes after. Where the group takes no more
+ * operations, or enough of them with this peer are on the way, they board like what is being copied, and take off when there is room. Of one
+ * member's, and of each direction, so few fly at once that the others and the collectives find places.
+ *
+ * Invariants: flights are listed in the order of their starts, and take off in it among those that are matched by it: the collectives of a
+ * group, the messages to a member, those from one. Two operations never share memory while both are in flight, for the planner keeps their
+ * blocks apart. */
 #include "core/plan/object.h"
 
-enum { SHORT_WAIT_NS = 50000 }; /* between looks at what still boards */
+enum {
+    SHORT_WAIT_NS = 50000,  /* between looks at what still boards, and at other groups */
+    POINTS_MOST = 32, /* messages that fly at once, of the 64 operations that a group takes unless it is told otherwise */
+    POINTS_EACH = 4   /* with one member, in one direction */
+};
 
 void *wefti_plan_address(const weft_plan *plan, int32_t value) {
     int32_t buffer;
@@ -21,7 +30,7 @@ void *wefti_plan_address(const weft_plan *plan, int32_t value) {
 
 static wefti_collective_call call_of(const weft_plan *plan, const wefti_item *item) {
     wefti_collective_call call = wefti_ir_comm_call(&plan->ir, item);
-    call.send = wefti_plan_address(plan, item->inputs[0]);
+    call.send = wefti_plan_address(plan, item->n_inputs ? item->inputs[0] : item->outputs[0]);
     call.receive = wefti_plan_address(plan, item->outputs[0]);
     if (call.kind == WEFTI_ALLREDUCE) { /* the list lies in one piece, from the first to the end of the last */
         int32_t last = item->inputs[item->n_inputs - 1];
@@ -51,15 +60,18 @@ static void extents(const weft_plan *plan, int32_t c, const wefti_collective_cal
     size_t bytes = call->count * weft_dtype_bytes(call->dtype), members = (size_t)wefti_ir_group(&plan->ir, item_of(plan, c))->size;
     *sent_out = call->kind == WEFTI_REDUCE_SCATTER || call->kind == WEFTI_ALLTOALL ? bytes * members : bytes;
     *received_out = call->kind == WEFTI_ALLGATHER || call->kind == WEFTI_ALLTOALL ? bytes * members : bytes;
+    if (call->kind == WEFTI_RECEIVE) *sent_out = 0;
+    if (call->kind == WEFTI_SEND) *received_out = 0;
 }
 
+/* Also for what only comes: a copy of nothing is over when those who still compute with the memory that it comes to are done. */
 static weft_status board(weft_plan *plan, int32_t c) {
     wefti_device         *device = plan->ir.device;
     wefti_collective_call call = call_of(plan, item_of(plan, c));
     size_t                sent, received;
     extents(plan, c, &call, &sent, &received);
     WEFTI_TRY(device->vtable->copy_out(device, mirrored(plan, call.send), call.send, sent, &plan->flights[c].ticket));
-    plan->flights[c].boarding = true;
+    plan->flights[c].copying = true;
     return WEFT_OK;
 }
 
@@ -85,7 +97,7 @@ static void leave_list(weft_plan *plan, int32_t c) {
 static void land(weft_plan *plan, int32_t c, weft_status status) {
     wefti_in_flight *flight = &plan->flights[c];
     flight->operation = NULL;
-    flight->boarding = false;
+    flight->boarding = flight->copying = false;
     if (status == WEFT_OK && is_staged(plan, c)) status = unboard(plan, c);
     flight->status = status;
     leave_list(plan, c);
@@ -100,17 +112,39 @@ static int32_t oldest_flying(const weft_plan *plan, const wefti_group *group) {
     return -1;
 }
 
-/* Starts the operation of a flight that is listed. WEFT_E_AGAIN: too many in flight, or still boarding. */
+static bool are_matched_alike(const weft_plan *plan, int32_t a, int32_t b) {
+    const wefti_item *left = item_of(plan, a), *right = item_of(plan, b);
+    if (group_of(plan, a) != group_of(plan, b) || plan->ir.collectives[a].point != plan->ir.collectives[b].point) return false;
+    return !plan->ir.collectives[a].point || (left->op == right->op && left->attrs->comm.peer == right->attrs->comm.peer);
+}
+
+/* Whether those that are matched by their order with a listed flight have taken off before it, and few enough messages fly. */
+static bool has_turn(const weft_plan *plan, int32_t c) {
+    int32_t flying = 0, peers = group_of(plan, c)->size - 1, most = POINTS_MOST / (2 * peers);
+    if (most > POINTS_EACH) most = POINTS_EACH;
+    for (int32_t i = plan->first_flight; i != c; i = plan->flights[i].next) {
+        if (!are_matched_alike(plan, i, c)) continue;
+        if (!plan->flights[i].operation) return false;
+        flying++;
+    }
+    return !plan->ir.collectives[c].point || flying == 0 || flying < most;
+}
+
+/* Starts the operation of a flight that is listed. WEFT_E_AGAIN: not its turn, too many in flight, or still being copied. */
 static weft_status take_off(weft_plan *plan, int32_t c) {
     const wefti_item     *item = item_of(plan, c);
     wefti_in_flight      *flight = &plan->flights[c];
     wefti_collective_call call = call_of(plan, item);
     call.priority = plan->ir.collectives[c].priority;
-    if (flight->boarding) {
+    if (flight->copying) {
         WEFTI_TRY(plan->ir.device->vtable->copy_test(plan->ir.device, flight->ticket));
+        flight->copying = false;
+    }
+    if (is_staged(plan, c)) {
         call.send = mirrored(plan, call.send);
         call.receive = mirrored(plan, call.receive);
     }
+    if (!has_turn(plan, c)) return WEFT_E_AGAIN;
     weft_status status = wefti_collective_start(group_of(plan, c), &call, &flight->operation);
     if (status == WEFT_OK) {
         flight->boarding = false;
@@ -122,24 +156,27 @@ static weft_status take_off(weft_plan *plan, int32_t c) {
     return status;
 }
 
+/* Whether the flight of collective `c`, which flies, need not be looked at: an older one of its group, which ends first, was. */
+static bool waits_in_line(const weft_plan *plan, int32_t c, const wefti_group *seen) {
+    return plan->flights[c].operation->group == seen && !plan->ir.collectives[c].point;
+}
+
 /* --- for the runner --- */
 
 void wefti_flights_progress(weft_plan *plan) {
     const wefti_group *seen = NULL;
-    bool               boards = false; /* those after one that boards do not overtake it */
     for (int32_t c = plan->first_flight, next; c >= 0 && plan->fault == WEFT_OK; c = next) {
         wefti_in_flight *flight = &plan->flights[c];
         next = flight->next;
         if (flight->boarding) {
-            weft_status status = boards ? WEFT_E_AGAIN : take_off(plan, c);
-            boards = boards || status == WEFT_E_AGAIN;
+            weft_status status = take_off(plan, c);
             if (status != WEFT_OK && status != WEFT_E_AGAIN) plan->fault = status;
             continue;
         }
-        if (flight->operation->group == seen) continue;
+        if (waits_in_line(plan, c, seen)) continue;
         weft_status status = wefti_collective_test(flight->operation);
         if (status == WEFT_E_AGAIN) {
-            seen = flight->operation->group;
+            if (!plan->ir.collectives[c].point) seen = flight->operation->group;
             continue;
         }
         land(plan, c, status);
@@ -147,26 +184,39 @@ void wefti_flights_progress(weft_plan *plan) {
     }
 }
 
+static void list(weft_plan *plan, int32_t c) {
+    if (plan->last_flight >= 0) plan->flights[plan->last_flight].next = c;
+    else plan->first_flight = c;
+    plan->last_flight = c;
+}
+
 weft_status wefti_flight_start(weft_plan *plan, int32_t c) {
     wefti_in_flight *flight = &plan->flights[c];
     flight->begin_ns = wefti_plan_now();
     flight->next = -1;
-    if (is_staged(plan, c)) WEFTI_TRY(board(plan, c));
-    weft_status status;
-    while (!flight->boarding && (status = take_off(plan, c)) != WEFT_OK) {
+    flight->boarding = true;
+    list(plan, c);
+    if (is_staged(plan, c)) return board(plan, c);
+    for (;;) {
+        weft_status status = take_off(plan, c);
+        if (status == WEFT_OK || (status == WEFT_E_AGAIN && plan->ir.has_points)) return WEFT_OK;
+        if (status != WEFT_E_AGAIN) return status;
         /* Too many in flight: the oldest has to end first; its own deadline bounds the wait. */
         int32_t oldest = oldest_flying(plan, group_of(plan, c));
-        if (status != WEFT_E_AGAIN) return status;
         land(plan, oldest, wefti_collective_wait(plan->flights[oldest].operation, 0));
         WEFTI_TRY(plan->flights[oldest].status);
     }
-    if (plan->last_flight >= 0) plan->flights[plan->last_flight].next = c;
-    else plan->first_flight = c;
-    plan->last_flight = c;
-    return WEFT_OK;
 }
 
 static bool is_in_flight(const wefti_in_flight *flight) { return flight->operation || flight->boarding; }
+
+/* Whether nothing but the group of collective `c` has to get on while that is waited for. */
+static bool flies_alone(const weft_plan *plan, int32_t c) {
+    if (is_staged(plan, c) || !plan->flights[c].operation) return false;
+    for (int32_t i = plan->first_flight; i >= 0; i = plan->flights[i].next)
+        if (!plan->flights[i].operation || plan->flights[i].operation->group != plan->flights[c].operation->group) return false;
+    return true;
+}
 
 /* Until collective `c` has landed, with others still boarding behind it or before it. */
 static void fly(weft_plan *plan, int32_t c) {
@@ -175,12 +225,15 @@ static void fly(weft_plan *plan, int32_t c) {
     while (is_in_flight(flight) && plan->fault == WEFT_OK) {
         wefti_flights_progress(plan);
         if (!is_in_flight(flight) || plan->fault != WEFT_OK) break;
-        if (!flight->operation) {
+        int32_t flying = flight->operation ? c : oldest_flying(plan, group_of(plan, c));
+        if (flying < 0) {
             host->yield(host->context);
             continue;
         }
-        weft_status status = wefti_collective_wait(flight->operation, SHORT_WAIT_NS);
-        if (status != WEFT_E_AGAIN) land(plan, c, status);
+        weft_status status = wefti_collective_wait(plan->flights[flying].operation, SHORT_WAIT_NS);
+        if (status == WEFT_E_AGAIN) continue;
+        land(plan, flying, status);
+        if (plan->flights[flying].status != WEFT_OK && flying != c) plan->fault = plan->flights[flying].status;
     }
     if (plan->fault != WEFT_OK && flight->status == WEFT_OK) flight->status = plan->fault;
 }
@@ -189,9 +242,10 @@ weft_status wefti_flight_wait(weft_plan *plan, int32_t c) {
     wefti_in_flight *flight = &plan->flights[c];
     if (is_in_flight(flight)) {
         uint64_t begin = wefti_plan_now();
-        if (plan->ir.collectives[c].direct) land(plan, c, plan->ir.world->device_group->engine->join(flight->operation));
-        else if (is_staged(plan, c)) fly(plan, c);
-        else land(plan, c, wefti_collective_wait(flight->operation, 0));
+        while (plan->ir.collectives[c].direct && flight->boarding && plan->fault == WEFT_OK) wefti_flights_progress(plan);
+        if (plan->ir.collectives[c].direct && flight->operation) land(plan, c, plan->ir.world->device_group->engine->join(flight->operation));
+        else if (flies_alone(plan, c)) land(plan, c, wefti_collective_wait(flight->operation, 0));
+        else fly(plan, c);
         uint64_t end = wefti_plan_now();
         plan->wait_ns += end - begin;
         wefti_trace_add(&plan->trace, (weft_trace_event){WEFT_TRACE_WAIT, plan->runs, c, "", 0, begin, end});

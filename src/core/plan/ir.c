@@ -160,7 +160,7 @@ static weft_status mark_needed(const wefti_ir *ir, const int32_t *by_key, int32_
     for (int32_t i = 0; i < ir->n_outputs; i++) value_needed[ir->values[ir->outputs[i]].root] = 1;
     for (int32_t k = n - 1; k >= 0; k--) {
         const wefti_item *item = &ir->items[by_key[k]];
-        bool              needed = wefti_item_has_effect(item);
+        bool              needed = wefti_item_acts(item);
         for (int32_t o = 0; o < item->n_outputs && !needed; o++) needed = value_needed[item->outputs[o]];
         item_needed[by_key[k]] = needed;
         for (int32_t i = 0; i < item->n_inputs && needed; i++) value_needed[ir->values[item->inputs[i]].root] = 1;
@@ -274,7 +274,7 @@ struct wefti_group *wefti_ir_group(const wefti_ir *ir, const wefti_item *item) {
 }
 
 wefti_collective_call wefti_ir_comm_call(const wefti_ir *ir, const wefti_item *item) {
-    const wefti_value    *in = &ir->values[item->inputs[0]], *out = &ir->values[item->outputs[0]];
+    const wefti_value    *out = &ir->values[item->outputs[0]], *in = item->n_inputs ? &ir->values[item->inputs[0]] : out;
     wefti_collective_call call = {.dtype = in->dtype, .op = (wefti_reduce_op)item->attrs->comm.reduce, .count = (size_t)wefti_value_elements(in)};
     switch (item->op) {
     case WEFT_OP_ALL_REDUCE: call.kind = WEFTI_ALLREDUCE; break;
@@ -289,6 +289,11 @@ wefti_collective_call wefti_ir_comm_call(const wefti_ir *ir, const wefti_item *i
     case WEFT_OP_ALL_TO_ALL:
         call.kind = WEFTI_ALLTOALL;
         call.count = (size_t)(wefti_value_elements(in) / wefti_ir_group(ir, item)->size);
+        break;
+    case WEFT_OP_SEND:
+    case WEFT_OP_RECEIVE:
+        call.kind = item->op == WEFT_OP_SEND ? WEFTI_SEND : WEFTI_RECEIVE;
+        call.root = item->attrs->comm.peer;
         break;
     default: call.kind = WEFTI_BROADCAST; break;
     }

@@ -47,6 +47,7 @@ typedef struct wefti_value {
     int32_t     block; /* ARENA, EXPORTED roots: block of memory.c; -1: none yet … */
     int64_t     inside_bytes; /* … and where in it */
     bool        kept;    /* roots: an output, alive until the next run */
+    bool        sent;    /* roots: a SEND reads this very memory */
     bool        uniform; /* every element is `constant` */
     double      constant;
 } wefti_value;
@@ -122,6 +123,7 @@ typedef struct wefti_plan_collective {
     int32_t item;
     int64_t bytes;    /* of what this rank gives */
     int32_t priority; /* the earlier it is waited for, the higher */
+    bool    point;    /* SEND or RECEIVE */
     bool    direct;   /* by the world's device_group, on the device's own memory */
 } wefti_plan_collective;
 
@@ -163,6 +165,7 @@ typedef struct wefti_ir {
     int32_t                n_segments, segments_capacity;
     wefti_plan_collective *collectives;
     int32_t                n_collectives, collectives_capacity;
+    bool                   has_points; /* some of them are SENDs or RECEIVEs */
     const char            *indirect_why; /* of the first that is not direct though there is a device_group; NULL: none */
     wefti_plan_step       *steps;
     int32_t                n_steps, steps_capacity;
@@ -204,7 +207,7 @@ void wefti_uses_release(wefti_uses *uses);
 WEFT_MUST_CHECK weft_status wefti_ir_endings(const wefti_ir *ir, int32_t *ended_out);
 
 /* What must come after what: item order[k] before order[to[e]], start[k] <= e < start[k+1]: data, then readers and writers
- * of a variable before its next writer. Every edge goes forward in the order. */
+ * of a variable before its next writer, then SENDs to one member in their order, and RECEIVEs from one. Every edge goes forward in the order. */
 typedef struct wefti_edges {
     int32_t *start, *to;
     size_t   start_bytes, to_bytes;
@@ -226,6 +229,10 @@ static inline bool wefti_item_writes(const wefti_item *item, int32_t input) {
 static inline bool wefti_item_has_effect(const wefti_item *item) {
     return item->op == WEFT_OP_ASSIGN || item->op == WEFT_OP_UPDATE || (item->op == WEFT_OP_ALL_GATHER && item->divided);
 }
+/* SEND, RECEIVE: between two members, who match them by their order. */
+static inline bool wefti_item_is_point(const wefti_item *item) { return item->op == WEFT_OP_SEND || item->op == WEFT_OP_RECEIVE; }
+/* Whether the item is needed though nobody reads what it computes: another rank counts on it. */
+static inline bool wefti_item_acts(const wefti_item *item) { return wefti_item_has_effect(item) || wefti_item_is_point(item); }
 static inline bool wefti_item_is_comm(const wefti_item *item) { return wefti_ops[item->op].family == WEFTI_COMM; }
 /* The group of a COMM item; NULL: this rank alone. */
 struct wefti_group *wefti_ir_group(const wefti_ir *ir, const wefti_item *item);
@@ -257,6 +264,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_push(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_bucket(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_schedule(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_stage(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_post(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_memory(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_segments(wefti_ir *ir);
 

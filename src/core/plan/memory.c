@@ -77,10 +77,27 @@ static weft_status place_divided(planner *p, const wefti_item *item) {
     return WEFT_OK;
 }
 
+/* What is sent lies where it was computed, or where another collective left it; a SEND's output is what it sends. */
+static weft_status place_point(planner *p, const wefti_item *item) {
+    wefti_ir *ir = p->ir;
+    int32_t   out = item->outputs[0], value = item->n_inputs ? item->inputs[0] : out, block;
+    if (ir->values[value].block < 0) {
+        int32_t last = p->last[value] > p->last[out] ? p->last[value] : p->last[out];
+        WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, wefti_value_bytes(&ir->values[value]), p->position[ir->values[value].item], last, &block));
+        put(ir, value, block, 0);
+    }
+    if (value == out) return WEFT_OK;
+    block = ir->values[value].block;
+    put(ir, out, block, ir->values[value].inside_bytes);
+    if (p->last[out] > ir->blocks[block].last) ir->blocks[block].last = p->last[out];
+    return WEFT_OK;
+}
+
 static weft_status place_comm(planner *p, int32_t index) {
     wefti_ir         *ir = p->ir;
     const wefti_item *item = &ir->items[index];
     if (item->divided) return item->op == WEFT_OP_REDUCE_SCATTER ? place_divided(p, item) : WEFT_OK; /* gathered where variables lie */
+    if (wefti_item_is_point(item)) return place_point(p, item);
     bool    gathers = item->op == WEFT_OP_ALL_GATHER;
     bool    apart = item->op == WEFT_OP_REDUCE_SCATTER || item->op == WEFT_OP_ALL_TO_ALL; /* the result lies elsewhere */
     int64_t bytes = 0;

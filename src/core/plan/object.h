@@ -38,7 +38,8 @@ enum { WEFTI_BUFFER_ARENA, WEFTI_BUFFER_EXPORTED, WEFTI_BUFFER_CONSTANT, WEFTI_B
 
 typedef struct wefti_in_flight {
     wefti_collective *operation; /* NULL: not in flight, or not yet */
-    bool              boarding;  /* what it sends is still being copied out of the device's memory, up to `ticket` */
+    bool              boarding;  /* listed, and its operation has not begun: it is not its turn, or … */
+    bool              copying;   /* … what it sends is still being copied out of the device's memory, up to `ticket` */
     uint64_t          ticket;
     weft_status       status;    /* of one that was seen to have ended before it was waited for */
     uint64_t          begin_ns;

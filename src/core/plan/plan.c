@@ -21,6 +21,7 @@ static const pass passes[] = {
     {"bucket", wefti_pass_bucket},     /* few large messages */
     {"schedule", wefti_pass_schedule}, /* communication early, what waits for it late */
     {"stage", wefti_pass_stage},       /* what is sent lies in exported memory */
+    {"post", wefti_pass_post},         /* what peers send is expected early */
     {"memory", wefti_pass_memory},     /* offsets */
     {"segments", wefti_pass_segments}, /* runs between communication */
     {"push", wefti_pass_push},         /* who moves what was updated in parts */

@@ -17,7 +17,9 @@ static weft_tensor *stand_in(weft_tensor *tensor, bool training) {
     }
 }
 
-static bool is_effect(const wefti_node *node, bool training) { return training && node->op == WEFT_OP_UPDATE; }
+static bool is_effect(const wefti_node *node, bool training) {
+    return (training && node->op == WEFT_OP_UPDATE) || node->op == WEFT_OP_SEND || node->op == WEFT_OP_RECEIVE;
+}
 
 /* live[id] says that the node is needed. */
 static weft_status mark_live(weft_graph *graph, weft_tensor *const *outputs, int32_t n_outputs, bool training, uint8_t *live) {
@@ -195,9 +197,21 @@ static bool is_alone(const wefti_ir *ir, const wefti_node *node) {
     return !group || group->size == 1;
 }
 
+/* Whoever sends and receives needs somebody else to do the other part. */
+static weft_status check_peer(const wefti_ir *ir, const wefti_node *node) {
+    if (node->op != WEFT_OP_SEND && node->op != WEFT_OP_RECEIVE) return WEFT_OK;
+    const wefti_item          item = {.op = node->op, .attrs = &node->attrs};
+    const struct wefti_group *group = wefti_ir_group(ir, &item);
+    int32_t                   size = group ? group->size : 1, index = group ? group->index : 0, peer = node->attrs.comm.peer;
+    if (peer >= 0 && peer < size && peer != index) return WEFT_OK;
+    return wefti_fail(WEFT_E_INVALID, "rank %d: %s '%s' names member %d of a group of %d, in which this rank is member %d", (int)ir->world->rank,
+                      wefti_ops[node->op].name, node->name, (int)peer, (int)size, (int)index);
+}
+
 static weft_status import_node(importer *im, const wefti_node *node) {
     int32_t *values = &im->values[im->first[node->id]];
     if (is_leaf_value(node)) return import_leaf(im, node, &values[0]);
+    WEFTI_TRY(check_peer(im->ir, node));
     if (node->op == WEFT_OP_DETACH || node->op == WEFT_OP_COPY || is_alone(im->ir, node)) {
         for (int32_t o = 0; o < node->n_outputs; o++) values[o] = imported(im, node->inputs[o]);
         return WEFT_OK;

@@ -2,7 +2,7 @@
  *
  * A collective is started as soon as what stands before it has been launched, and waited for right before its first reader, or at
  * the end of the run. What is waited for first has the highest priority: a batch statistic that the backward pass stands still for
- * overtakes gradients that are only wanted at the end. Linear in items and reads. */
+ * overtakes gradients that are only wanted at the end. A SEND is waited for at the end of the run. Linear in items and reads. */
 #include <string.h>
 
 #include "core/plan/ir.h"
@@ -51,7 +51,7 @@ static weft_status wait_for_inputs(cutter *c, int32_t position) {
 static weft_status choose_way(wefti_ir *ir, const wefti_item *item, bool *direct_out) {
     struct wefti_group *group = ir->world->device_group;
     *direct_out = false;
-    if (!group || wefti_ir_group(ir, item) != ir->world->group) return WEFT_OK;
+    if (!group || wefti_item_is_point(item) || wefti_ir_group(ir, item) != ir->world->group) return WEFT_OK;
     wefti_collective_call call = wefti_ir_comm_call(ir, item);
     *direct_out = group->engine->supports(group, &call) == WEFT_OK;
     if (*direct_out || ir->indirect_why) return WEFT_OK;
@@ -64,7 +64,9 @@ static weft_status start(cutter *c, int32_t position) {
     WEFTI_TRY(cut(c, position));
     WEFTI_TRY(wefti_ir_room(&ir->collectives, ir->n_collectives, &ir->collectives_capacity, sizeof *ir->collectives));
     wefti_plan_collective *collective = &ir->collectives[ir->n_collectives];
-    *collective = (wefti_plan_collective){.item = index};
+    *collective = (wefti_plan_collective){.item = index, .point = wefti_item_is_point(&ir->items[index])};
+    ir->has_points |= collective->point;
+    if (ir->items[index].n_inputs == 0) collective->bytes = wefti_value_bytes(&ir->values[ir->items[index].outputs[0]]);
     for (int32_t i = 0; i < ir->items[index].n_inputs; i++)
         collective->bytes += wefti_value_bytes(&ir->values[ir->items[index].inputs[i]]);
     WEFTI_TRY(choose_way(ir, &ir->items[index], &collective->direct));
