@@ -21,6 +21,7 @@
  *   keep            checkpoint.h safetensors.h metrics.h plot.h tensorboard.h timeline.h
  *   run             world.h     this process's rank, device and link to the others
  *                   server.h    parameter server: tables that workers push to and pull from, at clocks or asynchronously
+ *                   entries.h   elements of its rows: what is not zero of wide ones, pushed and pulled by column
  *                   updates.h   what threads add up before it is pushed, with sums that have no order
  *                   vectors.h   its dense tables as vectors: arithmetic where they lie
  *                   slices.h    tables larger than memory: blocks of data work through slices of rows
@@ -43,6 +44,7 @@
 #include "weft/custom.h"
 #include "weft/dlpack.h"
 #include "weft/dtype.h"
+#include "weft/entries.h"
 #include "weft/fit.h"
 #include "weft/graph.h"
 #include "weft/idx.h"

@@ -73,6 +73,7 @@ typedef struct weft_server  weft_server;  /* this rank's part in it */
 typedef struct weft_table   weft_table;   /* one table, as a worker sees it */
 typedef struct weft_keys    weft_keys;    /* rows of a table that are often asked for together */
 typedef struct weft_request weft_request; /* a call that was started and has not been waited for */
+typedef struct weft_entries weft_entries; /* elements of rows by column (weft/entries.h) */
 
 /* --- rules: what a push does to rows --- */
 
@@ -266,6 +267,8 @@ typedef struct weft_table_call {
     double            rate;      /* pushes to SOLVER tables: multiplies the solver's rate, for a schedule; 0: 1. With staleness 0 all workers give the
                                     same in a clock */
     bool              plain;     /* not compressed, though the table is; what is kept stays for a push that is */
+    const weft_entries *entries; /* PUSH, PUSH_PULL: these elements of the rows, instead of `send` (weft/entries.h) … */
+    weft_entries       *pulled;  /* PULL, PUSH_PULL: … and those that are not zero, instead of `receive`. Of a PUSH_PULL both or neither */
 } weft_table_call;
 
 /* Starts a request; never blocks. The struct is copied. *request_out is to be tested or waited for until it has ended; NULL on error.

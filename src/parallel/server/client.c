@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "parallel/server/coded.h"
+#include "parallel/server/entries.h"
 #include "parallel/server/keys.h"
 
 /* A server answers what waits at its deadline with what it waits for; who hears nothing for so much longer has lost it. */
@@ -71,6 +72,7 @@ void wefti_client_free(weft_server *server, weft_request *request) {
     wefti_server_give(server, request->staging_in);
     wefti_server_give(server, request->file_body);
     wefti_server_give(server, request->shares);
+    if (request->call.pulled) wefti_entries_give(server, request);
     request->own_keys = NULL;
     request->staging_out = request->staging_in = request->file_body = request->shares = NULL;
     request->state = REQUEST_FREE;
@@ -168,7 +170,7 @@ static uint8_t *receive_at(request_part *part) {
 /* Bytes of the rows that a part is to receive, as they are sent. */
 static size_t pulled_bytes(const request_part *part) {
     const weft_table *table = part->request->table;
-    if (!wefti_is_pull(part->request->kind)) return 0;
+    if (!wefti_is_pull(part->request->kind) || wefti_entries_are_in(part->request)) return 0; /* of entries the reply says how many */
     return wefti_coded_pulls(part->request) ? wefti_coded_pull_bytes(&table->options, part->count) : (size_t)part->count * table->row_bytes;
 }
 
@@ -192,6 +194,7 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
                           (unsigned long long)frame->body_bytes, request->answer_bytes);
     if (request->ask) return WEFT_OK;
     bool pulls = wefti_is_pull(request->kind);
+    if (pulls && wefti_entries_are_in(request)) return wefti_entries_reply(server, part, room, in_done);
     size_t wanted = request->kind == WEFTI_SERVER_OPEN ? sizeof request->spec : request->kind == WEFTI_SERVER_SAVE ? sizeof(wefti_server_share) : pulls ? pulled_bytes(part) : 0;
     if (frame->body_bytes != wanted)
         return wefti_fail(WEFT_E_CORRUPT, "rank %d answers with %llu bytes; %zu were asked for", (int)wefti_server_rank(server, part->server),
@@ -328,13 +331,13 @@ static void start_part(weft_server *server, weft_request *request, request_part 
     }
     if (pushes) {
         const uint8_t *base = request->staging_out ? request->staging_out->data : request->call.send;
-        bool           coded = wefti_coded_pushes(request);
+        bool           entries = wefti_entries_are_in(request), coded = entries || wefti_coded_pushes(request);
         value_bytes = (size_t)part->count * table->row_bytes;
         server->value_bytes += value_bytes;
         if (coded) value_bytes = part->coded_bytes;
         server->moved_value_bytes += value_bytes;
         values = coded ? part->coded : value_bytes ? base + (size_t)part->first * table->row_bytes : NULL;
-        if (coded) head.flags |= WEFTI_SERVER_SENT_CODED;
+        if (coded) head.flags |= entries ? WEFTI_SERVER_ENTRIES : WEFTI_SERVER_SENT_CODED;
         else if ((head.send_region = find_region(server, values, value_bytes, &head.send_at))) {
             head.flags |= WEFTI_SERVER_SENT_IN_PLACE;
             server->sent_in_place += value_bytes;
@@ -355,6 +358,7 @@ static void start_part(weft_server *server, weft_request *request, request_part 
     if (pulls) server->value_bytes += (size_t)part->count * table->row_bytes;
     server->moved_value_bytes += wanted;
     if (decodes) head.flags |= WEFTI_SERVER_RECEIVED_CODED;
+    if (pulls && wefti_entries_are_in(request)) head.flags |= WEFTI_SERVER_ENTRIES;
     part->in_place = wanted && !decodes && (head.receive_region = find_region(server, receive_at(part), wanted, &head.receive_at));
     if (part->in_place) head.flags |= WEFTI_SERVER_RECEIVED_IN_PLACE;
     else if (wanted > WEFTI_REPLY_BYTES - sizeof head) post_in(server, part, wanted);
@@ -460,10 +464,12 @@ void wefti_client_close(weft_server *server) {
         wefti_server_give(server, server->requests[i].staging_in);
         wefti_server_give(server, server->requests[i].file_body);
         wefti_server_give(server, server->requests[i].shares);
+        if (server->requests[i].call.pulled) wefti_entries_give(server, &server->requests[i]);
     }
     while (server->all_details) {
         weft_request *request = server->all_details;
         server->all_details = request->all;
+        if (request->call.pulled) wefti_entries_give(server, request);
         wefti_free(request->parts, servers * sizeof *request->parts);
         wefti_free(request, sizeof *request);
     }

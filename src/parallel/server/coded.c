@@ -67,7 +67,7 @@ static const weft_keys *keys_of(const weft_request *request) { return request->o
 static int64_t rows_of(const weft_request *request) { return keys_of(request) ? keys_of(request)->count : request->table->options.rows; }
 
 static bool is_coded(const weft_request *request, const weft_compression *how) {
-    if (request->part || request->call.plain || how->codec == WEFT_COMPRESS_NONE) return false;
+    if (request->part || request->call.plain || request->call.entries || request->call.pulled || how->codec == WEFT_COMPRESS_NONE) return false;
     int64_t count = request->call.keys ? request->call.keys->count : request->call.rows ? request->call.row_count : request->table->options.rows;
     return count > 0 && (how->least == 0 || count >= (how->least + request->table->options.width - 1) / request->table->options.width);
 }

@@ -9,7 +9,7 @@
 #include "core/iface/wire.h"
 #include "weft/server.h"
 
-#define WEFTI_SERVER_MAGIC UINT32_C(0x34535057) /* "WPS4": the last is the protocol's version */
+#define WEFTI_SERVER_MAGIC UINT32_C(0x35535057) /* "WPS5": the last is the protocol's version */
 
 enum {
     WEFTI_FRAME_BYTES = 4096,      /* of a request that is one message, frame included */
@@ -43,7 +43,8 @@ enum {
     WEFTI_SERVER_RECEIVED_IN_PLACE = 1 << 3, /* rows are to be put at receive_region, receive_at. REPLY: they are there */
     WEFTI_SERVER_PACKED = 1 << 4,        /* LISTED: the list takes `first` bytes (coding.h) */
     WEFTI_SERVER_SENT_CODED = 1 << 5,    /* values are coded as the table's options say */
-    WEFTI_SERVER_RECEIVED_CODED = 1 << 6 /* … as rows are to be */
+    WEFTI_SERVER_RECEIVED_CODED = 1 << 6, /* … as rows are to be */
+    WEFTI_SERVER_ENTRIES = 1 << 7        /* what is pushed, and what is to be pulled, are entries (entries.h). The reply alone says how long it is */
 };
 
 typedef struct wefti_server_frame {

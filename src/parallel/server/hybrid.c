@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "parallel/server/store_entries.h"
+
 enum { ROOM_LEAST = 4, NARROW_MOST = UINT16_MAX };
 
 static size_t element_of(const wefti_hybrid_shape *shape) { return weft_dtype_bytes(shape->dtype); }
@@ -190,6 +192,51 @@ void wefti_hybrid_add_row(const wefti_hybrid_shape *shape, wefti_hybrid_row *row
         weft_status status = wefti_hybrid_add(shape, row, i, value);
         (void)status; /* there is room */
     }
+}
+
+/* --- entries --- */
+
+uint32_t wefti_hybrid_missing_entries(const wefti_hybrid_shape *shape, const wefti_hybrid_row *row, const uint8_t *columns, uint32_t column_bytes,
+                                      const uint8_t *values, uint32_t count) {
+    const size_t element = element_of(shape);
+    uint32_t     missing = 0;
+    if (row->room == WEFTI_HYBRID_DENSE) return 0;
+    hash h = hash_of(shape, row->memory, row->room);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t column = wefti_entries_column(columns, column_bytes, i);
+        if (!is_zero(shape, values + i * element)) missing += row->room == 0 || column_at(&h, find(&h, column)) != column;
+    }
+    return missing;
+}
+
+void wefti_hybrid_add_entries(const wefti_hybrid_shape *shape, wefti_hybrid_row *row, const uint8_t *columns, uint32_t column_bytes, const void *values,
+                              uint32_t count) {
+    const size_t element = element_of(shape);
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *value = (const uint8_t *)values + i * element;
+        if (is_zero(shape, value)) continue;
+        weft_status status = wefti_hybrid_add(shape, row, wefti_entries_column(columns, column_bytes, i), value);
+        (void)status; /* there is room */
+    }
+}
+
+uint32_t wefti_hybrid_read_entries(const wefti_hybrid_shape *shape, const wefti_hybrid_row *row, uint8_t *columns_out, uint32_t column_bytes,
+                                   uint8_t *values_out) {
+    const bool   dense = row->room == WEFTI_HYBRID_DENSE;
+    const size_t element = element_of(shape);
+    uint32_t     count = 0;
+    if (!dense && !columns_out) return row->used;
+    hash h = hash_of(shape, row->memory, dense ? 0 : row->room);
+    for (uint32_t i = 0; i < (dense ? shape->width : row->room); i++) {
+        const uint8_t *value = row->memory + i * element;
+        if (dense ? is_zero(shape, value) : column_at(&h, i) == h.none) continue;
+        if (columns_out) {
+            wefti_entries_put_column(columns_out, column_bytes, count, dense ? i : column_at(&h, i));
+            memcpy(values_out + count * element, value, element);
+        }
+        count++;
+    }
+    return count;
 }
 
 void wefti_hybrid_clear(const wefti_hybrid_shape *shape, wefti_hybrid_row *row) {

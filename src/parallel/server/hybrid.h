@@ -42,6 +42,14 @@ size_t wefti_hybrid_bytes_with(const wefti_hybrid_shape *shape, const wefti_hybr
 WEFT_MUST_CHECK weft_status wefti_hybrid_reserve(const wefti_hybrid_shape *shape, wefti_hybrid_row *row, uint64_t entries);
 /* row += values [width], for which there is room (wefti_hybrid_reserve with what is missing). */
 void wefti_hybrid_add_row(const wefti_hybrid_shape *shape, wefti_hybrid_row *row, const void *values);
+/* The same of entries: columns of 2 or 4 bytes, each there once, and their values. */
+uint32_t wefti_hybrid_missing_entries(const wefti_hybrid_shape *shape, const wefti_hybrid_row *row, const uint8_t *columns, uint32_t column_bytes,
+                                      const uint8_t *values, uint32_t count);
+void wefti_hybrid_add_entries(const wefti_hybrid_shape *shape, wefti_hybrid_row *row, const uint8_t *columns, uint32_t column_bytes, const void *values,
+                              uint32_t count);
+/* What is not zero, in no order; how many. columns_out NULL: only that. */
+uint32_t wefti_hybrid_read_entries(const wefti_hybrid_shape *shape, const wefti_hybrid_row *row, uint8_t *columns_out, uint32_t column_bytes,
+                                   uint8_t *values_out);
 void wefti_hybrid_clear(const wefti_hybrid_shape *shape, wefti_hybrid_row *row); /* zeros; its room stays */
 void wefti_hybrid_read(const wefti_hybrid_shape *shape, const wefti_hybrid_row *row, void *values_out); /* [width] */
 void wefti_hybrid_release(const wefti_hybrid_shape *shape, wefti_hybrid_row *row); /* it is a row of zeros then */

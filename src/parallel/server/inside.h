@@ -12,7 +12,7 @@
 #include "parallel/server/frame.h"
 #include "parallel/server/route.h"
 #include "parallel/server/states.h"
-#include "parallel/server/store.h"
+#include "parallel/server/store_entries.h"
 
 /* --- moving bytes (move.c) --- */
 
@@ -87,6 +87,8 @@ typedef struct request_part {
     int64_t       first, count; /* rows of the request, in the order of the key set's servers */
     const uint8_t *coded;       /* where the request's values are: they, and … */
     size_t        coded_bytes;
+    server_buffer *pulled;      /* entries that came (entries.h) */
+    size_t        pulled_bytes;
     uint8_t       frame_bytes[WEFTI_FRAME_BYTES], reply_bytes[WEFTI_REPLY_BYTES];
 } request_part;
 
@@ -193,6 +195,7 @@ struct server_job {
     server_buffer     *body, *answer; /* a list of keys, then values; rows */
     size_t             answer_bytes;
     const uint8_t     *values;   /* that are pushed: in the body, or in the worker's memory */
+    wefti_entries      entries;  /* … as entries */
     bool               in_place; /* the rows are at the worker already */
     server_buffer     *decoded;  /* what came coded: which of the rows came, and their values */
     uint64_t          *chosen;
@@ -211,6 +214,7 @@ typedef struct server_push {
     served_keys        *keys;   /* it uses them */
     server_buffer      *body;
     size_t              offset; /* of the values in it */
+    wefti_entries       entries; /* … where it brings entries */
     uint64_t            first, clock;
     int64_t             count;
     double              rate;

@@ -29,6 +29,7 @@ static weft_status take_job(weft_server *server, server_job **job_out) {
     job->answer_bytes = job->list_bytes = 0;
     job->updates = 0;
     job->values = NULL;
+    job->entries = (wefti_entries){0};
     job->in_place = false;
     job->status = WEFT_OK;
     return WEFT_OK;

@@ -14,7 +14,7 @@ static const void *update_of(const wefti_store *store, const void *updates, int6
     return store->scratch;
 }
 
-static weft_status make_room(wefti_store *store, uint64_t place, uint64_t entries) {
+weft_status wefti_hybrid_store_room(wefti_store *store, uint64_t place, uint64_t entries) {
     const wefti_store_options *o = &store->options;
     const wefti_hybrid_shape   shape = wefti_store_shape(store);
     wefti_hybrid_row          *row = wefti_store_hybrid_row(store, place);
@@ -40,7 +40,7 @@ weft_status wefti_hybrid_store_reserve(wefti_store *store, const uint64_t *place
         wefti_hybrid_row *row = wefti_store_hybrid_row(store, place);
         if (row->room == WEFTI_HYBRID_DENSE) continue;
         uint32_t missing = wefti_hybrid_missing(&shape, row, update_of(store, updates, i, dtype, scaling));
-        WEFTI_TRY(make_room(store, place, (uint64_t)row->used + missing));
+        WEFTI_TRY(wefti_hybrid_store_room(store, place, (uint64_t)row->used + missing));
     }
     return WEFT_OK;
 }
@@ -62,7 +62,7 @@ weft_status wefti_hybrid_store_write(wefti_store *store, const uint64_t *places,
     const wefti_hybrid_shape shape = wefti_store_shape(store);
     const wefti_hybrid_row   nothing = {0};
     for (int64_t i = 0; i < count; i++)
-        WEFTI_TRY(make_room(store, places ? places[i] : begin + (uint64_t)i,
+        WEFTI_TRY(wefti_hybrid_store_room(store, places ? places[i] : begin + (uint64_t)i,
                             wefti_hybrid_missing(&shape, &nothing, (const uint8_t *)values + (size_t)i * store->in_row_bytes)));
     for (int64_t i = 0; i < count; i++) {
         wefti_hybrid_row *row = wefti_store_hybrid_row(store, places ? places[i] : begin + (uint64_t)i);

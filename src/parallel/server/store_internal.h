@@ -126,6 +126,7 @@ static inline wefti_hybrid_shape wefti_store_shape(const wefti_store *store) {
 static inline wefti_hybrid_row *wefti_store_hybrid_row(const wefti_store *store, uint64_t place) {
     return wefti_store_row(store, wefti_blocks_find(store->blocks, place));
 }
+WEFT_MUST_CHECK weft_status wefti_hybrid_store_room(wefti_store *store, uint64_t place, uint64_t entries); /* of one row */
 WEFT_MUST_CHECK weft_status wefti_hybrid_store_reserve(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *updates,
                                                        weft_dtype dtype, wefti_scaling scaling);
 WEFT_MUST_CHECK weft_status wefti_hybrid_store_give(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *updates,

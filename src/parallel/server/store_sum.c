@@ -6,6 +6,7 @@
  * nothing but the counts needs to be zeroed. Of a hybrid store pages have rows of hybrid.h, whose memory is freed when the sum was applied. */
 #include <string.h>
 
+#include "parallel/server/store_entries.h"
 #include "parallel/server/store_internal.h"
 
 enum { PAGE_BYTES = 4096, BLOCK_LEAST_BYTES = 4096, BLOCK_MOST_BYTES = 1 << 20, PAGE_ROWS_MOST = 1024, LIST_LEAST = 64 };
@@ -172,6 +173,10 @@ static weft_status add_hybrids(wefti_sum *sum, const uint64_t *places, uint64_t 
     return WEFT_OK;
 }
 
+static weft_status while_adding(const wefti_sum *sum, weft_status status, int64_t count) {
+    return wefti_while(status, "table '%s', adding %lld rows to a clock's sum, which holds %zu bytes", sum->store->options.name, (long long)count, sum->bytes);
+}
+
 weft_status wefti_sum_add(wefti_sum *sum, const uint64_t *places, uint64_t begin, int64_t count, const void *updates) {
     if (count <= 0) return WEFT_OK;
     const wefti_store *store = sum->store;
@@ -180,9 +185,7 @@ weft_status wefti_sum_add(wefti_sum *sum, const uint64_t *places, uint64_t begin
     const bool         hybrid = store->options.hybrid;
     weft_status        status = need_pages(sum, places, begin, count);
     if (status == WEFT_OK && hybrid) status = add_hybrids(sum, places, begin, count, updates);
-    if (status != WEFT_OK)
-        return wefti_while(status, "table '%s', adding %lld rows to a clock's sum, which holds %zu bytes", store->options.name, (long long)count,
-                           sum->bytes);
+    if (status != WEFT_OK) return while_adding(sum, status, count);
     for (int64_t i = 0; i < count && !hybrid;) {
         uint64_t  place = places ? places[i] : begin + (uint64_t)i, at = place & (page_rows - 1);
         uint8_t  *memory = page_memory(sum, sum->pages[place >> sum->page_shift]);
@@ -194,6 +197,55 @@ weft_status wefti_sum_add(wefti_sum *sum, const uint64_t *places, uint64_t begin
         i += rows;
     }
     return WEFT_OK;
+}
+
+/* --- adding entries --- */
+
+/* A row of a page and how many have pushed it. */
+static void *find_row(const wefti_sum *sum, uint64_t place, uint32_t **pushed_out) {
+    const uint64_t at = place & ((UINT64_C(1) << sum->page_shift) - 1);
+    uint8_t       *memory = page_memory(sum, sum->pages[place >> sum->page_shift]);
+    *pushed_out = (uint32_t *)(void *)(memory + sum->counts_at) + at;
+    return memory + at * sum->row_bytes;
+}
+
+/* Of one row; `fills` as in add_hybrid. A row that is pushed first is zero but for these. */
+static weft_status add_row_entries(wefti_sum *sum, uint64_t place, const uint8_t *columns, uint32_t column_bytes, const uint8_t *values, uint32_t count, bool fills) {
+    const wefti_store *store = sum->store;
+    const weft_dtype   given = store->options.dtype;
+    const void        *from = values;
+    uint32_t          *pushed;
+    void              *row = find_row(sum, place, &pushed);
+    if (given != sum->dtype && count) { /* at most a row of them */
+        from = store->options.hybrid ? sum->row : store->scratch;
+        store->loops->begin[given](store->options.hybrid ? sum->row : store->scratch, values, count);
+    }
+    if (store->options.hybrid) {
+        const wefti_hybrid_shape shape = shape_of(sum);
+        wefti_hybrid_row        *hybrid = row;
+        if (fills) {
+            size_t had = wefti_hybrid_bytes(&shape, hybrid);
+            WEFTI_TRY(wefti_hybrid_reserve(&shape, hybrid, (uint64_t)hybrid->used + wefti_hybrid_missing_entries(&shape, hybrid, columns, column_bytes, from, count)));
+            sum->bytes += wefti_hybrid_bytes(&shape, hybrid) - had;
+            return WEFT_OK;
+        }
+        wefti_hybrid_add_entries(&shape, hybrid, columns, column_bytes, from, count);
+    } else {
+        if (!*pushed) memset(row, 0, sum->row_bytes);
+        wefti_entries_add(sum->dtype, row, columns, column_bytes, from, count, !*pushed);
+    }
+    sum->rows += (*pushed)++ == 0;
+    return WEFT_OK;
+}
+
+weft_status wefti_sum_add_entries(wefti_sum *sum, const uint64_t *places, uint64_t begin, int64_t count, const wefti_entries *entries) {
+    if (count <= 0) return WEFT_OK;
+    weft_status status = need_pages(sum, places, begin, count);
+    for (int32_t turn = !sum->store->options.hybrid; turn < 2 && status == WEFT_OK; turn++)
+        for (uint64_t i = 0, at = 0; i < (uint64_t)count && status == WEFT_OK; at += entries->counts[i++])
+            status = add_row_entries(sum, places ? places[i] : begin + i, entries->columns + at * entries->column_bytes, entries->column_bytes,
+                                     entries->values + at * entries->element_bytes, entries->counts[i], turn == 0);
+    return status == WEFT_OK ? WEFT_OK : while_adding(sum, status, count);
 }
 
 /* --- giving it to the rule --- */

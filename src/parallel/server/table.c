@@ -4,6 +4,7 @@
 
 #include "core/base/stream.h"
 #include "parallel/server/coded.h"
+#include "parallel/server/entries.h"
 #include "parallel/server/keys.h"
 
 /* --- taking part --- */
@@ -191,6 +192,7 @@ static weft_status check_call(const weft_table *table, const weft_table_call *ca
         return wefti_fail(WEFT_E_UNSUPPORTED, "table '%s': rows of FTRL follow from their states, and cannot be set", table->options.name);
     bool none = call->keys ? call->keys->count == 0 : call->rows && call->row_count == 0;
     bool sends = call->kind != WEFT_PULL, receives = call->kind == WEFT_PULL || call->kind == WEFT_PUSH_PULL;
+    if (call->entries || call->pulled) return wefti_entries_check(table, call);
     if (!none && ((sends && !call->send) || (receives && !call->receive)))
         return wefti_fail(WEFT_E_INVALID, "table '%s': the request's %s is NULL", table->options.name, sends && !call->send ? "send" : "receive");
     return WEFT_OK;
@@ -227,7 +229,7 @@ static void stage(void *to, const void *from, size_t bytes) {
 /* Whether there is something to be done first, for which others need not wait. */
 static bool is_prepared(const weft_request *request) {
     const weft_table_call *call = &request->call;
-    if (wefti_coded_pushes(request) || wefti_coded_pulls(request)) return true;
+    if (wefti_coded_pushes(request) || wefti_coded_pulls(request) || wefti_entries_are_in(request)) return true;
     return call->keys ? call->keys->places || value_bytes(request) >= SERVER_STAGE_BYTES : call->rows || value_bytes(request) >= SERVER_STAGE_BYTES;
 }
 
@@ -235,6 +237,7 @@ static weft_status prepare(weft_server *server, weft_request *request) {
     weft_table_call *call = &request->call;
     weft_status      status = WEFT_OK;
     if (!call->keys && call->rows) WEFTI_TRY(wefti_keys_make(request->table, call->rows, call->row_count, true, &request->own_keys));
+    if (wefti_entries_are_in(request)) return wefti_entries_prepare(server, request);
     const weft_keys *keys = keys_of(request);
     bool             routed = keys && keys->places;
     size_t           bytes = value_bytes(request);
@@ -301,6 +304,7 @@ static weft_status finish(weft_request *request) {
     weft_server *server = request->server;
     weft_status  status = request->status;
     if (status != WEFT_OK) status = wefti_fail(status, "%s", request->message);
+    else if (request->call.pulled) status = wefti_entries_pulled(request);
     else if (wefti_coded_pulls(request)) status = wefti_coded_pulled(server, request);
     else if (request->staging_in && keys_of(request) && keys_of(request)->places)
         reorder(keys_of(request), request->table->row_bytes, request->staging_in->data, request->call.receive, false);
@@ -332,7 +336,7 @@ weft_status weft_request_wait(weft_request *request, int64_t timeout_ns) {
     return status == WEFT_OK ? finish(request) : status;
 }
 
-static weft_status run(weft_table *table, const weft_table_call *call) {
+weft_status wefti_table_run(weft_table *table, const weft_table_call *call) {
     weft_request *request = NULL;
     if (!table) return wefti_fail(WEFT_E_INVALID, "the table is NULL");
     weft_status status = weft_table_start_call(table, call, &request);
@@ -345,21 +349,21 @@ static weft_status run(weft_table *table, const weft_table_call *call) {
 
 weft_status weft_table_push(weft_table *table, const weft_keys *keys, const void *send) {
     weft_table_call call = {.kind = WEFT_PUSH, .keys = keys, .send = send};
-    return run(table, &call);
+    return wefti_table_run(table, &call);
 }
 
 weft_status weft_table_pull(weft_table *table, const weft_keys *keys, void *receive) {
     weft_table_call call = {.kind = WEFT_PULL, .keys = keys, .receive = receive};
-    return run(table, &call);
+    return wefti_table_run(table, &call);
 }
 
 weft_status weft_table_push_pull(weft_table *table, const weft_keys *keys, const void *send, void *receive) {
     weft_table_call call = {.kind = WEFT_PUSH_PULL, .keys = keys, .send = send, .receive = receive};
-    return run(table, &call);
+    return wefti_table_run(table, &call);
 }
 
 weft_status weft_table_call_rows(weft_table *table, weft_request_kind kind, const uint64_t *rows, int64_t row_count, const void *send,
                                  void *receive) {
     weft_table_call call = {.kind = kind, .rows = rows, .row_count = row_count, .send = send, .receive = receive};
-    return run(table, &call);
+    return wefti_table_run(table, &call);
 }

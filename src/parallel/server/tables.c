@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "parallel/server/coded.h"
+#include "parallel/server/entries.h"
 #include "parallel/server/saves.h"
 #include "parallel/server/work.h"
 
@@ -191,6 +192,7 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
     }
     if (keys && keys->missing) WEFTI_TRY(wefti_store_find(table->store, keys->keys, count, false, keys->places));
     if (count == 0) return WEFT_OK;
+    if (job->frame.flags & WEFTI_SERVER_ENTRIES) return wefti_entries_answer(server, table, job);
     size_t      bytes = (size_t)count * table->row_bytes;
     uint8_t    *out = NULL;
     weft_status status;
@@ -250,7 +252,10 @@ static weft_status check_request(const served_table *table, const server_job *jo
     size_t                    values = 0;
     if (frame->flags & WEFTI_SERVER_SENT_IN_PLACE && !pushes)
         return wefti_fail(WEFT_E_CORRUPT, "table '%s': a pull of rank %d brings values", table->spec.name, (int)job->worker);
-    bool inside = pushes && !(frame->flags & WEFTI_SERVER_SENT_IN_PLACE), coded = inside && is_coded(frame);
+    bool inside = pushes && !(frame->flags & WEFTI_SERVER_SENT_IN_PLACE), coded = inside && (is_coded(frame) || frame->flags & WEFTI_SERVER_ENTRIES);
+    bool rows_only = frame->kind == WEFTI_SERVER_SET || frame->kind == WEFTI_SERVER_GIVE || frame->part || frame->width >= UINT32_MAX;
+    if (frame->flags & WEFTI_SERVER_ENTRIES && (rows_only || (pushes && !inside)))
+        return wefti_fail(WEFT_E_CORRUPT, "table '%s': entries of rank %d where rows are moved", table->spec.name, (int)job->worker);
     if (frame->dtype != (uint8_t)table->options.dtype)
         return wefti_fail(WEFT_E_DTYPE, "table '%s' is of %s; the request of rank %d of %s", table->spec.name, weft_dtype_name(table->options.dtype),
                           (int)job->worker, weft_dtype_name((weft_dtype)frame->dtype));
@@ -295,8 +300,9 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
     weft_status status = check_request(table, job, pushes);
     if (status == WEFT_OK && job->frame.part) status = check_state(table, job);
     pushes = pushes && !repeated;
-    bool coded = pushes && is_coded(&job->frame);
-    if (status == WEFT_OK && pushes && !coded) status = find_values(server, table, job);
+    bool entries = pushes && job->frame.flags & WEFTI_SERVER_ENTRIES, coded = pushes && !entries && is_coded(&job->frame);
+    if (status == WEFT_OK && entries) status = wefti_entries_find(table, job);
+    else if (status == WEFT_OK && pushes && !coded) status = find_values(server, table, job);
     if (status == WEFT_OK) status = wefti_tables_find_rows(server, table, job, pushes && !coded); /* rows that are left out do not come into being */
     if (status == WEFT_OK && coded) status = wefti_coded_read(server, table, job);
     if (status == WEFT_OK && pushes) status = sets ? set_rows(table, job) : coded ? wefti_coded_give(server, table, job) : wefti_clock_push(server, table, job);

@@ -20,9 +20,11 @@ static bool is_out(const weft_server *server, int32_t worker) {
 static double rate_of(double asked) { return asked > 0 ? asked : 1; }
 
 static weft_status add_to_sum(served_table *table, int32_t worker, served_keys *keys, uint64_t first, int64_t count, const uint8_t *values,
-                              double rate) {
+                              const wefti_entries *entries, double rate) {
+    const uint64_t *places = keys ? keys->places : NULL, begin = keys ? 0 : first - table->begin;
     table->rate = rate_of(rate);
-    WEFTI_TRY(wefti_sum_add(table->sum, keys ? keys->places : NULL, keys ? 0 : first - table->begin, count, values));
+    if (entries->counts) WEFTI_TRY(wefti_sum_add_entries(table->sum, places, begin, count, entries));
+    else WEFTI_TRY(wefti_sum_add(table->sum, places, begin, count, values));
     table->folded[worker] = table->closed + 1;
     return WEFT_OK;
 }
@@ -46,7 +48,8 @@ static void add_kept(weft_server *server, served_table *table, int32_t worker) {
     server_push *push;
     while ((push = table->pushes[worker]) && push->clock == table->closed) {
         table->pushes[worker] = push->next;
-        note_trouble(server, table, add_to_sum(table, worker, push->keys, push->first, push->count, push->body->data + push->offset, push->rate));
+        note_trouble(server, table, add_to_sum(table, worker, push->keys, push->first, push->count, push->body->data + push->offset, &push->entries,
+                                               push->rate));
         free_push(server, table, push);
     }
 }
@@ -65,7 +68,7 @@ static weft_status keep(weft_server *server, served_table *table, server_job *jo
     }
     if (away) memcpy(body->data, job->values, bytes);
     *push = (server_push){.keys = job->keys, .body = body, .offset = away ? 0 : job->list_bytes, .first = job->frame.first,
-                          .count = (int64_t)job->frame.count, .clock = table->clocks[job->worker], .rate = job->frame.rate};
+                          .count = (int64_t)job->frame.count, .entries = job->entries, .clock = table->clocks[job->worker], .rate = job->frame.rate};
     if (job->keys) job->keys->users++;
     if (!away) job->body = NULL;
     while (*at) at = &(*at)->next;
@@ -133,6 +136,8 @@ weft_status wefti_clock_push(weft_server *server, served_table *table, server_jo
     if (frame->count == 0) return WEFT_OK;
     if (table->options.staleness != 0) {
         wefti_store_set_rate(table->store, rate_of(frame->rate));
+        if (job->entries.counts)
+            return wefti_store_apply_entries(table->store, keys ? keys->places : NULL, keys ? 0 : frame->first - table->begin, (int64_t)frame->count, &job->entries);
         return wefti_store_apply(table->store, keys ? keys->places : NULL, keys ? 0 : frame->first - table->begin, (int64_t)frame->count, job->values, 1);
     }
     if (table->options.spares > 0) {
@@ -141,7 +146,7 @@ weft_status wefti_clock_push(weft_server *server, served_table *table, server_jo
         return WEFT_OK;
     }
     if (table->turn == job->worker && table->clocks[job->worker] == table->closed)
-        return add_to_sum(table, job->worker, keys, frame->first, (int64_t)frame->count, job->values, frame->rate);
+        return add_to_sum(table, job->worker, keys, frame->first, (int64_t)frame->count, job->values, &job->entries, frame->rate);
     return keep(server, table, job);
 }
 

@@ -78,6 +78,12 @@ void wefti_twin_ended(weft_request *other) {
     if (other->status != WEFT_OK) wefti_client_fail(request, other->status, other->message);
     for (int32_t i = 0; i < server->servers; i++) {
         request_part *part = &request->parts[i];
+        if (other->for_lost && part->lost && other->parts[i].pulled) { /* entries come to no place of the caller's */
+            wefti_server_give(server, part->pulled);
+            part->pulled = other->parts[i].pulled;
+            part->pulled_bytes = other->parts[i].pulled_bytes;
+            other->parts[i].pulled = NULL;
+        }
         if (other->for_lost) part->lost = part->lost && (other->parts[i].lost || other->status != WEFT_OK);
         else part->twin_lost = part->twin_lost || other->parts[i].lost;
     }
