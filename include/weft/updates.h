@@ -4,14 +4,18 @@
  *     if ((s = weft_updates_create(table, &updates)) != WEFT_OK) goto done;
  *     #pragma omp parallel for
  *     for (int64_t i = 0; i < tokens; i++) add_entry(updates, word[i], topic[i], &one);
- *     if ((s = weft_updates_flush(updates)) != WEFT_OK) goto done;        (each row that was touched is pushed once)
+ *     if ((s = weft_updates_flush(updates)) != WEFT_OK) goto done;        (each row that was touched is pushed once, or of it what was touched)
  *
  * Sums are exact: integers wrap as the table's do, floats are added in fixed point that is wide enough for every bit of every number, and rounded once, to
  * nearest, when they are sent. So what is sent depends on what was added alone, and neither on the number of threads nor on who came first. NaN
  * and infinities come out as of any order: NaN where there was one, or infinities of both signs. A sum that is zero is +0. With staleness 0
  * servers then add workers' sums in the order of ranks: sums of integers are exact for any number of workers, too.
  *
- * Memory is for the elements that were touched: 24 bytes and a sum of 8 (integers), 48 (F32) or 272 (F64), with room to double; that is what
+ * Bytes: a request brings rows, or their entries (weft/entries.h) where these are fewer bytes: rows of K elements of E bytes of which about n are touched
+ * take K E or 4 + n (E + C), columns being of C = 2 bytes where K is at most 65,536, else 4. Entries are sent where the rule is ADD, and the table's
+ * codec of pushes none or NONZERO.
+ *
+ * Memory is for the elements that were touched: 24 bytes and a sum of 8 (integers), 48 (F32, F16, BF16) or 272 (F64), with room to double; that is what
  * lets wide rows of counts be added up by their entries. Rows are dealt out to 64 parts with a lock each, so threads wait for each other
  * seldom, and the longest where many add to one row. */
 #ifndef WEFT_UPDATES_H
@@ -25,7 +29,8 @@ extern "C" {
 
 typedef struct weft_updates weft_updates;
 
-/* For one table, which outlives it: of I32, I64, F32 or F64, with rows of less than 2^32 elements (WEFT_E_DTYPE, WEFT_E_SHAPE). WEFT_E_NO_MEMORY.
+/* For one table, which outlives it, with rows of less than 2^32 elements (WEFT_E_SHAPE). F16 and BF16 are added up as F32 is, and rounded once to what
+ * they are. WEFT_E_NO_MEMORY.
  * From src/parallel/server/updates.c. */
 WEFT_MUST_CHECK weft_status weft_updates_create(weft_table *table, weft_updates **updates_out);
 /* What was not flushed is forgotten. NULL is fine. Not beside another call. */

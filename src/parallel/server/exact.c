@@ -44,8 +44,8 @@ void wefti_exact_add_f64(uint64_t sum[WEFTI_EXACT_F64], uint32_t *special, doubl
     else add(sum, WEFTI_EXACT_F64, exponent ? fraction | UINT64_C(1) << 52 : fraction, exponent ? exponent - 1 : 0, bits >> 63);
 }
 
-/* The first `digits` binary digits of a number that is not negative, rounded to nearest even: *fraction_out x 2^result. */
-static int round_to(const uint64_t *number, int words, int digits, uint64_t *fraction_out) {
+/* The first `digits` binary digits of a number that is not negative, rounded to nearest even, or to odd: *fraction_out x 2^result. */
+static int round_to(const uint64_t *number, int words, int digits, bool odd, uint64_t *fraction_out) {
     int top = words - 1;
     while (top >= 0 && number[top] == 0) top--;
     *fraction_out = top >= 0 ? number[0] : 0;
@@ -58,12 +58,13 @@ static int round_to(const uint64_t *number, int words, int digits, uint64_t *fra
     uint64_t bit = UINT64_C(1) << (cut - 1) % 64;
     bool     below = number[half] & (bit - 1);
     for (int i = 0; i < half && !below; i++) below = number[i];
-    if (number[half] & bit && (below || fraction & 1)) fraction++;
+    if (odd) fraction |= below || number[half] & bit;
+    else if (number[half] & bit && (below || fraction & 1)) fraction++;
     *fraction_out = fraction;
     return cut;
 }
 
-static double value_of(const uint64_t *sum, int words, int digits, int least, uint32_t special) {
+static double value_of(const uint64_t *sum, int words, int digits, int least, bool odd, uint32_t special) {
     uint64_t number[WEFTI_EXACT_F64], fraction;
     bool     minus = sum[words - 1] >> 63, carry = true;
     if (special & WEFTI_EXACT_NAN || special == (WEFTI_EXACT_ABOVE | WEFTI_EXACT_BELOW)) return (double)NAN;
@@ -72,12 +73,15 @@ static double value_of(const uint64_t *sum, int words, int digits, int least, ui
         number[i] = minus ? ~sum[i] + carry : sum[i];
         carry = carry && number[i] == 0;
     }
-    int exponent = round_to(number, words, digits, &fraction);
+    int exponent = round_to(number, words, digits, odd, &fraction);
     double value = ldexp((double)fraction, exponent + least); /* exact, or infinite */
     return minus ? -value : value;
 }
 
 float wefti_exact_f32(const uint64_t sum[WEFTI_EXACT_F32], uint32_t special) {
-    return (float)value_of(sum, WEFTI_EXACT_F32, 24, -149, special); /* has 24 digits, or is too large */
+    return (float)value_of(sum, WEFTI_EXACT_F32, 24, -149, false, special); /* has 24 digits, or is too large */
 }
-double wefti_exact_f64(const uint64_t sum[WEFTI_EXACT_F64], uint32_t special) { return value_of(sum, WEFTI_EXACT_F64, 53, -1074, special); }
+double wefti_exact_f64(const uint64_t sum[WEFTI_EXACT_F64], uint32_t special) { return value_of(sum, WEFTI_EXACT_F64, 53, -1074, false, special); }
+float wefti_exact_odd_f32(const uint64_t sum[WEFTI_EXACT_F32], uint32_t special) {
+    return (float)value_of(sum, WEFTI_EXACT_F32, 24, -149, true, special);
+}

@@ -10,6 +10,8 @@ enum { WEFTI_EXACT_NAN = 1, WEFTI_EXACT_ABOVE = 2, WEFTI_EXACT_BELOW = 4 };     
 
 void   wefti_exact_add_f32(uint64_t sum[WEFTI_EXACT_F32], uint32_t *special, float value);
 void   wefti_exact_add_f64(uint64_t sum[WEFTI_EXACT_F64], uint32_t *special, double value);
+/* Rounded to odd: what is left out makes the last digit 1. Rounded to a format of fewer digits after that, it is as if rounded once. */
+float  wefti_exact_odd_f32(const uint64_t sum[WEFTI_EXACT_F32], uint32_t special);
 float  wefti_exact_f32(const uint64_t sum[WEFTI_EXACT_F32], uint32_t special); /* to nearest, ties to even; zero is +0 */
 double wefti_exact_f64(const uint64_t sum[WEFTI_EXACT_F64], uint32_t special);
 

@@ -1,12 +1,15 @@
 /* Local aggregation. Parts by a hash of the row, each with its lock: entries in the order in which they came, their sums beside them, and an open hash
  * over both. A flush takes what the parts have away from them, so that threads go on at once, sorts it by row and column, and pushes
- * rows in pieces. What is not pushed stays sorted as it is, and goes first next time. */
+ * rows, or their entries where that is less, in pieces. What is not pushed stays sorted as it is, and goes first next time. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/base.h"
+#include "core/tensor/half.h"
 #include "parallel/server/exact.h"
+#include "parallel/server/store_entries.h"
+#include "weft/entries.h"
 #include "weft/updates.h"
 
 enum { PARTS = 64, ROOM_LEAST = 64, PIECE_BYTES = 4 << 20 };
@@ -34,6 +37,7 @@ struct weft_updates {
     int64_t          width;
     weft_dtype       dtype;
     size_t           element, words;
+    bool             by_entries; /* where that is fewer bytes */
     sums_part             parts[PARTS];
     pthread_mutex_t  flushing; /* guards what follows */
     sums_heap             taken[PARTS];
@@ -99,7 +103,7 @@ static bool is_zero(const weft_updates *updates, const void *value) {
 
 /* There is room. */
 static void add_one(const weft_updates *updates, sums_heap *heap, uint64_t row, uint32_t column, const void *value) {
-    union { int32_t i32; int64_t i64; float f32; double f64; } x = {.i64 = 0};
+    union { int32_t i32; int64_t i64; float f32; double f64; uint16_t half; } x = {.i64 = 0};
     uint32_t *place = place_of(heap, row, column);
     if (!*place) {
         heap->entries[heap->count] = (sums_entry){row, column, 0};
@@ -111,6 +115,8 @@ static void add_one(const weft_updates *updates, sums_heap *heap, uint64_t row, 
     switch (updates->dtype) {
     case WEFT_F32: wefti_exact_add_f32(sum, &one->special, x.f32); break;
     case WEFT_F64: wefti_exact_add_f64(sum, &one->special, x.f64); break;
+    case WEFT_F16: wefti_exact_add_f32(sum, &one->special, wefti_f16_to_f32(x.half)); break;
+    case WEFT_BF16: wefti_exact_add_f32(sum, &one->special, wefti_bf16_to_f32(x.half)); break;
     case WEFT_I32: *sum += (uint64_t)(int64_t)x.i32; break;
     default: *sum += (uint64_t)x.i64;
     }
@@ -194,38 +200,88 @@ static void round_sum(const weft_updates *updates, const sums_item *item, uint8_
     const uint32_t  special = heap->entries[item->at].special;
     if (updates->dtype == WEFT_F32) memcpy(out, &(float){wefti_exact_f32(sum, special)}, sizeof(float));
     else if (updates->dtype == WEFT_F64) memcpy(out, &(double){wefti_exact_f64(sum, special)}, sizeof(double));
+    else if (updates->dtype == WEFT_F16) memcpy(out, &(uint16_t){wefti_f32_to_f16(wefti_exact_odd_f32(sum, special))}, sizeof(uint16_t));
+    else if (updates->dtype == WEFT_BF16) memcpy(out, &(uint16_t){wefti_f32_to_bf16(wefti_exact_odd_f32(sum, special))}, sizeof(uint16_t));
     else memcpy(out, sum, updates->element); /* little endian: I32 takes the lower half, which wraps as it does */
 }
 
-static weft_status push_items(weft_updates *updates) {
-    const size_t row_bytes = (size_t)updates->width * updates->element;
-    int64_t      most = wefti_max_i64(1, (int64_t)(PIECE_BYTES / row_bytes));
-    uint8_t     *values = NULL;
-    uint64_t    *rows = NULL;
-    if ((uint64_t)most > updates->count) most = (int64_t)updates->count;
-    weft_status status = wefti_alloc_raw((size_t)most * row_bytes, WEFTI_CACHE_LINE, "rows that are pushed", &values);
-    if (status == WEFT_OK) status = wefti_alloc_raw((size_t)most * sizeof *rows, WEFTI_CACHE_LINE, "rows that are pushed", &rows);
-    while (status == WEFT_OK && updates->at < updates->count) {
-        int64_t  count = 0;
-        uint64_t end = updates->at;
-        for (; end < updates->count; end++) {
-            const sums_item *item = &updates->items[end];
-            if (count == 0 || item->row != rows[count - 1]) {
-                if (count == most) break;
-                rows[count] = item->row;
-                memset(values + (size_t)count++ * row_bytes, 0, row_bytes);
-            }
-            round_sum(updates, item, values + (size_t)(count - 1) * row_bytes + item->column * updates->element);
-        }
-        status = weft_table_call_rows(updates->table, WEFT_PUSH, rows, count, values, NULL);
-        if (status != WEFT_OK) break;
-        updates->at = end;
-        updates->pushed += count;
+/* What goes with one request: rows, or their entries where that is fewer bytes. */
+typedef struct sums_piece {
+    uint64_t end, entries; /* items up to there; how many */
+    int64_t  rows;
+    bool     by_entries;
+} sums_piece;
+
+static uint64_t end_of_row(const weft_updates *updates, uint64_t at) {
+    uint64_t end = at + 1;
+    while (end < updates->count && updates->items[end].row == updates->items[at].row) end++;
+    return end;
+}
+
+/* As many rows as some MiB hold, one at least. */
+static sums_piece next_piece(const weft_updates *updates) {
+    const size_t row_bytes = (size_t)updates->width * updates->element, entry_bytes = updates->element + wefti_entries_column_bytes(updates->width);
+    sums_piece   piece = {.end = updates->at};
+    while (piece.end < updates->count) {
+        uint64_t end = end_of_row(updates, piece.end), entries = piece.entries + (end - piece.end), rows = (uint64_t)piece.rows + 1;
+        uint64_t as_rows = rows * row_bytes, as_entries = rows * sizeof(uint32_t) + entries * entry_bytes;
+        bool     fewer = updates->by_entries && as_entries < as_rows;
+        if (piece.rows > 0 && (fewer ? as_entries : as_rows) > PIECE_BYTES) break;
+        piece = (sums_piece){end, entries, (int64_t)rows, fewer};
     }
-    wefti_free(values, (size_t)most * row_bytes);
-    wefti_free(rows, (size_t)most * sizeof *rows);
-    if (status == WEFT_OK) forget_items(updates);
+    return piece;
+}
+
+static weft_status push_rows(weft_updates *updates, const sums_piece *piece, uint64_t *rows, uint8_t *values) {
+    const size_t row_bytes = (size_t)updates->width * updates->element;
+    int64_t      count = 0;
+    memset(values, 0, (size_t)piece->rows * row_bytes);
+    for (uint64_t i = updates->at; i < piece->end; i++) {
+        const sums_item *item = &updates->items[i];
+        if (count == 0 || item->row != rows[count - 1]) rows[count++] = item->row;
+        round_sum(updates, item, values + (size_t)(count - 1) * row_bytes + item->column * updates->element);
+    }
+    return weft_table_call_rows(updates->table, WEFT_PUSH, rows, count, values, NULL);
+}
+
+/* Sums that have come to zero are not sent, but their rows are. */
+static weft_status push_entries(weft_updates *updates, const sums_piece *piece, uint64_t *rows, uint8_t *values, uint32_t *columns, uint32_t *counts) {
+    int64_t  count = 0;
+    uint64_t entries = 0;
+    for (uint64_t i = updates->at; i < piece->end; i++) {
+        const sums_item *item = &updates->items[i];
+        uint8_t         *value = values + entries * updates->element;
+        if (count == 0 || item->row != rows[count - 1]) rows[count] = item->row, counts[count++] = 0;
+        round_sum(updates, item, value);
+        if (is_zero(updates, value)) continue;
+        columns[entries++] = item->column;
+        counts[count - 1]++;
+    }
+    return weft_table_push_entries(updates->table, rows, count, &(weft_entries){.counts = counts, .columns = columns, .values = values});
+}
+
+static weft_status push_piece(weft_updates *updates, const sums_piece *piece) {
+    const size_t list = (size_t)piece->rows * sizeof(uint64_t);
+    const size_t values = wefti_align_up((piece->by_entries ? piece->entries : (size_t)(piece->rows * updates->width)) * updates->element, 8);
+    const size_t bytes = list + values + (piece->by_entries ? (piece->entries + (size_t)piece->rows) * sizeof(uint32_t) : 0);
+    uint8_t     *work = NULL;
+    WEFTI_TRY(wefti_alloc_raw(bytes, WEFTI_CACHE_LINE, "rows that are pushed", &work));
+    uint64_t   *rows = (uint64_t *)(void *)work;
+    uint32_t   *columns = (uint32_t *)(void *)(work + list + values);
+    weft_status status = piece->by_entries ? push_entries(updates, piece, rows, work + list, columns, columns + piece->entries) : push_rows(updates, piece, rows, work + list);
+    wefti_free(work, bytes);
     return status;
+}
+
+static weft_status push_items(weft_updates *updates) {
+    while (updates->at < updates->count) {
+        sums_piece piece = next_piece(updates);
+        WEFTI_TRY(push_piece(updates, &piece));
+        updates->at = piece.end;
+        updates->pushed += piece.rows;
+    }
+    forget_items(updates);
+    return WEFT_OK;
 }
 
 weft_status weft_updates_flush(weft_updates *updates) {
@@ -253,9 +309,7 @@ weft_status weft_updates_create(weft_table *table, weft_updates **updates_out) {
     const weft_table_options *o = weft_table_describe(table);
     weft_updates             *updates;
     *updates_out = NULL;
-    if (o->dtype == WEFT_F16 || o->dtype == WEFT_BF16)
-        return wefti_fail(WEFT_E_DTYPE, "table '%s' is of %s; updates are added up for tables of I32, I64, F32 and F64", o->name, weft_dtype_name(o->dtype));
-    if (o->width > UINT32_MAX)
+    if (o->width >= UINT32_MAX)
         return wefti_fail(WEFT_E_SHAPE, "table '%s' has rows of %lld elements; updates are added up for less than 2^32", o->name, (long long)o->width);
     WEFTI_TRY(wefti_alloc(sizeof *updates, "updates of a table", &updates));
     updates->table = table;
@@ -263,7 +317,8 @@ weft_status weft_updates_create(weft_table *table, weft_updates **updates_out) {
     updates->width = o->width;
     updates->dtype = o->dtype;
     updates->element = weft_dtype_bytes(o->dtype);
-    updates->words = o->dtype == WEFT_F32 ? WEFTI_EXACT_F32 : o->dtype == WEFT_F64 ? WEFTI_EXACT_F64 : 1;
+    updates->words = o->dtype == WEFT_F64 ? WEFTI_EXACT_F64 : weft_dtype_is_float(o->dtype) ? WEFTI_EXACT_F32 : 1;
+    updates->by_entries = o->rule.kind == WEFT_TABLE_ADD && (o->push.codec == WEFT_COMPRESS_NONE || o->push.codec == WEFT_COMPRESS_NONZERO);
     for (int i = 0; i < PARTS; i++) pthread_mutex_init(&updates->parts[i].lock, NULL);
     pthread_mutex_init(&updates->flushing, NULL);
     *updates_out = updates;
