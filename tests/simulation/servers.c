@@ -103,6 +103,15 @@ static void make(story *of, uint64_t seed, bool replicated) {
 void story_make(story *of, uint64_t seed) { make(of, seed, false); }
 void story_make_replicated(story *of, uint64_t seed) { make(of, seed, true); }
 
+void story_make_entries(story *of, uint64_t seed) {
+    make(of, seed, seed % 2);
+    for (int32_t t = 0; t < of->tables; t++) {
+        uint64_t how = wefti_mix(seed * STORY_TABLES + (uint64_t)t) % 4;
+        of->table[t].entries = how != 1;
+        of->table[t].options.hybrid = how != 0;
+    }
+}
+
 /* --- a worker --- */
 
 static weft_status open_wire(weft_world *world, const char *what, wefti_wire **wire_out) { return wefti_transport_open_wire(world->transport, what, wire_out); }
@@ -125,6 +134,40 @@ static void rest(const worker *self, uint64_t for_ns) {
     if (for_ns) host->sleep(host->context, for_ns);
 }
 
+static bool is_zero(const story_table *table, const void *value) {
+    return table->options.dtype == WEFT_I64 ? *(const int64_t *)value == 0 : *(const float *)value == 0;
+}
+
+/* Rows of a pattern as entries: what is not zero of them. */
+static weft_entries pack(const story_table *table, int pattern, const uint8_t *values, uint8_t *packed) {
+    const size_t  element = weft_dtype_bytes(table->options.dtype);
+    const int64_t rows = table->count[pattern], elements = rows * table->width;
+    uint32_t     *columns = (uint32_t *)(void *)(packed + (size_t)elements * element), *counts = columns + elements;
+    int64_t       at = 0;
+    for (int64_t i = 0; i < elements; i++) {
+        const uint8_t *value = values + (size_t)i * element;
+        if (i % table->width == 0) counts[i / table->width] = 0;
+        if (is_zero(table, value)) continue;
+        memcpy(packed + (size_t)at * element, value, element);
+        columns[at++] = (uint32_t)(i % table->width);
+        counts[i / table->width]++;
+    }
+    return (weft_entries){.counts = counts, .columns = columns, .values = packed};
+}
+
+/* What came as entries, as rows in `receive`. */
+static void unpack(worker *self, int32_t t, int pattern) {
+    const story_table  *table = &self->of->table[t];
+    const weft_entries *from = &self->mine->pulled;
+    const size_t        element = weft_dtype_bytes(table->options.dtype);
+    int64_t             at = 0;
+    if (!table->entries) return;
+    memset(self->mine->receive, 0, (size_t)(table->count[pattern] * table->width) * element);
+    for (int64_t row = 0; row < table->count[pattern]; row++)
+        for (uint32_t i = 0; i < from->counts[row]; i++, at++)
+            memcpy(self->mine->receive + (size_t)(row * table->width + from->columns[at]) * element, (const uint8_t *)from->values + (size_t)at * element, element);
+}
+
 static weft_status start(worker *self, int32_t t, weft_request_kind kind, int pattern, const void *send, weft_request **request_out) {
     const story_table *table = &self->of->table[t];
     weft_table_call    call = {.kind = kind, .send = send, .receive = self->mine->receive};
@@ -133,6 +176,11 @@ static weft_status start(worker *self, int32_t t, weft_request_kind kind, int pa
         call.rows = table->list[pattern];
         call.row_count = table->count[pattern];
     } else if (!whole) call.keys = self->keys[t][pattern];
+    weft_entries entries;
+    for (int i = 0; i < STORY_PUSHES && table->entries && send; i++)
+        if (send == self->mine->send[i]) entries = pack(table, pattern, send, self->mine->packed[i]);
+    if (table->entries && send) call.entries = &entries;
+    if (table->entries && kind != WEFT_PUSH) call.pulled = &self->mine->pulled;
     return weft_table_start_call(self->table[t], &call, request_out);
 }
 
@@ -148,6 +196,7 @@ static weft_status pull(worker *self, int32_t t, int pattern, bool final) {
     uint64_t      began_ns = now_of(self);
     WEFTI_TRY(start(self, t, WEFT_PULL, pattern, NULL, &request));
     WEFTI_TRY(end(self, request, began_ns));
+    unpack(self, t, pattern);
     return story_check(self->of, &self->of->table[t], self->rank, weft_table_time(self->table[t]), pattern, self->mine->receive, final);
 }
 
@@ -213,6 +262,7 @@ static weft_status one_clock(worker *self, int32_t t, int32_t clock) {
     bool         sum = table->options.staleness == 0;
     int          last = table->pattern[self->rank][(clock + 1) * table->pushes - 1];
     WEFTI_TRY(push_all(self, t, clock));
+    if (table->both) unpack(self, t, last);
     if (table->both) WEFTI_TRY(story_check(of, table, self->rank, weft_table_time(self->table[t]), last, self->mine->receive, false));
     if (of->repeats) send_again(self, t);
     rest(self, draw(&self->mine->random, of->pause_ns + 1));
@@ -308,7 +358,7 @@ static weft_status run_rank(sim_rank *self) {
         size_t bytes = (size_t)(of->table[t].rows * of->table[t].width) * weft_dtype_bytes(of->table[t].options.dtype);
         most = bytes > most ? bytes : most;
     }
-    for (int i = 0; i < STORY_PUSHES; i++) mine->send[i] = malloc(most);
+    for (int i = 0; i < STORY_PUSHES; i++) mine->send[i] = malloc(most), mine->packed[i] = malloc(3 * most);
     mine->receive = malloc(most);
     WEFTI_TRY(weft_server_create(&mine->world, &of->roles, &mine->server));
     weft_status status = meet(of, mine);
@@ -331,11 +381,12 @@ static void bury(sim_rank *self) {
     wefti_server_bury(mine->server);
     mine->server = NULL;
     for (int i = 0; i < STORY_PUSHES; i++) {
-        free(mine->send[i]);
-        mine->send[i] = NULL;
+        free(mine->send[i]), free(mine->packed[i]);
+        mine->send[i] = mine->packed[i] = NULL;
     }
     free(mine->receive);
     mine->receive = NULL;
+    weft_entries_release(&mine->pulled);
 }
 
 /* --- the end --- */
@@ -387,7 +438,8 @@ static const char *describe(const story *of, char *text, size_t bytes) {
     static const char *const acts[] = {"dies", "stops", "is cut off"};
     int used = snprintf(text, bytes, "%d workers, %d %s servers, ", (int)of->workers, (int)of->servers, of->roles.dedicated ? "dedicated" : "beside");
     for (int32_t t = 0; t < of->tables; t++)
-        used += snprintf(text + used, bytes - (size_t)used, "%s %lld x %lld of %s, staleness %d, ", of->table[t].options.sparse ? "sparse" : "dense",
+        used += snprintf(text + used, bytes - (size_t)used, "%s%s%s %lld x %lld of %s, staleness %d, ", of->table[t].options.sparse ? "sparse" : "dense",
+                         of->table[t].options.hybrid ? ", hybrid" : "", of->table[t].entries ? ", by entries," : "",
                          (long long)of->table[t].rows, (long long)of->table[t].width, weft_dtype_name(of->table[t].options.dtype),
                          (int)of->table[t].options.staleness);
     if (of->strikes)

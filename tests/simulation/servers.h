@@ -8,6 +8,7 @@
 #define WEFT_TESTS_SIMULATION_SERVERS_H
 
 #include "parallel/server/inside.h"
+#include "weft/entries.h"
 #include "world.h"
 
 enum {
@@ -33,6 +34,7 @@ typedef struct story_table {
     char               name[16];
     uint64_t           salt;
     int32_t            pushes;     /* of a clock */
+    bool               entries; /* pushed and pulled, not rows */
     bool               both, lists, overlap; /* push_pull; rows sent along, not key sets; pushes at once */
     int64_t            rows, width;
     uint64_t           keys[STORY_ROWS];       /* ascending */
@@ -53,6 +55,8 @@ typedef struct story_rank {
     server_event      again; /* a request that is sent once more */
     uint8_t           frame[WEFTI_FRAME_BYTES];
     uint8_t          *send[STORY_PUSHES], *receive;
+    uint8_t          *packed[STORY_PUSHES]; /* what is sent as entries: values, columns, counts */
+    weft_entries      pulled;
     uint64_t          random, longest_ns; /* the longest of its requests */
     bool              settled, quit, left; /* has pushed all; has given up; has released the server */
 } story_rank;
@@ -80,6 +84,8 @@ uint64_t story_draw(story *of, uint64_t below);
 /* All that a seed decides; and of servers apart with replicas, one of which may die. */
 void story_make(story *of, uint64_t seed);
 void story_make_replicated(story *of, uint64_t seed);
+/* Either, by turns, with tables that are hybrid, or pushed and pulled by entries, or both. */
+void story_make_entries(story *of, uint64_t seed);
 /* A table, from its options (name apart). */
 void story_add_table(story *of, weft_table_options options, int64_t rows, int64_t width);
 /* Runs it; what is wrong, in words, or NULL. It may be run again. */

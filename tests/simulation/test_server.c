@@ -46,6 +46,9 @@ Test(server, seeds) { run_seeds(story_make, "seeds"); }
 /* Whatever dies, all workers that live end well, and nothing that was acknowledged is lost. */
 Test(server, seeds_with_replicas) { run_seeds(story_make_replicated, "seeds_with_replicas"); }
 
+/* Both again, by entries of rows and of rows that are hashes. */
+Test(server, seeds_of_entries) { run_seeds(story_make_entries, "seeds_of_entries"); }
+
 /* A rank that serves and is cut off: the others are told of it, and it ends as well. */
 Test(server, servers_that_are_cut_off_end) {
     enum { ENOUGH = UNDER_ADDRESS_SANITIZER ? 8 : 20 };
