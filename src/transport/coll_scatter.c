@@ -1,9 +1,9 @@
 /* A broadcast in parts, for what is too large for a tree and goes through too few hands for a chain: van de Geijn's.
  *
- * The root deals the parts out down a binomial tree, each member getting its own and those of the members behind it (scatter); then
- * everyone collects the parts that it lacks from those behind it, twice as many in every round (Bruck's allgather, of any number of
- * members). Parts are numbered by their member's place from the root; the member at place p comes to rounds with the parts
- * [p, p + its lowest bit), so it skips the rounds, or the pieces of them, that would bring these: everyone gets everything once.
+ * The root deals the parts out down a tree in which whoever has some gives the second half away (scatter), so that all have theirs at about the
+ * same time, whatever their number; then everyone collects the parts that it lacks from those behind it, twice as many in every round
+ * (Bruck's allgather, of any number of members). Parts are numbered by their member's place from the root; who comes to rounds with some of
+ * those behind its own skips the rounds, or the pieces of them, that would bring these: everyone gets everything once.
  *
  * Cost: 2 log2 n messages one behind the other, and the bytes twice: at the root's port as they are dealt out, at everyone's as they are
  * collected. No scratch; what is sent lies where the caller has it. */
@@ -32,20 +32,31 @@ static void receive_parts(coll_operation *operation, coll_lane *lane, int32_t fr
     wefti_coll_program_recv(operation, lane, member_at(operation, from), coll_at(operation, operation->call.receive, range.first), range.count);
 }
 
-/* What the member at a place is given as the parts are dealt out. */
-static coll_range dealt(const coll_operation *operation, int32_t place) {
-    int32_t size = coll_size(coll_group_of(operation)), end = place + (place & -place);
-    return parts(operation, place, end < size ? end : size);
+/* What the member at a place is dealt, the parts [from, to), by the member at `giver`: whoever has some keeps the first half, or one more. */
+typedef struct deal {
+    int32_t from, to, giver;
+} deal;
+
+static int32_t middle(int32_t from, int32_t to) { return from + (to - from + 1) / 2; }
+
+static deal deal_of(const coll_operation *operation, int32_t place) {
+    deal d = {0, coll_size(coll_group_of(operation)), 0};
+    while (d.from != place) {
+        int32_t half = middle(d.from, d.to);
+        if (place < half) d.to = half;
+        else d.giver = d.from, d.from = half;
+    }
+    return d;
 }
 
 /* What it collects in a round from the member `distance` behind it: the parts up to the last one, and those from 0 on. */
 static void collected(const coll_operation *operation, int32_t place, int32_t distance, coll_range out[2]) {
-    int32_t size = coll_size(coll_group_of(operation)), first = place + distance;
+    int32_t size = coll_size(coll_group_of(operation)), first = place + distance, has = deal_of(operation, place).to;
     int32_t end = first + (size - distance < distance ? size - distance : distance);
-    bool    has = distance < (place & -place); /* those that it was dealt */
     out[0] = out[1] = (coll_range){0, 0};
     if (place == 0) return; /* it has all from the beginning */
-    if (first < size && !has) out[0] = parts(operation, first, end < size ? end : size);
+    if (first < has) first = has;
+    if (first < size && first < end) out[0] = parts(operation, first, end < size ? end : size);
     if (end > size) out[1] = parts(operation, first > size ? first - size : 0, end - size);
 }
 
@@ -60,19 +71,22 @@ static void queue_collection(coll_operation *operation, coll_lane *lane, int32_t
 
 static int32_t levels(const coll_operation *operation) { return wefti_coll_log2_up(coll_size(coll_group_of(operation))); }
 
+/* In a round of dealing a member gives the second half of what it still has away. */
+static void queue_deal(coll_operation *operation, coll_lane *lane, int32_t round) {
+    int32_t place = my_place(operation), to = deal_of(operation, place).to, half = middle(place, to);
+    for (; round > 1; round--) to = half, half = middle(place, to);
+    if (half < to) send_parts(operation, lane, half, parts(operation, half, to));
+}
+
 /* Round 0 takes what is dealt; a round for each level of the tree deals it out; then come those of the collection. */
 static weft_status deal_step(coll_operation *operation, coll_lane *lane) {
-    int32_t size = coll_size(coll_group_of(operation)), place = my_place(operation), all = levels(operation);
+    int32_t place = my_place(operation), all = levels(operation);
     while (lane->round <= 2 * all && lane->queued == 0) {
-        int32_t round = lane->round++, bit = 1 << (round <= all ? all - round : round - all - 1);
-        if (round == 0) {
-            if (place != 0) receive_parts(operation, lane, place - (place & -place), dealt(operation, place));
-        } else if (round <= all) {
-            bool below = place == 0 || bit < (place & -place);
-            if (below && place + bit < size) send_parts(operation, lane, place + bit, dealt(operation, place + bit));
-        } else {
-            queue_collection(operation, lane, bit);
-        }
+        int32_t round = lane->round++;
+        deal    mine = deal_of(operation, place);
+        if (round == 0 && place != 0) receive_parts(operation, lane, mine.giver, parts(operation, mine.from, mine.to));
+        if (round > 0 && round <= all) queue_deal(operation, lane, round);
+        if (round > all) queue_collection(operation, lane, 1 << (round - all - 1));
     }
     return lane->queued ? WEFT_E_AGAIN : WEFT_OK;
 }
