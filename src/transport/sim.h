@@ -13,7 +13,7 @@ typedef struct wefti_sim wefti_sim;
 
 typedef struct wefti_sim_link {
     uint64_t latency_ns;
-    double   bytes_per_ns; /* of one direction of a rank's port, which all of its messages share */
+    double   bytes_per_ns; /* of one direction of a rank's port, which all of its messages of this kind share */
 } wefti_sim_link;
 
 /* Zero means the default. */

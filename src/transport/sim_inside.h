@@ -137,7 +137,9 @@ struct sim_seat {
     sim_stream   *streams;
     sim_stream   *callers, *last_caller; /* that were dialled, and not yet accepted */
     int32_t       doors;   /* that are open */
-    uint64_t      out_free_ns, in_free_ns; /* when its port has carried what was given to it */
+    struct {
+        uint64_t out_free_ns, in_free_ns; /* when the port has carried what was given to it */
+    } ports[2]; /* inside of its host; to others */
     uint64_t      sent;
     bool          dead, cut, stopped, spared, over; /* over: its program has ended, or never will */
     wefti_sim_fault by_message;

@@ -1,10 +1,11 @@
 /* What lies between the ranks of a simulated world: the time that messages take, their pool, and the streams of the control
  * channel.
  *
- * Each rank has one port, out and in. A message leaves when the port has carried what was given to it before, is on the way for
- * the latency of the link, and then takes its turn at the other port, which may have begun to receive it meanwhile: alone, it takes
- * the latency and its bytes over the bandwidth. Jitter and repeated sends come on top, for that message alone. Memory: the most
- * messages that ever were on the way at once. */
+ * Each rank has two ports, one inside of its host and one to others, out and in. A message leaves when the port has carried what was given
+ * to it before, is on the way for the latency of the link, and then takes its turn at the other port, which may have begun to receive it
+ * meanwhile: alone, it takes the latency and its bytes over the bandwidth. What has no bytes, as what says that a large message was taken,
+ * waits at no port: on a network the packets of several messages take turns, so that it waits for packets and not for whole messages.
+ * Jitter and repeated sends come on top, for that message alone. Memory: the most messages that ever were on the way at once. */
 #include <string.h>
 
 #include "transport/sim_inside.h"
@@ -118,16 +119,21 @@ static void arrive(wefti_sim *sim, sim_event *event) {
         wefti_sim_wire_arrived(sim, message);
 }
 
+/* Gives the ports to a message, and says when it arrives. */
+static uint64_t carry(wefti_sim *sim, sim_seat *from, sim_seat *to, size_t bytes) {
+    bool                  far = from->node != to->node;
+    const wefti_sim_link *link = far ? &sim->options.far : &sim->options.near;
+    uint64_t now_ns = wefti_sim_clock(sim), carry_ns = (uint64_t)((double)bytes / link->bytes_per_ns);
+    if (bytes == 0) return now_ns + link->latency_ns;
+    uint64_t leaves_ns = later(now_ns, from->ports[far].out_free_ns);
+    from->ports[far].out_free_ns = leaves_ns + carry_ns;
+    return to->ports[far].in_free_ns = later(leaves_ns + link->latency_ns, to->ports[far].in_free_ns) + carry_ns;
+}
+
 void wefti_sim_send(wefti_sim *sim, sim_message *message, size_t bytes, uint64_t not_before_ns) {
-    sim_seat *from = &sim->seats[message->from], *to = &sim->seats[message->to];
-    sim_way  *way = &sim->ways[(size_t)message->from * (size_t)sim->options.size + (size_t)message->to];
+    sim_way *way = &sim->ways[(size_t)message->from * (size_t)sim->options.size + (size_t)message->to];
     const wefti_sim_options *options = &sim->options;
-    const wefti_sim_link    *link = from->node == to->node ? &options->near : &options->far;
-    uint64_t carry_ns = (uint64_t)((double)bytes / link->bytes_per_ns);
-    uint64_t leaves_ns = later(wefti_sim_clock(sim), from->out_free_ns);
-    from->out_free_ns = leaves_ns + carry_ns;
-    to->in_free_ns = later(leaves_ns + link->latency_ns, to->in_free_ns) + carry_ns;
-    uint64_t at_ns = to->in_free_ns;
+    uint64_t at_ns = carry(sim, &sim->seats[message->from], &sim->seats[message->to], bytes);
     if (options->jitter_ns) at_ns += wefti_sim_random(sim) % (options->jitter_ns + 1);
     uint32_t lost = message->kind < SIM_CHUNK ? options->lost : options->lost_control;
     if (lost && wefti_sim_random(sim) % 1000000 < lost) at_ns += options->again_ns;
