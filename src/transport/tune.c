@@ -90,11 +90,13 @@ static weft_status measure_kinds(coll_group *group, uint8_t *memory, kinds *mine
     const coll_nodes *nodes = &group->nodes;
     int32_t node = nodes->mine, place = nodes->place, here = coll_node_size(nodes, node), count = nodes->count;
     const int32_t *members = nodes->order + nodes->first[node];
+    const wefti_collective_call barrier = {.kind = WEFTI_BARRIER};
     *mine = (kinds){{0, 0}, {0, 0}};
     if (here > 1) {
         partners with = {members[(place + 1) % here], members[(place + here - 1) % here]};
         WEFTI_TRY(measure_link(&group->base, with, memory, &mine->near));
     }
+    WEFTI_TRY(wefti_collective_run(&group->base, &barrier)); /* who comes late finds messages there, and links too fast */
     if (place >= nodes->least) return WEFT_OK;
     partners with = {nodes->order[nodes->first[(node + 1) % count] + place], nodes->order[nodes->first[(node + count - 1) % count] + place]};
     return measure_link(&group->base, with, memory, &mine->far);
