@@ -21,8 +21,9 @@
 #define GREETING_NS 400.0       /* a header that goes by itself, along with the data */
 #define POST_NS 200.0           /* one message more, of several that are sent or taken one after the other */
 #define REDUCE_AHEAD 2.0        /* segments of a tree's that are added up at once, of several */
-#define NODES_AHEAD 1.4         /* the same of reductions over nodes: their port is busy most of the time … */
-#define NODES_PASS_AHEAD 1.1    /* … and of broadcasts, which have nothing but the port to wait for */
+#define NODES_AHEAD 1.6         /* the same of reductions over nodes: their port is busy most of the time … */
+#define NODES_PASS_AHEAD 1.3    /* … of broadcasts, which have nothing but the port to wait for … */
+#define NODES_TREE_AHEAD 1.7    /* … and down a tree, where some members rest while others pass segments on */
 #define GATHER_WORK 0.15        /* of the gathered bytes, what Bruck's exchange keeps memory busy with beside the transfer */
 
 coll_model wefti_coll_first_model(const wefti_wire *wire) {
@@ -263,7 +264,7 @@ static double cost_nodes_rooted(const coll_group *group, wefti_collective_kind k
     double hops = chain ? group->nodes.count - 1 : wefti_coll_log2_up(group->nodes.count), hop = far.alpha_ns + shard * (far.beta_ns + work);
     double near_ns = inside_node(group, shards, shard, work) + (shards > 1 ? near.alpha_ns + (shards - 1) * (POST_NS + shard * near.beta_ns) : 0);
     double first = near_ns + hops * hop; /* until the first segment has arrived; then one behind the other */
-    double each = near_ns + (chain ? 2 : hops) * hop, ahead = kind == WEFTI_REDUCE_TO ? NODES_AHEAD : NODES_PASS_AHEAD;
+    double each = near_ns + (chain ? 2 : hops) * hop, ahead = kind == WEFTI_REDUCE_TO ? NODES_AHEAD : chain ? NODES_PASS_AHEAD : NODES_TREE_AHEAD;
     return GREETING_NS + first + (data - segment) / (segment > 0 ? segment : 1) * each / ahead;
 }
 static double cost_point(const coll_group *group, wefti_collective_kind kind, size_t bytes) {

@@ -11,6 +11,9 @@
 
 enum { MOST_RANKS = 64 };
 #define MOST_RATIO 1.3
+/* An estimate over the time: of what is chosen, and of all others, whose order is all that counts. */
+#define CHOSEN_ESTIMATE 2.0
+#define ANY_ESTIMATE 2.6
 #define BETWEEN_NS (200 * (WEFTI_MILLISECOND_NS / 1000))
 
 typedef struct race {
@@ -63,8 +66,19 @@ static void judge(race *of, wefti_collective_kind kind, size_t bytes, const char
         printf("  => %s of %zu bytes: %s, %.1f us; best %s, %.1f us: %.2f%s\n", wefti_coll_kind_name(kind), bytes, chosen, chosen_us, best, best_us,
                chosen_us / best_us, chosen_us > MOST_RATIO * best_us ? " WRONG" : "");
     of->wrong += chosen_us > MOST_RATIO * best_us;
-    cr_expect_leq(chosen_us, MOST_RATIO * best_us, "%s of %zu bytes, %d ranks, %d a host: %s was chosen and takes %.1f us; %s takes %.1f us", wefti_coll_kind_name(kind),
-                  bytes, (int)of->ranks, (int)of->here, chosen, chosen_us, best, best_us);
+    cr_expect_leq(chosen_us, MOST_RATIO * best_us, "%s of %zu bytes, %d ranks, %d a host: %s was chosen and takes %.1f us; %s takes %.1f us",
+                  wefti_coll_kind_name(kind), bytes, (int)of->ranks, (int)of->here, chosen, chosen_us, best, best_us);
+}
+
+static void judge_estimate(race *of, const wefti_collective_call *call, size_t bytes, const char *name, double taken_us, double cost_us, bool chosen) {
+    double most = chosen ? CHOSEN_ESTIMATE : ANY_ESTIMATE, ratio = cost_us / taken_us;
+    bool   wrong = ratio > most || ratio < 1 / most;
+    if (of->tells)
+        printf("%-16s %9zu %-13s %12.1f us; by cost %12.1f us: %.2f%s\n", wefti_coll_kind_name(call->kind), bytes, name, taken_us, cost_us, ratio,
+               wrong ? " WRONG" : "");
+    of->wrong += wrong;
+    cr_expect(!wrong, "%s of %zu bytes, %d ranks, %d a host: %s takes %.1f us, and was thought to take %.1f%s", wefti_coll_kind_name(call->kind), bytes,
+              (int)of->ranks, (int)of->here, name, taken_us, cost_us, chosen ? " when it was chosen" : "");
 }
 
 static weft_status race_all(sim_rank *self, race *of, const wefti_collective_call *call) {
@@ -80,9 +94,8 @@ static weft_status race_all(sim_rank *self, race *of, const wefti_collective_cal
         if (!(algorithm->kinds >> call->kind & 1) || algorithm->mapped || !algorithm->fits(group, call, bytes)) continue;
         WEFTI_TRY(time_one(self, of, call, algorithm, &taken_us));
         raced++;
-        if (of->tells && self->rank == 0)
-            printf("%-16s %9zu %-13s %12.1f us; by cost %12.1f us\n", wefti_coll_kind_name(call->kind), bytes, algorithm->name, taken_us,
-                   algorithm->cost_ns(group, call->kind, bytes) / 1e3);
+        if (self->rank == 0)
+            judge_estimate(of, call, bytes, algorithm->name, taken_us, algorithm->cost_ns(group, call->kind, bytes) / 1e3, algorithm == chosen);
         if (algorithm == chosen) chosen_us = taken_us;
         if (!best || taken_us < best_us) best = algorithm, best_us = taken_us;
     }
