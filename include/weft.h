@@ -7,6 +7,7 @@
  *                   layers.h    linear, convolution, pooling, norms, attention, embedding, dropout
  *                   loss.h      cross-entropy, squared error, Huber, binary cross-entropy
  *                   custom.h    operations of your own
+ *                   placement.h  where parts of a graph are computed
  *   train           solver.h    solvers, schedules, regularisers: plain values
  *                   strategy.h  how the program is split over ranks
  *                   compression.h  gradients in fewer bytes between ranks
@@ -56,6 +57,7 @@
 #include "weft/memory.h"
 #include "weft/metrics.h"
 #include "weft/npy.h"
+#include "weft/placement.h"
 #include "weft/plan.h"
 #include "weft/plot.h"
 #include "weft/safetensors.h"

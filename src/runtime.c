@@ -7,6 +7,7 @@
 
 #include "core/cpu/cpu.h"
 #include "core/iface/world.h"
+#include "parallel/place.h"
 #include "transport/transport.h"
 #ifdef WEFTI_HAVE_CUDA
 #include "cuda/cuda.h"
@@ -63,6 +64,7 @@ static weft_status open_link(runtime *r, const runtime *lost, const weft_shrink_
     r->world.transport = r->link;
     r->links = (wefti_world_links){r->link->host, open_world_wire, exchange_in_world};
     r->world.links = &r->links;
+    r->world.placer = wefti_placer_of_ranks();
     r->world.timeout_ns = (int64_t)r->link->timeout_ns;
     return WEFT_OK;
 }

@@ -104,6 +104,7 @@ static weft_status lower_node(lowering *l, wefti_node *node) {
     bool          low = how == LOWERED || (how == FOLLOWING && goes_low(l, node)), changed = false;
     if (!inputs) return wefti_graph_status(l->graph);
     l->graph->segment = node->segment; /* recomputed with its neighbours, casts too */
+    l->graph->wish = node->wish;
     for (int32_t i = 0; i < node->n_inputs; i++) {
         weft_tensor *x = node->inputs[i];
         bool         shrinks = low && x->dtype == WEFT_F32;
@@ -112,6 +113,7 @@ static weft_status lower_node(lowering *l, wefti_node *node) {
     }
     weft_tensor *first = changed ? wefti_emit(l->graph, node->op, &node->attrs, inputs, node->n_inputs, node->name) : node->outputs;
     l->graph->segment = 0;
+    l->graph->wish = NULL;
     if (wefti_poisoned(first)) return wefti_graph_status(l->graph);
     for (int32_t k = 0; k < node->n_outputs; k++) l->at[node->id][k] = &first->node->outputs[k];
     return WEFT_OK;

@@ -75,12 +75,18 @@ static void copy_node(walk *w, wefti_node *node) {
     graph->scope[0] = '\0'; /* the name has its own already */
     graph->flags |= WEFTI_NODE_RECOMPUTED;
     graph->segment = node->segment;
+    const wefti_wish *wish = graph->wish;
+    int32_t           beside = graph->beside;
+    graph->wish = node->wish;
+    graph->beside = node->id + 1;
     if (node->op == WEFT_OP_RANDOM)
         made = wefti_emit_leaf(graph, node->op, &node->attrs, node->outputs[0].dtype, node->outputs[0].shape,
                                node->leaf, node->name);
     else
         made = wefti_emit(graph, node->op, &node->attrs, inputs, node->n_inputs, node->name);
     graph->segment = 0;
+    graph->wish = wish;
+    graph->beside = beside;
     graph->flags &= ~(uint32_t)WEFTI_NODE_RECOMPUTED;
     memcpy(graph->scope, scope, sizeof scope);
     w->copy[node->id] = made->node;
@@ -221,6 +227,7 @@ static void differentiate(walk *w, wefti_node *node) {
     if (!any) return;
     /* What is added is called after the node: "conv1/conv2d_backward_weight_57". */
     snprintf(graph->scope, sizeof graph->scope, "%.200s/", node->name);
+    graph->beside = node->id + 1;
     for (int32_t k = 0; k < node->n_outputs; k++) {
         w->gy[k] = whole_gradient(w, &node->outputs[k]);
         reached |= w->gy[k] != NULL;
@@ -268,9 +275,11 @@ static weft_status run(weft_tensor *loss, weft_tensor *const *wrt, int32_t count
     for (int32_t id = loss->node->id; id >= 0 && graph->status == WEFT_OK; id--) differentiate(&w, graph->nodes[id]);
     graph->scope[0] = '\0';
     for (int32_t i = 0; i < count; i++) {
+        graph->beside = wrt[i]->node->id + 1;
         weft_tensor *gradient = wrt[i]->node->id < w.n_nodes ? whole_gradient(&w, wrt[i]) : NULL;
         gradients_out[i] = gradient ? gradient : wefti_constant_like(wrt[i], 0);
     }
+    graph->beside = 0;
     wefti_free(w.memory, w.memory_bytes);
     return wefti_graph_status(graph);
 }

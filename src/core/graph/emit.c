@@ -90,6 +90,10 @@ static wefti_node *new_node(weft_graph *graph, weft_op op, const wefti_attrs *at
     node->n_outputs = n_outputs;
     node->flags = graph->flags;
     node->segment = graph->segment;
+    node->wish = graph->wish;
+    node->beside = graph->beside;
+    node->place = graph->place;
+    node->micro = graph->micro;
     return node;
 }
 

@@ -38,6 +38,17 @@ typedef struct wefti_leaf {
     weft_array     *value;       /* CONSTANT: its elements (host, contiguous); a reference held by the graph */
 } wefti_leaf;
 
+/* Where the program wants a node (weft/placement.h). */
+enum { WEFTI_WISH_RANK = 1, WEFTI_WISH_STAGE = 2, WEFTI_WISH_DEVICE = 4, WEFTI_WISH_WITH = 8 };
+typedef struct wefti_wish {
+    uint32_t    said, own; /* WEFTI_WISH_… that count; those that were said of the node itself, not of a scope around it */
+    int32_t     rank, stage;
+    bool        cuda;      /* DEVICE: a GPU, of number `ordinal` in the world (-1: any); else the CPU */
+    int32_t     ordinal;
+    const char *with;      /* a parameter or state */
+    const char *text;      /* as it was given */
+} wefti_wish;
+
 enum {
     WEFTI_NODE_RECOMPUTED =
         1, /* a copy that the backward pass computes again: schedule it as late as possible, never merge it */
@@ -55,6 +66,10 @@ struct wefti_node {
     wefti_leaf   *leaf;     /* leaves only */
     uint32_t      flags;
     int32_t       segment;  /* recomputation segment, from 1; 0: none */
+    const wefti_wish *wish; /* NULL: anywhere */
+    int32_t       beside;   /* the id, plus one, of the node whose gradient this computes; 0: none */
+    int32_t       place;    /* the rank or stage that it was given to, plus one; 0: none yet, or wherever it is needed */
+    int32_t       micro;    /* its micro-batch, from 1; 0: none in particular */
 };
 
 #define WEFTI_SCOPE_BYTES 256
@@ -68,6 +83,11 @@ struct weft_graph {
     uint64_t     seed;
     int32_t      segment, n_segments; /* open recomputation segment (0: none), and how many there were */
     uint32_t     flags;     /* flags given to nodes added now (WEFTI_NODE_BACKWARD while differentiating) */
+    const wefti_wish *wish; /* what nodes added now are given, as flags are: wish, beside, place, micro */
+    int32_t      beside, place, micro;
+    const wefti_wish *outer_wishes[WEFTI_SCOPE_DEPTH];
+    int32_t      wish_depth;
+    bool         placed;    /* somebody has said where something is to be */
     weft_status  status;    /* the first error */
     char         message[WEFTI_MESSAGE_BYTES];
     weft_tensor  poison;

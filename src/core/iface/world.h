@@ -30,6 +30,7 @@ struct weft_world {
     char                device_group_text[256]; /* of a device without host memory: what its collectives go by, and why. "" else */
     void               *transport;  /* src/runtime.c's */
     const wefti_world_links *links; /* never NULL */
+    const struct wefti_placer *placer; /* core/plan/plan.h: src/parallel's; NULL: graphs are not cut by places */
     struct weft_group  *groups;     /* that were made in it and not yet released; src/transport/groups.c's */
     uint8_t             group_ids[WEFTI_GROUP_IDS]; /* 1: in use by one of them */
     int64_t             timeout_ns;

@@ -247,9 +247,6 @@ WEFT_MUST_CHECK weft_status wefti_item_query(const wefti_ir *ir, const wefti_ite
 
 /* --- the passes, in their order --- */
 
-/* A pruned copy of a graph with MODE decided, for strategies; outputs_out[i] stands for outputs[i]. */
-WEFT_MUST_CHECK weft_status wefti_plan_copy(weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
-                                            weft_graph **graph_out, weft_tensor **outputs_out);
 /* Import: what outputs and effects need of ir->graph becomes items and values. */
 WEFT_MUST_CHECK weft_status wefti_pass_resolve(wefti_ir *ir, weft_tensor *const *outputs);
 

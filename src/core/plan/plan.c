@@ -120,6 +120,10 @@ failed:
 weft_status weft_plan_create(weft_world *world, weft_graph *graph, const weft_plan_options *options, weft_plan **plan_out) {
     wefti_plan_options all = {0};
     if (options) all.base = *options;
+    if (world && graph && graph->placed && world->placer) {
+        all.rewrite = world->placer->rewrite;
+        all.context = world;
+    }
     return wefti_plan_create(world, graph, &all, plan_out);
 }
 

@@ -17,6 +17,11 @@ struct wefti_group; /* core/iface/collective.h */
 typedef weft_status (*wefti_rewrite)(void *context, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs,
                                      bool training, weft_graph **graph_out, weft_tensor **outputs_out);
 
+/* What plans of graphs with places are rewritten by, where nobody else rewrites them; its context is the world. */
+typedef struct wefti_placer {
+    wefti_rewrite rewrite;
+} wefti_placer;
+
 typedef struct wefti_plan_options {
     weft_plan_options base;
     wefti_rewrite     rewrite; /* NULL: the graph as it is */
@@ -29,6 +34,10 @@ typedef struct wefti_plan_options {
 /* weft_plan_create with a strategy's rewrite. */
 WEFT_MUST_CHECK weft_status wefti_plan_create(weft_world *world, weft_graph *graph, const wefti_plan_options *options,
                                               weft_plan **plan_out);
+
+/* A pruned copy of a graph with MODE decided, for strategies; outputs_out[i] stands for outputs[i]. */
+WEFT_MUST_CHECK weft_status wefti_plan_copy(weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
+                                            weft_graph **graph_out, weft_tensor **outputs_out);
 
 /* The device memory of variable `index`, for those who send or save it in place; stays where it is. What ranks update in parts is
  * whole there after wefti_variables_whole alone. */

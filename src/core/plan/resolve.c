@@ -54,6 +54,10 @@ static weft_status copy_node(copier *c, const wefti_node *node) {
     const wefti_leaf *leaf = node->leaf;
     target->flags = node->flags;
     target->segment = node->segment;
+    target->wish = node->wish;
+    target->beside = node->beside && c->first[node->beside - 1] ? c->first[node->beside - 1]->node->id + 1 : 0;
+    target->place = node->place;
+    target->micro = node->micro;
     if (wefti_ops[node->op].family == WEFTI_LEAF) {
         made = wefti_emit_leaf(target, node->op, &node->attrs, node->outputs[0].dtype, node->outputs[0].shape, leaf, node->name);
     } else {
@@ -65,6 +69,8 @@ static weft_status copy_node(copier *c, const wefti_node *node) {
     }
     target->flags = 0;
     target->segment = 0;
+    target->wish = NULL;
+    target->beside = target->place = target->micro = 0;
     c->first[node->id] = made;
     return wefti_poisoned(made) ? wefti_graph_status(target) : WEFT_OK;
 }
@@ -77,6 +83,7 @@ static weft_status copy_all(copier *c, weft_tensor *const *outputs, int32_t n_ou
         wefti_graph_effect(c->first[c->source->effects[i]->id]);
     for (int32_t i = 0; i < n_outputs; i++) outputs_out[i] = copied(c, outputs[i]);
     c->target->n_segments = c->source->n_segments;
+    c->target->placed = c->source->placed;
     return wefti_graph_status(c->target);
 }
 

@@ -86,7 +86,8 @@ static weft_status move_keys(wefti_ir *ir) {
     }
     for (int32_t k = 0; k < ir->n_order; k++) {
         wefti_item *item = &ir->items[ir->order[k]];
-        if (!wefti_item_is_comm(item) || item->n_inputs == 0) continue; /* a RECEIVE stands where its peer sends; post.c moves it */
+        /* Messages stand where the order of all ranks has them: a SEND behind what it sends, a RECEIVE where its peer sends (post.c). */
+        if (!wefti_item_is_comm(item) || wefti_item_is_point(item)) continue;
         item->key = 0;
         for (int32_t i = 0; i < item->n_inputs; i++) {
             int32_t producer = ir->values[ir->values[item->inputs[i]].root].item;
