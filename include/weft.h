@@ -27,6 +27,8 @@
  *                   vectors.h   its dense tables as vectors: arithmetic where they lie
  *                   slices.h    tables larger than memory: blocks of data work through slices of rows
  *                   lbfgs.h     L-BFGS on it, with units of work that go to whoever is idle
+ *                   coordinate.h  L1 and elastic-net problems: each rank its part of the weights, by schedule
+ *                   factor.h    matrix factorisation, by blocks that go round
  *                   collective.h  groups of ranks: reductions, exchanges and messages on plain memory
  *                   wire.h      a wire of your own between the ranks
  *                   threads.h   whose threads compute
@@ -42,10 +44,12 @@
 #include "weft/checkpoint.h"
 #include "weft/collective.h"
 #include "weft/compression.h"
+#include "weft/coordinate.h"
 #include "weft/custom.h"
 #include "weft/dlpack.h"
 #include "weft/dtype.h"
 #include "weft/entries.h"
+#include "weft/factor.h"
 #include "weft/fit.h"
 #include "weft/graph.h"
 #include "weft/idx.h"

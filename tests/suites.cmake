@@ -4,7 +4,7 @@
 
 # The thread sanitizer is for what has threads (grep for pthread_, _Atomic and the CPU device's pool: all but the launcher, which has one
 # thread, and rooms that only compute); the rest would only cost time.
-set(weft_thread_suites "^(base|collective|cpu|device|parallel|plan|server|train|transport|verbs)_|^io_test_timeline$")
+set(weft_thread_suites "^(base|collective|cpu|device|learn|parallel|plan|server|train|transport|verbs)_|^io_test_timeline$")
 # Not for the thread sanitizer: the simulator's ranks are fibers of one thread, which it neither knows nor could find a race between.
 set(weft_fiber_suites "^(simulation_|transport_test_wire_sim$)")
 # Not for the sanitizers: scripts that start other builds, and what measures time or memory.

@@ -33,6 +33,7 @@ done
 try 4 server --sizes 4K:4K --rows 1000 --keys 1000 --windows 1 --seconds 0.0002
 try 4 server --wire tcp --sizes 4K:4K --rows 1000 --keys 1000 --windows 1 --seconds 0.0002
 try 40 staleness --workers 2 --clocks 4 --slow-ms 1
+try 4 blocks --rows 200 --columns 80 --ratings 2000 --factors 4 --windows 1
 try 4 gemm --threads 1 --seconds 0.0002
 try 4 codec --sizes 4K:4K --seconds 0.0002
 # Its last part reads gzip files, where there are some.
