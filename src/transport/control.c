@@ -279,6 +279,15 @@ weft_status wefti_control_room(control_round *round, uint32_t number, size_t byt
     return WEFT_OK;
 }
 
+/* What all said in the round before is no more needed: a large one gives its memory back. */
+static void leave_room(control_round *round) {
+    int which = (int)((round->number - 1) % 2);
+    if (round->room[which] <= CONTROL_KEPT_BYTES) return;
+    wefti_free(round->all[which], round->room[which]);
+    round->all[which] = NULL;
+    round->room[which] = 0;
+}
+
 /* Sends this rank's part, once it has joined. */
 static void contribute(wefti_control *control, const uint8_t *payload, size_t bytes, bool *sent) {
     if (*sent || control->members[0].state != MEMBER_HERE) return;
@@ -331,6 +340,7 @@ weft_status wefti_control_exchange(wefti_control *control, const char *name, con
     }
     if (status == WEFT_OK && bytes)
         memcpy(all_out, control->round.all[(control->round.number - 1) % 2], bytes * (size_t)control->place->size);
+    if (status == WEFT_OK) leave_room(&control->round);
     pthread_mutex_unlock(&control->lock);
     return status;
 }

@@ -11,7 +11,7 @@
 #include "transport/handshake.h"
 #include "transport/socket.h"
 
-enum { CONTROL_MOST_GUESTS = 64, CONTROL_CAUSE_BYTES = 256, CONTROL_TELL_BYTES = 12 << 10 };
+enum { CONTROL_MOST_GUESTS = 64, CONTROL_CAUSE_BYTES = 256, CONTROL_TELL_BYTES = 12 << 10, CONTROL_KEPT_BYTES = 64 << 10 };
 #define CONTROL_WINDOW_NS (2 * WEFTI_SECOND_NS) /* over which waiting is compared */
 #define CONTROL_STRAGGLER_SHARE 0.1             /* of it, that all others wait more than the straggler */
 #define CONTROL_BEAT_NS (WEFTI_SECOND_NS / 2)

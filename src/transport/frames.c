@@ -1,5 +1,5 @@
-/* Frames over a stream. Buffers grow to the largest frame that was really announced within the bound, and are kept;
- * a payload is handed out where it lies. The peers have proved themselves, but lengths are checked all the same. */
+/* Frames over a stream. Buffers grow to the largest frame that was really announced within the bound, and are kept, but for large ones:
+ * these are for joining, where all hear of all. A payload is handed out where it lies. The peers have proved themselves, but lengths are checked all the same. */
 #include "transport/frames.h"
 
 #include <errno.h>
@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { HEADER_BYTES = 20 };
+enum { HEADER_BYTES = 20, KEPT_BYTES = 64 << 10 };
 static const uint8_t magic[4] = {'W', 'F', 'R', 1};
 
 static void put32(uint8_t *at, uint32_t value) {
@@ -43,6 +43,14 @@ static weft_status make_room(uint8_t **buffer, size_t *capacity, size_t needed) 
     WEFTI_TRY(wefti_grow(buffer, *capacity, grown, "a control message"));
     *capacity = grown;
     return WEFT_OK;
+}
+
+/* Gives an empty buffer back where it is large. */
+static void let_go(uint8_t **buffer, size_t *capacity) {
+    if (*capacity <= KEPT_BYTES) return;
+    wefti_free(*buffer, *capacity);
+    *buffer = NULL;
+    *capacity = 0;
 }
 
 /* At least one byte of `count`, or WEFT_E_AGAIN, or WEFT_E_LINK. */
@@ -81,6 +89,7 @@ weft_status wefti_frames_flush(wefti_frames *frames) {
         frames->out_sent += sent;
     }
     frames->out_have = frames->out_sent = 0;
+    let_go(&frames->out, &frames->out_capacity);
     return WEFT_OK;
 }
 
@@ -111,6 +120,7 @@ static weft_status receive(wefti_frames *frames, size_t needed, uint64_t now_ns)
 }
 
 weft_status wefti_frames_next(wefti_frames *frames, uint64_t now_ns, wefti_frame *frame_out, const uint8_t **payload_out) {
+    if (frames->in_have == 0) let_go(&frames->in, &frames->in_capacity);
     weft_status status = receive(frames, HEADER_BYTES, now_ns);
     if (status != WEFT_OK) return status;
     if (memcmp(frames->in, magic, sizeof magic) != 0)

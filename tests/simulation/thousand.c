@@ -3,7 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
+#include "common/effort.h"
 #include "thousand.h"
 #include "world.h"
 
@@ -76,8 +78,12 @@ void thousand_run(int32_t ranks) {
     for (int32_t rank = 0; rank < ranks; rank++)
         if (!wefti_sim_is_gone(world.sim, rank))
             cr_assert(world.ranks[rank].ended && world.ranks[rank].status == WEFT_OK, "rank %d: %s", (int)rank, world.ranks[rank].message);
-    fprintf(stderr, "  %d ranks, %llu events: opened after %.0f ms, two deaths known by all after %.1f ms, gone on after %.0f ms\n", (int)ranks,
-            (unsigned long long)world.events, (double)world.began_ns / 1e6, (double)(heard_ns - died_ns) / 1e6, (double)(gone_on_ns - died_ns) / 1e6);
+    struct rusage used;
+    getrusage(RUSAGE_SELF, &used);
+    fprintf(stderr, "  %d ranks, %llu events: opened after %.0f ms, two deaths known by all after %.1f ms, gone on after %.0f ms; %ld MB\n",
+            (int)ranks, (unsigned long long)world.events, (double)world.began_ns / 1e6, (double)(heard_ns - died_ns) / 1e6,
+            (double)(gone_on_ns - died_ns) / 1e6, used.ru_maxrss / 1024);
+    if (!UNDER_ADDRESS_SANITIZER && !UNDER_THREAD_SANITIZER) cr_expect_lt(used.ru_maxrss, 3072 * ranks, "%ld KiB for %d ranks", used.ru_maxrss, (int)ranks);
     cr_expect_leq(heard_ns - died_ns, WEFTI_SECOND_NS);
     cr_expect_leq(gone_on_ns - died_ns, 3 * WEFTI_SECOND_NS);
     sim_world_free(&world);
