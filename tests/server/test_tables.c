@@ -97,6 +97,39 @@ static weft_status orders(serving *self) {
 }
 Test(tables, sums_have_an_order) { serve_case("shm", 4, &beside, orders); }
 
+/* A pull sees the clocks before the one in which it was asked, however many its worker has ended by the time it is answered. The other worker ends
+ * some of them, and leaves: then the rest are closed at once. */
+static weft_status asks_ahead(serving *self) {
+    enum { AHEAD = 6, OTHERS = 3 };
+    weft_table    *table = NULL;
+    weft_request  *pulls[AHEAD];
+    float          mine = 1, got[AHEAD] = {0};
+    weft_table_call call = {.kind = WEFT_PULL};
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "ahead", .rows = 1, .dtype = WEFT_F32}, &table));
+    for (int clock = 0; clock < AHEAD && self->rank == 0; clock++) {
+        call.receive = &got[clock];
+        WEFTI_TRY(weft_table_push(table, NULL, &mine));
+        WEFTI_TRY(weft_table_start_call(table, &call, &pulls[clock]));
+        WEFTI_TRY(weft_table_clock(table));
+    }
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank == 1) {
+        mine = 10;
+        for (int clock = 0; clock < OTHERS; clock++) {
+            WEFTI_TRY(weft_table_push(table, NULL, &mine));
+            WEFTI_TRY(weft_table_clock(table));
+        }
+        return WEFT_OK;
+    }
+    for (int clock = 0; clock < AHEAD; clock++) {
+        WEFTI_TRY(weft_request_wait(pulls[clock], 0));
+        float wanted = (float)(clock + 10 * (clock < OTHERS ? clock : OTHERS));
+        EXPECT(got[clock] == wanted, "asked in clock %d: %g, not %g", clock, got[clock], wanted);
+    }
+    return WEFT_OK;
+}
+Test(tables, pulls_keep_their_clock) { serve_case("tcp", 3, &one_apart, asks_ahead); }
+
 /* --- sparse --- */
 
 static uint64_t key_of(int64_t i) { return (uint64_t)i * UINT64_C(0x9E3779B97F4A7C15); }

@@ -201,6 +201,7 @@ struct server_job {
     uint64_t          *chosen;
     int64_t            chosen_count;
     uint64_t           updates;  /* of the first row, where its state is pulled */
+    uint64_t           clock;    /* its worker's when it pulled: which may have ended it since */
     served_keys       *keys;     /* it uses them */
     int32_t            pending;  /* of the answer's messages */
     server_mover       in, out;
@@ -373,6 +374,8 @@ bool wefti_serve_is_over(const weft_server *server); /* every worker has left or
 void wefti_serve_answer(weft_server *server, server_job *job, weft_status status);
 
 /* tables.c */
+/* Answers pulls whose clock has come. */
+void wefti_tables_wake(weft_server *server, served_table *table);
 /* Does what a request asks for and answers it, now or once its clock has come. */
 void wefti_tables_carry_out(weft_server *server, server_job *job);
 /* Answers a request whose body could not be kept. */
@@ -396,7 +399,7 @@ void wefti_tables_forget(served_table *table, int32_t worker, uint64_t id);
 WEFT_MUST_CHECK weft_status wefti_clock_push(weft_server *server, served_table *table, server_job *job);
 void wefti_clock_tick(weft_server *server, served_table *table, int32_t worker);
 void wefti_clock_advance(weft_server *server, served_table *table); /* after a worker has gone */
-bool wefti_clock_allows(const weft_server *server, const served_table *table, int32_t worker);
-void wefti_clock_explain(const weft_server *server, const served_table *table, int32_t worker, char *text, size_t bytes); /* who is behind */
+bool wefti_clock_allows(const weft_server *server, const served_table *table, uint64_t clock); /* a pull of it */
+void wefti_clock_explain(const weft_server *server, const served_table *table, uint64_t clock, char *text, size_t bytes); /* who is behind */
 
 #endif

@@ -226,12 +226,12 @@ static weft_status fail_dead(const server_job *job) {
     return wefti_fail(WEFT_E_PEER, "rank %d itself was silent for too long and is taken for dead: the clocks went on without it", (int)job->worker);
 }
 
-static void wake(weft_server *server, served_table *table) {
+void wefti_tables_wake(weft_server *server, served_table *table) {
     server_job **at = &table->waiting;
     while (*at) {
         server_job *job = *at;
         bool        gone = server->sessions[job->worker].dead;
-        if (!gone && !wefti_clock_allows(server, table, job->worker)) {
+        if (!gone && !wefti_clock_allows(server, table, job->clock)) {
             at = &job->next;
             continue;
         }
@@ -308,9 +308,10 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
     if (status == WEFT_OK && pushes) status = sets ? set_rows(table, job) : coded ? wefti_coded_give(server, table, job) : wefti_clock_push(server, table, job);
     if (job->frame.kind == WEFTI_SERVER_PUSH_PULL && table->sum && !repeated) {
         wefti_clock_tick(server, table, job->worker); /* also where the push was refused: the others wait for the clock */
-        wake(server, table);
+        wefti_tables_wake(server, table);
     }
-    if (status == WEFT_OK && pulls && !wefti_clock_allows(server, table, job->worker)) {
+    job->clock = table->clocks[job->worker];
+    if (status == WEFT_OK && pulls && !wefti_clock_allows(server, table, job->clock)) {
         job->next = table->waiting;
         table->waiting = job;
         return;
@@ -327,7 +328,7 @@ void wefti_tables_refuse(weft_server *server, server_job *job) {
     if (!repeated) session->last = job->frame.number;
     if (job->frame.kind == WEFTI_SERVER_PUSH_PULL && table && table->sum && !repeated) {
         wefti_clock_tick(server, table, job->worker);
-        wake(server, table);
+        wefti_tables_wake(server, table);
     }
     wefti_serve_answer(server, job, wefti_fail(job->status, "%s", job->message));
 }
@@ -371,7 +372,7 @@ void wefti_tables_carry_out(weft_server *server, server_job *job) {
                             (unsigned long long)job->frame.table);
     } else if (kind == WEFTI_SERVER_CLOCK) {
         if (!repeated) wefti_clock_tick(server, table, job->worker);
-        wake(server, table);
+        wefti_tables_wake(server, table);
     } else if (kind == WEFTI_SERVER_FORGET) {
         wefti_tables_forget(table, job->worker, job->frame.keys);
     } else if (kind == WEFTI_SERVER_GIVE) {
@@ -391,7 +392,7 @@ void wefti_tables_worker_gone(weft_server *server) {
     wefti_ledger_look(server, server->now_ns);
     for (served_table *table = server->served; table; table = table->next) {
         wefti_clock_advance(server, table);
-        wake(server, table);
+        wefti_tables_wake(server, table);
     }
     wefti_saves_advance(server);
 }
@@ -407,7 +408,7 @@ void wefti_tables_look(weft_server *server, uint64_t now_ns) {
             }
             char text[WEFTI_SERVER_TEXT_BYTES];
             *at = job->next;
-            wefti_clock_explain(server, table, job->worker, text, sizeof text);
+            wefti_clock_explain(server, table, job->clock, text, sizeof text);
             finish(server, table, job, wefti_fail(WEFT_E_TIMEOUT, "%s", text));
         }
 }

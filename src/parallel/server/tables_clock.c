@@ -95,6 +95,7 @@ static void close_clock(weft_server *server, served_table *table) {
     table->closed++;
     table->turn = 0;
     wefti_saves_advance(server); /* before the next clock changes the rows */
+    wefti_tables_wake(server, table);
 }
 
 static void advance_sum(weft_server *server, served_table *table) {
@@ -169,17 +170,17 @@ static int32_t find_slowest(const weft_server *server, const served_table *table
     return slowest;
 }
 
-bool wefti_clock_allows(const weft_server *server, const served_table *table, int32_t worker) {
+bool wefti_clock_allows(const weft_server *server, const served_table *table, uint64_t clock) {
     int32_t staleness = table->options.staleness;
     if (staleness < 0) return true;
-    if (staleness == 0) return table->closed >= table->clocks[worker];
+    if (staleness == 0) return table->closed >= clock;
     int32_t slowest = find_slowest(server, table);
-    return slowest < 0 || table->clocks[slowest] + (uint64_t)staleness >= table->clocks[worker];
+    return slowest < 0 || table->clocks[slowest] + (uint64_t)staleness >= clock;
 }
 
-void wefti_clock_explain(const weft_server *server, const served_table *table, int32_t worker, char *text, size_t bytes) {
+void wefti_clock_explain(const weft_server *server, const served_table *table, uint64_t mine, char *text, size_t bytes) {
     int32_t slowest = find_slowest(server, table);
-    uint64_t mine = table->clocks[worker], staleness = (uint64_t)table->options.staleness;
+    uint64_t staleness = (uint64_t)table->options.staleness;
     snprintf(text, bytes, "rank %d, which serves: a pull of table '%s' in clock %llu waits for all workers to end clock %llu, and rank %d is at clock %llu",
              (int)server->rank, table->spec.name, (unsigned long long)mine, (unsigned long long)(mine - staleness - 1), (int)slowest,
              (unsigned long long)(slowest < 0 ? 0 : table->clocks[slowest]));
