@@ -316,6 +316,12 @@ static weft_status sim_post(wefti_wire *self, wefti_wire_op *op) {
     return send(wire, op);
 }
 
+/* What is not done is read when it arrives, from where it is then. */
+static void sim_send_from(wefti_wire *self, wefti_wire_op *op, const void *buffer) {
+    (void)self;
+    op->buffer = (void *)buffer;
+}
+
 /* --- links and regions --- */
 
 static weft_status sim_get_address(wefti_wire *self, void *address_out, size_t *bytes_out) {
@@ -466,6 +472,7 @@ static const wefti_wire_ops sim_ops = {
     .post = sim_post,
     .poll = sim_poll,
     .cancel = wefti_wire_cancel,
+    .send_from = sim_send_from,
     .abort = sim_abort,
     .arm = sim_arm,
     .counts = wefti_wire_read_counts,

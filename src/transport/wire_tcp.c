@@ -330,6 +330,7 @@ static const wefti_wire_ops shared_slots = {
     .post = wefti_tcp_post,
     .poll = tcp_poll,
     .cancel = wefti_wire_cancel,
+    .send_from = wefti_tcp_send_from,
     .abort = tcp_abort,
     .counts = wefti_wire_read_counts,
     .close = tcp_close,

@@ -135,6 +135,7 @@ ssize_t wefti_tcp_link_send(tcp_link *link, const struct iovec *parts, int count
 ssize_t wefti_tcp_link_receive(tcp_link *link, const struct iovec *parts, int count);
 
 weft_status wefti_tcp_post(wefti_wire *wire, wefti_wire_op *op);
+void wefti_tcp_send_from(wefti_wire *wire, wefti_wire_op *op, const void *buffer);
 /* Sends what the link's socket takes. */
 void wefti_tcp_send(tcp_wire *wire, int32_t peer);
 bool wefti_tcp_has_output(const tcp_wire *wire, const tcp_link *link);

@@ -248,3 +248,10 @@ weft_status wefti_tcp_post(wefti_wire *self, wefti_wire_op *op) {
     wire->base.counts.sent_bytes += op->bytes;
     return WEFT_OK;
 }
+
+/* Only the last of the operations that are being sent may have its bytes elsewhere than in the head. */
+void wefti_tcp_send_from(wefti_wire *self, wefti_wire_op *op, const void *buffer) {
+    tcp_out *out = &((tcp_wire *)self)->links[op->peer].out;
+    if (out->ops.last == op && out->payload == op->buffer) out->payload = buffer;
+    op->buffer = (void *)buffer;
+}

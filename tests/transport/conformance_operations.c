@@ -159,6 +159,41 @@ static void wakes_who_rests(rank_world *world) {
     }
 }
 
+/* Where each message is in any state: not begun, half sent, announced, done. */
+static void goes_on_sending_from_elsewhere(rank_world *world) {
+    static const size_t sizes[] = {100, 5000, 300000, 1 << 20, 9 << 20, 9 << 20, 64};
+    enum { COUNT = WEFTI_COUNT(sizes) };
+    uint8_t      *memory[COUNT], *copies[COUNT];
+    wefti_wire_op ops[COUNT];
+    if (spectator(world) || !world->wire->ops->send_from) return;
+    for (uint32_t round = 0; round < 3; round++) {
+        for (uint32_t i = 0; i < COUNT; i++) {
+            memory[i] = take(world, sizes[i]);
+            copies[i] = take(world, sizes[i]);
+            fill(memory[i], sizes[i], round * 100 + i);
+            if (world->rank == 1) memset(memory[i], 0, sizes[i]);
+            ops[i] = world->rank == 0 ? wefti_wire_send(1, TAG(i), memory[i], sizes[i]) : wefti_wire_recv(0, TAG(i), memory[i], sizes[i]);
+            ops[i].flags = WEFTI_WIRE_SILENT;
+            if (world->rank == 1 && round == 1) world_poll(world, world_now());
+            world_post(world, &ops[i]);
+        }
+        for (uint32_t i = 0; i < round * 3; i++) world_poll(world, world_now());
+        for (uint32_t i = 0; i < COUNT && world->rank == 0; i++) {
+            if (ops[i].done) continue;
+            memcpy(copies[i], memory[i], sizes[i]);
+            world->wire->ops->send_from(world->wire, &ops[i], copies[i]);
+            memset(memory[i], 0xee, sizes[i]);
+        }
+        for (uint32_t i = 0; i < COUNT; i++) {
+            world_finish(world, &ops[i]);
+            CHECK(ops[i].status == WEFT_OK && ops[i].done_bytes == sizes[i], "round %u, message %u", round, i);
+            CHECK(world->rank == 0 || filled(memory[i], sizes[i], round * 100 + i), "round %u, message %u of %zu bytes", round, i, sizes[i]);
+            free(memory[i]);
+            free(copies[i]);
+        }
+    }
+}
+
 static const wire_case cases[] = {
     {"hands_each_operation_out_once", hands_each_operation_out_once},
     {"refuses_bad_posts", refuses_bad_posts},
@@ -166,5 +201,6 @@ static const wire_case cases[] = {
     {"counts_what_it_moves", counts_what_it_moves},
     {"allocates_nothing_in_steady_state", allocates_nothing_in_steady_state},
     {"wakes_who_rests", wakes_who_rests},
+    {"goes_on_sending_from_elsewhere", goes_on_sending_from_elsewhere},
 };
 const wire_case_list operation_cases = {cases, WEFTI_COUNT(cases)};

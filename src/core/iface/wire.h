@@ -191,6 +191,9 @@ typedef struct wefti_wire_ops {
     /* Takes back a receive that no message has matched yet: it completes at once with WEFT_E_ABORTED. WEFT_E_STATE where
      * it is matched or done: then it completes by itself. */
     weft_status (*cancel)(wefti_wire *wire, wefti_wire_op *op);
+    /* A SEND that is not done goes on from `buffer`, which holds the same bytes; its old buffer is the caller's again. For memory that is sent
+     * from where it lies and is to change. NULL slot: it cannot. */
+    void (*send_from)(wefti_wire *wire, wefti_wire_op *op, const void *buffer);
     /* Completes every pending operation with `status` (WEFT_E_PEER with done_peer = `rank`) and lets the wire drop what
      * still comes in. Buffers are the caller's again when it returns. Posts are WEFT_E_STATE afterwards. */
     void (*abort)(wefti_wire *wire, weft_status status, int32_t rank);

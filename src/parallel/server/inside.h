@@ -50,6 +50,8 @@ typedef struct server_mover {
 void wefti_server_move(weft_server *server, server_mover *mover);
 /* Gives up one that is in use; `done` is called later. */
 void wefti_server_unmove(weft_server *server, server_mover *mover);
+/* One that sends goes on from `base`, where what it has not sent is copied first. Only where the wire can (send_from). */
+void wefti_server_move_from(weft_server *server, server_mover *mover, uint8_t *base);
 
 /* --- memory that comes again and again (move.c) --- */
 
@@ -197,6 +199,9 @@ struct server_job {
     const uint8_t     *values;   /* that are pushed: in the body, or in the worker's memory */
     wefti_entries      entries;  /* … as entries */
     bool               in_place; /* the rows are at the worker already */
+    served_table      *lender;   /* whose rows are sent from where they lie (lend.c), which are … */
+    const uint8_t     *lent;     /* … these, and `answer` has room for them */
+    server_job        *next_lent;
     server_buffer     *decoded;  /* what came coded: which of the rows came, and their values */
     uint64_t          *chosen;
     int64_t            chosen_count;
@@ -247,6 +252,7 @@ struct served_table {
     int32_t            turn;    /* staleness 0: the first worker that has not ended the clock in hand */
     server_push      **pushes;  /* [workers] that wait, oldest first */
     server_job        *waiting; /* pulls */
+    server_job        *lent;    /* pulls whose answers are being sent from its rows */
     served_keys       *keys;
     weft_status        trouble; /* of a rule, at the end of the clock before `trouble_clock` … */
     uint64_t           trouble_clock;
@@ -383,11 +389,18 @@ void wefti_tables_refuse(weft_server *server, server_job *job);
 void wefti_tables_worker_gone(weft_server *server); /* clocks do not wait for it */
 void wefti_tables_look(weft_server *server, uint64_t now_ns);
 void wefti_tables_close(weft_server *server);
-/* A store like the table's, with nothing in it, and its sum; and to take it instead. */
+/* A store like the table's, with nothing in it, and its sum; and to take it instead, once no rows are lent. */
 WEFT_MUST_CHECK weft_status wefti_tables_make_store(weft_server *server, const served_table *table, wefti_store **store_out, wefti_sum **sum_out);
 void wefti_tables_change_store(served_table *table, wefti_store **store, wefti_sum **sum);
 /* WEFT_E_STATE while pushes of a clock are kept. */
 WEFT_MUST_CHECK weft_status wefti_tables_check_idle(const weft_server *server, const served_table *table);
+
+/* lend.c */
+/* Rows of a dense table as the job's answer, without a copy where that can be; job->answer has room for them. */
+bool wefti_lend_rows(const weft_server *server, served_table *table, server_job *job);
+/* Before rows of the table change or go: answers that are being sent from them go on from copies. */
+void wefti_lend_end_all(weft_server *server, served_table *table);
+void wefti_lend_end(server_job *job); /* its answer has been sent, or never will */
 
 /* tables_keys.c: the rows of a request; job->keys is NULL for a range of a dense table. */
 WEFT_MUST_CHECK weft_status wefti_tables_find_rows(weft_server *server, served_table *table, server_job *job, bool create);

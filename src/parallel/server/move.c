@@ -113,6 +113,26 @@ void wefti_server_unmove(weft_server *server, server_mover *mover) {
         if (mover->events[i].op.buffer) wefti_server_unpost(server, &mover->events[i]);
 }
 
+static bool is_unposted(const weft_server *server, const server_event *event) {
+    const server_event *at = server->unposted;
+    while (at && at != event) at = at->next;
+    return at;
+}
+
+/* Pieces end in any order, but for those under way all are before `posted`. */
+void wefti_server_move_from(weft_server *server, server_mover *mover, uint8_t *base) {
+    for (int i = 0; i < SERVER_PIECES; i++) {
+        server_event *event = &mover->events[i];
+        if (!event->op.buffer) continue;
+        uint8_t *to = base + ((uint8_t *)event->op.buffer - mover->base);
+        memcpy(to, event->op.buffer, event->op.bytes);
+        if (event->op.done || is_unposted(server, event)) event->op.buffer = to;
+        else server->wire->ops->send_from(server->wire, &event->op, to);
+    }
+    memcpy(base + mover->posted, mover->base + mover->posted, mover->bytes - mover->posted);
+    mover->base = base;
+}
+
 /* --- buffers --- */
 
 static weft_status new_buffer(weft_server *server, size_t room, bool exported, server_buffer **buffer_out) {

@@ -31,12 +31,15 @@ static weft_status take_job(weft_server *server, server_job **job_out) {
     job->values = NULL;
     job->entries = (wefti_entries){0};
     job->in_place = false;
+    job->lender = NULL;
+    job->lent = NULL;
     job->status = WEFT_OK;
     return WEFT_OK;
 }
 
 static void job_step(weft_server *server, server_job *job) {
     if (--job->pending > 0) return;
+    wefti_lend_end(job);
     wefti_server_give(server, job->answer);
     job->answer = NULL;
     job->next = server->free_jobs;
@@ -78,7 +81,7 @@ void wefti_serve_answer(weft_server *server, server_job *job, weft_status status
     job->out.kind = WEFTI_WIRE_SEND;
     job->out.peer = job->worker;
     job->out.tag = wefti_server_tag(WEFTI_TAG_REPLY_BODY, reply.slot);
-    job->out.base = job->answer ? job->answer->data : NULL;
+    job->out.base = job->lent ? (uint8_t *)job->lent : job->answer ? job->answer->data : NULL;
     job->out.bytes = inside || !job->answer ? 0 : job->answer_bytes;
     job->out.done = answer_sent;
     job->out.owner = job;

@@ -211,6 +211,7 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
         read_state(table, job, out);
         return WEFT_OK;
     }
+    if (!job->in_place && !coded && wefti_lend_rows(server, table, job)) return WEFT_OK;
     wefti_store_read(table->store, keys ? keys->keys : NULL, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, count, out);
     return coded ? wefti_coded_answer(server, table, job) : WEFT_OK;
 }
@@ -291,6 +292,7 @@ static weft_status set_rows(served_table *table, const server_job *job) {
 static weft_status give_unit(weft_server *server, served_table *table, server_job *job) {
     WEFTI_TRY(check_request(table, job, true));
     WEFTI_TRY(find_values(server, table, job));
+    wefti_lend_end_all(server, table);
     return wefti_gather_add(table, job);
 }
 
@@ -305,6 +307,7 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
     else if (status == WEFT_OK && pushes && !coded) status = find_values(server, table, job);
     if (status == WEFT_OK) status = wefti_tables_find_rows(server, table, job, pushes && !coded); /* rows that are left out do not come into being */
     if (status == WEFT_OK && coded) status = wefti_coded_read(server, table, job);
+    if (pushes && (sets || !table->sum)) wefti_lend_end_all(server, table);
     if (status == WEFT_OK && pushes) status = sets ? set_rows(table, job) : coded ? wefti_coded_give(server, table, job) : wefti_clock_push(server, table, job);
     if (job->frame.kind == WEFTI_SERVER_PUSH_PULL && table->sum && !repeated) {
         wefti_clock_tick(server, table, job->worker); /* also where the push was refused: the others wait for the clock */

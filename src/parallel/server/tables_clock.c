@@ -90,6 +90,7 @@ static void close_clock(weft_server *server, served_table *table) {
     int32_t members = 0;
     for (int32_t worker = 0; worker < server->workers; worker++)
         members += table->clocks[worker] > table->closed || table->folded[worker] == table->closed + 1;
+    wefti_lend_end_all(server, table);
     wefti_store_set_rate(table->store, table->rate);
     note_trouble(server, table, wefti_sum_apply(table->sum, table->options.rule.mean ? 1.0 / members : 1));
     table->closed++;

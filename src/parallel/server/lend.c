@@ -1,0 +1,35 @@
+/* Answers that are sent from the rows themselves.
+ *
+ * A pull of all rows of a dense table is sent from where they lie, so that memory is read once, by the system. What is to change rows that are
+ * being sent has what is not sent yet copied first, into room that was taken with the answer: a pull sees one moment, whatever comes after it,
+ * and a change never waits for who pulls, nor fails for want of memory. Costs nothing where nothing changes meanwhile, else the copy. */
+#include "parallel/server/inside.h"
+
+bool wefti_lend_rows(const weft_server *server, served_table *table, server_job *job) {
+    int64_t        elements = 0;
+    size_t         bytes = (size_t)job->frame.count * table->row_bytes;
+    const uint8_t *rows = wefti_store_vector(table->store, &elements);
+    if (!server->wire->ops->send_from || !rows || job->keys || bytes <= WEFTI_REPLY_BYTES) return false;
+    job->lent = rows + (size_t)(job->frame.first - table->begin) * table->row_bytes;
+    job->lender = table;
+    job->next_lent = table->lent;
+    table->lent = job;
+    return true;
+}
+
+void wefti_lend_end_all(weft_server *server, served_table *table) {
+    while (table->lent) {
+        server_job *job = table->lent;
+        wefti_server_move_from(server, &job->out, job->answer->data);
+        wefti_lend_end(job);
+    }
+}
+
+void wefti_lend_end(server_job *job) {
+    if (!job->lender) return;
+    server_job **at = &job->lender->lent;
+    while (*at != job) at = &(*at)->next_lent;
+    *at = job->next_lent;
+    job->lender = NULL;
+    job->lent = NULL;
+}
