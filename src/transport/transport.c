@@ -288,8 +288,7 @@ static weft_status open_wire(transport_inside *inside, const char *name, wefti_w
 
 /* With one rank there is nobody but itself: a wire inside of the process does. */
 static weft_status open_lone_wire(transport_inside *inside, wefti_wire **wire_out) {
-    if (!inside->lone_hub) WEFTI_TRY(wefti_inproc_hub_create(1, &inside->lone_hub));
-    wefti_wire_options options = {.host = inside->transport.host, .size = 1, .shared = inside->lone_hub};
+    wefti_wire_options options = {.host = inside->transport.host, .size = 1};
     return wefti_wire_inproc_open(&options, wire_out);
 }
 
@@ -477,7 +476,6 @@ void wefti_transport_close(wefti_transport *transport) {
 #ifdef WEFTI_HAVE_MPI
     if (inside->met_by_mpi) wefti_mpi_leave(transport->fault && wefti_fault_verdict(transport->fault) == WEFT_OK);
 #endif
-    wefti_inproc_hub_release(inside->lone_hub);
     wefti_fault_release(transport->fault);
     wefti_watch_release(transport->watch);
     wefti_free(transport->names, (size_t)transport->size * sizeof *transport->names);

@@ -22,7 +22,6 @@ struct transport_inside {
     wefti_place     place;
     wefti_control  *control;
     const weft_wire_kind *own_wire;
-    wefti_inproc_hub *lone_hub; /* of further wires in a world of one rank; else NULL */
     bool            met_by_mpi; /* which is to be told how it ended */
     const wefti_network *network;
     /* For going on after a fault. Seats are the ranks of the world that was the first; they keep their doors (gather.h). */

@@ -175,7 +175,7 @@ weft_status wefti_wire_mpi_open(const wefti_wire_options *options, wefti_wire **
 weft_status wefti_wire_delay_open(wefti_wire *inner, uint64_t latency_ns, double bytes_per_ns, wefti_wire **wire_out);
 
 /* The meeting place of inproc wires: `size` ranks of one process, each a thread or all in one. Release after all of
- * its wires are closed. */
+ * its wires are closed. A wire of one rank needs none. */
 typedef struct wefti_inproc_hub wefti_inproc_hub;
 WEFT_MUST_CHECK weft_status wefti_inproc_hub_create(int32_t size, wefti_inproc_hub **hub_out);
 void wefti_inproc_hub_release(wefti_inproc_hub *hub);

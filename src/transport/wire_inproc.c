@@ -36,7 +36,7 @@ struct wefti_inproc_hub {
 
 typedef struct inproc_wire {
     ring_wire         ring;
-    wefti_inproc_hub *hub;
+    wefti_inproc_hub *hub, *own; /* own: the hub, where the wire is alone in it */
     uint32_t          seen_changes;
 } inproc_wire;
 
@@ -212,8 +212,10 @@ static void inproc_close(wefti_wire *self, uint64_t linger_ns) {
         if (wire->ring.regions[i]) bury(wire, wire->ring.regions[i]);
     wire->hub->seats[self->rank].wire = NULL;
     pthread_mutex_unlock(&wire->hub->lock);
+    wefti_inproc_hub *own = wire->own;
     wefti_ring_close(&wire->ring);
     wefti_free(wire, sizeof *wire);
+    wefti_inproc_hub_release(own);
 }
 
 static const wefti_wire_ops inproc_ops = {
@@ -258,18 +260,23 @@ static weft_status sit_down(wefti_inproc_hub *hub, inproc_wire *wire) {
 }
 
 weft_status wefti_wire_inproc_open(const wefti_wire_options *options, wefti_wire **wire_out) {
-    wefti_inproc_hub *hub = options->shared;
+    wefti_inproc_hub *hub = options->shared, *own = NULL;
+    if (!hub && options->size == 1) { /* nobody is to be met */
+        WEFTI_TRY(wefti_inproc_hub_create(1, &own));
+        hub = own;
+    }
     if (!hub || hub->size != options->size)
         return wefti_fail(WEFT_E_INVALID, "inproc: needs a hub of %d ranks in `shared`", (int)options->size);
     inproc_wire  *wire = NULL;
     ring_segment *segment = NULL;
     size_t        segment_bytes = ring_segment_bytes(hub->size, hub->data_bytes);
-    WEFTI_TRY(wefti_alloc(sizeof *wire, "an inproc wire", &wire));
-    weft_status status = wefti_alloc(segment_bytes, "an inproc wire's rings", &segment);
+    weft_status status = wefti_alloc(sizeof *wire, "an inproc wire", &wire);
+    if (status == WEFT_OK) status = wefti_alloc(segment_bytes, "an inproc wire's rings", &segment);
     if (status == WEFT_OK)
         status = wefti_ring_open(&wire->ring, options, &inproc_ops, &inproc_front, segment, hub->data_bytes);
     if (status != WEFT_OK) goto failed;
     wire->hub = hub;
+    wire->own = own;
     wire->ring.base.wire.can.name = "inproc";
     if ((status = sit_down(hub, wire)) == WEFT_OK) {
         *wire_out = &wire->ring.base.wire;
@@ -279,5 +286,6 @@ weft_status wefti_wire_inproc_open(const wefti_wire_options *options, wefti_wire
 failed:
     wefti_free(segment, segment_bytes);
     wefti_free(wire, sizeof *wire);
+    wefti_inproc_hub_release(own);
     return status;
 }
