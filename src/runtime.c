@@ -289,6 +289,11 @@ weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *opti
     return status;
 }
 
+weft_status weft_world_verdict(weft_world *world) {
+    if (!world) return wefti_fail(WEFT_E_INVALID, "weft_world_verdict: the world is NULL");
+    return world->group ? wefti_fault_status(world->group->fault) : WEFT_OK;
+}
+
 void weft_world_release(weft_world *world) {
     if (!world) return;
     runtime *r = (runtime *)world;

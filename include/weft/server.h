@@ -125,6 +125,8 @@ typedef struct weft_server_options {
     int32_t servers;    /* so many ranks serve, the last ones of the world; 0: all */
     bool    dedicated;  /* those that serve do not work */
     int32_t replicas;   /* 1: another server holds each one's rows too, the next one after it; with two servers at least. See Faults */
+    bool    renews;     /* weft_server_serve ends with the world's verdict once there is one, so that this rank goes on in the next world with the others
+                           (weft_server_resize). Its thread goes on serving meanwhile */
     bool    no_thread;  /* requests get on inside of calls only: a serving worker answers while it waits, or by weft_server_poll */
     int32_t in_flight;  /* requests of this rank at once, 1 .. 4096; 0: 64 */
     int64_t timeout_ns; /* of each request; 0: the world's */
@@ -145,11 +147,43 @@ bool    weft_server_is_worker(const weft_server *server);
 bool    weft_server_is_serving(const weft_server *server);
 int32_t weft_server_workers(const weft_server *server); /* that there were at the beginning */
 
-/* For a rank that only serves: blocks until every worker has left or died. WEFT_OK also then. WEFT_E_STATE on a rank that does not serve; else
- * what ended the links of this rank. */
+/* For a rank that only serves: blocks until every worker has left or died. WEFT_OK also then. WEFT_E_AGAIN: they call weft_server_resize, and wait for this
+ * rank to do so. WEFT_E_STATE on a rank that does not serve; else what ended the links of this rank, or (.renews) the world. */
 WEFT_MUST_CHECK weft_status weft_server_serve(weft_server *server);
 /* With .no_thread: lets requests get on; never blocks. What ended the links of this rank, else WEFT_OK. */
 WEFT_MUST_CHECK weft_status weft_server_poll(weft_server *server);
+
+/* --- other ranks, and other servers, while training goes on --- */
+
+/* What a change of the split did on this rank. */
+typedef struct weft_server_moved {
+    uint64_t rows, bytes;           /* that came here from other ranks: of a row its values and states as they are kept, 8 for its number of updates where
+                                       the rule counts them, 8 for the key of a sparse one. Rows whose holder stays the same are not among them */
+    uint64_t sent_rows, sent_bytes; /* that went from here */
+    int64_t  pause_ns;              /* what the call took */
+} weft_server_moved;
+
+/* Goes on with other servers: `options` as for weft_server_create, in the same `world` or in another that followed it (weft_world_shrink). Rows go to where
+ * the new split has them, with their states and numbers of updates; of ranks that are no more their replicas do. Afterwards all goes on by the old handles: the
+ * server, its tables, key sets and lent memory (which servers now map no more: values in it are copied).
+ *
+ * Collective over `world`, in one order with other calls that are: those who have a server call this; ranks that have none, as newcomers and those that have
+ * released theirs, call weft_server_create with the same options at the same time, and find the tables by weft_table_open. So workers join; who is
+ * to go releases its server, as ever, and has no rows by then if the split before was one without it. Ranks that only serve come out of weft_server_serve
+ * with WEFT_E_AGAIN when all workers have called this, and call it too; with .renews they come out of it with the world's verdict,
+ * for weft_world_shrink.
+ *
+ * Where it is called no request of this rank may be unfinished. With staleness 0 all workers call it at the same clock, having pushed nothing in it; what a worker
+ * that has died pushed in it is given to the rule by itself. So the split changes between two clocks, and results have the bits of a run in which it does
+ * not; of the other tables each push that was acknowledged is in the rows exactly once. A newcomer begins at the clock that the slowest is in.
+ * Clocks of the others stay. Options left at zero: as for create, but functions, in_flight and timeout_ns stay as they were.
+ *
+ * Each server needs memory for its new rows while it still has the old ones. An error on any rank is one on all, which names the rank, and then all
+ * is as it was: WEFT_E_INVALID, WEFT_E_MISMATCH (ranks differ in options, in clocks, or have parts of different servers), WEFT_E_STATE (requests, or pushes
+ * in a clock), WEFT_E_UNSUPPORTED (.spares), WEFT_E_NO_MEMORY (with the bytes), a fault of the world, WEFT_E_PEER (rows are lost: who had them). Only where
+ * a rank is lost in the last moment others may not know which split stands: their requests then end with WEFT_E_PEER, until this is called in the next world,
+ * which finds out. `options` may be NULL: all ranks serve. `moved_out` may be NULL. From src/parallel/server/resize.c. */
+WEFT_MUST_CHECK weft_status weft_server_resize(weft_server *server, weft_world *world, const weft_server_options *options, weft_server_moved *moved_out);
 
 /* What this rank has moved by the server's links since it was created, headers of messages and values that servers map included. */
 typedef struct weft_server_counts {

@@ -138,6 +138,9 @@ typedef struct weft_shrink_options {
  * and those of weft_world_create. After an error the call may be made again. Threads: as for all else in `world`.
  * *world_out is NULL on error. From src/transport/shrink.c. */
 WEFT_MUST_CHECK weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *options, weft_world **world_out);
+/* WEFT_OK while the world has no fault; else the verdict, with its message. Never blocks. For ranks that run no operation over ranks for a long time, as those
+ * that push to a parameter server without waiting: whose rank was lost, or who waits to come in, is heard by this alone. */
+WEFT_MUST_CHECK weft_status weft_world_verdict(weft_world *world);
 /* Whether this process came into the world in place of a lost rank: the others have gone further, and know more (weft_trainer_renew). */
 bool weft_world_is_replacement(const weft_world *world);
 

@@ -305,6 +305,7 @@ static void start_part(weft_server *server, weft_request *request, request_part 
     }
     head.part = (uint8_t)request->part;
     if (keys) head.keys = keys->id;
+    if (request->kind == WEFTI_SERVER_RESIZE) head.first = request->number;
     if (request->kind == WEFTI_SERVER_GIVE) {
         head.keys = request->unit + 1;
         head.clock = request->evaluation;
@@ -383,6 +384,9 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
     bool ticks = request->kind == WEFTI_SERVER_PUSH_PULL && request->table->options.staleness == 0;
     uint64_t timeout_ns = request->call.timeout_ns ? (uint64_t)request->call.timeout_ns : server->timeout_ns;
     if (server->failed != WEFT_OK) return wefti_fail(server->failed, "%s", server->failure);
+    if (server->pending && request->kind != WEFTI_SERVER_RESIZE)
+        return wefti_fail(WEFT_E_PEER, "rank %d: a rank was lost in the moment in which all took the new split, so it is not known who has: "
+                          "weft_world_shrink and weft_server_resize find out", (int)server->rank);
     request->deadline_ns = wefti_deadline_after(wefti_host_now(server->host), timeout_ns);
     if (wefti_is_of_files(request->kind)) timeout_ns = server->timeout_ns; /* servers wait for the others so long; files take longer */
     request->state = REQUEST_FLYING;

@@ -9,7 +9,7 @@
 #include "core/iface/wire.h"
 #include "weft/server.h"
 
-#define WEFTI_SERVER_MAGIC UINT32_C(0x35535057) /* "WPS5": the last is the protocol's version */
+#define WEFTI_SERVER_MAGIC UINT32_C(0x36535057) /* "WPS6": the last is the protocol's version */
 
 enum {
     WEFTI_FRAME_BYTES = 4096,      /* of a request that is one message, frame included */
@@ -28,6 +28,7 @@ typedef enum wefti_frame_kind {
     WEFTI_SERVER_CLOCK,  /* ends the worker's clock of the table */
     WEFTI_SERVER_FORGET, /* a key set */
     WEFTI_SERVER_LEAVE,
+    WEFTI_SERVER_RESIZE, /* `first`: the worker is ready for so manieth change of the split, and asks nothing until it has come or failed */
     WEFTI_SERVER_SAVE,   /* body: a path. `first`: the worker's how manieth snapshot. The answer's body is a wefti_server_share */
     WEFTI_SERVER_COMMIT, /* to the first server, of a snapshot by number; body: every server's share. Without a body: it came to nothing */
     WEFTI_SERVER_LOAD,   /* `first`: wefti_load_phase; body: a path */
@@ -101,7 +102,7 @@ static inline bool wefti_is_of_files(wefti_frame_kind kind) {
 }
 
 /* Tags: the channel's, a kind, and a slot. */
-enum { WEFTI_TAG_REQUEST = 1, WEFTI_TAG_REQUEST_BODY, WEFTI_TAG_REPLY, WEFTI_TAG_REPLY_BODY };
+enum { WEFTI_TAG_REQUEST = 1, WEFTI_TAG_REQUEST_BODY, WEFTI_TAG_REPLY, WEFTI_TAG_REPLY_BODY, WEFTI_TAG_TABLES, WEFTI_TAG_ROWS, WEFTI_TAG_ROWS_BODY };
 static inline uint64_t wefti_server_tag(uint64_t kind, uint32_t slot) { return WEFTI_TAG_SERVER | kind << 32 | slot; }
 
 static inline bool wefti_is_pull(wefti_frame_kind kind) { return kind == WEFTI_SERVER_PULL || kind == WEFTI_SERVER_PUSH_PULL; }

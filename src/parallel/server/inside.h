@@ -176,6 +176,7 @@ typedef struct server_session {
     uint64_t    heard_ns;    /* of its latest request */
     bool        halted;      /* until all have asked for a snapshot */
     uint64_t    last;        /* number of the latest request that was carried out */
+    uint64_t    moving;      /* the latest change of the split that it is ready for */
     uint64_t     resulted;   /* number of the latest VECTORS, of which are … */
     double      *results;    /* … [VECTORS_MOST]; NULL before the first */
     server_job *first, *end; /* in the order in which they came */
@@ -268,7 +269,27 @@ typedef struct server_slot {
     uint8_t      bytes[WEFTI_FRAME_BYTES];
 } server_slot;
 
+/* A table's clock on a worker that comes into a split. */
+typedef struct wefti_began { uint64_t table, clock; } wefti_began;
+
 struct weft_server {
+    /* The handle's own, which stay when another split is taken over (resize.c). */
+    pthread_mutex_t   lock;
+    pthread_t         thread;
+    bool              threaded, renews;
+    atomic_bool       stop;
+    atomic_int        callers; /* that wait and so see to the progress */
+    atomic_uint       parked;  /* how often the thread has stood back for them */
+    server_buffer    *lent;    /* to the program */
+    weft_table       *tables;
+    weft_server_counts before; /* of earlier splits */
+    uint64_t          job, generation, resizes; /* which server this is, of all; how often its split has changed, and was to be changed */
+    struct wefti_resize *pending; /* a split that this rank is ready for, and does not know whether the others have taken it */
+    struct wefti_retired *retired; /* wires of earlier splits, whose memory is lent */
+    wefti_began      *began;   /* [began_count] clocks of workers at the latest change, by table */
+    int32_t           began_count;
+
+    /* The split's, from here to the end. */
     weft_server      *twin;  /* the same with each share on another rank, where there are replicas (twin.c); moved along with this one, under its lock */
     weft_server      *of;    /* whose twin this is; NULL: it is none */
     int32_t           shift; /* 1: a twin */
@@ -276,15 +297,11 @@ struct weft_server {
     const wefti_host *host;
     wefti_wire       *wire;
     int32_t           rank, size, servers, workers, first_server, in_flight;
-    bool              works, serves, dedicated, threaded;
+    bool              works, serves, dedicated;
     uint64_t          timeout_ns;
     const weft_table_function *functions;
     int32_t           function_count;
 
-    pthread_mutex_t   lock;
-    pthread_t         thread;
-    atomic_bool       stop;
-    atomic_int        callers; /* that wait and so see to the progress */
     weft_status       failed;  /* of the wire itself */
     char              failure[WEFTI_SERVER_TEXT_BYTES];
     uint64_t          looked_ns; /* when links were last looked at */
@@ -294,15 +311,14 @@ struct weft_server {
     bool             *gone;    /* [size] */
     uint64_t          alone_ns; /* since when the world notices nobody's silence any more; 0: it does */
     bool              leaves;  /* it waits for the workers to leave, and for nothing else */
+    bool              world_failed; /* the world has a verdict */
 
     server_event     *unposted, *unposted_last;
     bool             *stuck;   /* [size] while the queue is tried */
     server_buffer    *buffers;
     size_t            buffer_bytes; /* that lie idle in them */
-    server_buffer    *lent;    /* to the program */
 
     /* worker */
-    weft_table       *tables;
     weft_request     *requests; /* [in_flight] */
     weft_request     *free_requests;
     weft_request     *details, *all_details; /* for clocks and the like, that nobody waits for: free ones, and all */
@@ -349,6 +365,14 @@ WEFT_MUST_CHECK weft_status wefti_server_wait(weft_server *server, bool (*over)(
 /* Frees what a rank had that is dead, from outside of it: says nothing to anybody. For simulated worlds. NULL is fine. */
 void wefti_server_bury(weft_server *server);
 bool wefti_server_is_gone(const weft_server *server, int32_t rank);
+WEFT_MUST_CHECK weft_status wefti_server_check_options(const weft_server_options *options, int32_t size);
+/* A server without a thread, with links and roles. Collective. On failure too *server_out may be one that is to be buried. */
+WEFT_MUST_CHECK weft_status wefti_server_open(weft_world *world, const weft_server_options *options, weft_server **server_out);
+/* The rank's thread does nothing until the other is called. */
+void wefti_server_park(weft_server *server);
+void wefti_server_unpark(weft_server *server);
+/* What it has moved, without earlier splits. Under the lock. */
+void wefti_server_add_counts(weft_server *server, weft_server_counts *counts);
 
 /* twin.c */
 /* Whether what a request of this kind changes is changed in the twin too; or that it can be asked of the twin. */
@@ -376,6 +400,9 @@ WEFT_MUST_CHECK weft_status wefti_serve_open(weft_server *server);
 void wefti_serve_close(weft_server *server);
 void wefti_serve_look(weft_server *server, uint64_t now_ns); /* deadlines, and workers that are gone */
 bool wefti_serve_is_over(const weft_server *server); /* every worker has left or died */
+/* Every worker has left, died, or is ready for the `number`th change of the split. */
+bool wefti_serve_is_ready(const weft_server *server, uint64_t number);
+bool wefti_serve_is_busy(const weft_server *server); /* an answer is being sent */
 /* Sends a job's answer: the rows in job->answer, or with another status than WEFT_OK the thread's message. The job is gone then. */
 void wefti_serve_answer(weft_server *server, server_job *job, weft_status status);
 
@@ -386,6 +413,8 @@ void wefti_tables_wake(weft_server *server, served_table *table);
 void wefti_tables_carry_out(weft_server *server, server_job *job);
 /* Answers a request whose body could not be kept. */
 void wefti_tables_refuse(weft_server *server, server_job *job);
+/* Makes a table that is not there, for `id`. */
+WEFT_MUST_CHECK weft_status wefti_tables_add(weft_server *server, const wefti_server_spec *spec, uint64_t id, served_table **table_out);
 void wefti_tables_worker_gone(weft_server *server); /* clocks do not wait for it */
 void wefti_tables_look(weft_server *server, uint64_t now_ns);
 void wefti_tables_close(weft_server *server);
@@ -412,6 +441,8 @@ void wefti_tables_forget(served_table *table, int32_t worker, uint64_t id);
 WEFT_MUST_CHECK weft_status wefti_clock_push(weft_server *server, served_table *table, server_job *job);
 void wefti_clock_tick(weft_server *server, served_table *table, int32_t worker);
 void wefti_clock_advance(weft_server *server, served_table *table); /* after a worker has gone */
+/* For a change of the split: no clock is under way. What workers that are gone had pushed in one is given to the rule by itself. */
+WEFT_MUST_CHECK weft_status wefti_clock_settle(weft_server *server, served_table *table);
 bool wefti_clock_allows(const weft_server *server, const served_table *table, uint64_t clock); /* a pull of it */
 void wefti_clock_explain(const weft_server *server, const served_table *table, uint64_t clock, char *text, size_t bytes); /* who is behind */
 

@@ -226,6 +226,20 @@ bool wefti_serve_is_over(const weft_server *server) {
     return true;
 }
 
+bool wefti_serve_is_ready(const weft_server *server, uint64_t number) {
+    for (int32_t worker = 0; worker < server->workers; worker++) {
+        const server_session *session = &server->sessions[worker];
+        if (!session->left && !session->dead && session->moving < number) return false;
+    }
+    return true;
+}
+
+bool wefti_serve_is_busy(const weft_server *server) {
+    for (const server_job *job = server->all_jobs; job; job = job->all)
+        if (job->pending > 0) return true;
+    return false;
+}
+
 /* Where the world would not tell, who is waited for to leave and asks nothing for the server's timeout is taken to be gone: it may be this rank
  * that is cut off. */
 static void look_for_silence(weft_server *server, int32_t worker, uint64_t now_ns) {

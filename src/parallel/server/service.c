@@ -9,6 +9,7 @@
 
 #include "core/base/pause.h"
 #include "core/iface/collective.h"
+#include "parallel/server/resize.h"
 #include "parallel/server/saves.h"
 
 /* How often links, deadlines and the world's verdict are looked at. */
@@ -42,6 +43,7 @@ static void hear_verdict(weft_server *server, uint64_t now_ns) {
     weft_status status = wefti_fault_status(fault);
     snprintf(text, sizeof text, "%.600s", weft_error_message());
     if (status != WEFT_OK) (void)wefti_fail(WEFT_OK, "%s", message);
+    server->world_failed = status != WEFT_OK;
     int32_t rank = status == WEFT_E_PEER ? wefti_fault_rank(fault) : -1;
     if (rank < 0 || rank >= server->size) return;
     if (rank == server->rank) {
@@ -88,6 +90,11 @@ static weft_status progress(weft_server *server, bool clock, bool *moved_out) {
     wefti_server_post_again(server);
     look(server, now_ns);
     if (server->twin) move_twin(server, clock, moved_out);
+    if (server->pending) { /* others may have taken it */
+        bool moved = false;
+        (void)!progress(server->pending->fresh, clock, &moved);
+        *moved_out = *moved_out || moved;
+    }
     return server->failed;
 }
 
@@ -147,6 +154,7 @@ static void *run_thread(void *context) {
     while (!atomic_load(&server->stop)) {
         bool moved = false;
         if (atomic_load(&server->callers) > 0) {
+            atomic_fetch_add(&server->parked, 1);
             server->host->sleep(server->host->context, REST_NS / 5);
             continue;
         }
@@ -160,14 +168,18 @@ static void *run_thread(void *context) {
     return NULL;
 }
 
+/* Who is counted since then has not looked at the split: callers were there already. */
+void wefti_server_park(weft_server *server) {
+    atomic_fetch_add(&server->callers, 1);
+    if (!server->threaded) return;
+    for (unsigned seen = atomic_load(&server->parked); atomic_load(&server->parked) == seen;) server->host->sleep(server->host->context, REST_NS / 10);
+}
+
+void wefti_server_unpark(weft_server *server) { atomic_fetch_sub(&server->callers, 1); }
+
 /* --- opening --- */
 
-/* What ranks compare. */
-typedef struct roles {
-    int32_t servers, dedicated, replicas;
-} roles;
-
-static weft_status check_options(const weft_server_options *o, int32_t size) {
+weft_status wefti_server_check_options(const weft_server_options *o, int32_t size) {
     if (o->servers < 0 || o->servers > size)
         return wefti_fail(WEFT_E_INVALID, "weft_server_create: %d servers among %d ranks", (int)o->servers, (int)size);
     if (o->dedicated && (o->servers == 0 || o->servers == size))
@@ -188,21 +200,6 @@ static weft_status check_options(const weft_server_options *o, int32_t size) {
                               (int)i, f->name ? f->name : "", WEFT_TABLE_NAME_BYTES, WEFTI_RULE_STATES);
     }
     return WEFT_OK;
-}
-
-static weft_status agree(weft_world *world, const weft_server_options *options) {
-    roles  mine = {options->servers, options->dedicated, options->replicas}, *all = NULL;
-    size_t bytes = (size_t)world->size * sizeof *all;
-    if (world->size < 2) return WEFT_OK;
-    WEFTI_TRY(wefti_alloc(bytes, "roles of ranks", &all));
-    weft_status status = world->links->exchange(world, "parameter server", &mine, sizeof mine, all);
-    for (int32_t rank = 1; rank < world->size && status == WEFT_OK; rank++)
-        if (memcmp(&all[rank], &all[0], sizeof *all) != 0)
-            status = wefti_fail(WEFT_E_MISMATCH, "weft_server_create: rank 0 wants %d %sservers and %d replicas, rank %d %d %sservers and %d", (int)all[0].servers,
-                                all[0].dedicated ? "dedicated " : "", (int)all[0].replicas, (int)rank, (int)all[rank].servers,
-                                all[rank].dedicated ? "dedicated " : "", (int)all[rank].replicas);
-    wefti_free(all, bytes);
-    return status;
 }
 
 static weft_status fill(weft_server *server, const weft_server_options *o) {
@@ -228,7 +225,7 @@ static weft_status fill(weft_server *server, const weft_server_options *o) {
     return WEFT_OK; /* workers may ask at once: what comes before its receive is kept by the wire */
 }
 
-static weft_status start_thread(weft_server *server, const weft_server_options *o) {
+weft_status wefti_server_start_thread(weft_server *server, const weft_server_options *o) {
     if (o->no_thread || server->host->wakes) return WEFT_OK;
     int error = pthread_create(&server->thread, NULL, run_thread, server);
     if (error) return wefti_fail(WEFT_E_NO_MEMORY, "weft_server_create: no thread (%s)", strerror(error));
@@ -263,6 +260,7 @@ static void free_server(weft_server *server) {
         server->lent = buffer->next;
         wefti_server_free_buffer(server, buffer);
     }
+    wefti_resize_close(server);
     if (server->gone) wefti_free(server->gone, (size_t)server->size * sizeof *server->gone);
     if (server->stuck) wefti_free(server->stuck, (size_t)server->size * sizeof *server->stuck);
     pthread_mutex_destroy(&server->lock);
@@ -285,24 +283,31 @@ static weft_status add_twin(weft_server *server, const weft_server_options *opti
     return fill(twin, options);
 }
 
+weft_status wefti_server_open(weft_world *world, const weft_server_options *options, weft_server **server_out) {
+    weft_server *server = NULL;
+    *server_out = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *server, "the parameter server", &server));
+    *server_out = server;
+    server->world = world;
+    server->renews = options->renews;
+    pthread_mutex_init(&server->lock, NULL);
+    WEFTI_TRY(fill(server, options));
+    return options->replicas ? add_twin(server, options) : WEFT_OK;
+}
+
 weft_status weft_server_create(weft_world *world, const weft_server_options *options, weft_server **server_out) {
     static const weft_server_options defaults;
     weft_server                     *server = NULL;
     *server_out = NULL;
     if (!world) return wefti_fail(WEFT_E_INVALID, "weft_server_create: the world is NULL");
     if (!options) options = &defaults;
-    WEFTI_TRY(check_options(options, world->size));
-    WEFTI_TRY(agree(world, options));
-    WEFTI_TRY(wefti_alloc(sizeof *server, "the parameter server", &server));
-    server->world = world;
-    pthread_mutex_init(&server->lock, NULL);
-    weft_status status = fill(server, options);
-    if (status == WEFT_OK && options->replicas) status = add_twin(server, options);
-    if (status == WEFT_OK) status = start_thread(server, options);
+    WEFTI_TRY(wefti_server_check_options(options, world->size));
+    weft_status status = wefti_resize_create(world, options, &server);
+    if (status == WEFT_OK) status = wefti_server_start_thread(server, options);
     if (status != WEFT_OK) {
         char message[WEFTI_MESSAGE_BYTES];
         snprintf(message, sizeof message, "%s", weft_error_message());
-        free_server(server);
+        wefti_server_bury(server);
         return wefti_fail(status, "%s", message);
     }
     *server_out = server;
@@ -317,12 +322,24 @@ static bool all_have_left(const void *context) {
     return wefti_serve_is_over(server) && (!server->twin || wefti_serve_is_over(server->twin));
 }
 
-static weft_status wait_for_workers(weft_server *server) {
+/* They have left, or want another split, or this rank is to hear of the world's verdict. */
+static bool serving_is_over(const void *context) {
+    const weft_server *server = context;
+    bool               ready = wefti_serve_is_ready(server, server->resizes + 1) && (!server->twin || wefti_serve_is_ready(server->twin, server->resizes + 1));
+    return ready || (server->renews && server->world_failed);
+}
+
+static weft_status wait_for_workers(weft_server *server, bool (*over)(const void *context)) {
     pthread_mutex_lock(&server->lock);
     server->leaves = true;
     if (server->twin) server->twin->leaves = true;
     pthread_mutex_unlock(&server->lock);
-    return wefti_server_wait(server, all_have_left, server, WEFTI_NEVER_NS);
+    weft_status status = wefti_server_wait(server, over, server, WEFTI_NEVER_NS);
+    pthread_mutex_lock(&server->lock);
+    server->leaves = false;
+    if (server->twin) server->twin->leaves = false;
+    pthread_mutex_unlock(&server->lock);
+    return status;
 }
 
 static void say_goodbye(weft_server *server) {
@@ -340,16 +357,23 @@ void weft_server_release(weft_server *server) {
     if (!server) return;
     char message[WEFTI_MESSAGE_BYTES]; /* leaving is not to hide why */
     snprintf(message, sizeof message, "%s", weft_error_message());
-    if (server->works && server->failed == WEFT_OK) say_goodbye(server);
-    if (server->serves && server->failed == WEFT_OK) (void)!wait_for_workers(server);
+    if (server->works && server->failed == WEFT_OK && !server->pending) say_goodbye(server);
+    if (server->serves && server->failed == WEFT_OK && !server->pending) (void)!wait_for_workers(server, all_have_left);
     free_server(server);
     (void)wefti_fail(WEFT_OK, "%s", message);
 }
 
 weft_status weft_server_serve(weft_server *server) {
     if (!server->serves) return wefti_fail(WEFT_E_STATE, "weft_server_serve: rank %d is no server", (int)server->rank);
-    weft_status status = wait_for_workers(server);
-    return status == WEFT_OK ? WEFT_OK : wefti_fail(status, "%s", server->failure);
+    weft_status status = server->pending ? WEFT_OK : wait_for_workers(server, serving_is_over);
+    if (status != WEFT_OK) return wefti_fail(status, "%s", server->failure);
+    pthread_mutex_lock(&server->lock);
+    bool left = all_have_left(server), failed = server->pending || (server->renews && server->world_failed);
+    pthread_mutex_unlock(&server->lock);
+    if (left) return WEFT_OK;
+    if (!failed) return wefti_fail(WEFT_E_AGAIN, "rank %d: the workers want another split of the rows: call weft_server_resize, as they do", (int)server->rank);
+    status = wefti_fault_status(server->world->group ? server->world->group->fault : NULL);
+    return status != WEFT_OK ? status : wefti_fail(WEFT_E_PEER, "rank %d: a change of the split has failed in its last moment", (int)server->rank);
 }
 
 weft_status weft_server_poll(weft_server *server) {
@@ -368,7 +392,7 @@ bool    weft_server_is_worker(const weft_server *server) { return server->works;
 bool    weft_server_is_serving(const weft_server *server) { return server->serves; }
 int32_t weft_server_workers(const weft_server *server) { return server->workers; }
 
-static void add_counts(weft_server *server, weft_server_counts *counts) {
+void wefti_server_add_counts(weft_server *server, weft_server_counts *counts) {
     wefti_wire_counts moved;
     server->wire->ops->counts(server->wire, &moved);
     counts->sent_bytes += moved.sent_bytes + server->sent_in_place;
@@ -384,12 +408,12 @@ static void add_counts(weft_server *server, weft_server_counts *counts) {
     counts->value_bytes += server->value_bytes;
     counts->moved_value_bytes += server->moved_value_bytes;
     for (const served_table *table = server->served; table; table = table->next) counts->held_bytes += wefti_store_bytes(table->store);
-    if (server->twin) add_counts(server->twin, counts);
+    if (server->twin) wefti_server_add_counts(server->twin, counts);
 }
 
 void weft_server_count(weft_server *server, weft_server_counts *counts_out) {
-    *counts_out = (weft_server_counts){0};
     pthread_mutex_lock(&server->lock);
-    add_counts(server, counts_out);
+    *counts_out = server->before;
+    wefti_server_add_counts(server, counts_out);
     pthread_mutex_unlock(&server->lock);
 }

@@ -76,6 +76,8 @@ static weft_status take_part(weft_server *server, const wefti_server_spec *spec,
     table->server = server;
     table->spec = *spec;
     table->id = wefti_hash(WEFTI_HASH_BEGIN, spec->name, strlen(spec->name));
+    for (int32_t i = 0; i < server->began_count; i++)
+        if (server->began[i].table == table->id) table->clock = server->began[i].clock;
     weft_status status = wefti_server_spec_read(&table->spec, &table->options);
     if (status == WEFT_OK) status = wefti_server_options_check(&table->options);
     wefti_server_spec sent = table->spec;

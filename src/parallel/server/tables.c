@@ -103,6 +103,25 @@ static weft_status fill_table(weft_server *server, served_table *table) {
     return wefti_tables_make_store(server, table, &table->store, &table->sum);
 }
 
+weft_status wefti_tables_add(weft_server *server, const wefti_server_spec *spec, uint64_t id, served_table **table_out) {
+    served_table *table = NULL;
+    *table_out = NULL;
+    WEFTI_TRY(wefti_alloc(sizeof *table, "a table", &table));
+    table->spec = *spec;
+    table->id = id;
+    weft_status status = wefti_server_spec_read(&table->spec, &table->options);
+    if (status == WEFT_OK) status = wefti_server_options_check(&table->options);
+    if (status == WEFT_OK) status = fill_table(server, table);
+    if (status != WEFT_OK) {
+        free_table(server, table);
+        return status;
+    }
+    table->next = server->served;
+    server->served = table;
+    *table_out = table;
+    return WEFT_OK;
+}
+
 static weft_status create_table(weft_server *server, const server_job *job) {
     if (!job->body || job->frame.body_bytes != sizeof(wefti_server_spec)) return wefti_fail(WEFT_E_CORRUPT, "a table's specification is cut off");
     const wefti_server_spec *spec = (const wefti_server_spec *)job->body->data;
@@ -113,19 +132,7 @@ static weft_status create_table(weft_server *server, const server_job *job) {
         return wefti_fail(WEFT_E_MISMATCH, "there is a table '%s' already, and it differs in %s from that of rank %d", table->spec.name, differ,
                           (int)job->worker);
     }
-    WEFTI_TRY(wefti_alloc(sizeof *table, "a table", &table));
-    table->spec = *spec;
-    table->id = job->frame.table;
-    weft_status status = wefti_server_spec_read(&table->spec, &table->options);
-    if (status == WEFT_OK) status = wefti_server_options_check(&table->options);
-    if (status == WEFT_OK) status = fill_table(server, table);
-    if (status != WEFT_OK) {
-        free_table(server, table);
-        return status;
-    }
-    table->next = server->served;
-    server->served = table;
-    return WEFT_OK;
+    return wefti_tables_add(server, spec, job->frame.table, &table);
 }
 
 static weft_status open_table(weft_server *server, server_job *job) {
@@ -352,6 +359,11 @@ void wefti_tables_carry_out(weft_server *server, server_job *job) {
         session->left = true;
         wefti_serve_answer(server, job, WEFT_OK);
         wefti_tables_worker_gone(server);
+        return;
+    }
+    if (kind == WEFTI_SERVER_RESIZE) {
+        if (job->frame.first > session->moving) session->moving = job->frame.first;
+        wefti_serve_answer(server, job, WEFT_OK);
         return;
     }
     if (wefti_is_of_files(kind)) {

@@ -157,6 +157,50 @@ void wefti_clock_advance(weft_server *server, served_table *table) {
     else if (table->sum) advance_sum(server, table);
 }
 
+/* A worker that is there and has begun a clock that is not over; -1: none has. */
+static int32_t find_in_clock(const weft_server *server, const served_table *table) {
+    for (int32_t worker = 0; worker < server->workers; worker++)
+        if (!is_out(server, worker) && (table->pushes[worker] || table->folded[worker] == table->closed + 1)) return worker;
+    return -1;
+}
+
+/* A failure of a rule that not all have been told is told by the change, once. */
+static weft_status tell_trouble(const weft_server *server, served_table *table) {
+    bool untold = false;
+    for (int32_t worker = 0; worker < server->workers && table->trouble != WEFT_OK; worker++) {
+        untold = untold || (!is_out(server, worker) && table->told[worker] < table->trouble_clock);
+        table->told[worker] = table->trouble_clock;
+    }
+    return untold ? wefti_fail(table->trouble, "%s", table->trouble_text) : WEFT_OK;
+}
+
+weft_status wefti_clock_settle(weft_server *server, served_table *table) {
+    if (table->options.spares > 0)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "table '%s' has backup workers (.spares): each server decides who was late, so no moment is the same on all",
+                          table->spec.name);
+    WEFTI_TRY(tell_trouble(server, table));
+    if (!table->sum) return WEFT_OK;
+    for (int32_t worker = 0; worker < server->workers; worker++)
+        if (!is_out(server, worker) && table->clocks[worker] != table->closed)
+            return wefti_fail(WEFT_E_MISMATCH, "table '%s': rank %d is at clock %llu, and clock %llu is not over: all workers change the split at the same clock",
+                              table->spec.name, (int)worker, (unsigned long long)table->clocks[worker], (unsigned long long)table->closed);
+    int32_t early = find_in_clock(server, table);
+    if (early >= 0)
+        return wefti_fail(WEFT_E_STATE, "table '%s': rank %d has pushed in clock %llu, which is not over: the split changes between clocks", table->spec.name,
+                          (int)early, (unsigned long long)table->closed);
+    for (int32_t worker = 0; worker < server->workers; worker++) {
+        for (server_push *push = table->pushes[worker]; push; push = push->next) push->clock = table->closed;
+        add_kept(server, table, worker);
+    }
+    int32_t members = 0;
+    for (int32_t worker = 0; worker < server->workers; worker++) members += table->folded[worker] == table->closed + 1;
+    memset(table->folded, 0, (size_t)server->workers * sizeof *table->folded);
+    if (wefti_sum_rows(table->sum) == 0) return WEFT_OK;
+    wefti_lend_end_all(server, table);
+    wefti_store_set_rate(table->store, table->rate);
+    return wefti_sum_apply(table->sum, table->options.rule.mean ? 1.0 / members : 1);
+}
+
 void wefti_clock_tick(weft_server *server, served_table *table, int32_t worker) {
     table->clocks[worker]++;
     if (table->options.spares > 0 && table->clocks[worker] < table->closed) table->clocks[worker] = table->closed; /* it was late */
