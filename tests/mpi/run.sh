@@ -72,15 +72,24 @@ case_mpi_of_the_program() {
 case_no_world_that_shrinks() { through 2 shrink; }
 case_large_nightly() { through 2 large; }
 
-# The launcher must be told to let the others live. Hydra (4.0) falls over itself then.
+# The launcher must be told to let the others live. Hydra (4.0) falls over itself then, and Open MPI (4.1) now and then: its runtime reports an error of its own
+# about the death, and a survivor never comes out of MPI. That is no verdict on Weft, so it is tried again.
 outlive() { # outlive WHAT RANK...: of three ranks of which one dies, these get through
-    local what=$1 rank
+    local what=$1 rank tries missing
     shift
     [ "$flavour" = openmpi ] || skip "this launcher lets nobody outlive a rank"
     more=(--enable-recovery)
-    : >"$WEFT_TEST_SHARED"
-    launch 3 "$bin/mpi_ranks" "$what" >"$work/out" 2>&1
-    for rank in "$@"; do [ -e "$WEFT_TEST_SHARED.$rank" ] || fail "rank $rank: $(cat "$work/out")"; done
+    limit=30
+    for tries in 1 2 3; do
+        rm -f "$work"/shared*
+        : >"$WEFT_TEST_SHARED"
+        launch 3 "$bin/mpi_ranks" "$what" >"$work/out" 2>&1
+        missing=""
+        for rank in "$@"; do [ -e "$WEFT_TEST_SHARED.$rank" ] || missing="$missing $rank"; done
+        [ -n "$missing" ] || return 0
+        grep -q "PMIX ERROR" "$work/out" || break
+    done
+    fail "$what, try $tries: not through:$missing: $(cat "$work/out")"
 }
 case_dead_rank() { outlive dead 1 2; }
 case_own_dead_rank() { outlive own_dead 0 1; }
