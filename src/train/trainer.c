@@ -99,6 +99,17 @@ static weft_status check_strategy(const weft_world *world, const weft_program *p
     return WEFT_OK;
 }
 
+/* Trainers split by their strategy, and would compute what the program places elsewhere wherever the strategy has it. */
+static weft_status check_places(const weft_graph *graph) {
+    for (int32_t id = 0; graph->placed && id < graph->n_nodes; id++) {
+        const wefti_node *node = graph->nodes[id];
+        if (node->wish)
+            return wefti_fail(WEFT_E_UNSUPPORTED, "'%s' is placed at '%s', and trainers split by their strategy alone: leave places away, or run the graph by "
+                              "a plan of your own (weft_plan_create), which keeps to them", node->name, node->wish->text);
+    }
+    return WEFT_OK;
+}
+
 /* The compression of the step that comes next; one rank has nothing to compress, and what goes to a server is compressed on its way there. */
 static const weft_compression *compression_of(const weft_trainer *trainer) {
     const weft_compression *compress = &trainer->program.strategy.compress;
@@ -220,6 +231,7 @@ void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left) {
 static weft_status build(weft_trainer *trainer) {
     WEFTI_TRY(check_strategy(trainer->world, &trainer->program));
     WEFTI_TRY(wefti_training_check(&trainer->program));
+    WEFTI_TRY(check_places(trainer->program.loss->graph));
     WEFTI_TRY(wefti_precision_lower(&trainer->program));
     trainer->scale.exponent = WEFTI_LOSS_SCALE_START;
     WEFTI_TRY(wefti_training_build(&trainer->program, &trainer->training));
@@ -370,6 +382,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
     for (int32_t i = 0; i < n_outputs; i++)
         if (!outputs[i] || wefti_poisoned(outputs[i]) || outputs[i]->graph != trainer->graph)
             return wefti_fail(WEFT_E_INVALID, "weft_evaluator_create: output %d is not a tensor of the trainer's graph", i);
+    WEFTI_TRY(check_places(trainer->graph));
     weft_evaluator *evaluator = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *evaluator, "an evaluator", &evaluator));
     evaluator->trainer = trainer;

@@ -53,6 +53,22 @@ Test(trainer, refuses_lbfgs_with_l1) {
 Test(trainer, refuses_a_strategy_of_other_ranks) {
     refused(&(weft_program){.loss = line(), .solver = weft_sgd(0.1), .strategy = {.data = 3}}, WEFT_E_INVALID, "data = 3");
 }
+Test(trainer, refuses_places_rather_than_forget_them) {
+    weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(4, 2)), *y = weft_input(graph, "y", WEFT_F32, weft_shape(4, 1));
+    weft_tensor *placed = weft_place(weft_linear(x, "layer", .out = 1), "rank 0");
+    refused(&(weft_program){.loss = weft_mse(placed, y), .solver = weft_sgd(0.1)}, WEFT_E_UNSUPPORTED, "is placed at 'rank 0'");
+}
+Test(trainer, refuses_places_of_what_is_evaluated) {
+    weft_trainer   *trainer = NULL;
+    weft_evaluator *evaluator = (weft_evaluator *)&evaluator;
+    weft_tensor    *loss = line();
+    cr_assert_eq(weft_trainer_create(world, &(weft_program){.loss = loss, .solver = weft_sgd(0.1)}, &trainer), WEFT_OK, "%s", weft_error_message());
+    weft_tensor *twice = weft_place(weft_square(loss), "cpu");
+    cr_assert_eq(weft_evaluator_create(trainer, &twice, 1, &evaluator), WEFT_E_UNSUPPORTED);
+    cr_assert_null(evaluator);
+    cr_assert_not_null(strstr(weft_error_message(), "is placed at 'cpu'"), "%s", weft_error_message());
+    weft_trainer_release(trainer);
+}
 Test(trainer, hands_on_the_graphs_own_error) {
     weft_tensor *x = weft_input(graph, "x", WEFT_F32, weft_shape(4, 2)), *y = weft_input(graph, "y", WEFT_F32, weft_shape(3, 7));
     weft_tensor *loss = weft_mean(weft_matmul(x, y));
