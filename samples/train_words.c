@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "alias.h"
 #include "cli.h"
+#include "random.h"
 #include "vocabulary.h"
 #include "weft.h"
 
@@ -47,22 +49,6 @@ typedef struct words {
     int32_t       rank, ranks;
 } words;
 
-/* --- random numbers: a stream for each batch, so that pairs do not depend on the number of ranks --- */
-
-static uint64_t next_random(uint64_t *state) { /* SplitMix64 (Steele et al. 2014) */
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-static double next_uniform(uint64_t *state) { return (double)(next_random(state) >> 11) * 0x1p-53; }
-
-static uint64_t stream_of(int64_t epoch, int64_t number) {
-    uint64_t state = (uint64_t)seed * UINT64_C(0xd1342543de82ef95) + (uint64_t)epoch;
-    state = next_random(&state) + (uint64_t)number;
-    return next_random(&state);
-}
-
 /* --- a batch --- */
 
 /* Frequent words are left out at random: what is kept of a word with the share f is sqrt(sample/f) + sample/f. */
@@ -90,7 +76,7 @@ static void make_pairs(words *w, int64_t first, int64_t end, uint64_t random, in
             for (int64_t far = 1, at = i + side; far <= reach && at >= 0 && at < count && kept[at] >= 0; far++, at += side) {
                 int32_t *others = w->others + w->pair_count * negatives;
                 w->pairs[w->pair_count++] = (pair){kept[i], kept[at]};
-                for (int64_t k = 0; k < negatives; k++) others[k] = alias_draw(&w->noise, next_random(&random), next_uniform(&random));
+                for (int64_t k = 0; k < negatives; k++) others[k] = alias_draw(&w->noise, next_random(&random));
             }
     }
 }
@@ -173,7 +159,7 @@ static weft_status one_batch(words *w, int64_t epoch, int64_t number, int64_t ba
     int64_t first = number * batch, end = first + batch < w->vocabulary.length ? first + batch : w->vocabulary.length;
     double  progress = ((double)epoch * (double)batches + (double)number) / ((double)epochs * (double)batches);
     double  length = rate * fmax(1 - progress, 1e-4);
-    make_pairs(w, first, end, stream_of(epoch, number), kept);
+    make_pairs(w, first, end, random_stream(seed, epoch, number), kept);
     sum[2] += (double)(end - first);
     if (w->pair_count == 0) return WEFT_OK;
     weft_status status = name_rows(w);
@@ -328,6 +314,17 @@ static weft_status train(words *w) {
 
 /* --- starting --- */
 
+/* Negative samples are drawn in proportion to count^0.75. */
+static bool fill_noise(words *w) {
+    int64_t count = w->vocabulary.count;
+    double *weights = malloc((size_t)count * sizeof *weights), sum = 0;
+    bool    good = weights && alias_reserve(&w->noise, count);
+    for (int64_t i = 0; good && i < count; i++) sum += weights[i] = pow((double)w->vocabulary.words[i].count, 0.75);
+    if (good) alias_fill(&w->noise, weights, count, sum);
+    free(weights);
+    return good;
+}
+
 static weft_status open_table(words *w, int t, int32_t stale) {
     touched           *rows = &w->rows[t];
     int64_t            most = t == INPUT ? batch : batch * 2 * window * (1 + negatives); /* rows of a batch */
@@ -365,7 +362,7 @@ static weft_status start(words *w) {
     if ((status = vocabulary_read(text_path, least_count, &w->vocabulary)) != WEFT_OK) return status;
     w->pairs = malloc((size_t)most * sizeof *w->pairs);
     w->others = malloc((size_t)(most * negatives + 1) * sizeof *w->others);
-    if (!w->pairs || !w->others || !alias_create(&w->vocabulary, 0.75, &w->noise)) return WEFT_E_NO_MEMORY;
+    if (!w->pairs || !w->others || !fill_noise(w)) return WEFT_E_NO_MEMORY;
     if ((status = weft_group_create(w->world, NULL, &w->all)) != WEFT_OK) return status;
     if ((status = weft_server_create(w->world, &(weft_server_options){.servers = (int32_t)servers}, &w->server)) != WEFT_OK) return status;
     for (int t = 0; t < TABLES; t++)

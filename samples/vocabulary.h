@@ -1,9 +1,8 @@
-/* A text as numbers of words, most frequent first, and drawing words at random. */
+/* A text as numbers of words, most frequent first. */
 #ifndef SAMPLES_VOCABULARY_H
 #define SAMPLES_VOCABULARY_H
 
 #include <ctype.h>
-#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -161,57 +160,6 @@ static inline weft_status vocabulary_read(const char *path, int64_t least_count,
     if (v->count >= 2) return WEFT_OK;
     fprintf(stderr, "%s has %lld words that are there at least %lld times; it takes two\n", path, (long long)v->count, (long long)least_count);
     return WEFT_E_CORRUPT;
-}
-
-/* --- drawing by the alias method (Walker 1977; Vose 1991): a column, then it or its alias --- */
-
-typedef struct alias {
-    int64_t  count;
-    double  *keep;  /* [count] */
-    int32_t *other; /* [count] */
-} alias;
-
-static inline void alias_release(alias *a) {
-    free(a->keep);
-    free(a->other);
-    *a = (alias){0};
-}
-
-/* Words in proportion to count^power. False without memory. */
-static inline bool alias_create(const vocabulary *v, double power, alias *a) {
-    size_t   n = (size_t)v->count;
-    double   sum = 0;
-    int32_t *small = malloc(n * sizeof *small), *large = malloc(n * sizeof *large);
-    int64_t  smalls = 0, larges = 0;
-    *a = (alias){.count = v->count, .keep = malloc(n * sizeof *a->keep), .other = malloc(n * sizeof *a->other)};
-    bool good = small && large && a->keep && a->other;
-    for (size_t i = 0; good && i < n; i++) sum += pow((double)v->words[i].count, power);
-    for (size_t i = 0; good && i < n; i++) {
-        a->keep[i] = pow((double)v->words[i].count, power) * (double)n / sum;
-        a->other[i] = (int32_t)i;
-        if (a->keep[i] < 1) small[smalls++] = (int32_t)i;
-        else large[larges++] = (int32_t)i;
-    }
-    while (smalls && larges) { /* a column that is too small is filled up by one that is too large */
-        int32_t less = small[--smalls], more = large[larges - 1];
-        a->other[less] = more;
-        a->keep[more] -= 1 - a->keep[less];
-        if (a->keep[more] < 1) {
-            larges--;
-            small[smalls++] = more;
-        }
-    }
-    while (good && larges) a->keep[large[--larges]] = 1; /* what rounding left over */
-    while (good && smalls) a->keep[small[--smalls]] = 1;
-    free(small);
-    free(large);
-    if (!good) alias_release(a);
-    return good;
-}
-
-static inline int32_t alias_draw(const alias *a, uint64_t random, double uniform) {
-    int64_t column = (int64_t)(random % (uint64_t)a->count);
-    return uniform < a->keep[column] ? (int32_t)column : a->other[column];
 }
 
 #endif
