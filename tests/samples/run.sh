@@ -396,4 +396,5 @@ case_words_refusals() {
     has "a folder that is not there" "cannot write nowhere/vectors" "$said"
 }
 
+source "$here/topics.sh"
 "case_$2"
