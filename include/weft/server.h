@@ -130,6 +130,8 @@ typedef struct weft_server_options {
     bool    no_thread;  /* requests get on inside of calls only: a serving worker answers while it waits, or by weft_server_poll */
     int32_t in_flight;  /* requests of this rank at once, 1 .. 4096; 0: 64 */
     int64_t timeout_ns; /* of each request; 0: the world's */
+    const char *spill;  /* a folder for rows that are not in memory (weft_table_options.memory_bytes), on a disk and none that is memory; each rank's own.
+                           NULL: none */
     const weft_table_function *functions; /* [function_count] rules of the program's own; they live as long as the server */
     int32_t function_count;
 } weft_server_options;
@@ -176,11 +178,11 @@ typedef struct weft_server_moved {
  * Where it is called no request of this rank may be unfinished. With staleness 0 all workers call it at the same clock, having pushed nothing in it; what a worker
  * that has died pushed in it is given to the rule by itself. So the split changes between two clocks, and results have the bits of a run in which it does
  * not; of the other tables each push that was acknowledged is in the rows exactly once. A newcomer begins at the clock that the slowest is in.
- * Clocks of the others stay. Options left at zero: as for create, but functions, in_flight and timeout_ns stay as they were.
+ * Clocks of the others stay. Options left at zero: as for create, but functions, in_flight, timeout_ns and spill stay as they were.
  *
- * Each server needs memory for its new rows while it still has the old ones. An error on any rank is one on all, which names the rank, and then all
+ * Each server needs memory for its new rows (with .memory_bytes: room in its folder) while it still has the old ones. An error on any rank is one on all, which names the rank, and then all
  * is as it was: WEFT_E_INVALID, WEFT_E_MISMATCH (ranks differ in options, in clocks, or have parts of different servers), WEFT_E_STATE (requests, or pushes
- * in a clock), WEFT_E_UNSUPPORTED (.spares), WEFT_E_NO_MEMORY (with the bytes), a fault of the world, WEFT_E_PEER (rows are lost: who had them). Only where
+ * in a clock), WEFT_E_UNSUPPORTED (.spares), WEFT_E_NO_MEMORY and WEFT_E_NO_SPACE (with the bytes), a fault of the world, WEFT_E_PEER (rows are lost: who had them). Only where
  * a rank is lost in the last moment others may not know which split stands: their requests then end with WEFT_E_PEER, until this is called in the next world,
  * which finds out. `options` may be NULL: all ranks serve. `moved_out` may be NULL. From src/parallel/server/resize.c. */
 WEFT_MUST_CHECK weft_status weft_server_resize(weft_server *server, weft_world *world, const weft_server_options *options, weft_server_moved *moved_out);
@@ -192,7 +194,10 @@ typedef struct weft_server_counts {
     uint64_t served;     /* requests of workers that were answered here */
     uint64_t repeated;   /* of those, that had been answered before */
     uint64_t late;       /* pushes that came after their clock, and were dropped (.spares) */
-    uint64_t held_bytes; /* rows and their states, of all tables, here */
+    uint64_t held_bytes; /* rows and their states, of all tables, here in memory */
+    uint64_t spilled_bytes; /* … and not in memory (.memory_bytes) */
+    uint64_t spill_found, spill_loaded, spill_written; /* pieces of some KiB, or rows of hybrid tables: found in memory when they were wanted; read from the
+                                                          disk; written to it */
     uint64_t key_bytes, sent_key_bytes;      /* lists of keys that this worker sent, at 8 bytes a key, and as they were sent */
     uint64_t value_bytes, moved_value_bytes; /* rows that it pushed, set and asked for, uncompressed, and as they were moved */
 } weft_server_counts;
@@ -236,6 +241,13 @@ typedef struct weft_table_options {
     double           low, high; /* CONSTANT: low; UNIFORM: from low to high; NORMAL: mean low, deviation high. Numbers that the dtype has */
     uint64_t         seed;      /* of UNIFORM and NORMAL, which depend on it, the key and the column alone */
     size_t           most_bytes; /* of rows and states on one server; 0: no bound but memory */
+    size_t           memory_bytes; /* of rows and states in a server's memory; those that were used last stay there, the others lie in a file without a name in
+                                    the folder that the server's options name (.spill), in pieces of about 4 KiB, or of one row where that is more. Results are
+                                    the same to the bit. Beside it are in memory what finds rows (24 to 48 bytes a key, 72 to 132 a piece, or 40 to 64 a hybrid
+                                    row), and a clock's sum. 0: all. A full disk is told (WEFT_E_NO_SPACE, with the folder and the bytes) to whoever makes
+                                    rows, or lets hybrid ones grow, before anything of the request has changed, and a request that wants a row which cannot be
+                                    read is told (WEFT_E_IO); other requests go on. A request that needs the disk holds up those behind it. No vector of
+                                    weft/vectors.h */
     weft_compression push;       /* BF16, FP8, FP8_E5M2, FIXED8, FIXED16, TOP_K (of each server's part of a request), SIGNIFICANT: F32; NONZERO: any dtype.
                                     The last three not with AVERAGE; these and .error_feedback not with USER. .least: requests of fewer elements go as
                                     they are; 0: none. With it a worker keeps a row of a dense table, or of each key that it pushed, and SIGNIFICANT one
@@ -333,7 +345,7 @@ WEFT_MUST_CHECK weft_status weft_table_call_rows(weft_table *table, weft_request
  * What is saved is of one moment on all servers: of a table of staleness 0 the rows as all clocks before the caller's have made them; of the others
  * what all workers had pushed before they called this, and nothing after: a server keeps requests back from there on until all workers that are there
  * have called it, or the server's timeout has passed (WEFT_E_TIMEOUT names who has not). With .spares each server saves what it has at the clock.
- * Then rows are copied, which takes their memory once more and holds up requests as long as a copy takes, and written by a thread of the server's own.
+ * Then rows are copied, which takes their memory (of tables with .memory_bytes: their room in the folder) once more and holds up requests as long as a copy takes, and written by a thread of the server's own.
  *
  * `path` is in a folder that all servers see by that name. A file for each server lies beside it, path.<digits>.K-of-N, in the safetensors format; the
  * one at `path` names them. It appears last, by a rename, once all are on the disk, so that `path` is the snapshot before, or this one, whole; files

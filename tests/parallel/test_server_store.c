@@ -50,7 +50,7 @@ Test(server_store, places_are_given_once_and_stay) {
     OK(wefti_store_find(store, keys, MANY, false, again));
     cr_assert_arr_eq(places, again, sizeof places);
     static int64_t rows[MANY][3];
-    wefti_store_read(store, keys, places, 0, MANY, rows);
+    cr_assert_eq(wefti_store_read(store, keys, places, 0, MANY, rows), WEFT_OK);
     for (int i = 0; i < MANY; i++) {
         cr_assert_eq(wefti_store_key(store, places[i]), keys[i]);
         cr_assert(rows[i][0] == i && rows[i][1] == -i && rows[i][2] == (int64_t)keys[i], "row %d", i);
@@ -71,7 +71,7 @@ Test(server_store, dense_places_are_rows_less_the_first) {
     cr_assert_eq(wefti_store_rows(store), 10);
     OK(wefti_store_apply(store, places, 0, 3, updates, 1));
     OK(wefti_store_apply(store, NULL, 8, 2, updates, 1));
-    wefti_store_read(store, NULL, NULL, 0, 10, values);
+    cr_assert_eq(wefti_store_read(store, NULL, NULL, 0, 10, values), WEFT_OK);
     cr_assert_arr_eq(values, ((float[20]){1, 2, [8] = 3, [9] = 4, [16] = 1, [17] = 2, [18] = 8, [19] = 10}), sizeof values);
     OK(wefti_store_find(store, outside, 2, true, places));
     cr_assert(places[0] == WEFTI_PLACE_NONE && places[1] == WEFTI_PLACE_NONE);
@@ -119,7 +119,7 @@ Test(server_store, first_values_depend_on_seed_key_and_column_alone) {
             size_t              row_bytes = WIDTH * weft_dtype_bytes(dtypes[d]);
             uint8_t             whole[ROWS * WIDTH * 8], part[ROWS * WIDTH * 8];
             wefti_store        *store = store_of(o);
-            wefti_store_read(store, NULL, NULL, 0, ROWS, whole);
+            cr_assert_eq(wefti_store_read(store, NULL, NULL, 0, ROWS, whole), WEFT_OK);
             wefti_store_release(store);
             for (uint64_t key = 0; key < ROWS; key++) check_first(&o, key, whole + key * row_bytes);
             for (int half = 0; half < 2; half++) {
@@ -127,7 +127,7 @@ Test(server_store, first_values_depend_on_seed_key_and_column_alone) {
                 range.first = half ? 15 : 0;
                 range.rows = half ? ROWS - 15 : 15;
                 store = store_of(range);
-                wefti_store_read(store, NULL, NULL, 0, (int64_t)range.rows, part + range.first * row_bytes);
+                cr_assert_eq(wefti_store_read(store, NULL, NULL, 0, (int64_t)range.rows, part + range.first * row_bytes), WEFT_OK);
                 wefti_store_release(store);
             }
             cr_assert_arr_eq(whole, part, ROWS * row_bytes);
@@ -137,7 +137,7 @@ Test(server_store, first_values_depend_on_seed_key_and_column_alone) {
             for (uint64_t i = 0; i < ROWS; i++) keys[i] = (i * 7) % ROWS;
             OK(wefti_store_find(store, keys, 20, true, places));
             OK(wefti_store_find(store, keys, ROWS, false, places));
-            wefti_store_read(store, keys, places, 0, ROWS, part);
+            cr_assert_eq(wefti_store_read(store, keys, places, 0, ROWS, part), WEFT_OK);
             for (int i = 0; i < ROWS; i++) cr_assert_arr_eq(part + (size_t)i * row_bytes, whole + keys[i] * row_bytes, row_bytes);
             wefti_store_release(store);
         }
@@ -145,8 +145,8 @@ Test(server_store, first_values_depend_on_seed_key_and_column_alone) {
     float        a[WIDTH], b[WIDTH];
     wefti_store *one = store_of((wefti_store_options){.rows = 1, .width = WIDTH, .start = WEFT_START_UNIFORM, .high = 1, .seed = 1});
     wefti_store *two = store_of((wefti_store_options){.rows = 1, .width = WIDTH, .start = WEFT_START_UNIFORM, .high = 1, .seed = 2});
-    wefti_store_read(one, NULL, NULL, 0, 1, a);
-    wefti_store_read(two, NULL, NULL, 0, 1, b);
+    cr_assert_eq(wefti_store_read(one, NULL, NULL, 0, 1, a), WEFT_OK);
+    cr_assert_eq(wefti_store_read(two, NULL, NULL, 0, 1, b), WEFT_OK);
     cr_assert_neq(memcmp(a, b, sizeof a), 0);
     wefti_store_release(one);
     wefti_store_release(two);
@@ -174,14 +174,14 @@ Test(server_store, halves_are_held_wide_and_rounded_to_nearest_even) {
             second[i] = (uint16_t)((i * 2654435761u >> 8 & 0x83ff) | ((i & 0x7c00) > 0x2c00 ? (i & 0x7c00) - 0x2c00 : i & 0x7c00));
         }
         OK(wefti_store_apply(store, NULL, 0, ALL / 16, first, 1));
-        wefti_store_read(store, NULL, NULL, 0, ALL / 16, got);
+        cr_assert_eq(wefti_store_read(store, NULL, NULL, 0, ALL / 16, got), WEFT_OK);
         for (int i = 0; i < ALL; i++) {
             if (is_nan(dtype, first[i])) cr_assert(is_nan(dtype, got[i]));
             else cr_assert_eq(got[i], first[i], "%s %04x comes back as %04x", weft_dtype_name(dtype), first[i], got[i]);
         }
         OK(wefti_store_apply(adds, NULL, 0, ALL / 16, first, 1));
         OK(wefti_store_apply(adds, NULL, 0, ALL / 16, second, 1));
-        wefti_store_read(adds, NULL, NULL, 0, ALL / 16, got);
+        cr_assert_eq(wefti_store_read(adds, NULL, NULL, 0, ALL / 16, got), WEFT_OK);
         int inexact = 0;
         for (int i = 0; i < ALL; i++) {
             uint16_t wanted = widened_and_rounded(dtype, first[i], second[i], true);
@@ -228,14 +228,14 @@ Test(server_store_sum, has_the_bits_of_the_order_of_its_calls) {
         for (int clock = 0; clock < 3; clock++) {
             static float   before[ALL];
             const int32_t *order = orders[clock];
-            wefti_store_read(store, keys, places, 0, ROWS, before);
+            cr_assert_eq(wefti_store_read(store, keys, places, 0, ROWS, before), WEFT_OK);
             for (int p = 0; p < 3; p++) {
                 if (order[p] != 1) OK(wefti_sum_add(sum, sparse ? places : NULL, 0, ROWS, push[order[p]]));
                 for (int row = 0; order[p] == 1 && row < ROWS; row += 3) OK(wefti_sum_add(sum, &places[row], 0, 1, push[1] + row * WIDTH));
             }
             cr_assert_eq(wefti_sum_rows(sum), ROWS);
             OK(wefti_sum_apply(sum, 0.5));
-            wefti_store_read(store, keys, places, 0, ROWS, got);
+            cr_assert_eq(wefti_store_read(store, keys, places, 0, ROWS, got), WEFT_OK);
             for (int i = 0; i < ALL; i++) {
                 const float *pushes[3] = {push[0], push[1], push[2]};
                 float        forward = sum_in_order(order[0], order[1], order[2], pushes, i, WIDTH);
@@ -256,7 +256,7 @@ Test(server_store_sum, of_one_push_is_that_push) {
     OK(wefti_sum_create(store, &sum));
     OK(wefti_sum_add(sum, NULL, 2, 1, update));
     OK(wefti_sum_apply(sum, 1));
-    wefti_store_read(store, NULL, NULL, 2, 1, got);
+    cr_assert_eq(wefti_store_read(store, NULL, NULL, 2, 1, got), WEFT_OK);
     cr_assert(got[0] == 0 && signbit(got[0]) && got[1] == 3);
     wefti_sum_release(sum);
     wefti_store_release(store);
@@ -287,7 +287,7 @@ Test(server_store_sum, averages_over_those_that_pushed) {
         }
         cr_assert_eq(wefti_sum_rows(sum), 3);
         OK(wefti_sum_apply(sum, 0.125));
-        wefti_store_read(store, NULL, NULL, 0, 6, out);
+        cr_assert_eq(wefti_store_read(store, NULL, NULL, 0, 6, out), WEFT_OK);
         for (int i = 0; i < 6; i++) {
             double got = dtypes[d] == WEFT_F64    ? out[i]
                          : dtypes[d] == WEFT_BF16 ? (double)wefti_bf16_to_f32(((uint16_t *)(void *)out)[i])
@@ -309,9 +309,9 @@ Test(server_store_sum, averages_over_those_that_pushed) {
     for (int i = 0; i < 6; i++) OK(wefti_sum_add(sums[i % 2], NULL, 0, 1, high));
     OK(wefti_sum_apply(sums[0], 1));
     OK(wefti_sum_apply(sums[1], 1 / 3.0));
-    wefti_store_read(store, NULL, NULL, 0, 1, got);
+    cr_assert_eq(wefti_store_read(store, NULL, NULL, 0, 1, got), WEFT_OK);
     cr_assert(got[0] == INT32_MAX && got[1] == INT32_MIN);
-    wefti_store_read(adds, NULL, NULL, 0, 1, got);
+    cr_assert_eq(wefti_store_read(adds, NULL, NULL, 0, 1, got), WEFT_OK);
     cr_assert(got[0] == INT32_MAX && got[1] == INT32_MIN);
     for (int i = 0; i < 2; i++) wefti_sum_release(sums[i]);
     wefti_store_release(store);

@@ -106,7 +106,7 @@ Test(server_store_limits, rows_that_are_over_the_bound_change_nothing) {
     cr_assert(same(before, state_of(store)));
     OK(wefti_store_find(store, keys, MANY, false, again));
     for (int i = 0; i < MANY; i++) cr_assert_eq(again[i], i < 500 ? places[i] : WEFTI_PLACE_NONE);
-    wefti_store_read(store, keys, again, 0, MANY, got);
+    cr_assert_eq(wefti_store_read(store, keys, again, 0, MANY, got), WEFT_OK);
     for (int i = 0; i < MANY * WIDTH; i++) cr_assert_eq(got[i], i < 500 * WIDTH ? ones[i] : 0);
     /* Rows one by one go on until the bound, and never over it. */
     int count = 500;
@@ -193,7 +193,7 @@ Test(server_store_limits, stores_and_sums_that_find_no_memory_leave_nothing) {
         cr_assert_eq(status, done ? WEFT_OK : WEFT_E_NO_MEMORY);
         cr_assert_eq(wefti_sum_rows(sum), done ? ROWS : 1);
         OK(wefti_sum_apply(sum, 1));
-        wefti_store_read(store, NULL, NULL, 0, ROWS, got);
+        cr_assert_eq(wefti_store_read(store, NULL, NULL, 0, ROWS, got), WEFT_OK);
         for (int i = 0; i < ROWS; i++) cr_assert_eq(got[i], done ? (i ? 1 : 2) : !i, "%d", i);
         wefti_sum_release(sum);
         wefti_store_release(store);
@@ -231,7 +231,7 @@ Test(server_store_limits, steady_state_allocates_nothing) {
             OK(wefti_store_find(store, keys, ROWS - 1, true, places));
             OK(wefti_store_find(store, keys, ROWS, false, places));
             OK(wefti_store_apply(store, places, 0, ROWS - 1, updates, 0.25));
-            wefti_store_read(store, keys, places, 0, ROWS, values);
+            cr_assert_eq(wefti_store_read(store, keys, places, 0, ROWS, values), WEFT_OK);
             for (int push = 0; push < 3; push++) OK(wefti_sum_add(sum, places, 0, ROWS - 1, updates));
             OK(wefti_sum_apply(sum, 0.5));
         }

@@ -175,7 +175,7 @@ static void try_setting(const setting *s, weft_dtype dtype, way how) {
     }
     for (int row = 0; row < ROWS; row++) keys[row] = key_of(how, row);
     OK(wefti_store_find(store, keys, ROWS, false, places));
-    wefti_store_read(store, keys, how == DENSE ? NULL : places, 0, ROWS, values);
+    cr_assert_eq(wefti_store_read(store, keys, how == DENSE ? NULL : places, 0, ROWS, values), WEFT_OK);
     for (int row = 0; row < ROWS; row++)
         for (int i = 0; i < WIDTH; i++) {
             double got = get(dtype, values, row * WIDTH + i), wanted = rows[row].theta[i];
@@ -212,9 +212,9 @@ Test(server_store_rules, give_the_same_bits_in_runs_and_row_by_row) {
                 if (i >= 100 && i < 100 + 50 * step) OK(wefti_store_apply(rows, &place, 0, 1, updates + (i - 100) * WIDE, 1));
             }
         }
-        wefti_store_read(runs, keys, places, 0, MANY, whole);
+        cr_assert_eq(wefti_store_read(runs, keys, places, 0, MANY, whole), WEFT_OK);
         OK(wefti_store_find(rows, keys, MANY, false, places));
-        wefti_store_read(rows, keys, places, 0, MANY, single);
+        cr_assert_eq(wefti_store_read(rows, keys, places, 0, MANY, single), WEFT_OK);
         cr_assert_eq(memcmp(whole, single, sizeof whole), 0, "%s", settings[k].name);
         wefti_store_release(runs);
         wefti_store_release(rows);
@@ -228,22 +228,22 @@ Test(server_store_rules, integers_wrap_and_divide_toward_zero) {
     wefti_store *b = store_of((wefti_store_options){.rows = 2, .width = 2, .dtype = WEFT_I64});
     OK(wefti_store_apply(a, NULL, 0, 2, small, 1));
     OK(wefti_store_apply(a, NULL, 0, 2, more, 1));
-    wefti_store_read(a, NULL, NULL, 0, 2, got);
+    cr_assert_eq(wefti_store_read(a, NULL, NULL, 0, 2, got), WEFT_OK);
     cr_assert_arr_eq(got, ((int32_t[]){INT32_MIN, -14, 14, INT32_MAX}), sizeof got);
     OK(wefti_store_apply(b, NULL, 0, 2, large, 1));
     OK(wefti_store_apply(b, NULL, 0, 2, extra, 1));
-    wefti_store_read(b, NULL, NULL, 0, 2, out);
+    cr_assert_eq(wefti_store_read(b, NULL, NULL, 0, 2, out), WEFT_OK);
     cr_assert_arr_eq(out, ((int64_t[]){INT64_MIN, -14, 14, INT64_MAX}), sizeof out);
     /* A third: -7 becomes -2, 7 becomes 2, the ends go in too. */
     OK(wefti_store_apply(a, NULL, 0, 2, small, 1 / 3.0));
-    wefti_store_read(a, NULL, NULL, 0, 2, got);
+    cr_assert_eq(wefti_store_read(a, NULL, NULL, 0, 2, got), WEFT_OK);
     cr_assert_arr_eq(got, ((int32_t[]){INT32_MIN + 715827882, -16, 16, INT32_MAX - 715827882}), sizeof got);
     OK(wefti_store_apply(b, NULL, 1, 1, extra, 1 / 7.0));
-    wefti_store_read(b, NULL, NULL, 1, 1, out);
+    cr_assert_eq(wefti_store_read(b, NULL, NULL, 1, 1, out), WEFT_OK);
     cr_assert_arr_eq(out, ((int64_t[]){14, INT64_MAX - 1}), 2 * sizeof *out);
     /* 1/(1/93.0) is a little less than 93; by 92 these would be 5. */
     OK(wefti_store_apply(b, NULL, 0, 1, (int64_t[]){464, -464}, 1 / 93.0));
-    wefti_store_read(b, NULL, NULL, 0, 1, out);
+    cr_assert_eq(wefti_store_read(b, NULL, NULL, 0, 1, out), WEFT_OK);
     cr_assert_arr_eq(out, ((int64_t[]){INT64_MIN + 4, -18}), 2 * sizeof *out);
     wefti_store_release(a);
     wefti_store_release(b);
@@ -302,7 +302,7 @@ Test(server_store_rules, of_ones_own_see_the_row_and_keep_states) {
                 cr_assert_eq(w.keys[call], keys[call % 3]);
                 cr_assert_eq(w.updates[call], call / 3);
             }
-            wefti_store_read(store, keys, places, 0, 3, values);
+            cr_assert_eq(wefti_store_read(store, keys, places, 0, 3, values), WEFT_OK);
             for (int i = 0; i < 3 * WIDTH; i++) cr_assert_eq(get(dtypes[d], values, i), 2 * 2 * i + 3 * 2 * i, "%s", weft_dtype_name(dtypes[d]));
             wefti_store_release(store);
         }
@@ -319,25 +319,25 @@ Test(server_store_rules, of_ones_own_that_fail_leave_the_row_as_it_was) {
     cr_assert_eq(wefti_store_apply(store, places, 0, 3, updates, 1), WEFT_E_NAN);
     cr_assert(strstr(weft_error_message(), "103") && strstr(weft_error_message(), "observe") && strstr(weft_error_message(), "'t'"), "%s", weft_error_message());
     cr_assert_eq(w.calls, 2);
-    wefti_store_read(store, keys, places, 0, 3, after);
+    cr_assert_eq(wefti_store_read(store, keys, places, 0, 3, after), WEFT_OK);
     for (int i = 0; i < 3 * WIDTH; i++) cr_assert_eq(after[i], i < WIDTH ? 3 * updates[i] : 0, "%d", i);
     /* Its states and its count are as they were, too. */
     w.refuse = UINT64_MAX;
     OK(wefti_store_apply(store, places + 1, 0, 1, updates + WIDTH, 1));
     cr_assert_eq(w.updates[2], 0);
-    wefti_store_read(store, keys + 1, places + 1, 0, 1, after);
+    cr_assert_eq(wefti_store_read(store, keys + 1, places + 1, 0, 1, after), WEFT_OK);
     for (int i = 0; i < WIDTH; i++) cr_assert_eq(after[i], 3 * updates[WIDTH + i]);
 
     /* A sum goes on, and tells the first failure. */
     wefti_sum *sum;
     OK(wefti_sum_create(store, &sum));
-    wefti_store_read(store, keys, places, 0, 3, before);
+    cr_assert_eq(wefti_store_read(store, keys, places, 0, 3, before), WEFT_OK);
     OK(wefti_sum_add(sum, places, 0, 3, updates));
     w = (witness){.refuse = 101, .with = WEFT_E_SHAPE, .too = 104, .dtype = WEFT_F32};
     cr_assert_eq(wefti_sum_apply(sum, 1), WEFT_E_SHAPE);
     cr_assert_not_null(strstr(weft_error_message(), "101"));
     cr_assert_eq(w.calls, 3);
-    wefti_store_read(store, keys, places, 0, 3, after);
+    cr_assert_eq(wefti_store_read(store, keys, places, 0, 3, after), WEFT_OK);
     for (int i = 0; i < 3 * WIDTH; i++) cr_assert_eq(before[i] != after[i], i / WIDTH == 1, "%d", i);
     /* And is empty then. */
     cr_assert_eq(wefti_sum_rows(sum), 0);

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,6 +34,7 @@ typedef struct plan {
     int32_t     size, phases;
     phase       phase[MOST_PHASES];
     int32_t     staleness;
+    size_t      memory_bytes; /* of the tables; 0: all rows are in memory */
 } plan;
 
 /* What all ranks tell the parent. */
@@ -62,9 +64,9 @@ typedef struct state {
 
 static weft_status open_tables(state *s) {
     for (int i = 0; i < KEYS; i++) s->list[i] = (uint64_t)i * 7919 + 3;
-    weft_table_options dense = {.name = "dense", .rows = ROWS, .width = WIDTH, .start = WEFT_START_UNIFORM, .low = -1, .high = 1, .staleness = now.staleness,
+    weft_table_options dense = {.name = "dense", .rows = ROWS, .width = WIDTH, .start = WEFT_START_UNIFORM, .low = -1, .high = 1, .staleness = now.staleness, .memory_bytes = now.memory_bytes,
                                 .rule = {.kind = WEFT_TABLE_SOLVER, .solver = weft_adam(0.01)}};
-    weft_table_options sparse = {.name = "sparse", .sparse = true, .dtype = WEFT_I64, .staleness = now.staleness};
+    weft_table_options sparse = {.name = "sparse", .sparse = true, .dtype = WEFT_I64, .staleness = now.staleness, .memory_bytes = now.memory_bytes};
     if (s->clock > 0) {
         WEFTI_TRY(weft_table_open(s->server, "dense", &s->dense));
         WEFTI_TRY(weft_table_open(s->server, "sparse", &s->sparse));
@@ -132,6 +134,16 @@ static weft_status run_phase(state *s, int number) {
     return WEFT_OK;
 }
 
+/* All have served, and read from the disk. What is there no more with a split that has gone is not counted. */
+static weft_status check_disk(state *s) {
+    weft_server_counts counts;
+    weft_server_count(s->server, &counts);
+    EXPECT(counts.spill_loaded > 0 && counts.spill_written > 0, "nothing was on disk");
+    EXPECT(s->rank != 0 || counts.spilled_bytes + counts.held_bytes == 0, "rank 0 serves no more, and has %llu bytes on disk", (unsigned long long)counts.spilled_bytes);
+    EXPECT(s->rank != now.size - 1 || counts.spilled_bytes > 0, "rank %d has nothing on disk", (int)s->rank);
+    return WEFT_OK;
+}
+
 static weft_status run(ranks *all, int32_t rank) {
     state      *s = calloc(1, sizeof *s);
     weft_status status;
@@ -140,6 +152,7 @@ static weft_status run(ranks *all, int32_t rank) {
     status = weft_world_create(&(weft_world_options){.wire = now.wire, .threads = {.count = 1}, .timeout_ns = 20 * (int64_t)WEFTI_SECOND_NS}, &s->world);
     for (int number = 0; number < now.phases && status == WEFT_OK; number++) status = run_phase(s, number);
     told->hash[rank] = s->hash;
+    if (now.memory_bytes && status == WEFT_OK) status = check_disk(s);
     close_tables(s);
     weft_server_release(s->server);
     weft_world_release(s->world);
@@ -239,6 +252,19 @@ Test(resize, with_replicas_tcp) { with_replicas("tcp"); }
 Test(resize, replicas_come_and_go) {
     same_bits(&(plan){.wire = "shm", .size = 3, .phases = 3, .phase = {{BESIDE(2), 7}, {REPLICATED(2), 7}, {BESIDE(3), 7}}}, true);
 }
+
+/* Rows on disk are read where they lie, and lie on disk where they come. */
+static void rows_on_disk(const char *wire, const phase *one, const phase *three) {
+    char folder[] = "/tmp/weft-spill-XXXXXX";
+    plan p = {.wire = wire, .size = 3, .phases = 3, .phase = {*one, *three, *one}, .memory_bytes = 1000};
+    cr_assert_not_null(mkdtemp(folder));
+    p.phase[0].how.spill = folder; /* that it has one stays */
+    same_bits(&p, true);
+    cr_assert_eq(rmdir(folder), 0, "the folder is not empty");
+}
+Test(resize, rows_on_disk_shm) { rows_on_disk("shm", &(phase){BESIDE(1), 7}, &(phase){BESIDE(3), 7}); }
+Test(resize, rows_on_disk_tcp) { rows_on_disk("tcp", &(phase){BESIDE(1), 7}, &(phase){BESIDE(3), 7}); }
+Test(resize, rows_on_disk_with_replicas) { rows_on_disk("shm", &(phase){REPLICATED(2), 7}, &(phase){REPLICATED(3), 7}); }
 
 /* A worker becomes a server, and a worker again, that finds the tables and is at the others' clock. */
 static void apart(const char *wire) {
@@ -467,6 +493,33 @@ static weft_status find_no_room(state *s) {
 }
 Test(resize, a_share_that_has_no_room_is_refused) {
     run_all(&(plan){.wire = "tcp", .size = 3, .phases = 1, .phase = {{BESIDE(2), 7}}}, find_no_room);
+}
+
+/* As well if the room that is wanting is on its disk. */
+static char disk[32];
+static weft_status find_no_space(state *s) {
+    weft_table    *table = NULL;
+    struct rlimit  limit;
+    static int64_t got[3000], some[3000];
+    for (int i = 0; i < 3000; i++) some[i] = i;
+    WEFTI_TRY(weft_table_create(s->server, &(weft_table_options){.name = "spills", .rows = 3000, .dtype = WEFT_I64, .memory_bytes = 5000,
+                                .staleness = WEFT_TABLE_ASYNCHRONOUS}, &table));
+    WEFTI_TRY(weft_table_push(table, NULL, some));
+    EXPECT(getrlimit(RLIMIT_FSIZE, &limit) == 0, "no limit can be read");
+    limit.rlim_cur = 14000; /* half of the rows */
+    EXPECT(s->rank != 2 || setrlimit(RLIMIT_FSIZE, &limit) == 0, "no limit can be set");
+    REFUSED(weft_server_resize(s->server, s->world, &(weft_server_options)BESIDE(1), NULL), WEFT_E_NO_SPACE, "rank 2");
+    WEFTI_TRY(weft_server_resize(s->server, s->world, &(weft_server_options)BESIDE(3), NULL));
+    WEFTI_TRY(weft_table_pull(table, NULL, got));
+    for (int i = 0; i < 3000; i++) EXPECT(got[i] == 3 * some[i], "row %d: %lld", i, (long long)got[i]);
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(resize, a_share_that_its_disk_has_no_room_for_is_refused) {
+    snprintf(disk, sizeof disk, "/tmp/weft-spill-XXXXXX");
+    cr_assert_not_null(mkdtemp(disk));
+    run_all(&(plan){.wire = "tcp", .size = 3, .phases = 1, .phase = {{{.servers = 2, .spill = disk}, 7}}}, find_no_space);
+    cr_assert_eq(rmdir(disk), 0, "the folder is not empty");
 }
 
 /* Memory that is lent stays the program's, and is read from and written to as before. */

@@ -133,7 +133,7 @@ static weft_status add_kept(const weft_request *request, wefti_coder *coder, pus
     if (!p->kept) return WEFT_OK;
     if (p->places && request->table->options.sparse) WEFTI_TRY(wefti_store_find(coder->kept, keys->routed, p->rows, true, p->places));
     else if (p->places) memcpy(p->places, keys->routed, (size_t)p->rows * sizeof *p->places);
-    wefti_store_read(coder->kept, keys ? keys->routed : NULL, p->places, 0, p->rows, p->kept);
+    WEFTI_TRY(wefti_store_read(coder->kept, keys ? keys->routed : NULL, p->places, 0, p->rows, p->kept));
     for (int64_t row = 0; row < p->rows; row++)
         for (int64_t i = 0; i < p->coding.width; i++) p->values[row * p->coding.width + i] += p->kept[row * p->width + i];
     return WEFT_OK;

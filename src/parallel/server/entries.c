@@ -343,38 +343,48 @@ weft_status wefti_entries_find(const served_table *table, server_job *job) {
 }
 
 /* One row as the table has it. columns_out NULL: how many entries only. */
-static uint32_t read_row(const served_table *table, const server_job *job, uint64_t i, void *row, uint8_t *columns_out, uint8_t *values_out) {
+static weft_status read_row(const served_table *table, const server_job *job, uint64_t i, void *row, uint8_t *columns_out, uint8_t *values_out, uint32_t *count_out) {
     const served_keys *keys = job->keys;
     const uint64_t     place = keys ? keys->places[i] : job->frame.first - table->begin + i;
-    return wefti_store_read_entries(table->store, keys ? keys->keys[i] : job->frame.first + i, place, row, columns_out, values_out);
+    return wefti_store_read_entries(table->store, keys ? keys->keys[i] : job->frame.first + i, place, row, columns_out, values_out, count_out);
 }
 
-weft_status wefti_entries_answer(weft_server *server, const served_table *table, server_job *job) {
-    const weft_table_options *o = &table->options;
-    const size_t              element = weft_dtype_bytes(o->dtype);
-    const uint32_t            wide = wefti_entries_column_bytes(o->width);
-    server_buffer            *row = NULL;
-    wefti_entries_layout      layout = {0};
-    uint64_t                  count = 0, at = 0;
-    WEFTI_TRY(wefti_server_take(server, table->row_bytes, false, &row));
-    for (uint64_t i = 0; i < job->frame.count; i++) count += read_row(table, job, i, row->data, NULL, NULL);
-    weft_status status = wefti_entries_lay_out(job->frame.count, count, o->width, element, &layout) ? WEFT_OK : WEFT_E_NO_MEMORY;
-    if (status == WEFT_OK) status = wefti_server_take(server, layout.bytes, false, &job->answer);
-    if (status != WEFT_OK) {
-        wefti_server_give(server, row);
-        return wefti_fail(status, "rank %d, which serves, has no memory for %llu entries of %llu rows of table '%s': pull fewer rows at once", (int)server->rank,
-                          (unsigned long long)count, (unsigned long long)job->frame.count, table->spec.name);
-    }
-    uint8_t *out = job->answer->data;
-    job->answer_bytes = layout.bytes;
-    memset(out + layout.values - 8, 0, 8); /* what only fills up */
-    if (count) memset(out + layout.columns - 8, 0, 8);
-    if (count) memset(out + layout.bytes - 8, 0, 8);
-    for (uint64_t i = 0; i < job->frame.count; i++) {
-        uint32_t here = read_row(table, job, i, row->data, out + layout.columns + at * wide, out + layout.values + at * element);
+static weft_status fill_answer(const served_table *table, server_job *job, const wefti_entries_layout *layout, uint64_t count, void *row) {
+    const size_t   element = weft_dtype_bytes(table->options.dtype);
+    const uint32_t wide = wefti_entries_column_bytes(table->options.width);
+    uint8_t       *out = job->answer->data;
+    memset(out + layout->values - 8, 0, 8); /* what only fills up */
+    if (count) memset(out + layout->columns - 8, 0, 8);
+    if (count) memset(out + layout->bytes - 8, 0, 8);
+    for (uint64_t i = 0, at = 0; i < job->frame.count; i++) {
+        uint32_t here;
+        WEFTI_TRY(read_row(table, job, i, row, out + layout->columns + at * wide, out + layout->values + at * element, &here));
         ((uint32_t *)(void *)out)[i] = here;
         at += here;
     }
-    wefti_server_give(server, row);
+    job->answer_bytes = layout->bytes;
     return WEFT_OK;
+}
+
+static weft_status answer(weft_server *server, const served_table *table, server_job *job, void *row) {
+    wefti_entries_layout layout = {0};
+    uint64_t             count = 0;
+    for (uint64_t i = 0; i < job->frame.count; i++) {
+        uint32_t here;
+        WEFTI_TRY(read_row(table, job, i, row, NULL, NULL, &here));
+        count += here;
+    }
+    if (wefti_entries_lay_out(job->frame.count, count, table->options.width, weft_dtype_bytes(table->options.dtype), &layout) &&
+        wefti_server_take(server, layout.bytes, false, &job->answer) == WEFT_OK)
+        return fill_answer(table, job, &layout, count, row);
+    return wefti_fail(WEFT_E_NO_MEMORY, "rank %d, which serves, has no memory for %llu entries of %llu rows of table '%s': pull fewer rows at once", (int)server->rank,
+                      (unsigned long long)count, (unsigned long long)job->frame.count, table->spec.name);
+}
+
+weft_status wefti_entries_answer(weft_server *server, const served_table *table, server_job *job) {
+    server_buffer *row = NULL;
+    WEFTI_TRY(wefti_server_take(server, table->row_bytes, false, &row));
+    weft_status status = answer(server, table, job, row->data);
+    wefti_server_give(server, row);
+    return status;
 }

@@ -9,7 +9,7 @@
 #include "core/iface/wire.h"
 #include "weft/server.h"
 
-#define WEFTI_SERVER_MAGIC UINT32_C(0x36535057) /* "WPS6": the last is the protocol's version */
+#define WEFTI_SERVER_MAGIC UINT32_C(0x37535057) /* "WPS7": the last is the protocol's version */
 
 enum {
     WEFTI_FRAME_BYTES = 4096,      /* of a request that is one message, frame included */
@@ -83,7 +83,7 @@ typedef struct wefti_server_spec {
     int64_t  rows, width;
     int32_t  sparse, dtype, staleness, split, start, rule, mean, solver, spares, hybrid;
     double   low, high;
-    uint64_t seed, most_bytes;
+    uint64_t seed, most_bytes, memory_bytes;
     double   rate, momentum, beta1, beta2, rho, epsilon, weight_decay, clip_value, l2, l1, group;
     int64_t  nesterov;
     double   ftrl[4];

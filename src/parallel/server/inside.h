@@ -342,6 +342,7 @@ struct weft_server {
     struct server_keeper *keeper;
     struct server_ledger *ledgers; /* of work that is given out (ledger.c) */
     uint8_t          *trash;    /* for what comes and cannot be kept */
+    char             *spill;    /* the folder for rows that are not in memory; NULL: none */
     uint64_t          served_count, repeated_count, request_count, late_count;
 };
 

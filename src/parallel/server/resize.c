@@ -351,7 +351,7 @@ static void take_over(weft_server *server, wefti_resize *of) {
     wefti_server_park(server);
     pthread_mutex_lock(&server->lock);
     wefti_server_add_counts(server, &server->before);
-    server->before.held_bytes = 0;
+    server->before.held_bytes = server->before.spilled_bytes = 0;
     swap_insides(server, fresh);
     wefti_resize_take_keys(of);
     server->generation = of->generation + 1;
@@ -494,6 +494,7 @@ static weft_server_options merge(const weft_server *server, const weft_server_op
     }
     if (!merged.in_flight && server->works) merged.in_flight = server->in_flight;
     if (!merged.timeout_ns) merged.timeout_ns = (int64_t)server->timeout_ns;
+    if (!merged.spill) merged.spill = server->spill;
     return merged;
 }
 

@@ -123,7 +123,7 @@ static bool has_key(const weft_table_options *o, const wefti_layout *layout, int
     return key >= wefti_route_begin((uint64_t)o->rows, layout->servers, share) && key < wefti_route_begin((uint64_t)o->rows, layout->servers, share + 1);
 }
 
-static void pack_dense(stream_out *s, const served_table *table, const run *r) {
+static weft_status pack_dense(stream_out *s, const served_table *table, const run *r) {
     uint64_t rows = (uint64_t)table->options.rows, begin = wefti_route_begin(rows, s->of->after.servers, r->share);
     uint64_t end = wefti_route_begin(rows, s->of->after.servers, r->share + 1), most = rows_of_chunk(table);
     if (begin < table->begin) begin = table->begin;
@@ -133,25 +133,42 @@ static void pack_dense(stream_out *s, const served_table *table, const run *r) {
     if (s->head.count > most) s->head.count = most;
     uint8_t *to = s->buffer;
     for (int32_t i = 0, part; s->head.count && (part = column_at(table, i)) >= WEFTI_PART_KEYS; i++) {
-        wefti_store_copy_out(table->store, part, s->head.first - table->begin, s->head.count, to);
+        WEFTI_TRY(wefti_store_copy_out(table->store, part, s->head.first - table->begin, s->head.count, to));
         to += s->head.count * wefti_store_part_bytes(table->store, part);
     }
     s->at += s->head.count;
+    return WEFT_OK;
 }
 
-static void pack_sparse(stream_out *s, const served_table *table, const run *r) {
-    uint64_t rows = (uint64_t)wefti_store_rows(table->store), most = rows_of_chunk(table);
-    s->head.count = 0;
-    for (; s->at < rows && s->head.count < most; s->at++)
-        if (has_key(&table->options, &s->of->after, r->share, wefti_store_key(table->store, s->at))) s->places[s->head.count++] = s->at;
+/* Rows are looked at by a run of keys, and copied by runs of places: the fewer readings where they lie on disk. */
+static weft_status choose_rows(stream_out *s, const served_table *table, const run *r) {
+    enum { LOOKED_AT = 64 };
+    uint64_t rows = (uint64_t)wefti_store_rows(table->store), most = rows_of_chunk(table), keys[LOOKED_AT];
+    while (s->at < rows && s->head.count < most) {
+        uint64_t count = rows - s->at < LOOKED_AT ? rows - s->at : LOOKED_AT, i = 0;
+        WEFTI_TRY(wefti_store_copy_out(table->store, WEFTI_PART_KEYS, s->at, count, keys));
+        for (; i < count && s->head.count < most; i++)
+            if (has_key(&table->options, &s->of->after, r->share, keys[i])) s->places[s->head.count++] = s->at + i;
+        s->at += i;
+    }
+    return WEFT_OK;
+}
+
+static weft_status pack_sparse(stream_out *s, const served_table *table, const run *r) {
     uint8_t *to = s->buffer;
+    s->head.count = 0;
+    WEFTI_TRY(choose_rows(s, table, r));
     for (int32_t i = 0, part; s->head.count && (part = column_at(table, i)) >= WEFTI_PART_KEYS; i++)
-        for (uint64_t row = 0; row < s->head.count; row++, to += wefti_store_part_bytes(table->store, part))
-            wefti_store_copy_out(table->store, part, s->places[row], 1, to);
+        for (uint64_t row = 0, count; row < s->head.count; row += count) {
+            for (count = 1; row + count < s->head.count && s->places[row + count] == s->places[row] + count;) count++;
+            WEFTI_TRY(wefti_store_copy_out(table->store, part, s->places[row], count, to));
+            to += count * wefti_store_part_bytes(table->store, part);
+        }
+    return WEFT_OK;
 }
 
-/* The next chunk; false: there is none. */
-static bool pack(stream_out *s) {
+/* The next chunk; WEFT_END: there is none. Another failure is of a disk, and nothing follows it either. */
+static weft_status pack(stream_out *s) {
     const wefti_resize *of = s->of;
     for (; s->run < count_runs(of); s->run++, s->table = 0) {
         run r = run_at(of, s->run);
@@ -159,14 +176,16 @@ static bool pack(stream_out *s) {
         for (; s->table < of->tables; s->table++, s->at = 0) {
             const served_table *table = of->mover->from[r.old_copy][s->table];
             s->head = (head){.magic = HEAD_MAGIC, .copy = (uint32_t)r.copy, .table = (uint32_t)s->table};
-            if (table->options.sparse) pack_sparse(s, table, &r);
-            else pack_dense(s, table, &r);
+            weft_status status = table->options.sparse ? pack_sparse(s, table, &r) : pack_dense(s, table, &r);
             s->head.bytes = s->head.count * bytes_of_row(table);
-            if (s->head.count) return true;
+            if (status == WEFT_OK && s->head.count) return WEFT_OK;
+            if (status == WEFT_OK) continue;
+            s->head = (head){.magic = HEAD_MAGIC, .ends = 1};
+            return status;
         }
     }
     s->head = (head){.magic = HEAD_MAGIC, .ends = 1};
-    return false;
+    return WEFT_END;
 }
 
 /* --- unpacking --- */
@@ -215,7 +234,9 @@ static void body_sent(weft_server *server, server_mover *body) { (void)server, p
 
 static void send_next(stream_out *s) {
     wefti_resize *of = s->of;
-    s->over = !pack(s);
+    weft_status status = pack(s);
+    if (status != WEFT_OK && status != WEFT_END) note(of->mover, status);
+    s->over = status != WEFT_OK;
     s->pending = 2;
     of->mover->steps++;
     of->moved.sent_rows += s->head.count;
@@ -468,7 +489,9 @@ weft_status wefti_resize_move_rows(wefti_resize *of) {
     for (int32_t i = 0; i < mover->outs; i++) send_next(&mover->out[i]);
     pthread_mutex_unlock(&fresh->lock);
     stream_out *stays = &mover->out[of->world->size];
-    while (mover->status == WEFT_OK && pack(stays)) note(mover, unpack(of, &stays->head, stays->buffer, stays->places, stays->peer));
+    weft_status packed = WEFT_OK;
+    while (mover->status == WEFT_OK && (packed = pack(stays)) == WEFT_OK) note(mover, unpack(of, &stays->head, stays->buffer, stays->places, stays->peer));
+    if (packed != WEFT_OK && packed != WEFT_END) note(mover, packed);
     WEFTI_TRY(wait_until(of, all_moved, &mover->steps));
     if (mover->status != WEFT_OK) return wefti_fail(mover->status, "%s", mover->message);
     return check_filled(of);

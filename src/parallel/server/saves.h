@@ -18,6 +18,7 @@ typedef struct wefti_share_table {
     int32_t    states, rule, solver;
     uint64_t   first, rows, clock;
     size_t     bytes;
+    bool       mapped;  /* memory is that of a file (spill.h) */
     uint8_t   *memory; /* values, states, numbers of updates, keys, one after the other */
 } wefti_share_table;
 

@@ -27,6 +27,26 @@ static const char *part_name(const char *table, int32_t part, char text[ARRAY_NA
     return text;
 }
 
+/* Bytes of a copy that is in a file are gone through so many at a time, so that few of them are in memory at once. */
+enum { REST_BYTES = 4 << 20, PAGE_BYTES = 4096 };
+
+static void rest(const wefti_share_table *share, const uint8_t *from, size_t bytes) {
+    size_t before = (size_t)(from - share->memory) % PAGE_BYTES;
+    if (share->mapped) wefti_spill_rest((uint8_t *)(uintptr_t)from - before, bytes + before);
+}
+
+/* One part of all rows to `to`. */
+static weft_status copy_part(const served_table *table, const wefti_share_table *share, int32_t part, uint8_t *to) {
+    const size_t   row = wefti_store_part_bytes(table->store, part);
+    const uint64_t most = share->mapped ? (uint64_t)wefti_max_i64(1, (int64_t)(REST_BYTES / row)) : share->rows;
+    for (uint64_t begin = 0; begin < share->rows; begin += most) {
+        uint64_t count = share->rows - begin < most ? share->rows - begin : most;
+        WEFTI_TRY(wefti_store_copy_out(table->store, part, begin, count, to + begin * row));
+        rest(share, to + begin * row, count * row);
+    }
+    return WEFT_OK;
+}
+
 weft_status wefti_share_copy(const served_table *table, wefti_share_table *share) {
     const wefti_store *store = table->store;
     *share = (wefti_share_table){.dtype = table->options.dtype, .held = wefti_store_held(store), .width = table->options.width,
@@ -35,22 +55,29 @@ weft_status wefti_share_copy(const served_table *table, wefti_share_table *share
                                  .solver = (int32_t)table->options.rule.solver.kind, .first = table->begin, .rows = (uint64_t)wefti_store_rows(store)};
     memcpy(share->name, table->spec.name, sizeof share->name);
     for (int32_t i = 0; i < part_count(share); i++) share->bytes += share->rows * wefti_store_part_bytes(store, part_of(share, i));
-    weft_status status = wefti_alloc_raw(share->bytes, WEFTI_CACHE_LINE, "a snapshot's copy of a table", &share->memory);
+    const char *folder = wefti_store_folder(store);
+    share->mapped = folder;
+    weft_status status = folder ? wefti_spill_map(folder, table->spec.name, share->bytes, &share->memory)
+                                : wefti_alloc_raw(share->bytes, WEFTI_CACHE_LINE, "a snapshot's copy of a table", &share->memory);
     if (status != WEFT_OK) {
         *share = (wefti_share_table){.copied = true};
         return wefti_while(status, "table '%s', %lld rows: a snapshot copies the rows and states of a server in memory before they are written",
                            table->spec.name, (long long)wefti_store_rows(store));
     }
     uint8_t *to = share->memory;
-    for (int32_t i = 0; i < part_count(share); i++) {
-        wefti_store_copy_out(store, part_of(share, i), 0, share->rows, to);
+    for (int32_t i = 0; i < part_count(share) && status == WEFT_OK; i++) {
+        status = copy_part(table, share, part_of(share, i), to);
         to += share->rows * wefti_store_part_bytes(store, part_of(share, i));
     }
-    return WEFT_OK;
+    if (status == WEFT_OK) return WEFT_OK;
+    wefti_share_release(share);
+    *share = (wefti_share_table){.copied = true};
+    return wefti_while(status, "table '%s', a snapshot's copy of %lld rows", table->spec.name, (long long)wefti_store_rows(store));
 }
 
 void wefti_share_release(wefti_share_table *share) {
-    if (share->memory) wefti_free(share->memory, share->bytes);
+    if (share->mapped && share->memory) wefti_spill_unmap(share->memory, share->bytes);
+    else if (share->memory) wefti_free(share->memory, share->bytes);
     share->memory = NULL;
 }
 
@@ -76,8 +103,13 @@ static weft_status write_table(weft_safetensors_writer *writer, const wefti_shar
     for (int32_t i = 0; i < part_count(share); i++) {
         int32_t part = part_of(share, i);
         size_t  row = part < 0 ? sizeof(int64_t) : (size_t)share->width * weft_dtype_bytes(share->held);
-        WEFTI_TRY(weft_safetensors_writer_write(writer, part_name(share->name, part, name), from, share->rows * row));
-        from += share->rows * row;
+        const size_t all = share->rows * row, most = share->mapped ? REST_BYTES : all;
+        for (size_t at = 0, some; at < all || (all == 0 && at == 0); at += some ? some : 1) {
+            some = all - at < most ? all - at : most;
+            WEFTI_TRY(weft_safetensors_writer_write(writer, part_name(share->name, part, name), from + at, some));
+            rest(share, from + at, some);
+        }
+        from += all;
     }
     return WEFT_OK;
 }

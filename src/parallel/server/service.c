@@ -217,6 +217,7 @@ static weft_status fill(weft_server *server, const weft_server_options *o) {
     server->timeout_ns = (uint64_t)(o->timeout_ns ? o->timeout_ns : world->timeout_ns);
     server->functions = o->functions;
     server->function_count = o->function_count;
+    WEFTI_TRY(wefti_copy_string(o->spill, &server->spill));
     WEFTI_TRY(wefti_alloc((size_t)server->size * sizeof *server->gone, "who is gone", &server->gone));
     WEFTI_TRY(wefti_alloc((size_t)server->size * sizeof *server->stuck, "whose link is busy", &server->stuck));
     WEFTI_TRY(world->links->open_wire(world, server->shift ? "parameter server's replicas" : "parameter server", &server->wire));
@@ -261,6 +262,7 @@ static void free_server(weft_server *server) {
         wefti_server_free_buffer(server, buffer);
     }
     wefti_resize_close(server);
+    wefti_free_string(server->spill);
     if (server->gone) wefti_free(server->gone, (size_t)server->size * sizeof *server->gone);
     if (server->stuck) wefti_free(server->stuck, (size_t)server->size * sizeof *server->stuck);
     pthread_mutex_destroy(&server->lock);
@@ -407,7 +409,15 @@ void wefti_server_add_counts(weft_server *server, weft_server_counts *counts) {
     counts->sent_key_bytes += server->sent_key_bytes;
     counts->value_bytes += server->value_bytes;
     counts->moved_value_bytes += server->moved_value_bytes;
-    for (const served_table *table = server->served; table; table = table->next) counts->held_bytes += wefti_store_bytes(table->store);
+    for (const served_table *table = server->served; table; table = table->next) {
+        wefti_spill_counts spilled;
+        wefti_store_count_spill(table->store, &spilled);
+        counts->held_bytes += wefti_store_bytes(table->store);
+        counts->spilled_bytes += spilled.total - spilled.resident;
+        counts->spill_found += spilled.found;
+        counts->spill_loaded += spilled.loaded;
+        counts->spill_written += spilled.written;
+    }
     if (server->twin) wefti_server_add_counts(server->twin, counts);
 }
 

@@ -4,7 +4,7 @@
  * places, and each row's key. Arrays of one slab: values, states one after the other, numbers of updates, keys; so a run of
  * places is a run of memory, and goes to a rule in one call. Memory is width x (1 + states) elements a row, 8 bytes more where the rule wants
  * numbers of updates, and for sparse rows 8 of the key and 24 to 48 of the index. Rows of hybrid stores have pieces of
- * memory of their own (hybrid.h), and 16 bytes each in the slabs. */
+ * memory of their own (hybrid.h), and 16 bytes each in the slabs. Where rows lie on disk, slabs are small, and in memory while they are used. */
 #include "parallel/server/store.h"
 
 #include <string.h>
@@ -40,9 +40,29 @@ weft_status wefti_slab_fill(const wefti_store *store, bool zero, wefti_slab *sla
 
 /* --- making one --- */
 
+/* Slabs of some rows, none of them in memory yet. */
+static weft_status create_dense_slabs(wefti_store *store) {
+    const wefti_store_options *o = &store->options;
+    wefti_slab                 slab = {0};
+    uint64_t                   count = (((o->rows ? o->rows : 1) - 1) >> store->blocks.least) + 1;
+    size_t                     all = 0, list = 0;
+    if (!wefti_slab_measure(store, UINT64_C(1) << store->blocks.least, &slab) || !wefti_mul_size(count, slab.bytes, &all) || !wefti_mul_size(count, sizeof slab, &list) ||
+        (o->most_bytes && all > o->most_bytes))
+        return wefti_fail(WEFT_E_NO_MEMORY, "table '%s': its %llu rows here, %zu bytes each %llu of them with states, are more than its most_bytes, %zu, or than there "
+                          "are addresses", o->name, (unsigned long long)o->rows, slab.bytes, 1ULL << store->blocks.least, o->most_bytes);
+    WEFTI_TRY(wefti_alloc(list, "the list of a table's slabs", &store->slabs));
+    store->slab_count = store->slab_room = count;
+    store->slab_rows = count << store->blocks.least;
+    for (uint64_t i = 0; i < count; i++) store->slabs[i] = slab;
+    store->rows = o->rows;
+    store->bytes = list + all;
+    return wefti_spill_add(store->spill, count, slab.bytes);
+}
+
 static weft_status create_dense(wefti_store *store) {
     const wefti_store_options *o = &store->options;
     unsigned long long         rows = o->rows;
+    if (store->spill && !o->hybrid) return create_dense_slabs(store);
     if (!wefti_slab_measure(store, o->rows, &store->whole))
         return wefti_fail(WEFT_E_NO_MEMORY, "table '%s': %llu rows of %lld elements with %d states are more bytes than there are addresses",
                           o->name, rows, (long long)o->width, store->states);
@@ -57,6 +77,7 @@ static weft_status create_dense(wefti_store *store) {
     store->slab_count = 1;
     store->slab_rows = store->rows = o->rows;
     store->bytes = store->whole.bytes;
+    if (store->spill) return wefti_spill_add(store->spill, o->rows, 0);
     if (o->start != WEFT_START_ZERO)
         for (uint64_t row = 0; row < o->rows; row++) wefti_store_first(store, o->first + row, store->whole.memory + row * store->row_bytes);
     return WEFT_OK;
@@ -74,7 +95,7 @@ static weft_status prepare(wefti_store *store) {
     store->row_bytes = o->hybrid ? sizeof(wefti_hybrid_row) : row;
     if (o->hybrid) thing = sizeof(wefti_hybrid_row) + 16;
     store->in_row_bytes = (size_t)o->width * store->in_bytes;
-    store->blocks = wefti_blocks_of(thing, SLAB_LEAST_BYTES, SLAB_MOST_BYTES);
+    store->blocks = wefti_blocks_of(thing, SLAB_LEAST_BYTES, o->memory_bytes && !o->hybrid ? SLAB_LEAST_BYTES : SLAB_MOST_BYTES);
     store->chunk_rows = wefti_max_i64(1, CHUNK_ELEMENTS / o->width);
     store->scratch_bytes = (size_t)store->chunk_rows * row; /* no more than a row, or 4096 elements */
     store->copy_bytes = o->rule.kind == WEFT_TABLE_USER ? copies : 0;
@@ -91,6 +112,7 @@ weft_status wefti_store_create(const wefti_store_options *options, wefti_store *
     store->in_bytes = weft_dtype_bytes(options->dtype);
     store->loops = wefti_loops_choose();
     weft_status status = prepare(store);
+    if (status == WEFT_OK) status = wefti_store_begin_spill(store);
     if (status == WEFT_OK && !options->sparse) status = create_dense(store);
     if (status == WEFT_OK) status = wefti_alloc_raw(store->scratch_bytes, WEFTI_CACHE_LINE, "updates on their way to a table's rows", &store->scratch);
     if (status == WEFT_OK && store->copy_bytes) status = wefti_alloc_raw(store->copy_bytes, WEFTI_CACHE_LINE, "a row that a rule works on", &store->copy);
@@ -106,7 +128,8 @@ void wefti_store_release(wefti_store *store) {
     if (!store) return;
     if (store->options.hybrid) wefti_hybrid_store_empty(store);
     for (uint64_t i = 0; i < store->slab_count; i++) wefti_free(store->slabs[i].memory, store->slabs[i].bytes);
-    if (store->options.sparse) {
+    wefti_spill_release(store->spill);
+    if (store->slabs != &store->whole) {
         wefti_free(store->slabs, store->slab_room * sizeof *store->slabs);
         wefti_free(store->index, store->index_size * sizeof *store->index);
     }
@@ -126,15 +149,18 @@ weft_status wefti_store_find(wefti_store *store, const uint64_t *keys, int64_t c
     return WEFT_OK;
 }
 
-static void read_run(const wefti_store *store, wefti_spot spot, int64_t rows, uint8_t *out) {
+static weft_status read_run(wefti_store *store, wefti_spot spot, uint64_t place, int64_t rows, uint8_t *out) {
+    WEFTI_TRY(wefti_store_need(store, spot.block, false));
     const void *from = wefti_store_row(store, spot);
     if (store->options.hybrid) {
         const wefti_hybrid_shape shape = wefti_store_shape(store);
-        for (int64_t i = 0; i < rows; i++) wefti_hybrid_read(&shape, (const wefti_hybrid_row *)from + i, out + (size_t)i * store->in_row_bytes);
-        return;
-    }
-    if (store->held == store->options.dtype) memcpy(out, from, (size_t)rows * store->row_bytes);
+        for (int64_t i = 0; i < rows; i++) {
+            WEFTI_TRY(wefti_store_need_row(store, place + (uint64_t)i, false));
+            wefti_hybrid_read(&shape, (const wefti_hybrid_row *)from + i, out + (size_t)i * store->in_row_bytes);
+        }
+    } else if (store->held == store->options.dtype) memcpy(out, from, (size_t)rows * store->row_bytes);
     else store->loops->round[store->options.dtype](out, from, rows * store->options.width);
+    return WEFT_OK;
 }
 
 static void read_missing(const wefti_store *store, uint64_t key, uint8_t *out) {
@@ -150,33 +176,31 @@ static void read_missing(const wefti_store *store, uint64_t key, uint8_t *out) {
     store->loops->round[store->options.dtype](out, store->scratch, store->options.width);
 }
 
-void wefti_store_read(const wefti_store *store, const uint64_t *keys, const uint64_t *places, uint64_t begin, int64_t count, void *values_out) {
+weft_status wefti_store_read(wefti_store *store, const uint64_t *keys, const uint64_t *places, uint64_t begin, int64_t count, void *values_out) {
     uint8_t *out = values_out;
-    if (!places) {
-        if (count > 0) read_run(store, (wefti_spot){0, begin}, count, out);
-        return;
-    }
     for (int64_t i = 0, asked = 0; i < count;) {
-        for (asked = wefti_max_i64(asked, i + 1); asked < count && asked <= i + WEFTI_STORE_AHEAD; asked++)
+        for (asked = wefti_max_i64(asked, i + 1); places && asked < count && asked <= i + WEFTI_STORE_AHEAD; asked++)
             if (places[asked] != WEFTI_PLACE_NONE) wefti_store_prefetch(store, places[asked], 1, false);
-        if (places[i] == WEFTI_PLACE_NONE) {
+        if (places && places[i] == WEFTI_PLACE_NONE) {
             read_missing(store, keys[i], out + (size_t)i * store->in_row_bytes);
             i++;
             continue;
         }
-        wefti_spot spot = wefti_blocks_find(store->blocks, places[i]);
+        uint64_t   place = places ? places[i] : begin + (uint64_t)i;
+        wefti_spot spot = wefti_blocks_find(store->blocks, place);
         int64_t    run = 1, most = (int64_t)(store->slabs[spot.block].rows - spot.at);
         if (most > count - i) most = count - i;
+        if (!places) run = most;
         while (run < most && places[i + run] == places[i] + (uint64_t)run) run++;
-        read_run(store, spot, run, out + (size_t)i * store->in_row_bytes);
+        WEFTI_TRY(read_run(store, spot, place, run, out + (size_t)i * store->in_row_bytes));
         i += run;
     }
+    return WEFT_OK;
 }
 
 /* --- looking --- */
 
 int64_t wefti_store_rows(const wefti_store *store) { return (int64_t)store->rows; }
-size_t  wefti_store_bytes(const wefti_store *store) { return store->bytes; }
 
 uint64_t wefti_store_key(const wefti_store *store, uint64_t place) {
     if (!store->options.sparse) return store->options.first + place;

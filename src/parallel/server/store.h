@@ -5,12 +5,13 @@
  * lie in slabs of many rows, those of each state beside them; nothing is moved when rows come.
  *
  * F16 and BF16 tables are held as F32 ("held dtype"): updates are widened, and what is read is rounded to nearest, ties to even.
- * Reading and giving to the rule allocate nothing. Buffers of values are aligned to their dtype. One thread at a time. */
+ * Reading and giving to the rule allocate nothing, but where rows lie on disk: there they fail with what the file system says (WEFT_E_NO_SPACE, WEFT_E_IO). Buffers of values are aligned to their dtype. One thread at a time. */
 #ifndef WEFTI_SERVER_STORE_H
 #define WEFTI_SERVER_STORE_H
 
 #include "core/base/base.h"
 #include "core/iface/rule.h"
+#include "parallel/server/spill.h"
 #include "weft/server.h"
 
 typedef struct wefti_store wefti_store;
@@ -30,6 +31,8 @@ typedef struct wefti_store_options {
     uint64_t                   seed;
     bool                       hybrid;     /* rows are hashes while that is smaller (hybrid.h): ADD from zero */
     size_t                     most_bytes; /* 0: none */
+    size_t                     memory_bytes; /* of rows and states; the others lie on disk (store_spill.c). 0: all are in memory */
+    const char                *spill_folder; /* lives as long as the store */
     const char                *name;       /* of the table, for messages; lives as long as the store */
 } wefti_store_options;
 
@@ -49,7 +52,8 @@ WEFT_MUST_CHECK weft_status wefti_store_find(wefti_store *store, const uint64_t 
 
 /* values_out [count, width] of the table's dtype: rows by place; of those that are not there (keys[i]) what they would begin with.
  * `places` NULL (dense): the `count` rows from place `begin` on; keys is not looked at then. */
-void wefti_store_read(const wefti_store *store, const uint64_t *keys, const uint64_t *places, uint64_t begin, int64_t count, void *values_out);
+WEFT_MUST_CHECK weft_status wefti_store_read(wefti_store *store, const uint64_t *keys, const uint64_t *places, uint64_t begin, int64_t count,
+                                             void *values_out);
 
 /* Gives updates [count, width] of the table's dtype to the rule, row by row; `scale` multiplies them first, in the held dtype (1: as they
  * are; integers are divided by 1/scale, rounded to an integer, toward zero). AVERAGE takes it for the mean. Places exist; NULL (dense): from
@@ -92,13 +96,18 @@ int32_t    wefti_store_states(const wefti_store *store);
 bool       wefti_store_counts(const wefti_store *store); /* it keeps numbers of updates */
 weft_dtype wefti_store_held(const wefti_store *store);
 size_t     wefti_store_part_bytes(const wefti_store *store, int32_t part); /* of one row */
-/* A part of `count` rows from place `begin` on, and back; `places` as in apply. Only hybrid stores fail, as wefti_store_write. */
-void wefti_store_copy_out(const wefti_store *store, int32_t part, uint64_t begin, uint64_t count, void *out);
+/* A part of `count` rows from place `begin` on, and back; `places` as in apply. Only hybrid stores fail, as wefti_store_write, and those on disk; copying
+ * out does not count as use of a row. */
+WEFT_MUST_CHECK weft_status wefti_store_copy_out(wefti_store *store, int32_t part, uint64_t begin, uint64_t count, void *out);
 WEFT_MUST_CHECK weft_status wefti_store_copy_in(wefti_store *store, int32_t part, const uint64_t *places, uint64_t begin, uint64_t count, const void *in);
 
 /* --- looking --- */
 int64_t  wefti_store_rows(const wefti_store *store);
-size_t   wefti_store_bytes(const wefti_store *store); /* that it holds: values, states, hash */
+size_t   wefti_store_bytes(const wefti_store *store); /* that it holds in memory: values, states, hash */
+void     wefti_store_count_spill(const wefti_store *store, wefti_spill_counts *counts_out);
+const char *wefti_store_folder(const wefti_store *store); /* where rows lie on disk; NULL: nowhere */
+/* Before rows are changed: goes back below memory_bytes where a disk has kept it from that, or says why it cannot. */
+WEFT_MUST_CHECK weft_status wefti_store_settle(wefti_store *store);
 uint64_t wefti_store_key(const wefti_store *store, uint64_t place);
 
 #endif

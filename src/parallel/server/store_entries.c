@@ -73,6 +73,7 @@ static weft_status reserve(wefti_store *store, const uint64_t *places, uint64_t 
         const uint64_t          place = places ? places[i] : begin + i;
         const wefti_hybrid_row *row = wefti_store_hybrid_row(store, place);
         if (row->room == WEFTI_HYBRID_DENSE) continue;
+        WEFTI_TRY(wefti_store_need_row(store, place, false));
         uint32_t missing = wefti_hybrid_missing_entries(&shape, row, entries->columns + at * entries->column_bytes, entries->column_bytes,
                                                         entries->values + at * entries->element_bytes, entries->counts[i]);
         WEFTI_TRY(wefti_hybrid_store_room(store, place, (uint64_t)row->used + missing));
@@ -94,8 +95,13 @@ weft_status wefti_store_apply_entries(wefti_store *store, const uint64_t *places
         }
         if (store->options.hybrid) {
             const wefti_hybrid_shape shape = wefti_store_shape(store);
+            WEFTI_TRY(wefti_store_need_row(store, place, true));
             wefti_hybrid_add_entries(&shape, wefti_store_hybrid_row(store, place), columns, wide, values, here);
-        } else wefti_entries_add(store->held, wefti_store_row(store, wefti_blocks_find(store->blocks, place)), columns, wide, values, here, false);
+            continue;
+        }
+        const wefti_spot spot = wefti_blocks_find(store->blocks, place);
+        WEFTI_TRY(wefti_store_need(store, spot.block, true));
+        wefti_entries_add(store->held, wefti_store_row(store, spot), columns, wide, values, here, false);
     }
     return WEFT_OK;
 }
@@ -112,15 +118,20 @@ static bool is_zero(weft_dtype dtype, const uint8_t *value) {
     }
 }
 
-uint32_t wefti_store_read_entries(const wefti_store *store, uint64_t key, uint64_t place, void *row, uint8_t *columns_out, uint8_t *values_out) {
+weft_status wefti_store_read_entries(wefti_store *store, uint64_t key, uint64_t place, void *row, uint8_t *columns_out, uint8_t *values_out, uint32_t *count_out) {
     const int64_t  width = store->options.width;
     const uint32_t wide = wefti_entries_column_bytes(width);
     uint32_t       count = 0;
+    *count_out = 0;
     if (store->options.hybrid) {
         const wefti_hybrid_shape shape = wefti_store_shape(store);
-        return place == WEFTI_PLACE_NONE ? 0 : wefti_hybrid_read_entries(&shape, wefti_store_hybrid_row(store, place), columns_out, wide, values_out);
+        if (place == WEFTI_PLACE_NONE) return WEFT_OK;
+        const wefti_hybrid_row *hybrid = wefti_store_hybrid_row(store, place);
+        if (columns_out || hybrid->room == WEFTI_HYBRID_DENSE) WEFTI_TRY(wefti_store_need_row(store, place, false));
+        *count_out = wefti_hybrid_read_entries(&shape, hybrid, columns_out, wide, values_out);
+        return WEFT_OK;
     }
-    wefti_store_read(store, &key, &place, 0, 1, row);
+    WEFTI_TRY(wefti_store_read(store, &key, &place, 0, 1, row));
     for (int64_t i = 0; i < width; i++) {
         const uint8_t *value = (const uint8_t *)row + (size_t)i * store->in_bytes;
         if (is_zero(store->options.dtype, value)) continue;
@@ -130,5 +141,6 @@ uint32_t wefti_store_read_entries(const wefti_store *store, uint64_t key, uint64
         }
         count++;
     }
-    return count;
+    *count_out = count;
+    return WEFT_OK;
 }

@@ -42,9 +42,9 @@ WEFT_MUST_CHECK weft_status wefti_store_apply_entries(wefti_store *store, const 
                                                       const wefti_entries *entries);
 WEFT_MUST_CHECK weft_status wefti_sum_add_entries(wefti_sum *sum, const uint64_t *places, uint64_t begin, int64_t count, const wefti_entries *entries);
 
-/* What is not zero of a row as wefti_store_read reads it, in no order; `row` [width] of the table's dtype is to work in. How many; columns_out NULL:
- * only that. */
-uint32_t wefti_store_read_entries(const wefti_store *store, uint64_t key, uint64_t place, void *row, uint8_t *columns_out, uint8_t *values_out);
+/* What is not zero of a row as wefti_store_read reads it, in no order; `row` [width] of the table's dtype is to work in. columns_out NULL: only how many. */
+WEFT_MUST_CHECK weft_status wefti_store_read_entries(wefti_store *store, uint64_t key, uint64_t place, void *row, uint8_t *columns_out, uint8_t *values_out,
+                                                     uint32_t *count_out);
 
 /* row[column] += value, or = value (`set`), of a dense row and values of this dtype. */
 void wefti_entries_add(weft_dtype dtype, void *row, const uint8_t *columns, uint32_t column_bytes, const void *values, uint32_t count, bool set);

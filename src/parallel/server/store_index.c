@@ -84,9 +84,13 @@ static weft_status make_room(wefti_store *store, const plan *p) {
     if (list != store->slabs && store->slab_count) memcpy(list, store->slabs, store->slab_count * sizeof *list);
     for (; made < p->slab_count; made++) {
         bool fits = wefti_slab_measure(store, wefti_blocks_size(store->blocks, made), &list[made]);
+        if (fits && store->spill && !store->options.hybrid) continue; /* it comes into memory when it is used */
         status = fits ? wefti_slab_fill(store, false, &list[made]) : wefti_fail(WEFT_E_INTERNAL, "a slab that was measured does not fit");
         if (status != WEFT_OK) goto failed;
     }
+    if (store->spill && store->options.hybrid) status = wefti_spill_add(store->spill, p->slab_rows - store->slab_rows, 0);
+    else if (store->spill && p->slab_count > store->slab_count) status = wefti_spill_add(store->spill, p->slab_count - store->slab_count, list[p->slab_count - 1].bytes);
+    if (status != WEFT_OK) goto failed;
     if (entries) move_entries(store, entries, p->index_size);
     if (list != store->slabs) wefti_free(store->slabs, store->slab_room * sizeof *list);
     store->slabs = list;
@@ -140,17 +144,19 @@ static uint64_t look_up(const wefti_store *store, const uint64_t *keys, int64_t 
     return missing;
 }
 
-static void begin_row(wefti_store *store, uint64_t place, uint64_t key) {
+static weft_status begin_row(wefti_store *store, uint64_t place, uint64_t key) {
     wefti_spot  spot = wefti_blocks_find(store->blocks, place);
+    WEFTI_TRY(wefti_store_need(store, spot.block, true));
     wefti_slab *slab = &store->slabs[spot.block];
     uint8_t    *row = wefti_store_row(store, spot);
     wefti_store_first(store, key, row);
     for (int32_t state = 0; state < store->states; state++) memset(row += slab->array_bytes, 0, store->row_bytes);
     if (slab->updates) slab->updates[spot.at] = 0;
     slab->keys[spot.at] = key;
+    return WEFT_OK;
 }
 
-static void put_in(wefti_store *store, const uint64_t *keys, int64_t count, uint64_t *places_out) {
+static weft_status put_in(wefti_store *store, const uint64_t *keys, int64_t count, uint64_t *places_out) {
     table t = table_of(store->index, store->index_size);
     for (int64_t i = 0; i < count; i++) {
         if (i + AHEAD < count && places_out[i + AHEAD] == WEFTI_PLACE_NONE)
@@ -158,17 +164,17 @@ static void put_in(wefti_store *store, const uint64_t *keys, int64_t count, uint
         if (places_out[i] != WEFTI_PLACE_NONE) continue;
         wefti_entry *entry = entry_of(&t, keys[i]);
         if (entry->place_and_1 == 0) {
-            begin_row(store, store->rows, keys[i]);
+            WEFTI_TRY(begin_row(store, store->rows, keys[i]));
             *entry = (wefti_entry){keys[i], ++store->rows};
         }
         places_out[i] = entry->place_and_1 - 1;
     }
+    return WEFT_OK;
 }
 
 weft_status wefti_store_find_sparse(wefti_store *store, const uint64_t *keys, int64_t count, bool create, uint64_t *places_out) {
     uint64_t missing = look_up(store, keys, count, places_out);
     if (!create || missing == 0) return WEFT_OK;
     WEFTI_TRY(reserve(store, missing));
-    put_in(store, keys, count, places_out);
-    return WEFT_OK;
+    return put_in(store, keys, count, places_out);
 }

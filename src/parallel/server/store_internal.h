@@ -60,6 +60,7 @@ struct wefti_store {
     wefti_entry *index;
     uint64_t     index_size;
 
+    wefti_spill *spill; /* rows lie on disk, too; NULL: they do not */
     const wefti_loops *loops;
     const wefti_rule  *rule; /* of SOLVER and FTRL */
     double             hyper[WEFTI_HYPER_COUNT], l2, decay, l1, group;
@@ -97,6 +98,7 @@ enum { WEFTI_STORE_LINES = 8 };
 static inline void wefti_store_prefetch(const wefti_store *store, uint64_t place, int32_t arrays, bool write) {
     wefti_spot        spot = wefti_blocks_find(store->blocks, place);
     const wefti_slab *slab = &store->slabs[spot.block];
+    if (!slab->memory) return; /* on disk */
     const uint8_t    *row = slab->memory + spot.at * store->row_bytes;
     size_t            bytes = store->row_bytes < WEFTI_STORE_LINES * WEFTI_CACHE_LINE ? store->row_bytes : WEFTI_STORE_LINES * WEFTI_CACHE_LINE;
     for (int32_t array = 0; array < arrays; array++, row += slab->array_bytes)
@@ -133,6 +135,20 @@ WEFT_MUST_CHECK weft_status wefti_hybrid_store_give(wefti_store *store, const ui
                                                     weft_dtype dtype, wefti_scaling scaling);
 WEFT_MUST_CHECK weft_status wefti_hybrid_store_write(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *values);
 void wefti_hybrid_store_empty(wefti_store *store); /* frees what its rows hold */
+
+/* Rows on disk (store_spill.c). A slab, or a row of a hybrid store, is in memory until another one is brought; `changes`: it is going to. */
+WEFT_MUST_CHECK weft_status wefti_store_begin_spill(wefti_store *store);
+WEFT_MUST_CHECK weft_status wefti_store_bring(wefti_store *store, uint64_t block, bool changes);
+WEFT_MUST_CHECK weft_status wefti_store_bring_row(wefti_store *store, uint64_t place, bool changes);
+static inline weft_status wefti_store_need(wefti_store *store, uint64_t block, bool changes) {
+    return store->spill && !store->options.hybrid ? wefti_store_bring(store, block, changes) : WEFT_OK;
+}
+static inline weft_status wefti_store_need_row(wefti_store *store, uint64_t place, bool changes) {
+    return store->spill ? wefti_store_bring_row(store, place, changes) : WEFT_OK;
+}
+/* Bytes of a slab, or a hybrid row as [width], without bringing it. */
+WEFT_MUST_CHECK weft_status wefti_store_peek(wefti_store *store, uint64_t block, size_t from, size_t bytes, void *out);
+WEFT_MUST_CHECK weft_status wefti_store_peek_row(wefti_store *store, uint64_t place, void *values_out);
 
 /* Bytes of a slab with so many rows; false where they are too many for a size_t. */
 bool wefti_slab_measure(const wefti_store *store, uint64_t rows, wefti_slab *slab_out);

@@ -162,6 +162,7 @@ weft_status wefti_store_give(wefti_store *store, const uint64_t *places, uint64_
             wefti_store_prefetch(store, places[asked], 1 + store->states, true);
         run        r = {.place = places ? places[i] : begin + (uint64_t)i, .scale = direct ? scaling.scale : 1};
         wefti_spot spot = wefti_blocks_find(store->blocks, r.place);
+        WEFTI_TRY(wefti_store_need(store, spot.block, true));
         r.slab = &store->slabs[spot.block];
         r.at = spot.at;
         r.rows = run_length(store, r.slab, r.at, places ? places + i : NULL, direct ? count - i : wefti_min_i64(count - i, store->chunk_rows));

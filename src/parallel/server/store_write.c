@@ -11,6 +11,7 @@ weft_status wefti_store_write(wefti_store *store, const uint64_t *places, uint64
     if (store->options.hybrid) return wefti_hybrid_store_write(store, places, begin, count, values);
     for (int64_t i = 0; i < count; i++) {
         wefti_spot spot = wefti_blocks_find(store->blocks, places ? places[i] : begin + (uint64_t)i);
+        WEFTI_TRY(wefti_store_need(store, spot.block, true));
         store->loops->take[dtype](wefti_store_row(store, spot), (const uint8_t *)values + (size_t)i * store->in_row_bytes, store->options.width, 1, 1);
     }
     return WEFT_OK;

@@ -57,7 +57,7 @@ weft_status wefti_tables_make_store(weft_server *server, const served_table *tab
     const weft_table_options *o = &table->options;
     wefti_store_options how = {.sparse = o->sparse, .first = table->begin, .rows = table->rows, .width = o->width, .dtype = o->dtype, .rule = o->rule,
                                .start = o->start, .low = o->low, .high = o->high, .seed = o->seed, .most_bytes = o->most_bytes,
-                               .hybrid = o->hybrid, .name = table->spec.name};
+                               .hybrid = o->hybrid, .memory_bytes = o->memory_bytes, .spill_folder = server->spill, .name = table->spec.name};
     if (o->rule.kind == WEFT_TABLE_USER) WEFTI_TRY(find_function(server, o->rule.function, &how.function));
     WEFTI_TRY(wefti_store_create(&how, store_out));
     return o->staleness == 0 ? wefti_sum_create(*store_out, sum_out) : WEFT_OK;
@@ -172,12 +172,13 @@ static weft_status check_state(const served_table *table, const server_job *job)
                       (int)wefti_store_states(table->store));
 }
 
-static void read_state(const served_table *table, server_job *job, void *out) {
+static weft_status read_state(const served_table *table, server_job *job, void *out) {
     uint64_t begin = job->frame.first - table->begin;
     int64_t  updates = 0;
-    wefti_store_copy_out(table->store, job->frame.part, begin, job->frame.count, out);
-    if (wefti_store_counts(table->store)) wefti_store_copy_out(table->store, WEFTI_PART_UPDATES, begin, 1, &updates);
+    WEFTI_TRY(wefti_store_copy_out(table->store, job->frame.part, begin, job->frame.count, out));
+    if (wefti_store_counts(table->store)) WEFTI_TRY(wefti_store_copy_out(table->store, WEFTI_PART_UPDATES, begin, 1, &updates));
     job->updates = (uint64_t)updates;
+    return WEFT_OK;
 }
 
 static weft_status set_state(served_table *table, const server_job *job) {
@@ -214,12 +215,9 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
     }
     if (status != WEFT_OK) return status;
     job->answer_bytes = bytes;
-    if (job->frame.part) {
-        read_state(table, job, out);
-        return WEFT_OK;
-    }
+    if (job->frame.part) return read_state(table, job, out);
     if (!job->in_place && !coded && wefti_lend_rows(server, table, job)) return WEFT_OK;
-    wefti_store_read(table->store, keys ? keys->keys : NULL, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, count, out);
+    WEFTI_TRY(wefti_store_read(table->store, keys ? keys->keys : NULL, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, count, out));
     return coded ? wefti_coded_answer(server, table, job) : WEFT_OK;
 }
 
@@ -309,6 +307,7 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
     weft_status status = check_request(table, job, pushes);
     if (status == WEFT_OK && job->frame.part) status = check_state(table, job);
     pushes = pushes && !repeated;
+    if (status == WEFT_OK && pushes) status = wefti_store_settle(table->store);
     bool entries = pushes && job->frame.flags & WEFTI_SERVER_ENTRIES, coded = pushes && !entries && is_coded(&job->frame);
     if (status == WEFT_OK && entries) status = wefti_entries_find(table, job);
     else if (status == WEFT_OK && pushes && !coded) status = find_values(server, table, job);
