@@ -8,7 +8,8 @@
  * element's index, so that they are the same bits under any number of threads and ranks.
  *
  * A set is used by one thread at a time, and not while a plan that holds it runs. Reading and writing copies between
- * host and device and blocks until that is done. Nothing here waits for other ranks. (Where ranks share memory, a trainer's solver
+ * host and device and blocks until that is done. Nothing here waits for other ranks. Under a strategy that splits parameters a rank
+ * has its part of them alone; shapes and bytes here are those of the whole variable, whose values only a checkpoint has. (Where ranks share memory, a trainer's solver
  * states may be kept up to date in parts; reading one fetches the rest from the memory of its peers.)
  * Source: src/core/plan/variables.c. */
 #ifndef WEFT_VARIABLES_H
@@ -59,7 +60,7 @@ weft_variables *weft_variables_retain(weft_variables *variables);
 /* Gives up one reference; the last one frees. NULL is allowed. Thread-safe. */
 void weft_variables_release(weft_variables *variables);
 
-/* How many there are, and the bytes of memory that they hold (each aligned to 64, for every rank that shares it). */
+/* How many there are, and the bytes of memory that they hold on this rank (each aligned to 64, for every rank that shares it). */
 int32_t weft_variables_count(const weft_variables *variables);
 int64_t weft_variables_bytes(const weft_variables *variables);
 /* Variable `index` from 0, in the order of creation; WEFT_E_INVALID past the end. */
@@ -69,10 +70,11 @@ int32_t weft_variables_find(const weft_variables *variables, const char *name);
 
 /* Copies the variable's elements, row-major, to host memory: `bytes` must be its size. WEFT_E_NOT_FOUND (a like name is
  * suggested), WEFT_E_MISMATCH where the bytes differ; WEFT_E_STATE for a solver state that another rank has overwritten since the last
- * step, while this one wants to know what it was. */
+ * step, while this one wants to know what it was, and for a variable of which a strategy gives this rank a part alone. */
 WEFT_MUST_CHECK weft_status weft_variables_get(const weft_variables *variables, const char *name, void *values_out,
                                                size_t bytes);
-/* Copies host memory into the variable; dtype and shape must be its own (WEFT_E_DTYPE, WEFT_E_SHAPE, WEFT_E_NOT_FOUND). */
+/* Copies host memory into the variable; dtype and shape must be its own (WEFT_E_DTYPE, WEFT_E_SHAPE, WEFT_E_NOT_FOUND;
+ * WEFT_E_STATE as get). */
 WEFT_MUST_CHECK weft_status weft_variables_set(weft_variables *variables, const char *name, weft_dtype dtype,
                                                weft_shape shape, const void *values);
 /* Gives every variable the value that it was created with. */

@@ -149,6 +149,7 @@ weft_status weft_plan_describe(weft_plan *plan, const char **text_out) {
                        (long long)op.read_bytes, (long long)op.written_bytes, (long long)op.scratch_bytes, (long long)op.sent_bytes, op.name);
     }
     add_totals(plan);
+    if (plan->ir.options.notes) wefti_text_add(&plan->text, "%s", plan->ir.options.notes);
     return finish(plan, text_out);
 }
 

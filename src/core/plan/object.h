@@ -83,7 +83,7 @@ void wefti_flights_end(weft_plan *plan);
 void *wefti_plan_address(const weft_plan *plan, int32_t value);
 static inline uint64_t wefti_plan_now(void) { return wefti_host_now(wefti_host_system()); }
 
-/* variables.c: WEFT_E_MISMATCH where they differ; WEFT_E_NOT_FOUND naming what is like it. */
+/* variables.c: WEFT_E_MISMATCH where they differ (a plan's leaf has the shape of this rank's part); WEFT_E_NOT_FOUND naming what is like it. */
 weft_status wefti_variables_match(const weft_variables *variables, int32_t index, const weft_tensor *leaf);
 weft_status wefti_variables_missing(const weft_variables *variables, const char *name);
 

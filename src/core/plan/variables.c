@@ -23,27 +23,32 @@ static double initial_value(const wefti_leaf *leaf, weft_dtype dtype, int64_t i)
     }
 }
 
-static void fill_initial(const wefti_leaf *leaf, weft_dtype dtype, int64_t elements, void *values_out) {
+/* Of the part that the window is on; drawn by the global index, so that any split starts alike. */
+static void fill_initial(const wefti_leaf *leaf, weft_dtype dtype, weft_shape global, const wefti_window_of *window, void *values_out) {
+    int64_t elements = weft_shape_elements(wefti_window_shape(window, global));
     if (leaf->init == WEFTI_INIT_ZEROS) memset(values_out, 0, (size_t)elements * weft_dtype_bytes(dtype));
-    else
+    else if (wefti_window_is_whole(window))
         for (int64_t i = 0; i < elements; i++) wefti_store_f64(values_out, i, dtype, initial_value(leaf, dtype, i));
+    else
+        for (int64_t i = 0; i < elements; i++)
+            wefti_store_f64(values_out, i, dtype, initial_value(leaf, dtype, wefti_window_index(window, global, i)));
 }
 
 weft_status wefti_leaf_initial(const weft_tensor *leaf, void *values_out) {
     if (!leaf->node || !leaf->node->leaf || (leaf->node->op != WEFT_OP_PARAMETER && leaf->node->op != WEFT_OP_STATE))
         return wefti_fail(WEFT_E_INVALID, "'%s' is no parameter or state and has no initial value", weft_tensor_name(leaf));
-    fill_initial(leaf->node->leaf, leaf->dtype, weft_shape_elements(leaf->shape), values_out);
+    fill_initial(leaf->node->leaf, leaf->dtype, leaf->shape, &(wefti_window_of){.ranks = 1}, values_out);
     return WEFT_OK;
 }
 
 static weft_status initialise(weft_variables *v, const wefti_variable *it) {
     if (v->device->vtable->host_memory) {
-        fill_initial(&it->leaf, it->dtype, weft_shape_elements(it->shape), it->memory);
+        fill_initial(&it->leaf, it->dtype, it->shape, &it->window, it->memory);
         return WEFT_OK;
     }
     void *values = NULL;
     WEFTI_TRY(wefti_alloc((size_t)it->bytes, "initial values", &values));
-    fill_initial(&it->leaf, it->dtype, weft_shape_elements(it->shape), values);
+    fill_initial(&it->leaf, it->dtype, it->shape, &it->window, values);
     weft_status status = v->device->vtable->write(v->device, it->memory, values, (size_t)it->bytes);
     wefti_free(values, (size_t)it->bytes);
     return status;
@@ -90,18 +95,31 @@ static weft_variable_kind kind_of(const wefti_node *node) {
     return node->op == WEFT_OP_PARAMETER ? WEFT_VARIABLE_PARAMETER : WEFT_VARIABLE_STATE;
 }
 
+static weft_status match(const wefti_variable *it, weft_shape shape, const weft_tensor *leaf) {
+    if (it->dtype == leaf->dtype && weft_shape_equal(shape, leaf->shape) && it->kind == kind_of(leaf->node)) return WEFT_OK;
+    return wefti_fail(WEFT_E_MISMATCH, "variable '%s' is a %s %s %s%s, the graph has a %s %s %s of that name", it->name,
+                      it->kind == WEFT_VARIABLE_PARAMETER ? "parameter" : "state", weft_dtype_name(it->dtype),
+                      weft_shape_text(shape).text, wefti_window_is_whole(&it->window) ? "" : " (this rank's part)", wefti_ops[leaf->node->op].name,
+                      weft_dtype_name(leaf->dtype), weft_shape_text(leaf->shape).text);
+}
+
 weft_status wefti_variables_match(const weft_variables *v, int32_t index, const weft_tensor *leaf) {
     const wefti_variable *it = &v->list[index];
-    if (it->dtype != leaf->dtype || !weft_shape_equal(it->shape, leaf->shape) || it->kind != kind_of(leaf->node))
-        return wefti_fail(WEFT_E_MISMATCH, "variable '%s' is a %s %s %s, the graph has a %s %s %s of that name", it->name,
-                          it->kind == WEFT_VARIABLE_PARAMETER ? "parameter" : "state", weft_dtype_name(it->dtype),
-                          weft_shape_text(it->shape).text, wefti_ops[leaf->node->op].name, weft_dtype_name(leaf->dtype),
-                          weft_shape_text(leaf->shape).text);
-    return WEFT_OK;
+    return match(it, wefti_window_shape(&it->window, it->shape), leaf);
+}
+
+static wefti_window_of window_of(const wefti_windows *windows, const char *name) {
+    for (int32_t i = 0; i < windows->n; i++)
+        if (strcmp(windows->list[i].name, name) == 0) return windows->list[i].window;
+    return (wefti_window_of){.ranks = 1};
+}
+
+static int64_t bytes_of(const weft_tensor *leaf, const wefti_window_of *window) {
+    return weft_shape_elements(wefti_window_shape(window, leaf->shape)) * (int64_t)weft_dtype_bytes(leaf->dtype);
 }
 
 /* How many leaves are new, and the bytes that they take. */
-static weft_status measure(const weft_variables *v, weft_graph *graph, int32_t *count_out, size_t *bytes_out) {
+static weft_status measure(const weft_variables *v, weft_graph *graph, const wefti_windows *windows, int32_t *count_out, size_t *bytes_out) {
     *count_out = 0;
     *bytes_out = 0;
     for (int32_t i = 0; i < graph->n_leaves; i++) {
@@ -109,10 +127,11 @@ static weft_status measure(const weft_variables *v, weft_graph *graph, int32_t *
         if (!is_variable(node)) continue;
         int32_t known = weft_variables_find(v, node->name);
         if (known >= 0) {
-            WEFTI_TRY(wefti_variables_match(v, known, &node->outputs[0]));
+            WEFTI_TRY(match(&v->list[known], v->list[known].shape, &node->outputs[0]));
             continue;
         }
-        size_t bytes = (size_t)weft_shape_elements(node->outputs[0].shape) * weft_dtype_bytes(node->outputs[0].dtype);
+        wefti_window_of window = window_of(windows, node->name);
+        size_t          bytes = (size_t)bytes_of(&node->outputs[0], &window);
         if (!wefti_add_size(*bytes_out, wefti_variable_room(v->wire, v->ranks, bytes), bytes_out))
             return wefti_fail(WEFT_E_OVERFLOW, "the variables of graph '%s' have more bytes than can be counted", graph->name);
         (*count_out)++;
@@ -120,12 +139,12 @@ static weft_status measure(const weft_variables *v, weft_graph *graph, int32_t *
     return WEFT_OK;
 }
 
-static weft_status add_variable(weft_variables *v, const wefti_node *node, char *memory) {
+static weft_status add_variable(weft_variables *v, const wefti_node *node, const wefti_windows *windows, char *memory) {
     wefti_variable *it = &v->list[v->count];
     *it = (wefti_variable){.kind = kind_of(node), .dtype = node->outputs[0].dtype, .shape = node->outputs[0].shape,
-                     .leaf = *node->leaf, .memory = memory};
+                     .window = window_of(windows, node->name), .leaf = *node->leaf, .memory = memory};
     it->leaf.value = NULL;
-    it->bytes = weft_shape_elements(it->shape) * (int64_t)weft_dtype_bytes(it->dtype);
+    it->bytes = bytes_of(&node->outputs[0], &it->window);
     WEFTI_TRY(wefti_copy_string(node->name, &it->name));
     weft_status status = initialise(v, it);
     if (status != WEFT_OK) {
@@ -168,12 +187,12 @@ static void forget_from(weft_variables *v, int32_t count) {
     for (int32_t i = 0; i < v->count; i++) enter(v, i);
 }
 
-weft_status weft_variables_extend(weft_variables *v, weft_graph *graph) {
+static weft_status extend(weft_variables *v, weft_graph *graph, const wefti_windows *windows) {
     int32_t more, before;
     size_t  bytes;
     if (!v || !graph) return wefti_fail(WEFT_E_INVALID, "weft_variables_extend: %s is NULL", v ? "the graph" : "variables");
     WEFTI_TRY(wefti_graph_status(graph));
-    WEFTI_TRY(measure(v, graph, &more, &bytes));
+    WEFTI_TRY(measure(v, graph, windows, &more, &bytes));
     if (more == 0) return WEFT_OK;
     WEFTI_TRY(make_room(v, more));
     WEFTI_TRY(add_block(v, bytes));
@@ -182,7 +201,7 @@ weft_status weft_variables_extend(weft_variables *v, weft_graph *graph) {
     for (int32_t i = 0; i < graph->n_leaves; i++) {
         const wefti_node *node = graph->leaves[i];
         if (!is_variable(node) || weft_variables_find(v, node->name) >= 0) continue;
-        weft_status status = add_variable(v, node, memory);
+        weft_status status = add_variable(v, node, windows, memory);
         if (status != WEFT_OK) {
             forget_from(v, before);
             drop_block(v);
@@ -193,7 +212,13 @@ weft_status weft_variables_extend(weft_variables *v, weft_graph *graph) {
     return WEFT_OK;
 }
 
+weft_status weft_variables_extend(weft_variables *v, weft_graph *graph) { return extend(v, graph, &(wefti_windows){0}); }
+
 weft_status weft_variables_create(weft_world *world, weft_graph *graph, weft_variables **variables_out) {
+    return wefti_variables_create(world, graph, &(wefti_windows){0}, variables_out);
+}
+
+weft_status wefti_variables_create(weft_world *world, weft_graph *graph, const wefti_windows *windows, weft_variables **variables_out) {
     *variables_out = NULL;
     if (!world || !graph)
         return wefti_fail(WEFT_E_INVALID, "weft_variables_create: the %s is NULL", world ? "graph" : "world");
@@ -204,7 +229,7 @@ weft_status weft_variables_create(weft_world *world, weft_graph *graph, weft_var
     v->rank = world->rank;
     v->ranks = world->size;
     v->wire = wefti_mapping_wire(world);
-    weft_status status = weft_variables_extend(v, graph);
+    weft_status status = extend(v, graph, windows);
     if (status != WEFT_OK) {
         weft_variables_release(v);
         return status;
@@ -233,12 +258,15 @@ void weft_variables_release(weft_variables *v) {
 int32_t weft_variables_count(const weft_variables *v) { return v ? v->count : 0; }
 int64_t weft_variables_bytes(const weft_variables *v) { return v ? v->bytes : 0; }
 void   *wefti_variables_memory(const weft_variables *v, int32_t index) { return v->list[index].memory; }
+const wefti_window_of *wefti_variables_window(const weft_variables *v, int32_t index) { return &v->list[index].window; }
+
+static int64_t global_bytes(const wefti_variable *it) { return weft_shape_elements(it->shape) * (int64_t)weft_dtype_bytes(it->dtype); }
 
 weft_status weft_variables_info(const weft_variables *v, int32_t index, weft_variable_info *info_out) {
     if (!v || index < 0 || index >= v->count)
         return wefti_fail(WEFT_E_INVALID, "there is no variable %d: there are %d", index, weft_variables_count(v));
     const wefti_variable *it = &v->list[index];
-    *info_out = (weft_variable_info){it->name,  it->kind,        it->dtype, it->shape, it->bytes, it->leaf.frozen,
+    *info_out = (weft_variable_info){it->name,  it->kind,        it->dtype, it->shape, global_bytes(it), it->leaf.frozen,
                                      it->leaf.unregularised};
     return WEFT_OK;
 }
@@ -269,12 +297,22 @@ static weft_status look_up(const weft_variables *v, const char *name, const void
     return WEFT_OK;
 }
 
+/* Whether this rank has all of it. */
+static weft_status check_whole(const weft_variables *v, const wefti_variable *it) {
+    const wefti_window_of *w = &it->window;
+    if (wefti_window_is_whole(w)) return WEFT_OK;
+    return wefti_fail(WEFT_E_STATE, "rank %d: variable '%s' %s is split along axis %d over %d ranks by the strategy, and this rank has part %d, %s, "
+                      "alone: weft_trainer_save and weft_trainer_load have all of it", v->rank, it->name, weft_shape_text(it->shape).text, w->axis,
+                      w->ranks, w->rank, weft_shape_text(wefti_window_shape(w, it->shape)).text);
+}
+
 weft_status weft_variables_get(const weft_variables *v, const char *name, void *values_out, size_t bytes) {
     const wefti_variable *it = NULL;
     WEFTI_TRY(look_up(v, name, values_out, &it));
-    if (bytes != (size_t)it->bytes)
+    if (bytes != (size_t)global_bytes(it))
         return wefti_fail(WEFT_E_MISMATCH, "variable '%s' is %s %s, %lld bytes; there is room for %zu", name,
-                          weft_dtype_name(it->dtype), weft_shape_text(it->shape).text, (long long)it->bytes, bytes);
+                          weft_dtype_name(it->dtype), weft_shape_text(it->shape).text, (long long)global_bytes(it), bytes);
+    WEFTI_TRY(check_whole(v, it));
     WEFTI_TRY(wefti_variables_whole(v, (int32_t)(it - v->list)));
     return v->device->vtable->read(v->device, values_out, it->memory, bytes);
 }
@@ -287,8 +325,21 @@ weft_status weft_variables_set(weft_variables *v, const char *name, weft_dtype d
     if (!weft_shape_equal(shape, it->shape))
         return wefti_fail(WEFT_E_SHAPE, "variable '%s' has shape %s, not %s", name, weft_shape_text(it->shape).text,
                           weft_shape_text(shape).text);
+    WEFTI_TRY(check_whole(v, it));
     wefti_variables_overwrite(v, (int32_t)(it - v->list));
     return v->device->vtable->write(v->device, it->memory, values, (size_t)it->bytes);
+}
+
+weft_status wefti_variables_place(weft_variables *v, int32_t index, const void *whole) {
+    const wefti_variable *it = &v->list[index];
+    void                 *part = NULL;
+    wefti_variables_overwrite(v, index);
+    if (wefti_window_is_whole(&it->window)) return v->device->vtable->write(v->device, it->memory, whole, (size_t)it->bytes);
+    WEFTI_TRY(wefti_alloc((size_t)it->bytes, "a part of a variable", &part));
+    wefti_window_take(&it->window, it->window.rank, it->shape, weft_dtype_bytes(it->dtype), whole, part);
+    weft_status status = v->device->vtable->write(v->device, it->memory, part, (size_t)it->bytes);
+    wefti_free(part, (size_t)it->bytes);
+    return status;
 }
 
 weft_status weft_variables_reset(weft_variables *v) {

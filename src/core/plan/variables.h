@@ -5,13 +5,15 @@
 #include <stdatomic.h>
 
 #include "core/plan/object.h"
+#include "core/plan/window.h"
 
 typedef struct wefti_variable {
     char              *name;
     weft_variable_kind kind;
     weft_dtype         dtype;
-    weft_shape         shape;
-    int64_t            bytes;
+    weft_shape         shape;    /* global … */
+    wefti_window_of    window;   /* … of which this rank has a part … */
+    int64_t            bytes;    /* … of so many bytes */
     wefti_leaf         leaf;
     void              *memory;
     bool               divided;  /* a solver state of which each rank keeps its own part up to date */

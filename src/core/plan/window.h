@@ -1,0 +1,49 @@
+/* Windows: which part of a variable a rank has. */
+#ifndef WEFTI_PLAN_WINDOW_H
+#define WEFTI_PLAN_WINDOW_H
+
+#include "core/base/base.h"
+#include "weft/dtype.h"
+#include "weft/shape.h"
+#include "weft/variables.h"
+
+enum { WEFTI_SECTIONS_MAX = 8 };
+
+/* A variable is dealt out along one axis. That consists of sections (queries, keys and values of one weight; mostly there is one), each of
+ * which is cut into `ranks` equal parts; a rank has its part of each section, one behind the other. */
+typedef struct wefti_window_of {
+    int32_t ranks, rank; /* ranks 0 or 1: all of it is here */
+    int32_t axis;
+    int32_t n_sections;
+    int64_t section[WEFTI_SECTIONS_MAX]; /* extents along the axis; multiples of `ranks`, which sum up to the axis' extent */
+} wefti_window_of;
+
+static inline bool wefti_window_is_whole(const wefti_window_of *window) { return window->ranks <= 1; }
+
+/* The shape of a rank's part. */
+weft_shape wefti_window_shape(const wefti_window_of *window, weft_shape global);
+/* Copies rank `rank`'s part between the global array and one that holds the part alone; elements have `size` bytes. */
+void wefti_window_take(const wefti_window_of *window, int32_t rank, weft_shape global, size_t size, const void *from_global, void *part_out);
+void wefti_window_put(const wefti_window_of *window, int32_t rank, weft_shape global, size_t size, const void *part, void *global_out);
+/* The place in the global array of this rank's element. */
+int64_t wefti_window_index(const wefti_window_of *window, weft_shape global, int64_t element);
+
+/* Windows by the variable's name; whoever has none is whole. */
+typedef struct wefti_named_window {
+    const char     *name;
+    wefti_window_of window;
+} wefti_named_window;
+typedef struct wefti_windows {
+    const wefti_named_window *list;
+    int32_t                   n;
+} wefti_windows;
+
+/* weft_variables_create, with windows (copied with the set). */
+WEFT_MUST_CHECK weft_status wefti_variables_create(weft_world *world, weft_graph *graph, const wefti_windows *windows,
+                                                   weft_variables **variables_out);
+/* Which part of variable `index` is here. Lives as long as the set. */
+const wefti_window_of *wefti_variables_window(const weft_variables *variables, int32_t index);
+/* Copies this rank's part of a whole variable, which lies in host memory, into it. */
+WEFT_MUST_CHECK weft_status wefti_variables_place(weft_variables *variables, int32_t index, const void *whole);
+
+#endif
