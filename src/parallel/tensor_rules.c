@@ -1,0 +1,478 @@
+/* Layouts of a whole graph over the tensor axis: the rules of shard.c, and those that only splits of parameters need.
+ *
+ * An axis that is split over T ranks is a batch of T rows, of which each rank has one, so the batch's rules hold word for word; an op that
+ * is not named here goes by them. What they say is checked at the end: where an axis (or one of its sections) does not divide, the node is
+ * whole. That is always right.
+ *
+ * A sum that several nodes read is *completed* where it is made, for each of them would else send it in its own form. What an update
+ * keeps only a part of is *desired* as that part, which goes backwards through what is elementwise. Linear in nodes and their inputs. */
+#include <string.h>
+
+#include "parallel/tensor.h"
+
+enum { SMALL = 1024 }; /* elements up to which a whole tensor joins a sum by being there on one rank alone */
+
+static bool is_split(const wefti_layout *layout) { return layout->kind == WEFTI_SPLIT; }
+static bool is_sum(const wefti_layout *layout) { return layout->kind == WEFTI_PARTIAL && layout->reduce == WEFTI_REDUCE_SUM; }
+
+/* --- patterns --- */
+
+static int64_t divisor(int64_t a, int64_t b) {
+    while (b) {
+        int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+int32_t wefti_tensor_pattern(wefti_tensor_split *split, const int64_t *extents, int32_t n) {
+    wefti_sections fresh = {.n = n};
+    int64_t        common = 0;
+    if (n < 1 || n > WEFTI_SECTIONS_MAX) return -1;
+    for (int32_t i = 0; i < n; i++) common = divisor(extents[i], common);
+    if (common == 0) return -1;
+    for (int32_t i = 0; i < n; i++) fresh.weight[i] = extents[i] / common;
+    for (int32_t p = 0; p < split->n_patterns; p++)
+        if (memcmp(&split->pattern[p], &fresh, sizeof fresh) == 0) return p;
+    if (split->n_patterns == WEFTI_PATTERNS_MAX) return -1;
+    split->pattern[split->n_patterns] = fresh;
+    return split->n_patterns++;
+}
+
+/* As above, but never adds. */
+static int32_t find_pattern(const wefti_tensor_split *split, const int64_t *extents, int32_t n) {
+    wefti_tensor_split copy = *split;
+    int32_t            found = wefti_tensor_pattern(&copy, extents, n);
+    return found < split->n_patterns ? found : -1;
+}
+
+/* The extents of an axis' sections; false where the axis or one of them does not divide. */
+static bool sections_of(const wefti_tensor_split *split, int64_t extent, int32_t pattern, int64_t *section_out) {
+    const wefti_sections *p = &split->pattern[pattern];
+    int64_t               total = 0;
+    for (int32_t i = 0; i < p->n; i++) total += p->weight[i];
+    if (extent < split->ranks || extent % total) return false;
+    for (int32_t i = 0; i < p->n; i++) {
+        section_out[i] = extent / total * p->weight[i];
+        if (section_out[i] % split->ranks) return false;
+    }
+    return true;
+}
+
+wefti_layout wefti_tensor_split_of(const wefti_tensor_split *split, int32_t axis, int64_t extent, int32_t pattern) {
+    int64_t section[WEFTI_SECTIONS_MAX];
+    if (!sections_of(split, extent, pattern, section)) return wefti_layout_whole();
+    wefti_layout layout = wefti_layout_split(axis, extent / split->ranks);
+    layout.sections = pattern;
+    return layout;
+}
+
+wefti_window_of wefti_tensor_window(const wefti_tensor_split *split, const wefti_layout *layout, weft_shape shape) {
+    wefti_window_of window = {.ranks = 1};
+    if (!is_split(layout)) return window;
+    window = (wefti_window_of){.ranks = split->ranks, .rank = split->rank, .axis = layout->axis, .n_sections = split->pattern[layout->sections].n};
+    (void)sections_of(split, shape.dim[layout->axis], layout->sections, window.section);
+    return window;
+}
+
+wefti_layout wefti_tensor_layout_of(const wefti_tensor_split *split, const wefti_node *leaf) {
+    for (int32_t i = 0; i < split->n_windows; i++) {
+        const wefti_window_of *w = &split->windows[i].window;
+        if (strcmp(split->windows[i].name, leaf->name) != 0) continue;
+        int32_t pattern = find_pattern(split, w->section, w->n_sections);
+        if (pattern >= 0) return wefti_tensor_split_of(split, w->axis, leaf->outputs[0].shape.dim[w->axis], pattern);
+    }
+    return wefti_layout_whole();
+}
+
+/* --- rules --- */
+
+typedef struct ruler {
+    const wefti_tensor_layouts *l;
+    const wefti_tensor_split   *split;
+    wefti_shard                *s;
+    bool                        as_batch; /* the batch's rules decided; sections go along */
+} ruler;
+
+static void by_batch(ruler *r) {
+    wefti_shard_node(r->s);
+    r->as_batch = true;
+}
+
+static const weft_tensor *input(const ruler *r, int32_t i) { return r->s->node->inputs[i]; }
+static wefti_layout plain(const ruler *r, int32_t axis, const weft_tensor *tensor) {
+    return wefti_tensor_split_of(r->split, axis, tensor->shape.dim[axis], 0);
+}
+static const wefti_layout *desired(const ruler *r) { return &wefti_tensor_value_of(r->l, &r->s->node->outputs[0])->desired; }
+
+static void rule_gather(ruler *r) {
+    const wefti_layout *x = &r->s->inputs[0];
+    if (!is_split(x) || x->axis != r->s->node->attrs.axis.axis || x->sections != 0) {
+        by_batch(r);
+        return;
+    }
+    r->s->wanted[0] = *x; /* rows of other ranks are out of range, and read as zeros */
+    r->s->outputs[0] = wefti_layout_partial(WEFTI_REDUCE_SUM);
+}
+
+static void rule_scatter_add(ruler *r) {
+    const wefti_layout *x = &r->s->inputs[0], *wish = desired(r);
+    int32_t             along = r->s->node->attrs.axis.axis;
+    const wefti_layout *cut = is_split(x) ? x : wish;
+    if (is_split(cut) && cut->axis == along && cut->sections == 0 && !is_split(&r->s->inputs[1]) && !is_split(&r->s->inputs[2]))
+        r->s->wanted[0] = r->s->outputs[0] = *cut;
+    else by_batch(r);
+}
+
+static void rule_cross_entropy(ruler *r) {
+    int32_t             logits = r->s->op == WEFT_OP_CROSS_ENTROPY ? 0 : 1;
+    const wefti_layout *x = &r->s->inputs[logits];
+    if (!is_split(x) || x->axis != input(r, logits)->shape.rank - 1 || x->sections != 0) {
+        by_batch(r);
+        return;
+    }
+    r->s->wanted[logits] = *x;
+    if (logits == 1) r->s->outputs[0] = *x;
+}
+
+/* Heads; each rank's queries have their keys beside them where both divide. */
+static void rule_attention(ruler *r) {
+    wefti_shard *s = r->s;
+    bool         any = false, all = true;
+    for (int32_t i = 0; i < s->node->n_inputs; i++) {
+        wefti_layout heads = plain(r, 1, input(r, i));
+        any = any || (is_split(&s->inputs[i]) && s->inputs[i].axis == 1);
+        all = all && is_split(&heads);
+    }
+    if (!any || !all) return;
+    for (int32_t i = 0; i < s->node->n_inputs; i++) s->wanted[i] = plain(r, 1, input(r, i));
+    for (int32_t o = 0; o < s->node->n_outputs; o++) s->outputs[o] = plain(r, 1, &s->node->outputs[o]);
+}
+
+/* Channels: filters are split by what they give (axis 0) or by what they take (axis 1). */
+static void rule_conv2d(ruler *r) {
+    wefti_shard        *s = r->s;
+    const wefti_layout *x = &s->inputs[0], *w = &s->inputs[1];
+    if (s->node->attrs.conv.groups > 1) return;
+    if (is_split(w) && w->axis == 0) {
+        s->wanted[1] = *w;
+        s->outputs[0] = plain(r, 1, &s->node->outputs[0]);
+        s->outputs[0].sections = w->sections;
+    } else if ((is_split(w) && w->axis == 1) || (is_split(x) && x->axis == 1)) {
+        const wefti_layout *cut = is_split(w) && w->axis == 1 ? w : x;
+        s->wanted[0] = s->wanted[1] = *cut;
+        s->outputs[0] = wefti_layout_partial(WEFTI_REDUCE_SUM);
+    }
+}
+static void rule_conv2d_backward_input(ruler *r) {
+    wefti_shard        *s = r->s;
+    const wefti_layout *g = &s->inputs[0], *w = &s->inputs[1];
+    if (s->node->attrs.conv.groups > 1) return;
+    if (is_split(w) && w->axis == 1) {
+        s->wanted[1] = s->outputs[0] = *w;
+    } else if ((is_split(w) && w->axis == 0) || (is_split(g) && g->axis == 1)) {
+        const wefti_layout *cut = is_split(g) && g->axis == 1 ? g : w;
+        s->wanted[0] = s->wanted[1] = *cut;
+        s->wanted[0].axis = 1;
+        s->wanted[1].axis = 0;
+        s->outputs[0] = wefti_layout_partial(WEFTI_REDUCE_SUM);
+    }
+}
+static void rule_conv2d_backward_weight(ruler *r) {
+    wefti_shard        *s = r->s;
+    const wefti_layout *g = &s->inputs[0], *x = &s->inputs[1], *wish = desired(r);
+    if (s->node->attrs.conv.groups > 1) return;
+    wefti_layout cut = *wish;
+    if (!is_split(&cut) && is_split(g) && g->axis == 1) {
+        cut = *g;
+        cut.axis = 0;
+    }
+    if (!is_split(&cut) && is_split(x) && x->axis == 1) cut = *x;
+    if (!is_split(&cut) || cut.axis > 1) return;
+    s->outputs[0] = cut;
+    s->wanted[cut.axis] = cut;
+    s->wanted[cut.axis].axis = 1;
+}
+
+/* A product of whole operands of which only some columns (or rows) are wanted. */
+static void rule_matmul(ruler *r) {
+    wefti_shard        *s = r->s;
+    const wefti_layout *wish = desired(r);
+    int32_t             rank = s->node->outputs[0].shape.rank;
+    by_batch(r);
+    if (!is_split(wish) || s->outputs[0].kind != WEFTI_WHOLE || wish->axis < rank - 2 || is_split(&s->wanted[0]) || is_split(&s->wanted[1])) return;
+    int32_t i = wish->axis == rank - 2 ? 0 : 1, own = input(r, i)->shape.rank;
+    bool    trans = i == 0 ? s->node->attrs.matmul.trans_a : s->node->attrs.matmul.trans_b;
+    s->wanted[i] = *wish;
+    s->wanted[i].axis = (i == 0) != trans ? own - 2 : own - 1;
+    s->outputs[0] = *wish;
+}
+
+/* One whole section of what is dealt out by sections is dealt out itself. */
+static void rule_slice(ruler *r) {
+    wefti_shard        *s = r->s;
+    const wefti_layout *x = &s->inputs[0];
+    int64_t             section[WEFTI_SECTIONS_MAX], begin = 0;
+    if (!is_split(x) || x->sections == 0 || s->node->attrs.slice.size[x->axis] == input(r, 0)->shape.dim[x->axis]) {
+        by_batch(r);
+        return;
+    }
+    if (!sections_of(r->split, input(r, 0)->shape.dim[x->axis], x->sections, section)) return;
+    for (int32_t i = 0; i < r->split->pattern[x->sections].n; begin += section[i++]) {
+        if (s->node->attrs.slice.start[x->axis] != begin || s->node->attrs.slice.size[x->axis] != section[i] ||
+            s->node->attrs.slice.step[x->axis] != 1)
+            continue;
+        s->wanted[0] = *x;
+        s->outputs[0] = plain(r, x->axis, &s->node->outputs[0]);
+        return;
+    }
+}
+
+static void rule_concat(ruler *r) {
+    wefti_shard *s = r->s;
+    int32_t      along = s->node->attrs.axis.axis;
+    int64_t      extents[WEFTI_SECTIONS_MAX];
+    bool         joins = false;
+    for (int32_t i = 0; i < s->node->n_inputs; i++) joins = joins || (is_split(&s->inputs[i]) && s->inputs[i].axis == along && s->inputs[i].sections == 0);
+    if (!joins || s->node->n_inputs > WEFTI_SECTIONS_MAX) {
+        by_batch(r);
+        return;
+    }
+    for (int32_t i = 0; i < s->node->n_inputs; i++) extents[i] = input(r, i)->shape.dim[along];
+    int32_t      pattern = find_pattern(r->split, extents, s->node->n_inputs);
+    wefti_layout out = pattern < 0 ? wefti_layout_whole() : wefti_tensor_split_of(r->split, along, s->node->outputs[0].shape.dim[along], pattern);
+    for (int32_t i = 0; is_split(&out) && i < s->node->n_inputs; i++) s->wanted[i] = plain(r, along, input(r, i));
+    s->outputs[0] = out;
+}
+
+static void rule_update(ruler *r) {
+    wefti_shard *s = r->s;
+    if (!is_split(&s->inputs[0])) return;
+    for (int32_t i = 0; i < s->node->n_inputs; i++)
+        if (i != 2) s->wanted[i] = s->inputs[0];
+    s->outputs[0] = s->inputs[0];
+}
+static void rule_assign(ruler *r) {
+    if (is_split(&r->s->inputs[0])) r->s->wanted[0] = r->s->wanted[1] = r->s->outputs[0] = r->s->inputs[0];
+}
+
+/* What ranks along another axis reduce keeps its part, and sums of sums are sums. */
+static void rule_all_reduce(ruler *r) {
+    wefti_shard *s = r->s;
+    for (int32_t i = 0; i < s->node->n_inputs; i++) {
+        const wefti_layout *in = &s->inputs[i];
+        bool                keeps = is_split(in) || (in->kind == WEFTI_PARTIAL && (int32_t)in->reduce == s->node->attrs.comm.reduce);
+        if (keeps) s->wanted[i] = s->outputs[i] = *in;
+    }
+}
+
+/* Few numbers that are whole join a sum: one rank brings them. */
+static void rule_elementwise(ruler *r) {
+    wefti_shard        *s = r->s;
+    const wefti_layout *in = s->inputs;
+    by_batch(r);
+    if ((s->op != WEFT_OP_ADD && s->op != WEFT_OP_SUB) || weft_shape_elements(s->node->outputs[0].shape) > SMALL) return;
+    if (!weft_dtype_is_float(s->node->outputs[0].dtype) || !weft_shape_equal(input(r, 0)->shape, input(r, 1)->shape)) return;
+    if (!(is_sum(&in[0]) && in[1].kind == WEFTI_WHOLE) && !(is_sum(&in[1]) && in[0].kind == WEFTI_WHOLE)) return;
+    s->wanted[0] = s->wanted[1] = s->outputs[0] = wefti_layout_partial(WEFTI_REDUCE_SUM);
+}
+
+static void rule_whole(ruler *r) { (void)r; }
+
+typedef void rule(ruler *r);
+
+static rule *rule_of(weft_op op) {
+    switch (op) {
+    case WEFT_OP_GATHER: return rule_gather;
+    case WEFT_OP_SCATTER_ADD: return rule_scatter_add;
+    case WEFT_OP_CROSS_ENTROPY:
+    case WEFT_OP_CROSS_ENTROPY_BACKWARD: return rule_cross_entropy;
+    case WEFT_OP_ATTENTION:
+    case WEFT_OP_ATTENTION_BACKWARD: return rule_attention;
+    case WEFT_OP_CONV2D: return rule_conv2d;
+    case WEFT_OP_CONV2D_BACKWARD_INPUT: return rule_conv2d_backward_input;
+    case WEFT_OP_CONV2D_BACKWARD_WEIGHT: return rule_conv2d_backward_weight;
+    case WEFT_OP_MATMUL: return rule_matmul;
+    case WEFT_OP_SLICE: return rule_slice;
+    case WEFT_OP_CONCAT: return rule_concat;
+    case WEFT_OP_UPDATE: return rule_update;
+    case WEFT_OP_ASSIGN: return rule_assign;
+    case WEFT_OP_ALL_REDUCE: return rule_all_reduce;
+    case WEFT_OP_CUSTOM:
+    case WEFT_OP_CUSTOM_BACKWARD: return rule_whole;
+    default: return wefti_op_is_elementwise(op) && op != WEFT_OP_DROPOUT ? rule_elementwise : by_batch;
+    }
+}
+
+static bool divides(const wefti_tensor_split *split, const wefti_layout *layout, const weft_tensor *tensor) {
+    if (!is_split(layout)) return true;
+    if (layout->axis >= tensor->shape.rank) return false;
+    wefti_layout even = wefti_tensor_split_of(split, layout->axis, tensor->shape.dim[layout->axis], layout->sections);
+    return wefti_layout_same(&even, layout);
+}
+
+/* The batch's rules know nothing of sections: those of the first split input go along. Whatever does not divide makes the node whole. */
+static void settle(ruler *r) {
+    wefti_shard *s = r->s;
+    int32_t      sections = 0;
+    bool         right = true;
+    if (r->as_batch) {
+        for (int32_t i = s->node->n_inputs - 1; i >= 0; i--)
+            if (is_split(&s->inputs[i])) sections = s->inputs[i].sections;
+        if (rule_of(s->op) == rule_matmul && is_split(&s->outputs[0]) && is_split(desired(r)) && !is_split(&s->inputs[0]) && !is_split(&s->inputs[1]))
+            sections = desired(r)->sections;
+        for (int32_t i = 0; i < s->node->n_inputs; i++)
+            if (is_split(&s->wanted[i])) s->wanted[i].sections = sections;
+        for (int32_t o = 0; o < s->node->n_outputs; o++)
+            if (is_split(&s->outputs[o])) s->outputs[o].sections = sections;
+    }
+    for (int32_t i = 0; i < s->node->n_inputs; i++) right = right && divides(r->split, &s->wanted[i], s->node->inputs[i]);
+    for (int32_t o = 0; o < s->node->n_outputs; o++) right = right && divides(r->split, &s->outputs[o], &s->node->outputs[o]);
+    if (right) return;
+    for (int32_t i = 0; i < s->node->n_inputs; i++) s->wanted[i] = wefti_layout_whole();
+    for (int32_t o = 0; o < s->node->n_outputs; o++) s->outputs[o] = wefti_layout_whole();
+}
+
+wefti_tensor_way wefti_tensor_way_of(const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs) {
+    switch (node->op) {
+    case WEFT_OP_GATHER: return is_split(&wanted[0]) && wanted[0].axis == node->attrs.axis.axis ? WEFTI_BY_ROWS_OF_TABLE : WEFTI_AS_IT_IS;
+    case WEFT_OP_SCATTER_ADD: return is_split(&outputs[0]) && outputs[0].axis == node->attrs.axis.axis ? WEFTI_BY_ROWS_OF_TABLE : WEFTI_AS_IT_IS;
+    case WEFT_OP_CROSS_ENTROPY:
+    case WEFT_OP_CROSS_ENTROPY_BACKWARD: {
+        int32_t logits = node->op == WEFT_OP_CROSS_ENTROPY ? 0 : 1;
+        return is_split(&wanted[logits]) && wanted[logits].axis == node->inputs[logits]->shape.rank - 1 ? WEFTI_BY_CLASSES : WEFTI_AS_IT_IS;
+    }
+    case WEFT_OP_DROPOUT: { /* a window on two axes is none: then the mask is made whole */
+        const wefti_window *w = &node->attrs.dropout.window;
+        bool other = w->split && w->axis != outputs[0].axis && w->global != node->outputs[0].shape.dim[w->axis];
+        return is_split(&outputs[0]) && (other || outputs[0].sections != 0) ? WEFTI_BY_MASK : WEFTI_AS_IT_IS;
+    }
+    default: return WEFTI_AS_IT_IS;
+    }
+}
+
+/* --- a whole graph --- */
+
+static void find_needed(wefti_tensor_layouts *l, weft_tensor *const *outputs, int32_t n_outputs, bool training) {
+    const weft_graph *graph = l->graph;
+    for (int32_t i = 0; i < n_outputs; i++) {
+        l->needed[outputs[i]->node->id] = true;
+        wefti_tensor_value_of(l, outputs[i])->users += 2; /* it is wanted whole */
+    }
+    for (int32_t i = 0; training && i < graph->n_effects; i++) l->needed[graph->effects[i]->id] = true;
+    for (int32_t id = graph->n_nodes - 1; id >= 0; id--) {
+        const wefti_node *node = graph->nodes[id];
+        l->needed[id] = l->needed[id] || (training && node->op == WEFT_OP_UPDATE);
+        for (int32_t i = 0; l->needed[id] && i < node->n_inputs; i++) {
+            l->needed[node->inputs[i]->node->id] = true;
+            wefti_tensor_value_of(l, node->inputs[i])->users++;
+        }
+    }
+}
+
+weft_status wefti_tensor_layouts_open(const wefti_tensor_split *split, weft_graph *graph, weft_tensor *const *outputs, int32_t n_outputs, bool training,
+                                      wefti_tensor_layouts *l) {
+    size_t n = (size_t)graph->n_nodes, n_outs = 0, n_ins = 0;
+    *l = (wefti_tensor_layouts){.split = split, .graph = graph};
+    for (int32_t id = 0; id < graph->n_nodes; id++) {
+        n_outs += (size_t)graph->nodes[id]->n_outputs;
+        n_ins += (size_t)graph->nodes[id]->n_inputs;
+    }
+    l->memory_bytes = n * (sizeof *l->values + sizeof *l->wanted + sizeof(int64_t)) + n_outs * sizeof **l->values + n_ins * sizeof **l->wanted;
+    WEFTI_TRY(wefti_alloc(l->memory_bytes, "the layouts of a graph", &l->memory));
+    l->values = l->memory;
+    l->wanted = (wefti_layout **)(l->values + n);
+    wefti_tensor_value *values = (wefti_tensor_value *)(l->wanted + n);
+    wefti_layout       *wanted = (wefti_layout *)(values + n_outs);
+    l->needed = (bool *)(wanted + n_ins);
+    for (int32_t id = 0; id < graph->n_nodes; id++) {
+        l->values[id] = values;
+        l->wanted[id] = wanted;
+        values += graph->nodes[id]->n_outputs;
+        wanted += graph->nodes[id]->n_inputs;
+    }
+    find_needed(l, outputs, n_outputs, training);
+    return WEFT_OK;
+}
+
+void wefti_tensor_layouts_close(wefti_tensor_layouts *l) {
+    wefti_free(l->memory, l->memory_bytes);
+    *l = (wefti_tensor_layouts){0};
+}
+
+static void want_part(wefti_tensor_layouts *l, const weft_tensor *tensor, const wefti_layout *part) {
+    wefti_tensor_value *value = wefti_tensor_value_of(l, tensor);
+    if (is_split(part) && divides(l->split, part, tensor)) value->desired = *part;
+}
+
+/* Backwards from updates and assignments of what is split. */
+static void find_desires(wefti_tensor_layouts *l, const wefti_layout *leaf) {
+    for (int32_t id = l->graph->n_nodes - 1; id >= 0; id--) {
+        const wefti_node *node = l->graph->nodes[id];
+        if (!l->needed[id]) continue;
+        if (node->op == WEFT_OP_UPDATE || node->op == WEFT_OP_ASSIGN) {
+            want_part(l, node->inputs[1], &leaf[node->inputs[0]->node->id]);
+            continue;
+        }
+        const wefti_layout *wish = node->n_outputs == 1 ? &l->values[id][0].desired : NULL;
+        if (!wish || !is_split(wish) || !(wefti_op_is_elementwise(node->op) || node->op == WEFT_OP_ALL_REDUCE)) continue;
+        for (int32_t i = 0; i < node->n_inputs; i++)
+            if (weft_shape_equal(node->inputs[i]->shape, node->outputs[0].shape)) want_part(l, node->inputs[i], wish);
+    }
+}
+
+/* How an input comes: what it takes to make it so. */
+static void note_delivery(wefti_tensor_layouts *l, const weft_tensor *tensor, const wefti_layout *want) {
+    wefti_tensor_value *value = wefti_tensor_value_of(l, tensor);
+    if (want->kind != WEFTI_SPLIT) value->made = true;
+    if (wefti_layout_same(&value->layout, want) || value->layout.kind == WEFTI_WHOLE) return;
+    if (value->layout.kind == WEFTI_PARTIAL && want->kind == WEFTI_SPLIT && want->sections == 0) value->scattered = true;
+    else value->gathered = true;
+}
+
+static void analyse_node(wefti_tensor_layouts *l, const wefti_node *node, wefti_layout *inputs, wefti_layout *outputs) {
+    for (int32_t i = 0; i < node->n_inputs; i++) inputs[i] = wefti_tensor_value_of(l, node->inputs[i])->layout;
+    for (int32_t i = 0; i < node->n_inputs; i++) l->wanted[node->id][i] = wefti_layout_whole();
+    for (int32_t o = 0; o < node->n_outputs; o++) outputs[o] = wefti_layout_whole();
+    wefti_shard shard = {.op = node->op, .node = node, .inputs = inputs, .rows = l->split->ranks, .wanted = l->wanted[node->id], .outputs = outputs};
+    ruler       r = {.l = l, .split = l->split, .s = &shard};
+    rule_of(node->op)(&r);
+    settle(&r);
+    for (int32_t i = 0; i < node->n_inputs; i++) note_delivery(l, node->inputs[i], &l->wanted[node->id][i]);
+    for (int32_t o = 0; o < node->n_outputs; o++) {
+        wefti_tensor_value *value = &l->values[node->id][o];
+        value->layout = outputs[o];
+        value->completed = outputs[o].kind == WEFTI_PARTIAL && value->users > 1;
+        if (value->completed) {
+            value->completed_by = outputs[o].reduce;
+            value->made = true;
+            value->layout = wefti_layout_whole();
+        }
+    }
+}
+
+void wefti_tensor_analyse(wefti_tensor_layouts *l, const wefti_layout *leaf) {
+    wefti_layout inputs[64], outputs[64];
+    for (int32_t id = 0; id < l->graph->n_nodes; id++)
+        for (int32_t o = 0; o < l->graph->nodes[id]->n_outputs; o++) {
+            wefti_tensor_value *value = &l->values[id][o];
+            *value = (wefti_tensor_value){.users = value->users};
+        }
+    find_desires(l, leaf);
+    for (int32_t id = 0; id < l->graph->n_nodes; id++) {
+        const wefti_node *node = l->graph->nodes[id];
+        if (!l->needed[id]) continue;
+        if (wefti_ops[node->op].family == WEFTI_LEAF) {
+            bool variable = node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE;
+            if (variable) l->values[id][0].layout = leaf[id];
+        } else if (node->n_inputs <= 64 && node->n_outputs <= 64) {
+            analyse_node(l, node, inputs, outputs);
+        } else { /* a long list: whole */
+            for (int32_t i = 0; i < node->n_inputs; i++) {
+                l->wanted[id][i] = wefti_layout_whole();
+                note_delivery(l, node->inputs[i], &l->wanted[id][i]);
+            }
+        }
+    }
+}

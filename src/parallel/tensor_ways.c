@@ -1,0 +1,237 @@
+/* What one rank emits for a node that is split: attributes of its part, and the few ops that need more than themselves.
+ *
+ * A table whose rows are dealt out is read by indices that are shifted to this rank's rows: others are out of range, read as zeros and dropped
+ * where gradients are added, so sums over ranks have each row once. A loss over classes that are dealt out takes two messages of a number
+ * or two for each row: the largest logit, then the sum of exponentials beside the label's own logit, which one rank has. Nobody has all
+ * logits. Dropout by a mask on two axes makes the mask of both and keeps its part. */
+#include <math.h>
+
+#include "parallel/tensor.h"
+
+typedef struct wefti_tensor_emitter emitter;
+
+static weft_tensor *emit(const emitter *e, weft_op op, const wefti_attrs *attrs, weft_tensor *a, weft_tensor *b) {
+    weft_tensor *inputs[2] = {a, b};
+    return wefti_emit(e->to, op, attrs, inputs, b ? 2 : 1, NULL);
+}
+
+static weft_tensor *full(const emitter *e, weft_dtype dtype, weft_shape shape, double value) {
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.full.value = value;
+    return wefti_emit_leaf(e->to, WEFT_OP_FULL, &attrs, dtype, shape, NULL, NULL);
+}
+
+static weft_tensor *number(const emitter *e, weft_dtype dtype, double value) { return full(e, dtype, weft_shape_scalar(), value); }
+
+weft_tensor *wefti_tensor_all_reduce(const emitter *e, weft_tensor *tensor, wefti_reduce_op reduce) {
+    wefti_attrs attrs = wefti_no_attrs();
+    if (e->split->ranks == 1) return tensor;
+    attrs.comm.reduce = reduce;
+    attrs.comm.group = e->split->group;
+    return emit(e, WEFT_OP_ALL_REDUCE, &attrs, tensor, NULL);
+}
+
+/* --- parts --- */
+
+static weft_tensor *slice(const emitter *e, weft_tensor *tensor, int32_t axis, int64_t begin, int64_t size) {
+    wefti_attrs attrs = wefti_no_attrs();
+    if (wefti_poisoned(tensor) || (begin == 0 && size == tensor->shape.dim[axis])) return tensor;
+    for (int32_t i = 0; i < tensor->shape.rank; i++) {
+        attrs.slice.step[i] = 1;
+        attrs.slice.size[i] = i == axis ? size : tensor->shape.dim[i];
+    }
+    attrs.slice.start[axis] = begin;
+    return emit(e, WEFT_OP_SLICE, &attrs, tensor, NULL);
+}
+
+static weft_tensor *concat(const emitter *e, weft_tensor *const *parts, int32_t n, int32_t axis) {
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.axis.axis = axis;
+    return n == 1 ? parts[0] : wefti_emit(e->to, WEFT_OP_CONCAT, &attrs, parts, n, NULL);
+}
+
+weft_tensor *wefti_tensor_part(const emitter *e, weft_tensor *tensor, const wefti_layout *layout) {
+    weft_tensor *parts[WEFTI_SECTIONS_MAX];
+    if (wefti_poisoned(tensor)) return tensor;
+    wefti_window_of w = wefti_tensor_window(e->split, layout, tensor->shape);
+    int64_t         begin = 0;
+    for (int32_t i = 0; i < w.n_sections; begin += w.section[i++]) {
+        int64_t count = w.section[i] / w.ranks;
+        parts[i] = slice(e, tensor, w.axis, begin + count * w.rank, count);
+    }
+    return concat(e, parts, w.n_sections, w.axis);
+}
+
+weft_tensor *wefti_tensor_whole(const emitter *e, weft_tensor *part, const wefti_layout *layout) {
+    wefti_attrs attrs = wefti_no_attrs();
+    if (wefti_poisoned(part) || e->split->ranks == 1) return part;
+    attrs.comm.axis = layout->axis;
+    attrs.comm.group = e->split->group;
+    attrs.comm.global = part->shape;
+    attrs.comm.global.dim[layout->axis] *= e->split->ranks;
+    weft_tensor *all = emit(e, WEFT_OP_ALL_GATHER, &attrs, part, NULL);
+    if (wefti_poisoned(all) || layout->sections == 0) return all;
+    wefti_window_of w = wefti_tensor_window(e->split, layout, all->shape);
+    int32_t         n = w.n_sections * w.ranks;
+    weft_tensor   **parts = wefti_graph_memory(e->to, sizeof *parts * (size_t)n);
+    if (!parts) return &e->to->poison;
+    int64_t own = all->shape.dim[w.axis] / w.ranks, before = 0;
+    for (int32_t i = 0; i < w.n_sections; before += w.section[i++] / w.ranks)
+        for (int32_t r = 0; r < w.ranks; r++) parts[i * w.ranks + r] = slice(e, all, w.axis, own * r + before, w.section[i] / w.ranks);
+    return concat(e, parts, n, w.axis);
+}
+
+/* --- rows of a table --- */
+
+static weft_tensor *by_rows_of_table(const emitter *e, const wefti_node *node, weft_tensor *const *inputs) {
+    weft_tensor *own[3] = {inputs[0], inputs[1], node->n_inputs == 3 ? inputs[2] : NULL};
+    if (wefti_poisoned(inputs[0])) return inputs[0];
+    double begin = (double)inputs[0]->shape.dim[node->attrs.axis.axis] * e->split->rank;
+    own[1] = weft_sub(inputs[1], number(e, inputs[1]->dtype, begin)); /* of the first rank too: all emit the same nodes */
+    return wefti_emit(e->to, node->op, &node->attrs, own, node->n_inputs, node->name);
+}
+
+/* --- classes --- */
+
+/* What both directions need to know of a rank's classes. */
+typedef struct classes {
+    weft_tensor *x;      /* logits [..., C] in f32 or f64 */
+    weft_tensor *place;  /* i64 [...]: of the label's logit among all of x; -1 where another rank has it, or nobody */
+    weft_tensor *valid;  /* bool [...]: there is such a class */
+    weft_tensor *ignored; /* bool [...]; NULL: no label is */
+    double       smoothing, count; /* of all classes */
+} classes;
+
+static bool open_classes(const emitter *e, const wefti_node *node, weft_tensor *logits, weft_tensor *label, classes *c) {
+    if (wefti_poisoned(logits) || wefti_poisoned(label)) return false;
+    int64_t      own = logits->shape.dim[logits->shape.rank - 1];
+    wefti_attrs  attrs = wefti_no_attrs();
+    weft_tensor *wide = weft_cast(label, WEFT_I64);
+    attrs.arange.step = (double)own;
+    *c = (classes){.x = weft_cast(logits, logits->dtype == WEFT_F64 ? WEFT_F64 : WEFT_F32), .smoothing = node->attrs.loss.smoothing,
+                   .count = (double)own * e->split->ranks};
+    weft_tensor *first = wefti_emit_leaf(e->to, WEFT_OP_ARANGE, &attrs, WEFT_I64, weft_shape(weft_shape_elements(label->shape)), NULL, NULL);
+    weft_tensor *shifted = weft_sub(wide, number(e, WEFT_I64, (double)own * e->split->rank));
+    weft_tensor *here = weft_and(weft_ge(shifted, number(e, WEFT_I64, 0)), weft_lt(shifted, number(e, WEFT_I64, (double)own)));
+    c->valid = weft_and(weft_ge(wide, number(e, WEFT_I64, 0)), weft_lt(wide, number(e, WEFT_I64, c->count)));
+    if (node->attrs.loss.has_ignored) {
+        c->ignored = weft_eq(wide, number(e, WEFT_I64, (double)node->attrs.loss.ignored));
+        here = weft_and(here, weft_not(c->ignored));
+    }
+    c->place = weft_where(here, weft_add(weft_reshape(first, label->shape), shifted), number(e, WEFT_I64, -1));
+    return true;
+}
+
+static weft_tensor *flat(weft_tensor *x) { return weft_reshape(x, weft_shape(-1)); }
+
+/* A number of each row by another of the row's form, with a last axis of one. */
+static weft_tensor *beside(weft_tensor *row) { return wefti_poisoned(row) ? row : weft_unsqueeze(row, -1); }
+
+/* Sums over the ranks of up to three numbers for each row, by one message. */
+static void sum_rows(const emitter *e, weft_tensor **rows, int32_t n) {
+    weft_tensor *parts[3];
+    if (wefti_poisoned(rows[0])) return;
+    weft_shape shape = rows[0]->shape;
+    for (int32_t i = 0; i < n; i++) parts[i] = weft_reshape(rows[i], weft_shape(1, weft_shape_elements(shape)));
+    weft_tensor *all = wefti_tensor_all_reduce(e, concat(e, parts, n, 0), WEFTI_REDUCE_SUM);
+    for (int32_t i = 0; i < n; i++) rows[i] = wefti_poisoned(all) ? all : weft_reshape(slice(e, all, 0, i, 1), shape);
+}
+
+static void cross_entropy(const emitter *e, const wefti_node *node, weft_tensor *const *inputs, weft_tensor **outputs_out) {
+    classes c;
+    outputs_out[0] = outputs_out[1] = &e->to->poison;
+    if (!open_classes(e, node, inputs[0], inputs[1], &c)) return;
+    int32_t      last = c.x->shape.rank - 1, n = c.smoothing > 0 ? 3 : 2;
+    weft_tensor *most = wefti_tensor_all_reduce(e, weft_max(c.x, .axes = weft_axes(last)), WEFTI_REDUCE_MAX);
+    weft_tensor *rows[3] = {weft_sum(weft_exp(weft_sub(c.x, beside(most))), .axes = weft_axes(last)),
+                            weft_gather(flat(c.x), c.place, 0),
+                            n == 3 ? weft_sum(c.x, .axes = weft_axes(last)) : NULL};
+    sum_rows(e, rows, n);
+    weft_tensor *lse = weft_add(weft_log(rows[0]), most), *loss = weft_sub(lse, rows[1]);
+    weft_dtype   dtype = c.x->dtype;
+    if (n == 3) {
+        weft_tensor *even = weft_sub(lse, weft_mul(rows[2], number(e, dtype, 1 / c.count)));
+        loss = weft_add(weft_mul(loss, number(e, dtype, 1 - c.smoothing)), weft_mul(even, number(e, dtype, c.smoothing)));
+    }
+    loss = weft_where(c.valid, loss, number(e, dtype, (double)NAN));
+    if (c.ignored) loss = weft_where(c.ignored, number(e, dtype, 0), loss);
+    outputs_out[0] = loss;
+    outputs_out[1] = lse;
+}
+
+static weft_tensor *cross_entropy_backward(const emitter *e, const wefti_node *node, weft_tensor *const *inputs) {
+    classes c;
+    if (!open_classes(e, node, inputs[1], inputs[2], &c)) return &e->to->poison;
+    weft_dtype   dtype = c.x->dtype;
+    weft_tensor *g = weft_where(c.valid, weft_cast(inputs[0], dtype), number(e, dtype, (double)NAN));
+    if (c.ignored) g = weft_where(c.ignored, number(e, dtype, 0), g);
+    weft_tensor *p = weft_exp(weft_sub(c.x, beside(inputs[3])));
+    if (c.smoothing > 0) p = weft_sub(p, number(e, dtype, c.smoothing / c.count));
+    weft_tensor *dense = weft_mul(p, beside(g)), *back = weft_mul(g, number(e, dtype, c.smoothing - 1));
+    weft_tensor *sum = weft_scatter_add(flat(dense), c.place, back, 0);
+    return weft_cast(weft_reshape(sum, c.x->shape), inputs[1]->dtype);
+}
+
+/* --- dropout --- */
+
+static weft_tensor *by_mask(const emitter *e, const wefti_node *node, const wefti_layout *out, weft_tensor *const *inputs) {
+    weft_tensor *mask[2] = {full(e, node->outputs[0].dtype, node->outputs[0].shape, 1), inputs[1]};
+    return weft_mul(inputs[0], wefti_tensor_part(e, wefti_emit(e->to, WEFT_OP_DROPOUT, &node->attrs, mask, 2, node->name), out));
+}
+
+void wefti_tensor_emit_way(const emitter *e, wefti_tensor_way way, const wefti_node *node, const wefti_layout *outputs, weft_tensor *const *inputs,
+                           weft_tensor **outputs_out) {
+    e->to->flags = node->flags;
+    e->to->segment = node->segment;
+    if (way == WEFTI_BY_ROWS_OF_TABLE) outputs_out[0] = by_rows_of_table(e, node, inputs);
+    else if (way == WEFTI_BY_MASK) outputs_out[0] = by_mask(e, node, outputs, inputs);
+    else if (node->op == WEFT_OP_CROSS_ENTROPY) cross_entropy(e, node, inputs, outputs_out);
+    else outputs_out[0] = cross_entropy_backward(e, node, inputs);
+    e->to->flags = 0;
+    e->to->segment = 0;
+}
+
+/* --- attributes --- */
+
+static double count_of(weft_shape shape, uint32_t axes) {
+    double count = 1;
+    for (int32_t axis = 0; axis < shape.rank; axis++)
+        if (axes >> axis & 1u) count *= (double)shape.dim[axis];
+    return count;
+}
+
+static bool is_split(const wefti_layout *layout) { return layout->kind == WEFTI_SPLIT; }
+
+static void conv_attrs(const wefti_tensor_split *split, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *out, wefti_attrs *attrs) {
+    bool input = node->op == WEFT_OP_CONV2D_BACKWARD_INPUT; /* its result is the input, the filters its second operand; else the other way */
+    weft_shape *result = input ? &attrs->conv.input : &attrs->conv.weight, *operand = input ? &attrs->conv.weight : &attrs->conv.input;
+    if (is_split(out) && result->rank == 4) result->dim[out->axis] /= split->ranks;
+    if (is_split(&wanted[1]) && operand->rank == 4) operand->dim[wanted[1].axis] /= split->ranks;
+}
+
+void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs,
+                        wefti_attrs *attrs) {
+    const wefti_layout *out = &outputs[0];
+    switch (node->op) {
+    case WEFT_OP_MEAN:
+    case WEFT_OP_EXTENT:
+        if (is_split(&wanted[0]) && attrs->reduce.count == 0) attrs->reduce.count = count_of(node->inputs[0]->shape, attrs->reduce.axes);
+        break;
+    case WEFT_OP_MEAN_BACKWARD:
+        if (!is_split(out)) break;
+        if (attrs->reduce.count == 0) attrs->reduce.count = count_of(attrs->reduce.shape, attrs->reduce.axes);
+        attrs->reduce.shape.dim[out->axis] /= split->ranks;
+        break;
+    case WEFT_OP_SLICE:
+        if (!is_split(out)) break;
+        attrs->slice.size[out->axis] /= split->ranks;
+        attrs->slice.start[out->axis] /= split->ranks; /* sections before it are dealt out as well */
+        break;
+    case WEFT_OP_CONV2D_BACKWARD_INPUT:
+    case WEFT_OP_CONV2D_BACKWARD_WEIGHT: conv_attrs(split, node, wanted, out, attrs); break;
+    default: {
+        wefti_chunk chunk = {.rows = 1, .first_row = split->rank, .global_rows = split->ranks, .input = node->outputs[0].shape};
+        wefti_shard_attrs(node, wanted, outputs, &chunk, attrs);
+    }
+    }
+}
