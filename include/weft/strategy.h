@@ -30,7 +30,10 @@ typedef enum weft_sync {
  * `pipeline` last: those that talk most are nearest. */
 typedef struct weft_strategy {
     int32_t   data;       /* ranks that share the batch, each with its rows (weft_strategy_share) */
-    int32_t   tensor;     /* ranks that share each row's work, with parts of parameters and of what they compute. WEFT_E_UNSUPPORTED: not yet */
+    int32_t   tensor;     /* ranks that share each row's work, with parts of parameters and of what they compute (Shoeybi et al. 2019). Which
+                             parameters, and along which axis, is found by what it costs; weft_plan_describe says it. What no axis divides
+                             evenly is whole on each. Same losses to rounding; checkpoints load under any mesh. WEFT_E_UNSUPPORTED with
+                             WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep (elastic runs): not yet */
     int32_t   pipeline;   /* ranks that have some layers each. WEFT_E_UNSUPPORTED: not yet */
     int32_t   zero;       /* what ranks along data keep in parts: 1 solver states, 2 gradients too, 3 parameters too. WEFT_E_UNSUPPORTED: not yet */
     weft_sync sync;

@@ -103,7 +103,7 @@ WEFT_MUST_CHECK weft_status weft_trainer_load(weft_trainer *trainer, const char 
  * Variables are updated in place, so those of a step that a fault ended may be torn; this copy is never: it is replaced when the next
  * one is whole. Waits for no other rank, and ranks need not keep the same steps. Redundancy: every rank has all, so any one that is left is
  * enough; two copies of the trainer's variables a rank, and the time to copy them at each call. Not kept: what compression left out of
- * gradients, and its bases. `loader` may be NULL. WEFT_E_INVALID, WEFT_E_NO_MEMORY, WEFT_E_DEVICE; WEFT_E_UNSUPPORTED with WEFT_SERVER. */
+ * gradients, and its bases. `loader` may be NULL. WEFT_E_INVALID, WEFT_E_NO_MEMORY, WEFT_E_DEVICE; WEFT_E_UNSUPPORTED with WEFT_SERVER and with strategy.tensor. */
 WEFT_MUST_CHECK weft_status weft_trainer_keep(weft_trainer *trainer, const struct weft_loader *loader);
 /* The step after which the latest copy was made; -1: there is none. */
 int64_t weft_trainer_kept(const weft_trainer *trainer);
@@ -117,7 +117,7 @@ int64_t weft_trainer_kept(const weft_trainer *trainer);
  * trainer, its variables and its plan, is gone. `world` must live as long as the trainer; the one before may be released.
  * Collective; blocks. On an error the trainer is where it was, the loader may stand elsewhere, and the call may be made again, also with a
  * later world: WEFT_E_NOT_FOUND where no rank has a copy (load a checkpoint), WEFT_E_MISMATCH where it is of another program or loader;
- * WEFT_E_INVALID where strategy.data demands another number of ranks; WEFT_E_UNSUPPORTED with WEFT_SERVER; those of weft_trainer_create. */
+ * WEFT_E_INVALID where strategy.data demands another number of ranks; WEFT_E_UNSUPPORTED with WEFT_SERVER and with strategy.tensor; those of weft_trainer_create. */
 WEFT_MUST_CHECK weft_status weft_trainer_renew(weft_trainer *trainer, weft_world *world, struct weft_loader *loader);
 
 /* --- evaluation --- */

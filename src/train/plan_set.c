@@ -24,7 +24,7 @@ static void drop_plans(wefti_plan_set *set) {
 }
 
 void wefti_plan_set_move(wefti_plan_set *set, weft_world *world, weft_variables *variables) {
-    drop_plans(set);
+    drop_plans(set); /* mesh and tensor split are made again where they were */
     set->world = world;
     set->variables = variables;
 }
@@ -40,9 +40,27 @@ static weft_tensor *before_reduction(weft_tensor *loss) {
     return loss->node->op == WEFT_OP_ALL_REDUCE ? loss->node->inputs[loss->index] : loss;
 }
 
+/* By the batch, then by parameters. */
+static weft_status rewrite_twice(const wefti_sized_plan *sized, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
+                                 weft_graph **graph_out, weft_tensor **outputs_out) {
+    weft_graph   *between = NULL;
+    weft_tensor **there = NULL;
+    size_t        bytes = (size_t)n_outputs * sizeof *there;
+    WEFTI_TRY(wefti_alloc(bytes, "a plan", &there));
+    weft_status status = wefti_partition_graph(&sized->partition, source, outputs, n_outputs, training, &between, there);
+    if (status == WEFT_OK) {
+        if (training) there[WEFTI_OUT_OWN_LOSS] = before_reduction(there[WEFTI_OUT_OWN_LOSS]);
+        status = wefti_tensor_graph(sized->tensor, between, there, n_outputs, training, graph_out, outputs_out);
+    }
+    weft_graph_release(between);
+    wefti_free(there, bytes);
+    return status;
+}
+
 static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
                            weft_graph **graph_out, weft_tensor **outputs_out) {
     const wefti_sized_plan *sized = context;
+    if (sized->tensor) return rewrite_twice(sized, source, outputs, n_outputs, training, graph_out, outputs_out);
     WEFTI_TRY(wefti_partition_graph(&sized->partition, source, outputs, n_outputs, training, graph_out, outputs_out));
     if (sized->partition.compress) WEFTI_TRY(weft_variables_extend(sized->variables, *graph_out)); /* what compression keeps */
     if (training) outputs_out[WEFTI_OUT_OWN_LOSS] = before_reduction(outputs_out[WEFTI_OUT_OWN_LOSS]);
@@ -76,11 +94,13 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     WEFTI_TRY(wefti_alloc(sizeof *fresh, "a plan for a batch size", &fresh));
     fresh->partition = partition_of(set, rows);
     fresh->variables = set->variables;
+    fresh->tensor = set->tensor;
     weft_status status = set->partial ? wefti_alloc((size_t)set->n_outputs, "a plan for a batch size", &fresh->whole) : WEFT_OK;
     wefti_plan_options options = {.base = set->options, .rewrite = rewrite, .context = fresh};
     if (set->mesh) {
         options.groups = set->mesh->groups;
         options.n_groups = WEFTI_MESH_GROUPS;
+        options.notes = set->tensor ? set->tensor->notes.bytes : NULL;
     }
     options.base.outputs = set->outputs;
     options.base.n_outputs = set->n_outputs;

@@ -8,16 +8,12 @@
 #include "weft/checkpoint.h"
 #include "weft/loader.h"
 
-/* What one rank does while the others wait for its word may take longer than an operation between ranks is given: a checkpoint on a
- * slow disk. That a rank is dead is known by its heartbeats; this is the end of what they cannot tell. */
-#define AGREE_LIMIT_NS (UINT64_C(24) * 3600 * 1000000000)
-
 weft_status wefti_agree(weft_world *world, weft_status own, const char *doing) {
     if (world->size == 1) return own;
     /* The smallest failing rank decides: (rank, status) in one number, the largest being "no error". */
     int64_t code = own == WEFT_OK ? INT64_MAX : (int64_t)world->rank * WEFT_STATUS_COUNT + (int64_t)own;
     wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I64, .op = WEFTI_REDUCE_MIN, .send = &code,
-                                  .receive = &code, .count = 1, .timeout_ns = AGREE_LIMIT_NS};
+                                  .receive = &code, .count = 1, .timeout_ns = WEFTI_AGREE_LIMIT_NS};
     char message[WEFTI_MESSAGE_BYTES];
     memcpy(message, weft_error_message(), sizeof message);
     WEFTI_TRY(wefti_collective_run(world->group, &call));
@@ -30,6 +26,8 @@ weft_status wefti_agree(weft_world *world, weft_status own, const char *doing) {
 
 /* --- saving --- */
 
+static weft_status first_of(weft_status first, weft_status then) { return first != WEFT_OK ? first : then; }
+
 /* A variable whose memory is not the host's, for the writer to fetch piece by piece. */
 typedef struct far_variable {
     wefti_device *device;
@@ -41,14 +39,38 @@ static weft_status fetch_piece(void *context, uint64_t offset, uint64_t bytes, v
     return from->device->vtable->read(from->device, out, from->memory + offset, (size_t)bytes);
 }
 
-/* `far` has room for every variable and lives as long as the writer; NULL where memory is the host's. */
-static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *writer, far_variable *far) {
+/* What the writer fetches from, by variable. */
+typedef struct sources {
+    wefti_gatherer  gatherer;
+    wefti_gathered *gathered; /* [n] */
+    far_variable   *far;      /* [n]; NULL where memory is the host's */
+    size_t          n;
+} sources;
+
+static weft_status open_sources(weft_trainer *trainer, sources *from) {
+    from->n = (size_t)weft_variables_count(trainer->variables);
+    WEFTI_TRY(wefti_alloc(from->n * sizeof *from->gathered, "saving", &from->gathered));
+    return trainer->world->device->vtable->host_memory ? WEFT_OK : wefti_alloc(from->n * sizeof *from->far, "saving", &from->far);
+}
+
+static void close_sources(sources *from) {
+    wefti_free(from->gathered, from->n * sizeof *from->gathered);
+    wefti_free(from->far, from->n * sizeof *from->far);
+}
+
+static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *writer, sources *from) {
+    far_variable *far = from->far;
     int32_t n = weft_variables_count(trainer->variables);
     for (int32_t i = 0; i < n; i++) {
         weft_variable_info info;
         void              *memory = wefti_variables_memory(trainer->variables, i);
         WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
         if (wefti_is_compress_error(info.name)) continue; /* each rank has its own */
+        if (!wefti_window_is_whole(wefti_variables_window(trainer->variables, i))) {
+            from->gathered[i] = (wefti_gathered){&from->gatherer, i};
+            WEFTI_TRY(weft_checkpoint_add_fetched(writer, info.name, info.dtype, info.shape, wefti_parts_fetch, &from->gathered[i]));
+            continue;
+        }
         WEFTI_TRY(wefti_variables_whole(trainer->variables, i));
         if (far) far[i] = (far_variable){trainer->world->device, memory};
         WEFTI_TRY(far ? weft_checkpoint_add_fetched(writer, info.name, info.dtype, info.shape, fetch_piece, &far[i])
@@ -64,12 +86,12 @@ static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *
 static weft_status write_file(weft_trainer *trainer, const char *path, const weft_loader *loader, const wefti_compress_states *states,
                               const wefti_served_states *served) {
     weft_checkpoint_writer *writer = NULL;
-    far_variable           *far = NULL;
-    size_t                  far_bytes = (size_t)weft_variables_count(trainer->variables) * sizeof *far;
-    weft_status             status = WEFT_OK;
-    if (!trainer->world->device->vtable->host_memory) WEFTI_TRY(wefti_alloc(far_bytes, "saving", &far));
+    sources                 from = {.n = 0};
+    weft_status             status = open_sources(trainer, &from);
+    if (status == WEFT_OK && wefti_parts_takes_part(trainer)) status = wefti_parts_open(trainer, &from.gatherer);
+    if (status != WEFT_OK) goto done;
     WEFTI_TRY_GOTO(weft_checkpoint_create(path, &writer), done);
-    WEFTI_TRY_GOTO(add_variables(trainer, writer, far), done);
+    WEFTI_TRY_GOTO(add_variables(trainer, writer, &from), done);
     WEFTI_TRY_GOTO(wefti_compress_states_add(trainer, states, writer), done);
     WEFTI_TRY_GOTO(wefti_served_states_add(trainer, served, writer), done);
     WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps), done);
@@ -82,7 +104,11 @@ static weft_status write_file(weft_trainer *trainer, const char *path, const wef
     status = weft_checkpoint_commit(writer);
 done:
     weft_checkpoint_writer_release(writer);
-    wefti_free(far, far_bytes);
+    if (wefti_parts_takes_part(trainer)) {
+        from.gatherer.trainer = trainer; /* the others wait for its end, whatever happened here */
+        status = first_of(status, wefti_parts_close(&from.gatherer));
+    }
+    close_sources(&from);
     return status;
 }
 
@@ -95,6 +121,7 @@ weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const wef
     if (status == WEFT_OK) {
         status = wefti_served_states_gather(trainer, &served);
         if (status == WEFT_OK && trainer->world->rank == 0) status = write_file(trainer, path, loader, &states, &served);
+        else if (status == WEFT_OK && wefti_parts_takes_part(trainer)) status = wefti_parts_serve(trainer);
         status = wefti_agree(trainer->world, status, "saving the run");
     }
     wefti_served_states_release(&served);
@@ -222,6 +249,12 @@ weft_status wefti_snapshot_send(weft_world *world, int32_t from, wefti_snapshot 
     return send_from(world, from, &s->numbers, sizeof s->numbers);
 }
 
+void wefti_snapshot_take_numbers(weft_trainer *trainer, const wefti_snapshot *s) {
+    trainer->steps = s->numbers.step;
+    trainer->scale = s->numbers.scale;
+    trainer->sums = s->numbers.sums;
+}
+
 weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader, const wefti_snapshot *s) {
     if (loader) WEFTI_TRY(weft_loader_restore(loader, &s->numbers.loader));
     size_t  at = 0;
@@ -238,20 +271,22 @@ weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader,
         *state.used = (int32_t)s->numbers.lbfgs_used;
         *state.next = (int32_t)s->numbers.lbfgs_next;
     }
-    trainer->steps = s->numbers.step;
-    trainer->scale = s->numbers.scale;
-    trainer->sums = s->numbers.sums;
+    wefti_snapshot_take_numbers(trainer, s);
     return WEFT_OK;
 }
 
 weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_load: the %s is NULL", trainer ? "path" : "trainer");
     contents    c = {0};
-    weft_status status = wefti_snapshot_open(trainer, true, &c.run);
+    bool        parts = trainer->tensor.ranks > 1; /* then only rank 0 has all of them, until they are dealt out */
+    weft_status status = WEFT_OK;
+    if (!parts || trainer->world->rank == 0) status = wefti_snapshot_open(trainer, true, &c.run);
+    else c.run.bases = true;
     if (status == WEFT_OK && trainer->world->rank == 0) status = read_file(trainer, path, loader, &c);
     status = wefti_agree(trainer->world, status, "loading the run");
-    if (status == WEFT_OK) status = wefti_snapshot_send(trainer->world, 0, &c.run);
-    if (status == WEFT_OK) status = wefti_agree(trainer->world, wefti_snapshot_take_over(trainer, loader, &c.run), "taking over the run");
+    if (status == WEFT_OK && parts) status = wefti_snapshot_deal(trainer, loader, &c.run);
+    if (status == WEFT_OK && !parts) status = wefti_snapshot_send(trainer->world, 0, &c.run);
+    if (status == WEFT_OK && !parts) status = wefti_agree(trainer->world, wefti_snapshot_take_over(trainer, loader, &c.run), "taking over the run");
     if (status == WEFT_OK) status = wefti_compress_states_deal(trainer, &c.states);
     if (status == WEFT_OK && trainer->served) status = wefti_served_restore(trainer, &c.served);
     wefti_served_states_release(&c.served);

@@ -94,9 +94,14 @@ static weft_status check_strategy(const weft_world *world, const weft_program *p
     wefti_mesh           mesh;
     WEFTI_TRY(wefti_mesh_of(s, world->rank, world->size, &mesh));
     if (s->zero < 0 || s->zero > 3) return wefti_fail(WEFT_E_INVALID, "strategy: zero is %d; it is 0, 1, 2 or 3", s->zero);
-    if (s->tensor > 1 || s->pipeline > 1 || s->zero > 0)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: tensor %d, pipeline %d, zero %d: only data is split yet", s->tensor, s->pipeline, s->zero);
-    return WEFT_OK;
+    if (s->pipeline > 1 || s->zero > 0)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: pipeline %d, zero %d: not yet", s->pipeline, s->zero);
+    if (mesh.extent[WEFTI_MESH_TENSOR] == 1) return WEFT_OK;
+    const char *what = s->sync == WEFT_SERVER                        ? "sync = WEFT_SERVER"
+                       : s->compress.codec != WEFT_COMPRESS_NONE     ? "compress"
+                       : program->solver.kind == WEFT_LBFGS          ? "L-BFGS"
+                                                                     : NULL;
+    return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: tensor = %d does not go with %s yet", s->tensor, what) : WEFT_OK;
 }
 
 /* Trainers split by their strategy, and would compute what the program places elsewhere wherever the strategy has it. */
@@ -166,11 +171,14 @@ static weft_status choose_outputs(weft_trainer *trainer) {
     return WEFT_OK;
 }
 
+static const wefti_tensor_split *tensor_of(const weft_trainer *trainer) { return trainer->tensor.ranks > 1 ? &trainer->tensor : NULL; }
+
 static weft_status open_plans(weft_trainer *trainer) {
     WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), goes_alone(trainer) ? NULL : &trainer->mesh, trainer->graph,
                                   trainer->variables, trainer->outputs, trainer->n_outputs, true));
     bool served = trainer->program.strategy.sync == WEFT_SERVER;
     trainer->plans.partial = served;
+    trainer->plans.tensor = tensor_of(trainer);
     /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
     trainer->plans.options.bucket_bytes = served ? -1 : trainer->program.strategy.bucket_bytes;
     trainer->plans.options.divide_bytes = trainer->program.strategy.divide_bytes;
@@ -185,8 +193,10 @@ static weft_status open_plans(weft_trainer *trainer) {
 static weft_status settle(weft_trainer *trainer) {
     WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(trainer->hash >> 1), "the program"));
     WEFTI_TRY(wefti_mesh_make(trainer->world, &trainer->program.strategy, &trainer->mesh));
-    WEFTI_TRY(weft_variables_create(trainer->world, trainer->graph, &trainer->variables));
-    if (trainer->program.strategy.sync == WEFT_ALLREDUCE) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
+    WEFTI_TRY(wefti_trainer_split(trainer));
+    const wefti_windows windows = {trainer->tensor.windows, trainer->tensor.n_windows};
+    WEFTI_TRY(wefti_variables_create(trainer->world, trainer->graph, &windows, &trainer->variables));
+    if (trainer->program.strategy.sync == WEFT_ALLREDUCE && wefti_mesh_is_data(&trainer->mesh)) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
     WEFTI_TRY(open_plans(trainer));
     if (trainer->program.strategy.sync == WEFT_SERVER) return wefti_served_create(trainer, &trainer->served);
     return trainer->program.solver.kind == WEFT_LBFGS ? wefti_lbfgs_create(trainer, &trainer->lbfgs) : WEFT_OK;
@@ -196,17 +206,19 @@ static void close_station(wefti_station *station) {
     wefti_lbfgs_release(station->lbfgs);
     wefti_plan_set_close(&station->plans);
     weft_variables_release(station->variables);
+    wefti_tensor_release(&station->tensor);
     wefti_mesh_drop(&station->mesh);
     *station = (wefti_station){0};
 }
 
 static wefti_station station_of(const weft_trainer *trainer) {
-    return (wefti_station){trainer->world, trainer->mesh, trainer->variables, trainer->plans, trainer->lbfgs};
+    return (wefti_station){trainer->world, trainer->mesh, trainer->tensor, trainer->variables, trainer->plans, trainer->lbfgs};
 }
 
 static void set_station(weft_trainer *trainer, const wefti_station *station) {
     trainer->world = station->world;
     trainer->mesh = station->mesh;
+    trainer->tensor = station->tensor;
     trainer->variables = station->variables;
     trainer->plans = station->plans;
     trainer->lbfgs = station->lbfgs;
@@ -391,6 +403,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
         weft_evaluator_release(evaluator);
         return status;
     }
+    evaluator->plans.tensor = tensor_of(trainer);
     evaluator->next = trainer->evaluators;
     trainer->evaluators = evaluator;
     *evaluator_out = evaluator;

@@ -8,6 +8,7 @@
 #include "core/plan/plan.h"
 #include "parallel/mesh.h"
 #include "parallel/partition.h"
+#include "parallel/tensor.h"
 #include "weft/checkpoint.h"
 #include "weft/loader.h"
 #include "weft/server.h"
@@ -16,6 +17,7 @@
 /* A plan for one number of rows, with compression or without. The partition is the rewrite's context, so it stays where it is. */
 typedef struct wefti_sized_plan {
     wefti_partition          partition;
+    const wefti_tensor_split *tensor;   /* of the set */
     weft_variables          *variables; /* that get the states of compression; of the set */
     weft_plan               *plan;
     bool                    *whole;     /* [n_outputs] where the set is partial: the gradient is the same on all ranks; else NULL */
@@ -26,6 +28,7 @@ typedef struct wefti_sized_plan {
 typedef struct wefti_plan_set {
     weft_world        *world;
     const wefti_mesh  *mesh;     /* NULL: all of the world shares the batch */
+    const wefti_tensor_split *tensor; /* NULL: every rank has all parameters */
     weft_graph        *graph;    /* retained by its plans */
     weft_variables    *variables;
     weft_tensor      **outputs;  /* [n_outputs] owned */
@@ -92,6 +95,7 @@ typedef struct wefti_fit_sums {
 struct weft_trainer {
     weft_world     *world;
     wefti_mesh      mesh;      /* of the world, by the strategy */
+    wefti_tensor_split tensor; /* where the mesh has such an axis */
     weft_program    program;
     weft_graph     *graph;     /* retained */
     uint64_t        hash;      /* of the program, the same on all ranks */
@@ -142,6 +146,7 @@ void        wefti_served_states_release(wefti_served_states *states);
 typedef struct wefti_station {
     weft_world         *world;
     wefti_mesh          mesh;
+    wefti_tensor_split  tensor;
     weft_variables     *variables;
     wefti_plan_set      plans;
     struct wefti_lbfgs *lbfgs;
@@ -152,6 +157,8 @@ typedef struct wefti_station {
 WEFT_MUST_CHECK weft_status wefti_trainer_move(weft_trainer *trainer, weft_world *world, wefti_station *left_out);
 /* Back to where it was. */
 void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left);
+/* Chooses what of the program's parameters each rank has (split.c). */
+WEFT_MUST_CHECK weft_status wefti_trainer_split(weft_trainer *trainer);
 /* For good: the evaluators come along. */
 void wefti_trainer_leave(weft_trainer *trainer, wefti_station *left);
 /* This rank's place among those that share batches, and how many these are. */
@@ -181,6 +188,32 @@ static inline size_t wefti_snapshot_next(size_t at, int64_t bytes) { return weft
 bool wefti_snapshot_holds(const weft_trainer *trainer, bool bases, int32_t i, weft_variable_info *info_out);
 /* From rank `from` to all. Collective. */
 weft_status wefti_snapshot_send(weft_world *world, int32_t from, wefti_snapshot *snapshot);
+/* Its numbers alone. */
+void wefti_snapshot_take_numbers(weft_trainer *trainer, const wefti_snapshot *snapshot);
+
+/* --- where ranks have parts of variables (save_split.c) --- */
+
+/* At rank 0: whole variables, one at a time. */
+typedef struct wefti_gatherer {
+    weft_trainer *trainer;
+    int32_t       latest;        /* the variable that is here; -1: none */
+    void         *whole, *parts; /* [bytes] */
+    size_t        bytes;
+} wefti_gatherer;
+typedef struct wefti_gathered {
+    wefti_gatherer *gatherer;
+    int32_t         index;
+} wefti_gathered;
+/* Whether this rank gives parts to rank 0, or is it. */
+bool wefti_parts_takes_part(const weft_trainer *trainer);
+/* Rank 0 opens, fetches (a weft_checkpoint_fetch, of a wefti_gathered), and closes, whatever happened; the others serve until then. */
+WEFT_MUST_CHECK weft_status wefti_parts_open(weft_trainer *trainer, wefti_gatherer *gatherer_out);
+weft_status wefti_parts_fetch(void *context, uint64_t offset, uint64_t bytes, void *out);
+WEFT_MUST_CHECK weft_status wefti_parts_close(wefti_gatherer *gatherer);
+WEFT_MUST_CHECK weft_status wefti_parts_serve(const weft_trainer *trainer);
+/* Every rank takes its part of a run that rank 0 has read; elsewhere `snapshot` has no bytes. Collective. */
+WEFT_MUST_CHECK weft_status wefti_snapshot_deal(weft_trainer *trainer, weft_loader *loader, wefti_snapshot *snapshot);
+
 /* The trainer, and the loader where there is one, go on from it. The loader may refuse, so it comes first. */
 weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader, const wefti_snapshot *snapshot);
 
@@ -198,6 +231,10 @@ typedef struct wefti_lbfgs_state {
     int32_t *used, *next, history;
 } wefti_lbfgs_state;
 wefti_lbfgs_state wefti_lbfgs_state_of(struct wefti_lbfgs *lbfgs);
+
+/* What one rank does while the others wait for its word may take longer than an operation between ranks is given: a checkpoint on a
+ * slow disk. That a rank is dead is known by its heartbeats; this is the end of what they cannot tell. */
+#define WEFTI_AGREE_LIMIT_NS (UINT64_C(24) * 3600 * 1000000000)
 
 /* The same status on all ranks: WEFT_OK where all have it; otherwise a rank without an error of its own gets the first
  * failing rank's status and says which rank it was and what it was `doing`. Collective. */

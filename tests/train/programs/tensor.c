@@ -1,0 +1,173 @@
+/* Trains a small network on a mesh and writes the loss of every step, for comparing meshes.
+ * usage: tensor mlp|cnn|gpt f32|f64 DATA TENSOR STEPS OUT
+ * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
+ * RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. After the steps the loss of a batch is
+ * evaluated and written, too. */
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/programs/far_world.h"
+#include "weft.h"
+
+enum { ROWS = 60, BATCH = 16, CLASSES = 8, PIXELS = 2 * 8 * 8, CONTEXT = 16, LETTERS = 48 };
+
+static double  wide[ROWS * PIXELS];
+static float   slim[ROWS * PIXELS];
+static int32_t label[ROWS], tokens[ROWS * CONTEXT], targets[ROWS * CONTEXT];
+static const int64_t width = 32;
+
+static void make_data(void) {
+    unsigned state = 12345;
+    for (int i = 0; i < ROWS; i++) {
+        label[i] = i % 9 == 4 ? -100 : i % CLASSES;
+        for (int k = 0; k < PIXELS; k++) {
+            state = state * 1664525u + 1013904223u;
+            wide[i * PIXELS + k] = slim[i * PIXELS + k] = (float)(state >> 8) / 8388608.0f - 1.0f + 0.3f * (float)(i % CLASSES) * (float)(k % 3);
+        }
+        for (int k = 0; k <= CONTEXT; k++) {
+            int32_t letter = (int32_t)((state >> 20) % 7 + (unsigned)(3 * (i + k)) % 40);
+            state = state * 1664525u + 1013904223u;
+            if (k < CONTEXT) tokens[i * CONTEXT + k] = letter;
+            if (k > 0) targets[i * CONTEXT + k - 1] = letter;
+        }
+    }
+}
+
+static weft_tensor *mlp(weft_tensor *x) {
+    x = weft_relu(weft_linear(weft_flatten(x), "one", .out = 2 * width));
+    x = weft_gelu(weft_layer_norm(weft_linear(x, "two", .out = width), "norm"));
+    x = weft_tanh(weft_linear(weft_dropout(x, 0.1), "three", .out = 2 * width));
+    return weft_linear(weft_linear(x, "four", .out = width), "head", .out = CLASSES);
+}
+
+static weft_tensor *cnn(weft_tensor *x) {
+    x = weft_relu(weft_batch_norm(weft_conv2d(x, "conv1", .filters = width / 4, .kernel = 3, .pad = 1), "norm"));
+    x = weft_relu(weft_conv2d(weft_max_pool2d(x, .window = 2), "conv2", .filters = width / 2, .kernel = 3, .pad = 1));
+    x = weft_dropout(weft_flatten(weft_avg_pool2d(x, .window = 2)), 0.25);
+    return weft_linear(weft_relu(weft_linear(x, "hidden", .out = width)), "head", .out = CLASSES);
+}
+
+static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype) {
+    weft_tensor *table = weft_parameter(g, "tokens.weight", weft_shape(LETTERS, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
+    weft_tensor *places = weft_parameter(g, "places.weight", weft_shape(CONTEXT, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
+    weft_tensor *x = weft_add(weft_embedding(ids, "embedding", .weight = table), places);
+    for (int i = 0; i < 2; i++) {
+        weft_scope_push(g, i ? "block1" : "block0");
+        x = weft_add(x, weft_self_attention(weft_layer_norm(x, "norm1"), "attention", .heads = 4, .causal = true));
+        weft_tensor *h = weft_gelu_tanh(weft_linear(weft_layer_norm(x, "norm2"), "up", .out = 4 * width));
+        x = weft_add(x, weft_dropout(weft_linear(h, "down", .out = width), 0.1));
+        weft_scope_pop(g);
+    }
+    return weft_linear(weft_layer_norm(x, "norm"), "head", .weight = table);
+}
+
+static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) {
+    if (strcmp(model, "gpt") == 0) {
+        weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, CONTEXT));
+        weft_tensor *next = weft_input(g, "targets", WEFT_I32, weft_shape(BATCH, CONTEXT));
+        return weft_cross_entropy(gpt(g, ids, dtype), next);
+    }
+    weft_tensor *image = weft_input(g, "image", dtype, weft_shape(BATCH, 2, 8, 8)), *target = weft_input(g, "label", WEFT_I32, weft_shape(BATCH));
+    weft_tensor *logits = strcmp(model, "cnn") == 0 ? cnn(image) : mlp(image);
+    return weft_cross_entropy(logits, target, .ignore = true, .ignored = -100, .smoothing = 0.1);
+}
+
+static weft_status open_data(const char *model, weft_dtype dtype, const weft_strategy *strategy, weft_world *world, weft_loader **loader_out) {
+    bool letters = strcmp(model, "gpt") == 0;
+    weft_batch_field fields[2] = {{"image", dtype, weft_shape(ROWS, 2, 8, 8), dtype == WEFT_F64 ? (void *)wide : slim},
+                                  {"label", WEFT_I32, weft_shape(ROWS), label}};
+    weft_batch_field words[2] = {{"tokens", WEFT_I32, weft_shape(ROWS, CONTEXT), tokens}, {"targets", WEFT_I32, weft_shape(ROWS, CONTEXT), targets}};
+    weft_loader_options how = {.batch = BATCH, .seed = 3, .epochs = -1};
+    weft_status         status = weft_strategy_share(strategy, world, &how.rank, &how.ranks);
+    return status == WEFT_OK ? weft_loader_open_arrays(letters ? words : fields, 2, &how, loader_out) : status;
+}
+
+static weft_status train(weft_trainer *trainer, weft_loader *loader, long steps, FILE *out) {
+    weft_world *world = weft_trainer_world(trainer);
+    const char *dies = getenv("RUN_DIE");
+    for (long i = 0; i < steps; i++) {
+        weft_batch  batch;
+        weft_report report;
+        weft_status status = weft_loader_next(loader, &batch);
+        if (dies && i == steps / 2 && atoi(dies) == weft_world_rank(world)) raise(SIGKILL);
+        if (status == WEFT_OK) status = weft_trainer_step(trainer, &batch, &report);
+        if (status != WEFT_OK) return status;
+        double numbers[2] = {report.loss, report.gradient_norm};
+        if (weft_world_rank(world) == 0 && fwrite(numbers, sizeof *numbers, 2, out) != 2) return WEFT_E_IO;
+    }
+    return WEFT_OK;
+}
+
+static weft_status evaluate(weft_trainer *trainer, weft_loader *loader, weft_tensor *loss, weft_dtype dtype, FILE *out) {
+    weft_batch      batch;
+    weft_evaluator *evaluator = NULL;
+    double          numbers[2] = {0};
+    float           narrow = 0;
+    weft_status     status = weft_evaluator_create(trainer, &loss, 1, &evaluator);
+    if (status == WEFT_OK) status = weft_loader_next(loader, &batch);
+    if (status == WEFT_OK) status = weft_evaluator_run(evaluator, &batch);
+    if (status == WEFT_OK) status = dtype == WEFT_F64 ? weft_evaluator_fetch(evaluator, 0, numbers, sizeof *numbers) : weft_evaluator_fetch(evaluator, 0, &narrow, sizeof narrow);
+    if (dtype == WEFT_F32) numbers[0] = (double)narrow;
+    if (status == WEFT_OK && weft_world_rank(weft_trainer_world(trainer)) == 0 && fwrite(numbers, sizeof *numbers, 2, out) != 2) status = WEFT_E_IO;
+    weft_evaluator_release(evaluator);
+    return status;
+}
+
+/* What the strategy or the trainer refuses beside tensor > 1. */
+static void spoil(const char *with, weft_program *program) {
+    if (strcmp(with, "server") == 0) program->strategy.sync = WEFT_SERVER;
+    if (strcmp(with, "compress") == 0) program->strategy.compress.codec = WEFT_COMPRESS_BF16;
+    if (strcmp(with, "lbfgs") == 0) program->solver = weft_lbfgs(1.0);
+}
+
+static weft_status ask(const char *with, weft_trainer *trainer, const weft_loader *loader) {
+    float some[64 * 128];
+    if (strcmp(with, "keep") == 0) return weft_trainer_keep(trainer, loader);
+    if (strcmp(with, "get") == 0) return weft_variables_get(weft_trainer_variables(trainer), "one.weight", some, sizeof some);
+    return WEFT_OK;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 7) return 2;
+    weft_dtype    dtype = strcmp(argv[2], "f64") == 0 ? WEFT_F64 : WEFT_F32;
+    const char   *save = getenv("RUN_SAVE"), *load = getenv("RUN_LOAD"), *with = getenv("RUN_WITH"), *text = "";
+    double        clip = getenv("RUN_CLIP") ? atof(getenv("RUN_CLIP")) : 0;
+    weft_world   *world = NULL;
+    weft_graph   *graph = NULL;
+    weft_loader  *loader = NULL;
+    weft_trainer *trainer = NULL;
+    weft_status   status;
+    FILE         *out = fopen(argv[6], getenv("RUN_APPEND") ? "ab" : "wb");
+    weft_plan_totals totals;
+    make_data();
+    if ((status = out ? weft_world_create(NULL, &world) : WEFT_E_IO) != WEFT_OK) goto done;
+    far_world(world);
+    if ((status = weft_graph_create(&(weft_graph_options){.seed = 7}, &graph)) != WEFT_OK) goto done;
+    weft_program program = {.loss = loss_of(graph, argv[1], dtype), .regulariser = weft_l2(1e-4), .solver = weft_adamw(0.001, .clip_norm = clip),
+                            .strategy = {.data = atoi(argv[3]), .tensor = atoi(argv[4]),
+                                         .accumulate = getenv("RUN_MICRO") ? atoi(getenv("RUN_MICRO")) : 1}};
+    if (with) spoil(with, &program);
+    if ((status = open_data(argv[1], dtype, &program.strategy, world, &loader)) != WEFT_OK) goto done;
+    if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
+    if (with && (status = ask(with, trainer, loader)) != WEFT_OK) goto done;
+    if (load && (status = weft_trainer_load(trainer, load, loader)) != WEFT_OK) goto done;
+    if ((status = train(trainer, loader, atol(argv[5]), out)) != WEFT_OK) goto done;
+    if (!save && (status = evaluate(trainer, loader, program.loss, dtype, out)) != WEFT_OK) goto done;
+    if (save && (status = weft_trainer_save(trainer, save, loader)) != WEFT_OK) goto done;
+    weft_plan_totals_read(weft_trainer_plan(trainer), &totals);
+    if (weft_world_rank(world) != 0) goto done;
+    printf("variables %lld collectives %d sent %lld\n", (long long)totals.variable_bytes, totals.collectives, (long long)totals.sent_bytes);
+    if (getenv("RUN_DESCRIBE")) status = weft_plan_describe(weft_trainer_plan(trainer), &text);
+    fputs(text, stdout);
+done:
+    if (status != WEFT_OK) fprintf(stderr, "tensor: %s: %s\n", weft_status_name(status), weft_error_message());
+    if (out) fclose(out);
+    weft_trainer_release(trainer);
+    weft_loader_release(loader);
+    weft_graph_release(graph);
+    weft_world_release(world);
+    return status == WEFT_OK ? 0 : 1;
+}
