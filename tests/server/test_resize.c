@@ -413,6 +413,10 @@ static weft_status change_and_die(state *s) {
     for (int i = 0; i < KEYS; i++) EXPECT(s->counts[i] == now.size * s->ones[i], "key %d: %lld", i, (long long)s->counts[i]);
     WEFTI_TRY(weft_table_pull(table, NULL, got));
     for (int i = 0; i < WIDE_ROWS * WIDE; i++) EXPECT(got[i] == now.size * wide[i], "element %d: %d", i, (int)got[i]);
+    weft_group *left = NULL; /* nobody pushes before all have looked */
+    WEFTI_TRY(weft_group_create(s->world, NULL, &left));
+    WEFTI_TRY(weft_group_barrier(left));
+    weft_group_release(left);
     WEFTI_TRY(weft_table_push(s->sparse, s->keys, s->ones)); /* and goes on */
     weft_table_release(table);
     snprintf(s->all->results[s->rank].message, sizeof text, "%s: %.100s", weft_status_name(status), text);
