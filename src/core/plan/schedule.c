@@ -3,7 +3,7 @@
  * bucket: ALL_REDUCEs whose results are wanted only at the end of the step (gradients) are joined, in the order in which they become
  * ready, into messages of about the asked size; the first is smaller so that the wire starts early. Joined ones never depend on one another.
  *
- * schedule: a list schedule by rank (class, key). A collective stands right behind its last input. What depends on a collective and
+ * schedule: a list schedule by rank (class, key). A collective stands right behind its last input. What depends on a collective (not on a message) and
  * leads to no further one (updates, metrics) is the *tail*: it comes behind everything else, in the order of the collectives it waits for,
  * so that as many as possible are in flight while there is something to compute. Recomputed items sink to their first reader. n log n. */
 #include <stdlib.h>
@@ -37,7 +37,9 @@ static weft_status flow_of(const wefti_ir *ir, flow *f) {
     WEFTI_TRY_GOTO(wefti_alloc(f->n * sizeof *f->depth, "a plan", &f->depth), failed);
     WEFTI_TRY_GOTO(wefti_alloc(f->n, "a plan", &f->tail), failed);
     for (int32_t k = 0; k < ir->n_order; k++) {
-        int32_t through = f->depth[k] + wefti_item_is_comm(&ir->items[ir->order[k]]);
+        const wefti_item *item = &ir->items[ir->order[k]];
+        /* Who made the plans has said when what a message brings is computed with, as the stages of a pipeline do: it stays where it is. */
+        int32_t through = f->depth[k] + (wefti_item_is_comm(item) && !wefti_item_is_point(item));
         for (int32_t e = f->edges.start[k]; e < f->edges.start[k + 1]; e++)
             if (through > f->depth[f->edges.to[e]]) f->depth[f->edges.to[e]] = through;
     }
