@@ -25,6 +25,12 @@ typedef enum weft_sync {
                        states while it saves or loads */
 } weft_sync;
 
+/* In which order stages of a pipeline work on micro-batches. Both leave (P-1)/(M+P-1) of a step idle, with P stages and M micro-batches. */
+typedef enum weft_pipeline_order {
+    WEFT_1F1B, /* as soon as they can, one backward pass after each forward pass: stages keep at most P micro-batches (Narayanan et al. 2019) */
+    WEFT_GPIPE /* all forward passes, then all backward (Huang et al. 2019) */
+} weft_pipeline_order;
+
 /* Ranks are a mesh of named axes, whose extents multiply to the world's size (else WEFT_E_INVALID, which names all). An axis that is left
  * zero has one rank; data takes what the others leave. Ranks next to each other are along `tensor`, then along `data`, and along
  * `pipeline` last: those that talk most are nearest. */
@@ -33,8 +39,12 @@ typedef struct weft_strategy {
     int32_t   tensor;     /* ranks that share each row's work, with parts of parameters and of what they compute (Shoeybi et al. 2019). Which
                              parameters, and along which axis, is found by what it costs; weft_plan_describe says it. What no axis divides
                              evenly is whole on each. Same losses to rounding; checkpoints load under any mesh. WEFT_E_UNSUPPORTED with
-                             WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep (elastic runs): not yet */
-    int32_t   pipeline;   /* ranks that have some layers each. WEFT_E_UNSUPPORTED: not yet */
+                             WEFT_SERVER, compress, L-BFGS, pipeline, and weft_trainer_keep (elastic runs): not yet */
+    int32_t   pipeline;   /* ranks that have some layers each, its stages: a run of the forward pass, about equally long, with its gradients, parameters and
+                             solver states, which other stages do not have (weft_variables_find gives -1 there). Micro-batches (accumulate) go through them one
+                             behind the other. Same bits as one rank that accumulates as often. WEFT_E_INVALID where a stage would have no work; WEFT_E_UNSUPPORTED with
+                             L-BFGS, WEFT_SERVER, compression, and for saving, loading and keeping a run: not yet */
+    weft_pipeline_order schedule; /* of the pipeline's stages */
     int32_t   zero;       /* what ranks along data keep in parts: 1 solver states, 2 gradients too, 3 parameters too. WEFT_E_UNSUPPORTED: not yet */
     weft_sync sync;
     int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own

@@ -175,9 +175,10 @@ static weft_tensor *copy_node(evaluator *e, const wefti_node *node, const wefti_
                                 node->name);
     e->to->flags = node->flags;
     e->to->segment = node->segment;
+    e->to->place = node->place;
     weft_tensor *made = wefti_emit(e->to, node->op, attrs, inputs, node->n_inputs, node->name);
     e->to->flags = 0;
-    e->to->segment = 0;
+    e->to->segment = e->to->place = 0;
     if (node->op == WEFT_OP_ASSIGN) wefti_graph_effect(made);
     return made;
 }
@@ -270,7 +271,12 @@ static weft_tensor *leaf(evaluator *e, const wefti_node *node) {
     if (p->whole) return p->whole;
     weft_shape shape = node->outputs[0].shape;
     if (p->layout.kind == WEFTI_SPLIT) shape.dim[p->layout.axis] = e->local_rows * p->layout.unit;
+    int32_t micro = e->to->micro;
+    e->to->micro = 0;
+    e->to->place = node->place;
     p->whole = wefti_emit_leaf(e->to, node->op, &node->attrs, node->outputs[0].dtype, shape, node->leaf, node->name);
+    e->to->place = 0;
+    e->to->micro = micro;
     if (node->op == WEFT_OP_STEP) e->to->step = p->whole;
     return p->whole;
 }
@@ -337,7 +343,7 @@ static weft_tensor *extent(evaluator *e, const wefti_node *node) {
 }
 
 /* Chunk m of a split or partial tensor in its own layout. All outputs of a node are made together. */
-static weft_tensor *chunk(evaluator *e, weft_tensor *tensor, int32_t m) {
+static weft_tensor *make_chunk(evaluator *e, weft_tensor *tensor, int32_t m) {
     piece *p = piece_of(e, tensor);
     if (p->layout.kind == WEFTI_WHOLE) return whole(e, tensor);
     if (!p->chunk) {
@@ -360,6 +366,20 @@ static weft_tensor *chunk(evaluator *e, weft_tensor *tensor, int32_t m) {
         other->chunk[m] = wefti_output(made, i);
     }
     return p->chunk[m];
+}
+
+/* What is made for micro-batch m, or for all (-1), says so: pipelines go by it. */
+static int32_t enter_micro(evaluator *e, int32_t m) {
+    int32_t outer = e->to->micro;
+    e->to->micro = m + 1;
+    return outer;
+}
+
+static weft_tensor *chunk(evaluator *e, weft_tensor *tensor, int32_t m) {
+    int32_t      outer = enter_micro(e, m);
+    weft_tensor *made = make_chunk(e, tensor, m);
+    e->to->micro = outer;
+    return made;
 }
 
 /* This rank's rows of a split tensor: its chunks side by side. */
@@ -385,7 +405,7 @@ static weft_tensor *gather_rows(evaluator *e, weft_tensor *tensor) {
     return all_reduce(e, emit(e, WEFT_OP_PAD, &attrs, own, NULL), WEFTI_REDUCE_SUM);
 }
 
-static weft_tensor *whole(evaluator *e, weft_tensor *tensor) {
+static weft_tensor *make_whole(evaluator *e, weft_tensor *tensor) {
     piece *p = piece_of(e, tensor);
     if (p->layout.kind == WEFTI_WHOLE && p->whole) return p->whole;
     if (p->layout.kind == WEFTI_PARTIAL) {
@@ -410,6 +430,13 @@ static weft_tensor *whole(evaluator *e, weft_tensor *tensor) {
     weft_tensor *made = make(e, tensor->node, 0);
     for (int32_t i = 0; i < tensor->node->n_outputs; i++) e->nodes[tensor->node->id][i].whole = wefti_output(made, i);
     return p->whole;
+}
+
+static weft_tensor *whole(evaluator *e, weft_tensor *tensor) {
+    int32_t      outer = enter_micro(e, -1);
+    weft_tensor *made = make_whole(e, tensor);
+    e->to->micro = outer;
+    return made;
 }
 
 /* --- cutting what is whole --- */
@@ -467,7 +494,9 @@ static weft_tensor *as_cut(evaluator *e, weft_tensor *tensor, wefti_layout layou
     cut *fresh = wefti_graph_memory(e->to, sizeof *fresh);
     if (!fresh) return &e->to->poison;
     *fresh = (cut){.layout = layout, .m = m, .value = NULL};
+    int32_t outer = enter_micro(e, m);
     fresh->value = cut_whole(e, tensor, layout, m);
+    e->to->micro = outer;
     fresh->next = p->cuts; /* linked last: cutting may itself have added cuts */
     p->cuts = fresh;
     return fresh->value;

@@ -61,6 +61,7 @@ static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const
                            weft_graph **graph_out, weft_tensor **outputs_out) {
     const wefti_sized_plan *sized = context;
     if (sized->tensor) return rewrite_twice(sized, source, outputs, n_outputs, training, graph_out, outputs_out);
+    if (sized->pipeline.stages > 1) WEFTI_TRY(wefti_stages_assign(source, sized->pipeline.stages, !training));
     WEFTI_TRY(wefti_partition_graph(&sized->partition, source, outputs, n_outputs, training, graph_out, outputs_out));
     if (sized->partition.compress) WEFTI_TRY(weft_variables_extend(sized->variables, *graph_out)); /* what compression keeps */
     if (training) outputs_out[WEFTI_OUT_OWN_LOSS] = before_reduction(outputs_out[WEFTI_OUT_OWN_LOSS]);
@@ -68,7 +69,7 @@ static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const
         sized->whole[i] = outputs_out[i]->node->op != WEFT_OP_ALL_REDUCE;
         outputs_out[i] = before_reduction(outputs_out[i]);
     }
-    return WEFT_OK;
+    return sized->pipeline.stages > 1 ? wefti_pipeline_cut(sized, graph_out, outputs_out, n_outputs, training) : WEFT_OK;
 }
 
 /* How the batch is split; where all of the world shares it, by the world's own group. */
@@ -95,6 +96,10 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     fresh->partition = partition_of(set, rows);
     fresh->variables = set->variables;
     fresh->tensor = set->tensor;
+    if (set->mesh) {
+        fresh->pipeline = (wefti_pipeline){set->mesh->extent[WEFTI_MESH_PIPELINE], set->micro, set->schedule};
+        fresh->stage = set->mesh->index[WEFTI_MESH_PIPELINE];
+    }
     weft_status status = set->partial ? wefti_alloc((size_t)set->n_outputs, "a plan for a batch size", &fresh->whole) : WEFT_OK;
     wefti_plan_options options = {.base = set->options, .rewrite = rewrite, .context = fresh};
     if (set->mesh) {

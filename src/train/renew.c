@@ -78,6 +78,7 @@ static weft_status check_kind(const weft_trainer *trainer, const char *call) {
 weft_status weft_trainer_keep(weft_trainer *trainer, const weft_loader *loader) {
     if (!trainer) return wefti_fail(WEFT_E_INVALID, "weft_trainer_keep: the trainer is NULL");
     WEFTI_TRY(check_kind(trainer, "weft_trainer_keep"));
+    WEFTI_TRY(wefti_pipeline_refuse(trainer, "weft_trainer_keep"));
     WEFTI_TRY(open_spare(trainer));
     WEFTI_TRY(fill(trainer, loader, &trainer->kept->spare));
     take_spare(trainer->kept);
@@ -152,6 +153,7 @@ weft_status weft_trainer_renew(weft_trainer *trainer, weft_world *world, weft_lo
     if (!trainer || !world)
         return wefti_fail(WEFT_E_INVALID, "weft_trainer_renew: the %s is NULL", trainer ? "world" : "trainer");
     WEFTI_TRY(check_kind(trainer, "weft_trainer_renew"));
+    WEFTI_TRY(wefti_pipeline_refuse(trainer, "weft_trainer_renew"));
     wefti_station left = {0};
     int64_t       steps = trainer->steps;
     bool          moves = world != trainer->world;

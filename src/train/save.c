@@ -114,6 +114,7 @@ done:
 
 weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_save: the %s is NULL", trainer ? "path" : "trainer");
+    WEFTI_TRY(wefti_pipeline_refuse(trainer, "weft_trainer_save"));
     wefti_compress_states states;
     wefti_served_states   served = {0};
     WEFTI_TRY(wefti_served_refresh(trainer));
@@ -277,6 +278,7 @@ weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader,
 
 weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_load: the %s is NULL", trainer ? "path" : "trainer");
+    WEFTI_TRY(wefti_pipeline_refuse(trainer, "weft_trainer_load"));
     contents    c = {0};
     bool        parts = trainer->tensor.ranks > 1; /* then only rank 0 has all of them, until they are dealt out */
     weft_status status = WEFT_OK;

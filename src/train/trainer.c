@@ -51,7 +51,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan,
                               program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.replicas, program->strategy.push,
-                              program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->zero,
+                              program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->schedule, y->zero,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};
     return wefti_hash(hash, numbers, sizeof numbers);
 }
@@ -94,10 +94,11 @@ static weft_status check_strategy(const weft_world *world, const weft_program *p
     wefti_mesh           mesh;
     WEFTI_TRY(wefti_mesh_of(s, world->rank, world->size, &mesh));
     if (s->zero < 0 || s->zero > 3) return wefti_fail(WEFT_E_INVALID, "strategy: zero is %d; it is 0, 1, 2 or 3", s->zero);
-    if (s->pipeline > 1 || s->zero > 0)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: pipeline %d, zero %d: not yet", s->pipeline, s->zero);
+    if (s->zero > 0) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero %d: not yet", s->zero);
+    WEFTI_TRY(wefti_pipeline_check(program));
     if (mesh.extent[WEFTI_MESH_TENSOR] == 1) return WEFT_OK;
-    const char *what = s->sync == WEFT_SERVER                        ? "sync = WEFT_SERVER"
+    const char *what = s->pipeline > 1                               ? "pipeline"
+                       : s->sync == WEFT_SERVER                      ? "sync = WEFT_SERVER"
                        : s->compress.codec != WEFT_COMPRESS_NONE     ? "compress"
                        : program->solver.kind == WEFT_LBFGS          ? "L-BFGS"
                                                                      : NULL;
@@ -185,6 +186,7 @@ static weft_status open_plans(weft_trainer *trainer) {
     trainer->plans.options.trace = trainer->program.trace;
     trainer->plans.options.profile = trainer->program.profile;
     trainer->plans.micro = trainer->program.strategy.accumulate > 0 ? trainer->program.strategy.accumulate : 1;
+    trainer->plans.schedule = trainer->program.strategy.schedule;
     trainer->plans.scaled = trainer->program.strategy.precision == WEFT_F16;
     return make_plans(trainer);
 }
@@ -195,7 +197,8 @@ static weft_status settle(weft_trainer *trainer) {
     WEFTI_TRY(wefti_mesh_make(trainer->world, &trainer->program.strategy, &trainer->mesh));
     WEFTI_TRY(wefti_trainer_split(trainer));
     const wefti_windows windows = {trainer->tensor.windows, trainer->tensor.n_windows};
-    WEFTI_TRY(wefti_variables_create(trainer->world, trainer->graph, &windows, &trainer->variables));
+    bool                staged = trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1;
+    WEFTI_TRY(staged ? wefti_pipeline_variables(trainer) : wefti_variables_create(trainer->world, trainer->graph, &windows, &trainer->variables));
     if (trainer->program.strategy.sync == WEFT_ALLREDUCE && wefti_mesh_is_data(&trainer->mesh)) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
     WEFTI_TRY(open_plans(trainer));
     if (trainer->program.strategy.sync == WEFT_SERVER) return wefti_served_create(trainer, &trainer->served);

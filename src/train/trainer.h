@@ -8,6 +8,7 @@
 #include "core/plan/plan.h"
 #include "parallel/mesh.h"
 #include "parallel/partition.h"
+#include "parallel/stages.h"
 #include "parallel/tensor.h"
 #include "weft/checkpoint.h"
 #include "weft/loader.h"
@@ -18,6 +19,8 @@
 typedef struct wefti_sized_plan {
     wefti_partition          partition;
     const wefti_tensor_split *tensor;   /* of the set */
+    wefti_pipeline           pipeline;
+    int32_t                  stage;     /* this rank's */
     weft_variables          *variables; /* that get the states of compression; of the set */
     weft_plan               *plan;
     bool                    *whole;     /* [n_outputs] where the set is partial: the gradient is the same on all ranks; else NULL */
@@ -36,6 +39,7 @@ typedef struct wefti_plan_set {
     bool               training;
     weft_plan_options  options;  /* bucket sizes, trace, profile */
     int32_t            micro;
+    weft_pipeline_order schedule;
     const weft_compression *compress; /* of the plans that are asked for next; NULL: none */
     bool               scaled;   /* see wefti_partition */
     bool               partial;  /* gradients among the outputs are what this rank contributes to them */
@@ -216,6 +220,17 @@ WEFT_MUST_CHECK weft_status wefti_snapshot_deal(weft_trainer *trainer, weft_load
 
 /* The trainer, and the loader where there is one, go on from it. The loader may refuse, so it comes first. */
 weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader, const wefti_snapshot *snapshot);
+
+/* --- pipelines (pipeline.c) --- */
+
+/* What a pipeline is not for yet. */
+WEFT_MUST_CHECK weft_status wefti_pipeline_check(const weft_program *program);
+/* Refuses `what`, for a run whose variables are on several ranks. */
+WEFT_MUST_CHECK weft_status wefti_pipeline_refuse(const weft_trainer *trainer, const char *what);
+/* Chooses the stages of the trainer's variables, and makes those of this rank's. */
+WEFT_MUST_CHECK weft_status wefti_pipeline_variables(weft_trainer *trainer);
+/* The rewrite behind the partition: one stage's part of a rank's graph, which is released. Outputs are replaced. */
+WEFT_MUST_CHECK weft_status wefti_pipeline_cut(const wefti_sized_plan *sized, weft_graph **graph, weft_tensor **outputs, int32_t n_outputs, bool training);
 
 /* Frees what the trainer has kept. */
 void wefti_kept_release(struct wefti_kept *kept);

@@ -13,3 +13,6 @@ endif()
 if(TARGET train_test_renew) # whose ranks are its own processes: weftrun ends them all when one dies
   target_sources(train_test_renew PRIVATE ${CMAKE_CURRENT_LIST_DIR}/../transport/ranks.c)
 endif()
+if(TARGET train_test_pipeline)
+  target_sources(train_test_pipeline PRIVATE ${CMAKE_CURRENT_LIST_DIR}/../transport/ranks.c)
+endif()

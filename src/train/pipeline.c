@@ -1,0 +1,70 @@
+/* Training by a pipeline: which stage has which variables, and a rank's plan as a stage's part of what ranks along data have.
+ *
+ * Stages are chosen on the training graph, gradients and updates included (src/parallel/stages.c), by numbers that are the same on all ranks.
+ * Plans choose again, and alike, for they begin with the same graph; evaluators' plans, whose graphs are others, go by where variables are.
+ * Cost: a copy of the graph for each plan, while planning. */
+#include "parallel/cut.h"
+#include "train/trainer.h"
+
+weft_status wefti_pipeline_check(const weft_program *program) {
+    const weft_strategy *s = &program->strategy;
+    if ((unsigned)s->schedule > WEFT_GPIPE) return wefti_fail(WEFT_E_INVALID, "strategy: schedule is %d; it is WEFT_1F1B or WEFT_GPIPE", (int)s->schedule);
+    if (s->pipeline <= 1) return WEFT_OK;
+    const char *with = program->solver.kind == WEFT_LBFGS             ? "L-BFGS"
+                       : s->sync == WEFT_SERVER                       ? "WEFT_SERVER"
+                       : s->compress.codec != WEFT_COMPRESS_NONE      ? "compression"
+                                                                      : NULL;
+    if (with) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: pipeline = %d goes with %s not yet: leave one of them away", (int)s->pipeline, with);
+    return WEFT_OK;
+}
+
+weft_status wefti_pipeline_refuse(const weft_trainer *trainer, const char *what) {
+    int32_t stages = trainer->mesh.extent[WEFTI_MESH_PIPELINE];
+    if (stages <= 1) return WEFT_OK;
+    return wefti_fail(WEFT_E_UNSUPPORTED, "%s: the variables are on %d stages of a pipeline, and a run of several stages cannot be saved, loaded or kept yet; each "
+                      "rank may read its own (weft_variables_get)", what, (int)stages);
+}
+
+/* This stage's variables, as a graph of nothing else. */
+static weft_status own_leaves(const weft_graph *graph, int32_t stage, weft_graph **own_out) {
+    WEFTI_TRY(weft_graph_create(&(weft_graph_options){.seed = graph->seed, .name = graph->name}, own_out));
+    for (int32_t i = 0; i < graph->n_leaves; i++) {
+        const wefti_node *leaf = graph->leaves[i];
+        if ((leaf->op != WEFT_OP_PARAMETER && leaf->op != WEFT_OP_STATE) || leaf->place != stage + 1) continue;
+        (void)wefti_emit_leaf(*own_out, leaf->op, &leaf->attrs, leaf->outputs[0].dtype, leaf->outputs[0].shape, leaf->leaf, leaf->name);
+    }
+    return wefti_graph_status(*own_out);
+}
+
+weft_status wefti_pipeline_variables(weft_trainer *trainer) {
+    weft_graph  *pruned = NULL, *own = NULL;
+    weft_tensor *outputs[WEFTI_OUT_FIRST_GRADIENT];
+    WEFTI_TRY(wefti_plan_copy(trainer->graph, trainer->outputs, WEFTI_OUT_FIRST_GRADIENT, true, &pruned, outputs));
+    weft_status status = wefti_stages_assign(pruned, trainer->mesh.extent[WEFTI_MESH_PIPELINE], false);
+    if (status == WEFT_OK) {
+        wefti_stages_keep(pruned, trainer->graph);
+        status = own_leaves(trainer->graph, trainer->mesh.index[WEFTI_MESH_PIPELINE], &own);
+    }
+    if (status == WEFT_OK) status = weft_variables_create(trainer->world, own, &trainer->variables);
+    weft_graph_release(own);
+    weft_graph_release(pruned);
+    return status;
+}
+
+weft_status wefti_pipeline_cut(const wefti_sized_plan *sized, weft_graph **graph, weft_tensor **outputs, int32_t n_outputs, bool training) {
+    weft_graph  *whole = *graph;
+    int32_t     *order = NULL;
+    size_t       bytes = (size_t)whole->n_nodes * sizeof *order;
+    weft_status  status = wefti_alloc(bytes, "a pipeline", &order);
+    wefti_cut    cut = {.rank = sized->stage, .ranks = sized->pipeline.stages, .group = wefti_mesh_group(WEFTI_MESH_PIPELINE)};
+    *graph = NULL;
+    wefti_cut_settle(whole);
+    if (status == WEFT_OK && training) {
+        status = wefti_stages_order(&sized->pipeline, whole, order);
+        cut.order = order;
+    }
+    if (status == WEFT_OK) status = wefti_cut_graph(&cut, whole, outputs, n_outputs, training, graph, outputs);
+    wefti_free(order, bytes);
+    weft_graph_release(whole);
+    return status == WEFT_OK ? WEFT_OK : wefti_while(status, "stage %d of a pipeline of %d", (int)sized->stage, (int)sized->pipeline.stages);
+}
