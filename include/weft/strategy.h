@@ -50,15 +50,18 @@ typedef struct weft_strategy {
     int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
                              rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before
                              c - s, and who is ahead waits. WEFT_TABLE_ASYNCHRONOUS: as that, and nobody waits (Downpour: Dean et al. 2012). Batch
-                             statistics are then each rank's own. Evaluators and saving see all that was pushed */
+                             statistics are then each rank's own. Evaluators and saving see all that was pushed.
+                             A rank that dies is waited for by nobody, whatever the staleness, if its share of the parameters is not lost (.replicas, or .servers that
+                             leave it out): losses, counts and batch statistics are then those of the others, as if its rows were like theirs, and so are sums
+                             of evaluators. The run goes on with all calls but weft_trainer_load; only rank 0 can save */
     int32_t   push, fetch; /* WEFT_SERVER with staleness: gradients are added up over so many steps and then pushed, and parameters pulled every so
                              many steps; between pulls a rank goes on from its own by plain steps along its gradients. 0: 1. Downpour's n_push and
                              n_fetch: a worker moves M*(1/push + 1/fetch) bytes a step, M being those of the parameters */
     bool      overlap;    /* WEFT_SERVER with staleness: a step computes while its predecessor's gradient is pushed and its successor's parameters are
                              pulled, which are then one step older. Not with push or fetch beyond 1. Costs a copy of gradients and parameters */
     int32_t   servers;    /* WEFT_SERVER: so many ranks keep the parameters, the last ones, beside their work; 0: all */
-    int32_t   replicas;   /* WEFT_SERVER: 1: each of them keeps another one's share too, so that with staleness, where nobody waits for all, training goes on
-                             when any one rank dies (weft_server_options.replicas). Pushes are sent twice */
+    int32_t   replicas;   /* WEFT_SERVER: 1: each of them keeps another one's share too, so that training goes on when any one rank dies
+                             (weft_server_options.replicas). Pushes are sent twice */
     int32_t   accumulate; /* micro-batches that a rank computes one after another before an update; 0: 1. Exact: the result is that
                              of the whole batch. Batch statistics need all micro-batches up to them at once */
     weft_dtype precision; /* what matrix products, convolutions, attention and what lies between them are computed in. WEFT_F32 (0): as the

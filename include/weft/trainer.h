@@ -48,7 +48,7 @@ typedef struct weft_report {
     int64_t  rows;            /* of the global batch */
     uint64_t step_ns;         /* wall time of the step on this rank */
     uint64_t wait_ns;         /* of it, waiting for other ranks with nothing to compute */
-    int32_t  straggler;       /* the rank that all others wait for of late (weft_world_straggler); -1: nobody in particular */
+    int32_t  straggler;       /* the rank that all others wait for of late (weft_world_straggler); -1: nobody in particular, or WEFT_SERVER */
     double   straggler_share; /* by which share of the time they wait longer than it */
     int32_t  staleness;       /* WEFT_SERVER: steps of the other ranks that this one's parameters may lack, that of overlap included; -1: any number */
     int32_t  evaluations;     /* of loss and gradient: 1, or more for L-BFGS, which assigns states at the first of them only */
@@ -65,7 +65,7 @@ void weft_trainer_release(weft_trainer *trainer);
 /* One update from one batch: fields are matched with inputs by name, each with this rank's rows of global_rows (see
  * weft_batch_share). A smaller batch than the graph was built for is planned when it first comes. `report_out` may be NULL.
  * WEFT_E_NAN: the loss is not finite; the message names step and rank, and nothing was changed. WEFT_E_PEER: a rank is lost, by
- * number; the variables of this step are undefined, those saved are not. */
+ * number (with WEFT_SERVER: and parameters with it); the variables of this step are undefined, those saved are not. */
 WEFT_MUST_CHECK weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report_out);
 
 /* Steps done so far, those before a resume included. */

@@ -66,7 +66,7 @@ static weft_status move_all(weft_trainer *trainer, const wefti_compress_states *
     void  *one = NULL;
     if (status == WEFT_OK) status = measure(trainer, &total, &largest);
     if (status == WEFT_OK && total) status = wefti_alloc_raw(largest, WEFTI_CACHE_LINE, "what compression keeps", &one);
-    if (total || status != WEFT_OK) status = wefti_agree(trainer->world, status, "moving what compression keeps");
+    if (total || status != WEFT_OK) status = wefti_agree(wefti_trainer_meets(trainer), status, "moving what compression keeps");
     if (status == WEFT_OK && total) status = move(trainer, states, one, out);
     if (one) wefti_free(one, largest);
     return status;

@@ -22,7 +22,7 @@ static int32_t bad_field(const weft_batch *batch) {
 }
 
 weft_status wefti_trainer_nan(weft_trainer *trainer, const weft_batch *batch, double loss, double norm, double own_loss) {
-    weft_world *world = trainer->world;
+    weft_world *world = wefti_trainer_meets(trainer);
     int32_t     field = bad_field(batch);
     bool        bad = !isfinite(own_loss), bad_loss = !isfinite(loss);
     const char *what = bad_loss ? "the loss" : "the gradient's norm";

@@ -123,7 +123,7 @@ weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const wef
         status = wefti_served_states_gather(trainer, &served);
         if (status == WEFT_OK && trainer->world->rank == 0) status = write_file(trainer, path, loader, &states, &served);
         else if (status == WEFT_OK && wefti_parts_takes_part(trainer)) status = wefti_parts_serve(trainer);
-        status = wefti_agree(trainer->world, status, "saving the run");
+        status = wefti_agree(wefti_trainer_meets(trainer), status, "saving the run");
     }
     wefti_served_states_release(&served);
     wefti_compress_states_release(&states);

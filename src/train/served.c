@@ -3,7 +3,8 @@
  *
  * Staleness 0: the plan is that of all ranks, so losses, counts and batch statistics mean the global batch, but for gradients, which stay what
  * each rank contributes; servers add the contributions up and make one update of it, which all ranks get. What a contribution is not partial
- * in (a gradient that does not depend on the batch) counts once, on rank 0.
+ * in (a gradient that does not depend on the batch) counts once, on rank 0. What the plan reduces goes by way of the server, too (meeting.c), so a
+ * rank that dies ends no step.
  *
  * Otherwise each rank is a program of its own on its own rows: the plan is that of one rank, and nothing in a step waits for others but a pull that
  * is too far ahead. Random numbers are keyed by step and rank, so that ranks drop out differently.
@@ -16,6 +17,7 @@
 
 #include "core/rules/rules.h"
 #include "parallel/compress.h"
+#include "parallel/server/meeting.h"
 #include "train/trainer.h"
 #include "weft/server.h"
 
@@ -31,6 +33,7 @@ typedef struct served_parameter {
 
 struct wefti_served {
     weft_server      *server;
+    struct wefti_group *meeting;  /* reductions over ranks; NULL: there is one rank */
     served_parameter *parameters; /* [n] */
     int32_t           n;
     bool              sums;       /* staleness 0 */
@@ -95,7 +98,7 @@ static weft_status open_parameter(weft_trainer *trainer, int32_t index) {
     return find_memory(trainer, parameter, &one->variable);
 }
 
-weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **served_out) {
+weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **served_out) {
     struct wefti_served *served = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *served, "training by a server", &served));
     *served_out = served;
@@ -106,10 +109,21 @@ weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **ser
     served->fetch = trainer->program.strategy.fetch > 0 ? trainer->program.strategy.fetch : 1;
     WEFTI_TRY(wefti_alloc((size_t)served->n * sizeof *served->parameters, "training by a server", &served->parameters));
     weft_server_options options = {.servers = trainer->program.strategy.servers, .replicas = trainer->program.strategy.replicas,
-                                   .in_flight = (int32_t)wefti_min_i64(4096, 2 * (int64_t)served->n + 2)};
-    weft_status status = weft_server_create(trainer->world, &options, &served->server);
-    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = open_parameter(trainer, i);
-    WEFTI_TRY(wefti_agree(trainer->world, status, "making the server's tables"));
+                                   .in_flight = (int32_t)wefti_min_i64(4096, 2 * (int64_t)served->n + 18), .functions = &wefti_meeting_rule, .function_count = 1};
+    WEFTI_TRY(weft_server_create(trainer->world, &options, &served->server));
+    if (trainer->world->size == 1) return WEFT_OK;
+    WEFTI_TRY(wefti_meeting_open(served->server, trainer->world->group, &served->meeting));
+    trainer->met = *trainer->world;
+    trainer->met.group = served->meeting;
+    trainer->met.device_group = NULL;
+    trainer->met.groups = NULL;
+    return WEFT_OK;
+}
+
+weft_status wefti_served_create(weft_trainer *trainer) {
+    weft_status status = WEFT_OK;
+    for (int32_t i = 0; i < trainer->served->n && status == WEFT_OK; i++) status = open_parameter(trainer, i);
+    WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), status, "making the server's tables"));
     return wefti_served_restore(trainer, NULL);
 }
 
@@ -128,6 +142,7 @@ void wefti_served_release(struct wefti_served *served) {
         wefti_free(one->sum, one->bytes);
     }
     weft_server_release(served->server);
+    wefti_meeting_close(served->meeting);
     if (served->parameters) wefti_free(served->parameters, (size_t)served->n * sizeof *served->parameters);
     wefti_free(served, sizeof *served);
 }
@@ -202,11 +217,11 @@ static weft_status push_sums(weft_trainer *trainer, double rate);
 
 /* Collective: nobody is in a step, so all that was pushed has come. */
 weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states) {
-    weft_status status = wefti_agree(trainer->world, WEFT_OK, "meeting");
+    weft_status status = wefti_agree(wefti_trainer_meets(trainer), WEFT_OK, "meeting");
     if (status == WEFT_OK && trainer->world->rank == 0) status = set_all(trainer);
     if (status == WEFT_OK && trainer->world->rank == 0 && states) status = wefti_served_states_set(trainer, states);
     trainer->served->refreshed = trainer->steps;
-    return wefti_agree(trainer->world, status, "giving the parameters to the server");
+    return wefti_agree(wefti_trainer_meets(trainer), status, "giving the parameters to the server");
 }
 
 weft_status wefti_served_refresh(weft_trainer *trainer) {
@@ -215,8 +230,8 @@ weft_status wefti_served_refresh(weft_trainer *trainer) {
     weft_status status = finish(served, WEFT_OK);
     if (status == WEFT_OK) status = finish_pushes(served);
     if (status == WEFT_OK) status = push_sums(trainer, 1);
-    WEFTI_TRY(wefti_agree(trainer->world, status, "giving the last gradients to the server"));
-    WEFTI_TRY(wefti_agree(trainer->world, pull_all(trainer), "fetching the parameters from the server"));
+    WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), status, "giving the last gradients to the server"));
+    WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), pull_all(trainer), "fetching the parameters from the server"));
     served->pulled = false;
     served->refreshed = trainer->steps;
     return WEFT_OK;
@@ -224,11 +239,11 @@ weft_status wefti_served_refresh(weft_trainer *trainer) {
 
 /* --- gradients --- */
 
-static weft_status gradient_of(const weft_trainer *trainer, weft_plan *plan, int32_t index, const void **gradient_out) {
+static weft_status gradient_of(const weft_trainer *trainer, weft_plan *plan, int32_t index, void **gradient_out) {
     served_parameter *one = &trainer->served->parameters[index];
     weft_plan_value   value;
     WEFTI_TRY(weft_plan_output(plan, WEFTI_OUT_FIRST_GRADIENT + index, &value));
-    *gradient_out = value.data;
+    *gradient_out = (void *)value.data;
     if (value.data || !one->bytes) return WEFT_OK;
     *gradient_out = one->gradient;
     return weft_plan_fetch(plan, WEFTI_OUT_FIRST_GRADIENT + index, one->gradient, one->bytes);
@@ -243,11 +258,21 @@ static void add(weft_dtype dtype, int64_t count, double scale, const void *from,
 
 /* --- steps without staleness --- */
 
-/* A gradient that is the same on all ranks counts once: the others only end their clock. */
-static weft_status start_sum(weft_trainer *trainer, int32_t index, const void *gradient, double rate) {
-    served_parameter *one = &trainer->served->parameters[index];
-    bool              whole = trainer->plans.whole && trainer->plans.whole[WEFTI_OUT_FIRST_GRADIENT + index];
-    if (!whole || trainer->world->rank == 0) return start(trainer->served, one, WEFT_PUSH_PULL, gradient, rate);
+static void multiply(weft_dtype dtype, int64_t count, double factor, void *values) {
+    for (int64_t i = 0; i < count; i++)
+        if (dtype == WEFT_F64) ((double *)values)[i] *= factor;
+        else ((float *)values)[i] *= (float)factor;
+}
+
+/* A gradient that is the same on all ranks counts once: the others only end their clock. Where ranks are gone, those of the others stand for theirs,
+ * as in what they reduce (meeting.c). */
+static weft_status start_sum(weft_trainer *trainer, int32_t index, void *gradient, double rate) {
+    served_parameter  *one = &trainer->served->parameters[index];
+    const weft_tensor *p = trainer->training.parameters[index];
+    bool               whole = trainer->plans.whole && trainer->plans.whole[WEFTI_OUT_FIRST_GRADIENT + index];
+    int32_t            all = trainer->world->size, there = trainer->served->meeting ? wefti_meeting_members(trainer->served->meeting) : 1;
+    if (there < all) multiply(p->dtype, weft_shape_elements(p->shape), (whole ? 1.0 : (double)all) / there, gradient);
+    if (!whole || there < all || trainer->world->rank == 0) return start(trainer->served, one, WEFT_PUSH_PULL, gradient, rate);
     if (one->table) WEFTI_TRY(weft_table_clock(one->table));
     return start(trainer->served, one, WEFT_PULL, NULL, 0);
 }
@@ -267,7 +292,7 @@ static weft_status exchange_sums(weft_trainer *trainer, weft_plan *plan, bool pu
         return pull_all(trainer);
     }
     for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) {
-        const void *gradient = NULL;
+        void *gradient = NULL;
         status = gradient_of(trainer, plan, i, &gradient);
         if (status == WEFT_OK) status = start_sum(trainer, i, gradient, rate);
     }
@@ -306,7 +331,7 @@ static weft_status give(weft_trainer *trainer, weft_plan *plan, double rate, boo
     for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) {
         served_parameter  *one = &served->parameters[i];
         const weft_tensor *p = trainer->training.parameters[i];
-        const void        *gradient = NULL;
+        void              *gradient = NULL;
         status = gradient_of(trainer, plan, i, &gradient);
         if (status != WEFT_OK || !one->table) continue;
         if (one->sum) add(p->dtype, weft_shape_elements(p->shape), 1, gradient, one->sum);
@@ -349,7 +374,7 @@ static weft_status end_overlapped(weft_trainer *trainer, weft_plan *plan, bool p
     WEFTI_TRY(finish_pushes(served));
     for (int32_t i = 0; i < served->n && push; i++) {
         served_parameter *one = &served->parameters[i];
-        const void       *gradient = NULL;
+        void             *gradient = NULL;
         WEFTI_TRY(gradient_of(trainer, plan, i, &gradient));
         if (!one->table) continue;
         memcpy(one->sum, gradient, one->bytes);

@@ -149,7 +149,7 @@ static weft_status make_plans(weft_trainer *trainer) {
 }
 
 static weft_world *planned_world(weft_trainer *trainer) {
-    if (!goes_alone(trainer)) return trainer->world;
+    if (!goes_alone(trainer)) return wefti_trainer_meets(trainer);
     trainer->lone = *trainer->world;
     trainer->lone.rank = 0;
     trainer->lone.size = 1;
@@ -175,9 +175,9 @@ static weft_status choose_outputs(weft_trainer *trainer) {
 static const wefti_tensor_split *tensor_of(const weft_trainer *trainer) { return trainer->tensor.ranks > 1 ? &trainer->tensor : NULL; }
 
 static weft_status open_plans(weft_trainer *trainer) {
-    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), goes_alone(trainer) ? NULL : &trainer->mesh, trainer->graph,
-                                  trainer->variables, trainer->outputs, trainer->n_outputs, true));
     bool served = trainer->program.strategy.sync == WEFT_SERVER;
+    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), served ? NULL : &trainer->mesh, trainer->graph,
+                                  trainer->variables, trainer->outputs, trainer->n_outputs, true));
     trainer->plans.partial = served;
     trainer->plans.tensor = tensor_of(trainer);
     /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
@@ -200,8 +200,9 @@ static weft_status settle(weft_trainer *trainer) {
     bool                staged = trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1;
     WEFTI_TRY(staged ? wefti_pipeline_variables(trainer) : wefti_variables_create(trainer->world, trainer->graph, &windows, &trainer->variables));
     if (trainer->program.strategy.sync == WEFT_ALLREDUCE && wefti_mesh_is_data(&trainer->mesh)) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
+    if (trainer->program.strategy.sync == WEFT_SERVER) WEFTI_TRY(wefti_served_open(trainer, &trainer->served));
     WEFTI_TRY(open_plans(trainer));
-    if (trainer->program.strategy.sync == WEFT_SERVER) return wefti_served_create(trainer, &trainer->served);
+    if (trainer->served) return wefti_served_create(trainer);
     return trainer->program.solver.kind == WEFT_LBFGS ? wefti_lbfgs_create(trainer, &trainer->lbfgs) : WEFT_OK;
 }
 
@@ -401,7 +402,8 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
     weft_evaluator *evaluator = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *evaluator, "an evaluator", &evaluator));
     evaluator->trainer = trainer;
-    weft_status status = wefti_plan_set_open(&evaluator->plans, trainer->world, &trainer->mesh, trainer->graph, trainer->variables, outputs, n_outputs, false);
+    weft_status status = wefti_plan_set_open(&evaluator->plans, wefti_trainer_meets(trainer), trainer->served ? NULL : &trainer->mesh, trainer->graph,
+                                             trainer->variables, outputs, n_outputs, false);
     if (status != WEFT_OK) {
         weft_evaluator_release(evaluator);
         return status;

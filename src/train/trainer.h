@@ -113,14 +113,19 @@ struct weft_trainer {
     struct wefti_lbfgs *lbfgs; /* NULL for other solvers */
     struct wefti_served *served; /* with WEFT_SERVER; else NULL */
     weft_world      lone;      /* the world as a world of this rank alone, for plans that have nothing to do with the others */
+    weft_world      met;       /* with WEFT_SERVER: the world with a group whose reductions go by way of the server, so that they outlive ranks */
     wefti_fit_sums  sums;
     struct wefti_kept *kept;   /* renew.c; NULL: nothing yet */
     weft_world     *own_world; /* that weft_fit made after a fault, and that goes with the trainer; NULL: none */
     struct weft_evaluator *evaluators; /* a list */
 };
 
-/* Training by a parameter server. */
-weft_status wefti_served_create(weft_trainer *trainer, struct wefti_served **served_out); /* collective */
+/* The world as ranks meet in it: see `met`. */
+static inline weft_world *wefti_trainer_meets(weft_trainer *trainer) { return trainer->met.group ? &trainer->met : trainer->world; }
+
+/* Training by a parameter server. The links, by which plans may reduce from then on, and then the tables. Both collective. */
+weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **served_out);
+weft_status wefti_served_create(weft_trainer *trainer);
 void        wefti_served_release(struct wefti_served *served);
 weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report);
 struct weft_server *wefti_served_server(struct wefti_served *served); /* NULL gives NULL */

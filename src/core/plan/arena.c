@@ -19,7 +19,8 @@ struct wefti_arena {
     atomic_int         references;
     wefti_device      *device;
     wefti_wire        *wire;   /* NULL: nothing is exported */
-    void              *memory, *exported, *mirror; /* mirror: the wire's region, where that is not the exported memory itself */
+    void              *memory, *exported, *mirror; /* mirror: the wire's region, where that is not the exported memory itself; without a wire: `own_mirror` */
+    bool               own_mirror;
     size_t             memory_bytes, exported_bytes;
     wefti_wire_region *region;
     old_region        *old;
@@ -52,6 +53,8 @@ static weft_status drop_exported(wefti_arena *arena, bool keep_region) {
     old_region                *old = NULL;
     if (arena->region && keep_region) WEFTI_TRY(wefti_alloc(sizeof *old, "a plan", &old));
     if (arena->mirror) device->unpin(arena->device, arena->mirror, arena->exported_bytes);
+    if (arena->own_mirror) wefti_free(arena->mirror, arena->exported_bytes);
+    arena->own_mirror = false;
     if (arena->exported && (!arena->region || arena->mirror)) device->deallocate(arena->device, arena->exported, arena->exported_bytes);
     if (old) {
         *old = (old_region){arena->old, arena->region};
@@ -103,8 +106,8 @@ static weft_status clear(wefti_arena *arena, size_t bytes) {
 
 static weft_status grow_exported(wefti_arena *arena, size_t bytes, bool shared) {
     const wefti_device_vtable *device = arena->device->vtable;
-    bool                       exports = arena->wire && (shared || arena->region);
-    if (bytes == 0 || (bytes <= arena->exported_bytes && exports == (arena->region != NULL))) return WEFT_OK;
+    bool exports = arena->wire && (shared || arena->region), mirrors = !arena->wire && !device->host_memory && (shared || arena->own_mirror);
+    if (bytes == 0 || (bytes <= arena->exported_bytes && exports == (arena->region != NULL) && mirrors == arena->own_mirror)) return WEFT_OK;
     if (bytes < arena->exported_bytes) bytes = arena->exported_bytes;
     WEFTI_TRY(drop_exported(arena, true));
     if (exports) WEFTI_TRY(arena->wire->ops->region_create(arena->wire, bytes, &arena->region));
@@ -115,10 +118,10 @@ static weft_status grow_exported(wefti_arena *arena, size_t bytes, bool shared) 
     }
     WEFTI_TRY(device->allocate(arena->device, bytes, "what collectives send", &arena->exported));
     arena->exported_bytes = bytes;
-    if (arena->region) {
-        arena->mirror = arena->region->base;
-        device->pin(arena->device, arena->mirror, bytes);
-    }
+    if (mirrors) WEFTI_TRY(wefti_alloc_raw(bytes, PAGE_BYTES, "what collectives send", &arena->mirror));
+    arena->own_mirror = mirrors;
+    if (arena->region) arena->mirror = arena->region->base;
+    if (arena->mirror) device->pin(arena->device, arena->mirror, bytes);
     return clear(arena, bytes);
 }
 

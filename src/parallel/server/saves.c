@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "parallel/server/meeting.h"
 #include "parallel/server/saves.h"
 
 typedef struct save_table {
@@ -50,6 +51,8 @@ struct server_load {
     server_job       *waiting;
     keeper_job        fill;
 };
+
+static bool is_saved(const served_table *table) { return !wefti_meeting_owns(table->spec.name); }
 
 static bool is_out(const weft_server *server, int32_t worker) {
     return server->sessions[worker].left || server->sessions[worker].dead;
@@ -193,7 +196,7 @@ static weft_status create_save(weft_server *server, const server_job *job, const
     weft_status  status;
     int32_t      count = 0;
     forget_old(server, job->frame.first);
-    for (const served_table *table = server->served; table; table = table->next) count++;
+    for (const served_table *table = server->served; table; table = table->next) count += is_saved(table);
     WEFTI_TRY(wefti_alloc(sizeof *save, "a snapshot", &save));
     save->number = job->frame.first;
     save->index = wefti_server_index(server);
@@ -208,10 +211,12 @@ static weft_status create_save(weft_server *server, const server_job *job, const
     if (count) WEFTI_TRY_GOTO(wefti_alloc((size_t)count * sizeof *save->tables, "a snapshot", &save->tables), failed);
     if (count) WEFTI_TRY_GOTO(wefti_alloc((size_t)count * sizeof *save->shares, "a snapshot", &save->shares), failed);
     save_table *one = save->tables;
-    for (served_table *table = server->served; table; table = table->next, one++) {
+    for (served_table *table = server->served; table; table = table->next) {
+        if (!is_saved(table)) continue;
         one->table = table;
         one->clock = table->clocks[job->worker];
         if (!table->sum) save->aligns = true;
+        one++;
     }
     save->next = server->saves;
     server->saves = save;
@@ -358,12 +363,13 @@ static weft_status prepare_load(weft_server *server, server_job *job) {
     load->servers = server->servers;
     snprintf(load->path, sizeof load->path, "%s", path);
     int32_t count = 0;
-    for (const served_table *table = server->served; table; table = table->next) count++;
+    for (const served_table *table = server->served; table; table = table->next) count += is_saved(table);
     if (!count) return wefti_fail(WEFT_E_STATE, "there are no tables to load into: create them first, with the options that they had");
     WEFTI_TRY(wefti_alloc((size_t)count * sizeof *load->tables, "a snapshot", &load->tables));
     load->room = count;
     for (served_table *table = server->served; table; table = table->next) {
         wefti_load_table *one = &load->tables[load->count];
+        if (!is_saved(table)) continue;
         WEFTI_TRY(wefti_tables_check_idle(server, table));
         one->table = table;
         load->count++;
