@@ -99,8 +99,7 @@ int main(int argc, char **argv) {
     if ((status = weft_world_dump_on(world, SIGUSR1)) != WEFT_OK) goto done; /* kill -USR1 says what the ranks wait for */
     if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed}, &graph)) != WEFT_OK) goto done;
     weft_batch_field    fields[2] = {{"x", WEFT_F32, weft_shape(ROWS, 2), x}, {"z", WEFT_F32, weft_shape(ROWS, 1), z}};
-    weft_loader_options how = {.batch = BATCH, .rank = weft_world_rank(world), .ranks = weft_world_size(world),
-                               .seed = (uint64_t)seed, .epochs = epochs};
+    weft_loader_options how = {.batch = BATCH, .seed = (uint64_t)seed, .epochs = epochs};
     if ((status = weft_loader_open_arrays(fields, 2, &how, &loader)) != WEFT_OK) goto done;
 
     weft_tensor *h = snake(gated(weft_input(graph, "x", WEFT_F32, weft_shape(BATCH, 2)), "gated1", 32), 3);

@@ -31,15 +31,17 @@ static int32_t sampling_draw(const float *logits, int64_t n, double temperature,
 }
 
 /* `logits` [B, context, vocabulary] of a trainer whose input is "tokens" [B, context]. Every rank computes the same row. */
-static weft_status sampling_run(weft_world *world, weft_trainer *trainer, weft_tensor *logits, sampling how) {
+static weft_status sampling_run(weft_trainer *trainer, weft_tensor *logits, sampling how) {
     weft_evaluator *evaluator = NULL;
+    int32_t         share, shares;
     int64_t         context = weft_tensor_shape(logits).dim[1], vocabulary = weft_tensor_shape(logits).dim[2];
     size_t          bytes = (size_t)(context * vocabulary) * sizeof(float);
     int32_t        *window = calloc((size_t)context, sizeof *window);
     float          *rows = malloc(bytes);
     weft_status     status = window && rows ? weft_evaluator_create(trainer, &logits, 1, &evaluator) : WEFT_E_NO_MEMORY;
     if (!window || !rows) fprintf(stderr, "sampling: no memory for logits [%lld, %lld]\n", (long long)context, (long long)vocabulary);
-    weft_batch      batch = {.field_count = 1, .global_rows = weft_world_size(world), .first_row = weft_world_rank(world), .local_rows = 1};
+    weft_trainer_share(trainer, &share, &shares);
+    weft_batch batch = {.field_count = 1, .global_rows = shares, .first_row = share, .local_rows = 1};
     batch.field[0] = (weft_batch_field){"tokens", WEFT_I32, weft_shape(1, context), window};
     for (int64_t i = 0, length = 1; i < how.count && status == WEFT_OK; i++) {
         if ((status = weft_evaluator_run(evaluator, &batch)) != WEFT_OK) break;
@@ -47,7 +49,7 @@ static weft_status sampling_run(weft_world *world, weft_trainer *trainer, weft_t
         int32_t next = sampling_draw(rows + (length - 1) * vocabulary, vocabulary, how.temperature, &how.seed);
         if (length == context) memmove(window, window + 1, (size_t)--length * sizeof *window);
         window[length++] = next;
-        if (weft_world_rank(world) == 0) how.take(how.context, next);
+        if (weft_world_rank(weft_trainer_world(trainer)) == 0) how.take(how.context, next);
     }
     weft_evaluator_release(evaluator);
     free(window);

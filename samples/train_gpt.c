@@ -11,10 +11,11 @@
 static const struct { const char *name; int64_t layers, heads, width; } models[] = {
     {"tiny", 2, 2, 64}, {"gpt2", 12, 12, 768}, {"medium", 24, 16, 1024}, {"large", 36, 20, 1280}, {"xl", 48, 25, 1600}};
 
-static const char *model = "gpt2", *data, *text, *precision = "f32", *log_path, *plot_path, *checkpoint_path;
-static int64_t     layers, heads, width, context = 1024, vocabulary = 50304, batch_size = 8, accumulate = 1, epochs, max_steps, warmup = 100,
+static const char *model = "gpt2", *data, *text, *log_path, *plot_path, *checkpoint_path;
+static int64_t     layers, heads, width, context = 1024, vocabulary = 50304, batch_size = 8, epochs, max_steps, warmup = 100,
                seed = 1, sample, checkpoint_every, log_every;
 static double      rate = 6e-4, decay = 0.1, clip = 1, temperature = 0.8, peak;
+static weft_strategy strategy;
 static bool        resume, quiet, describe, recompute, profile, stop_on_nan = true;
 
 static weft_init small(double scale) { return weft_init_normal(0, 0.02 * scale); }
@@ -65,7 +66,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_program program = {.loss = weft_cross_entropy(logits, targets),
                             .solver = weft_adamw(rate, .beta2 = 0.95, .weight_decay = decay, .clip_norm = clip,
                                                  .schedule = {.kind = WEFT_COSINE, .warmup = warmup, .steps = steps > warmup ? steps - warmup : 1, .floor = 0.1}),
-                            .strategy = {.accumulate = (int32_t)accumulate, .precision = weft_dtype_of(precision)},
+                            .strategy = strategy,
                             .ignore_nan = !stop_on_nan, .profile = profile};
     weft_trainer   *trainer = NULL;
     weft_fit_result result;
@@ -89,7 +90,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
         if (profile && (status = weft_plan_profile(weft_trainer_plan(trainer), &words)) == WEFT_OK) puts(words);
     }
     if (status == WEFT_OK && sample > 0) {
-        status = sampling_run(world, trainer, logits, (sampling){sample, (uint64_t)seed, temperature, data ? write_id : write_byte, NULL});
+        status = sampling_run(trainer, logits, (sampling){sample, (uint64_t)seed, temperature, data ? write_id : write_byte, NULL});
         if (first) putchar('\n');
     }
     weft_trainer_release(trainer);
@@ -121,8 +122,7 @@ int main(int argc, char **argv) {
         {"vocabulary", CLI_INTEGER, &vocabulary, "ids, padded; of --text 256"},
         {"context", CLI_INTEGER, &context, "tokens that the model sees"},
         {"batch", CLI_INTEGER, &batch_size, "sequences of a step, over all ranks"},
-        {"accumulate", CLI_INTEGER, &accumulate, "micro-batches of a step"},
-        {"precision", CLI_TEXT, &precision, "of products and activations: f32, bf16 or f16"},
+        CLI_SPLIT(&strategy),
         {"recompute", CLI_FLAG, &recompute, "keep less, compute blocks again in the backward pass"},
         {"epochs", CLI_INTEGER, &epochs, "passes over the data; 0: 1"},
         {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps, however many epochs; 0: after the epochs"},
@@ -162,7 +162,7 @@ int main(int argc, char **argv) {
     if ((status = weft_world_dump_on(world, SIGUSR1)) != WEFT_OK) goto done; /* kill -USR1 says what the ranks wait for */
     if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed}, &graph)) != WEFT_OK) goto done;
     weft_text_source    source = {.path = data ? data : text, .id_bytes = data ? 2 : 1, .length = context};
-    weft_loader_options how = {.batch = batch_size, .rank = weft_world_rank(world), .ranks = weft_world_size(world), .seed = (uint64_t)seed, .epochs = max_steps > 0 ? -1 : epochs};
+    weft_loader_options how = {.batch = batch_size, .seed = (uint64_t)seed, .epochs = max_steps > 0 ? -1 : epochs};
     if ((status = weft_loader_open_text(&source, &how, &loader)) != WEFT_OK) goto done;
     status = train(world, graph, loader);
 done:

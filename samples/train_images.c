@@ -9,9 +9,10 @@
 #include "weft.h"
 
 static const char *model = "cnn", *data = "/usr/share/datasets/fashion-mnist", *images, *labels, *test_images, *test_labels;
-static const char *log_path, *plot_path, *checkpoint_path, *precision = "f32", *compress = "none", *server = "";
-static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, accumulate = 1, max_steps, checkpoint_every, warmup, servers, replicas;
+static const char *log_path, *plot_path, *checkpoint_path;
+static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, max_steps, checkpoint_every;
 static double      rate = 1e-3, decay = 0, clip = 0;
+static weft_strategy strategy;
 static bool        resume, quiet, describe, stop_on_nan = true;
 
 static weft_tensor *mlp(weft_tensor *x) {
@@ -46,18 +47,6 @@ static weft_tensor *resnet20(weft_tensor *x) {
     return weft_linear(weft_global_avg_pool2d(x), "head", .out = classes);
 }
 
-static weft_status read_server(weft_strategy *strategy) {
-    char *end = NULL;
-    if (!*server) return WEFT_OK;
-    strategy->sync = WEFT_SERVER;
-    strategy->servers = (int32_t)servers;
-    strategy->replicas = (int32_t)replicas;
-    strategy->staleness = strcmp(server, "async") == 0 ? WEFT_TABLE_ASYNCHRONOUS : (int32_t)strtol(server, &end, 10);
-    if (!end || (end != server && !*end && strategy->staleness >= 0)) return WEFT_OK;
-    fprintf(stderr, "train_images: --server %s: a staleness is 0, 1, ... or async\n", server);
-    return WEFT_E_INVALID;
-}
-
 static weft_status train(weft_world *world, weft_graph *graph, weft_loader *loader, weft_loader *test) {
     weft_batch form; /* what the loader will bring: shapes of the global batch */
     weft_loader_describe(loader, &form);
@@ -75,13 +64,10 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
                              .regulariser = weft_l2(decay),
                              .solver = weft_adam(rate, .clip_norm = clip,
                                                  .schedule = {.kind = WEFT_COSINE, .steps = epochs * weft_loader_batches(loader), .floor = 0.02}),
-                             .strategy = {.accumulate = (int32_t)accumulate, .precision = weft_dtype_of(precision)},
+                             .strategy = strategy,
                              .ignore_nan = !stop_on_nan};
     weft_trainer *trainer = NULL;
-    weft_status   status = weft_compression_parse(compress, &program.strategy.compress);
-    program.strategy.compress.warmup = warmup;
-    if (status == WEFT_OK) status = read_server(&program.strategy);
-    if (status == WEFT_OK) status = weft_trainer_create(world, &program, &trainer);
+    weft_status   status = weft_trainer_create(world, &program, &trainer);
     const char   *text = NULL;
     if (status == WEFT_OK && describe && weft_world_rank(world) == 0 && (status = weft_plan_describe(weft_trainer_plan(trainer), &text)) == WEFT_OK)
         puts(text);
@@ -106,16 +92,10 @@ int main(int argc, char **argv) {
         {"model", CLI_TEXT, &model, "mlp, cnn or resnet20"},
         {"epochs", CLI_INTEGER, &epochs, "passes over the training images"},
         {"batch", CLI_INTEGER, &batch_size, "images of a batch, over all ranks"},
-        {"accumulate", CLI_INTEGER, &accumulate, "micro-batches of a step"},
         {"rate", CLI_REAL, &rate, "learning rate of Adam"},
         {"l2", CLI_REAL, &decay, "weight of the L2 regulariser"},
         {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any"},
-        {"precision", CLI_TEXT, &precision, "of products and activations: f32, bf16 or f16"},
-        {"compress", CLI_TEXT, &compress, "gradients between ranks: none, bf16, fp8, fp8-e5m2, topk:0.01, powersgd:4"},
-        {"compress-warmup", CLI_INTEGER, &warmup, "steps before that begins"},
-        {"server", CLI_TEXT, &server, "train by a parameter server with this staleness: 0, 1, ..., async (wants --clip 0); default: allreduce"},
-        {"servers", CLI_INTEGER, &servers, "ranks that keep the parameters then; 0: all"},
-        {"replicas", CLI_INTEGER, &replicas, "1: each of them keeps another one's share, too"},
+        CLI_SPLIT(&strategy),
         {"seed", CLI_INTEGER, &seed, "of parameters and of shuffling"},
         {"data", CLI_TEXT, &data, "folder with Fashion-MNIST's four files"},
         {"images", CLI_TEXT, &images, "IDX file of training images, plain or gzip"},
@@ -147,8 +127,7 @@ int main(int argc, char **argv) {
     if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
     if ((status = weft_world_dump_on(world, SIGUSR1)) != WEFT_OK) goto done; /* kill -USR1 says what the ranks wait for */
     if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed}, &graph)) != WEFT_OK) goto done;
-    weft_loader_options how = {.batch = batch_size, .rank = weft_world_rank(world), .ranks = weft_world_size(world),
-                               .seed = (uint64_t)seed, .epochs = epochs};
+    weft_loader_options how = {.batch = batch_size, .seed = (uint64_t)seed, .epochs = epochs}; /* weft_fit takes this rank's rows */
     weft_image_source   source = {.images = either(images, "train-images-idx3-ubyte.gz", path[0], sizeof path[0]),
                                   .labels = either(labels, "train-labels-idx1-ubyte.gz", path[1], sizeof path[1]),
                                   .mean = 0.2860, .deviation = 0.3530, .classes = (int32_t)classes};

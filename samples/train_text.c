@@ -8,10 +8,11 @@
 #include "sampling.h"
 #include "weft.h"
 
-static const char *text_path, *log_path, *plot_path, *checkpoint_path, *precision = "f32";
+static const char *text_path, *log_path, *plot_path, *checkpoint_path;
 static int64_t     layers = 6, heads = 6, width = 384, context = 256, batch_size = 12, epochs = 1, max_steps, decay_steps, seed = 1, sample = 400,
-               accumulate = 1, checkpoint_every;
+               checkpoint_every;
 static double      rate = 1e-3, dropout = 0, clip = 1, temperature = 0.8;
+static weft_strategy strategy;
 static bool        resume, quiet, describe, recompute, stop_on_nan = true;
 
 static weft_tensor *block(weft_tensor *x, int64_t i) {
@@ -52,7 +53,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_program program = {.loss = weft_cross_entropy(logits, targets),
                             .solver = weft_adamw(rate, .beta2 = 0.99, .weight_decay = 0.1, .clip_norm = clip,
                                                  .schedule = {.kind = WEFT_COSINE, .warmup = steps / 20, .steps = steps - steps / 20, .floor = 0.1}),
-                            .strategy = {.accumulate = (int32_t)accumulate, .precision = weft_dtype_of(precision)},
+                            .strategy = strategy,
                             .ignore_nan = !stop_on_nan};
     weft_trainer *trainer = NULL;
     const char   *text = NULL;
@@ -66,7 +67,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
                                               .units_per_row = context, .unit = "tokens", .progress = quiet ? NULL : stdout},
                           NULL);
     if (status == WEFT_OK && sample > 0) {
-        status = sampling_run(world, trainer, logits, (sampling){sample, (uint64_t)seed, temperature, write_character, alphabet});
+        status = sampling_run(trainer, logits, (sampling){sample, (uint64_t)seed, temperature, write_character, alphabet});
         if (weft_world_rank(world) == 0) putchar('\n');
     }
     weft_trainer_release(trainer);
@@ -81,7 +82,6 @@ int main(int argc, char **argv) {
         {"width", CLI_INTEGER, &width, "size of a token's vector"},
         {"context", CLI_INTEGER, &context, "characters that the model sees"},
         {"batch", CLI_INTEGER, &batch_size, "sequences of a batch, over all ranks"},
-        {"accumulate", CLI_INTEGER, &accumulate, "micro-batches of a step"},
         {"recompute", CLI_FLAG, &recompute, "keep less, compute blocks again in the backward pass"},
         {"epochs", CLI_INTEGER, &epochs, "passes over the text"},
         {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps, however many epochs; 0: after the epochs"},
@@ -89,7 +89,7 @@ int main(int argc, char **argv) {
         {"decay-steps", CLI_INTEGER, &decay_steps, "steps until the rate is at its lowest; 0: all"},
         {"dropout", CLI_REAL, &dropout, "share of activations that are dropped"},
         {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any"},
-        {"precision", CLI_TEXT, &precision, "of products and activations: f32, bf16 or f16"},
+        CLI_SPLIT(&strategy),
         {"seed", CLI_INTEGER, &seed, "of parameters, shuffling and the text"},
         {"sample", CLI_INTEGER, &sample, "characters to write at the end"},
         {"temperature", CLI_REAL, &temperature, "of the text: lower is safer"},
@@ -120,8 +120,7 @@ int main(int argc, char **argv) {
     if ((status = weft_tokens_open(text_path, 1, &tokens)) != WEFT_OK) goto done;
     if ((status = weft_tokens_alphabet(tokens, &alphabet)) != WEFT_OK) goto done;
     weft_text_source    source = {.path = text_path, .length = context, .alphabet = &alphabet};
-    weft_loader_options how = {.batch = batch_size, .rank = weft_world_rank(world), .ranks = weft_world_size(world),
-                               .seed = (uint64_t)seed, .epochs = max_steps > 0 ? -1 : epochs};
+    weft_loader_options how = {.batch = batch_size, .seed = (uint64_t)seed, .epochs = max_steps > 0 ? -1 : epochs};
     if ((status = weft_loader_open_text(&source, &how, &loader)) != WEFT_OK) goto done;
     if (max_steps > 0) epochs = (max_steps + weft_loader_batches(loader) - 1) / weft_loader_batches(loader);
     status = train(world, graph, loader, &alphabet);

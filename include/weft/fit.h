@@ -51,7 +51,8 @@ typedef struct weft_fit_result {
     double  wait_share;         /* of train_seconds, waiting for other ranks */
 } weft_fit_result;
 
-/* Trains until the loader ends. Collective; blocks. The last line of the log has "event":"end", test_accuracy, train_seconds,
+/* Trains until the loader ends. The loaders become those of this rank's share of the batch by the trainer's strategy (weft_loader_share), whatever rank and
+ * ranks they were opened with: a program need not know how it is split. Collective; blocks. The last line of the log has "event":"end", test_accuracy, train_seconds,
  * samples_per_second, ranks. On an error what was saved stays, and the log ends with "event":"error" and the message. Errors: those
  * of weft_trainer_step, weft_loader_next, weft_trainer_save, and paths that cannot be written (found before training starts). What
  * fails on one rank alone gives WEFT_E_PEER on the others, with the rank and its message. `result_out` may be NULL.

@@ -114,7 +114,7 @@ WEFT_MUST_CHECK weft_status weft_loader_state_read(const weft_checkpoint *checkp
 WEFT_MUST_CHECK weft_status weft_loader_rewind(weft_loader *loader);
 
 /* Goes on as rank `rank` of `ranks`, at the batch that comes next: after ranks were lost or came. Batches handed out before are
- * gone. WEFT_E_INVALID, WEFT_E_NO_MEMORY: the loader is then unchanged. */
+ * gone; where it is that rank already nothing happens. WEFT_E_INVALID, WEFT_E_NO_MEMORY: the loader is then unchanged. */
 WEFT_MUST_CHECK weft_status weft_loader_share(weft_loader *loader, int32_t rank, int32_t ranks);
 
 /* Stops the thread and frees everything. NULL is allowed. */

@@ -79,6 +79,21 @@ typedef struct weft_strategy {
  * axes than data have the same rows. Errors: WEFT_E_INVALID (NULL, a mesh that does not multiply to the world's ranks). Does not block. */
 WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, const weft_world *world, int32_t *rank_out, int32_t *ranks_out);
 
+/* ---- as text ---- */
+
+/* Reads settings, "data=2,tensor=2 schedule=gpipe": NAME=VALUE, with commas or blanks between, into a strategy of which what the text does not name stays as it
+ * is. Names are those of the fields: data, tensor, pipeline (numbers of ranks); schedule (1f1b, gpipe); zero (0 to 3); sync (allreduce, server,
+ * server:STALENESS, server:async); servers, replicas, push, fetch, overlap (0, 1), accumulate; precision (f32, bf16, f16); compress (as
+ * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a
+ * value out of range, a name that stands twice; the strategy is then unchanged. Whether it fits a world is for weft_trainer_create to say. Any
+ * thread; does not block. Source: src/parallel/strategy_text.c. */
+WEFT_MUST_CHECK weft_status weft_strategy_parse(const char *text, weft_strategy *strategy);
+
+/* The same text, by value, of what is not the default; "data=0" where all is. Of compress it has codec, number and warm-up, as the text form has
+ * no more. */
+typedef struct weft_strategy_string { char text[512]; } weft_strategy_string;
+weft_strategy_string weft_strategy_text(const weft_strategy *strategy);
+
 #ifdef __cplusplus
 }
 #endif

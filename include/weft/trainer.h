@@ -33,6 +33,9 @@ typedef struct weft_program {
     weft_regulariser regulariser;
     weft_solver      solver;
     weft_strategy    strategy;
+    weft_tensor *const *wanted; /* [n_wanted] floating inputs of the graph whose gradients of L are wanted after each step (weft_trainer_gradient): for
+                                   what is trained elsewhere, as rows of a parameter server's tables. Copied. Not with strategy.pipeline yet */
+    int32_t          n_wanted;
     bool             ignore_nan; /* go on where the loss is not finite: that step changes nothing and is counted as skipped */
     bool             trace;      /* keep what weft_plan_trace needs */
     bool             profile;    /* measure each operation (weft_plan_profile) */
@@ -57,7 +60,7 @@ typedef struct weft_report {
 /* Differentiates the loss, adds the solver's updates to the loss's graph (which the trainer retains; a graph takes one trainer),
  * splits it by the strategy and plans it. Parameters that the loss does not depend on, and frozen ones, stay as they are. Compares the
  * program with the other ranks'. Errors: the graph's own; WEFT_E_INVALID naming a setting; WEFT_E_SHAPE for a loss of more than one
- * element; WEFT_E_DTYPE for a parameter that is neither f32 nor f64; WEFT_E_UNSUPPORTED; WEFT_E_MISMATCH where ranks differ. */
+ * element; WEFT_E_DTYPE for a parameter that is neither f32 nor f64; a wanted tensor that is no floating input, or that the loss does not depend on; WEFT_E_UNSUPPORTED; WEFT_E_MISMATCH where ranks differ. */
 WEFT_MUST_CHECK weft_status weft_trainer_create(weft_world *world, const weft_program *program, weft_trainer **trainer_out);
 /* NULL is allowed. */
 void weft_trainer_release(weft_trainer *trainer);
@@ -68,10 +71,21 @@ void weft_trainer_release(weft_trainer *trainer);
  * number (with WEFT_SERVER: and parameters with it); the variables of this step are undefined, those saved are not. */
 WEFT_MUST_CHECK weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report_out);
 
+/* The gradient of L by program.wanted[index] in the latest step: this rank's rows where the input counts samples, and then exact, as the loss is that of
+ * the global batch; else whole. After a skipped step it need not be finite. `value_out` as of weft_plan_output, valid until the next
+ * step. WEFT_E_INVALID for an index that is none. */
+WEFT_MUST_CHECK weft_status weft_trainer_gradient(const weft_trainer *trainer, int32_t index, weft_plan_value *value_out);
+/* Copies it to `values_out`, which has room for exactly its `bytes` (WEFT_E_MISMATCH otherwise). Waits for the device. WEFT_E_STATE before the
+ * first step. */
+WEFT_MUST_CHECK weft_status weft_trainer_gradient_fetch(const weft_trainer *trainer, int32_t index, void *values_out, size_t bytes);
+
 /* Steps done so far, those before a resume included. */
 int64_t weft_trainer_steps(const weft_trainer *trainer);
 /* The world that it was created in. Borrowed. */
 weft_world *weft_trainer_world(const weft_trainer *trainer);
+/* This rank's place among those that share each batch, and how many these are: .rank and .ranks of weft_loader_options, by the trainer's strategy in its
+ * world. weft_fit deals its loaders out by it; for loops and batches of one's own. Does not block. */
+void weft_trainer_share(const weft_trainer *trainer, int32_t *rank_out, int32_t *ranks_out);
 /* Parameters, states and solver states. Borrowed. */
 weft_variables *weft_trainer_variables(weft_trainer *trainer);
 /* With WEFT_SERVER: this rank's part in the server (weft_server_count says what it moved); else NULL. Borrowed. */

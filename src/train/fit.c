@@ -361,11 +361,18 @@ static void remember(fit *f) {
     f->result.test_accuracy = sums->test_accuracy;
 }
 
+/* This rank's rows, by the strategy. */
+static weft_status take_share(fit *f, weft_loader *loader) {
+    return loader ? weft_loader_share(loader, wefti_trainer_data_rank(f->trainer), wefti_trainer_data_ranks(f->trainer)) : WEFT_OK;
+}
+
 static weft_status open_files(fit *f) {
     const weft_fit_options *o = f->options;
     if (o->resume && !o->checkpoint_path) return wefti_fail(WEFT_E_INVALID, "weft_fit: resume needs checkpoint_path");
     if (o->keep_every < 0 || o->least < 0)
         return wefti_fail(WEFT_E_INVALID, "weft_fit: keep_every %lld, least %d: neither may be negative", (long long)o->keep_every, (int)o->least);
+    WEFTI_TRY(take_share(f, f->loader));
+    WEFTI_TRY(take_share(f, o->test));
     bool late = weft_world_is_replacement(weft_trainer_world(f->trainer)); /* it has the run's state from the others */
     if (o->resume && !late) {
         weft_status status = weft_trainer_load(f->trainer, o->checkpoint_path, f->loader);
@@ -470,7 +477,7 @@ static weft_status log_renewed(fit *f, const char *fault, int64_t step, double t
 }
 
 static weft_status reopen(fit *f, const char *fault, int64_t step, double begun) {
-    if (f->options->test) WEFTI_TRY(weft_loader_share(f->options->test, wefti_trainer_data_rank(f->trainer), wefti_trainer_data_ranks(f->trainer)));
+    WEFTI_TRY(take_share(f, f->options->test));
     roll_back(f);
     WEFTI_TRY(open_log(f, true));
     return log_renewed(f, fault, step, seconds() - begun);

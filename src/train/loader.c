@@ -329,6 +329,7 @@ weft_status weft_loader_share(weft_loader *loader, int32_t rank, int32_t ranks) 
     options.ranks = ranks;
     if (ranks < 1) return wefti_fail(WEFT_E_INVALID, "weft_loader_share: rank %d of %d", rank, ranks);
     WEFTI_TRY(check_options(&options));
+    if (rank == loader->options.rank && ranks == loader->options.ranks) return WEFT_OK;
     int64_t most = (wefti_min_i64(options.batch, loader->dataset->rows) + ranks - 1) / ranks;
     stop(loader);
     if (most > loader->room) {

@@ -14,6 +14,7 @@ weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, const we
 }
 
 static void drop_plans(wefti_plan_set *set) {
+    set->latest = NULL;
     while (set->plans) {
         wefti_sized_plan *plan = set->plans;
         set->plans = plan->next;
@@ -65,7 +66,7 @@ static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const
     WEFTI_TRY(wefti_partition_graph(&sized->partition, source, outputs, n_outputs, training, graph_out, outputs_out));
     if (sized->partition.compress) WEFTI_TRY(weft_variables_extend(sized->variables, *graph_out)); /* what compression keeps */
     if (training) outputs_out[WEFTI_OUT_OWN_LOSS] = before_reduction(outputs_out[WEFTI_OUT_OWN_LOSS]);
-    for (int32_t i = WEFTI_OUT_FIRST_GRADIENT; i < n_outputs && sized->whole; i++) {
+    for (int32_t i = WEFTI_OUT_FIRST_GRADIENT; i < WEFTI_OUT_FIRST_GRADIENT + sized->n_partial && sized->whole; i++) {
         sized->whole[i] = outputs_out[i]->node->op != WEFT_OP_ALL_REDUCE;
         outputs_out[i] = before_reduction(outputs_out[i]);
     }
@@ -87,7 +88,7 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     wefti_sized_plan **end = &set->plans;
     for (; *end; end = &(*end)->next)
         if ((*end)->partition.rows == rows && (*end)->partition.compress == set->compress) {
-            *plan_out = (*end)->plan;
+            set->latest = *plan_out = (*end)->plan;
             set->whole = (*end)->whole;
             return WEFT_OK;
         }
@@ -96,6 +97,7 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     fresh->partition = partition_of(set, rows);
     fresh->variables = set->variables;
     fresh->tensor = set->tensor;
+    fresh->n_partial = set->n_partial;
     if (set->mesh) {
         fresh->pipeline = (wefti_pipeline){set->mesh->extent[WEFTI_MESH_PIPELINE], set->micro, set->schedule};
         fresh->stage = set->mesh->index[WEFTI_MESH_PIPELINE];
@@ -119,7 +121,7 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
         return wefti_while(status, "planning a batch of %lld rows", (long long)rows);
     }
     *end = fresh;
-    *plan_out = fresh->plan;
+    set->latest = *plan_out = fresh->plan;
     set->whole = fresh->whole;
     return WEFT_OK;
 }

@@ -161,12 +161,13 @@ static weft_world *planned_world(weft_trainer *trainer) {
 static weft_status choose_outputs(weft_trainer *trainer) {
     wefti_training *t = &trainer->training;
     bool            served = trainer->program.strategy.sync == WEFT_SERVER, lbfgs = trainer->program.solver.kind == WEFT_LBFGS;
-    int32_t         n = WEFTI_OUT_FIRST_GRADIENT + (lbfgs || served ? t->n : 0);
+    int32_t         first_wanted = WEFTI_OUT_FIRST_GRADIENT + (lbfgs || served ? t->n : 0), n = first_wanted + t->n_wanted;
     weft_tensor   **outputs = wefti_graph_memory(trainer->graph, sizeof *outputs * (size_t)n);
     if (!outputs) return wefti_graph_status(trainer->graph);
     outputs[WEFTI_OUT_LOSS] = outputs[WEFTI_OUT_OWN_LOSS] = trainer->program.loss;
     outputs[WEFTI_OUT_NORM] = t->norm ? t->norm : trainer->program.loss;
-    memcpy(outputs + WEFTI_OUT_FIRST_GRADIENT, t->gradients, sizeof *outputs * (size_t)(n - WEFTI_OUT_FIRST_GRADIENT));
+    memcpy(outputs + WEFTI_OUT_FIRST_GRADIENT, t->gradients, sizeof *outputs * (size_t)(first_wanted - WEFTI_OUT_FIRST_GRADIENT));
+    memcpy(outputs + first_wanted, t->gradients + t->n, sizeof *outputs * (size_t)t->n_wanted);
     trainer->outputs = outputs;
     trainer->n_outputs = n;
     return WEFT_OK;
@@ -179,6 +180,7 @@ static weft_status open_plans(weft_trainer *trainer) {
     WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), served ? NULL : &trainer->mesh, trainer->graph,
                                   trainer->variables, trainer->outputs, trainer->n_outputs, true));
     trainer->plans.partial = served;
+    trainer->plans.n_partial = trainer->training.n;
     trainer->plans.tensor = tensor_of(trainer);
     /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
     trainer->plans.options.bucket_bytes = served ? -1 : trainer->program.strategy.bucket_bytes;
@@ -298,6 +300,12 @@ void weft_trainer_release(weft_trainer *trainer) {
 
 int64_t         weft_trainer_steps(const weft_trainer *trainer) { return trainer->steps; }
 weft_world     *weft_trainer_world(const weft_trainer *trainer) { return trainer->world; }
+
+void weft_trainer_share(const weft_trainer *trainer, int32_t *rank_out, int32_t *ranks_out) {
+    *rank_out = wefti_trainer_data_rank(trainer);
+    *ranks_out = wefti_trainer_data_ranks(trainer);
+}
+
 weft_variables *weft_trainer_variables(weft_trainer *trainer) { return trainer->variables; }
 weft_server    *weft_trainer_server(weft_trainer *trainer) { return wefti_served_server(trainer->served); }
 weft_plan      *weft_trainer_plan(weft_trainer *trainer) { return trainer->plans.plans ? trainer->plans.plans->plan : NULL; }
@@ -386,6 +394,27 @@ weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, we
                                     : wefti_while(status, "rank %d, step %lld", trainer->world->rank, (long long)trainer->steps + 1);
     trainer->steps++;
     return WEFT_OK;
+}
+
+static weft_status find_wanted(const weft_trainer *trainer, int32_t index, int32_t *output_out) {
+    if (!trainer || index < 0 || index >= trainer->training.n_wanted)
+        return wefti_fail(WEFT_E_INVALID, "weft_trainer_gradient: %s %d; the program wants %d", trainer ? "there is no gradient" : "the trainer is NULL: gradient",
+                          (int)index, trainer ? (int)trainer->training.n_wanted : 0);
+    if (!trainer->plans.latest) return wefti_fail(WEFT_E_STATE, "weft_trainer_gradient: there was no step yet");
+    *output_out = trainer->n_outputs - trainer->training.n_wanted + index;
+    return WEFT_OK;
+}
+
+weft_status weft_trainer_gradient(const weft_trainer *trainer, int32_t index, weft_plan_value *value_out) {
+    int32_t output = 0;
+    WEFTI_TRY(find_wanted(trainer, index, &output));
+    return weft_plan_output(trainer->plans.latest, output, value_out);
+}
+
+weft_status weft_trainer_gradient_fetch(const weft_trainer *trainer, int32_t index, void *values_out, size_t bytes) {
+    int32_t output = 0;
+    WEFTI_TRY(find_wanted(trainer, index, &output));
+    return weft_plan_fetch(trainer->plans.latest, output, values_out, bytes);
 }
 
 /* --- evaluation --- */

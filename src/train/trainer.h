@@ -23,6 +23,7 @@ typedef struct wefti_sized_plan {
     int32_t                  stage;     /* this rank's */
     weft_variables          *variables; /* that get the states of compression; of the set */
     weft_plan               *plan;
+    int32_t                  n_partial; /* of the set */
     bool                    *whole;     /* [n_outputs] where the set is partial: the gradient is the same on all ranks; else NULL */
     struct wefti_sized_plan *next;
 } wefti_sized_plan;
@@ -42,9 +43,11 @@ typedef struct wefti_plan_set {
     weft_pipeline_order schedule;
     const weft_compression *compress; /* of the plans that are asked for next; NULL: none */
     bool               scaled;   /* see wefti_partition */
-    bool               partial;  /* gradients among the outputs are what this rank contributes to them */
+    bool               partial;  /* gradients among the outputs are what this rank contributes to them … */
+    int32_t            n_partial; /* … and so many these are, from WEFTI_OUT_FIRST_GRADIENT on */
     const bool        *whole;    /* [n_outputs] partial: which are not, but the same on all ranks; of the plan that was asked for last */
     int64_t            rows;     /* of the largest batch seen */
+    weft_plan         *latest;   /* that was asked for last; NULL: none */
     wefti_sized_plan  *plans;
 } wefti_plan_set;
 
@@ -65,8 +68,8 @@ enum { WEFTI_OUT_LOSS, WEFTI_OUT_OWN_LOSS, WEFTI_OUT_NORM, WEFTI_OUT_FIRST_GRADI
 /* The training graph: parameters that train, their gradients, and the outputs to fetch. */
 typedef struct wefti_training {
     weft_tensor **parameters; /* [n] in the order of the graph */
-    weft_tensor **gradients;  /* [n] */
-    int32_t       n;
+    weft_tensor **gradients;  /* [n], and behind them [n_wanted] of inputs */
+    int32_t       n, n_wanted;
     weft_tensor  *hyper;      /* INPUT "weft.hyper", f64[WEFTI_HYPER_COUNT]; L-BFGS: only SKIP is read */
     weft_tensor  *norm;       /* global norm of the gradient, a scalar; NULL where not asked for */
 } wefti_training;

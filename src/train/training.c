@@ -24,7 +24,7 @@ static bool *reachable(weft_graph *graph, const weft_tensor *loss) {
 
 weft_status wefti_training_find(weft_graph *graph, const weft_tensor *loss, wefti_training *training) {
     bool *mark = reachable(graph, loss);
-    size_t bytes = sizeof(weft_tensor *) * (size_t)(graph->n_nodes + 1);
+    size_t bytes = sizeof(weft_tensor *) * (size_t)(graph->n_nodes + WEFT_BATCH_MAX_FIELDS + 1);
     training->parameters = wefti_graph_memory(graph, bytes);
     training->gradients = wefti_graph_memory(graph, bytes);
     if (!mark || !training->parameters || !training->gradients) return wefti_graph_status(graph);
@@ -184,14 +184,42 @@ weft_status wefti_training_check(const weft_program *program) {
     return check_sync(program);
 }
 
+/* Appends the inputs whose gradients the program wants to the list of what is differentiated by; `loss` is the program's as it is computed. */
+static weft_status add_wanted(const weft_program *program, wefti_training *training) {
+    weft_graph *graph = program->loss->graph;
+    if (program->n_wanted < 0 || program->n_wanted > WEFT_BATCH_MAX_FIELDS || (program->n_wanted > 0 && !program->wanted))
+        return wefti_fail(WEFT_E_INVALID, "the program wants the gradients of %d inputs: 0 to %d, and an array of them", (int)program->n_wanted, WEFT_BATCH_MAX_FIELDS);
+    if (program->n_wanted == 0) return WEFT_OK;
+    if (program->strategy.pipeline > 1)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: pipeline = %d does not go with gradients of inputs (program.wanted) yet", (int)program->strategy.pipeline);
+    bool *mark = reachable(graph, program->loss);
+    if (!mark) return wefti_graph_status(graph);
+    for (int32_t i = 0; i < program->n_wanted; i++) {
+        weft_tensor *input = program->wanted[i];
+        if (!input || wefti_poisoned(input) || input->graph != graph || input->node->op != WEFT_OP_INPUT)
+            return wefti_fail(WEFT_E_INVALID, "the program wants the gradient of '%s' (number %d), which is no input of the loss's graph",
+                              input && input->node ? input->node->name : "NULL", (int)i);
+        if (!weft_dtype_is_float(input->dtype))
+            return wefti_fail(WEFT_E_DTYPE, "the program wants the gradient of input '%s', which is %s", input->node->name, weft_dtype_name(input->dtype));
+        if (!mark[input->node->id])
+            return wefti_fail(WEFT_E_INVALID, "the program wants the gradient of input '%s', on which the loss does not depend", input->node->name);
+        training->parameters[training->n + i] = input;
+    }
+    training->n_wanted = program->n_wanted;
+    return WEFT_OK;
+}
+
 weft_status wefti_training_build(const weft_program *program, wefti_training *training) {
     memset(training, 0, sizeof *training);
     weft_graph *graph = program->loss->graph;
     WEFTI_TRY(wefti_training_find(graph, program->loss, training));
+    WEFTI_TRY(add_wanted(program, training));
     weft_tensor *loss = weft_reshape(program->loss, weft_shape_scalar());
     training->hyper = weft_input(graph, "weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), .replicated = true);
     if (scales_loss(program)) loss = weft_mul(loss, weft_cast(hyper_at(training->hyper, WEFTI_HYPER_LOSS_SCALE), loss->dtype));
-    WEFTI_TRY(weft_gradients(loss, training->parameters, training->n, training->gradients));
+    WEFTI_TRY(weft_gradients(loss, training->parameters, training->n + training->n_wanted, training->gradients));
+    for (int32_t i = training->n; i < training->n + training->n_wanted && scales_loss(program); i++)
+        training->gradients[i] = weft_mul(training->gradients[i], weft_cast(hyper_at(training->hyper, WEFTI_HYPER_SCALE), training->gradients[i]->dtype));
     bool judged = program->solver.kind == WEFT_LBFGS && graph->n_effects > 0; /* the host looks at the norm, but after the states */
     if (program->solver.clip_norm > 0 || judged || scales_loss(program)) training->norm = global_norm(graph, training);
     if (scales_loss(program)) training->norm = weft_mul(training->norm, hyper_at(training->hyper, WEFTI_HYPER_SCALE));

@@ -83,11 +83,11 @@ case_bad_options() {
     done
     ends 2 "there are: tiny gpt2 medium large xl" 0 train_gpt --model huge
     ends 2 "either --data FILE .* or --text FILE" 0 train_gpt --data ids
-    ends 1 "precision" 0 train_gpt --precision bf17
+    ends 2 "--precision bf17: .*it is f32, bf16 or f16" 0 train_gpt --precision bf17
     ends 2 "there are mlp, cnn and resnet20" 0 train_images --model transformer
-    ends 1 "there is no compression 'zip': there are none, bf16, fp8" 0 train_images --compress zip
-    ends 1 "compress.ratio is 2" 0 train_images --compress topk:2
-    ends 1 "compress.warmup is -1" 2 train_images --compress bf16 --compress-warmup -1
+    ends 2 "there is no compression 'zip': there are none, bf16, fp8" 0 train_images --compress zip
+    ends 2 "compress.ratio is 2" 0 train_images --compress topk:2
+    ends 2 "compress-warmup = '-1'" 2 train_images --compress bf16 --compress-warmup -1
     ends 0 "sends [1-9][0-9]*" 2 train_images --compress powersgd:2 --max-steps 2 --describe
     local said
     said=$("$bin/train_text" 2>&1)
@@ -394,6 +394,70 @@ case_words_refusals() {
     has "a staleness of words" "it is 0, 1, ... or async" "$said"
     said=$("$bin/train_words" --text short --min-count 1 --vectors nowhere/vectors --quiet 2>&1) && fail "a folder that is not there succeeds"
     has "a folder that is not there" "cannot write nowhere/vectors" "$said"
+}
+
+# The program for one machine and the one for many differ in one line, the strategy, and come to the same loss.
+case_alone_and_many() {
+    local differing one many
+    differing=$(diff "$here/../../samples/alone.c" "$here/../../samples/many.c" | grep -c '^[<>]')
+    [ "$differing" = 2 ] || fail "alone.c and many.c differ by $differing lines, counted in both; by one each they should"
+    diff "$here/../../samples/alone.c" "$here/../../samples/many.c" | grep '^[<>]' | grep -qv '^[<>] *\.strategy = {.*},$' &&
+        fail "alone.c and many.c differ by more than the strategy"
+    one=$("$bin/alone" text) || fail "alone: $one"
+    many=$("$bin/weftrun" -n 4 "$bin/many" text 2>&1) || fail "many: $many"
+    has "alone" "^loss [0-9.]+ after [0-9]+ steps" "$one"
+    has "many" "^\[0\] loss [0-9.]+ after [0-9]+ steps" "$many"
+    same_loss "$one" "$many" 1e-4
+    many=$("$bin/weftrun" -n 2 "$bin/many" text 2>&1) && fail "many on two ranks: $many"
+    has "many on two ranks" "data = 2 x tensor = 2.*the world has 2 ranks" "$many"
+}
+same_loss() { # same_loss TEXT TEXT TOLERANCE: the last number behind "loss" in both
+    python3 -c 'import re, sys
+a, b = (float(re.findall(r"loss ([0-9.]+)", text)[-1]) for text in sys.argv[1:3])
+sys.exit(not abs(a - b) <= float(sys.argv[3]) * abs(a))' "$@" || fail "the losses differ: $1, and $2"
+}
+
+# The same losses under every mesh, from options alone; what does not fit is named.
+case_meshes() {
+    local one many mesh
+    for sample in train_images train_gpt; do
+        one=$(small 0 $sample --max-steps 6 --accumulate 2 2>&1) || fail "$sample: $one"
+        for mesh in "2 --mesh data=2" "2 --mesh tensor=2" "2 --mesh pipeline=2 --schedule 1f1b --accumulate 2" \
+            "4 --mesh data=2,tensor=2" "4 --mesh data=2,pipeline=2 --schedule gpipe --accumulate 2"; do
+            many=$(small ${mesh%% *} $sample --max-steps 6 ${mesh#* } 2>&1) || fail "$sample on $mesh: $many"
+            same_loss "$one" "$many" 1e-4
+        done
+        ends 1 "data = 2 x tensor = 2.*the world has 2 ranks" 2 $sample --mesh data=2,tensor=2
+        ends 2 "--mesh rows=2: .*there is no setting 'rows'; there are data, tensor" 0 $sample --mesh rows=2
+        ends 2 "--schedule round: .*1f1b or gpipe" 0 $sample --schedule round
+        ends 2 "--zero 9: .*zero = '9'" 0 $sample --zero 9
+        ends 2 "--sync often: .*allreduce, server" 0 $sample --sync often
+    done
+}
+
+# Rows of users and items on servers, the network by allreduce: without staleness the errors of one rank, under any mesh.
+case_hybrid() {
+    local one many how
+    one=$("$bin/hybrid" --ratings 20000 --users 300 --items 200 --epochs 6 --log log 2>&1) || fail "$one"
+    at_most "the test's error" "$(figure test_error log)" 0.3
+    for how in "2 --staleness 0" "3 --staleness 0" "4 --mesh data=2,tensor=2"; do
+        many=$("$bin/weftrun" -n ${how%% *} "$bin/hybrid" --ratings 20000 --users 300 --items 200 --epochs 6 --log many ${how#* } 2>&1) || fail "$how: $many"
+        at_most "the test's error on $how" "$(figure test_error many)" 0.3
+        at_most "the first epoch's error on $how" "$(head -n 1 many | sed -n 's/.*"train_error":\([0-9.]*\).*/\1/p')" \
+            "$(head -n 1 log | sed -n 's/.*"train_error":\([0-9.]*\).*/\1/p' | awk '{ print $1 * 1.001 }')"
+    done
+    "$bin/weftrun" -n 2 "$bin/hybrid" --ratings 20000 --users 300 --items 200 --epochs 6 --staleness -1 --quiet --log stale || fail "asynchronous"
+    at_most "the test's error where nobody waits" "$(figure test_error stale)" 0.4
+    python3 -c 'import random
+random.seed(5)
+for i in range(3000): print(random.randrange(50), 10**12 + random.randrange(30), random.choice([1, 2, 3, 4, 5]), sep="\t")' >ratings
+    many=$("$bin/weftrun" -n 2 "$bin/hybrid" --data ratings --batch 50 --epochs 2 2>&1) || fail "a file of ratings: $many"
+    has "a file of ratings" "epoch 2: error 1[.]" "$many"
+    echo "1 2" >short
+    many=$("$bin/hybrid" --data short 2>&1) && fail "a line of two numbers is read"
+    has "a line of two numbers" "short, line 1 is no .user item rating.: 1 2" "$many"
+    many=$("$bin/hybrid" --data nowhere 2>&1) && fail "a file that is not there is read"
+    has "a file that is not there" "cannot read nowhere" "$many"
 }
 
 source "$here/topics.sh"

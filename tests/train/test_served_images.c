@@ -5,7 +5,7 @@
 
 #include "train/images.h"
 
-static const char *const how = "--model mlp --batch 128 --epochs 1 --server ";
+static const char *const how = "--model mlp --batch 128 --epochs 1 --sync server:";
 
 static learnt by_server(const char *arguments) {
     char line[256];
