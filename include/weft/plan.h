@@ -8,7 +8,8 @@
  * A plan keeps its graph, and is used by one thread at a time. A run blocks until its outputs are there; on a GPU it may return once
  * everything was launched, and fetching an output, or a variable, waits. With more ranks,
  * runs are collective where a strategy has put communication in: all ranks run the same plans in the same order.
- * Fusing, reusing memory and cutting never change a bit of the results. Source: src/core/plan. */
+ * Fusing, reusing memory and cutting never change a bit of the results; computing a loss by chunks of rows (loss_chunk_rows) changes the
+ * rounding of sums over rows. Source: src/core/plan. */
 #ifndef WEFT_PLAN_H
 #define WEFT_PLAN_H
 
@@ -40,6 +41,7 @@ typedef struct weft_plan_options {
     int64_t bucket_bytes;          /* gradients are reduced in messages of about this size; 0: 4 MiB; -1: each alone */
     int64_t first_bucket_bytes;    /* the first message is smaller, so that the wire starts early; 0: 256 KiB */
     int64_t divide_bytes;          /* weft/strategy.h; of variables of a trainer */
+    int64_t loss_chunk_rows;       /* weft/strategy.h */
     bool    trace;                 /* keep begin and end of segments and collectives (weft_plan_trace) */
     bool    profile;               /* measure each operation's time at every run (weft_plan_profile) */
     bool    no_simplify, no_fusion, no_in_place, no_reuse; /* for tests and for finding faults */

@@ -72,6 +72,9 @@ typedef struct weft_strategy {
     int64_t   bucket_bytes; /* gradients travel in messages of about this size; 0: 4 MiB */
     int64_t   divide_bytes; /* parameters of at least this size are updated by all ranks together, each its part, where ranks reach each
                                other's memory (shared memory, threads); 0: where that is quicker; -1: never. Same bits either way */
+    int64_t   loss_chunk_rows; /* a cross-entropy over 4096 classes or more whose logits are a product (weft_linear) is computed by about so many rows at a
+                               time, with its gradient, and the logits are never there as a whole (Hsu et al. 2024). 0: 8192 on a GPU, else 1024; -1:
+                               all at once. Same result to rounding: sums over rows are added up by chunk. weft_plan_describe says why where it can't be */
     weft_compression compress; /* what gradients are sent as; zero: as they are. Not with L-BFGS */
 } weft_strategy;
 
@@ -84,7 +87,7 @@ WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, c
 /* Reads settings, "data=2,tensor=2 schedule=gpipe": NAME=VALUE, with commas or blanks between, into a strategy of which what the text does not name stays as it
  * is. Names are those of the fields: data, tensor, pipeline (numbers of ranks); schedule (1f1b, gpipe); zero (0 to 3); sync (allreduce, server,
  * server:STALENESS, server:async); servers, replicas, push, fetch, overlap (0, 1), accumulate; precision (f32, bf16, f16); compress (as
- * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a
+ * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes, loss-chunk-rows. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a
  * value out of range, a name that stands twice; the strategy is then unchanged. Whether it fits a world is for weft_trainer_create to say. Any
  * thread; does not block. Source: src/parallel/strategy_text.c. */
 WEFT_MUST_CHECK weft_status weft_strategy_parse(const char *text, weft_strategy *strategy);

@@ -43,6 +43,7 @@ static const setting settings[] = {
     {"compress-warmup", WIDE, AT(compress.warmup), 0, INT64_MAX, "a number of steps"},
     {"bucket-bytes", WIDE, AT(bucket_bytes), 0, MOST_BYTES, "a number of bytes; 0: 4 MiB"},
     {"divide-bytes", WIDE, AT(divide_bytes), -1, MOST_BYTES, "a number of bytes; 0: where that is quicker; -1: never"},
+    {"loss-chunk-rows", WIDE, AT(loss_chunk_rows), -1, MOST_BYTES, "a number of rows; 0: as suits the device; -1: all at once"},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings, MOST_TEXT = 512, MOST_VALUE = 64 };
 

@@ -49,7 +49,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               s->history, s->line_search, s->clip_norm, s->clip_value, t->kind, (double)t->warmup, (double)t->steps,
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
-                              (double)program->strategy.divide_bytes, program->strategy.precision, program->ignore_nan,
+                              (double)program->strategy.divide_bytes, (double)y->loss_chunk_rows, y->precision, program->ignore_nan,
                               program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.replicas, program->strategy.push,
                               program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->schedule, y->zero,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};
@@ -185,6 +185,7 @@ static weft_status open_plans(weft_trainer *trainer) {
     /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
     trainer->plans.options.bucket_bytes = served ? -1 : trainer->program.strategy.bucket_bytes;
     trainer->plans.options.divide_bytes = trainer->program.strategy.divide_bytes;
+    trainer->plans.options.loss_chunk_rows = trainer->program.strategy.loss_chunk_rows;
     trainer->plans.options.trace = trainer->program.trace;
     trainer->plans.options.profile = trainer->program.profile;
     trainer->plans.micro = trainer->program.strategy.accumulate > 0 ? trainer->program.strategy.accumulate : 1;

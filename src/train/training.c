@@ -173,6 +173,9 @@ weft_status wefti_training_check(const weft_program *program) {
     if (program->solver.kind == WEFT_LBFGS && (r->l1 > 0 || r->group > 0))
         return wefti_fail(WEFT_E_UNSUPPORTED, "L-BFGS needs a smooth objective: use weft_l2, or another solver with weft_l1, "
                           "weft_elastic_net or weft_group_lasso");
+    if (program->strategy.loss_chunk_rows < -1)
+        return wefti_fail(WEFT_E_INVALID, "strategy: loss_chunk_rows is %lld; -1 is for all rows at once, else a number of rows",
+                          (long long)program->strategy.loss_chunk_rows);
     if (program->strategy.divide_bytes < -1)
         return wefti_fail(WEFT_E_INVALID, "strategy: divide_bytes is %lld; -1 is for never, else a size", (long long)program->strategy.divide_bytes);
     WEFTI_TRY(wefti_compress_check(&program->strategy.compress));

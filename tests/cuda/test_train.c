@@ -63,6 +63,13 @@ Test(cuda_train, bf16_near_the_cpu) {
     NEEDS_GPU();
     agrees((run){"sgd", "bf16", 1, 20, 0}, 2e-2);
 }
+Test(cuda_train, losses_by_chunks_of_rows_as_on_the_cpu) {
+    NEEDS_GPU();
+    setenv("RUN_CLASSES", "4104", 1);
+    setenv("RUN_CHUNK", "8", 1);
+    agrees((run){"sgd", "bf16", 1, 4, 0}, 2e-2);
+    agrees((run){"adam", "f64", 2, 4, 0}, 1e-8);
+}
 Test(cuda_train, lbfgs_as_on_the_cpu) {
     NEEDS_GPU();
     agrees((run){"lbfgs", "f64", 1, 6, 0}, 1e-6);

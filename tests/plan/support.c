@@ -34,7 +34,7 @@ static void check_value(const wefti_ir *ir, int32_t v, int32_t position) {
     const wefti_value *value = &ir->values[v], *root = &ir->values[value->root];
     cr_assert_eq(root->root, value->root, "a view of a view");
     if (root->place != WEFTI_PLACE_ARENA && root->place != WEFTI_PLACE_EXPORTED) return;
-    cr_assert_geq(root->block, 0);
+    cr_assert_geq(root->block, 0, "the operand of '%s' has no memory", ir->items[ir->order[position]].name);
     const wefti_block_range *block = &ir->blocks[root->block];
     cr_assert(block->first <= position && position <= block->last, "a value is used outside of its block's life");
     cr_assert_leq(root->inside_bytes + wefti_value_bytes(root), block->bytes);

@@ -76,6 +76,25 @@ Test(parity, lbfgs_on_two_ranks) { agree((run){"lbfgs", "f64", 1, 8, false}, 2, 
 /* What is computed again sees the same dropout and the same batch statistics, of all ranks and micro-batches. */
 Test(parity, recomputation_on_two_ranks) { agree((run){"adam", "f64", 2, 30, true}, 2, "shm", 1e-9); }
 
+/* A head of many classes, whose loss is computed by chunks of rows: the count of labels that it divides by comes from all ranks, and some
+ * batches leave a rank without rows. */
+Test(parity, losses_by_chunks_of_rows) {
+    setenv("RUN_CLASSES", "4099", 1);
+    setenv("RUN_CHUNK", "-1", 1);
+    size_t  n, m;
+    run     how = {"momentum", "f64", 1, 7, false};
+    double *whole = train(0, NULL, how, &n);
+    setenv("RUN_CHUNK", "8", 1);
+    for (int ranks = 0; ranks <= 5; ranks += 5) {
+        double *chunks = train(ranks, ranks ? "shm" : NULL, how, &m);
+        cr_assert_eq(n, m);
+        cr_assert_leq(distance(whole, chunks, n), 1e-12, "%d ranks are off by %.3g", ranks, distance(whole, chunks, n));
+        free(chunks);
+        how.micro = 2;
+    }
+    free(whole);
+}
+
 static void gives_the_same_bits(const char *wire) {
     run     how = {"adam", "f32", 2, 50, false};
     size_t  n, m;

@@ -117,6 +117,15 @@ static void add_ways(weft_plan *plan) {
                    direct < ir->n_collectives && ir->indirect_why ? ir->indirect_why : "");
 }
 
+/* Losses over many classes. */
+static void add_losses(weft_plan *plan) {
+    const wefti_ir *ir = &plan->ir;
+    if (ir->n_chunked_losses)
+        wefti_text_add(&plan->text, "%d losses over %lld classes, with the products around them, are computed by %d chunks of %lld rows\n",
+                       ir->n_chunked_losses, (long long)ir->chunk_classes, ir->chunks, (long long)ir->chunk_rows);
+    if (ir->whole_why) wefti_text_add(&plan->text, "loss '%s' has its logits whole: %s\n", ir->whole_loss, ir->whole_why);
+}
+
 static void add_totals(weft_plan *plan) {
     weft_plan_totals t;
     weft_plan_totals_read(plan, &t);
@@ -130,6 +139,7 @@ static void add_totals(weft_plan *plan) {
                    t.ops, t.graph_ops, t.segments, t.collectives, t.flops, (long long)t.read_bytes, (long long)t.written_bytes,
                    (long long)t.sent_bytes);
     add_ways(plan);
+    add_losses(plan);
     if (plan->ir.n_divided)
         wefti_text_add(&plan->text, "%d parameters are updated in parts, which ranks %s\n", plan->ir.n_divided,
                        plan->ir.pushes ? "store to their peers" : "load from their peers");

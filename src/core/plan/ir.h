@@ -146,6 +146,12 @@ typedef struct wefti_ir {
     int32_t *outputs; /* [n_outputs] values */
     int32_t  n_outputs;
 
+    /* Of losses over many classes, for descriptions (chunk.c): how many are computed by chunks, and the latest one's chunks; the first that
+     * is not, and why. */
+    int32_t     n_chunked_losses, chunks;
+    int64_t     chunk_rows, chunk_classes;
+    const char *whole_loss, *whole_why;
+
     wefti_plan_input    *inputs;
     int32_t              n_inputs, inputs_capacity;
     wefti_plan_variable *variables;
@@ -220,6 +226,8 @@ bool wefti_value_is_dense(const wefti_value *value);
 /* Strides of `shape` over the same elements of the value in the same order, or false where there are none; views.c. */
 bool wefti_reshape_strides(const wefti_value *value, weft_shape shape, int64_t *stride_out);
 void wefti_dense_strides(weft_shape shape, int64_t *stride_out);
+/* Strides of `value`, stretched over `space`, when the space is seen as `shape`; false where there are none; spaces.c. */
+bool wefti_stretched_strides(const wefti_value *value, weft_shape space, weft_shape shape, int64_t *stride_out);
 /* Whether the item changes a variable, and which inputs those are. */
 static inline bool wefti_item_writes(const wefti_item *item, int32_t input) {
     if (item->op == WEFT_OP_ASSIGN) return input == 0;
@@ -255,6 +263,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_simplify(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_views(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_spaces(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_hazards(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_chunk(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_fuse(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_divide(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_push(wefti_ir *ir);

@@ -16,6 +16,7 @@ static const pass passes[] = {
     {"views", wefti_pass_views},       /* windows instead of copies */
     {"spaces", wefti_pass_spaces},     /* elementwise ops in the shape of what they read */
     {"hazards", wefti_pass_hazards},   /* old values of variables that are read late */
+    {"chunk", wefti_pass_chunk},       /* losses over many classes, some rows at a time */
     {"fuse", wefti_pass_fuse},         /* elementwise chains, with their reductions */
     {"divide", wefti_pass_divide},     /* large updates, by all ranks together */
     {"bucket", wefti_pass_bucket},     /* few large messages */
@@ -47,6 +48,9 @@ static weft_status check_options(weft_world *world, weft_graph *graph, const wef
                           (long long)base->bucket_bytes, (long long)base->first_bucket_bytes);
     if (base->divide_bytes < -1)
         return wefti_fail(WEFT_E_INVALID, "weft_plan_create: divide_bytes is %lld; -1 is for never, else a size", (long long)base->divide_bytes);
+    if (base->loss_chunk_rows < -1)
+        return wefti_fail(WEFT_E_INVALID, "weft_plan_create: loss_chunk_rows is %lld; -1 is for all rows at once, else a number of rows",
+                          (long long)base->loss_chunk_rows);
     return WEFT_OK;
 }
 

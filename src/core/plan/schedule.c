@@ -323,8 +323,10 @@ weft_status wefti_pass_bucket(wefti_ir *ir) {
     qsort(ready, (size_t)n, sizeof *ready, compare_rank_pointers);
     WEFTI_TRY_GOTO(fill_buckets(&b, ready, n), done);
     /* A joined message may stand behind readers of its first members: all readers are of the tail, which goes to the end. */
+    int64_t end = 0;
+    for (int32_t k = 0; k < (int32_t)b.flow.n; k++) end = wefti_max_i64(end, ir->items[ir->order[k]].key + WEFTI_KEY_STEP);
     for (int32_t k = 0; k < (int32_t)b.flow.n; k++)
-        if (b.flow.tail[k]) ir->items[ir->order[k]].key += (int64_t)(ir->graph->n_nodes + 4) * WEFTI_KEY_STEP;
+        if (b.flow.tail[k]) ir->items[ir->order[k]].key += end;
     status = wefti_ir_settle(ir);
 done:
     flow_release(&b.flow);

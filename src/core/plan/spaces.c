@@ -51,8 +51,7 @@ static bool find_shape(const wefti_ir *ir, const wefti_item *item, weft_shape sp
     return false;
 }
 
-/* Strides of input `value`, stretched over `space`, when the space is seen as `shape`. */
-static bool input_strides(const wefti_value *value, weft_shape space, weft_shape shape, int64_t *stride_out) {
+bool wefti_stretched_strides(const wefti_value *value, weft_shape space, weft_shape shape, int64_t *stride_out) {
     wefti_value stretched = *value;
     int32_t     missing = space.rank - value->shape.rank;
     stretched.shape = space;
@@ -166,7 +165,7 @@ static weft_status move_item(mover *m, int32_t index) {
     const wefti_attrs *attrs;
     if (weft_shape_elements(space) == 0 || !find_shape(ir, item, space, &shape)) return WEFT_OK;
     for (int32_t i = 0; i < item->n_inputs; i++)
-        if (!input_strides(&ir->values[item->inputs[i]], space, shape, stride[i])) return WEFT_OK;
+        if (!wefti_stretched_strides(&ir->values[item->inputs[i]], space, shape, stride[i])) return WEFT_OK;
     WEFTI_TRY(move_attrs(ir, item, space, shape, &attrs, &fits));
     if (!fits) return WEFT_OK;
     item->attrs = attrs;

@@ -1,6 +1,7 @@
 /* Trains a network that has everything that is defined over the global batch (batch norm, dropout, ignored labels, a last batch
  * that no number of ranks divides, clipping by global norm, accumulation), and writes its parameters, for comparing numbers
  * of ranks. usage: parity SOLVER f32|f64|bf16 (f32 with that precision) MICRO STEPS OUT [recompute]
+ * RUN_CLASSES=N lets the head have so many classes, and RUN_CHUNK=ROWS computes their loss by so many rows at a time.
  * RUN_PENALTY adds a parameter that is trained without the batch. RUN_SERVER=STALENESS trains by a parameter server, of RUN_SERVERS ranks. */
 #include <math.h>
 #include <stdio.h>
@@ -31,7 +32,7 @@ static weft_tensor *network(weft_tensor *x, bool recompute) {
     if (recompute) weft_recompute_begin(weft_tensor_graph(x));
     x = weft_gelu(weft_layer_norm(weft_linear(x, "hidden", .out = 16), "layer_norm"));
     if (recompute) weft_recompute_end(weft_tensor_graph(x));
-    return weft_linear(x, "head", .out = CLASSES);
+    return weft_linear(x, "head", .out = getenv("RUN_CLASSES") ? atoi(getenv("RUN_CLASSES")) : CLASSES);
 }
 
 static weft_solver solver_of(const char *name) {
@@ -105,6 +106,7 @@ int main(int argc, char **argv) {
     const char *staleness = getenv("RUN_SERVER"), *servers = getenv("RUN_SERVERS");
     if (staleness) program.strategy.sync = WEFT_SERVER;
     if (staleness) program.strategy.staleness = atoi(staleness);
+    if (getenv("RUN_CHUNK")) program.strategy.loss_chunk_rows = atoi(getenv("RUN_CHUNK"));
     if (servers) program.strategy.servers = atoi(servers);
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     for (long i = 0; i < steps; i++) {
