@@ -78,7 +78,7 @@ typedef struct weft_coordinate_options {
 
 /* Minimises. Collective over the world; blocks. `options` may be NULL. `weights` [columns] and *intercept: the start on rank 0, which the others get; on return
  * the minimum, the same bits on all ranks. *intercept is only written where there is one; NULL with no_intercept. report_out may be NULL. Memory of
- * a rank: 40 bytes a row and 600 a column. Errors are the same on all ranks: WEFT_E_INVALID, WEFT_E_SHAPE (entries out of order or range: named),
+ * a rank: 48 bytes a row and 600 a column. Errors are the same on all ranks: WEFT_E_INVALID, WEFT_E_SHAPE (entries out of order or range: named),
  * WEFT_E_MISMATCH (problems or options differ between ranks), WEFT_E_NAN (data that are not finite), WEFT_E_NO_MEMORY, those of `progress`, a fault.
  * From src/learn/coordinate.c. */
 WEFT_MUST_CHECK weft_status weft_coordinate_minimise(weft_world *world, const weft_coordinate_problem *problem, const weft_coordinate_options *options,

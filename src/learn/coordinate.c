@@ -69,6 +69,7 @@ static uint64_t hash_of(const weft_coordinate_problem *p, const weft_coordinate_
 #define FOR_EACH_ARRAY(c, X)                                                                                                                       \
     X((c)->w, (c)->weights) X((c)->outer, (c)->weights) X((c)->before, (c)->weights) X((c)->second, (c)->weights) X((c)->gain, (c)->weights)           \
     X((c)->list, (c)->weights) X((c)->margin, (c)->n) X((c)->curvature, (c)->n) X((c)->slope, (c)->n) X((c)->residual, (c)->n) X((c)->change, (c)->n)   \
+    X((c)->began, (c)->n)                                                                                                                           \
     X((c)->chosen, (int64_t)(c)->ranks * (c)->block) X((c)->delta, (int64_t)(c)->ranks * (c)->block) X((c)->chosen_count, (c)->ranks)                   \
     X((c)->load, (c)->ranks) X((c)->share, (c)->ranks)
 

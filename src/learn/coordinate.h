@@ -34,6 +34,7 @@ typedef struct wefti_coordinate {
     double  *curvature;    /* [n] a: of the model */
     double  *slope, *residual; /* [n] minus the model's gradient by margins, at `outer` and at w: slope - a*(X(w - outer)) */
     double  *change;       /* [n] of margins, in a round; and wherever else one is wanted */
+    double  *began;        /* [n] residuals at the beginning of a round */
     double  *second;       /* [weights] of the model by a weight, l2 included */
     double  *gain;         /* [weights] */
     float   *sketch;       /* [weights, WEFTI_SKETCH] of length 1 or 0; NULL with one rank */

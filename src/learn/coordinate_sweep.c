@@ -2,7 +2,8 @@
  *
  * In a round every rank changes its weights one after another, each exactly, on residuals of its own; then all residuals learn of all changes. There are two
  * ways to that, and each round takes the one that moves less: *replay*, where ranks exchange their changes and go through the others' columns themselves, and
- * *sums*, where the changes of all margins are added up. Residuals of different ranks may differ in their last bits; what is decided by is exchanged.
+ * *sums*, where what became of the residuals is added up: then no rank goes through others' columns, and the work of a round is divided. Residuals of
+ * different ranks may differ in their last bits; what is decided by is exchanged.
  *
  * A sweep that did not lower the objective is taken back, and half as many weights change at once from then on; where only one rank changes weights it
  * always does. */
@@ -46,14 +47,12 @@ static bool sums_pay(const wefti_coordinate *c) {
 }
 
 /* This rank's weights. */
-static void change_own(wefti_coordinate *c, double *delta, bool sums) {
+static void change_own(wefti_coordinate *c, double *delta) {
     const int32_t *own = chosen_by(c, c->rank);
-    if (sums) memset(c->change, 0, (size_t)c->n * sizeof *c->change);
     for (size_t i = 0; i < c->chosen_count[c->rank]; i++) {
         delta[i] = wefti_coordinate_goal(c, own[i]) - c->w[own[i]];
         if (delta[i] == 0) continue;
         wefti_column_take(c, own[i], delta[i], c->residual);
-        if (sums) wefti_column_add(c, own[i], delta[i], c->change);
         c->w[own[i]] += delta[i]; /* the same sum as below, on the other ranks */
     }
     c->report.entries += c->load[c->rank];
@@ -74,6 +73,14 @@ static void learn_others(wefti_coordinate *c, bool sums) {
     }
 }
 
+/* What all changed, from what the residuals were at the round's beginning. */
+static weft_status add_changes(wefti_coordinate *c) {
+    for (int64_t i = 0; i < c->n; i++) c->change[i] = c->began[i] - c->residual[i];
+    WEFTI_TRY(weft_group_allreduce(c->group, c->change, c->change, (size_t)c->n, WEFT_F64, WEFT_COMBINE_SUM));
+    for (int64_t i = 0; i < c->n; i++) c->residual[i] = c->began[i] - c->change[i];
+    return WEFT_OK;
+}
+
 static weft_status round_of(wefti_coordinate *c) {
     size_t   before = 0, total = 0;
     bool     sums = c->ranks > 1 && sums_pay(c);
@@ -82,18 +89,14 @@ static weft_status round_of(wefti_coordinate *c) {
         if (r < c->rank) before += c->chosen_count[r];
         total += c->chosen_count[r];
     }
-    change_own(c, c->delta + before, sums);
+    if (sums) memcpy(c->began, c->residual, (size_t)c->n * sizeof *c->began);
+    change_own(c, c->delta + before);
     uint64_t computed = now_ns();
     c->report.compute_ns += computed - begin;
     if (c->ranks > 1) WEFTI_TRY(weft_group_allgatherv(c->group, c->delta + before, c->delta, c->chosen_count, WEFT_F64));
     uint64_t heard = now_ns();
     learn_others(c, sums);
-    if (sums) {
-        /* The own part is in the residuals already: only what others did is to be taken off. */
-        for (int64_t i = 0; i < c->n; i++) c->residual[i] += c->curvature[i] * c->change[i];
-        WEFTI_TRY(weft_group_allreduce(c->group, c->change, c->change, (size_t)c->n, WEFT_F64, WEFT_COMBINE_SUM));
-        for (int64_t i = 0; i < c->n; i++) c->residual[i] -= c->curvature[i] * c->change[i];
-    }
+    if (sums) WEFTI_TRY(add_changes(c));
     c->report.wait_ns += heard - computed;
     c->report.rounds++;
     c->report.changes += (int64_t)total;
