@@ -4,7 +4,7 @@
  * changing a strategy, never the model. The headers are the manual; this is the map.
  *
  *   describe        graph.h     inputs, parameters, elementwise math, reductions, shapes, products, gradients
- *                   layers.h    linear, convolution, pooling, norms, attention, embedding, dropout
+ *                   layers.h    linear, convolution, pooling, norms, attention, embedding, dropout, mixtures of experts
  *                   loss.h      cross-entropy, squared error, Huber, binary cross-entropy
  *                   custom.h    operations of your own
  *                   placement.h  where parts of a graph are computed

@@ -127,9 +127,39 @@ typedef struct weft_self_attention_options {
 /* x [B, T, K] -> projections "name.qkv", attention, projection "name.out" -> [B, T, K]. */
 weft_tensor *weft_self_attention_with(weft_tensor *x, const char *name, const weft_self_attention_options *options);
 
+/* ---- mixture of experts ---- */
+
+typedef struct weft_mixture_of_experts_options {
+    int32_t experts;  /* E; needed */
+    int32_t choices;  /* k, experts for each token: 0 means 1; at most E */
+    int64_t hidden;   /* features between the two products of an expert; needed */
+    double  capacity; /* an expert takes at most ceil(capacity*k*tokens/E) of the global batch's tokens; 0 means 1.25, INFINITY no limit */
+    bool    relu;     /* between the products; else GELU */
+    bool    no_bias;
+    weft_init gate_init, init, out_init; /* of the weights; default: uniform within 1/sqrt(features that go in) */
+    /* Scalars for the caller, each where it is not NULL: */
+    weft_tensor **balance_out; /* E*sum over experts of (share of all choices)*(mean probability): 1 where all are chosen alike. Added to the loss,
+                                  by 0.01 or so, it keeps experts busy (Fedus et al. 2021) */
+    weft_tensor **z_out;       /* mean over tokens of the squared log-sum-exp of the gate: added by 0.001 or so, keeps its numbers small (Zoph et al. 2022) */
+    weft_tensor **dropped_out; /* share of choices that found their expert full; has no gradient */
+} weft_mixture_of_experts_options;
+/* x [..., K] -> [..., K]: each token (row of x) goes through k of E perceptrons, K -> hidden -> K, which a gate chooses (Shazeer et al. 2017).
+ *
+ * The gate is softmax(x*gate^T); a token takes its k largest (the first of equals). Its result is the sum of its experts' results, weighted by
+ * the gate: by the probability itself where k is 1, else by the k probabilities divided by their sum. An expert takes tokens in the order of the global
+ * batch, first choices before second ones; beyond its capacity a choice is dropped and counts as zeros: the caller's residual, x + result, passes it by.
+ * Which are dropped is a matter of the global batch, not of how many ranks or micro-batches share it. The work is that of the choices that are
+ * taken; nothing is padded.
+ *
+ * Parameters: "name.gate.weight" [E, K], "name.in.weight" [E, K, hidden], "name.in.bias" [E, hidden], "name.out.weight" [E, hidden, K],
+ * "name.out.bias" [E, K]. Errors: WEFT_E_INVALID (no experts, no hidden features, more choices than experts, a capacity that is negative or NaN),
+ * WEFT_E_SHAPE (x is a scalar). */
+weft_tensor *weft_mixture_of_experts_with(weft_tensor *x, const char *name, const weft_mixture_of_experts_options *options);
+
 #ifdef __cplusplus
 }
 #else
+#define weft_mixture_of_experts(x, name, ...) weft_mixture_of_experts_with(x, name, &(weft_mixture_of_experts_options){__VA_ARGS__})
 #define weft_linear(x, name, ...) weft_linear_with(x, name, &(weft_linear_options){__VA_ARGS__})
 #define weft_embedding(index, name, ...) weft_embedding_with(index, name, &(weft_embedding_options){__VA_ARGS__})
 #define weft_conv2d(x, name, ...) weft_conv2d_with(x, name, &(weft_conv2d_options){__VA_ARGS__})

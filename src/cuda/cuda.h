@@ -121,6 +121,8 @@ extern const wefti_cuda_kernel wefti_cuda_gather, wefti_cuda_scatter_add;
 /* matmul.cu: tiles of our own, for any dtype and stride; blas.c: cuBLASLt */
 extern const wefti_cuda_kernel wefti_cuda_matmul, wefti_cuda_matmul_blas;
 void wefti_cuda_blas_close(wefti_cuda *cuda); /* when the device is released, after its programs */
+/* expert.cu: products of rows with the matrix that each chose, and places among equal choices */
+extern const wefti_cuda_kernel wefti_cuda_occurrence, wefti_cuda_expert_matmul, wefti_cuda_expert_matmul_backward_weight;
 /* conv.cu: direct, for anything; dnn_conv.c: cuDNN */
 extern const wefti_cuda_kernel wefti_cuda_conv2d, wefti_cuda_conv2d_backward_input, wefti_cuda_conv2d_backward_weight, wefti_cuda_conv2d_dnn,
     wefti_cuda_conv2d_backward_input_dnn, wefti_cuda_conv2d_backward_weight_dnn;

@@ -279,6 +279,53 @@ static void shard_matmul(wefti_shard *s) {
     }
 }
 
+/* Which place in the whole batch an element has, only the whole batch tells. */
+static void shard_occurrence(wefti_shard *s) { (void)s; }
+
+/* The layout of `count` values for each row of x; false where x's rows and theirs are not cut alike. */
+static bool repeated_rows(const wefti_shard *s, const wefti_layout *rows, bool of_x, wefti_layout *x_out, wefti_layout *index_out) {
+    int64_t repeat = s->node->attrs.expert.repeat;
+    if (!is_split(rows) || rows->axis != 0 || (!of_x && rows->unit % repeat)) return false;
+    *x_out = wefti_layout_split(0, of_x ? rows->unit : rows->unit / repeat);
+    *index_out = wefti_layout_split(0, x_out->unit * repeat);
+    return true;
+}
+
+/* Rows first, for they count samples; then what the matrices are split along: what they give, or what they take. */
+static void shard_expert_matmul(wefti_shard *s) {
+    wefti_layout x, rows;
+    int32_t      in = s->node->attrs.expert.trans ? 2 : 1, out = 3 - in;
+    if (repeated_rows(s, &s->inputs[0], true, &x, &rows) || repeated_rows(s, &s->inputs[2], false, &x, &rows)) {
+        s->wanted[0] = x;
+        s->wanted[2] = s->outputs[0] = rows;
+    } else if (is_split(&s->inputs[1]) && s->inputs[1].axis == out) {
+        s->wanted[1] = s->inputs[1];
+        s->outputs[0] = wefti_layout_split(1, s->inputs[1].unit);
+    } else if ((is_split(&s->inputs[1]) && s->inputs[1].axis == in) || (is_split(&s->inputs[0]) && s->inputs[0].axis == 1)) {
+        int64_t unit = is_split(&s->inputs[1]) && s->inputs[1].axis == in ? s->inputs[1].unit : s->inputs[0].unit;
+        s->wanted[0] = wefti_layout_split(1, unit);
+        s->wanted[1] = wefti_layout_split(in, unit);
+        s->outputs[0] = wefti_layout_partial(WEFTI_REDUCE_SUM);
+    }
+}
+
+static void shard_expert_matmul_backward_weight(wefti_shard *s) {
+    wefti_layout x, rows;
+    int32_t      in = s->node->attrs.expert.trans ? 2 : 1, out = 3 - in;
+    if (repeated_rows(s, &s->inputs[0], true, &x, &rows) || repeated_rows(s, &s->inputs[1], false, &x, &rows) ||
+        repeated_rows(s, &s->inputs[2], false, &x, &rows)) {
+        s->wanted[0] = x;
+        s->wanted[1] = s->wanted[2] = rows;
+        s->outputs[0] = wefti_layout_partial(WEFTI_REDUCE_SUM);
+    } else if (is_split(&s->inputs[1])) {
+        s->wanted[1] = s->inputs[1];
+        s->outputs[0] = wefti_layout_split(out, s->inputs[1].unit);
+    } else if (is_split(&s->inputs[0])) {
+        s->wanted[0] = s->inputs[0];
+        s->outputs[0] = wefti_layout_split(in, s->inputs[0].unit);
+    }
+}
+
 static void split_first(wefti_shard *s, int32_t n_inputs, const wefti_layout *like) {
     for (int32_t i = 0; i < n_inputs; i++) s->wanted[i] = *like;
     outputs_are(s, *like);

@@ -17,6 +17,7 @@ typedef enum manner { LOWERED, FOLLOWING, WIDE } manner;
 static manner manner_of(weft_op op) {
     switch (op) {
     case WEFT_OP_MATMUL:
+    case WEFT_OP_EXPERT_MATMUL:
     case WEFT_OP_CONV2D:
     case WEFT_OP_ATTENTION: return LOWERED;
     case WEFT_OP_EXP:

@@ -106,6 +106,16 @@ static void reductions(void) {
     CHECK(weft_norm(X, .p = INFINITY, .axes = weft_axes(0)), .low = 0.2, .high = 1);
 }
 
+/* Indices are drawn from three: rows of the third have no expert. */
+static weft_tensor *expert_product(int64_t repeat, bool trans) {
+    wefti_attrs  attrs = wefti_no_attrs();
+    weft_tensor *inputs[3] = {f64("x", weft_shape(4, 3)), f64("w", trans ? weft_shape(2, 5, 3) : weft_shape(2, 3, 5)), i32("i", weft_shape(4 * repeat))};
+    attrs.expert.repeat = repeat;
+    attrs.expert.trans = trans;
+    inputs[0] = weft_square(inputs[0]);
+    return wefti_apply(WEFT_OP_EXPERT_MATMUL, &attrs, inputs, 3, NULL);
+}
+
 static void views_and_moves(void) {
     weft_tensor *x = f64("m", weft_shape(2, 3, 4));
     weft_tensor *s = weft_square(x);
@@ -126,6 +136,9 @@ static void views_and_moves(void) {
     CHECK(weft_gather(S, i32("i", weft_shape_scalar()), 0), .integers = 2);
     CHECK(weft_scatter_add(S, i32("i", weft_shape(3)), weft_square(f64("u", weft_shape(2, 3, 3))), -1), .integers = 5);
     CHECK(weft_unsqueeze(weft_transpose(S, 0, 2), 1), .low = -1, .high = 1);
+    CHECK(expert_product(1, false), .integers = 3);
+    CHECK(expert_product(2, false), .integers = 3);
+    CHECK(expert_product(2, true), .integers = 3);
 #undef S
 }
 

@@ -105,6 +105,19 @@ static void define_random(const test_case *self, const tensor *inputs, tensor *y
     }
 }
 
+/* Every pair of elements. */
+static void define_occurrence(const test_case *self, const tensor *x, tensor *y) {
+    int64_t columns = x->shape.dim[1];
+    for (int64_t i = 0; i < x->n; i++) {
+        bool counted = x->i[i] >= 0 && x->i[i] < self->attrs.expert.experts;
+        y->i[i] = counted ? 0 : -1;
+        for (int64_t k = 0; counted && k < x->n; k++) {
+            bool before = k % columns < i % columns || (k % columns == i % columns && k < i);
+            y->i[i] += before && x->i[k] == x->i[i];
+        }
+    }
+}
+
 /* As integers hold it; NaN is 0. */
 static int64_t saturated(weft_dtype dtype, double value) {
     bool    small = dtype == WEFT_U8 || dtype == WEFT_I32; /* others are as wide as the result */
@@ -122,6 +135,7 @@ void define_move(const test_case *self, const tensor *inputs, tensor *outputs) {
     case WEFT_OP_PAD: define_pad(self, &inputs[0], y); return;
     case WEFT_OP_GATHER:
     case WEFT_OP_SCATTER_ADD: define_pick(self, inputs, y); return;
+    case WEFT_OP_OCCURRENCE: define_occurrence(self, &inputs[0], y); return;
     case WEFT_OP_RANDOM: define_random(self, inputs, y); return;
     case WEFT_OP_FULL:
     case WEFT_OP_ARANGE:
@@ -264,6 +278,18 @@ static void visit_picks(case_visitor visit, void *context, weft_dtype dtype, lay
     for (int64_t width = 64; width <= 384 && dtype == WEFT_F32; width += 320) visit_slices(visit, context, width);
 }
 
+static void visit_occurrences(case_visitor visit, void *context, weft_dtype dtype, layout how) {
+    static const int64_t sizes[][3] = {{7, 2, 3}, {1, 1, 1}, {0, 2, 3}, {40, 3, 5}, {3000, 2, 7}, {700, 1, 300}};
+    for (size_t s = 0; s < WEFTI_COUNT(sizes); s++) {
+        weft_shape shape = weft_shape(sizes[s][0], sizes[s][1]);
+        test_case  one = move_case(WEFT_OP_OCCURRENCE, dtype, shape, shape, how);
+        one.inputs[0] = (argument){dtype, shape, how, -1, (double)sizes[s][2] + 1, false};
+        one.outputs[0].dtype = WEFT_I32;
+        one.attrs.expert.experts = sizes[s][2];
+        visit(context, &one);
+    }
+}
+
 static void visit_generators(case_visitor visit, void *context, weft_dtype dtype) {
     test_case one = move_case(WEFT_OP_FULL, dtype, weft_shape(3, 67), weft_shape(3, 67), PLAIN);
     one.n_inputs = 0;
@@ -295,6 +321,7 @@ void visit_moves(case_visitor visit, void *context) {
             visit_views(visit, context, (weft_dtype)dtype, (layout)how);
             visit_joins(visit, context, (weft_dtype)dtype, (layout)how);
             visit_picks(visit, context, (weft_dtype)dtype, (layout)how);
+            if (dtype == WEFT_I32 || dtype == WEFT_I64) visit_occurrences(visit, context, (weft_dtype)dtype, (layout)how);
             test_case one = move_case(WEFT_OP_ASSIGN, (weft_dtype)dtype, weft_shape(5, 31), weft_shape(5, 31), PLAIN);
             one.n_inputs = 2;
             one.inputs[1] = one.inputs[0];

@@ -32,6 +32,24 @@ static void define_matmul(const test_case *self, const tensor *a, const tensor *
     }
 }
 
+/* Every product x * w * y of a row and the matrix that it chose, handed to the row's result or to the matrix. */
+static void define_expert(const test_case *self, const tensor *inputs, tensor *result) {
+    bool          to_w = self->op == WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT;
+    const tensor *x = &inputs[0], *y = to_w ? &inputs[1] : result, *w = to_w ? result : &inputs[1], *index = &inputs[2];
+    int64_t       in = x->shape.dim[1], out = y->shape.dim[1];
+    for (int64_t r = 0; r < index->n; r++) {
+        int64_t e = index->i[r];
+        if (e < 0 || e >= w->shape.dim[0]) continue;
+        for (int64_t i = 0; i < in; i++)
+            for (int64_t o = 0; o < out; o++) {
+                int64_t wi = e * in * out + (self->attrs.expert.trans ? o * in + i : i * out + o), xi = r / self->attrs.expert.repeat * in + i;
+                double  term = x->f[xi] * (to_w ? y->f[r * out + o] : w->f[wi]);
+                result->f[to_w ? wi : r * out + o] += term;
+                result->scale[to_w ? wi : r * out + o] += fabs(term);
+            }
+    }
+}
+
 /* Every product x * w * y of a convolution, handed to whichever of the three is wanted. */
 static void define_conv(const test_case *self, const tensor *first, const tensor *second, tensor *result) {
     bool           to_x = self->op == WEFT_OP_CONV2D_BACKWARD_INPUT, to_w = self->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT;
@@ -123,6 +141,8 @@ static void define_average(const test_case *self, const tensor *from, tensor *to
 void define_product(const test_case *self, const tensor *inputs, tensor *outputs) {
     switch (self->op) {
     case WEFT_OP_MATMUL: define_matmul(self, &inputs[0], &inputs[1], &outputs[0]); return;
+    case WEFT_OP_EXPERT_MATMUL:
+    case WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT: define_expert(self, inputs, &outputs[0]); return;
     case WEFT_OP_MAX_POOL2D: define_max_pool(self, &inputs[0], &outputs[0], &outputs[1]); return;
     case WEFT_OP_MAX_POOL2D_BACKWARD:
     case WEFT_OP_MAX_POOL2D_TAKE: define_indexed(self, &inputs[0], &inputs[1], &outputs[0]); return;
@@ -191,6 +211,32 @@ static void visit_matmuls(case_visitor visit, void *context) {
         visit_matmul(visit, context, floats[d], 2, 3, 4, weft_shape(2, 1), weft_shape(1, 3), weft_shape(2, 3), 6);
         visit_matmul(visit, context, floats[d], 2, 3, 4, weft_shape(0), weft_shape(1), weft_shape(0), 1);
     }
+}
+
+typedef struct expert_row {
+    int64_t rows, in, out, experts, repeat;
+} expert_row;
+static const expert_row expert_rows[] = {{1, 1, 1, 1, 1}, {5, 3, 4, 3, 1}, {4, 7, 2, 2, 3}, {0, 3, 2, 2, 1}, {3, 0, 2, 2, 2}, {3, 5, 0, 2, 1},
+                                         {30, 9, 17, 4, 2}, {2, 3, 3, 40, 1}};
+/* Several blocks of rows, of k and of columns; one expert has most rows. */
+static const expert_row large_expert_rows[] = {{190, 70, 33, 3, 1}, {60, 420, 5, 2, 2}, {100, 6, 250, 1, 2}, {300, 245, 20, 1, 1}};
+
+static void visit_experts(case_visitor visit, void *context, weft_dtype dtype, const expert_row *row, layout how) {
+    weft_shape x = weft_shape(row->rows, row->in), y = weft_shape(row->rows * row->repeat, row->out);
+    layout     other = how == PLAIN ? PLAIN : (layout)((how + 1) % LAYOUT_COUNT);
+    for (int trans = 0; trans < 2; trans++)
+        for (int wide = 0; wide < 2; wide++)
+            for (int backward = 0; backward < 2; backward++) {
+                weft_shape w = weft_shape(row->experts, trans ? row->out : row->in, trans ? row->in : row->out);
+                test_case  one = product_case(backward ? WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT : WEFT_OP_EXPERT_MATMUL, dtype, x, backward ? y : w,
+                                              backward ? w : y, how, other);
+                one.n_inputs = 3;
+                one.inputs[2] = (argument){wide ? WEFT_I64 : WEFT_I32, weft_shape(y.dim[0]), wide ? how : PLAIN, -1, (double)row->experts + 1, false};
+                one.attrs.expert.repeat = row->repeat;
+                one.attrs.expert.trans = trans;
+                one.attrs.expert.experts = backward ? row->experts : 0;
+                visit(context, &one);
+            }
 }
 
 typedef struct conv_row {
@@ -282,7 +328,9 @@ static void visit_pool(case_visitor visit, void *context, weft_dtype dtype, cons
 void visit_products(case_visitor visit, void *context) {
     visit_matmuls(visit, context);
     for (size_t d = 0; d < WEFTI_COUNT(floats); d++) {
+        for (size_t s = 0; s < WEFTI_COUNT(large_expert_rows); s++) visit_experts(visit, context, floats[d], &large_expert_rows[s], PLAIN);
         for (int how = 0; how < LAYOUT_COUNT; how++) {
+            for (size_t s = 0; s < WEFTI_COUNT(expert_rows); s++) visit_experts(visit, context, floats[d], &expert_rows[s], (layout)how);
             for (size_t s = 0; s < WEFTI_COUNT(convs); s++)
                 visit_conv(visit, context, floats[d], &convs[s], (layout)how);
             for (size_t s = 0; s < WEFTI_COUNT(pools); s++)

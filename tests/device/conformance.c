@@ -116,6 +116,7 @@ static unsigned dtypes_due(weft_op op) {
     case WEFT_OP_MODE: case WEFT_OP_FUSED: case WEFT_OP_ALL_REDUCE: case WEFT_OP_ALL_GATHER: case WEFT_OP_REDUCE_SCATTER:
     case WEFT_OP_BROADCAST: case WEFT_OP_ALL_TO_ALL: case WEFT_OP_SEND: case WEFT_OP_RECEIVE: case WEFT_OP_CUSTOM: case WEFT_OP_CUSTOM_BACKWARD:
     case WEFT_OP_ENCODE: case WEFT_OP_DECODE: return 0;
+    case WEFT_OP_OCCURRENCE: return 1 << WEFT_I32 | 1 << WEFT_I64;
     case WEFT_OP_NOT: case WEFT_OP_AND: case WEFT_OP_OR: return 1 << WEFT_BOOL;
     case WEFT_OP_UPDATE: return 1 << WEFT_F32 | 1 << WEFT_F64;
     case WEFT_OP_COPY: case WEFT_OP_DETACH: case WEFT_OP_CAST: case WEFT_OP_WHERE: case WEFT_OP_FULL: case WEFT_OP_ARANGE:

@@ -221,6 +221,12 @@ Test(graph_infer, moves) {
     FAILS(WEFT_E_DTYPE, "f32 and f64 differ", SCATTER_ADD, &attrs, F(2, 3), L(5), D(2, 5));
     FAILS(WEFT_E_DTYPE, "bool", SCATTER_ADD, &attrs, B(2, 3), L(5), B(2, 5));
     attrs = wefti_no_attrs();
+    FAILS(WEFT_E_INVALID, "there must be at least one value to count, not 0", OCCURRENCE, &attrs, I(4, 2));
+    attrs.expert.experts = 3;
+    GIVES(WEFT_I32, weft_shape(4, 2), OCCURRENCE, &attrs, L(4, 2));
+    FAILS(WEFT_E_SHAPE, "the index must be [rows, columns]", OCCURRENCE, &attrs, I(4));
+    FAILS(WEFT_E_DTYPE, "must be i32 or i64, not f32", OCCURRENCE, &attrs, F(4, 2));
+    attrs = wefti_no_attrs();
     attrs.pad.low[0] = 1, attrs.pad.high[0] = 2, attrs.pad.interior[0] = 3;
     GIVES(WEFT_F32, weft_shape(12), PAD, &attrs, F(3));
     GIVES(WEFT_F32, weft_shape(3), PAD, &attrs, F(0));
@@ -508,6 +514,26 @@ Test(graph_infer, counts_operations_of_products) {
     cr_assert_eq(FLOPS(ATTENTION, &attrs, F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4)), 2 * 12 * (2 * (8 + 4) + 5));
     cr_assert_eq(FLOPS(ATTENTION_BACKWARD, &attrs, F(1, 2, 3, 4), F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4), F(1, 2, 3, 4), F(1, 2, 3)),
                  2 * 12 * (2 * (3 * 8 + 2 * 4) + 5));
+}
+
+Test(graph_infer, products_with_chosen_matrices) {
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.expert.repeat = 2;
+    attrs.expert.experts = 4;
+    GIVES(WEFT_F32, weft_shape(6, 7), EXPERT_MATMUL, &attrs, F(3, 5), F(4, 5, 7), I(6));
+    GIVES(WEFT_F32, weft_shape(4, 5, 7), EXPERT_MATMUL_BACKWARD_WEIGHT, &attrs, F(3, 5), F(6, 7), I(6));
+    FAILS(WEFT_E_SHAPE, "x must be [rows, in] and the index [rows * 2], not [3, 5] and [3]", EXPERT_MATMUL, &attrs, F(3, 5), F(4, 5, 7), I(3));
+    FAILS(WEFT_E_SHAPE, "the weights must be [E, in, out] with as many inputs as the rows have, 5", EXPERT_MATMUL, &attrs, F(3, 5), F(4, 7, 5), I(6));
+    FAILS(WEFT_E_DTYPE, "must be i32 or i64, not f32", EXPERT_MATMUL, &attrs, F(3, 5), F(4, 5, 7), F(6));
+    FAILS(WEFT_E_DTYPE, "differ", EXPERT_MATMUL, &attrs, F(3, 5), D(4, 5, 7), I(6));
+    FAILS(WEFT_E_SHAPE, "a row for each of the index's 6", EXPERT_MATMUL_BACKWARD_WEIGHT, &attrs, F(3, 5), F(5, 7), I(6));
+    cr_assert_eq(FLOPS(EXPERT_MATMUL, &attrs, F(3, 5), F(4, 5, 7), I(6)), 2 * 6 * 5 * 7);
+    cr_assert_eq(FLOPS(EXPERT_MATMUL_BACKWARD_WEIGHT, &attrs, F(3, 5), F(6, 7), I(6)), 2 * 6 * 5 * 7);
+    attrs.expert.trans = 1;
+    GIVES(WEFT_F32, weft_shape(6, 7), EXPERT_MATMUL, &attrs, F(3, 5), F(4, 7, 5), I(6));
+    GIVES(WEFT_F32, weft_shape(4, 7, 5), EXPERT_MATMUL_BACKWARD_WEIGHT, &attrs, F(3, 5), F(6, 7), I(6));
+    attrs.expert.experts = 0;
+    FAILS(WEFT_E_INVALID, "at least one expert, not 0", EXPERT_MATMUL_BACKWARD_WEIGHT, &attrs, F(3, 5), F(6, 7), I(6));
 }
 
 Test(graph_infer, counts_operations_of_the_others) {

@@ -125,6 +125,16 @@ static weft_tensor *kept_less(const parts *p) {
     return weft_linear(weft_batch_norm(h, "b", .eps = 0.1), "two", .out = 3);
 }
 
+/* Who is dropped is a matter of all samples, and so is the balance. */
+static weft_tensor *mixture(const parts *p, int32_t choices, double capacity) {
+    weft_tensor *balance, *z;
+    weft_tensor *y = weft_mixture_of_experts(p->x, "m", .experts = 3, .choices = choices, .hidden = 5, .capacity = capacity, .balance_out = &balance, .z_out = &z);
+    return weft_add(y, weft_add(balance, z));
+}
+static weft_tensor *experts(const parts *p) { return mixture(p, 1, 0.7); }
+static weft_tensor *experts_of_two(const parts *p) { return mixture(p, 2, 0.8); }
+static weft_tensor *experts_without_limit(const parts *p) { return mixture(p, 2, INFINITY); }
+
 static weft_status cube_shape(const weft_custom_type *inputs, const void *options, weft_custom_type *outputs_out) {
     (void)options;
     outputs_out[0] = inputs[0];
@@ -165,6 +175,7 @@ static const design models[] = {
     {"batch norm", batch_norm}, {"softmaxes", softmaxes}, {"sums", sums}, {"spread", spread}, {"norm of all", norm_of_all},
     {"extremes", extremes}, {"extreme of all", extreme_of_all}, {"argmaxes", argmaxes}, {"side by side", side_by_side},
     {"shapes", shapes}, {"choices", choices}, {"dropped", dropped}, {"entropy", entropy}, {"errors", errors}, {"kept less", kept_less},
+    {"experts", experts}, {"experts of two", experts_of_two}, {"experts without limit", experts_without_limit},
     {"custom by row", custom_by_row}, {"custom of all", custom_of_all},
 };
 

@@ -104,12 +104,27 @@ static weft_tensor *errors(weft_graph *g) {
     return weft_add(weft_add(weft_mse(x, y), weft_huber(x, y, .delta = 0.1)), weft_bce_with_logits(x, weft_sigmoid(y)));
 }
 
+static weft_tensor *expert_products(weft_graph *g, bool trans) {
+    wefti_attrs  attrs = wefti_no_attrs();
+    weft_tensor *inputs[3] = {P("x", 4, 8), trans ? P("w", 4, 16, 8) : P("w", 4, 8, 16), index_of(g, 8)};
+    attrs.expert.repeat = 2;
+    attrs.expert.trans = trans;
+    return wefti_apply(WEFT_OP_EXPERT_MATMUL, &attrs, inputs, 3, NULL);
+}
+static weft_tensor *rows_of_experts(weft_graph *g) { return expert_products(g, false); }
+static weft_tensor *rows_of_experts_turned(weft_graph *g) { return expert_products(g, true); }
+static weft_tensor *mixture(weft_graph *g) {
+    weft_tensor *balance;
+    weft_tensor *y = weft_mixture_of_experts(P("x", 8, 4), "m", .experts = 4, .choices = 2, .hidden = 8, .capacity = 0.7, .balance_out = &balance);
+    return weft_add(y, balance);
+}
+
 #define ROW(f) {#f, f}
 static const design models[] = {
     ROW(broadcast), ROW(choices), ROW(unaries), ROW(product), ROW(product_turned), ROW(products), ROW(products_with_one), ROW(pair), ROW(channels),
     ROW(groups), ROW(attention), ROW(self_attention), ROW(rows_of_a_table), ROW(columns_of_a_table), ROW(scatter), ROW(entropy), ROW(softmaxes),
     ROW(norms), ROW(batch_norm), ROW(sums), ROW(norm_of_all), ROW(extremes), ROW(shapes), ROW(cuts), ROW(joined), ROW(expanded), ROW(dropped),
-    ROW(rotary), ROW(errors)};
+    ROW(rotary), ROW(errors), ROW(rows_of_experts), ROW(rows_of_experts_turned), ROW(mixture)};
 
 /* --- the whole --- */
 

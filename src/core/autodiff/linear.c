@@ -23,6 +23,36 @@ void wefti_gradient_matmul(wefti_gradient_call *call) {
     }
 }
 
+/* ---- rows by the matrix that each chose: two ops, linear in rows, matrices and gradient ---- */
+
+/* g by the matrices, transposed: what it is on the rows of x, which count several times. */
+static weft_tensor *expert_rows(wefti_gradient_call *call, weft_tensor *g, weft_tensor *w) {
+    int64_t     repeat = call->node->attrs.expert.repeat;
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.expert.repeat = 1;
+    attrs.expert.trans = !call->node->attrs.expert.trans;
+    weft_tensor *rows = wefti_node3(WEFT_OP_EXPERT_MATMUL, &attrs, g, w, wefti_primal(call, 2));
+    if (repeat == 1 || wefti_poisoned(rows)) return rows;
+    weft_shape x = call->node->inputs[0]->shape;
+    return weft_reshape(wefti_summed(weft_reshape(rows, weft_shape(x.dim[0], repeat, x.dim[1])), 2), x);
+}
+
+void wefti_gradient_expert_matmul(wefti_gradient_call *call) { /* (x, w, index) */
+    if (call->needed[0]) call->gx[0] = expert_rows(call, G, wefti_primal(call, 1));
+    if (!call->needed[1]) return;
+    wefti_attrs attrs = call->node->attrs;
+    attrs.expert.experts = call->node->inputs[1]->shape.dim[0];
+    call->gx[1] = wefti_node3(WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT, &attrs, wefti_primal(call, 0), G, wefti_primal(call, 2));
+}
+
+void wefti_gradient_expert_matmul_backward_weight(wefti_gradient_call *call) { /* (x, g, index) */
+    if (call->needed[0]) call->gx[0] = expert_rows(call, wefti_primal(call, 1), G);
+    if (!call->needed[1]) return;
+    wefti_attrs attrs = call->node->attrs;
+    attrs.expert.experts = 0;
+    call->gx[1] = wefti_node3(WEFT_OP_EXPERT_MATMUL, &attrs, wefti_primal(call, 0), G, wefti_primal(call, 2));
+}
+
 /* ---- convolution: three ops, each linear in two of image, weight and gradient; each one's gradients are the other two
  * ---- */
 

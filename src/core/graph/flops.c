@@ -22,6 +22,12 @@ static double flops_matmul(const wefti_node *node) {
     return 2 * elements(&node->outputs[0]) * (double)a.dim[a.rank - (node->attrs.matmul.trans_a ? 2 : 1)];
 }
 
+/* As if all rows had an expert: how many do is only known when they are there. */
+static double flops_expert_matmul(const wefti_node *node) {
+    bool backward = node->op == WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT;
+    return 2 * elements(backward ? node->inputs[1] : &node->outputs[0]) * (double)node->inputs[0]->shape.dim[1];
+}
+
 /* The forward pass and both backward passes multiply the same pairs: every result element with its filter. */
 static double flops_conv2d(const wefti_node *node) {
     const weft_tensor *result = node->op == WEFT_OP_CONV2D ? &node->outputs[0] : node->inputs[0];

@@ -22,6 +22,43 @@ weft_status wefti_shape_matmul(wefti_infer_call *call) {
     return WEFT_OK;
 }
 
+/* Rows x [R, in], and R*repeat of an index, one for each row of the result. */
+static weft_status expert_rows(const wefti_infer_call *call) {
+    weft_shape x = call->inputs[0]->shape, index = call->inputs[2]->shape;
+    int64_t    repeat = call->attrs->expert.repeat, rows;
+    WEFTI_TRY(wefti_floating(call, 0));
+    WEFTI_TRY(wefti_one_dtype(call, 0, 1));
+    WEFTI_TRY(wefti_index(call, 2));
+    if (repeat < 1 || x.rank != 2 || index.rank != 1 || !wefti_mul_i64(x.dim[0], repeat, &rows) || rows != index.dim[0])
+        return wefti_misfit(call, WEFT_E_SHAPE, "x must be [rows, in] and the index [rows * %lld], not %s and %s", (long long)repeat,
+                            weft_shape_text(x).text, weft_shape_text(index).text);
+    return WEFT_OK;
+}
+
+weft_status wefti_shape_expert_matmul(wefti_infer_call *call) {
+    WEFTI_TRY(expert_rows(call));
+    weft_shape w = call->inputs[1]->shape;
+    bool       trans = call->attrs->expert.trans;
+    if (w.rank != 3 || w.dim[trans ? 2 : 1] != call->inputs[0]->shape.dim[1])
+        return wefti_misfit(call, WEFT_E_SHAPE, "the weights must be %s with as many inputs as the rows have, %lld", trans ? "[E, out, in]" : "[E, in, out]",
+                            (long long)call->inputs[0]->shape.dim[1]);
+    wefti_type_set(&call->outputs[0], call->inputs[0]->dtype, weft_shape(call->inputs[2]->shape.dim[0], w.dim[trans ? 1 : 2]));
+    return WEFT_OK;
+}
+
+weft_status wefti_shape_expert_matmul_backward_weight(wefti_infer_call *call) {
+    WEFTI_TRY(expert_rows(call));
+    weft_shape g = call->inputs[1]->shape;
+    int64_t    in = call->inputs[0]->shape.dim[1], experts = call->attrs->expert.experts;
+    if (experts < 1) return wefti_misfit(call, WEFT_E_INVALID, "there must be at least one expert, not %lld", (long long)experts);
+    if (g.rank != 2 || g.dim[0] != call->inputs[2]->shape.dim[0])
+        return wefti_misfit(call, WEFT_E_SHAPE, "the gradient must have a row for each of the index's %lld, and have two axes",
+                            (long long)call->inputs[2]->shape.dim[0]);
+    bool trans = call->attrs->expert.trans;
+    wefti_type_set(&call->outputs[0], call->inputs[0]->dtype, weft_shape(experts, trans ? g.dim[1] : in, trans ? in : g.dim[1]));
+    return WEFT_OK;
+}
+
 int64_t wefti_window_size(int64_t input, int64_t window, int64_t stride, int64_t pad, int64_t dilation) {
     int64_t span, room;
     if (!wefti_mul_i64(dilation, window - 1, &span) || !wefti_add_i64(input, pad, &room) || room <= span) return 0;

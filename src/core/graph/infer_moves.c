@@ -134,3 +134,14 @@ weft_status wefti_shape_scatter_add(wefti_infer_call *call) {
                             weft_dtype_name(call->inputs[0]->dtype), weft_dtype_name(call->inputs[2]->dtype));
     return wefti_shape_same(call);
 }
+
+weft_status wefti_shape_occurrence(wefti_infer_call *call) {
+    WEFTI_TRY(wefti_index(call, 0));
+    weft_shape shape = call->inputs[0]->shape;
+    if (shape.rank != 2 || weft_shape_elements(shape) > INT32_MAX)
+        return wefti_misfit(call, WEFT_E_SHAPE, "the index must be [rows, columns] with at most %d elements", INT32_MAX);
+    if (call->attrs->expert.experts < 1 || call->attrs->expert.experts > INT32_MAX)
+        return wefti_misfit(call, WEFT_E_INVALID, "there must be at least one value to count, not %lld", (long long)call->attrs->expert.experts);
+    wefti_type_set(&call->outputs[0], WEFT_I32, shape);
+    return WEFT_OK;
+}

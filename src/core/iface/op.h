@@ -40,7 +40,13 @@
  *   PAD              per axis low, high (>= 0) and interior (fill between elements), filled with attrs.pad.value
  *   GATHER(x, index) along axis a: shape x[:a] + index.shape + x[a+1:]; index i32 or i64; out of range reads zeros, never other memory
  *   SCATTER_ADD(x, index, u) x plus u's slices added at index along axis a (u shaped as GATHER's output); out of range dropped; fixed order
+ *   OCCURRENCE(index [R, K]) i32: how many elements of the same value come before each, in the order of columns, then of rows; -1 where the
+ *                    value is not in [0, attrs.expert.experts)
  *   MATMUL(a, b)     over the last two axes, transposed first where trans_a, trans_b; leading axes broadcast; both of rank >= 2
+ *   EXPERT_MATMUL(x [R, in], w [E, in, out], index [R*n]) row r is x[r/n]*w[index[r]], n being attrs.expert.repeat, w [E, out, in] where
+ *                    attrs.expert.trans; zeros where the index is not in [0, E)
+ *   EXPERT_MATMUL_BACKWARD_WEIGHT(x, g [R*n, out], index) -> the gradient of w, of attrs.expert.experts experts: sums over each one's rows,
+ *                    in their order
  *   CONV2D(x, w)     cross-correlation, x [N,C,H,W], w [O,C/groups,KH,KW] -> [N,O,OH,OW]; pad is top, bottom, left, right
  *   CONV2D_BACKWARD_INPUT(g, w) -> attrs.conv.input; CONV2D_BACKWARD_WEIGHT(g, x) -> attrs.conv.weight
  *   MAX_POOL2D(x)    -> y, and the i32 index of the chosen element in its H*W plane; padding is -infinity; the first maximum wins, NaN wins over all
@@ -141,6 +147,7 @@ typedef union wefti_attrs {
     struct { int64_t start[WEFT_MAX_RANK], step[WEFT_MAX_RANK], size[WEFT_MAX_RANK]; } slice; /* SLICE */
     struct { int64_t low[WEFT_MAX_RANK], high[WEFT_MAX_RANK], interior[WEFT_MAX_RANK]; double value; } pad; /* PAD */
     struct { int32_t axis; } axis;                                                            /* CONCAT GATHER SCATTER_ADD */
+    struct { int64_t repeat, experts; int32_t trans; } expert;                                /* EXPERT_MATMUL...; experts: backward, OCCURRENCE */
     struct { int32_t trans_a, trans_b; } matmul;                                              /* MATMUL */
     struct { int32_t stride[2], pad[4], dilation[2], groups; weft_shape input, weight; } conv; /* CONV2D...; shapes: backward only */
     struct { int32_t window[2], stride[2], pad[4], exclude_pad; weft_shape input; } pool;     /* ...POOL2D...; input: backward only */

@@ -273,6 +273,27 @@ static weft_status check_matmul(const wefti_call *call) {
     return WEFT_OK;
 }
 
+static weft_status check_expert_matmul(const wefti_call *call) {
+    const wefti_operand *x = &call->inputs[0], *other = &call->inputs[1], *index = &call->inputs[2], *y = &call->outputs[0];
+    bool                 backward = call->op == WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT, trans = call->attrs->expert.trans;
+    DTYPE(x->dtype == other->dtype && x->dtype == y->dtype && weft_dtype_is_float(x->dtype) && is_index(index->dtype), "the op has no such dtypes");
+    const wefti_operand *w = backward ? y : other, *rows = backward ? other : y;
+    SHAPE(x->shape.rank == 2 && rows->shape.rank == 2 && w->shape.rank == 3 && index->shape.rank == 1, "ranks do not fit");
+    int64_t repeat = call->attrs->expert.repeat, all;
+    SHAPE(repeat >= 1 && wefti_mul_i64(x->shape.dim[0], repeat, &all) && all == index->shape.dim[0] && rows->shape.dim[0] == all, "rows do not fit");
+    SHAPE(w->shape.dim[trans ? 2 : 1] == x->shape.dim[1] && w->shape.dim[trans ? 1 : 2] == rows->shape.dim[1], "sizes do not fit");
+    SHAPE(!backward || w->shape.dim[0] == call->attrs->expert.experts, "there is another number of experts");
+    return WEFT_OK;
+}
+
+static weft_status check_occurrence(const wefti_call *call) {
+    DTYPE(is_index(call->inputs[0].dtype) && call->outputs[0].dtype == WEFT_I32, "the op has no such dtypes");
+    SHAPE(call->inputs[0].shape.rank == 2 && weft_shape_equal(call->inputs[0].shape, call->outputs[0].shape), "input and output differ in shape");
+    SHAPE(call->attrs->expert.experts >= 1 && call->attrs->expert.experts <= INT32_MAX && wefti_operand_elements(&call->outputs[0]) <= INT32_MAX,
+          "there are too many values");
+    return WEFT_OK;
+}
+
 static weft_status check_conv(const wefti_call *call) {
     bool to_input = call->op == WEFT_OP_CONV2D_BACKWARD_INPUT, to_weight = call->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT;
     weft_shape x = to_input ? call->outputs[0].shape : call->inputs[to_weight ? 1 : 0].shape;
@@ -487,6 +508,9 @@ weft_status wefti_call_check(const wefti_call *call) {
     case WEFT_OP_PAD: return check_pad(call);
     case WEFT_OP_GATHER: return check_pick(call, call->outputs[0].shape);
     case WEFT_OP_SCATTER_ADD: return check_pick(call, call->inputs[2].shape);
+    case WEFT_OP_OCCURRENCE: return check_occurrence(call);
+    case WEFT_OP_EXPERT_MATMUL:
+    case WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT: return check_expert_matmul(call);
     case WEFT_OP_ENCODE:
     case WEFT_OP_DECODE: return check_codec(call);
     case WEFT_OP_ASSIGN: return check_assign(call);

@@ -5,7 +5,9 @@
 #include "core/cpu/cpu.h"
 
 #define wefti_kernel_matmul WEFTI_CPU_NAME(wefti_kernel_matmul)
-extern const wefti_cpu_kernel wefti_kernel_matmul;
+#define wefti_kernel_expert_matmul WEFTI_CPU_NAME(wefti_kernel_expert_matmul)
+#define wefti_kernel_expert_matmul_backward_weight WEFTI_CPU_NAME(wefti_kernel_expert_matmul_backward_weight)
+extern const wefti_cpu_kernel wefti_kernel_matmul, wefti_kernel_expert_matmul, wefti_kernel_expert_matmul_backward_weight;
 
 #define wefti_kernel_elementwise WEFTI_CPU_NAME(wefti_kernel_elementwise)
 #define wefti_kernel_fused WEFTI_CPU_NAME(wefti_kernel_fused)
