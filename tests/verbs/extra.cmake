@@ -7,7 +7,7 @@ endforeach()
 
 # The wire on a soft RDMA device, in guests that guest.sh boots where there is QEMU. By themselves: emulated guests that share
 # cores with other tests lose packets to time as well as to the loss that is asked for.
-if(NOT WEFT_SANITIZE AND TARGET weftrun AND TARGET weft-bench AND TARGET train_clicks)
+if(NOT WEFT_SANITIZE AND TARGET weftrun AND TARGET weft-bench AND TARGET train_clicks AND TARGET train_gpt)
   add_executable(verbs_guest_ranks ${CMAKE_CURRENT_SOURCE_DIR}/verbs/guest/ranks.c)
   target_include_directories(verbs_guest_ranks PRIVATE ${PROJECT_SOURCE_DIR}/src)
   target_compile_definitions(verbs_guest_ranks PRIVATE _GNU_SOURCE)

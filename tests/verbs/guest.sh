@@ -7,7 +7,8 @@
 # PROGRAMS is where the build put them; FOLDER keeps packages, the image and the guests' consoles.
 #
 # First one guest: what is said where library, device, GID or locked memory are wanting; the conformance suite of wires and
-# collectives, on one device and on two side by side; the training of a small network on two ranks; a parameter server; bandwidth beside ib_write_bw. Then two guests, joined by a link that loses and delays packets, with two ranks each: allreduces, and a cut
+# collectives, on one device and on two side by side; the training of a small network on two ranks; a
+# parameter server; a transformer along a tensor axis and as a pipeline; bandwidth beside ib_write_bw. Then two guests, joined by a link that loses and delays packets, with two ranks each: allreduces, and a cut
 # in the middle of one, after which every rank must end with a verdict that names another and why.
 # Exit status 77, with a word, where QEMU or the packages cannot be had. No root is needed, and no hardware virtualisation.
 set -euo pipefail
@@ -25,7 +26,7 @@ skip() {
 for tool in qemu-system-x86_64 apt-get apt-cache dpkg-deb ldd; do
     command -v $tool >/dev/null || skip "there is no $tool here (Debian: qemu-system-x86 apt dpkg libc-bin)"
 done
-for program in verbs_test_verbs_device verbs_guest_ranks weft-bench weftrun fit_custom train_clicks; do
+for program in verbs_test_verbs_device verbs_guest_ranks weft-bench weftrun fit_custom train_clicks train_gpt; do
     [ -x "$programs/$program" ] || skip "this build has no $program"
 done
 mkdir -p "$folder"
@@ -110,7 +111,7 @@ build_image() {
     for name in ip tc rdma ib_write_bw; do
         add_programs "$(find "$root" -name $name -type f -perm -u+x | head -n 1)"
     done
-    add_programs "$programs"/{verbs_test_verbs_device,verbs_guest_ranks,weft-bench,weftrun,fit_custom,train_clicks}
+    add_programs "$programs"/{verbs_test_verbs_device,verbs_guest_ranks,weft-bench,weftrun,fit_custom,train_clicks,train_gpt}
     cp "$root/etc/libibverbs.d/rxe.driver" "$tree/etc/libibverbs.d/"
     name=$(find "$root" -name 'librxe-rdmav*.so' | head -n 1)
     cp "$name" "$tree/usr/lib/x86_64-linux-gnu/libibverbs/"
@@ -168,7 +169,7 @@ try_alone() {
     boot alone -smp 2 -nic none
     join $alone_limit
     hear alone
-    for name in "nothing there" "bad input" "conformance and collectives" training "parameter server" bandwidth "two devices side by side" part; do expect alone 1 "^verdict $name: ok"; done
+    for name in "nothing there" "bad input" "conformance and collectives" training "parameter server" "model parallelism" bandwidth "two devices side by side" part; do expect alone 1 "^verdict $name: ok"; done
     echo "one guest: after $SECONDS s"
 }
 

@@ -45,6 +45,19 @@ train() {
     awk '{ error[NR] = $NF } END { ratio = error[2] / error[1]; exit !(NR == 2 && ratio > 0.999 && ratio < 1.001) }' /tmp/one /tmp/two
 }
 
+# A small transformer split along a tensor axis, and into a pipeline: the loss of one rank.
+last_loss() { # last_loss RANKS ARGUMENT...
+    count=$1
+    shift
+    weftrun -n "$count" --wire verbs --no-prefix train_gpt --model tiny --layers 2 --heads 4 --width 32 --text /init --vocabulary 256 --context 32 --batch 8 \
+        --max-steps 8 --rate 0.01 --warmup 2 --quiet --log /tmp/steps "$@" && sed -n 's/.*"event":"end".*"train_loss":\([0-9.]*\).*/\1/p' /tmp/steps
+}
+split() {
+    whole=$(last_loss 1) && tensor=$(last_loss 2 --mesh tensor=2) && pipeline=$(last_loss 2 --mesh pipeline=2 --accumulate 4) || return 1
+    echo "one rank: loss $whole; over verbs, tensor=2: $tensor; pipeline=2: $pipeline"
+    awk "BEGIN { exit !($whole < 5 && $tensor / $whole < 1.0001 && $whole / $tensor < 1.0001 && $pipeline / $whole < 1.0001 && $whole / $pipeline < 1.0001) }"
+}
+
 # Bandwidth of one MiB messages one way in MB/s: by rdma-core's own measure, and by ours, in turns. The best of each counts, and there
 # are more turns where the machine was too busy for a fair one.
 peer_bandwidth() {
@@ -122,6 +135,7 @@ play_alone() {
     judge "conformance and collectives" 120 verbs_test_verbs_device
     judge training 60 train
     judge "parameter server" 60 serve
+    judge "model parallelism" 90 split
     judge bandwidth 150 bandwidth
     set_up dummy1 10.0.1.1 rxe1
     judge "two devices side by side" 60 side_by_side
