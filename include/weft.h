@@ -47,6 +47,7 @@
 #include "weft/coordinate.h"
 #include "weft/custom.h"
 #include "weft/dlpack.h"
+#include "weft/draw.h"
 #include "weft/dtype.h"
 #include "weft/entries.h"
 #include "weft/factor.h"

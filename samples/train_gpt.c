@@ -11,7 +11,7 @@
 static const struct { const char *name; int64_t layers, heads, width; } models[] = {
     {"tiny", 2, 2, 64}, {"gpt2", 12, 12, 768}, {"medium", 24, 16, 1024}, {"large", 36, 20, 1280}, {"xl", 48, 25, 1600}};
 
-static const char *model = "gpt2", *data, *text, *log_path, *plot_path, *checkpoint_path;
+static const char *model = "gpt2", *data, *text, *log_path, *plot_path, *draw_path, *checkpoint_path;
 static int64_t     layers, heads, width, context = 1024, vocabulary = 50304, batch_size = 8, epochs, max_steps, warmup = 100,
                seed = 1, sample, checkpoint_every, log_every;
 static double      rate = 6e-4, decay = 0.1, clip = 1, temperature = 0.8, peak;
@@ -73,6 +73,8 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     const char     *words = NULL;
     bool            first = weft_world_rank(world) == 0;
     weft_status     status = weft_trainer_create(world, &program, &trainer);
+    if (status == WEFT_OK && draw_path)
+        status = weft_plan_draw(weft_trainer_plan(trainer), draw_path, &(weft_draw_options){.title = weft_strategy_text(&strategy).text});
     if (status == WEFT_OK && describe && first && (status = weft_plan_describe(weft_trainer_plan(trainer), &words)) == WEFT_OK) puts(words);
     if (status == WEFT_OK)
         status = weft_fit(trainer, loader,
@@ -141,6 +143,7 @@ int main(int argc, char **argv) {
         {"checkpoint-every", CLI_INTEGER, &checkpoint_every, "write it every so many steps, too"},
         {"resume", CLI_FLAG, &resume, "go on from the checkpoint where there is one"},
         {"stop-on-nan", CLI_FLAG, &stop_on_nan, "end where the loss is not finite, instead of skipping that step"},
+        {"draw", CLI_TEXT, &draw_path, "SVG of the plan on all ranks"},
         {"describe", CLI_FLAG, &describe, "print the plan: operations, bytes and FLOPs"},
         {"profile", CLI_FLAG, &profile, "measure every operation"},
         {"quiet", CLI_FLAG, &quiet, "no progress"},

@@ -9,7 +9,7 @@
 #include "weft.h"
 
 static const char *model = "cnn", *data = "/usr/share/datasets/fashion-mnist", *images, *labels, *test_images, *test_labels;
-static const char *log_path, *plot_path, *checkpoint_path;
+static const char *log_path, *plot_path, *draw_path, *checkpoint_path;
 static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, max_steps, checkpoint_every;
 static double      rate = 1e-3, decay = 0, clip = 0;
 static weft_strategy strategy;
@@ -69,6 +69,8 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_trainer *trainer = NULL;
     weft_status   status = weft_trainer_create(world, &program, &trainer);
     const char   *text = NULL;
+    if (status == WEFT_OK && draw_path)
+        status = weft_plan_draw(weft_trainer_plan(trainer), draw_path, &(weft_draw_options){.title = weft_strategy_text(&strategy).text});
     if (status == WEFT_OK && describe && weft_world_rank(world) == 0 && (status = weft_plan_describe(weft_trainer_plan(trainer), &text)) == WEFT_OK)
         puts(text);
     if (status == WEFT_OK)
@@ -110,6 +112,7 @@ int main(int argc, char **argv) {
         {"resume", CLI_FLAG, &resume, "go on from the checkpoint where there is one"},
         {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps; 0: after the epochs"},
         {"stop-on-nan", CLI_FLAG, &stop_on_nan, "end where the loss is not finite, instead of skipping that step"},
+        {"draw", CLI_TEXT, &draw_path, "SVG of the plan on all ranks"},
         {"describe", CLI_FLAG, &describe, "print the plan: operations, bytes and FLOPs"},
         {"quiet", CLI_FLAG, &quiet, "no progress"},
     };

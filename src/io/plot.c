@@ -11,6 +11,7 @@
 #include "io/json.h"
 #include "io/number.h"
 #include "io/sink.h"
+#include "io/svg.h"
 #include "weft/plot.h"
 
 enum { left = 70, right = 24, top = 46, bottom = 56, legend_row = 20, most_ticks = 64 };
@@ -38,42 +39,6 @@ static double place(const axis *on, double value) {
     /* An average of the smallest values may have become 0; nothing leaves the frame for that. */
     double share = fmin(fmax((at - on->low) / (on->high - on->low), 0), 1);
     return on->from + share * (on->to - on->from);
-}
-
-/* Tenths of a pixel, written without the locale. */
-static void add_number(wefti_text *text, double value) {
-    long tenths = lround(value * 10);
-    wefti_text_add(text, "%s%ld.%ld", tenths < 0 ? "-" : "", labs(tenths) / 10, labs(tenths) % 10);
-}
-
-static void add_pair(wefti_text *text, const char *before, double a, const char *between, double b) {
-    wefti_text_add(text, "%s", before);
-    add_number(text, a);
-    wefti_text_add(text, "%s", between);
-    add_number(text, b);
-}
-
-/* Text of an element: markup escaped, control characters left out, bytes that are not UTF-8 replaced. */
-static void add_escaped(wefti_text *text, const char *string) {
-    size_t left_over = string ? strlen(string) : 0;
-    while (left_over > 0) {
-        size_t valid = wefti_utf8_valid(string, left_over), plain = strcspn(string, "<>&\"'\x01\x02\x03\x04\x05\x06\x07\b\t\n\v\f\r");
-        size_t now = valid < plain ? valid : plain;
-        if (now > left_over) now = left_over;
-        wefti_text_add(text, "%.*s", (int)now, string);
-        string += now;
-        left_over -= now;
-        if (left_over == 0) break;
-        if (valid <= plain && now == valid) wefti_text_add(text, "\xef\xbf\xbd");
-        else if (*string == '<') wefti_text_add(text, "&lt;");
-        else if (*string == '>') wefti_text_add(text, "&gt;");
-        else if (*string == '&') wefti_text_add(text, "&amp;");
-        else if (*string == '"') wefti_text_add(text, "&quot;");
-        else if (*string == '\'') wefti_text_add(text, "&#39;");
-        else wefti_text_add(text, " ");
-        string++;
-        left_over--;
-    }
 }
 
 static double x_of(const weft_plot_series *series, int64_t i) { return series->x ? series->x[i] : (double)i; }
@@ -177,24 +142,24 @@ static void draw_frame(canvas *on) {
     wefti_text *text = &on->text;
     for (int i = 0; i < on->y.tick_count; i++) {
         double y = place(&on->y, on->y.tick[i]);
-        add_pair(text, "<line class=\"g\" x1=\"", on->x.from, "\" x2=\"", on->x.to);
-        add_pair(text, "\" y1=\"", y, "\" y2=\"", y);
-        add_pair(text, "\"/>\n<text x=\"", on->x.from - 8, "\" y=\"", y + 4);
+        wefti_svg_pair(text, "<line class=\"g\" x1=\"", on->x.from, "\" x2=\"", on->x.to);
+        wefti_svg_pair(text, "\" y1=\"", y, "\" y2=\"", y);
+        wefti_svg_pair(text, "\"/>\n<text x=\"", on->x.from - 8, "\" y=\"", y + 4);
         wefti_text_add(text, "\" text-anchor=\"end\">");
         add_label(text, on->y.tick[i]);
         wefti_text_add(text, "</text>\n");
     }
     for (int i = 0; i < on->x.tick_count; i++) {
         double x = place(&on->x, on->x.tick[i]);
-        add_pair(text, "<line class=\"t\" x1=\"", x, "\" x2=\"", x);
-        add_pair(text, "\" y1=\"", on->y.from, "\" y2=\"", on->y.from + 5);
-        add_pair(text, "\"/>\n<text x=\"", x, "\" y=\"", on->y.from + 20);
+        wefti_svg_pair(text, "<line class=\"t\" x1=\"", x, "\" x2=\"", x);
+        wefti_svg_pair(text, "\" y1=\"", on->y.from, "\" y2=\"", on->y.from + 5);
+        wefti_svg_pair(text, "\"/>\n<text x=\"", x, "\" y=\"", on->y.from + 20);
         wefti_text_add(text, "\" text-anchor=\"middle\">");
         add_label(text, on->x.tick[i]);
         wefti_text_add(text, "</text>\n");
     }
-    add_pair(text, "<path class=\"t\" d=\"M", on->x.from, " ", on->y.to);
-    add_pair(text, "V", on->y.from, "H", on->x.to);
+    wefti_svg_pair(text, "<path class=\"t\" d=\"M", on->x.from, " ", on->y.to);
+    wefti_svg_pair(text, "V", on->y.from, "H", on->x.to);
     wefti_text_add(text, "\"/>\n");
 }
 
@@ -203,25 +168,25 @@ static void draw_words(canvas *on) {
     const weft_plot *plot = on->plot;
     double           x = (on->x.from + on->x.to) / 2, y = (on->y.from + on->y.to) / 2;
     if (plot->title) {
-        add_pair(text, "<text class=\"h\" x=\"", x, "\" y=\"", 26);
+        wefti_svg_pair(text, "<text class=\"h\" x=\"", x, "\" y=\"", 26);
         wefti_text_add(text, "\" text-anchor=\"middle\">");
-        add_escaped(text, plot->title);
+        wefti_svg_words(text, plot->title);
         wefti_text_add(text, "</text>\n");
     }
     if (plot->x_label) {
-        add_pair(text, "<text x=\"", x, "\" y=\"", on->height - 14);
+        wefti_svg_pair(text, "<text x=\"", x, "\" y=\"", on->height - 14);
         wefti_text_add(text, "\" text-anchor=\"middle\">");
-        add_escaped(text, plot->x_label);
+        wefti_svg_words(text, plot->x_label);
         wefti_text_add(text, "</text>\n");
     }
     if (plot->y_label) {
-        add_pair(text, "<text transform=\"translate(18 ", y, ") rotate(-90)\" x=\"", 0);
+        wefti_svg_pair(text, "<text transform=\"translate(18 ", y, ") rotate(-90)\" x=\"", 0);
         wefti_text_add(text, "\" text-anchor=\"middle\">");
-        add_escaped(text, plot->y_label);
+        wefti_svg_words(text, plot->y_label);
         wefti_text_add(text, "</text>\n");
     }
     if (on->empty) {
-        add_pair(text, "<text x=\"", x, "\" y=\"", y);
+        wefti_svg_pair(text, "<text x=\"", x, "\" y=\"", y);
         wefti_text_add(text, "\" text-anchor=\"middle\">no data</text>\n");
     }
 }
@@ -234,15 +199,15 @@ typedef struct column {
 
 static void flush_column(canvas *on, column *at, bool *pen_down) {
     if (!at->used) return;
-    add_pair(&on->text, *pen_down ? "L" : "M", at->first_x, " ", at->first);
+    wefti_svg_pair(&on->text, *pen_down ? "L" : "M", at->first_x, " ", at->first);
     *pen_down = true;
     bool low_first = at->low_x <= at->high_x;
     if (at->low != at->first || at->high != at->first) {
-        add_pair(&on->text, "L", low_first ? at->low_x : at->high_x, " ", low_first ? at->low : at->high);
+        wefti_svg_pair(&on->text, "L", low_first ? at->low_x : at->high_x, " ", low_first ? at->low : at->high);
         if (at->low != at->high)
-            add_pair(&on->text, "L", low_first ? at->high_x : at->low_x, " ", low_first ? at->high : at->low);
+            wefti_svg_pair(&on->text, "L", low_first ? at->high_x : at->low_x, " ", low_first ? at->high : at->low);
     }
-    if (at->x != at->first_x) add_pair(&on->text, "L", at->x, " ", at->last);
+    if (at->x != at->first_x) wefti_svg_pair(&on->text, "L", at->x, " ", at->last);
     at->used = false;
 }
 
@@ -278,7 +243,7 @@ static void draw_path(canvas *on, const weft_plot_series *series, const char *st
 static void draw_dots(canvas *on, const weft_plot_series *series, const char *colour) {
     for (int64_t i = 0; i < series->count; i++) {
         if (!drawable(on, x_of(series, i), series->y[i])) continue;
-        add_pair(&on->text, "<circle r=\"3\" cx=\"", place(&on->x, x_of(series, i)), "\" cy=\"", place(&on->y, series->y[i]));
+        wefti_svg_pair(&on->text, "<circle r=\"3\" cx=\"", place(&on->x, x_of(series, i)), "\" cy=\"", place(&on->y, series->y[i]));
         wefti_text_add(&on->text, "\" fill=\"%s\"/>\n", colour);
     }
 }
@@ -305,18 +270,18 @@ static void draw_legend(canvas *on) {
     }
     if (rows == 0) return;
     double width = 46 + 7.2 * (double)longest, x = on->x.to - width - 6, y = on->y.to + 6;
-    add_pair(&on->text, "<rect class=\"l\" x=\"", x, "\" y=\"", y);
-    add_pair(&on->text, "\" width=\"", width, "\" height=\"", rows * legend_row + 6);
+    wefti_svg_pair(&on->text, "<rect class=\"l\" x=\"", x, "\" y=\"", y);
+    wefti_svg_pair(&on->text, "\" width=\"", width, "\" height=\"", rows * legend_row + 6);
     wefti_text_add(&on->text, "\"/>\n");
     for (int32_t s = 0; s < on->plot->series_count; s++) {
         const char *name = on->plot->series[s].name;
         if (!name) continue;
-        add_pair(&on->text, "<line class=\"s\" x1=\"", x + 8, "\" x2=\"", x + 32);
-        add_pair(&on->text, "\" y1=\"", y + 13, "\" y2=\"", y + 13);
+        wefti_svg_pair(&on->text, "<line class=\"s\" x1=\"", x + 8, "\" x2=\"", x + 32);
+        wefti_svg_pair(&on->text, "\" y1=\"", y + 13, "\" y2=\"", y + 13);
         wefti_text_add(&on->text, "\" stroke=\"%s\"/>\n", colours[(size_t)s % WEFTI_COUNT(colours)]);
-        add_pair(&on->text, "<text x=\"", x + 38, "\" y=\"", y + 17);
+        wefti_svg_pair(&on->text, "<text x=\"", x + 38, "\" y=\"", y + 17);
         wefti_text_add(&on->text, "\">");
-        add_escaped(&on->text, name);
+        wefti_svg_words(&on->text, name);
         wefti_text_add(&on->text, "</text>\n");
         y += legend_row;
     }

@@ -123,6 +123,7 @@ static weft_status copy_node(cutter *c, const wefti_node *node) {
     weft_tensor **inputs = wefti_graph_memory(to, sizeof *inputs * (size_t)(node->n_inputs + 1)), *made;
     if (!inputs) return wefti_graph_status(to);
     to->flags = node->flags;
+    to->micro = node->micro;
     to->segment = node->segment;
     if (wefti_ops[node->op].family == WEFTI_LEAF) {
         made = wefti_emit_leaf(to, node->op, &node->attrs, node->outputs[0].dtype, node->outputs[0].shape, node->leaf, node->name);
@@ -131,6 +132,7 @@ static weft_status copy_node(cutter *c, const wefti_node *node) {
         made = wefti_emit(to, node->op, &node->attrs, inputs, node->n_inputs, node->name);
     }
     to->flags = 0;
+    to->micro = 0;
     to->segment = 0;
     if (wefti_poisoned(made)) return wefti_graph_status(to);
     for (int32_t o = 0; o < node->n_outputs; o++) *here(c, &node->outputs[o]) = &made->node->outputs[o];

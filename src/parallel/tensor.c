@@ -79,9 +79,11 @@ static weft_tensor *deliver(evaluator *e, const wefti_node *node, int32_t i) {
 
 static weft_tensor *copy_node(evaluator *e, const wefti_node *node, const wefti_attrs *attrs, weft_tensor *const *inputs) {
     e->to->flags = node->flags;
+    e->to->micro = node->micro;
     e->to->segment = node->segment;
     weft_tensor *made = wefti_emit(e->to, node->op, attrs, inputs, node->n_inputs, node->name);
     e->to->flags = 0;
+    e->to->micro = 0;
     e->to->segment = 0;
     if (node->op == WEFT_OP_ASSIGN) wefti_graph_effect(made);
     return made;

@@ -335,6 +335,7 @@ static weft_status add_fused(builder *b, int32_t *item_out) {
     memcpy(fused->inputs, b->inputs, (size_t)b->fused->n_inputs * sizeof *fused->inputs);
     memcpy(fused->outputs, b->outputs, (size_t)b->fused->n_outputs * sizeof *fused->outputs);
     fused->graph_ops = 0;
+    fused->micro = ir->items[g->member[g->n_members - 1]].micro;
     fused->flops = b->flops;
     fused->flags = WEFTI_NODE_RECOMPUTED;
     for (int32_t m = 0; m < g->n_members; m++) {

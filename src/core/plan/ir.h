@@ -62,6 +62,7 @@ static inline int64_t wefti_value_bytes(const wefti_value *value) {
 typedef struct wefti_item {
     weft_op            op;
     uint32_t           flags; /* WEFTI_NODE_… */
+    int32_t            micro; /* the node's micro-batch, from 1; 0: none in particular. For reports */
     const wefti_attrs *attrs;
     const char        *name;
     bool               divided; /* UPDATE: of this rank's part; REDUCE_SCATTER, ALL_GATHER: of what is updated so, in place (divide.c) */

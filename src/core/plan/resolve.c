@@ -171,6 +171,7 @@ static weft_status import_item(importer *im, const wefti_node *node) {
     WEFTI_TRY(wefti_ir_item(ir, node->op, &node->attrs, node->n_inputs, node->n_outputs, node->name,
                             (int64_t)(node->id + 1) * WEFTI_KEY_STEP, &item));
     ir->items[item].flags = node->flags;
+    ir->items[item].micro = node->micro;
     ir->items[item].flops = wefti_node_flops(node);
     for (int32_t i = 0; i < node->n_inputs; i++) ir->items[item].inputs[i] = imported(im, node->inputs[i]);
     for (int32_t o = 0; o < node->n_outputs; o++) {
