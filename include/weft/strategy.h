@@ -43,7 +43,7 @@ typedef struct weft_strategy {
     int32_t   pipeline;   /* ranks that have some layers each, its stages: a run of the forward pass, about equally long, with its gradients, parameters and
                              solver states, which other stages do not have (weft_variables_find gives -1 there). Micro-batches (accumulate) go through them one
                              behind the other. Same bits as one rank that accumulates as often. WEFT_E_INVALID where a stage would have no work; WEFT_E_UNSUPPORTED with
-                             L-BFGS, WEFT_SERVER, compression, and for saving, loading and keeping a run: not yet */
+                             L-BFGS, WEFT_SERVER, compression, and weft_trainer_keep (elastic runs): not yet. Checkpoints load under any mesh */
     weft_pipeline_order schedule; /* of the pipeline's stages */
     int32_t   zero;       /* what ranks along data keep in parts: 1 solver states, 2 gradients too, 3 parameters too. WEFT_E_UNSUPPORTED: not yet */
     weft_sync sync;

@@ -98,9 +98,10 @@ weft_plan *weft_trainer_plan(weft_trainer *trainer);
 struct weft_loader; /* weft/loader.h */
 
 /* Writes parameters, states, solver state, the step count and, where `loader` is not NULL, where it stands, to one safetensors file:
- * rank 0 writes, atomically (the last good file stays until the new one is on disk), and every rank returns its status. */
+ * rank 0 writes, atomically (the last good file stays until the new one is on disk), and every rank returns its status. What other ranks alone have
+ * comes to rank 0 while it writes, one variable at a time, so under every strategy the file is that of one process, and no rank holds all. */
 WEFT_MUST_CHECK weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const struct weft_loader *loader);
-/* Goes on where a saved run stood, to the bit: rank 0 reads and sends. Any number of ranks may load what any other number saved.
+/* Goes on where a saved run stood, to the bit: rank 0 reads and sends. Any number of ranks may load what any other number saved, under any mesh.
  * Nothing is changed on an error: a file that is missing or corrupt, an array that the file lacks or has in another shape, arrays
  * that this program does not know (all named), a graph with random nodes that has another seed (WEFT_E_MISMATCH). */
 WEFT_MUST_CHECK weft_status weft_trainer_load(weft_trainer *trainer, const char *path, struct weft_loader *loader);

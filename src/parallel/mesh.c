@@ -51,6 +51,12 @@ weft_status wefti_mesh_of(const weft_strategy *strategy, int32_t rank, int32_t r
     return WEFT_OK;
 }
 
+int32_t wefti_mesh_rank(const wefti_mesh *mesh, const int32_t index[WEFTI_MESH_AXES]) {
+    int32_t rank = 0;
+    for (int32_t axis = WEFTI_MESH_AXES - 1; axis >= 0; axis--) rank = rank * mesh->extent[axis] + index[axis];
+    return rank;
+}
+
 /* Of one axis, whose place in the parent's mesh counts from the slowest axis. */
 static weft_status open_axis(weft_group *world_group, wefti_mesh *mesh, int32_t axis) {
     int32_t extents[WEFTI_MESH_AXES];

@@ -149,13 +149,13 @@ static weft_status drop_unknown(const weft_trainer *trainer, weft_checkpoint *fi
 weft_status wefti_compress_states_read(const weft_trainer *trainer, weft_checkpoint *file, wefti_compress_states *states_out) {
     WEFTI_TRY(open_states(trainer, states_out));
     char *rows = states_out->memory;
+    for (int32_t i = 0; i < trainer->training.n; i++) {
+        WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_ERROR, trainer->training.parameters[i]->node->name));
+        WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_BASIS, trainer->training.parameters[i]->node->name));
+    }
     for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
         weft_variable_info info;
         WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (info.kind == WEFT_VARIABLE_PARAMETER) {
-            WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_ERROR, info.name));
-            WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_BASIS, info.name));
-        }
         if (!wefti_is_compress_error(info.name)) continue;
         WEFTI_TRY(read_state(trainer, file, &info, (float *)rows));
         rows += (size_t)trainer->world->size * (size_t)info.bytes;

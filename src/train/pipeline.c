@@ -21,8 +21,8 @@ weft_status wefti_pipeline_check(const weft_program *program) {
 weft_status wefti_pipeline_refuse(const weft_trainer *trainer, const char *what) {
     int32_t stages = trainer->mesh.extent[WEFTI_MESH_PIPELINE];
     if (stages <= 1) return WEFT_OK;
-    return wefti_fail(WEFT_E_UNSUPPORTED, "%s: the variables are on %d stages of a pipeline, and a run of several stages cannot be saved, loaded or kept yet; each "
-                      "rank may read its own (weft_variables_get)", what, (int)stages);
+    return wefti_fail(WEFT_E_UNSUPPORTED, "%s: the variables are on %d stages of a pipeline, and a run of several stages has no rank with all of it: go on from a "
+                      "checkpoint (weft_trainer_save)", what, (int)stages);
 }
 
 /* This stage's variables, as a graph of nothing else. */

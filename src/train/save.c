@@ -1,5 +1,5 @@
-/* Saving and loading a run. One file, written by rank 0, since under data parallelism every rank has the same variables; loading
- * sends rank 0's copy to the others, so that only its file system matters and all ranks begin with the same bits. Everything is
+/* Saving and loading a run. One file, written by rank 0, since under data parallelism every rank has the same variables (where ranks have parts:
+ * save_split.c); loading sends rank 0's copy to the others, so that only its file system matters and all ranks begin with the same bits. Everything is
  * read and checked before the first variable changes. Names: parameters and states under their own; the rest under "weft.". */
 #include <string.h>
 
@@ -41,16 +41,17 @@ static weft_status fetch_piece(void *context, uint64_t offset, uint64_t bytes, v
 
 /* What the writer fetches from, by variable. */
 typedef struct sources {
-    wefti_gatherer  gatherer;
+    wefti_gatherer *gatherer;
     wefti_gathered *gathered; /* [n] */
     far_variable   *far;      /* [n]; NULL where memory is the host's */
     size_t          n;
 } sources;
 
-static weft_status open_sources(weft_trainer *trainer, sources *from) {
-    from->n = (size_t)weft_variables_count(trainer->variables);
+static weft_status open_sources(wefti_gatherer *gatherer, sources *from) {
+    from->gatherer = gatherer;
+    from->n = (size_t)gatherer->listing.n;
     WEFTI_TRY(wefti_alloc(from->n * sizeof *from->gathered, "saving", &from->gathered));
-    return trainer->world->device->vtable->host_memory ? WEFT_OK : wefti_alloc(from->n * sizeof *from->far, "saving", &from->far);
+    return gatherer->trainer->world->device->vtable->host_memory ? WEFT_OK : wefti_alloc(from->n * sizeof *from->far, "saving", &from->far);
 }
 
 static void close_sources(sources *from) {
@@ -58,24 +59,24 @@ static void close_sources(sources *from) {
     wefti_free(from->far, from->n * sizeof *from->far);
 }
 
-static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *writer, sources *from) {
-    far_variable *far = from->far;
-    int32_t n = weft_variables_count(trainer->variables);
-    for (int32_t i = 0; i < n; i++) {
-        weft_variable_info info;
-        void              *memory = wefti_variables_memory(trainer->variables, i);
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (wefti_is_compress_error(info.name)) continue; /* each rank has its own */
-        if (!wefti_window_is_whole(wefti_variables_window(trainer->variables, i))) {
-            from->gathered[i] = (wefti_gathered){&from->gatherer, i};
-            WEFTI_TRY(weft_checkpoint_add_fetched(writer, info.name, info.dtype, info.shape, wefti_parts_fetch, &from->gathered[i]));
-            continue;
-        }
-        WEFTI_TRY(wefti_variables_whole(trainer->variables, i));
-        if (far) far[i] = (far_variable){trainer->world->device, memory};
-        WEFTI_TRY(far ? weft_checkpoint_add_fetched(writer, info.name, info.dtype, info.shape, fetch_piece, &far[i])
-                      : weft_checkpoint_add(writer, info.name, info.dtype, info.shape, memory));
+static weft_status add_variable(weft_trainer *trainer, weft_checkpoint_writer *writer, sources *from, int32_t i) {
+    const wefti_listed       *it = &from->gatherer->listing.list[i];
+    const weft_variable_info *info = &it->info;
+    if (!wefti_listed_is_here(trainer, it)) {
+        from->gathered[i] = (wefti_gathered){from->gatherer, i};
+        return weft_checkpoint_add_fetched(writer, info->name, info->dtype, info->shape, wefti_parts_fetch, &from->gathered[i]);
     }
+    void *memory = wefti_variables_memory(trainer->variables, it->here);
+    WEFTI_TRY(wefti_variables_whole(trainer->variables, it->here));
+    if (!from->far) return weft_checkpoint_add(writer, info->name, info->dtype, info->shape, memory);
+    from->far[i] = (far_variable){trainer->world->device, memory};
+    return weft_checkpoint_add_fetched(writer, info->name, info->dtype, info->shape, fetch_piece, &from->far[i]);
+}
+
+static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *writer, sources *from) {
+    for (int32_t i = 0; i < from->gatherer->listing.n; i++)
+        if (!wefti_is_compress_error(from->gatherer->listing.list[i].info.name)) /* each rank has its own */
+            WEFTI_TRY(add_variable(trainer, writer, from, i));
     if (!trainer->lbfgs) return WEFT_OK;
     wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
     WEFTI_TRY(weft_checkpoint_add(writer, "weft.solver.lbfgs", WEFT_F64, weft_shape(state.n_values), state.values));
@@ -83,13 +84,13 @@ static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *
     return weft_checkpoint_add_i64(writer, "weft.lbfgs_next", *state.next);
 }
 
-static weft_status write_file(weft_trainer *trainer, const char *path, const weft_loader *loader, const wefti_compress_states *states,
+static weft_status write_file(wefti_gatherer *gatherer, const char *path, const weft_loader *loader, const wefti_compress_states *states,
                               const wefti_served_states *served) {
+    weft_trainer           *trainer = gatherer->trainer;
     weft_checkpoint_writer *writer = NULL;
     sources                 from = {.n = 0};
-    weft_status             status = open_sources(trainer, &from);
-    if (status == WEFT_OK && wefti_parts_takes_part(trainer)) status = wefti_parts_open(trainer, &from.gatherer);
-    if (status != WEFT_OK) goto done;
+    weft_status             status;
+    WEFTI_TRY_GOTO(open_sources(gatherer, &from), done);
     WEFTI_TRY_GOTO(weft_checkpoint_create(path, &writer), done);
     WEFTI_TRY_GOTO(add_variables(trainer, writer, &from), done);
     WEFTI_TRY_GOTO(wefti_compress_states_add(trainer, states, writer), done);
@@ -104,27 +105,29 @@ static weft_status write_file(weft_trainer *trainer, const char *path, const wef
     status = weft_checkpoint_commit(writer);
 done:
     weft_checkpoint_writer_release(writer);
-    if (wefti_parts_takes_part(trainer)) {
-        from.gatherer.trainer = trainer; /* the others wait for its end, whatever happened here */
-        status = first_of(status, wefti_parts_close(&from.gatherer));
-    }
     close_sources(&from);
-    return status;
+    return first_of(status, wefti_parts_end(trainer)); /* the others wait for it, whatever happened here */
+}
+
+static weft_status save(weft_trainer *trainer, const char *path, const weft_loader *loader, const wefti_compress_states *states,
+                        const wefti_served_states *served) {
+    wefti_gatherer gatherer;
+    weft_status    status = wefti_parts_open(trainer, &gatherer);
+    if (wefti_in_parts(trainer)) status = wefti_agree(trainer->world, status, "making ready to save the run");
+    if (status == WEFT_OK && trainer->world->rank == 0) status = write_file(&gatherer, path, loader, states, served);
+    else if (status == WEFT_OK && wefti_in_parts(trainer)) status = wefti_parts_serve(&gatherer);
+    wefti_parts_close(&gatherer);
+    return wefti_agree(wefti_trainer_meets(trainer), status, "saving the run");
 }
 
 weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_save: the %s is NULL", trainer ? "path" : "trainer");
-    WEFTI_TRY(wefti_pipeline_refuse(trainer, "weft_trainer_save"));
     wefti_compress_states states;
     wefti_served_states   served = {0};
     WEFTI_TRY(wefti_served_refresh(trainer));
     weft_status           status = wefti_compress_states_gather(trainer, &states);
-    if (status == WEFT_OK) {
-        status = wefti_served_states_gather(trainer, &served);
-        if (status == WEFT_OK && trainer->world->rank == 0) status = write_file(trainer, path, loader, &states, &served);
-        else if (status == WEFT_OK && wefti_parts_takes_part(trainer)) status = wefti_parts_serve(trainer);
-        status = wefti_agree(wefti_trainer_meets(trainer), status, "saving the run");
-    }
+    if (status == WEFT_OK) status = wefti_served_states_gather(trainer, &served);
+    if (status == WEFT_OK) status = save(trainer, path, loader, &states, &served);
     wefti_served_states_release(&served);
     wefti_compress_states_release(&states);
     return status;
@@ -135,6 +138,7 @@ weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const wef
 /* What a file holds, read aside. */
 typedef struct contents {
     wefti_snapshot        run;
+    wefti_dealer          dealer; /* in the place of the run's variables, where ranks have parts of them */
     wefti_compress_states states; /* what each rank keeps by itself; rank 0 alone */
     wefti_served_states   served; /* what servers keep; rank 0 alone */
 } contents;
@@ -201,27 +205,31 @@ static weft_status read_scale(const weft_trainer *trainer, const weft_checkpoint
                       (long long)scale_out->exponent, (long long)scale_out->good, WEFTI_LOSS_SCALE_LEAST, WEFTI_LOSS_SCALE_MOST);
 }
 
-static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, weft_loader *loader, contents *c) {
+static weft_status read_variables(const weft_trainer *trainer, weft_checkpoint *file, contents *c) {
     wefti_snapshot *s = &c->run;
     size_t          at = 0;
-    int32_t         n = weft_variables_count(trainer->variables);
-    for (int32_t i = 0; i < n; i++) {
+    if (wefti_in_parts(trainer)) return wefti_deal_read(&c->dealer, file);
+    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
         weft_variable_info info;
         if (!wefti_snapshot_holds(trainer, s->bases, i, &info)) continue;
         WEFTI_TRY(wefti_is_compress_basis(info.name) ? wefti_compress_basis_read(trainer, file, &info, s->bytes + at)
                                                      : weft_checkpoint_read(file, info.name, info.dtype, info.shape, s->bytes + at));
         at = wefti_snapshot_next(at, info.bytes);
     }
-    if (trainer->lbfgs) {
-        wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
-        WEFTI_TRY(weft_checkpoint_read(file, "weft.solver.lbfgs", WEFT_F64, weft_shape(state.n_values), s->bytes + at));
-        WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.lbfgs_used", &s->numbers.lbfgs_used));
-        WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.lbfgs_next", &s->numbers.lbfgs_next));
-        if (s->numbers.lbfgs_used < 0 || s->numbers.lbfgs_used > state.history || s->numbers.lbfgs_next < 0 ||
-            s->numbers.lbfgs_next >= state.history)
-            return wefti_fail(WEFT_E_CORRUPT, "the history of L-BFGS has %lld pairs, the next at %lld; it holds %d",
-                              (long long)s->numbers.lbfgs_used, (long long)s->numbers.lbfgs_next, state.history);
-    }
+    if (!trainer->lbfgs) return WEFT_OK;
+    wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
+    WEFTI_TRY(weft_checkpoint_read(file, "weft.solver.lbfgs", WEFT_F64, weft_shape(state.n_values), s->bytes + at));
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.lbfgs_used", &s->numbers.lbfgs_used));
+    WEFTI_TRY(weft_checkpoint_read_i64(file, "weft.lbfgs_next", &s->numbers.lbfgs_next));
+    if (s->numbers.lbfgs_used >= 0 && s->numbers.lbfgs_used <= state.history && s->numbers.lbfgs_next >= 0 && s->numbers.lbfgs_next < state.history)
+        return WEFT_OK;
+    return wefti_fail(WEFT_E_CORRUPT, "the history of L-BFGS has %lld pairs, the next at %lld; it holds %d", (long long)s->numbers.lbfgs_used,
+                      (long long)s->numbers.lbfgs_next, state.history);
+}
+
+static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, weft_loader *loader, contents *c) {
+    wefti_snapshot *s = &c->run;
+    WEFTI_TRY(read_variables(trainer, file, c));
     WEFTI_TRY(wefti_compress_states_read(trainer, file, &c->states));
     WEFTI_TRY(wefti_served_states_read(trainer, file, &c->served));
     WEFTI_TRY(check_seed(trainer, file));
@@ -236,6 +244,7 @@ static weft_status read_file(const weft_trainer *trainer, const char *path, weft
     weft_status      status = weft_checkpoint_open(path, &file);
     if (status == WEFT_OK) status = read_contents(trainer, file, loader, s);
     weft_checkpoint_release(file);
+    status = first_of(status, wefti_parts_end(trainer)); /* the others follow until then */
     return status == WEFT_OK ? WEFT_OK : wefti_while(status, "loading '%s'", path);
 }
 
@@ -276,23 +285,34 @@ weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader,
     return WEFT_OK;
 }
 
+/* What rank 0 read becomes every rank's, in the loader first, which may refuse. */
+static weft_status take_over(weft_trainer *trainer, weft_loader *loader, contents *c) {
+    if (!wefti_in_parts(trainer)) {
+        WEFTI_TRY(wefti_snapshot_send(trainer->world, 0, &c->run));
+        return wefti_agree(trainer->world, wefti_snapshot_take_over(trainer, loader, &c->run), "taking over the run");
+    }
+    WEFTI_TRY(send_from(trainer->world, 0, &c->run.numbers, sizeof c->run.numbers));
+    weft_status status = loader ? weft_loader_restore(loader, &c->run.numbers.loader) : WEFT_OK;
+    if (status == WEFT_OK) status = wefti_deal_take_over(&c->dealer);
+    if (status == WEFT_OK) wefti_snapshot_take_numbers(trainer, &c->run);
+    return wefti_agree(trainer->world, status, "taking over the run");
+}
+
 weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_load: the %s is NULL", trainer ? "path" : "trainer");
-    WEFTI_TRY(wefti_pipeline_refuse(trainer, "weft_trainer_load"));
     contents    c = {0};
-    bool        parts = trainer->tensor.ranks > 1; /* then only rank 0 has all of them, until they are dealt out */
-    weft_status status = WEFT_OK;
-    if (!parts || trainer->world->rank == 0) status = wefti_snapshot_open(trainer, true, &c.run);
-    else c.run.bases = true;
+    bool        parts = wefti_in_parts(trainer);
+    weft_status status = parts ? wefti_deal_open(trainer, &c.dealer) : wefti_snapshot_open(trainer, true, &c.run);
+    if (parts) status = wefti_agree(trainer->world, status, "making ready to load the run");
     if (status == WEFT_OK && trainer->world->rank == 0) status = read_file(trainer, path, loader, &c);
+    else if (status == WEFT_OK && parts) status = wefti_deal_follow(&c.dealer);
     status = wefti_agree(trainer->world, status, "loading the run");
-    if (status == WEFT_OK && parts) status = wefti_snapshot_deal(trainer, loader, &c.run);
-    if (status == WEFT_OK && !parts) status = wefti_snapshot_send(trainer->world, 0, &c.run);
-    if (status == WEFT_OK && !parts) status = wefti_agree(trainer->world, wefti_snapshot_take_over(trainer, loader, &c.run), "taking over the run");
+    if (status == WEFT_OK) status = take_over(trainer, loader, &c);
     if (status == WEFT_OK) status = wefti_compress_states_deal(trainer, &c.states);
     if (status == WEFT_OK && trainer->served) status = wefti_served_restore(trainer, &c.served);
     wefti_served_states_release(&c.served);
     wefti_compress_states_release(&c.states);
     wefti_snapshot_close(&c.run);
+    wefti_deal_close(&c.dealer);
     return status;
 }

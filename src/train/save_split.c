@@ -1,9 +1,10 @@
-/* Saving and loading where a rank has a part of a variable alone: the file is the one that a rank that has all would write.
+/* Saving and loading where a rank has a part of the run alone: a window of a variable, or some variables and not others. The file is the one that
+ * a rank that has all would write.
  *
- * Saving: rank 0 writes, and asks the others of its tensor group for a variable when the writer comes to it, so no rank ever holds more than
- * one whole variable. What it asks for is broadcast first, its end too, so the others follow it wherever a disk stops it. Ranks elsewhere
- * along data have copies, and wait for the outcome. Loading: rank 0 has read and checked the file; each variable is broadcast and every rank
- * takes its part. */
+ * Which variables there are, and who has them, every rank knows alike (wefti_listing). Rank 0 drives: it says to all which variable comes next, and
+ * its end too, so the others follow it wherever a disk stops it. Saving: those who hold the variable's parts send them to rank 0, so no rank ever
+ * holds more than one whole variable; whoever has a copy only listens. Loading: rank 0 reads the variable and sends it to all, and every rank
+ * lays its part aside; they become the run's once everything has been read, and is good. */
 #include <string.h>
 
 #include "core/iface/collective.h"
@@ -11,136 +12,222 @@
 
 enum { THE_END = -1 };
 
-static struct wefti_group *group_of(const weft_trainer *trainer) { return trainer->mesh.groups[wefti_mesh_group(WEFTI_MESH_TENSOR)]; }
+bool wefti_in_parts(const weft_trainer *trainer) {
+    return trainer->mesh.extent[WEFTI_MESH_TENSOR] > 1 || trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1;
+}
 
-bool wefti_parts_takes_part(const weft_trainer *trainer) {
-    if (trainer->tensor.ranks <= 1) return false;
-    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++)
-        if (axis != WEFTI_MESH_TENSOR && trainer->mesh.index[axis] != 0) return false;
-    return true;
+/* --- what there is --- */
+
+static bool is_variable(const wefti_node *node) { return node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE; }
+
+static wefti_window_of window_of(const weft_trainer *trainer, const char *name) {
+    for (int32_t i = 0; i < trainer->tensor.n_windows; i++)
+        if (strcmp(trainer->tensor.windows[i].name, name) == 0) return trainer->tensor.windows[i].window;
+    return (wefti_window_of){.ranks = 1};
+}
+
+/* A leaf of the trainer's graph, whose variable another stage may have. */
+static wefti_listed listed_leaf(const weft_trainer *trainer, const wefti_node *leaf) {
+    const weft_tensor *tensor = &leaf->outputs[0];
+    wefti_listed       it = {.here = weft_variables_find(trainer->variables, leaf->name), .window = window_of(trainer, leaf->name), .along = WEFTI_MESH_TENSOR};
+    it.info = (weft_variable_info){.name = leaf->name, .dtype = tensor->dtype, .shape = tensor->shape,
+                                   .bytes = weft_shape_elements(tensor->shape) * (int64_t)weft_dtype_bytes(tensor->dtype)};
+    if (trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1) it.holder[WEFTI_MESH_PIPELINE] = (leaf->place - 1) % trainer->mesh.extent[WEFTI_MESH_PIPELINE];
+    return it;
+}
+
+static weft_status list_variables(const weft_trainer *trainer, wefti_listing *listing) {
+    for (int32_t i = 0; i < listing->n; i++) {
+        wefti_listed *it = &listing->list[i];
+        *it = (wefti_listed){.here = i, .window = {.ranks = 1}};
+        WEFTI_TRY(weft_variables_info(trainer->variables, i, &it->info));
+    }
+    return WEFT_OK;
+}
+
+weft_status wefti_listing_open(const weft_trainer *trainer, wefti_listing *listing) {
+    const weft_graph *graph = trainer->graph;
+    bool              parts = wefti_in_parts(trainer);
+    *listing = (wefti_listing){.n = parts ? 0 : weft_variables_count(trainer->variables)};
+    for (int32_t i = 0; i < graph->n_leaves && parts; i++) listing->n += is_variable(graph->leaves[i]);
+    WEFTI_TRY(wefti_alloc((size_t)listing->n * sizeof *listing->list, "a run's variables", &listing->list));
+    if (!parts) return list_variables(trainer, listing);
+    for (int32_t i = 0, n = 0; i < graph->n_leaves; i++)
+        if (is_variable(graph->leaves[i])) listing->list[n++] = listed_leaf(trainer, graph->leaves[i]);
+    return WEFT_OK;
+}
+
+void wefti_listing_close(wefti_listing *listing) {
+    wefti_free(listing->list, (size_t)listing->n * sizeof *listing->list);
+    *listing = (wefti_listing){0};
+}
+
+/* Bytes of the largest variable. */
+static size_t largest(const wefti_listing *listing) {
+    size_t most = 0;
+    for (int32_t i = 0; i < listing->n; i++)
+        if ((size_t)listing->list[i].info.bytes > most) most = (size_t)listing->list[i].info.bytes;
+    return most;
+}
+
+/* The rank that has a part, of those which have the same one the first. */
+static int32_t holder_of(const weft_trainer *trainer, const wefti_listed *it, int32_t part) {
+    int32_t index[WEFTI_MESH_AXES];
+    memcpy(index, it->holder, sizeof index);
+    index[it->along] += part;
+    return wefti_mesh_rank(&trainer->mesh, index);
+}
+
+static int32_t parts_of(const wefti_listed *it) { return wefti_window_is_whole(&it->window) ? 1 : it->window.ranks; }
+
+bool wefti_listed_is_here(const weft_trainer *trainer, const wefti_listed *it) {
+    return wefti_window_is_whole(&it->window) && holder_of(trainer, it, 0) == trainer->world->rank;
+}
+
+/* --- what all say and send --- */
+
+static weft_status broadcast(const weft_trainer *trainer, void *bytes, size_t size_bytes) {
+    wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_U8, .send = bytes, .receive = bytes, .count = size_bytes,
+                                  .timeout_ns = WEFTI_AGREE_LIMIT_NS};
+    return wefti_collective_run(trainer->world->group, &call);
 }
 
 /* Which variable comes next, or the end. */
-static weft_status announce(const weft_trainer *trainer, int64_t *index) {
-    wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_I64, .send = index, .receive = index, .count = 1,
+static weft_status announce(const weft_trainer *trainer, int64_t *index) { return broadcast(trainer, index, sizeof *index); }
+
+static weft_status message(const weft_trainer *trainer, wefti_collective_kind kind, int32_t peer, void *bytes, size_t size_bytes) {
+    wefti_collective_call call = {.kind = kind, .dtype = WEFT_U8, .root = peer, .send = bytes, .receive = bytes, .count = size_bytes,
                                   .timeout_ns = WEFTI_AGREE_LIMIT_NS};
-    return wefti_collective_run(group_of(trainer), &call);
+    return wefti_collective_run(trainer->world->group, &call);
 }
 
-/* This rank's part of a variable in host memory: the variable's own, or a copy in memory that the caller frees. */
-static weft_status own_part(const weft_trainer *trainer, int32_t index, size_t bytes, void **part_out, void **copy_out) {
-    wefti_device *device = trainer->world->device;
-    *part_out = wefti_variables_memory(trainer->variables, index);
-    *copy_out = NULL;
-    if (device->vtable->host_memory) return WEFT_OK;
-    WEFTI_TRY(wefti_alloc(bytes, "a part of a variable", copy_out));
-    void *far = *part_out;
-    *part_out = *copy_out;
-    return device->vtable->read(device, *copy_out, far, bytes);
+/* This rank's part of a variable in host memory: the variable's own, or a copy. */
+static weft_status own_part(const wefti_gatherer *g, int32_t index, size_t bytes, void **part_out) {
+    wefti_device *device = g->trainer->world->device;
+    void         *memory = wefti_variables_memory(g->trainer->variables, index);
+    *part_out = device->vtable->host_memory ? memory : g->part;
+    return device->vtable->host_memory ? WEFT_OK : device->vtable->read(device, g->part, memory, bytes);
 }
 
-static weft_status gather(const weft_trainer *trainer, int32_t index, void *parts) {
-    weft_variable_info info;
-    void              *part, *copy;
-    WEFTI_TRY(weft_variables_info(trainer->variables, index, &info));
-    size_t      elements = (size_t)weft_shape_elements(wefti_window_shape(wefti_variables_window(trainer->variables, index), info.shape));
-    size_t      bytes = elements * weft_dtype_bytes(info.dtype);
-    weft_status status = own_part(trainer, index, bytes, &part, &copy);
-    if (status == WEFT_OK) {
-        wefti_collective_call call = {.kind = WEFTI_GATHER, .dtype = info.dtype, .send = part, .receive = parts, .count = elements,
-                                      .timeout_ns = WEFTI_AGREE_LIMIT_NS};
-        status = wefti_collective_run(group_of(trainer), &call);
-    }
-    wefti_free(copy, bytes);
-    return status;
+/* One part on its way to rank 0, who puts it where it belongs. */
+static weft_status move_part(wefti_gatherer *g, const wefti_listed *it, int32_t part) {
+    const weft_trainer *trainer = g->trainer;
+    int32_t             from = holder_of(trainer, it, part), rank = trainer->world->rank;
+    size_t              bytes = (size_t)(it->info.bytes / parts_of(it));
+    void               *values = g->part;
+    if (rank == from) WEFTI_TRY(own_part(g, it->here, bytes, &values));
+    if (rank == from && rank != 0) return message(trainer, WEFTI_SEND, 0, values, bytes);
+    if (rank != 0) return WEFT_OK;
+    if (rank != from) WEFTI_TRY(message(trainer, WEFTI_RECEIVE, from, values, bytes));
+    wefti_window_put(&it->window, part, it->info.shape, weft_dtype_bytes(it->info.dtype), values, g->whole);
+    return WEFT_OK;
 }
+
+static weft_status gather(wefti_gatherer *g, int64_t index) {
+    const wefti_listed *it = &g->listing.list[index];
+    for (int32_t part = 0; part < parts_of(it); part++) WEFTI_TRY(move_part(g, it, part));
+    return WEFT_OK;
+}
+
+/* --- saving --- */
 
 weft_status wefti_parts_open(weft_trainer *trainer, wefti_gatherer *g) {
-    int32_t n = weft_variables_count(trainer->variables);
     *g = (wefti_gatherer){.trainer = trainer, .latest = -1};
-    for (int32_t i = 0; i < n; i++) {
-        weft_variable_info info;
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (!wefti_window_is_whole(wefti_variables_window(trainer->variables, i)) && (size_t)info.bytes > g->bytes) g->bytes = (size_t)info.bytes;
-    }
-    WEFTI_TRY(wefti_alloc(g->bytes, "a whole variable", &g->whole));
-    return wefti_alloc(g->bytes, "the parts of a variable", &g->parts);
+    WEFTI_TRY(wefti_listing_open(trainer, &g->listing));
+    if (!wefti_in_parts(trainer)) return WEFT_OK;
+    g->bytes = largest(&g->listing);
+    WEFTI_TRY(wefti_alloc(g->bytes, "a part of a variable", &g->part));
+    return trainer->world->rank == 0 ? wefti_alloc(g->bytes, "a whole variable", &g->whole) : WEFT_OK;
+}
+
+void wefti_parts_close(wefti_gatherer *g) {
+    wefti_free(g->whole, g->bytes);
+    wefti_free(g->part, g->bytes);
+    wefti_listing_close(&g->listing);
+    *g = (wefti_gatherer){0};
 }
 
 weft_status wefti_parts_fetch(void *context, uint64_t offset, uint64_t bytes, void *out) {
     const wefti_gathered *one = context;
     wefti_gatherer       *g = one->gatherer;
-    const weft_trainer   *trainer = g->trainer;
     if (g->latest != one->index) {
-        weft_variable_info     info;
-        const wefti_window_of *window = wefti_variables_window(trainer->variables, one->index);
-        int64_t                index = one->index;
-        WEFTI_TRY(weft_variables_info(trainer->variables, one->index, &info));
-        WEFTI_TRY(announce(trainer, &index));
-        WEFTI_TRY(gather(trainer, one->index, g->parts));
-        for (int32_t r = 0; r < window->ranks; r++)
-            wefti_window_put(window, r, info.shape, weft_dtype_bytes(info.dtype), (char *)g->parts + (size_t)(info.bytes / window->ranks) * (size_t)r,
-                             g->whole);
+        int64_t index = one->index;
+        WEFTI_TRY(announce(g->trainer, &index));
+        WEFTI_TRY(gather(g, index));
         g->latest = one->index;
     }
     memcpy(out, (char *)g->whole + offset, (size_t)bytes);
     return WEFT_OK;
 }
 
-weft_status wefti_parts_close(wefti_gatherer *g) {
+weft_status wefti_parts_end(const weft_trainer *trainer) {
     int64_t end = THE_END;
-    if (!g->trainer) return WEFT_OK;
-    weft_status status = announce(g->trainer, &end);
-    wefti_free(g->whole, g->bytes);
-    wefti_free(g->parts, g->bytes);
-    *g = (wefti_gatherer){0};
-    return status;
+    return wefti_in_parts(trainer) ? announce(trainer, &end) : WEFT_OK;
 }
 
-weft_status wefti_parts_serve(const weft_trainer *trainer) {
+weft_status wefti_parts_serve(wefti_gatherer *g) {
     for (;;) {
         int64_t index = THE_END;
-        WEFTI_TRY(announce(trainer, &index));
+        WEFTI_TRY(announce(g->trainer, &index));
         if (index == THE_END) return WEFT_OK;
-        WEFTI_TRY(gather(trainer, (int32_t)index, NULL));
+        WEFTI_TRY(gather(g, index));
     }
 }
 
 /* --- loading --- */
 
-static weft_status send_all(weft_world *world, void *bytes, size_t size_bytes) {
-    wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_U8, .send = bytes, .receive = bytes, .count = size_bytes};
-    return wefti_collective_run(world->group, &call);
+/* Lays this rank's part of what has come aside. */
+static void lay_aside(wefti_dealer *d, const wefti_listed *it) {
+    if (it->here < 0) return;
+    wefti_window_take(&it->window, it->window.rank, it->info.shape, weft_dtype_bytes(it->info.dtype), d->whole, d->own + d->at);
+    d->at = wefti_snapshot_next(d->at, it->info.bytes / parts_of(it));
 }
 
-static weft_status deal_variables(weft_trainer *trainer, const wefti_snapshot *s, void *scratch) {
-    size_t  at = 0;
-    int32_t n = weft_variables_count(trainer->variables);
-    for (int32_t i = 0; i < n; i++) {
-        weft_variable_info info;
-        if (!wefti_snapshot_holds(trainer, s->bases, i, &info)) continue;
-        void *whole = s->bytes ? s->bytes + at : scratch;
-        WEFTI_TRY(send_all(trainer->world, whole, (size_t)info.bytes));
-        WEFTI_TRY(wefti_variables_place(trainer->variables, i, whole));
-        at = wefti_snapshot_next(at, info.bytes);
+weft_status wefti_deal_open(weft_trainer *trainer, wefti_dealer *d) {
+    *d = (wefti_dealer){.trainer = trainer};
+    WEFTI_TRY(wefti_listing_open(trainer, &d->listing));
+    for (int32_t i = 0; i < d->listing.n; i++)
+        if (d->listing.list[i].here >= 0) d->own_bytes = wefti_snapshot_next(d->own_bytes, d->listing.list[i].info.bytes / parts_of(&d->listing.list[i]));
+    d->whole_bytes = largest(&d->listing);
+    WEFTI_TRY(wefti_alloc(d->own_bytes, "this rank's part of a run", &d->own));
+    return wefti_alloc(d->whole_bytes, "a whole variable", &d->whole);
+}
+
+void wefti_deal_close(wefti_dealer *d) {
+    wefti_free(d->own, d->own_bytes);
+    wefti_free(d->whole, d->whole_bytes);
+    wefti_listing_close(&d->listing);
+    *d = (wefti_dealer){0};
+}
+
+weft_status wefti_deal_read(wefti_dealer *d, weft_checkpoint *file) {
+    for (int64_t i = 0; i < d->listing.n; i++) {
+        const wefti_listed *it = &d->listing.list[i];
+        WEFTI_TRY(weft_checkpoint_read(file, it->info.name, it->info.dtype, it->info.shape, d->whole));
+        WEFTI_TRY(announce(d->trainer, &i));
+        WEFTI_TRY(broadcast(d->trainer, d->whole, (size_t)it->info.bytes));
+        lay_aside(d, it);
     }
     return WEFT_OK;
 }
 
-weft_status wefti_snapshot_deal(weft_trainer *trainer, weft_loader *loader, wefti_snapshot *s) {
-    void   *scratch = NULL;
-    size_t  most = 0;
-    int32_t n = weft_variables_count(trainer->variables);
-    for (int32_t i = 0; i < n && !s->bytes; i++) {
-        weft_variable_info info;
-        if (wefti_snapshot_holds(trainer, s->bases, i, &info) && (size_t)info.bytes > most) most = (size_t)info.bytes;
+weft_status wefti_deal_follow(wefti_dealer *d) {
+    for (;;) {
+        int64_t index = THE_END;
+        WEFTI_TRY(announce(d->trainer, &index));
+        if (index == THE_END) return WEFT_OK;
+        WEFTI_TRY(broadcast(d->trainer, d->whole, (size_t)d->listing.list[index].info.bytes));
+        lay_aside(d, &d->listing.list[index]);
     }
-    WEFTI_TRY(send_all(trainer->world, &s->numbers, sizeof s->numbers));
-    weft_status status = wefti_alloc(most, "a whole variable", &scratch);
-    if (status == WEFT_OK && loader) status = weft_loader_restore(loader, &s->numbers.loader);
-    status = wefti_agree(trainer->world, status, "making ready to take over the run");
-    if (status == WEFT_OK) status = deal_variables(trainer, s, scratch);
-    wefti_free(scratch, most);
-    if (status == WEFT_OK) wefti_snapshot_take_numbers(trainer, s);
-    return wefti_agree(trainer->world, status, "taking over the run");
+}
+
+weft_status wefti_deal_take_over(const wefti_dealer *d) {
+    size_t at = 0;
+    for (int32_t i = 0; i < d->listing.n; i++) {
+        const wefti_listed *it = &d->listing.list[i];
+        if (it->here < 0) continue;
+        WEFTI_TRY(wefti_variables_put(d->trainer->variables, it->here, d->own + at));
+        at = wefti_snapshot_next(at, it->info.bytes / parts_of(it));
+    }
+    return WEFT_OK;
 }

@@ -203,28 +203,65 @@ weft_status wefti_snapshot_send(weft_world *world, int32_t from, wefti_snapshot 
 /* Its numbers alone. */
 void wefti_snapshot_take_numbers(weft_trainer *trainer, const wefti_snapshot *snapshot);
 
-/* --- where ranks have parts of variables (save_split.c) --- */
+/* --- where ranks have parts of the run (save_split.c) --- */
 
-/* At rank 0: whole variables, one at a time. */
+/* Whether no rank has all of the run. */
+bool wefti_in_parts(const weft_trainer *trainer);
+
+/* A variable of the run, wherever it is. */
+typedef struct wefti_listed {
+    weft_variable_info info;
+    int32_t         here;    /* its index among this rank's variables; -1: others have it */
+    wefti_window_of window;  /* how it is dealt out */
+    int32_t         holder[WEFTI_MESH_AXES]; /* who has its first part, by place on the mesh … */
+    wefti_mesh_axis along;   /* … from where on its other parts lie along this axis */
+} wefti_listed;
+/* All variables in the order of files, which is that of one process: the same on all ranks but for `here`. */
+typedef struct wefti_listing {
+    wefti_listed *list; /* [n] names belong to the trainer */
+    int32_t       n;
+} wefti_listing;
+WEFT_MUST_CHECK weft_status wefti_listing_open(const weft_trainer *trainer, wefti_listing *listing_out);
+void wefti_listing_close(wefti_listing *listing);
+/* Whether all of the variable is here, and this rank is to say what it is. */
+bool wefti_listed_is_here(const weft_trainer *trainer, const wefti_listed *it);
+
+/* Whole variables, one at a time, at rank 0. */
 typedef struct wefti_gatherer {
     weft_trainer *trainer;
-    int32_t       latest;        /* the variable that is here; -1: none */
-    void         *whole, *parts; /* [bytes] */
+    wefti_listing listing;
+    int32_t       latest; /* the variable that is here; -1: none */
+    void         *whole;  /* [bytes] rank 0 */
+    void         *part;   /* [bytes] */
     size_t        bytes;
 } wefti_gatherer;
 typedef struct wefti_gathered {
     wefti_gatherer *gatherer;
-    int32_t         index;
+    int32_t         index; /* in the listing */
 } wefti_gathered;
-/* Whether this rank gives parts to rank 0, or is it. */
-bool wefti_parts_takes_part(const weft_trainer *trainer);
-/* Rank 0 opens, fetches (a weft_checkpoint_fetch, of a wefti_gathered), and closes, whatever happened; the others serve until then. */
+/* On every rank; what is open then has to be closed, whatever it gave. */
 WEFT_MUST_CHECK weft_status wefti_parts_open(weft_trainer *trainer, wefti_gatherer *gatherer_out);
+void wefti_parts_close(wefti_gatherer *gatherer);
+/* Rank 0 fetches (a weft_checkpoint_fetch, of a wefti_gathered) and ends, whatever happened, deals ended the same; the others serve until then. */
 weft_status wefti_parts_fetch(void *context, uint64_t offset, uint64_t bytes, void *out);
-WEFT_MUST_CHECK weft_status wefti_parts_close(wefti_gatherer *gatherer);
-WEFT_MUST_CHECK weft_status wefti_parts_serve(const weft_trainer *trainer);
-/* Every rank takes its part of a run that rank 0 has read; elsewhere `snapshot` has no bytes. Collective. */
-WEFT_MUST_CHECK weft_status wefti_snapshot_deal(weft_trainer *trainer, weft_loader *loader, wefti_snapshot *snapshot);
+WEFT_MUST_CHECK weft_status wefti_parts_end(const weft_trainer *trainer);
+WEFT_MUST_CHECK weft_status wefti_parts_serve(wefti_gatherer *gatherer);
+
+/* A run that rank 0 reads, on its way to all: what is this rank's of it. */
+typedef struct wefti_dealer {
+    weft_trainer  *trainer;
+    wefti_listing  listing;
+    void          *whole; /* [whole_bytes] one variable */
+    unsigned char *own;   /* [own_bytes] this rank's parts, each from a multiple of 64 on */
+    size_t         whole_bytes, own_bytes, at;
+} wefti_dealer;
+WEFT_MUST_CHECK weft_status wefti_deal_open(weft_trainer *trainer, wefti_dealer *dealer_out);
+void wefti_deal_close(wefti_dealer *dealer);
+/* Rank 0 reads all variables, and then ends by wefti_parts_end, whatever happened; the others follow until then. */
+WEFT_MUST_CHECK weft_status wefti_deal_read(wefti_dealer *dealer, weft_checkpoint *file);
+WEFT_MUST_CHECK weft_status wefti_deal_follow(wefti_dealer *dealer);
+/* The variables become what came. */
+WEFT_MUST_CHECK weft_status wefti_deal_take_over(const wefti_dealer *dealer);
 
 /* The trainer, and the loader where there is one, go on from it. The loader may refuse, so it comes first. */
 weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader, const wefti_snapshot *snapshot);

@@ -14,15 +14,20 @@ typedef struct mesh {
     int data, tensor;
 } mesh;
 
-/* Runs the program; its exit status. Its output, to be freed, in *text_out. */
-static inline int run(const char *model, const char *dtype, mesh m, int steps, const char *path, char **text_out) {
+/* Runs the program on a mesh as it reads it; its exit status. Its output, to be freed, in *text_out. */
+static inline int run_mesh(const char *model, const char *dtype, const char *words, int ranks, int steps, const char *path, char **text_out) {
     char        arguments[1024];
     const char *output = temporary_path("output");
-    int         ranks = m.data * m.tensor;
-    snprintf(arguments, sizeof arguments, "%s %s %d %d %d %s", model, dtype, m.data, m.tensor, steps, path);
+    snprintf(arguments, sizeof arguments, "%s %s %s %d %s", model, dtype, words, steps, path);
     int status = run_ranks(ranks == 1 ? 0 : ranks, NULL, "train_program_tensor", arguments, output);
     *text_out = read_text(output);
     return status;
+}
+
+static inline int run(const char *model, const char *dtype, mesh m, int steps, const char *path, char **text_out) {
+    char words[64];
+    snprintf(words, sizeof words, "data=%d,tensor=%d", m.data, m.tensor);
+    return run_mesh(model, dtype, words, m.data * m.tensor, steps, path, text_out);
 }
 
 /* The text that a run gives, to be freed; it must go well. */

@@ -294,8 +294,6 @@ static weft_status refuse(ranks *all, int32_t rank) {
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 2}, WEFT_E_INVALID, "pipeline = 2");
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 3, .schedule = 7}, WEFT_E_INVALID, "schedule is 7");
     if (status == WEFT_OK) status = begin(world, three, &graph, &trainer);
-    if (status == WEFT_OK && weft_trainer_save(trainer, "/nowhere", NULL) != WEFT_E_UNSUPPORTED) status = WEFT_E_INTERNAL;
-    if (status == WEFT_OK && weft_trainer_load(trainer, "/nowhere", NULL) != WEFT_E_UNSUPPORTED) status = WEFT_E_INTERNAL;
     if (status == WEFT_OK && weft_trainer_keep(trainer, NULL) != WEFT_E_UNSUPPORTED) status = WEFT_E_INTERNAL;
     if (status == WEFT_OK && weft_variables_get(weft_trainer_variables(trainer), rank == 0 ? "head.weight" : "first.weight", value, 4) != WEFT_E_NOT_FOUND)
         status = wefti_fail(WEFT_E_INTERNAL, "a variable of another stage: %.200s", weft_error_message());

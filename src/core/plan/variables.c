@@ -330,16 +330,9 @@ weft_status weft_variables_set(weft_variables *v, const char *name, weft_dtype d
     return v->device->vtable->write(v->device, it->memory, values, (size_t)it->bytes);
 }
 
-weft_status wefti_variables_place(weft_variables *v, int32_t index, const void *whole) {
-    const wefti_variable *it = &v->list[index];
-    void                 *part = NULL;
+weft_status wefti_variables_put(weft_variables *v, int32_t index, const void *part) {
     wefti_variables_overwrite(v, index);
-    if (wefti_window_is_whole(&it->window)) return v->device->vtable->write(v->device, it->memory, whole, (size_t)it->bytes);
-    WEFTI_TRY(wefti_alloc((size_t)it->bytes, "a part of a variable", &part));
-    wefti_window_take(&it->window, it->window.rank, it->shape, weft_dtype_bytes(it->dtype), whole, part);
-    weft_status status = v->device->vtable->write(v->device, it->memory, part, (size_t)it->bytes);
-    wefti_free(part, (size_t)it->bytes);
-    return status;
+    return v->device->vtable->write(v->device, v->list[index].memory, part, (size_t)v->list[index].bytes);
 }
 
 weft_status weft_variables_reset(weft_variables *v) {

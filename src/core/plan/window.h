@@ -43,7 +43,7 @@ WEFT_MUST_CHECK weft_status wefti_variables_create(weft_world *world, weft_graph
                                                    weft_variables **variables_out);
 /* Which part of variable `index` is here. Lives as long as the set. */
 const wefti_window_of *wefti_variables_window(const weft_variables *variables, int32_t index);
-/* Copies this rank's part of a whole variable, which lies in host memory, into it. */
-WEFT_MUST_CHECK weft_status wefti_variables_place(weft_variables *variables, int32_t index, const void *whole);
+/* Copies what is to be this rank's part of a variable, from host memory, into it. */
+WEFT_MUST_CHECK weft_status wefti_variables_put(weft_variables *variables, int32_t index, const void *part);
 
 #endif

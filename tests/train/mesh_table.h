@@ -1,0 +1,81 @@
+/* The table of combinations: meshes of two ranks an axis, alone, in pairs and all together, and what the tests of it do with each row.
+ *
+ * A new axis or a new word of the strategy is a row here; the program reads the words (tests/train/programs/tensor.c). */
+#ifndef TESTS_TRAIN_MESH_TABLE_H
+#define TESTS_TRAIN_MESH_TABLE_H
+
+#include "train/tensor_runs.h"
+
+typedef struct combination {
+    const char *mesh;
+    int         ranks;
+    bool        nightly; /* else every time */
+} combination;
+
+static const combination combinations[] = {
+    {"data=2,tensor=2", 4, false},
+    {"data=2,pipeline=2,micro=2", 4, false},
+    {"data=2,pipeline=2,micro=4,schedule=1", 4, true},
+};
+enum { COMBINATIONS = sizeof combinations / sizeof *combinations };
+
+static const combination alone = {"data=1", 1, false};
+
+/* Losses and norms of a run, which must go well; to be freed. */
+static inline double *curve_of(const char *model, const char *dtype, const combination *c, int steps, size_t *count_out) {
+    char       *text;
+    const char *path = temporary_path("curve");
+    int         status = run_mesh(model, dtype, c->mesh, c->ranks, steps, path, &text);
+    cr_assert_eq(status, 0, "%s in %s, %s: exit status %d: %s", model, dtype, c->mesh, status, text);
+    free(text);
+    return read_doubles(path, count_out);
+}
+
+/* As many steps on every mesh as on one process, and the same losses: to 1e-4 in f32, by the gradient's norm too. */
+static inline void all_agree(const char *model, int steps, double tolerance, bool nightly) {
+    size_t  n, n_many;
+    double *one = curve_of(model, "f32", &alone, steps, &n);
+    cr_assert_lt(one[n - 4], one[0], "%s learns nothing", model);
+    for (int i = 0; i < COMBINATIONS; i++) {
+        if (combinations[i].nightly && !nightly) continue;
+        double *many = curve_of(model, "f32", &combinations[i], steps, &n_many);
+        agree(one, n, many, n_many, combinations[i].mesh, tolerance);
+        free(many);
+    }
+    free(one);
+}
+
+/* Of a run of some steps, the file. */
+static inline const char *file_of(const char *model, const combination *c, int steps, const char *load) {
+    char       *text;
+    static int  files;
+    char        name[32];
+    snprintf(name, sizeof name, "file-%d", files++);
+    const char *path = temporary_path(name);
+    setenv("RUN_SAVE", path, 1);
+    if (load) setenv("RUN_LOAD", load, 1);
+    int status = run_mesh(model, "f64", c->mesh, c->ranks, steps, temporary_path("none"), &text);
+    unsetenv("RUN_SAVE");
+    unsetenv("RUN_LOAD");
+    cr_assert_eq(status, 0, "%s: exit status %d: %s", c->mesh, status, text);
+    free(text);
+    return path;
+}
+
+static inline bool same_bytes(const char *one, const char *other) {
+    char command[1024];
+    snprintf(command, sizeof command, "cmp %s %s", one, other);
+    return system(command) == 0;
+}
+
+/* What is saved before a step is taken is what one process saves, and so is what was loaded: to the byte, in all ways from mesh to mesh. */
+static inline void files_are_those_of_one_process(const char *model, bool nightly) {
+    const char *one = file_of(model, &alone, 0, NULL), *later = file_of(model, &alone, 3, NULL);
+    for (int i = 0; i < COMBINATIONS; i++) {
+        if (combinations[i].nightly && !nightly) continue;
+        cr_expect(same_bytes(one, file_of(model, &combinations[i], 0, NULL)), "%s, %s: another file", model, combinations[i].mesh);
+        cr_expect(same_bytes(later, file_of(model, &combinations[i], 0, later)), "%s, %s: another file of what was loaded", model, combinations[i].mesh);
+    }
+}
+
+#endif

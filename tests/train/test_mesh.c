@@ -1,0 +1,46 @@
+/* Combinations of axes by the strategy alone: a small character GPT on two ranks an axis has the losses of one process, files are those of one
+ * process, runs go on under any other mesh, and a rank that dies ends all. The table is mesh_table.h; all of its rows: test_mesh_nightly.c. */
+#include "train/mesh_table.h"
+
+Test(mesh, combinations_agree) { all_agree("gpt", 100, 1e-4, false); }
+
+Test(mesh, files) { files_are_those_of_one_process("gpt", false); }
+
+/* A pipeline has the bits of one process that accumulates as often, and so has what goes on from its file, under itself or as one process. */
+Test(mesh, runs_go_on_to_the_same_bits) {
+    const combination pipeline = {"pipeline=2,micro=2", 2, false}, three = {"pipeline=3,micro=2,schedule=1", 3, false}, one = {"micro=2", 1, false};
+    const char       *whole = file_of("gpt", &one, 8, NULL), *half = file_of("gpt", &pipeline, 4, NULL), *alike = file_of("gpt", &one, 4, NULL);
+    cr_expect(same_bytes(alike, half), "a pipeline's file of four steps differs from one process'");
+    cr_expect(same_bytes(whole, file_of("gpt", &pipeline, 4, half)), "eight steps differ where a pipeline goes on from its own file");
+    cr_expect(same_bytes(whole, file_of("gpt", &one, 4, half)), "eight steps differ where one process goes on from a pipeline's file");
+    cr_expect(same_bytes(whole, file_of("gpt", &three, 4, alike)), "eight steps differ where a pipeline goes on from one process' file");
+}
+
+static void fails(const char *words, int ranks, const char *variable, const char *value, const char *word, const char *hint) {
+    char *text;
+    setenv(variable, value, 1);
+    int status = run_mesh("gpt", "f32", words, ranks, 10, temporary_path("failed"), &text);
+    unsetenv(variable);
+    cr_expect_neq(status, 0, "%s, %s=%s: %s", words, variable, value, text);
+    cr_expect_not_null(strstr(text, word), "%s, %s=%s: '%s' lacks '%s'", words, variable, value, text, word);
+    cr_expect_not_null(strstr(text, hint), "%s, %s=%s: '%s' lacks '%s'", words, variable, value, text, hint);
+    free(text);
+}
+
+/* All ranks hear of a file that rank 0 cannot write or read, or not to its end, and nobody waits for parts. */
+Test(mesh, files_that_cannot_be) {
+    fails("pipeline=2,micro=2", 2, "RUN_SAVE", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
+    fails("data=2,pipeline=2", 4, "RUN_LOAD", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
+    const char *file = file_of("mlp", &alone, 0, NULL);
+    fails("pipeline=2", 2, "RUN_LOAD", file, "failed on rank 0", "tokens.weight");
+}
+
+Test(mesh, a_rank_that_dies_ends_all) {
+    for (int i = 0; i < COMBINATIONS; i++) {
+        char who[8], named[32];
+        if (combinations[i].nightly) continue;
+        snprintf(who, sizeof who, "%d", combinations[i].ranks - 1);
+        snprintf(named, sizeof named, "rank %s failed", who);
+        fails(combinations[i].mesh, combinations[i].ranks, "RUN_DIE", who, "WEFT_E_PEER", named);
+    }
+}
