@@ -39,7 +39,7 @@ typedef struct weft_strategy {
     int32_t   tensor;     /* ranks that share each row's work, with parts of parameters and of what they compute (Shoeybi et al. 2019). Which
                              parameters, and along which axis, is found by what it costs; weft_plan_describe says it. What no axis divides
                              evenly is whole on each. Same losses to rounding; checkpoints load under any mesh. WEFT_E_UNSUPPORTED with
-                             WEFT_SERVER, compress, L-BFGS, pipeline, and weft_trainer_keep (elastic runs): not yet */
+                             WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep (elastic runs): not yet */
     int32_t   pipeline;   /* ranks that have some layers each, its stages: a run of the forward pass, about equally long, with its gradients, parameters and
                              solver states, which other stages do not have (weft_variables_find gives -1 there). Micro-batches (accumulate) go through them one
                              behind the other. Same bits as one rank that accumulates as often. WEFT_E_INVALID where a stage would have no work; WEFT_E_UNSUPPORTED with

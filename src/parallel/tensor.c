@@ -45,12 +45,26 @@ static weft_tensor *generate(evaluator *e, const wefti_node *node, const wefti_a
 
 /* --- nodes --- */
 
+/* What is emitted for a node is of its pass, its micro-batch and its stage; what only brings values to where they are wanted goes with these. */
+static void begin_node(evaluator *e, const wefti_node *node) {
+    e->to->flags = node->flags;
+    e->to->segment = node->segment;
+    e->to->place = node->place;
+    e->to->micro = node->micro;
+}
+
+static void end_node(evaluator *e) {
+    e->to->flags = 0;
+    e->to->segment = e->to->place = e->to->micro = 0;
+}
+
 static weft_tensor *leaf(evaluator *e, const wefti_node *node) {
     weft_shape shape = node->outputs[0].shape;
     if (is_generator(node)) return generate(e, node, &node->attrs, shape);
     wefti_window_of window = wefti_tensor_window(e->split, layout_of(e, &node->outputs[0]), shape);
-    weft_tensor    *made = wefti_emit_leaf(e->to, node->op, &node->attrs, node->outputs[0].dtype, wefti_window_shape(&window, shape), node->leaf,
-                                           node->name);
+    begin_node(e, node);
+    weft_tensor *made = wefti_emit_leaf(e->to, node->op, &node->attrs, node->outputs[0].dtype, wefti_window_shape(&window, shape), node->leaf, node->name);
+    end_node(e);
     if (node->op == WEFT_OP_STEP) e->to->step = made;
     return made;
 }
@@ -78,13 +92,9 @@ static weft_tensor *deliver(evaluator *e, const wefti_node *node, int32_t i) {
 }
 
 static weft_tensor *copy_node(evaluator *e, const wefti_node *node, const wefti_attrs *attrs, weft_tensor *const *inputs) {
-    e->to->flags = node->flags;
-    e->to->micro = node->micro;
-    e->to->segment = node->segment;
+    begin_node(e, node);
     weft_tensor *made = wefti_emit(e->to, node->op, attrs, inputs, node->n_inputs, node->name);
-    e->to->flags = 0;
-    e->to->micro = 0;
-    e->to->segment = 0;
+    end_node(e);
     if (node->op == WEFT_OP_ASSIGN) wefti_graph_effect(made);
     return made;
 }
@@ -116,7 +126,9 @@ static void make(evaluator *e, const wefti_node *node) {
         made[0] = copy_node(e, node, &attrs, inputs);
         for (int32_t o = 1; o < node->n_outputs; o++) made[o] = wefti_output(made[0], o);
     } else {
+        begin_node(e, node);
         wefti_tensor_emit_way(&e->emitter, way, node, layouts, inputs, made);
+        end_node(e);
     }
     for (int32_t o = 0; o < node->n_outputs; o++) {
         if (e->layouts.values[node->id][o].completed) made[o] = wefti_tensor_all_reduce(&e->emitter, made[o], layouts[o].reduce);

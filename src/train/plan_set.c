@@ -41,28 +41,20 @@ static weft_tensor *before_reduction(weft_tensor *loss) {
     return loss->node->op == WEFT_OP_ALL_REDUCE ? loss->node->inputs[loss->index] : loss;
 }
 
-/* By the batch, then by parameters. */
-static weft_status rewrite_twice(const wefti_sized_plan *sized, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
-                                 weft_graph **graph_out, weft_tensor **outputs_out) {
-    weft_graph   *between = NULL;
-    weft_tensor **there = NULL;
-    size_t        bytes = (size_t)n_outputs * sizeof *there;
-    WEFTI_TRY(wefti_alloc(bytes, "a plan", &there));
-    weft_status status = wefti_partition_graph(&sized->partition, source, outputs, n_outputs, training, &between, there);
-    if (status == WEFT_OK) {
-        if (training) there[WEFTI_OUT_OWN_LOSS] = before_reduction(there[WEFTI_OUT_OWN_LOSS]);
-        status = wefti_tensor_graph(sized->tensor, between, there, n_outputs, training, graph_out, outputs_out);
-    }
-    weft_graph_release(between);
-    wefti_free(there, bytes);
+/* The rewrite behind the partition: by parameters. The graph is replaced, and outputs are. */
+static weft_status split_parameters(const wefti_sized_plan *sized, weft_graph **graph, weft_tensor **outputs, int32_t n_outputs, bool training) {
+    weft_graph *whole = *graph;
+    weft_status status = wefti_tensor_graph(sized->tensor, whole, outputs, n_outputs, training, graph, outputs);
+    weft_graph_release(whole);
     return status;
 }
 
+/* By the batch, then by parameters, then by stages. */
 static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
                            weft_graph **graph_out, weft_tensor **outputs_out) {
     const wefti_sized_plan *sized = context;
-    if (sized->tensor) return rewrite_twice(sized, source, outputs, n_outputs, training, graph_out, outputs_out);
-    if (sized->pipeline.stages > 1) WEFTI_TRY(wefti_stages_assign(source, sized->pipeline.stages, !training));
+    bool                    staged = sized->pipeline.stages > 1;
+    if (staged) WEFTI_TRY(wefti_stages_assign(source, sized->pipeline.stages, !training));
     WEFTI_TRY(wefti_partition_graph(&sized->partition, source, outputs, n_outputs, training, graph_out, outputs_out));
     if (sized->partition.compress) WEFTI_TRY(weft_variables_extend(sized->variables, *graph_out)); /* what compression keeps */
     if (training) outputs_out[WEFTI_OUT_OWN_LOSS] = before_reduction(outputs_out[WEFTI_OUT_OWN_LOSS]);
@@ -70,7 +62,8 @@ static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const
         sized->whole[i] = outputs_out[i]->node->op != WEFT_OP_ALL_REDUCE;
         outputs_out[i] = before_reduction(outputs_out[i]);
     }
-    return sized->pipeline.stages > 1 ? wefti_pipeline_cut(sized, graph_out, outputs_out, n_outputs, training) : WEFT_OK;
+    if (sized->tensor) WEFTI_TRY(split_parameters(sized, graph_out, outputs_out, n_outputs, training));
+    return staged ? wefti_pipeline_cut(sized, graph_out, outputs_out, n_outputs, training) : WEFT_OK;
 }
 
 /* How the batch is split; where all of the world shares it, by the world's own group. */

@@ -97,8 +97,7 @@ static weft_status check_strategy(const weft_world *world, const weft_program *p
     if (s->zero > 0) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero %d: not yet", s->zero);
     WEFTI_TRY(wefti_pipeline_check(program));
     if (mesh.extent[WEFTI_MESH_TENSOR] == 1) return WEFT_OK;
-    const char *what = s->pipeline > 1                               ? "pipeline"
-                       : s->sync == WEFT_SERVER                      ? "sync = WEFT_SERVER"
+    const char *what = s->sync == WEFT_SERVER                        ? "sync = WEFT_SERVER"
                        : s->compress.codec != WEFT_COMPRESS_NONE     ? "compress"
                        : program->solver.kind == WEFT_LBFGS          ? "L-BFGS"
                                                                      : NULL;

@@ -16,6 +16,10 @@ static const combination combinations[] = {
     {"data=2,tensor=2", 4, false},
     {"data=2,pipeline=2,micro=2", 4, false},
     {"data=2,pipeline=2,micro=4,schedule=1", 4, true},
+    {"tensor=2,pipeline=2,micro=4", 4, true},
+    {"tensor=2,pipeline=2,micro=2,schedule=1", 4, false},
+    {"data=2,tensor=2,pipeline=2,micro=2", 8, true},
+    {"data=2,tensor=2,pipeline=2,micro=2,schedule=1", 8, true},
 };
 enum { COMBINATIONS = sizeof combinations / sizeof *combinations };
 

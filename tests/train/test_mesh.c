@@ -6,6 +6,26 @@ Test(mesh, combinations_agree) { all_agree("gpt", 100, 1e-4, false); }
 
 Test(mesh, files) { files_are_those_of_one_process("gpt", false); }
 
+/* Of a variable that a stage has, a rank of its tensor group has a part. */
+Test(mesh, axes_share_the_memory) {
+    const struct {
+        const char *mesh;
+        int         ranks;
+        double      most; /* of one process' bytes, at rank 0 */
+    } cases[] = {{"data=1", 1, 1}, {"tensor=2", 2, 0.53}, {"pipeline=2", 2, 0.56}, {"tensor=2,pipeline=2,micro=2", 4, 0.31}};
+    long all = 0;
+    for (int i = 0; i < 4; i++) {
+        char *text;
+        cr_assert_eq(run_mesh("gpt", "f32", cases[i].mesh, cases[i].ranks, 1, temporary_path("held"), &text), 0, "%s: %s", cases[i].mesh, text);
+        const char *at = strstr(text, "variables ");
+        cr_assert_not_null(at, "%s: %s", cases[i].mesh, text);
+        long held = strtol(at + 10, NULL, 10);
+        if (i == 0) all = held;
+        cr_expect(held > 0 && (double)held <= cases[i].most * (double)all, "%s: %ld bytes at rank 0 of %ld", cases[i].mesh, held, all);
+        free(text);
+    }
+}
+
 /* A pipeline has the bits of one process that accumulates as often, and so has what goes on from its file, under itself or as one process. */
 Test(mesh, runs_go_on_to_the_same_bits) {
     const combination pipeline = {"pipeline=2,micro=2", 2, false}, three = {"pipeline=3,micro=2,schedule=1", 3, false}, one = {"micro=2", 1, false};
