@@ -2,7 +2,8 @@
  *
  * A place is a text of words, each of which leaves the rest open:
  *   "rank 3"     that rank of the world
- *   "stage 1"    that stage of a pipeline (weft_strategy.pipeline), which only trainers know. Not yet
+ *   "stage 1"    that stage of a pipeline (weft_strategy.pipeline), or, with chunks, that run of layers: of trainers, whose strategy then
+ *                cuts there. Says nothing where there is no pipeline. A scope's stage is that of the operations in it, and of the parameters
  *   "cpu"        any rank whose device is the CPU
  *   "cuda"       any rank whose device is a GPU; "cuda:2": the rank of the world's GPU number 2, counted by rank
  *   "with NAME"  where the parameter or state of that name lives
@@ -20,8 +21,8 @@
  * Plans of a graph with places (weft_plan_create) are collective over the world: every rank makes and runs the same ones. Refused when the plan is
  * made, on all ranks alike and before any memory is taken: WEFT_E_INVALID for a word that is none, for words that contradict each other
  * or what must be together (both named), for a rank beyond the world or a stage beyond the pipeline; WEFT_E_NOT_FOUND for a NAME that is none yet;
- * WEFT_E_UNSUPPORTED where no rank has the device, or a place is not for this kind of plan. Trainers and evaluators split by their strategy and refuse
- * graphs with places (WEFT_E_UNSUPPORTED, naming tensor and place). Source: src/core/graph/placement.c, src/parallel/cut.c. */
+ * WEFT_E_UNSUPPORTED where no rank has the device, or a place is not for this kind of plan. Trainers and evaluators split by their strategy, take stages
+ * and refuse all other places (WEFT_E_UNSUPPORTED, naming tensor and place); stages that go backwards in the forward pass are WEFT_E_INVALID. Source: src/core/graph/placement.c, src/parallel/cut.c. */
 #ifndef WEFT_PLACEMENT_H
 #define WEFT_PLACEMENT_H
 

@@ -25,10 +25,14 @@ typedef enum weft_sync {
                        states while it saves or loads */
 } weft_sync;
 
-/* In which order stages of a pipeline work on micro-batches. Both leave (P-1)/(M+P-1) of a step idle, with P stages and M micro-batches. */
+/* In which order a pipeline's P ranks work on M micro-batches. Idle is, of a step in which all passes take equally long everywhere (f forward, b backward
+ * to the inputs, w to the weights): */
 typedef enum weft_pipeline_order {
-    WEFT_1F1B, /* as soon as they can, one backward pass after each forward pass: stages keep at most P micro-batches (Narayanan et al. 2019) */
-    WEFT_GPIPE /* all forward passes, then all backward (Huang et al. 2019) */
+    WEFT_1F1B,        /* (P-1)/(M+P-1). As soon as they can, one backward pass after each forward pass: stages keep at most P micro-batches (Narayanan et al. 2019) */
+    WEFT_GPIPE,       /* (P-1)/(M+P-1). All forward passes, then all backward (Huang et al. 2019) */
+    WEFT_INTERLEAVED, /* (P-1)/(vM+P-1), M a multiple of P. Each rank has v runs of layers, `chunks`, and micro-batches go round v times (Narayanan et al. 2021): v times the messages */
+    WEFT_ZERO_BUBBLE  /* (P-1)(f+b-w)/(M(f+b+w)+(P-1)(f+b-w)), M at least P. 1F1B in which gradients of weights, which nobody waits for, fill idle time
+                         (Qi et al. 2023, ZB-H1); every stage keeps what 1F1B's first one does */
 } weft_pipeline_order;
 
 /* Ranks are a mesh of named axes, whose extents multiply to the world's size (else WEFT_E_INVALID, which names all). An axis that is left
@@ -44,7 +48,8 @@ typedef struct weft_strategy {
                              solver states, which other stages do not have (weft_variables_find gives -1 there). Micro-batches (accumulate) go through them one
                              behind the other. Same bits as one rank that accumulates as often. WEFT_E_INVALID where a stage would have no work; WEFT_E_UNSUPPORTED with
                              L-BFGS, WEFT_SERVER, compression, and weft_trainer_keep (elastic runs): not yet. Checkpoints load under any mesh */
-    weft_pipeline_order schedule; /* of the pipeline's stages */
+    weft_pipeline_order schedule; /* of the pipeline's stages; none changes a bit */
+    int32_t   chunks;     /* WEFT_INTERLEAVED: runs of layers that a rank has; stage s is rank s % pipeline's. 0: 2 */
     int32_t   zero;       /* what ranks along data keep in parts: 1 solver states, 2 gradients too, 3 parameters too. WEFT_E_UNSUPPORTED: not yet */
     weft_sync sync;
     int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
@@ -85,7 +90,7 @@ WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, c
 /* ---- as text ---- */
 
 /* Reads settings, "data=2,tensor=2 schedule=gpipe": NAME=VALUE, with commas or blanks between, into a strategy of which what the text does not name stays as it
- * is. Names are those of the fields: data, tensor, pipeline (numbers of ranks); schedule (1f1b, gpipe); zero (0 to 3); sync (allreduce, server,
+ * is. Names are those of the fields: data, tensor, pipeline (numbers of ranks); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
  * server:STALENESS, server:async); servers, replicas, push, fetch, overlap (0, 1), accumulate; precision (f32, bf16, f16); compress (as
  * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes, loss-chunk-rows. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a
  * value out of range, a name that stands twice; the strategy is then unchanged. Whether it fits a world is for weft_trainer_create to say. Any

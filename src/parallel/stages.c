@@ -3,12 +3,7 @@
  * Which: forward operations stand in the order in which the program was built; what an operation costs is its own time and that of its
  * gradients, by the model of place.c. Of all ways to cut that order into runs, the one is taken whose slowest stage is quickest, where a stage
  * also pays for the tensors that come to it and for their gradients (dynamic programming over at most MOST_CUTS places to cut). Gradients go to
- * the operation that they come back through, variables to their first reader, updates to their variable.
- *
- * When: a stage's work is a row of slots, forward or backward of one micro-batch; `slot_of` is the table. GPipe (Huang et al. 2019): all forward
- * passes, then all backward. 1F1B (Narayanan et al. 2019): a stage begins with as many forward passes as there are stages behind it, then takes turns,
- * so no more than that many micro-batches are kept. Both leave (P-1)/(M+P-1) of a step idle, with P stages and M micro-batches. A node stands in its
- * slot, or in a later one whose results it needs; then all stages' rows are laid into one order, which exists unless the micro-batches need one another. */
+ * the operation that they come back through, variables to their first reader, updates to their variable. */
 #include <stdio.h>
 #include <string.h>
 
@@ -16,9 +11,10 @@
 #include "parallel/place.h"
 #include "parallel/stages.h"
 
-enum { MOST_CUTS = 1024 };
+enum { MOST_CUTS = 1024, NONE = -1, SEVERAL = -2 };
 
 static bool is_variable(const wefti_node *node) { return node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE; }
+static bool has_wish(const wefti_node *node) { return node->wish && (node->wish->said & WEFTI_WISH_STAGE); }
 static bool writes_variable(const wefti_node *node) { return node->op == WEFT_OP_ASSIGN || node->op == WEFT_OP_UPDATE; }
 
 /* Through views to what computes; may be a leaf. */
@@ -40,7 +36,7 @@ typedef struct assigner {
     int32_t     n_forward;
 } assigner;
 
-/* What is cut is what takes time and has gradients: the rest, as the guard behind the loss, goes with what it reads. */
+/* What is cut is what takes time and has gradients: the rest, as the guard behind the loss, goes with what it reads, or where the program wants it. */
 static void classify(assigner *a) {
     weft_graph *graph = a->graph;
     for (int32_t id = 0; id < graph->n_nodes; id++) {
@@ -58,7 +54,10 @@ static void classify(assigner *a) {
     for (int32_t id = 0; id < graph->n_nodes; id++) {
         const wefti_node *node = graph->nodes[id];
         bool              light = is_variable(node) || writes_variable(node) || wefti_cut_is_light(node);
-        if (light || a->everywhere[id] || a->backward[id] || (a->cost[id] <= 0 && !a->keep)) continue;
+        if (light || a->everywhere[id] || a->backward[id] || (a->cost[id] <= 0 && !a->keep)) {
+            if (!a->keep && has_wish(node) && !wefti_cut_is_light(node)) a->graph->nodes[id]->place = node->wish->stage + 1;
+            continue;
+        }
         a->forward[a->n_forward++] = id;
         a->cost[id] += wefti_place_seconds(node);
     }
@@ -71,6 +70,7 @@ typedef struct division {
     int32_t *at;       /* [n] */
     double  *before;   /* [n] cost of all that stands before */
     double  *transfer; /* [n] of what passes there, both ways */
+    int32_t *wish;     /* [n] the stage that the program wants for what stands between here and the next place; NONE, or SEVERAL */
     double  *slowest;  /* [n] of the best division of what stands before into so many stages … */
     int32_t *from;     /* [stages * n] … and where its last stage begins */
 } division;
@@ -121,12 +121,22 @@ static void choose_places(const assigner *a, const double *seconds, division *d)
     d->before[d->n++] = sum;
 }
 
+static void find_wishes(const assigner *a, division *d) {
+    for (int32_t k = 0; k < d->n; k++) {
+        d->wish[k] = NONE;
+        for (int32_t f = d->at[k]; k + 1 < d->n && f < d->at[k + 1]; f++) {
+            const wefti_node *node = a->graph->nodes[a->forward[f]];
+            if (has_wish(node)) d->wish[k] = d->wish[k] == NONE || d->wish[k] == node->wish->stage ? node->wish->stage : SEVERAL;
+        }
+    }
+}
+
 static const double NEVER = 1e300;
 
 /* The best last stage `stage` of what stands before place `end`. */
 static void extend(division *d, int32_t stage, const double *earlier, int32_t end) {
     d->slowest[end] = NEVER;
-    for (int32_t begin = end - 1; begin >= 0; begin--) {
+    for (int32_t begin = end - 1; begin >= 0 && (d->wish[begin] == NONE || d->wish[begin] == stage); begin--) {
         double own = d->before[end] - d->before[begin] + d->transfer[begin];
         double slowest = own > earlier[begin] ? own : earlier[begin];
         if (d->before[end] - d->before[begin] <= 0 || slowest >= d->slowest[end]) continue; /* a stage has work */
@@ -135,17 +145,31 @@ static void extend(division *d, int32_t stage, const double *earlier, int32_t en
     }
 }
 
+/* Why there is no division. */
+static weft_status refuse(const assigner *a) {
+    int32_t           working = 0;
+    const wefti_node *before = NULL;
+    for (int32_t k = 0; k < a->n_forward; k++) {
+        const wefti_node *node = a->graph->nodes[a->forward[k]];
+        working += a->cost[a->forward[k]] > 0;
+        if (!has_wish(node)) continue;
+        if (before && before->wish->stage > node->wish->stage)
+            return wefti_fail(WEFT_E_INVALID, "'%s' at '%s' and '%s' at '%s' contradict each other: stages are runs of the forward pass, and the first comes "
+                              "before the second", before->name, before->wish->text, node->name, node->wish->text);
+        before = node;
+    }
+    return wefti_fail(WEFT_E_INVALID, "strategy: pipeline: %d stages (times chunks) leave one without work%s: the forward pass has %d operations that take time; "
+                      "take fewer", (int)a->stages, before ? ", where the program says which" : "", (int)working);
+}
+
 static weft_status divide(assigner *a, division *d, double *earlier) {
-    int32_t working = 0;
-    for (int32_t k = 0; k < a->n_forward; k++) working += a->cost[a->forward[k]] > 0;
     for (int32_t k = 0; k < d->n; k++) d->slowest[k] = k == 0 ? 0 : NEVER;
     for (int32_t stage = 0; stage < a->stages; stage++) {
         memcpy(earlier, d->slowest, (size_t)d->n * sizeof *earlier);
         for (int32_t end = d->n - 1; end >= 0; end--) extend(d, stage, earlier, end);
     }
     if (d->slowest[d->n - 1] >= NEVER)
-        return wefti_fail(WEFT_E_INVALID, "strategy: pipeline = %d leaves a stage without work: the forward pass has %d operations that take time; take "
-                          "fewer stages", (int)a->stages, (int)working);
+        return refuse(a);
     for (int32_t stage = a->stages - 1, end = d->n - 1; stage >= 0; stage--) {
         int32_t begin = d->from[stage * d->n + end];
         for (int32_t f = d->at[begin]; f < d->at[end]; f++) a->graph->nodes[a->forward[f]]->place = stage + 1;
@@ -166,9 +190,11 @@ static weft_status cut_forward(assigner *a) {
     WEFTI_TRY_GOTO(wefti_alloc(doubles, "stages", &d.transfer), done);
     WEFTI_TRY_GOTO(wefti_alloc(doubles, "stages", &d.slowest), done);
     WEFTI_TRY_GOTO(wefti_alloc(ints, "stages", &d.at), done);
+    WEFTI_TRY_GOTO(wefti_alloc(ints, "stages", &d.wish), done);
     WEFTI_TRY_GOTO(wefti_alloc(from, "stages", &d.from), done);
     WEFTI_TRY_GOTO(passing(a, seconds), done);
     choose_places(a, seconds, &d);
+    find_wishes(a, &d);
     status = divide(a, &d, earlier);
 done:
     wefti_free(seconds, all);
@@ -177,6 +203,7 @@ done:
     wefti_free(d.transfer, doubles);
     wefti_free(d.slowest, doubles);
     wefti_free(d.at, ints);
+    wefti_free(d.wish, ints);
     wefti_free(d.from, from);
     return status;
 }
@@ -215,6 +242,21 @@ static void place_gradients(const assigner *a) {
     }
 }
 
+/* What takes no time to speak of, as the sum behind a residual branch: to the last of the stages that it reads from, and gradients to the first, so
+ * that micro-batches go on in one direction. */
+static void place_others(const assigner *a) {
+    for (int32_t id = 0; id < a->graph->n_nodes; id++) {
+        wefti_node *node = a->graph->nodes[id];
+        bool        light = is_variable(node) || writes_variable(node) || wefti_cut_is_light(node), back = node->flags & WEFTI_NODE_BACKWARD;
+        int32_t     place = 0;
+        for (int32_t i = 0; i < node->n_inputs && node->place == 0 && !light && !a->everywhere[id]; i++) {
+            int32_t other = base_of(node->inputs[i]->node)->place;
+            if (other > 0 && (place == 0 || (back ? other < place : other > place)) && !is_variable(base_of(node->inputs[i]->node))) place = other;
+        }
+        if (place > 0) node->place = place;
+    }
+}
+
 weft_status wefti_stages_assign(weft_graph *graph, int32_t stages, bool keep) {
     weft_status status;
     assigner    a = {.graph = graph, .stages = stages, .keep = keep};
@@ -227,6 +269,7 @@ weft_status wefti_stages_assign(weft_graph *graph, int32_t stages, bool keep) {
     if (keep) follow_variables(&a);
     else WEFTI_TRY_GOTO(cut_forward(&a), done);
     place_gradients(&a);
+    place_others(&a);
     wefti_cut_settle(graph);
     status = WEFT_OK;
 done:
@@ -243,119 +286,4 @@ void wefti_stages_keep(weft_graph *from, weft_graph *to) {
         const weft_tensor *other = weft_graph_find(from, to->leaves[i]->name);
         to->leaves[i]->place = other ? other->node->place : 1;
     }
-}
-
-/* --- when --- */
-
-/* The slot of a stage's forward or backward pass of a micro-batch, from 0. */
-static int32_t slot_of(const wefti_pipeline *p, int32_t stage, bool backward, int32_t m) {
-    int32_t behind = p->stages - 1 - stage, ahead = behind < p->micro ? behind : p->micro;
-    if (p->order == WEFT_GPIPE) return backward ? p->micro + m : m;
-    if (!backward) return m < ahead ? m : ahead + 2 * (m - ahead);
-    return m < p->micro - ahead ? ahead + 2 * m + 1 : p->micro + m;
-}
-
-typedef struct sequencer {
-    const wefti_pipeline *pipeline;
-    const weft_graph     *graph;
-    int32_t              *slot;    /* [n_nodes] */
-    int32_t              *row;     /* [n_nodes] placed nodes, stage by stage, each by slot and id */
-    int32_t              *begin;   /* [stages + 1] in row */
-    uint8_t              *done;    /* [n_nodes] */
-    int32_t              *order, n_order;
-} sequencer;
-
-/* What is of no micro-batch comes first, or behind all if it is made of one that does. */
-static void find_slots(sequencer *s) {
-    for (int32_t id = 0; id < s->graph->n_nodes; id++) {
-        const wefti_node *node = s->graph->nodes[id];
-        int32_t           slot = 0;
-        if (node->place > 0 && node->micro > 0) slot = 1 + slot_of(s->pipeline, node->place - 1, node->flags & WEFTI_NODE_BACKWARD, node->micro - 1);
-        for (int32_t i = 0; i < node->n_inputs; i++) {
-            const wefti_node *input = node->inputs[i]->node;
-            bool              same = input->place == node->place || input->place == 0 || node->place == 0;
-            if (same && s->slot[input->id] > slot) slot = s->slot[input->id];
-            if (!same && node->micro == 0 && s->slot[input->id] > 0) slot = 2 * s->pipeline->micro + 1;
-        }
-        s->slot[id] = slot;
-    }
-}
-
-/* Counting sort: by stage, then by slot; ids stay in order. */
-static weft_status fill_rows(sequencer *s) {
-    int32_t  slots = 2 * s->pipeline->micro + 2, n = s->pipeline->stages * slots + 1, *start = NULL;
-    size_t   bytes = (size_t)n * sizeof *start;
-    WEFTI_TRY(wefti_alloc(bytes, "stages", &start));
-    for (int32_t pass = 0; pass < 2; pass++) {
-        for (int32_t id = 0; id < s->graph->n_nodes; id++) {
-            const wefti_node *node = s->graph->nodes[id];
-            if (node->place == 0) continue;
-            int32_t at = (node->place - 1) * slots + s->slot[id];
-            if (pass == 0) start[at + 1]++;
-            else s->row[start[at]++] = id;
-        }
-        for (int32_t i = 1; i < n && pass == 0; i++) start[i] += start[i - 1];
-        for (int32_t stage = 0; stage <= s->pipeline->stages && pass == 0; stage++) s->begin[stage] = start[stage * slots];
-    }
-    wefti_free(start, bytes);
-    return WEFT_OK;
-}
-
-static void append(sequencer *s, int32_t id) {
-    s->done[id] = 1;
-    s->order[s->n_order++] = id;
-}
-
-/* Appends what of the node's inputs is computed wherever it is needed; false where one of a stage is not done. */
-static bool is_ready(sequencer *s, const wefti_node *node) {
-    for (int32_t i = 0; i < node->n_inputs; i++) {
-        const wefti_node *input = node->inputs[i]->node;
-        if (s->done[input->id]) continue;
-        if (input->place > 0 || !is_ready(s, input)) return false;
-        append(s, input->id);
-    }
-    return true;
-}
-
-static weft_status merge_rows(sequencer *s, int32_t *at) {
-    int32_t stages = s->pipeline->stages, left = s->begin[stages];
-    memcpy(at, s->begin, (size_t)stages * sizeof *at);
-    for (bool moved = true; moved && left > 0;) {
-        moved = false;
-        for (int32_t stage = 0; stage < stages; stage++)
-            for (; at[stage] < s->begin[stage + 1] && is_ready(s, s->graph->nodes[s->row[at[stage]]]); at[stage]++, left--) {
-                append(s, s->row[at[stage]]);
-                moved = true;
-            }
-    }
-    for (int32_t stage = 0; stage < stages && left > 0; stage++)
-        if (at[stage] < s->begin[stage + 1])
-            return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: the pipeline's order cannot be kept: '%s' of stage %d needs what its stage or another computes "
-                              "later; something of all micro-batches (a batch norm) is needed by each. Use schedule = WEFT_GPIPE or accumulate = 1",
-                              s->graph->nodes[s->row[at[stage]]]->name, (int)stage);
-    for (int32_t id = 0; id < s->graph->n_nodes; id++)
-        if (!s->done[id] && is_ready(s, s->graph->nodes[id])) append(s, id);
-    return WEFT_OK;
-}
-
-weft_status wefti_stages_order(const wefti_pipeline *pipeline, const weft_graph *graph, int32_t *order_out) {
-    weft_status status;
-    sequencer   s = {.pipeline = pipeline, .graph = graph, .order = order_out};
-    int32_t    *at = NULL;
-    size_t      n = (size_t)graph->n_nodes, stages = ((size_t)pipeline->stages + 1) * sizeof(int32_t);
-    WEFTI_TRY_GOTO(wefti_alloc(n * sizeof *s.slot, "stages", &s.slot), done);
-    WEFTI_TRY_GOTO(wefti_alloc(n * sizeof *s.row, "stages", &s.row), done);
-    WEFTI_TRY_GOTO(wefti_alloc(stages, "stages", &s.begin), done);
-    WEFTI_TRY_GOTO(wefti_alloc(stages, "stages", &at), done);
-    WEFTI_TRY_GOTO(wefti_alloc(n, "stages", &s.done), done);
-    find_slots(&s);
-    WEFTI_TRY_GOTO(fill_rows(&s), done);
-    status = merge_rows(&s, at);
-done:
-    wefti_free(s.slot, n * sizeof *s.slot);
-    wefti_free(s.row, n * sizeof *s.row);
-    wefti_free(s.begin, stages);
-    wefti_free(at, stages);
-    wefti_free(s.done, n);
-    return status;
 }

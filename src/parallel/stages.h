@@ -14,12 +14,13 @@ WEFT_MUST_CHECK weft_status wefti_stages_assign(weft_graph *graph, int32_t stage
 void wefti_stages_keep(weft_graph *from, weft_graph *to);
 
 typedef struct wefti_pipeline {
-    int32_t             stages, micro;
+    int32_t             ranks, chunks; /* stage s is rank s % ranks'; chunks is how many a rank has */
+    int32_t             micro;
     weft_pipeline_order order;
 } wefti_pipeline;
 
-/* An order of all nodes of a settled graph of one rank along data, with micro-batches, in which each stage works by the pipeline's
- * order: order_out [n_nodes] of ids. WEFT_E_UNSUPPORTED where the program's micro-batches need one another in another order. */
+/* An order of all nodes of a settled graph of one rank along data, with micro-batches, in which each rank works by the pipeline's
+ * order: order_out [n_nodes] of ids (orders.c). WEFT_E_UNSUPPORTED where the program's micro-batches need one another in another order. */
 WEFT_MUST_CHECK weft_status wefti_stages_order(const wefti_pipeline *pipeline, const weft_graph *graph, int32_t *order_out);
 
 #endif

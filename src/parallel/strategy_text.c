@@ -29,7 +29,8 @@ static const setting settings[] = {
     {"data", WHOLE, AT(data), 0, MOST_RANKS, "a number of ranks; 0: those that the other axes leave"},
     {"tensor", WHOLE, AT(tensor), 0, MOST_RANKS, "a number of ranks"},
     {"pipeline", WHOLE, AT(pipeline), 0, MOST_RANKS, "a number of ranks"},
-    {"schedule", ORDER, AT(schedule), 0, 0, "1f1b or gpipe"},
+    {"schedule", ORDER, AT(schedule), 0, 0, "1f1b, gpipe, interleaved or zero-bubble"},
+    {"chunks", WHOLE, AT(chunks), 0, MOST_RANKS, "a number of runs of layers that a rank has; 0: 2 where the schedule is interleaved"},
     {"zero", WHOLE, AT(zero), 0, 3, "0, 1 (solver states in parts), 2 (gradients too) or 3 (parameters too)"},
     {"sync", SYNC, AT(sync), 0, 0, "allreduce, server, server:STALENESS or server:async"},
     {"servers", WHOLE, AT(servers), 0, MOST_RANKS, "a number of ranks; 0: all"},
@@ -47,7 +48,8 @@ static const setting settings[] = {
 };
 enum { SETTINGS = sizeof settings / sizeof *settings, MOST_TEXT = 512, MOST_VALUE = 64 };
 
-static const char *const orders[] = {[WEFT_1F1B] = "1f1b", [WEFT_GPIPE] = "gpipe"};
+static const char *const orders[] = {[WEFT_1F1B] = "1f1b", [WEFT_GPIPE] = "gpipe",
+                                     [WEFT_INTERLEAVED] = "interleaved", [WEFT_ZERO_BUBBLE] = "zero-bubble"};
 static const weft_dtype  precisions[] = {WEFT_F32, WEFT_BF16, WEFT_F16};
 
 #define FIELD(type, strategy, setting) (*(type *)(void *)((char *)(strategy) + (setting)->offset))
@@ -177,7 +179,7 @@ static bool write_value(const setting *s, const weft_strategy *strategy, char *t
     case WHOLE: number = FIELD_OF(int32_t, strategy, s); break;
     case WIDE: number = FIELD_OF(int64_t, strategy, s); break;
     case FLAG: number = FIELD_OF(bool, strategy, s); break;
-    case ORDER: snprintf(text, size, "%s", orders[strategy->schedule == WEFT_GPIPE]); return strategy->schedule != WEFT_1F1B;
+    case ORDER: snprintf(text, size, "%s", (unsigned)strategy->schedule <= WEFT_ZERO_BUBBLE ? orders[strategy->schedule] : "?"); return strategy->schedule != WEFT_1F1B;
     case SYNC: write_sync(strategy, text, size); return strategy->sync != WEFT_ALLREDUCE;
     case PRECISION: snprintf(text, size, "%s", weft_dtype_name(strategy->precision)); return strategy->precision != WEFT_F32;
     case COMPRESS:

@@ -7,7 +7,7 @@
 weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, const wefti_mesh *mesh, weft_graph *graph, weft_variables *variables,
                                 weft_tensor *const *outputs, int32_t n_outputs, bool training) {
     *set = (wefti_plan_set){.world = world, .mesh = mesh, .graph = graph, .variables = variables, .n_outputs = n_outputs,
-                            .training = training, .micro = 1};
+                            .training = training, .micro = 1, .chunks = 1};
     WEFTI_TRY(wefti_alloc(sizeof *set->outputs * (size_t)n_outputs, "a plan's outputs", &set->outputs));
     if (n_outputs) memcpy(set->outputs, outputs, sizeof *outputs * (size_t)n_outputs);
     return WEFT_OK;
@@ -53,8 +53,8 @@ static weft_status split_parameters(const wefti_sized_plan *sized, weft_graph **
 static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
                            weft_graph **graph_out, weft_tensor **outputs_out) {
     const wefti_sized_plan *sized = context;
-    bool                    staged = sized->pipeline.stages > 1;
-    if (staged) WEFTI_TRY(wefti_stages_assign(source, sized->pipeline.stages, !training));
+    bool                    staged = sized->pipeline.ranks > 1;
+    if (staged) WEFTI_TRY(wefti_stages_assign(source, sized->pipeline.ranks * sized->pipeline.chunks, !training));
     WEFTI_TRY(wefti_partition_graph(&sized->partition, source, outputs, n_outputs, training, graph_out, outputs_out));
     if (sized->partition.compress) WEFTI_TRY(weft_variables_extend(sized->variables, *graph_out)); /* what compression keeps */
     if (training) outputs_out[WEFTI_OUT_OWN_LOSS] = before_reduction(outputs_out[WEFTI_OUT_OWN_LOSS]);
@@ -92,8 +92,8 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     fresh->tensor = set->tensor;
     fresh->n_partial = set->n_partial;
     if (set->mesh) {
-        fresh->pipeline = (wefti_pipeline){set->mesh->extent[WEFTI_MESH_PIPELINE], set->micro, set->schedule};
-        fresh->stage = set->mesh->index[WEFTI_MESH_PIPELINE];
+        fresh->pipeline = (wefti_pipeline){set->mesh->extent[WEFTI_MESH_PIPELINE], set->chunks, set->micro, set->schedule};
+        fresh->place = set->mesh->index[WEFTI_MESH_PIPELINE];
     }
     weft_status status = set->partial ? wefti_alloc((size_t)set->n_outputs, "a plan for a batch size", &fresh->whole) : WEFT_OK;
     wefti_plan_options options = {.base = set->options, .rewrite = rewrite, .context = fresh};

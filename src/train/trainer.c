@@ -51,7 +51,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, (double)y->loss_chunk_rows, y->precision, program->ignore_nan,
                               program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.replicas, program->strategy.push,
-                              program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->schedule, y->zero,
+                              program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->schedule, y->chunks, y->zero,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};
     return wefti_hash(hash, numbers, sizeof numbers);
 }
@@ -104,13 +104,17 @@ static weft_status check_strategy(const weft_world *world, const weft_program *p
     return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: tensor = %d does not go with %s yet", s->tensor, what) : WEFT_OK;
 }
 
-/* Trainers split by their strategy, and would compute what the program places elsewhere wherever the strategy has it. */
-static weft_status check_places(const weft_graph *graph) {
+/* Stages are honoured, where there are some. Trainers split by their strategy, and would compute what the program places elsewhere wherever the strategy
+ * has it. */
+static weft_status check_places(const weft_graph *graph, const weft_strategy *strategy) {
+    int32_t stages = strategy->pipeline > 1 ? strategy->pipeline * wefti_pipeline_chunks(strategy) : 0;
     for (int32_t id = 0; graph->placed && id < graph->n_nodes; id++) {
         const wefti_node *node = graph->nodes[id];
-        if (node->wish)
-            return wefti_fail(WEFT_E_UNSUPPORTED, "'%s' is placed at '%s', and trainers split by their strategy alone: leave places away, or run the graph by "
-                              "a plan of your own (weft_plan_create), which keeps to them", node->name, node->wish->text);
+        if (node->wish && node->wish->said != WEFTI_WISH_STAGE)
+            return wefti_fail(WEFT_E_UNSUPPORTED, "'%s' is placed at '%s', and trainers split by their strategy alone, but for stages: leave other places away, or "
+                              "run the graph by a plan of your own (weft_plan_create), which keeps to them", node->name, node->wish->text);
+        if (node->wish && stages > 0 && node->wish->stage >= stages)
+            return wefti_fail(WEFT_E_INVALID, "'%s' is placed at '%s', and the pipeline has %d stages, from 0", node->name, node->wish->text, (int)stages);
     }
     return WEFT_OK;
 }
@@ -189,6 +193,7 @@ static weft_status open_plans(weft_trainer *trainer) {
     trainer->plans.options.profile = trainer->program.profile;
     trainer->plans.micro = trainer->program.strategy.accumulate > 0 ? trainer->program.strategy.accumulate : 1;
     trainer->plans.schedule = trainer->program.strategy.schedule;
+    trainer->plans.chunks = wefti_pipeline_chunks(&trainer->program.strategy);
     trainer->plans.scaled = trainer->program.strategy.precision == WEFT_F16;
     return make_plans(trainer);
 }
@@ -249,7 +254,7 @@ void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left) {
 static weft_status build(weft_trainer *trainer) {
     WEFTI_TRY(check_strategy(trainer->world, &trainer->program));
     WEFTI_TRY(wefti_training_check(&trainer->program));
-    WEFTI_TRY(check_places(trainer->program.loss->graph));
+    WEFTI_TRY(check_places(trainer->program.loss->graph, &trainer->program.strategy));
     WEFTI_TRY(wefti_precision_lower(&trainer->program));
     trainer->scale.exponent = WEFTI_LOSS_SCALE_START;
     WEFTI_TRY(wefti_training_build(&trainer->program, &trainer->training));
@@ -427,7 +432,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
     for (int32_t i = 0; i < n_outputs; i++)
         if (!outputs[i] || wefti_poisoned(outputs[i]) || outputs[i]->graph != trainer->graph)
             return wefti_fail(WEFT_E_INVALID, "weft_evaluator_create: output %d is not a tensor of the trainer's graph", i);
-    WEFTI_TRY(check_places(trainer->graph));
+    WEFTI_TRY(check_places(trainer->graph, &trainer->program.strategy));
     weft_evaluator *evaluator = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *evaluator, "an evaluator", &evaluator));
     evaluator->trainer = trainer;
@@ -438,6 +443,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
         return status;
     }
     evaluator->plans.tensor = tensor_of(trainer);
+    evaluator->plans.chunks = trainer->plans.chunks;
     evaluator->next = trainer->evaluators;
     trainer->evaluators = evaluator;
     *evaluator_out = evaluator;

@@ -20,7 +20,7 @@ typedef struct wefti_sized_plan {
     wefti_partition          partition;
     const wefti_tensor_split *tensor;   /* of the set */
     wefti_pipeline           pipeline;
-    int32_t                  stage;     /* this rank's */
+    int32_t                  place;     /* this rank's along the pipeline */
     weft_variables          *variables; /* that get the states of compression; of the set */
     weft_plan               *plan;
     int32_t                  n_partial; /* of the set */
@@ -40,6 +40,7 @@ typedef struct wefti_plan_set {
     bool               training;
     weft_plan_options  options;  /* bucket sizes, trace, profile */
     int32_t            micro;
+    int32_t            chunks;   /* stages of each of a pipeline's ranks */
     weft_pipeline_order schedule;
     const weft_compression *compress; /* of the plans that are asked for next; NULL: none */
     bool               scaled;   /* see wefti_partition */
@@ -272,6 +273,8 @@ weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader,
 WEFT_MUST_CHECK weft_status wefti_pipeline_check(const weft_program *program);
 /* Refuses `what`, for a run whose variables are on several ranks. */
 WEFT_MUST_CHECK weft_status wefti_pipeline_refuse(const weft_trainer *trainer, const char *what);
+/* How many stages a rank of the strategy's pipeline has. */
+int32_t wefti_pipeline_chunks(const weft_strategy *strategy);
 /* Chooses the stages of the trainer's variables, and makes those of this rank's. */
 WEFT_MUST_CHECK weft_status wefti_pipeline_variables(weft_trainer *trainer);
 /* The rewrite behind the partition: one stage's part of a rank's graph, which is released. Outputs are replaced. */

@@ -23,10 +23,10 @@ Test(strategy_text, reads_a_mesh) {
 }
 
 Test(strategy_text, reads_every_setting) {
-    const char *all = "data=4,tensor=2,pipeline=8,schedule=gpipe,zero=3,sync=server:3,servers=2,replicas=1,push=5,fetch=7,overlap=1,accumulate=16,precision=bf16,"
+    const char *all = "data=4,tensor=2,pipeline=8,schedule=interleaved,chunks=3,zero=3,sync=server:3,servers=2,replicas=1,push=5,fetch=7,overlap=1,accumulate=16,precision=bf16,"
                       "compress=topk:0.25,compress-warmup=100,bucket-bytes=1048576,divide-bytes=-1,loss-chunk-rows=512";
     weft_strategy s = read(all);
-    cr_expect(s.schedule == WEFT_GPIPE && s.zero == 3 && s.sync == WEFT_SERVER && s.staleness == 3 && s.servers == 2 && s.replicas == 1);
+    cr_expect(s.schedule == WEFT_INTERLEAVED && s.chunks == 3 && s.zero == 3 && s.sync == WEFT_SERVER && s.staleness == 3 && s.servers == 2 && s.replicas == 1);
     cr_expect(s.push == 5 && s.fetch == 7 && s.overlap && s.accumulate == 16 && s.precision == WEFT_BF16);
     cr_expect(s.compress.codec == WEFT_COMPRESS_TOP_K && s.compress.ratio == 0.25 && s.compress.warmup == 100);
     cr_expect(s.bucket_bytes == 1048576 && s.divide_bytes == -1 && s.loss_chunk_rows == 512);
@@ -41,6 +41,15 @@ Test(strategy_text, leaves_alone_what_it_does_not_name) {
     writes(&s, "data=3,compress-warmup=9");
     cr_assert_eq(weft_strategy_parse("", &s), WEFT_OK);
     cr_expect(s.data == 3);
+}
+
+Test(strategy_text, knows_all_orders) {
+    const char *texts[] = {[WEFT_GPIPE] = "schedule=gpipe", [WEFT_INTERLEAVED] = "schedule=interleaved", [WEFT_ZERO_BUBBLE] = "schedule=zero-bubble"};
+    for (int i = WEFT_GPIPE; i <= WEFT_ZERO_BUBBLE; i++) {
+        weft_strategy s = read(texts[i]);
+        cr_expect_eq((int)s.schedule, i, "%s", texts[i]);
+        writes(&s, texts[i]);
+    }
 }
 
 Test(strategy_text, knows_servers_by_their_staleness) {
@@ -69,7 +78,7 @@ static void refuses(const char *text, const char *words) {
 
 Test(strategy_text, says_what_is_wrong_and_what_there_is) {
     refuses("tensors=2", "no setting 'tensors'|there are data, tensor, pipeline|divide-bytes");
-    refuses("data=1,schedule=2f2b", "schedule = '2f2b'|1f1b or gpipe");
+    refuses("data=1,schedule=2f2b", "schedule = '2f2b'|1f1b, gpipe, interleaved or zero-bubble");
     refuses("zero=4", "zero = '4'|3 (parameters too)");
     refuses("data=-1", "data = '-1'|a number of ranks");
     refuses("data=two", "data = 'two'");

@@ -1,6 +1,6 @@
 /* The table of combinations: meshes of two ranks an axis, alone, in pairs and all together, and what the tests of it do with each row.
  *
- * A new axis or a new word of the strategy is a row here; the program reads the words (tests/train/programs/tensor.c). */
+ * A new axis or a new word of the strategy is a row here: weft_strategy_parse reads it. */
 #ifndef TESTS_TRAIN_MESH_TABLE_H
 #define TESTS_TRAIN_MESH_TABLE_H
 
@@ -14,12 +14,16 @@ typedef struct combination {
 
 static const combination combinations[] = {
     {"data=2,tensor=2", 4, false},
-    {"data=2,pipeline=2,micro=2", 4, false},
-    {"data=2,pipeline=2,micro=4,schedule=1", 4, true},
-    {"tensor=2,pipeline=2,micro=4", 4, true},
-    {"tensor=2,pipeline=2,micro=2,schedule=1", 4, false},
-    {"data=2,tensor=2,pipeline=2,micro=2", 8, true},
-    {"data=2,tensor=2,pipeline=2,micro=2,schedule=1", 8, true},
+    {"data=2,pipeline=2,accumulate=2", 4, false},
+    {"data=2,pipeline=2,accumulate=4,schedule=gpipe", 4, true},
+    {"tensor=2,pipeline=2,accumulate=4", 4, true},
+    {"tensor=2,pipeline=2,accumulate=2,schedule=gpipe", 4, false},
+    {"data=2,pipeline=2,accumulate=4,schedule=interleaved", 4, true},
+    {"data=2,pipeline=2,accumulate=4,schedule=zero-bubble", 4, true},
+    {"tensor=2,pipeline=2,accumulate=4,schedule=interleaved", 4, true},
+    {"tensor=2,pipeline=2,accumulate=4,schedule=zero-bubble", 4, true},
+    {"data=2,tensor=2,pipeline=2,accumulate=2", 8, true},
+    {"data=2,tensor=2,pipeline=2,accumulate=2,schedule=gpipe", 8, true},
 };
 enum { COMBINATIONS = sizeof combinations / sizeof *combinations };
 

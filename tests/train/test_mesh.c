@@ -12,7 +12,7 @@ Test(mesh, axes_share_the_memory) {
         const char *mesh;
         int         ranks;
         double      most; /* of one process' bytes, at rank 0 */
-    } cases[] = {{"data=1", 1, 1}, {"tensor=2", 2, 0.53}, {"pipeline=2", 2, 0.56}, {"tensor=2,pipeline=2,micro=2", 4, 0.31}};
+    } cases[] = {{"data=1", 1, 1}, {"tensor=2", 2, 0.53}, {"pipeline=2", 2, 0.56}, {"tensor=2,pipeline=2,accumulate=2", 4, 0.31}};
     long all = 0;
     for (int i = 0; i < 4; i++) {
         char *text;
@@ -28,7 +28,7 @@ Test(mesh, axes_share_the_memory) {
 
 /* A pipeline has the bits of one process that accumulates as often, and so has what goes on from its file, under itself or as one process. */
 Test(mesh, runs_go_on_to_the_same_bits) {
-    const combination pipeline = {"pipeline=2,micro=2", 2, false}, three = {"pipeline=3,micro=2,schedule=1", 3, false}, one = {"micro=2", 1, false};
+    const combination pipeline = {"pipeline=2,accumulate=2", 2, false}, three = {"pipeline=3,accumulate=2,schedule=gpipe", 3, false}, one = {"accumulate=2", 1, false};
     const char       *whole = file_of("gpt", &one, 8, NULL), *half = file_of("gpt", &pipeline, 4, NULL), *alike = file_of("gpt", &one, 4, NULL);
     cr_expect(same_bytes(alike, half), "a pipeline's file of four steps differs from one process'");
     cr_expect(same_bytes(whole, file_of("gpt", &pipeline, 4, half)), "eight steps differ where a pipeline goes on from its own file");
@@ -49,7 +49,7 @@ static void fails(const char *words, int ranks, const char *variable, const char
 
 /* All ranks hear of a file that rank 0 cannot write or read, or not to its end, and nobody waits for parts. */
 Test(mesh, files_that_cannot_be) {
-    fails("pipeline=2,micro=2", 2, "RUN_SAVE", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
+    fails("pipeline=2,accumulate=2", 2, "RUN_SAVE", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
     fails("data=2,pipeline=2", 4, "RUN_LOAD", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
     const char *file = file_of("mlp", &alone, 0, NULL);
     fails("pipeline=2", 2, "RUN_LOAD", file, "failed on rank 0", "tokens.weight");

@@ -41,6 +41,7 @@ typedef struct trial {
     bool                text, everything; /* the GPT; dropout, clipping by norm and a regulariser with it */
     int32_t             ranks, stages, micro;
     weft_pipeline_order schedule;
+    int32_t             chunks;
     double              tolerance; /* of losses, relative; 0: bits */
     int32_t             dies_at;   /* step in which the last rank ends; 0: none */
 } trial;
@@ -173,7 +174,7 @@ static weft_status compare(ranks *all, int32_t rank) {
     (void)all, (void)rank;
     WEFTI_TRY(open_worlds(&world, &lone));
     weft_status status = begin(&lone, (weft_strategy){.accumulate = now.micro}, &graphs[0], &alone);
-    if (status == WEFT_OK) status = begin(world, (weft_strategy){.pipeline = now.stages, .accumulate = now.micro, .schedule = now.schedule}, &graphs[1], &many);
+    if (status == WEFT_OK) status = begin(world, (weft_strategy){.pipeline = now.stages, .accumulate = now.micro, .schedule = now.schedule, .chunks = now.chunks}, &graphs[1], &many);
     if (status == WEFT_OK) status = compare_steps(world, many, alone);
     weft_trainer_release(many);
     weft_trainer_release(alone);
@@ -199,6 +200,11 @@ Test(pipeline, perceptron_in_one_piece) { agrees((trial){.wire = "shm", .ranks =
 Test(pipeline, dropout_clipping_and_a_regulariser) { agrees((trial){.wire = "shm", .everything = true, .ranks = 3, .stages = 3, .micro = 4}); }
 Test(pipeline, gpt_by_1f1b) { agrees((trial){.wire = "shm", .text = true, .ranks = 2, .stages = 2, .micro = 4}); }
 Test(pipeline, gpt_by_gpipe) { agrees((trial){.wire = "shm", .text = true, .ranks = 2, .stages = 2, .micro = 4, .schedule = WEFT_GPIPE}); }
+Test(pipeline, perceptron_by_zero_bubble) { agrees((trial){.wire = "shm", .everything = true, .ranks = 3, .stages = 3, .micro = 5, .schedule = WEFT_ZERO_BUBBLE}); }
+Test(pipeline, gpt_by_zero_bubble) { agrees((trial){.wire = "shm", .text = true, .ranks = 2, .stages = 2, .micro = 4, .schedule = WEFT_ZERO_BUBBLE}); }
+Test(pipeline, gpt_interleaved) { agrees((trial){.wire = "shm", .text = true, .ranks = 2, .stages = 2, .micro = 4, .schedule = WEFT_INTERLEAVED}); }
+Test(pipeline, gpt_interleaved_in_uneven_rounds) { agrees((trial){.wire = "tcp", .text = true, .ranks = 2, .stages = 2, .micro = 5, .schedule = WEFT_INTERLEAVED, .chunks = 3}); }
+Test(pipeline, perceptron_interleaved_with_everything) { agrees((trial){.wire = "shm", .everything = true, .ranks = 2, .stages = 2, .micro = 4, .schedule = WEFT_INTERLEAVED}); }
 Test(pipeline, gpt_beside_data) { agrees((trial){.wire = "shm", .text = true, .ranks = 4, .stages = 2, .micro = 2, .tolerance = 1e-4}); }
 Test(pipeline, perceptron_beside_data) { agrees((trial){.wire = "tcp", .everything = true, .ranks = 4, .stages = 2, .micro = 2, .tolerance = 1e-4}); }
 
@@ -236,6 +242,66 @@ static weft_status compare_orders(ranks *all, int32_t rank) {
     return status;
 }
 Test(pipeline, one_forward_one_backward_holds_less) { run((trial){.wire = "shm", .ranks = 2, .stages = 2, .micro = 16}, compare_orders, 2); }
+
+/* --- stages that the program asks for --- */
+
+/* One layer at stage 0, and three behind it, of equal cost: nobody would cut there. */
+static weft_tensor *placed(weft_graph *g, const char *first, const char *rest) {
+    weft_tensor *x = weft_input(g, "x", WEFT_F32, weft_shape(BATCH, PIXELS)), *y = weft_input(g, "y", WEFT_I32, weft_shape(BATCH));
+    weft_place_begin(g, first);
+    x = weft_relu(weft_linear(x, "first", .out = PIXELS));
+    weft_place_end(g);
+    weft_place_begin(g, rest);
+    x = weft_relu(weft_linear(x, "second", .out = PIXELS));
+    weft_place_end(g);
+    return weft_cross_entropy(weft_linear(weft_relu(weft_linear(x, "third", .out = PIXELS)), "head", .out = CLASSES), y);
+}
+
+static weft_status begin_placed(weft_world *world, weft_strategy strategy, const char *first, const char *rest, weft_graph **graph_out, weft_trainer **trainer_out) {
+    WEFTI_TRY(weft_graph_create(&(weft_graph_options){.seed = 5}, graph_out));
+    return weft_trainer_create(world, &(weft_program){.loss = placed(*graph_out, first, rest), .solver = weft_sgd(0.1), .strategy = strategy}, trainer_out);
+}
+
+static weft_status refuse_placed(weft_world *world, const char *first, const char *rest, weft_status wanted, const char *word) {
+    weft_graph   *graph = NULL;
+    weft_trainer *trainer = NULL;
+    weft_status   status = begin_placed(world, (weft_strategy){.pipeline = 2}, first, rest, &graph, &trainer);
+    bool          good = status == wanted && strstr(weft_error_message(), word);
+    if (!good) status = wefti_fail(WEFT_E_INTERNAL, "%s came, not '%s': %.200s", weft_status_name(status), word, weft_error_message());
+    weft_trainer_release(trainer);
+    weft_graph_release(graph);
+    return good ? WEFT_OK : status;
+}
+
+/* One process takes no notice of stages, and has the same losses. */
+static weft_status ask_for_stages(ranks *all, int32_t rank) {
+    weft_world   *world = NULL, lone;
+    weft_graph   *graphs[2] = {NULL, NULL};
+    weft_trainer *many = NULL, *alone = NULL;
+    double        got = 0, want = 1;
+    (void)all;
+    WEFTI_TRY(open_worlds(&world, &lone));
+    weft_status status = begin_placed(&lone, (weft_strategy){.accumulate = 4}, "stage 0", "stage 1", &graphs[0], &alone);
+    if (status == WEFT_OK) status = begin_placed(world, (weft_strategy){.pipeline = 2, .accumulate = 4}, "stage 0", "stage 1", &graphs[1], &many);
+    for (int s = 0; s < 3 && status == WEFT_OK; s++) {
+        status = step(many, s, 0, 1, &got);
+        if (status == WEFT_OK) status = step(alone, s, 0, 1, &want);
+        if (status == WEFT_OK && got != want) status = wefti_fail(WEFT_E_INTERNAL, "the loss is %.17g, not %.17g", got, want);
+    }
+    const char *here[] = {"first.weight", "second.weight", "third.weight", "head.bias"};
+    for (int i = 0; i < 4 && status == WEFT_OK; i++)
+        if ((weft_variables_find(weft_trainer_variables(many), here[i]) >= 0) != ((i == 0) == (rank == 0))) status = wefti_fail(WEFT_E_INTERNAL, "'%s'", here[i]);
+    if (status == WEFT_OK) status = refuse_placed(world, "stage 1", "stage 0", WEFT_E_INVALID, "contradict each other");
+    if (status == WEFT_OK) status = refuse_placed(world, "stage 0", "stage 2", WEFT_E_INVALID, "has 2 stages");
+    if (status == WEFT_OK) status = refuse_placed(world, "stage 1", "stage 1", WEFT_E_INVALID, "without work");
+    if (status == WEFT_OK) status = refuse_placed(world, "stage 0", "rank 1", WEFT_E_UNSUPPORTED, "is placed at 'rank 1'");
+    weft_trainer_release(many);
+    weft_trainer_release(alone);
+    for (int i = 0; i < 2; i++) weft_graph_release(graphs[i]);
+    weft_world_release(world);
+    return status;
+}
+Test(pipeline, stages_that_the_program_asks_for) { run((trial){.wire = "shm", .ranks = 2}, ask_for_stages, 2); }
 
 /* --- a rank that dies --- */
 
@@ -293,6 +359,9 @@ static weft_status refuse(ranks *all, int32_t rank) {
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), compressed, WEFT_E_UNSUPPORTED, "compression");
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 2}, WEFT_E_INVALID, "pipeline = 2");
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 3, .schedule = 7}, WEFT_E_INVALID, "schedule is 7");
+    if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 3, .chunks = 2}, WEFT_E_INVALID, "chunks is 2");
+    if (status == WEFT_OK)
+        status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 3, .schedule = WEFT_INTERLEAVED, .chunks = 9}, WEFT_E_INVALID, "27 stages");
     if (status == WEFT_OK) status = begin(world, three, &graph, &trainer);
     if (status == WEFT_OK && weft_trainer_keep(trainer, NULL) != WEFT_E_UNSUPPORTED) status = WEFT_E_INTERNAL;
     if (status == WEFT_OK && weft_variables_get(weft_trainer_variables(trainer), rank == 0 ? "head.weight" : "first.weight", value, 4) != WEFT_E_NOT_FOUND)

@@ -1,5 +1,5 @@
 /* Trains a small network on a mesh and writes the loss of every step, for comparing meshes.
- * usage: tensor mlp|cnn|gpt f32|f64 MESH STEPS OUT, where MESH is like data=2,tensor=2 (keys[] has all words)
+ * usage: tensor mlp|cnn|gpt f32|f64 STRATEGY STEPS OUT, where STRATEGY is like data=2,tensor=2
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
  * RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. After the steps the loss of a batch is
  * evaluated and written, too. */
@@ -116,25 +116,6 @@ static weft_status evaluate(weft_trainer *trainer, weft_loader *loader, weft_ten
     return status;
 }
 
-/* Reads "data=2,pipeline=2,schedule=1" into the strategy; false: there is no such word. */
-static bool read_mesh(const char *text, weft_strategy *strategy) {
-    int32_t schedule = 0;
-    const struct {
-        const char *key;
-        int32_t    *value;
-    } keys[] = {{"data", &strategy->data}, {"tensor", &strategy->tensor}, {"pipeline", &strategy->pipeline}, {"schedule", &schedule},
-                {"micro", &strategy->accumulate}};
-    while (*text) {
-        size_t length = strcspn(text, "="), k = 0;
-        while (k < sizeof keys / sizeof *keys && (strlen(keys[k].key) != length || strncmp(keys[k].key, text, length) != 0)) k++;
-        if (k == sizeof keys / sizeof *keys || text[length] != '=') return false;
-        *keys[k].value = (int32_t)strtol(text + length + 1, (char **)&text, 10);
-        text += *text == ',';
-    }
-    strategy->schedule = (weft_pipeline_order)schedule;
-    return true;
-}
-
 /* What the strategy or the trainer refuses beside tensor > 1. */
 static void spoil(const char *with, weft_program *program) {
     if (strcmp(with, "server") == 0) program->strategy.sync = WEFT_SERVER;
@@ -167,10 +148,7 @@ int main(int argc, char **argv) {
     if ((status = weft_graph_create(&(weft_graph_options){.seed = 7}, &graph)) != WEFT_OK) goto done;
     weft_program program = {.loss = loss_of(graph, argv[1], dtype), .regulariser = weft_l2(1e-4), .solver = weft_adamw(0.001, .clip_norm = clip),
                             .strategy = {.accumulate = getenv("RUN_MICRO") ? atoi(getenv("RUN_MICRO")) : 1}};
-    if (!read_mesh(argv[3], &program.strategy)) {
-        status = WEFT_E_INVALID;
-        goto done;
-    }
+    if ((status = weft_strategy_parse(argv[3], &program.strategy)) != WEFT_OK) goto done;
     if (with) spoil(with, &program);
     if ((status = open_data(argv[1], dtype, &program.strategy, world, &loader)) != WEFT_OK) goto done;
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
