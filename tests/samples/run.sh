@@ -45,6 +45,7 @@ arguments() { # sets `command` to a small run of sample $1
             --sample 20 --decay-steps 100) ;;
         train_gpt) command=("$bin/train_gpt" --model tiny --layers 1 --width 16 --text text --context 16 --batch 8 --warmup 2 --sample 20) ;;
         fit_custom) command=("$bin/fit_custom" --epochs 1) ;;
+        train_recommender) command=("$bin/train_recommender" --rows 320 --fields 3 --vocabulary 20 --size 4 --hidden 8 --batch 24) ;;
     esac
 }
 small() { # small RANKS SAMPLE ARGUMENT...: runs it; RANKS 0 is alone, without the launcher
@@ -60,7 +61,7 @@ ends() { # ends STATUS PATTERN RANKS SAMPLE ARGUMENT...: what it says matches
     [ $? = "$expected" ] || fail "$* should end with $expected: $said"
     has "$*" "$pattern" "$said"
 }
-samples=(train_images train_text train_gpt fit_custom)
+samples=(train_images train_text train_gpt fit_custom train_recommender)
 
 case_help() {
     local sample text option
@@ -84,7 +85,7 @@ case_bad_options() {
     ends 2 "there are: tiny gpt2 medium large xl" 0 train_gpt --model huge
     ends 2 "either --data FILE .* or --text FILE" 0 train_gpt --data ids
     ends 2 "--precision bf17: .*it is f32, bf16 or f16" 0 train_gpt --precision bf17
-    ends 2 "there are mlp, cnn and resnet20" 0 train_images --model transformer
+    ends 2 "there are mlp, cnn, resnet20 and resnet50" 0 train_images --model transformer
     ends 2 "there is no compression 'zip': there are none, bf16, fp8" 0 train_images --compress zip
     ends 2 "compress.ratio is 2" 0 train_images --compress topk:2
     ends 2 "compress-warmup = '-1'" 2 train_images --compress bf16 --compress-warmup -1
@@ -160,6 +161,7 @@ case_images_resume() { resumes train_images; }
 case_text_resumes() { resumes train_text; }
 case_gpt_resumes() { resumes train_gpt; }
 case_custom_resumes() { resumes fit_custom; }
+case_recommender_resumes() { resumes train_recommender; }
 
 case_log_and_plot() {
     local ranks
@@ -205,6 +207,39 @@ case_gpt_on_ids() {
     has "the loss" "^epoch 4 done:  train loss 0[.]" "$said"
     has "the rate" "M parameters, [0-9]+ tokens/s, [0-9.]+ TFLOP/s, [0-9.]+ % of 1" "$said"
     has "the sample" "^([0-9]+ ){5}" "$said"
+}
+
+# Made clicks: most of what the hidden vectors tell is found (chance is 0.69, they themselves have 0.43), to the same loss on two ranks.
+case_recommender() {
+    local ranks said
+    for ranks in 0 2; do
+        said=$(small $ranks train_recommender --rows 30000 --fields 4 --vocabulary 40 --size 8 --hidden 16 --rate 0.005 --batch 256 --epochs 4 --log "log-$ranks") ||
+            fail "$ranks ranks: $said"
+        has "the end" "M vectors of 8, [0-9]+ samples/s; who knows the hidden vectors has a test loss of 0[.]4[0-9]+" "$said"
+        at_most "the test loss on $ranks ranks" "$(figure test_loss "log-$ranks")" 0.47
+        at_least "the accuracy on $ranks ranks" "$(figure test_accuracy "log-$ranks")" 0.77
+    done
+    at_most "what ranks change" "$(figure test_loss log-0)" "$(awk -v x="$(figure test_loss log-2)" 'BEGIN { print x * 1.001 }')"
+    make_clicks clicks 6000 1
+    make_clicks clicks-test 1500 2
+    small 2 train_recommender --data clicks --test clicks-test --fields 20 --vocabulary 50 --epochs 3 --rate 0.01 --quiet --log log || fail "clicks of a file: $?"
+    at_least "accuracy on a file" "$(figure test_accuracy log)" 0.78
+    ends 1 "train_recommender: .*nowhere" 2 train_recommender --data nowhere
+    ends 2 "--fields at least 2" 0 train_recommender --fields 1
+}
+
+# A ResNet-50 on made images of bytes, cropped and mirrored at random on the device: the same crops on one rank and on two.
+case_resnet50() {
+    local ranks said
+    local command=("$bin/train_images" --model resnet50 --made 8 --made-rows 8 --batch 8 --augment --classes 4 --epochs 2)
+    for ranks in 1 2; do
+        said=$("$bin/weftrun" -n $ranks "${command[@]}" --peak 1 --log "log-$ranks" 2>&1) || fail "$ranks ranks: $said"
+        has "the rate" "[0-9]+ images/s, [0-9.]+ TFLOP/s, [0-9.]+ % of 1$" "$said"
+    done
+    at_most "what ranks change" "$(awk -v a="$(figure train_loss log-1)" -v b="$(figure train_loss log-2)" 'BEGIN { print a > b ? a - b : b - a }')" 2e-3
+    said=$("${command[@]}" --precision bf16 --describe --max-steps 1 2>&1) || fail "bf16: $said"
+    has "the plan" " conv2d .* stage4.block3.conv3" "$said"
+    ends 2 "--made 5000 is a side of 1 to 4096" 0 train_images --made 5000
 }
 
 # A wire of the program's own carries the training, to what the TCP wire comes to; the environment still has its say.
