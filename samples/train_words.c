@@ -12,12 +12,14 @@
 #include "vocabulary.h"
 #include "weft.h"
 
-static const char *text_path, *vectors_path, *near, *log_path, *staleness = "async";
+static const char *text_path, *vectors_path, *near, *log_path, *checkpoint_path, *staleness = "async";
 static int64_t     epochs = 5, width = 100, window = 5, negatives = 5, least_count = 5, batch = 500, servers, seed = 1, top = 8;
 static double      rate = 0.025, sample = 1e-3;
-static bool        quiet;
+static bool        quiet, resume;
 
 enum { INPUT, OUTPUT, TABLES };
+/* What a checkpoint says of itself, as a row of a table: the epochs that are done, and what makes their vectors others. */
+enum { DONE, WORDS, LENGTH, SEED, BATCH, ABOUT };
 
 /* The rows of one table that a batch touches. */
 typedef struct touched {
@@ -43,6 +45,8 @@ typedef struct words {
     vocabulary    vocabulary;
     alias         noise;      /* of negative samples */
     touched       rows[TABLES];
+    weft_table   *about;      /* with a checkpoint */
+    int64_t       done;       /* epochs */
     pair         *pairs;      /* of a batch */
     int32_t      *others;     /* [pairs, negatives] */
     int64_t       pair_count;
@@ -298,16 +302,66 @@ static weft_status report(words *w, const char *event, int64_t epoch, const doub
     return weft_metrics_end_line(w->metrics);
 }
 
-static weft_status train(words *w) {
+/* --- checkpoints --- */
+
+static void describe(const words *w, int64_t about[ABOUT]) {
+    about[DONE] = w->done;
+    about[WORDS] = w->vocabulary.count;
+    about[LENGTH] = w->vocabulary.length;
+    about[SEED] = seed;
+    about[BATCH] = batch;
+}
+
+/* Between epochs, when all pushes have come. */
+static weft_status save(words *w) {
+    int64_t     about[ABOUT];
     weft_status status = WEFT_OK;
-    for (int64_t epoch = 0; epoch < epochs && status == WEFT_OK; epoch++) {
+    if (!checkpoint_path) return WEFT_OK;
+    describe(w, about);
+    if (w->rank == 0) status = weft_table_call_rows(w->about, WEFT_SET, (uint64_t[]){0}, 1, about, NULL);
+    return status == WEFT_OK ? weft_server_save(w->server, checkpoint_path) : status;
+}
+
+static bool is_there(const char *path) {
+    FILE *file = fopen(path, "r");
+    if (file) fclose(file);
+    return file != NULL;
+}
+
+static weft_status load(words *w) {
+    int64_t     saved[ABOUT] = {0}, here[ABOUT];
+    weft_status status = weft_server_load(w->server, checkpoint_path);
+    if (status == WEFT_OK) status = weft_table_pull(w->about, NULL, saved);
+    if (status != WEFT_OK) return status;
+    describe(w, here);
+    w->done = here[DONE] = saved[DONE];
+    if (memcmp(saved, here, sizeof here) == 0) return WEFT_OK;
+    fprintf(stderr, "train_words: %s is of another text, --min-count, --seed or --batch\n", checkpoint_path);
+    return WEFT_E_MISMATCH;
+}
+
+/* Rank 0 loads for all, and tells them how far it is. */
+static weft_status go_on(words *w) {
+    weft_status status = w->rank == 0 && resume && is_there(checkpoint_path) ? load(w) : WEFT_OK;
+    double      word[2] = {(double)w->done, status != WEFT_OK};
+    weft_status told = weft_group_allreduce(w->all, word, word, 2, WEFT_F64, WEFT_COMBINE_MAX);
+    w->done = (int64_t)word[0];
+    if (status != WEFT_OK) return status;
+    return told == WEFT_OK && word[1] > 0 ? WEFT_E_PEER : told;
+}
+
+static weft_status train(words *w) {
+    weft_status status = go_on(w);
+    for (int64_t epoch = w->done; epoch < epochs && status == WEFT_OK; epoch++) {
         struct timespec begin, now;
         double          sum[3];
         timespec_get(&begin, TIME_UTC);
         status = pass(w, epoch, sum);
         timespec_get(&now, TIME_UTC);
         double seconds = (double)(now.tv_sec - begin.tv_sec) + 1e-9 * (double)(now.tv_nsec - begin.tv_nsec);
+        w->done = epoch + 1;
         if (status == WEFT_OK) status = report(w, epoch + 1 == epochs ? "end" : "epoch", epoch + 1, sum, seconds);
+        if (status == WEFT_OK) status = save(w);
     }
     return status == WEFT_OK ? show(w) : status;
 }
@@ -367,10 +421,14 @@ static weft_status start(words *w) {
     if ((status = weft_server_create(w->world, &(weft_server_options){.servers = (int32_t)servers}, &w->server)) != WEFT_OK) return status;
     for (int t = 0; t < TABLES; t++)
         if ((status = open_table(w, t, stale)) != WEFT_OK) return status;
+    if (checkpoint_path) {
+        weft_table_options about = {.name = "about", .rows = 1, .width = ABOUT, .dtype = WEFT_I64, .staleness = WEFT_TABLE_ASYNCHRONOUS};
+        if ((status = weft_table_create(w->server, &about, &w->about)) != WEFT_OK) return status;
+    }
     if (w->rank == 0 && !quiet)
         printf("%lld words, %lld of them different and at least %lld times there, on %d ranks\n", (long long)w->vocabulary.total,
                (long long)w->vocabulary.count, (long long)least_count, (int)w->ranks);
-    return log_path && w->rank == 0 ? weft_metrics_open(log_path, false, &w->metrics) : WEFT_OK;
+    return log_path && w->rank == 0 ? weft_metrics_open(log_path, resume, &w->metrics) : WEFT_OK;
 }
 
 static void stop(words *w) {
@@ -380,6 +438,7 @@ static void stop(words *w) {
         free(w->rows[t].place);
         free(w->rows[t].list);
     }
+    weft_table_release(w->about);
     weft_server_release(w->server);
     weft_group_release(w->all);
     weft_world_release(w->world);
@@ -406,6 +465,8 @@ int main(int argc, char **argv) {
         {"vectors", CLI_TEXT, &vectors_path, "text file of the vectors, as word2vec writes it"},
         {"near", CLI_TEXT, &near, "words whose neighbours are printed, as king,queen"},
         {"top", CLI_INTEGER, &top, "neighbours of each"},
+        {"checkpoint", CLI_TEXT, &checkpoint_path, "file of what has been learnt, after each pass; may be read by another number of ranks"},
+        {"resume", CLI_FLAG, &resume, "go on from the checkpoint, where there is one"},
         {"log", CLI_TEXT, &log_path, "metrics as JSON lines"},
         {"quiet", CLI_FLAG, &quiet, "no progress"},
     };
@@ -416,6 +477,10 @@ int main(int argc, char **argv) {
         negatives > 1000) {
         fprintf(stderr, "train_words: --text names a file; --epochs, --width, --window (to 100), --batch (to 1000000) and --min-count are at least 1, "
                         "--negatives (to 1000) at least 0\n");
+        return 2;
+    }
+    if (resume && !checkpoint_path) {
+        fprintf(stderr, "train_words: --resume goes on from a --checkpoint\n");
         return 2;
     }
     words       w = {.rank = 0};

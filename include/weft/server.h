@@ -37,7 +37,7 @@
  * ends with WEFT_E_PEER, which names it. With .replicas they are not: pushes, sets and ends of clocks go to both who hold a row, and end once
  * both have them, so nothing that was acknowledged is lost when one dies; requests go on with the other, those in flight too, and no worker
  * sees a status. With staleness 0 it has the same bits; where pushes are given to the rule as they come, floats may differ in rounding.
- * WEFT_E_PEER comes when both holders of a row have died. Snapshots are taken of servers that are all there. Not with weft_lbfgs_minimise, nor with .spares
+ * WEFT_E_PEER comes when both holders of a row have died. Snapshots are taken of who is left, too; one that is under way when a server dies may fail. Not with weft_lbfgs_minimise, nor with .spares
  * (WEFT_E_UNSUPPORTED). A worker that dies in the middle of a push may leave it with one holder alone: it was not acknowledged.
  * A rank that the others have given up hears of it: its requests end with WEFT_E_PEER, which says so. A server that has lost the world's rank 0, as one
  * that is cut off has, waits before it leaves for workers that ask nothing no longer than its timeout.
@@ -46,7 +46,7 @@
  * Fewer bytes. Keys travel as the gaps between them, in as few bytes as these take, wherever that is less; a key set's only once. Values of pushes and
  * pulls travel as the table's options say (.push, .pull): the codecs of weft/compression.h, of which pushes may leave rows out: those are then as if
  * they had not been named, and what they would have brought is kept here, by row, and added to their next push, by whatever keys that names
- * them. A push that fails loses what it carried. What weft_server_counts says is exact.
+ * them. A push that fails loses what it carried. A snapshot that is loaded drops it: here with the first answer of a server since then. What weft_server_counts says is exact.
  *
  * Exactly once. Requests of a worker to a server are numbered; one that comes again is answered and not applied again.
  *
@@ -246,7 +246,8 @@ typedef struct weft_table_options {
                                     the same to the bit. Beside it are in memory what finds rows (24 to 48 bytes a key, 72 to 132 a piece, or 40 to 64 a hybrid
                                     row), and a clock's sum. 0: all. A full disk is told (WEFT_E_NO_SPACE, with the folder and the bytes) to whoever makes
                                     rows, or lets hybrid ones grow, before anything of the request has changed, and a request that wants a row which cannot be
-                                    read is told (WEFT_E_IO); other requests go on. A request that needs the disk holds up those behind it. No vector of
+                                    read is told (WEFT_E_IO) before anything has changed, or, where its rows do not fit into memory together, how many had; other
+                                    requests go on. A request that needs the disk holds up those behind it. No vector of
                                     weft/vectors.h */
     weft_compression push;       /* BF16, FP8, FP8_E5M2, FIXED8, FIXED16, TOP_K (of each server's part of a request), SIGNIFICANT: F32; NONZERO: any dtype.
                                     The last three not with AVERAGE; these and .error_feedback not with USER. .least: requests of fewer elements go as

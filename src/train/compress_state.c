@@ -8,6 +8,7 @@
 
 #include "core/iface/collective.h"
 #include "parallel/compress.h"
+#include "parallel/server/states.h"
 #include "train/trainer.h"
 #include "weft/checkpoint.h"
 
@@ -15,24 +16,70 @@ static bool begins(const char *name, const char *prefix) { return strncmp(name, 
 bool wefti_is_compress_error(const char *name) { return begins(name, WEFTI_COMPRESS_ERROR); }
 bool wefti_is_compress_basis(const char *name) { return begins(name, WEFTI_COMPRESS_BASIS); }
 
-/* Calls for each of the states; what all of them take, and the largest. */
-static weft_status measure(const weft_trainer *trainer, size_t *total_out, size_t *largest_out) {
-    *total_out = *largest_out = 0;
-    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
-        weft_variable_info info;
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (!wefti_is_compress_error(info.name)) continue;
-        *total_out += (size_t)info.bytes;
-        if ((size_t)info.bytes > *largest_out) *largest_out = (size_t)info.bytes;
+/* --- where it is --- */
+
+/* One that a rank keeps: a variable of its own, or of a parameter what it left out of pushes to the servers. */
+typedef struct state {
+    int32_t     next; /* where to look on */
+    weft_table *table;
+    char        name[1024];
+    weft_shape  shape;
+    size_t      bytes; /* of F32 */
+} state;
+
+static bool next_pushed(weft_trainer *trainer, state *s) {
+    while (s->next < trainer->training.n) {
+        const weft_tensor *parameter = trainer->training.parameters[s->next];
+        s->table = wefti_served_table(trainer->served, s->next++);
+        if (!s->table || !wefti_table_keeps(s->table)) continue;
+        snprintf(s->name, sizeof s->name, "%s%s", WEFTI_COMPRESS_ERROR, parameter->node->name);
+        s->shape = parameter->shape;
+        return true;
     }
-    return WEFT_OK;
+    return false;
 }
 
+static bool next_variable(const weft_trainer *trainer, state *s) {
+    while (s->next < weft_variables_count(trainer->variables)) {
+        weft_variable_info info;
+        if (weft_variables_info(trainer->variables, s->next++, &info) != WEFT_OK || !wefti_is_compress_error(info.name)) continue;
+        snprintf(s->name, sizeof s->name, "%s", info.name);
+        s->shape = info.shape;
+        return true;
+    }
+    return false;
+}
+
+/* The next one after `s`, which begins as zero. Ranks have the same ones; none where some are gone, with what they left out. */
+static bool next_state(weft_trainer *trainer, state *s) {
+    bool there = trainer->served ? wefti_served_all_are_there(trainer->served) && next_pushed(trainer, s) : next_variable(trainer, s);
+    s->bytes = there ? (size_t)weft_shape_elements(s->shape) * sizeof(float) : 0;
+    return there;
+}
+
+static weft_status get(const weft_trainer *trainer, const state *s, float *values) {
+    return s->table ? wefti_table_kept(s->table, values, true) : weft_variables_get(trainer->variables, s->name, values, s->bytes);
+}
+static weft_status set(const weft_trainer *trainer, const state *s, float *values) {
+    return s->table ? wefti_table_kept(s->table, values, false) : weft_variables_set(trainer->variables, s->name, WEFT_F32, s->shape, values);
+}
+
+/* What all of them take, and the largest. */
+static void measure(weft_trainer *trainer, size_t *total_out, size_t *largest_out) {
+    *total_out = *largest_out = 0;
+    for (state s = {0}; next_state(trainer, &s);) {
+        *total_out += s.bytes;
+        if (s.bytes > *largest_out) *largest_out = s.bytes;
+    }
+}
+
+/* --- between ranks --- */
+
 /* All rows, at rank 0. */
-static weft_status open_states(const weft_trainer *trainer, wefti_compress_states *states) {
+static weft_status open_states(weft_trainer *trainer, wefti_compress_states *states) {
     size_t total, largest;
     *states = (wefti_compress_states){0};
-    WEFTI_TRY(measure(trainer, &total, &largest));
+    measure(trainer, &total, &largest);
     if (total == 0 || trainer->world->rank != 0) return WEFT_OK;
     states->size_bytes = total * (size_t)trainer->world->size;
     return wefti_alloc(states->size_bytes, "what compression keeps on all ranks", &states->memory);
@@ -43,20 +90,17 @@ void wefti_compress_states_release(wefti_compress_states *states) {
     *states = (wefti_compress_states){0};
 }
 
-/* Moves every state between its variable and its rows at rank 0, `out` of the variables or into them. */
+/* Moves every state between where it is kept and its rows at rank 0, `out` of there or into them. */
 static weft_status move(weft_trainer *trainer, const wefti_compress_states *states, void *one, bool out) {
     char  *rows = states->memory;
     size_t ranks = (size_t)trainer->world->size;
-    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
-        weft_variable_info info;
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (!wefti_is_compress_error(info.name)) continue;
-        wefti_collective_call call = {.kind = out ? WEFTI_GATHER : WEFTI_SCATTER, .dtype = WEFT_U8, .count = (size_t)info.bytes,
+    for (state s = {0}; next_state(trainer, &s);) {
+        wefti_collective_call call = {.kind = out ? WEFTI_GATHER : WEFTI_SCATTER, .dtype = WEFT_U8, .count = s.bytes,
                                       .send = out ? one : rows, .receive = out ? rows : one};
-        if (out) WEFTI_TRY(weft_variables_get(trainer->variables, info.name, one, (size_t)info.bytes));
+        if (out) WEFTI_TRY(get(trainer, &s, one));
         WEFTI_TRY(wefti_collective_run(trainer->world->group, &call));
-        if (!out) WEFTI_TRY(weft_variables_set(trainer->variables, info.name, info.dtype, info.shape, one));
-        if (rows) rows += ranks * (size_t)info.bytes;
+        if (!out) WEFTI_TRY(set(trainer, &s, one));
+        if (rows) rows += ranks * s.bytes;
     }
     return WEFT_OK;
 }
@@ -64,7 +108,7 @@ static weft_status move(weft_trainer *trainer, const wefti_compress_states *stat
 static weft_status move_all(weft_trainer *trainer, const wefti_compress_states *states, weft_status status, bool out) {
     size_t total = 0, largest = 0;
     void  *one = NULL;
-    if (status == WEFT_OK) status = measure(trainer, &total, &largest);
+    measure(trainer, &total, &largest);
     if (status == WEFT_OK && total) status = wefti_alloc_raw(largest, WEFTI_CACHE_LINE, "what compression keeps", &one);
     if (total || status != WEFT_OK) status = wefti_agree(wefti_trainer_meets(trainer), status, "moving what compression keeps");
     if (status == WEFT_OK && total) status = move(trainer, states, one, out);
@@ -80,15 +124,12 @@ weft_status wefti_compress_states_deal(weft_trainer *trainer, const wefti_compre
     return move_all(trainer, states, WEFT_OK, false);
 }
 
-weft_status wefti_compress_states_add(const weft_trainer *trainer, const wefti_compress_states *states, weft_checkpoint_writer *writer) {
+weft_status wefti_compress_states_add(weft_trainer *trainer, const wefti_compress_states *states, weft_checkpoint_writer *writer) {
     const char *rows = states->memory;
-    for (int32_t i = 0; rows && i < weft_variables_count(trainer->variables); i++) {
-        weft_variable_info info;
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (!wefti_is_compress_error(info.name)) continue;
-        weft_shape shape = weft_shape(trainer->world->size, weft_shape_elements(info.shape));
-        WEFTI_TRY(weft_checkpoint_add(writer, info.name, info.dtype, shape, rows));
-        rows += (size_t)trainer->world->size * (size_t)info.bytes;
+    for (state s = {0}; rows && next_state(trainer, &s);) {
+        weft_shape shape = weft_shape(trainer->world->size, weft_shape_elements(s.shape));
+        WEFTI_TRY(weft_checkpoint_add(writer, s.name, WEFT_F32, shape, rows));
+        rows += (size_t)trainer->world->size * s.bytes;
     }
     return WEFT_OK;
 }
@@ -116,49 +157,48 @@ static void deal_rows(const float *saved, int64_t n_saved, float *rows, int64_t 
         }
 }
 
-static weft_status read_state(const weft_trainer *trainer, weft_checkpoint *file, const weft_variable_info *info, float *rows) {
+static weft_status read_state(const weft_trainer *trainer, weft_checkpoint *file, const state *s, float *rows) {
     weft_dtype dtype;
     weft_shape shape;
     float     *saved;
     size_t     bytes;
-    int64_t    elements = weft_shape_elements(info->shape);
-    if (!weft_checkpoint_find(file, info->name, &dtype, &shape)) return WEFT_OK; /* rows begin as zeros */
+    int64_t    elements = weft_shape_elements(s->shape);
+    if (!weft_checkpoint_find(file, s->name, &dtype, &shape)) return WEFT_OK; /* rows begin as zeros */
     if (dtype != WEFT_F32 || shape.rank != 2 || shape.dim[1] != elements || shape.dim[0] < 1)
-        return wefti_fail(WEFT_E_SHAPE, "'%s' is %s %s, and should be f32 [ranks, %lld]", info->name, weft_dtype_name(dtype),
+        return wefti_fail(WEFT_E_SHAPE, "'%s' is %s %s, and should be f32 [ranks, %lld]", s->name, weft_dtype_name(dtype),
                           weft_shape_text(shape).text, (long long)elements);
-    WEFTI_TRY(read_whole(file, info->name, dtype, shape, &saved, &bytes));
+    WEFTI_TRY(read_whole(file, s->name, dtype, shape, &saved, &bytes));
     deal_rows(saved, shape.dim[0], rows, trainer->world->size, elements);
     wefti_free(saved, bytes);
     return WEFT_OK;
 }
 
 /* Arrays of compression that this program has no use for are read and dropped, so that they are not taken for somebody else's. */
-static weft_status drop_unknown(const weft_trainer *trainer, weft_checkpoint *file, const char *prefix, const char *parameter) {
+static weft_status drop_unknown(weft_trainer *trainer, weft_checkpoint *file, const char *prefix, const char *parameter) {
     char       name[1024];
     weft_dtype dtype;
     weft_shape shape;
     float     *saved;
     size_t     bytes;
     snprintf(name, sizeof name, "%s%s", prefix, parameter);
+    for (state s = {0}; next_state(trainer, &s);)
+        if (strcmp(s.name, name) == 0) return WEFT_OK;
     if (weft_variables_find(trainer->variables, name) >= 0 || !weft_checkpoint_find(file, name, &dtype, &shape)) return WEFT_OK;
     WEFTI_TRY(read_whole(file, name, dtype, shape, &saved, &bytes));
     wefti_free(saved, bytes);
     return WEFT_OK;
 }
 
-weft_status wefti_compress_states_read(const weft_trainer *trainer, weft_checkpoint *file, wefti_compress_states *states_out) {
+weft_status wefti_compress_states_read(weft_trainer *trainer, weft_checkpoint *file, wefti_compress_states *states_out) {
     WEFTI_TRY(open_states(trainer, states_out));
     char *rows = states_out->memory;
     for (int32_t i = 0; i < trainer->training.n; i++) {
         WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_ERROR, trainer->training.parameters[i]->node->name));
         WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_BASIS, trainer->training.parameters[i]->node->name));
     }
-    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
-        weft_variable_info info;
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (!wefti_is_compress_error(info.name)) continue;
-        WEFTI_TRY(read_state(trainer, file, &info, (float *)rows));
-        rows += (size_t)trainer->world->size * (size_t)info.bytes;
+    for (state s = {0}; next_state(trainer, &s);) {
+        WEFTI_TRY(read_state(trainer, file, &s, (float *)rows));
+        rows += (size_t)trainer->world->size * s.bytes;
     }
     return WEFT_OK;
 }

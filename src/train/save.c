@@ -227,7 +227,7 @@ static weft_status read_variables(const weft_trainer *trainer, weft_checkpoint *
                       (long long)s->numbers.lbfgs_next, state.history);
 }
 
-static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *file, weft_loader *loader, contents *c) {
+static weft_status read_contents(weft_trainer *trainer, weft_checkpoint *file, weft_loader *loader, contents *c) {
     wefti_snapshot *s = &c->run;
     WEFTI_TRY(read_variables(trainer, file, c));
     WEFTI_TRY(wefti_compress_states_read(trainer, file, &c->states));
@@ -239,7 +239,7 @@ static weft_status read_contents(const weft_trainer *trainer, weft_checkpoint *f
     return weft_checkpoint_expect_all_read(file, NULL);
 }
 
-static weft_status read_file(const weft_trainer *trainer, const char *path, weft_loader *loader, contents *s) {
+static weft_status read_file(weft_trainer *trainer, const char *path, weft_loader *loader, contents *s) {
     weft_checkpoint *file = NULL;
     weft_status      status = weft_checkpoint_open(path, &file);
     if (status == WEFT_OK) status = read_contents(trainer, file, loader, s);

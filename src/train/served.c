@@ -210,6 +210,9 @@ static weft_status set_all(weft_trainer *trainer) {
     return finish(served, status);
 }
 
+bool wefti_served_all_are_there(const struct wefti_served *served) {
+    return !served->meeting || wefti_meeting_members(served->meeting) == served->meeting->size;
+}
 weft_table *wefti_served_table(const struct wefti_served *served, int32_t parameter) { return served->parameters[parameter].table; }
 weft_server *wefti_served_server(struct wefti_served *served) { return served ? served->server : NULL; }
 

@@ -132,6 +132,7 @@ weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **serve
 weft_status wefti_served_create(weft_trainer *trainer);
 void        wefti_served_release(struct wefti_served *served);
 weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report);
+bool wefti_served_all_are_there(const struct wefti_served *served); /* nobody of the world is known to have died */
 struct weft_server *wefti_served_server(struct wefti_served *served); /* NULL gives NULL */
 /* Makes the variables what the servers have, with all that anybody has pushed: where ranks go each at its pace. NULL trainer->served: nothing.
  * Collective. */
@@ -317,10 +318,10 @@ typedef struct wefti_compress_states {
     size_t size_bytes;
 } wefti_compress_states;
 weft_status wefti_compress_states_gather(weft_trainer *trainer, wefti_compress_states *states_out);
-weft_status wefti_compress_states_add(const weft_trainer *trainer, const wefti_compress_states *states, weft_checkpoint_writer *writer);
+weft_status wefti_compress_states_add(weft_trainer *trainer, const wefti_compress_states *states, weft_checkpoint_writer *writer);
 void        wefti_compress_states_release(wefti_compress_states *states);
 /* Reads what each rank of this world takes over, at rank 0, to memory as gather leaves it; and hands it out, collectively. */
-weft_status wefti_compress_states_read(const weft_trainer *trainer, weft_checkpoint *file, wefti_compress_states *states_out);
+weft_status wefti_compress_states_read(weft_trainer *trainer, weft_checkpoint *file, wefti_compress_states *states_out);
 weft_status wefti_compress_states_deal(weft_trainer *trainer, const wefti_compress_states *states);
 
 /* Names, over all ranks, whose data or share of the loss is not finite, or the gradient's norm where the loss is. Collective. */

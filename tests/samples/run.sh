@@ -406,6 +406,27 @@ case_words() {
     cmp -s vectors-0-0 vectors-1-0 || fail "one rank alone and under the launcher differ"
 }
 
+# Without staleness a run that is killed and goes on ends with the bits of one that is not, and its snapshot is read by another number of ranks.
+case_words_resume() {
+    local said job words=("$bin/train_words" --text text --width 16 --epochs 6 --rate 0.05 --batch 100 --staleness 0 --quiet)
+    make_corpus text 6000 8
+    "$bin/weftrun" -n 2 "${words[@]}" --vectors whole || fail "it ended with $?"
+    "$bin/weftrun" -n 2 "${words[@]}" --checkpoint saved >killed 2>&1 &
+    job=$!
+    while [ ! -e saved ] && kill -0 $job 2>/dev/null; do sleep 0.01; done
+    kill -9 $job
+    wait $job
+    "$bin/weftrun" -n 2 "${words[@]}" --checkpoint saved --resume --log log --vectors parts || fail "going on it ended with $?"
+    cmp whole parts || fail "going on leads to other vectors"
+    [ "$(grep -c '"event"' log)" -lt 6 ] || fail "it began anew"
+    "$bin/weftrun" -n 4 "${words[@]}" --checkpoint saved --resume --vectors again || fail "on four ranks it ended with $?"
+    cmp whole again || fail "four ranks read other vectors than two have saved"
+    said=$("${words[@]}" --seed 2 --checkpoint saved --resume 2>&1) && fail "it goes on with another seed"
+    has "another seed" "is of another text, --min-count, --seed or --batch" "$said"
+    said=$("${words[@]}" --resume 2>&1) && fail "it resumes without a checkpoint"
+    has "no checkpoint" "--resume goes on from a --checkpoint" "$said"
+}
+
 # Only rows that a batch touches are moved: of 6,003 words at most 20 + 20 x 4 x 3 by one of 20 words.
 case_words_touched() {
     make_corpus text 2000 1000

@@ -179,6 +179,89 @@ static weft_status keeps_all(serving *self) {
 Test(coded, keeps_what_it_leaves_out) { serve_case("tcp", 4, &two_apart, keeps_all); }
 Test(coded, keeps_what_it_leaves_out_beside) { serve_case("shm", 2, &beside, keeps_all); }
 
+/* By slices of a block, which push lists of rows: what is left out of one comes with the next that names the row. */
+static weft_status push_ones(void *context, const weft_block_slice *slice) {
+    (void)context;
+    for (int64_t i = 0; i < slice->row_count * WIDTH; i++) ((float *)slice->updates[0])[i] = (float)(slice->rows[i / WIDTH] % 7 + 1);
+    return WEFT_OK;
+}
+static weft_status push_nothing(void *context, const weft_block_slice *slice) {
+    (void)context, (void)slice;
+    return WEFT_OK;
+}
+static weft_status in_slices(serving *self) {
+    enum { BLOCKS = 3 };
+    static float    got[ELEMENTS];
+    static uint64_t rows[ROWS];
+    weft_block      blocks[BLOCKS];
+    weft_sliced_table   tables[1] = {{.read_only = false}};
+    weft_slices_options how = {.tables = tables, .table_count = 1, .budget_bytes = 24000, .pipeline = true};
+    weft_slices_report  report;
+    for (int codec = 0; codec < 2; codec++) {
+        weft_compression push = codec ? (weft_compression){.codec = WEFT_COMPRESS_SIGNIFICANT, .threshold = 1.5} : (weft_compression){.codec = WEFT_COMPRESS_TOP_K, .ratio = 0.2};
+        WEFTI_TRY(makes(self, codec ? "significant" : "topk", push, (weft_compression){0}, WEFT_TABLE_ASYNCHRONOUS, &tables[0].table));
+        for (uint64_t i = 0; i < ROWS; i++) rows[i] = i;
+        for (int b = 0; b < BLOCKS; b++) blocks[b] = (weft_block){.rows = rows + 100 * b, .row_count = ROWS - 100 * b};
+        WEFTI_TRY(weft_slices_run(&how, blocks, BLOCKS, push_ones, NULL, &report));
+        EXPECT(report.slices > 2 * BLOCKS, "%lld slices", (long long)report.slices);
+        WEFTI_TRY(serving_meet(self));
+        WEFTI_TRY(weft_table_pull(tables[0].table, NULL, got));
+        int less = 0;
+        for (int i = 0; i < ELEMENTS; i++) less += got[i] < (float)(self->workers * (i / WIDTH % 7 + 1) * (i / WIDTH < 100 ? 1 : i / WIDTH < 200 ? 2 : 3));
+        EXPECT(less > 100, "only %d elements lack something", less);
+        WEFTI_TRY(serving_meet(self));
+        for (int rest = 0; rest < 8 && !codec; rest++) WEFTI_TRY(weft_slices_run(&how, blocks, 1, push_nothing, NULL, NULL));
+        for (int rest = 0; rest < 6 && codec; rest++) WEFTI_TRY(weft_slices_run(&how, blocks, 1, push_ones, NULL, NULL));
+        WEFTI_TRY(serving_meet(self));
+        WEFTI_TRY(weft_table_pull(tables[0].table, NULL, got));
+        for (int i = 0; i < ELEMENTS; i++) {
+            int   pushed = i / WIDTH < 100 ? 1 : i / WIDTH < 200 ? 2 : 3;
+            float due = (float)(self->workers * (i / WIDTH % 7 + 1) * (pushed + (codec ? 6 : 0))), least = codec ? due / 3 : due;
+            EXPECT(got[i] >= least && got[i] <= due, "codec %d, element %d: %g, of %g", codec, i, (double)got[i], (double)due);
+        }
+        weft_table_release(tables[0].table);
+    }
+    return WEFT_OK;
+}
+Test(coded, in_slices) { serve_case("tcp", 3, &one_apart, in_slices); }
+
+/* A snapshot that is loaded drops what was kept of the rows that were there before: at who loads, and at the others with the next word of a server. */
+static char *loaded_path;
+static weft_status forgets(serving *self) {
+    static float mine[ELEMENTS], none[ELEMENTS], saved[ELEMENTS], got[ELEMENTS];
+    weft_table  *table = NULL;
+    WEFTI_TRY(makes(self, "t", (weft_compression){.codec = WEFT_COMPRESS_TOP_K, .ratio = 0.1}, (weft_compression){0}, WEFT_TABLE_ASYNCHRONOUS, &table));
+    for (int i = 0; i < ELEMENTS; i++) mine[i] = floorf(100 * noise((uint64_t)i)) + 1000;
+    WEFTI_TRY(weft_table_push(table, NULL, mine));
+    WEFTI_TRY(serving_meet(self));
+    WEFTI_TRY(weft_table_pull(table, NULL, saved));
+    WEFTI_TRY(weft_server_save(self->server, loaded_path));
+    WEFTI_TRY(weft_table_push(table, NULL, none)); /* of what was kept some comes */
+    WEFTI_TRY(serving_meet(self));
+    WEFTI_TRY(weft_table_pull(table, NULL, got));
+    EXPECT(memcmp(got, saved, sizeof got) != 0, "%s", "nothing was kept");
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank == 0) WEFTI_TRY(weft_server_load(self->server, loaded_path));
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank != 0) WEFTI_TRY(weft_table_pull(table, NULL, got));
+    for (int rest = 0; rest < 3; rest++) WEFTI_TRY(weft_table_push(table, NULL, none));
+    WEFTI_TRY(serving_meet(self));
+    WEFTI_TRY(weft_table_pull(table, NULL, got));
+    for (int i = 0; i < ELEMENTS; i++) EXPECT(got[i] == saved[i], "element %d: %g, and %g in the snapshot", i, (double)got[i], (double)saved[i]);
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(coded, forgets_what_it_kept_of_rows_before_a_snapshot) {
+    char folder[] = "/tmp/weft-coded-XXXXXX", command[64], path[64];
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/state", folder);
+    loaded_path = path;
+    serve_case("tcp", 4, &two_apart, forgets);
+    serve_case("shm", 3, &(weft_server_options){.replicas = 1}, forgets);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    cr_expect_eq(system(command), 0);
+}
+
 /* With feedback, a thousandth of a unit that is pushed a thousand times has come to within a unit; without, rounding to nearest loses all of it. */
 static weft_status small_steps(serving *self) {
     enum { STEPS = 200 };

@@ -128,6 +128,37 @@ static weft_status server_stops(serving *self) {
 }
 Test(losses, server_that_is_silent) { ranks_free(serve_case_with("tcp", 3, &one_apart, server_stops, 1u << 2)); }
 
+/* Rank 0, by which the world notices who is silent, leaves in good order; then a worker is stopped. Who serves does not wait for it for ever. */
+static weft_status stopped_after_rank_0_left(serving *self) {
+    weft_table *table = NULL;
+    float       value = 1;
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "t", .rows = 1, .dtype = WEFT_F32, .staleness = WEFT_TABLE_ASYNCHRONOUS}, &table));
+    WEFTI_TRY(weft_table_push(table, NULL, &value));
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank == 1) {
+        struct timespec pause = {0, 300 * 1000 * 1000}, longer = {8, 0};
+        nanosleep(&pause, NULL); /* rank 0 is gone */
+        pid_t self_id = getpid();
+        if (fork() == 0) {
+            nanosleep(&longer, NULL);
+            kill(self_id, SIGKILL);
+            _exit(0);
+        }
+        self->all->wrecked_ns = ranks_now();
+        kill(self_id, SIGSTOP);
+    }
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(losses, a_worker_that_is_silent_when_rank_0_has_left) {
+    weft_server_options brief = one_apart;
+    brief.timeout_ns = (int64_t)WEFTI_SECOND_NS;
+    ranks *all = serve_case_with("tcp", 3, &brief, stopped_after_rank_0_left, 1u << 1);
+    double after = ((double)all->results[2].at_ns - (double)all->wrecked_ns) / 1e9;
+    cr_expect(after < 5, "the server waited for %.2f s", after);
+    ranks_free(all);
+}
+
 /* Everybody beside everybody: whoever dies takes its rows along, and the rest ends well. */
 static weft_status one_of_all_dies(serving *self) {
     weft_table *table = NULL;

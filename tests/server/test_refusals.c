@@ -151,6 +151,34 @@ static weft_status behind(serving *self) {
 }
 Test(refusals, a_deadline_names_who_is_behind) { serve_case("shm", 3, &one_apart, behind); }
 
+/* Of two that are as far behind, the one is named that does not wait for the other. */
+static weft_status behind_another(serving *self) {
+    weft_table     *table = NULL, *other = NULL;
+    weft_request   *waits = NULL, *request = NULL;
+    float           got[4], more[4];
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "slow", .rows = 4, .dtype = WEFT_F32, .staleness = 1}, &table));
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "other", .rows = 4, .dtype = WEFT_F32}, &other));
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank < 2) WEFTI_TRY(weft_table_clock(other));
+    if (self->rank == 1) WEFTI_TRY(weft_table_start_call(other, &(weft_table_call){.kind = WEFT_PULL, .receive = got}, &waits)); /* for rank 2 */
+    if (self->rank == 1) EXPECT(weft_request_wait(waits, 50 * (int64_t)WEFTI_MILLISECOND_NS) == WEFT_E_AGAIN, "%s", "it does not wait");
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank == 0) {
+        weft_table_call call = {.kind = WEFT_PULL, .receive = more, .timeout_ns = 100 * (int64_t)WEFTI_MILLISECOND_NS};
+        for (int i = 0; i < 3; i++) WEFTI_TRY(weft_table_clock(table));
+        WEFTI_TRY(weft_table_start_call(table, &call, &request));
+        REFUSED(weft_request_wait(request, 0), WEFT_E_TIMEOUT, "and rank 2 is at clock 0");
+    }
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank == 2) WEFTI_TRY(weft_table_clock(other));
+    if (self->rank == 1) WEFTI_TRY(weft_request_wait(waits, 0));
+    WEFTI_TRY(serving_meet(self));
+    weft_table_release(table);
+    weft_table_release(other);
+    return WEFT_OK;
+}
+Test(refusals, a_deadline_does_not_name_who_waits) { serve_case("shm", 4, &one_apart, behind_another); }
+
 /* Before there is a server. */
 static weft_status roles(ranks *all, int32_t rank) {
     weft_world  *world = NULL;

@@ -135,6 +135,8 @@ static weft_status recall(const char *name, contents *c) {
     return WEFT_OK;
 }
 
+static int32_t dies = -1; /* a server, in the clock before */
+
 /* Saves in a clock in the middle, goes on, and waits at the end. */
 static weft_status save_in_the_middle(serving *self) {
     tables       *t = calloc(1, sizeof *t);
@@ -142,13 +144,15 @@ static weft_status save_in_the_middle(serving *self) {
     weft_request *saving = NULL;
     WEFTI_TRY(create(self, t));
     for (int clock = 0; clock < LAST; clock++) {
-        if (clock == SAVED) WEFTI_TRY(weft_server_start_save(self->server, path, 0, &saving));
-        if (clock == SAVED) REFUSED(weft_server_start_save(self->server, path, 0, &(weft_request *){NULL}), WEFT_E_STATE, "wait for it first");
+        if (clock == SAVED - 1 && dies >= 0 && self->rank == 0) kill(self->all->children[dies], SIGKILL);
+        if (clock == SAVED && dies >= 0) WEFTI_TRY(weft_server_save(self->server, path));
+        if (clock == SAVED && dies < 0) WEFTI_TRY(weft_server_start_save(self->server, path, 0, &saving));
+        if (clock == SAVED && dies < 0) REFUSED(weft_server_start_save(self->server, path, 0, &(weft_request *){NULL}), WEFT_E_STATE, "wait for it first");
         if (clock == SAVED + 1 && self->rank == 0) rest(20);
         WEFTI_TRY(train(self, t, clock));
     }
     WEFTI_TRY(look(t, c));
-    WEFTI_TRY(weft_request_wait(saving, 0));
+    if (saving) WEFTI_TRY(weft_request_wait(saving, 0));
     if (self->rank == 0) WEFTI_TRY(keep(other, c));
     release(t);
     free(t);
@@ -186,13 +190,26 @@ static weft_server_options with(weft_server_options options) {
 static void round_trip(const char *wire, int32_t size, weft_server_options saving, int32_t size_after, weft_server_options loading) {
     saving = with(saving);
     loading = with(loading);
-    serve_case(wire, size, &saving, save_in_the_middle);
+    ranks_free(serve_case_with(wire, size, &saving, save_in_the_middle, dies < 0 ? 0 : 1u << dies));
     cr_expect_eq(count_files("state"), 1 + (saving.servers ? saving.servers : size), "%d files", count_files("state"));
     serve_case(wire, size_after, &loading, go_on);
 }
 Test(snapshots, same_servers) { round_trip("shm", 2, beside, 2, beside); }
 Test(snapshots, fewer_servers) { round_trip("shm", 4, two_apart, 3, one_apart); }
 Test(snapshots, more_servers) { round_trip("tcp", 3, one_apart, 4, two_apart); }
+/* Who has the dead server's rows saves them; the first server writes the manifest, too. Into servers of which one has died it comes back as well. */
+Test(snapshots, where_a_server_has_died) {
+    weft_server_options replicated = two_apart;
+    replicated.replicas = 1;
+    dies = 3;
+    round_trip("shm", 4, replicated, 3, one_apart);
+}
+Test(snapshots, where_the_first_server_has_died) {
+    weft_server_options replicated = two_apart;
+    replicated.replicas = 1;
+    dies = 2;
+    round_trip("tcp", 4, replicated, 4, replicated);
+}
 Test(snapshots, without_thread) { round_trip("shm", 2, no_thread, 2, beside); }
 
 /* --- tables whose pushes count at once --- */
@@ -254,6 +271,28 @@ static weft_status with_a_death(serving *self) {
     return WEFT_OK;
 }
 Test(snapshots, a_worker_dies) { ranks_free(serve_case_with("tcp", 4, &one_apart, with_a_death, 1 << 1)); }
+
+/* With backup workers each server saves what it has, though one of them is late. */
+static weft_status with_spares(serving *self) {
+    weft_table *table = NULL;
+    int64_t     one = 1, got = 0;
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "spare", .rows = 1, .dtype = WEFT_I64, .spares = 1}, &table));
+    for (int clock = 0; clock < 5 && self->rank < 2; clock++) WEFTI_TRY(weft_table_push_pull(table, NULL, &one, &got));
+    EXPECT(self->rank == 2 || got == 10, "%lld", (long long)got);
+    WEFTI_TRY(serving_meet(self)); /* the third is in clock 0 still */
+    WEFTI_TRY(weft_server_save(self->server, path));
+    for (int clock = 0; clock < 2 && self->rank < 2; clock++) WEFTI_TRY(weft_table_push_pull(table, NULL, &one, &got));
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank == 2) {
+        WEFTI_TRY(weft_server_load(self->server, path));
+        WEFTI_TRY(weft_table_push_pull(table, NULL, &one, &got)); /* late: dropped */
+        EXPECT(got == 10, "%lld", (long long)got);
+    }
+    WEFTI_TRY(serving_meet(self));
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(snapshots, with_backup_workers) { serve_case("shm", 4, &one_apart, with_spares); }
 
 /* --- what goes wrong --- */
 

@@ -1,6 +1,7 @@
 /* Tables of which a server keeps a part in memory (weft_table_options.memory_bytes): ten times as large as that they have the bits of others, take no more
  * memory than was said, keep what is hot, come back from snapshots, and outlive a full disk and a server's death. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <math.h>
 #include <sched.h>
 #include <signal.h>
@@ -309,6 +310,52 @@ Test(spill, a_full_disk) {
         serve_case("shm", 1, &how, fill_mounted);
         cr_expect_eq(umount(folder), 0);
     } else fprintf(stderr, "  skipped: this system lets a test mount no disk\n");
+    remove_folder();
+}
+
+/* A disk that loses what is on it: who wants that is told, before a row of the request has changed where these fit into memory, and how many had where they do
+ * not; what is in memory goes on. */
+static int lose_files(void) {
+    char name[64], target[256];
+    int  lost = 0, nowhere = open("/dev/null", O_WRONLY);
+    for (int file = 3; file < 256; file++) {
+        snprintf(name, sizeof name, "/proc/self/fd/%d", file);
+        ssize_t length = readlink(name, target, sizeof target - 1);
+        if (length <= 0) continue;
+        target[length] = 0;
+        lost += strncmp(target, folder, strlen(folder)) == 0 && dup2(nowhere, file) == file;
+    }
+    close(nowhere);
+    return lost;
+}
+static weft_status lose_disk(serving *self) {
+    enum { N = 2000, WIDTH = 100 };
+    weft_table *table = NULL;
+    uint64_t    last[2] = {5, N - 1}, far[2] = {N - 1, 5}, *all = malloc(N * sizeof *all);
+    float      *send = malloc(N * WIDTH * sizeof *send), *got = malloc(N * WIDTH * sizeof *got);
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "lost", .rows = N, .width = WIDTH, .memory_bytes = 100000, .staleness = WEFT_TABLE_ASYNCHRONOUS}, &table));
+    for (int i = 0; i < N * WIDTH; i++) send[i] = 1;
+    for (uint64_t i = 0; i < N; i++) all[i] = i;
+    WEFTI_TRY(weft_table_push(table, NULL, send));
+    WEFTI_TRY(weft_table_call_rows(table, WEFT_PULL, last, 1, NULL, got)); /* rows 5 and its neighbours are in memory now, and the last ones are */
+    EXPECT(lose_files() == 1, "%s", "no file");
+    uint64_t lost = 1000;
+    REFUSED(weft_table_call_rows(table, WEFT_PULL, &lost, 1, NULL, got), WEFT_E_IO, "'lost'");
+    last[1] = lost;
+    REFUSED(weft_table_call_rows(table, WEFT_PUSH, last, 2, send, NULL), WEFT_E_IO, "'lost'");
+    WEFTI_TRY(weft_table_call_rows(table, WEFT_PULL, last, 1, NULL, got));
+    EXPECT(got[0] == 1, "row 5 has changed to %g", (double)got[0]);
+    REFUSED(weft_table_call_rows(table, WEFT_PUSH, all, N, send, NULL), WEFT_E_IO, "do not fit into memory together");
+    WEFTI_TRY(weft_table_call_rows(table, WEFT_PUSH, far, 1, send, NULL));
+    WEFTI_TRY(weft_table_call_rows(table, WEFT_PULL, far, 1, NULL, got));
+    EXPECT(got[0] == 2, "the last row is %g", (double)got[0]);
+    weft_table_release(table);
+    free(send), free(got), free(all);
+    return WEFT_OK;
+}
+Test(spill, a_disk_that_loses_what_is_on_it) {
+    make_folder();
+    serve_case("shm", 1, &how, lose_disk);
     remove_folder();
 }
 

@@ -217,6 +217,14 @@ Test(compress_resume, from_memory_of_the_devices_own) {
     resumes("powersgd", 2, "shm");
 }
 
+/* What pushes to servers left out is in the file, too. */
+Test(compress_resume, by_a_server) {
+    setenv("COMPRESS_SERVER", "1", 1);
+    resumes("topk:0.02", 3, "shm");
+    setenv("COMPRESS_FEEDBACK", "1", 1);
+    resumes("bf16", 2, "tcp");
+}
+
 /* What all ranks keep of the hidden layer, element by element; NULL where the file has nothing. */
 static double *kept_in(const char *path, int64_t *rows_out) {
     weft_checkpoint *file = NULL;
@@ -259,6 +267,8 @@ static void deals_out(int ranks, int others) {
 Test(compress_resume, another_number_of_ranks_keeps_the_sum) {
     deals_out(2, 3);
     deals_out(4, 2);
+    setenv("COMPRESS_SERVER", "0", 1);
+    deals_out(3, 2);
 }
 
 /* To another codec, or none, and back: what has no use is dropped, what is missing begins anew. */

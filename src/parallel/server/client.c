@@ -174,6 +174,13 @@ static size_t pulled_bytes(const request_part *part) {
     return wefti_coded_pulls(part->request) ? wefti_coded_pull_bytes(&table->options, part->count) : (size_t)part->count * table->row_bytes;
 }
 
+/* A snapshot was loaded since a server was last heard: what pushes left out is of rows that are no more. */
+static void hear_of_loads(weft_server *server, uint64_t loads) {
+    if (loads <= server->loads_heard) return;
+    server->loads_heard = loads;
+    for (weft_table *table = server->tables; table; table = table->next) wefti_coder_forget(table);
+}
+
 /* What a server says: the rows, or why not. */
 static weft_status read_reply(weft_server *server, request_part *part, size_t bytes) {
     weft_request             *request = part->request;
@@ -182,6 +189,7 @@ static weft_status read_reply(weft_server *server, request_part *part, size_t by
     WEFTI_TRY(wefti_server_frame_check(frame, bytes));
     if (frame->kind != WEFTI_SERVER_REPLY || frame->slot != part->slot || (unsigned)frame->status >= WEFT_STATUS_COUNT)
         return wefti_fail(WEFT_E_CORRUPT, "rank %d answers what was not asked", (int)wefti_server_rank(server, part->server));
+    hear_of_loads(server->of ? server->of : server, frame->first);
     size_t room = bytes - sizeof *frame;
     if (frame->status != WEFT_OK) {
         char text[WEFTI_SERVER_TEXT_BYTES];
@@ -395,6 +403,8 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
     server->flying++;
     if (!request->detached) server->request_count++;
     if (request->table) request->clock = request->table->clock;
+    if (request->kind == WEFTI_SERVER_CLOCK || (rows && request->kind != WEFTI_SERVER_PULL)) server->changes++;
+    if (request->kind == WEFTI_SERVER_SAVE) request->changes = server->changes;
     for (int32_t i = 0; i < server->servers; i++) {
         request_part *part = &request->parts[i];
         part->pending = 0;

@@ -16,6 +16,7 @@
 
 #include "parallel/server/keys.h"
 #include "parallel/server/route.h"
+#include "parallel/server/states.h"
 #include "parallel/server/store.h"
 
 struct wefti_coder {
@@ -23,6 +24,7 @@ struct wefti_coder {
     wefti_store    *kept;  /* [width] a row, and for `significant` its largest magnitude when it was last sent; NULL: nothing is kept */
     int64_t         width; /* of a row in it */
     uint64_t        pushes;
+    atomic_bool     stale; /* what is kept is of rows that a snapshot has replaced */
 };
 
 enum { FROM_WORKER, FROM_SERVER };
@@ -39,6 +41,11 @@ static wefti_coding coding_of(const weft_table_options *o, const weft_compressio
 
 /* --- the worker's --- */
 
+static weft_status make_store(const weft_table_options *o, wefti_coder *coder) {
+    return wefti_store_create(&(wefti_store_options){.sparse = o->sparse, .rows = (uint64_t)o->rows, .width = coder->width, .dtype = WEFT_F32, .name = o->name},
+                              &coder->kept);
+}
+
 weft_status wefti_coder_create(const weft_table_options *o, wefti_coder **coder_out) {
     wefti_coder *coder = NULL;
     *coder_out = NULL;
@@ -48,8 +55,7 @@ weft_status wefti_coder_create(const weft_table_options *o, wefti_coder **coder_
     coder->width = o->width + (o->push.codec == WEFT_COMPRESS_SIGNIFICANT);
     *coder_out = coder;
     if (!wefti_coding_feeds_back(&o->push)) return WEFT_OK;
-    weft_status status = wefti_store_create(&(wefti_store_options){.sparse = o->sparse, .rows = (uint64_t)o->rows, .width = coder->width, .dtype = WEFT_F32,
-                                                                   .name = o->name}, &coder->kept);
+    weft_status status = make_store(o, coder);
     if (status == WEFT_OK) return WEFT_OK;
     wefti_coder_release(coder);
     *coder_out = NULL;
@@ -61,6 +67,46 @@ void wefti_coder_release(wefti_coder *coder) {
     wefti_store_release(coder->kept);
     pthread_mutex_destroy(&coder->lock);
     wefti_free(coder, sizeof *coder);
+}
+
+void wefti_coder_forget(weft_table *table) {
+    if (table->coder) atomic_store(&table->coder->stale, true);
+}
+
+/* Under the coder's lock. */
+static weft_status forget_if_stale(const weft_table_options *o, wefti_coder *coder) {
+    if (!coder->kept || !atomic_load(&coder->stale)) return WEFT_OK;
+    wefti_store *old = coder->kept;
+    weft_status  status = make_store(o, coder);
+    if (status != WEFT_OK) {
+        coder->kept = old;
+        return status;
+    }
+    atomic_store(&coder->stale, false);
+    wefti_store_release(old);
+    return WEFT_OK;
+}
+
+bool wefti_table_keeps(const weft_table *table) { return table->coder && table->coder->kept && !table->options.sparse; }
+
+weft_status wefti_table_kept(weft_table *table, float *values, bool out) {
+    wefti_coder  *coder = table->coder;
+    const int64_t width = table->options.width;
+    float        *row = NULL;
+    size_t        bytes = (size_t)coder->width * sizeof *row;
+    WEFTI_TRY(wefti_alloc(bytes, "what compression keeps", &row));
+    pthread_mutex_lock(&coder->lock);
+    if (!out) atomic_store(&coder->stale, true);
+    weft_status status = forget_if_stale(&table->options, coder);
+    for (int64_t i = 0; i < table->options.rows && status == WEFT_OK; i++) {
+        if (out) status = wefti_store_read(coder->kept, NULL, NULL, (uint64_t)i, 1, row);
+        if (out) memcpy(values + i * width, row, (size_t)width * sizeof *row);
+        else memcpy(row, values + i * width, (size_t)width * sizeof *row);
+        if (!out && status == WEFT_OK) status = wefti_store_write(coder->kept, NULL, (uint64_t)i, 1, row);
+    }
+    pthread_mutex_unlock(&coder->lock);
+    wefti_free(row, bytes);
+    return status;
 }
 
 static const weft_keys *keys_of(const weft_request *request) { return request->own_keys ? request->own_keys : request->call.keys; }
@@ -201,7 +247,8 @@ static weft_status code(weft_server *server, weft_request *request, push *p) {
     gather(request, p);
     pthread_mutex_lock(&coder->lock);
     uint64_t    number = ++coder->pushes;
-    weft_status status = add_kept(request, coder, p);
+    weft_status status = forget_if_stale(&request->table->options, coder);
+    if (status == WEFT_OK) status = add_kept(request, coder, p);
     if (status == WEFT_OK) {
         choose(p);
         status = code_parts(server, request, p, number);

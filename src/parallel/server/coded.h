@@ -11,6 +11,9 @@
 WEFT_MUST_CHECK weft_status wefti_coder_create(const weft_table_options *options, wefti_coder **coder_out);
 void wefti_coder_release(wefti_coder *coder); /* NULL is fine */
 
+/* What is kept goes before the next push: servers have other rows. Under the server's lock. */
+void wefti_coder_forget(weft_table *table);
+
 /* Whether the request's values are coded, there and back. */
 bool wefti_coded_pushes(const weft_request *request);
 bool wefti_coded_pulls(const weft_request *request);

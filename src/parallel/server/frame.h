@@ -57,7 +57,7 @@ typedef struct wefti_server_frame {
     uint64_t table;
     uint64_t number;     /* of the worker's requests to this server, from 1 on */
     uint64_t keys;       /* the key set's; 0: none */
-    uint64_t first;      /* of a dense range, where there are no keys */
+    uint64_t first;      /* of a dense range, where there are no keys. REPLY: snapshots that the server has loaded */
     uint64_t count;      /* rows */
     uint64_t width;      /* elements of a row, as the worker has it */
     uint64_t clock;      /* the worker's */

@@ -122,6 +122,7 @@ struct weft_request {
     server_buffer *file_body, *shares; /* SAVE and the like: what is sent; [servers] that came */
     size_t         file_bytes;
     uint64_t       number;      /* of the snapshot; LOAD: the phase */
+    uint64_t       changes;     /* SAVE: the server's when it was asked for */
     int32_t        part;        /* of rows: as in the frame */
     int64_t       *updates;     /* where `part`: as in the frame */
     request_part  *parts;       /* [servers] */
@@ -283,6 +284,7 @@ struct weft_server {
     server_buffer    *lent;    /* to the program */
     weft_table       *tables;
     weft_server_counts before; /* of earlier splits */
+    uint64_t          loads, loads_heard; /* snapshots that were taken over here; at most, by servers that have answered */
     uint64_t          job, generation, resizes; /* which server this is, of all; how often its split has changed, and was to be changed */
     struct wefti_resize *pending; /* a split that this rank is ready for, and does not know whether the others have taken it */
     struct wefti_retired *retired; /* wires of earlier splits, whose memory is lent */
@@ -326,6 +328,7 @@ struct weft_server {
     uint64_t         *numbers;  /* [servers] of the latest request to each */
     uint32_t          next_slot;
     uint64_t          snapshots; /* that were begun */
+    uint64_t          changes;   /* requests that change something, that were begun */
     bool              saving;    /* one has not ended */
     bool              loading;   /* weft_server_load is under way */
     uint64_t          runs;    /* of weft_lbfgs_minimise that were begun */

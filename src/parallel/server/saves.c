@@ -386,6 +386,7 @@ static weft_status adopt_load(weft_server *server, const server_job *job) {
     struct server_load *load = server->load;
     if (!load || !load->over || load->worker != job->worker) return wefti_fail(WEFT_E_STATE, "rank %d has no snapshot loaded here", (int)job->worker);
     for (int32_t i = 0; i < load->count; i++) WEFTI_TRY(wefti_tables_check_idle(server, load->tables[i].table));
+    server->loads++;
     for (int32_t i = 0; i < load->count; i++) {
         wefti_lend_end_all(server, load->tables[i].table);
         wefti_tables_change_store(load->tables[i].table, &load->tables[i].store, &load->tables[i].sum);

@@ -12,6 +12,7 @@ static bool can_take(const void *context) { return ((const weft_server *)context
 /* Of the latest outcome: a second request leaves the first one's failure as it is. */
 static bool start_next(weft_server *server, weft_request *request, wefti_frame_kind kind, int32_t only) {
     request->kind = kind;
+    request->again = false;
     return wefti_client_start(server, request, only) == WEFT_OK;
 }
 

@@ -51,7 +51,7 @@ static void answer_sent(weft_server *server, server_mover *mover) { job_step(ser
 
 void wefti_serve_answer(weft_server *server, server_job *job, weft_status status) {
     wefti_server_frame reply = {.magic = WEFTI_SERVER_MAGIC, .kind = WEFTI_SERVER_REPLY, .slot = job->frame.slot, .status = (int32_t)status,
-                                .number = job->frame.number, .table = job->frame.table, .clock = job->updates};
+                                .number = job->frame.number, .table = job->frame.table, .clock = job->updates, .first = server->loads};
     size_t room = sizeof job->reply_bytes - sizeof reply, inside = 0;
     wefti_server_give(server, job->body);
     wefti_server_give(server, job->decoded);

@@ -55,10 +55,18 @@ static void hear_verdict(weft_server *server, uint64_t now_ns) {
     if (rank == 0 && !server->alone_ns) server->alone_ns = now_ns;
 }
 
+/* The world's rank 0 may also have left in good order. */
+static void look_for_watch(weft_server *server, uint64_t now_ns) {
+    if (server->rank == 0 || server->alone_ns) return;
+    wefti_wire_link link = server->wire->ops->link(server->wire, 0);
+    if (link == WEFTI_LINK_LEFT || link == WEFTI_LINK_DOWN) server->alone_ns = now_ns;
+}
+
 static void look(weft_server *server, uint64_t now_ns) {
     if (now_ns - server->looked_ns < LOOK_NS) return;
     server->looked_ns = now_ns;
     hear_verdict(server, now_ns);
+    look_for_watch(server, now_ns);
     if (server->serves) wefti_serve_look(server, now_ns);
     wefti_client_look(server, now_ns);
 }

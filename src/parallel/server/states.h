@@ -12,4 +12,8 @@ weft_world *wefti_server_world(const weft_server *server); /* that it was create
 WEFT_MUST_CHECK weft_status wefti_table_start_state(weft_table *table, weft_request_kind kind, int32_t state, void *values, int64_t *updates,
                                                     weft_request **request_out);
 
+/* What this worker has left out of its pushes of a dense table, [rows, width]: to `values`, or from there. Not beside a push. */
+bool wefti_table_keeps(const weft_table *table); /* there may be something */
+WEFT_MUST_CHECK weft_status wefti_table_kept(weft_table *table, float *values, bool out);
+
 #endif

@@ -150,6 +150,24 @@ static int64_t run_length(const wefti_store *store, const wefti_slab *slab, uint
     return rows;
 }
 
+/* Of a store that lies in part on disk: all rows come into memory before one changes, where they fit there, so a disk that cannot be read then leaves them all
+ * as they were. */
+static weft_status bring_all(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count) {
+    size_t bytes = 0;
+    for (int turn = 0; turn < 2; turn++) {
+        uint64_t last = UINT64_MAX;
+        for (int64_t i = 0; i < count; i++) {
+            uint64_t block = wefti_blocks_find(store->blocks, places ? places[i] : begin + (uint64_t)i).block;
+            if (block == last) continue;
+            last = block;
+            if (turn == 1) WEFTI_TRY(wefti_store_bring(store, block, false));
+            bytes += store->slabs[block].bytes;
+        }
+        if (bytes > store->options.memory_bytes) return WEFT_OK;
+    }
+    return WEFT_OK;
+}
+
 weft_status wefti_store_give(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *updates, weft_dtype dtype,
                              wefti_scaling scaling, weft_status *failures) {
     if (store->options.hybrid) return wefti_hybrid_store_give(store, places, begin, count, updates, dtype, scaling);
@@ -157,12 +175,14 @@ weft_status wefti_store_give(wefti_store *store, const uint64_t *places, uint64_
     const bool   direct = dtype == store->held && scaling.divisor == 1 && (scaling.scale == 1 || scales || !weft_dtype_is_float(dtype));
     const size_t update_bytes = (size_t)store->options.width * weft_dtype_bytes(dtype);
     const bool   narrows = dtype == WEFT_I64 && store->held == WEFT_I32;
+    if (store->spill) WEFTI_TRY(bring_all(store, places, begin, count));
     for (int64_t i = 0, asked = 0; i < count;) {
         for (asked = wefti_max_i64(asked, i + 1); places && asked < count && asked <= i + WEFTI_STORE_AHEAD; asked++)
             wefti_store_prefetch(store, places[asked], 1 + store->states, true);
         run        r = {.place = places ? places[i] : begin + (uint64_t)i, .scale = direct ? scaling.scale : 1};
         wefti_spot spot = wefti_blocks_find(store->blocks, r.place);
-        WEFTI_TRY(wefti_store_need(store, spot.block, true));
+        weft_status brought = wefti_store_need(store, spot.block, true);
+        if (brought != WEFT_OK) return wefti_while(brought, "table '%s': %lld of %lld rows, which do not fit into memory together, were changed before", store->options.name, (long long)i, (long long)count);
         r.slab = &store->slabs[spot.block];
         r.at = spot.at;
         r.rows = run_length(store, r.slab, r.at, places ? places + i : NULL, direct ? count - i : wefti_min_i64(count - i, store->chunk_rows));

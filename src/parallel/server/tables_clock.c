@@ -215,6 +215,22 @@ static int32_t find_slowest(const weft_server *server, const served_table *table
     return slowest;
 }
 
+/* It waits for a clock itself, of whichever table. */
+static bool is_waiting(const weft_server *server, int32_t worker) {
+    for (const served_table *table = server->served; table; table = table->next)
+        for (const server_job *job = table->waiting; job; job = job->next)
+            if (job->worker == worker) return true;
+    return false;
+}
+
+/* Who is to be named: of several that are slowest, one that does not wait for others. */
+static int32_t find_behind(const weft_server *server, const served_table *table) {
+    int32_t slowest = find_slowest(server, table);
+    for (int32_t worker = slowest; slowest >= 0 && worker < server->workers; worker++)
+        if (!is_out(server, worker) && table->clocks[worker] == table->clocks[slowest] && !is_waiting(server, worker)) return worker;
+    return slowest;
+}
+
 bool wefti_clock_allows(const weft_server *server, const served_table *table, uint64_t clock) {
     int32_t staleness = table->options.staleness;
     if (staleness < 0) return true;
@@ -224,7 +240,7 @@ bool wefti_clock_allows(const weft_server *server, const served_table *table, ui
 }
 
 void wefti_clock_explain(const weft_server *server, const served_table *table, uint64_t mine, char *text, size_t bytes) {
-    int32_t slowest = find_slowest(server, table);
+    int32_t slowest = find_behind(server, table);
     uint64_t staleness = (uint64_t)table->options.staleness;
     snprintf(text, bytes, "rank %d, which serves: a pull of table '%s' in clock %llu waits for all workers to end clock %llu, and rank %d is at clock %llu",
              (int)server->rank, table->spec.name, (unsigned long long)mine, (unsigned long long)(mine - staleness - 1), (int)slowest,

@@ -13,17 +13,20 @@ static bool changes(wefti_frame_kind kind) {
     return kind == WEFTI_SERVER_CREATE || kind == WEFTI_SERVER_CLOCK || kind == WEFTI_SERVER_LEAVE || kind == WEFTI_SERVER_LOAD ||
            (wefti_is_of_rows(kind) && kind != WEFTI_SERVER_PULL);
 }
-static bool reads(wefti_frame_kind kind) { return kind == WEFTI_SERVER_OPEN || wefti_is_pull(kind); }
+/* What the twin is asked for the shares that are lost. */
+static bool reads(wefti_frame_kind kind) {
+    return kind == WEFTI_SERVER_OPEN || kind == WEFTI_SERVER_SAVE || kind == WEFTI_SERVER_COMMIT || wefti_is_pull(kind);
+}
 
 bool wefti_twin_has(wefti_frame_kind kind) { return changes(kind) || reads(kind); }
 
 /* --- starting --- */
 
-static weft_status copy_path(weft_server *twin, const weft_request *request, weft_request *other) {
+static weft_status copy_files(weft_server *twin, const weft_request *request, weft_request *other) {
     other->file_bytes = request->file_bytes;
     WEFTI_TRY(wefti_server_take(twin, request->file_bytes, false, &other->file_body));
     memcpy(other->file_body->data, request->file_body->data, request->file_bytes);
-    return WEFT_OK;
+    return wefti_server_take(twin, (size_t)twin->servers * sizeof(wefti_server_share), false, &other->shares);
 }
 
 /* One request to the twin for `request`: of another kind, but for the same rows and memory. */
@@ -49,7 +52,7 @@ static void start_one(weft_server *server, weft_request *request, wefti_frame_ki
         other->number = request->number;
         other->of = request;
         other->for_lost = for_lost;
-        if (kind == WEFTI_SERVER_LOAD) status = copy_path(twin, request, other);
+        if (wefti_is_of_files(kind)) status = copy_files(twin, request, other);
         weft_table *table = other->table;
         request->twins++;
         if (status == WEFT_OK) status = wefti_client_start(twin, other, kind == WEFTI_SERVER_OPEN ? 0 : -1); /* it may be over with this */
@@ -84,6 +87,8 @@ void wefti_twin_ended(weft_request *other) {
             part->pulled_bytes = other->parts[i].pulled_bytes;
             other->parts[i].pulled = NULL;
         }
+        if (other->for_lost && part->lost && other->kind == WEFTI_SERVER_SAVE && !other->parts[i].lost && other->status == WEFT_OK)
+            memcpy((wefti_server_share *)(void *)request->shares->data + i, (wefti_server_share *)(void *)other->shares->data + i, sizeof(wefti_server_share));
         if (other->for_lost) part->lost = part->lost && (other->parts[i].lost || other->status != WEFT_OK);
         else part->twin_lost = part->twin_lost || other->parts[i].lost;
     }
@@ -113,9 +118,13 @@ bool wefti_twin_goes_on(weft_server *server, weft_request *request) {
         if (failed) fail_share(server, request, i);
     }
     if (!lost || request->status != WEFT_OK || request->again || !reads(request->kind)) return false;
+    if (request->kind == WEFTI_SERVER_SAVE && request->changes != server->changes) {
+        wefti_client_fail(request, WEFT_E_PEER, "a server died while the snapshot was being taken, and this worker has gone on since it asked for it: take another one");
+        return false;
+    }
     request->again = true;
     request->over = false; /* it may be answered before this returns */
-    start_one(server, request, request->kind == WEFTI_SERVER_OPEN ? WEFTI_SERVER_OPEN : WEFTI_SERVER_PULL, true);
+    start_one(server, request, wefti_is_pull(request->kind) ? WEFTI_SERVER_PULL : request->kind, true);
     request->over = true;
     return wefti_twin_goes_on(server, request);
 }

@@ -4,7 +4,7 @@
  * rank prints "counted BYTES MESSAGES" of one step more, from the counters of its wire, and rank 0 "due BYTES" that all ranks together send in
  * a step where no byte is sent twice, the gaps between the values of one message included, and "collectives N". Environment: COMPRESS_FEEDBACK,
  * COMPRESS_WARMUP, COMPRESS_MICRO (numbers), COMPRESS_PRECISION (f16, bf16), COMPRESS_LEAST, COMPRESS_OTHER (rank 1 has another codec),
- * RUN_FAR (far_world.h). */
+ * COMPRESS_SERVER (by a parameter server, so many ranks of which serve), RUN_FAR (far_world.h). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -125,6 +125,11 @@ int main(int argc, char **argv) {
     program.strategy.compress.error_feedback = number_of("COMPRESS_FEEDBACK") != 0;
     program.strategy.accumulate = (int32_t)number_of("COMPRESS_MICRO");
     program.strategy.precision = precision ? weft_dtype_of(precision) : WEFT_F32;
+    if (getenv("COMPRESS_SERVER")) {
+        program.strategy.sync = WEFT_SERVER;
+        program.strategy.servers = (int32_t)number_of("COMPRESS_SERVER");
+        program.solver.clip_norm = 0;
+    }
     if (number_of("COMPRESS_OTHER") && weft_world_rank(world) == 1) program.strategy.compress.codec = WEFT_COMPRESS_FP8_E5M2;
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     if ((status = train(world, trainer, loader, atol(argv[2]), argc > 4 ? argv[4] : NULL, &report)) != WEFT_OK) goto done;
