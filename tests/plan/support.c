@@ -33,7 +33,7 @@ weft_plan *plan_of(weft_world *world, weft_graph *graph, bool training, weft_pla
 static void check_value(const wefti_ir *ir, int32_t v, int32_t position) {
     const wefti_value *value = &ir->values[v], *root = &ir->values[value->root];
     cr_assert_eq(root->root, value->root, "a view of a view");
-    if (root->place != WEFTI_PLACE_ARENA && root->place != WEFTI_PLACE_EXPORTED) return;
+    if (root->place != WEFTI_HOME_ARENA && root->place != WEFTI_HOME_EXPORTED) return;
     cr_assert_geq(root->block, 0, "the operand of '%s' has no memory", ir->items[ir->order[position]].name);
     const wefti_block_range *block = &ir->blocks[root->block];
     cr_assert(block->first <= position && position <= block->last, "a value is used outside of its block's life");
@@ -68,8 +68,8 @@ void check_layout(const weft_plan *plan) {
                       (long long)x->offset_bytes, (long long)x->bytes, b, y->first, y->last, (long long)y->offset_bytes, (long long)y->bytes);
         }
     }
-    cr_assert_leq(end[WEFTI_PLACE_ARENA], ir->arena_bytes);
-    cr_assert_leq(end[WEFTI_PLACE_EXPORTED], ir->exported_bytes);
+    cr_assert_leq(end[WEFTI_HOME_ARENA], ir->arena_bytes);
+    cr_assert_leq(end[WEFTI_HOME_EXPORTED], ir->exported_bytes);
     cr_assert_leq(ir->peak_bytes, ir->arena_bytes + ir->exported_bytes);
 }
 

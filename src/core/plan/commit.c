@@ -76,14 +76,14 @@ void wefti_plan_locate(const weft_plan *plan, const wefti_value *value, int32_t 
     const wefti_value *root = &ir->values[value->root];
     int64_t            offset = value->offset * (int64_t)weft_dtype_bytes(value->dtype);
     switch (root->place) {
-    case WEFTI_PLACE_CONSTANT:
+    case WEFTI_HOME_CONSTANT:
         *buffer_out = WEFTI_BUFFER_CONSTANT;
         offset += ir->constants[root->index].offset_bytes;
         break;
-    case WEFTI_PLACE_VARIABLE: *buffer_out = WEFTI_BUFFER_FIRST + root->index; break;
-    case WEFTI_PLACE_INPUT: *buffer_out = WEFTI_BUFFER_FIRST + ir->n_variables + root->index; break;
+    case WEFTI_HOME_VARIABLE: *buffer_out = WEFTI_BUFFER_FIRST + root->index; break;
+    case WEFTI_HOME_INPUT: *buffer_out = WEFTI_BUFFER_FIRST + ir->n_variables + root->index; break;
     default:
-        *buffer_out = ir->blocks[root->block].place == WEFTI_PLACE_EXPORTED ? WEFTI_BUFFER_EXPORTED : WEFTI_BUFFER_ARENA;
+        *buffer_out = ir->blocks[root->block].place == WEFTI_HOME_EXPORTED ? WEFTI_BUFFER_EXPORTED : WEFTI_BUFFER_ARENA;
         offset += ir->blocks[root->block].offset_bytes + root->inside_bytes;
         break;
     }

@@ -31,7 +31,7 @@ static bool pays(const wefti_ir *ir, const wefti_item *update, int32_t ranks) {
 
 static bool is_shared(const wefti_ir *ir, int32_t value) {
     const wefti_value *root = &ir->values[ir->values[value].root];
-    if (root->place != WEFTI_PLACE_VARIABLE || root->item >= 0) return false;
+    if (root->place != WEFTI_HOME_VARIABLE || root->item >= 0) return false;
     int32_t index = weft_variables_find(ir->options.base.variables, ir->variables[root->index].name);
     return index >= 0 && wefti_variables_shared(ir->options.base.variables, index);
 }
@@ -103,7 +103,7 @@ static weft_status gather(const divider *d, const wefti_attrs *attrs) {
         const weft_tensor *leaf = ir->variables[index].leaf;
         ir->items[item].inputs[i] = part;
         WEFTI_TRY(wefti_ir_value(ir, leaf->dtype, leaf->shape, item, i, &value));
-        ir->values[value].place = WEFTI_PLACE_VARIABLE;
+        ir->values[value].place = WEFTI_HOME_VARIABLE;
         ir->values[value].index = index;
     }
     return WEFT_OK;
@@ -151,7 +151,7 @@ done:
 static bool reads_divided(const wefti_ir *ir, const wefti_item *item, const bool *divided) {
     for (int32_t i = 0; i < item->n_inputs; i++) {
         const wefti_value *root = &ir->values[ir->values[item->inputs[i]].root];
-        if (root->place == WEFTI_PLACE_VARIABLE && divided[root->index]) return true;
+        if (root->place == WEFTI_HOME_VARIABLE && divided[root->index]) return true;
     }
     return false;
 }

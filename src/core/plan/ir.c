@@ -146,7 +146,7 @@ weft_status wefti_ir_scalar(wefti_ir *ir, weft_dtype dtype, double constant, int
     WEFTI_TRY(wefti_ir_value(ir, dtype, weft_shape_scalar(), -1, 0, value_out));
     ir->constants[index].step = *value_out;
     wefti_value *value = &ir->values[*value_out];
-    value->place = WEFTI_PLACE_CONSTANT;
+    value->place = WEFTI_HOME_CONSTANT;
     value->index = index;
     value->uniform = true;
     value->constant = constant;

@@ -30,9 +30,9 @@ void wefti_bump_release(wefti_bump *bump);
 
 /* --- values --- */
 
-typedef enum wefti_place {
-    WEFTI_PLACE_ARENA, WEFTI_PLACE_EXPORTED, WEFTI_PLACE_CONSTANT, WEFTI_PLACE_VARIABLE, WEFTI_PLACE_INPUT
-} wefti_place;
+typedef enum wefti_home {
+    WEFTI_HOME_ARENA, WEFTI_HOME_EXPORTED, WEFTI_HOME_CONSTANT, WEFTI_HOME_VARIABLE, WEFTI_HOME_INPUT
+} wefti_home;
 
 typedef struct wefti_value {
     weft_dtype dtype;
@@ -42,7 +42,7 @@ typedef struct wefti_value {
     int32_t    root;   /* whose memory it is: itself, or the value it is a view of */
     int64_t    stride[WEFT_MAX_RANK]; /* elements */
     int64_t    offset;                /* of element 0 from the root's start, elements */
-    wefti_place place; /* roots: where the memory is … */
+    wefti_home place; /* roots: where the memory is … */
     int32_t     index; /* … and which variable, input or constant it is */
     int32_t     block; /* ARENA, EXPORTED roots: block of memory.c; -1: none yet … */
     int64_t     inside_bytes; /* … and where in it */
@@ -105,7 +105,7 @@ typedef struct wefti_plan_constant {
 
 /* A piece of arena or exported region, alive over positions [first, last] of the order. */
 typedef struct wefti_block_range {
-    wefti_place place;
+    wefti_home place;
     int64_t     bytes, offset_bytes;
     int32_t     first, last;
 } wefti_block_range;
@@ -277,7 +277,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_segments(wefti_ir *ir);
 
 /* Gives every block an offset so that blocks alive at the same position never overlap; `bytes_out` is what they take and
  * `peak_out` the least that any layout could. */
-WEFT_MUST_CHECK weft_status wefti_lay_out(wefti_block_range *blocks, int32_t n_blocks, wefti_place place, bool reuse,
+WEFT_MUST_CHECK weft_status wefti_lay_out(wefti_block_range *blocks, int32_t n_blocks, wefti_home place, bool reuse,
                                           int64_t *bytes_out, int64_t *peak_out);
 
 #endif

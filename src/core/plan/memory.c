@@ -20,7 +20,7 @@ typedef struct planner {
 
 static int64_t padded(int64_t bytes) { return (int64_t)wefti_align_up((size_t)bytes, WEFTI_ALIGNMENT); }
 
-static weft_status add_block(wefti_ir *ir, wefti_place place, int64_t bytes, int32_t first, int32_t last, int32_t *block_out) {
+static weft_status add_block(wefti_ir *ir, wefti_home place, int64_t bytes, int32_t first, int32_t last, int32_t *block_out) {
     WEFTI_TRY(wefti_ir_room(&ir->blocks, ir->n_blocks, &ir->blocks_capacity, sizeof *ir->blocks));
     ir->blocks[ir->n_blocks] = (wefti_block_range){place, padded(bytes), 0, first, last};
     *block_out = ir->n_blocks++;
@@ -71,7 +71,7 @@ static weft_status place_divided(planner *p, const wefti_item *item) {
     int32_t   last = p->last[in] > p->last[out] ? p->last[in] : p->last[out];
     int64_t   part = wefti_value_bytes(&ir->values[out]);
     const struct wefti_group *group = wefti_ir_group(ir, item);
-    WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, part * group->size, p->position[ir->values[in].item], last, &block));
+    WEFTI_TRY(add_block(ir, WEFTI_HOME_EXPORTED, part * group->size, p->position[ir->values[in].item], last, &block));
     put(ir, in, block, 0);
     put(ir, out, block, part * group->index);
     return WEFT_OK;
@@ -83,7 +83,7 @@ static weft_status place_point(planner *p, const wefti_item *item) {
     int32_t   out = item->outputs[0], value = item->n_inputs ? item->inputs[0] : out, block;
     if (ir->values[value].block < 0) {
         int32_t last = p->last[value] > p->last[out] ? p->last[value] : p->last[out];
-        WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, wefti_value_bytes(&ir->values[value]), p->position[ir->values[value].item], last, &block));
+        WEFTI_TRY(add_block(ir, WEFTI_HOME_EXPORTED, wefti_value_bytes(&ir->values[value]), p->position[ir->values[value].item], last, &block));
         put(ir, value, block, 0);
     }
     if (value == out) return WEFT_OK;
@@ -110,7 +110,7 @@ static weft_status place_comm(planner *p, int32_t index) {
         if (p->last[out] > last) last = p->last[out];
         bytes += padded(wefti_value_bytes(&ir->values[gathers ? out : in]));
     }
-    WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, bytes, first, last, &block));
+    WEFTI_TRY(add_block(ir, WEFTI_HOME_EXPORTED, bytes, first, last, &block));
     int64_t at = 0;
     for (int32_t i = 0; i < item->n_inputs; i++) {
         int32_t in = item->inputs[i], out = item->outputs[apart ? 0 : i];
@@ -121,7 +121,7 @@ static weft_status place_comm(planner *p, int32_t index) {
     }
     if (!apart) return WEFT_OK;
     int32_t out = item->outputs[0];
-    WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, wefti_value_bytes(&ir->values[out]), p->position[index], p->last[out], &block));
+    WEFTI_TRY(add_block(ir, WEFTI_HOME_EXPORTED, wefti_value_bytes(&ir->values[out]), p->position[index], p->last[out], &block));
     put(ir, out, block, 0);
     return WEFT_OK;
 }
@@ -132,13 +132,13 @@ static weft_status place_comm(planner *p, int32_t index) {
 static bool may_overwrite(const planner *p, const wefti_item *item, int32_t i, int32_t out, int32_t k) {
     const wefti_ir    *ir = p->ir;
     const wefti_value *in = &ir->values[item->inputs[i]], *root = &ir->values[in->root], *to = &ir->values[out];
-    if (root->place != WEFTI_PLACE_ARENA || root->block < 0 || root->kept || ir->blocks[root->block].last != k) return false;
-    if (ir->blocks[root->block].place != WEFTI_PLACE_ARENA) return false;
+    if (root->place != WEFTI_HOME_ARENA || root->block < 0 || root->kept || ir->blocks[root->block].last != k) return false;
+    if (ir->blocks[root->block].place != WEFTI_HOME_ARENA) return false;
     if (weft_dtype_bytes(in->dtype) != weft_dtype_bytes(to->dtype) || !weft_shape_equal(in->shape, to->shape)) return false;
     if (in->offset != 0 || !wefti_value_is_dense(in) || wefti_value_elements(root) != wefti_value_elements(in)) return false;
     for (int32_t j = 0; j < item->n_inputs; j++) { /* nobody may look at the same memory in another way */
         const wefti_value *other = &ir->values[item->inputs[j]];
-        if (ir->values[other->root].block != root->block || ir->values[other->root].place != WEFTI_PLACE_ARENA) continue;
+        if (ir->values[other->root].block != root->block || ir->values[other->root].place != WEFTI_HOME_ARENA) continue;
         if (other->root != in->root || other->offset != 0 || !wefti_value_is_dense(other) ||
             !weft_shape_equal(other->shape, in->shape))
             return false;
@@ -171,7 +171,7 @@ static weft_status place_outputs(planner *p, int32_t k) {
     uint64_t    taken = 0;
     for (int32_t o = 0; o < item->n_outputs; o++) {
         wefti_value *value = &ir->values[item->outputs[o]];
-        if (value->place != WEFTI_PLACE_ARENA) continue; /* a variable's new value, or laid out with its collective */
+        if (value->place != WEFTI_HOME_ARENA) continue; /* a variable's new value, or laid out with its collective */
         int32_t i = overwritten(p, item, o, k, taken);
         if (i >= 0) {
             int32_t block = ir->values[ir->values[item->inputs[i]].root].block;
@@ -182,7 +182,7 @@ static weft_status place_outputs(planner *p, int32_t k) {
             continue;
         }
         int32_t block;
-        WEFTI_TRY(add_block(ir, WEFTI_PLACE_ARENA, wefti_value_bytes(value), k, p->last[item->outputs[o]], &block));
+        WEFTI_TRY(add_block(ir, WEFTI_HOME_ARENA, wefti_value_bytes(value), k, p->last[item->outputs[o]], &block));
         put(ir, item->outputs[o], block, 0);
     }
     return WEFT_OK;
@@ -195,7 +195,7 @@ static weft_status place_item(planner *p, int32_t k) {
     WEFTI_TRY(place_outputs(p, k));
     WEFTI_TRY(wefti_item_query(ir, &ir->items[index], &ir->items[index].scratch_bytes));
     if (ir->items[index].scratch_bytes == 0) return WEFT_OK;
-    return add_block(ir, WEFTI_PLACE_ARENA, ir->items[index].scratch_bytes, k, k, &ir->items[index].scratch_block);
+    return add_block(ir, WEFTI_HOME_ARENA, ir->items[index].scratch_bytes, k, k, &ir->items[index].scratch_block);
 }
 
 static weft_status place_all(planner *p) {
@@ -208,8 +208,8 @@ static weft_status place_all(planner *p) {
         if (wefti_item_is_comm(&ir->items[ir->order[k]])) WEFTI_TRY(place_comm(p, ir->order[k]));
     for (int32_t k = 0; k < ir->n_order; k++) WEFTI_TRY(place_item(p, k));
     bool reuse = !ir->options.base.no_reuse;
-    WEFTI_TRY(wefti_lay_out(ir->blocks, ir->n_blocks, WEFTI_PLACE_ARENA, reuse, &ir->arena_bytes, &peak_arena));
-    WEFTI_TRY(wefti_lay_out(ir->blocks, ir->n_blocks, WEFTI_PLACE_EXPORTED, reuse, &ir->exported_bytes, &peak_exported));
+    WEFTI_TRY(wefti_lay_out(ir->blocks, ir->n_blocks, WEFTI_HOME_ARENA, reuse, &ir->arena_bytes, &peak_arena));
+    WEFTI_TRY(wefti_lay_out(ir->blocks, ir->n_blocks, WEFTI_HOME_EXPORTED, reuse, &ir->exported_bytes, &peak_exported));
     ir->peak_bytes = peak_arena + peak_exported;
     for (int32_t b = 0; b < ir->n_blocks; b++) ir->value_bytes += ir->blocks[b].bytes;
     return WEFT_OK;

@@ -172,7 +172,7 @@ static void keep(layout *l) {
     for (int32_t i = 0; i < l->n; i++) l->blocks[l->list[i]].offset_bytes = l->offset[i];
 }
 
-weft_status wefti_lay_out(wefti_block_range *blocks, int32_t n_blocks, wefti_place place, bool reuse, int64_t *bytes_out,
+weft_status wefti_lay_out(wefti_block_range *blocks, int32_t n_blocks, wefti_home place, bool reuse, int64_t *bytes_out,
                           int64_t *peak_out) {
     weft_status status = WEFT_OK;
     layout      l = {.blocks = blocks};

@@ -125,7 +125,7 @@ static int32_t imported(const importer *im, weft_tensor *tensor) {
 static weft_status import_constant(importer *im, const wefti_node *node, wefti_value *value) {
     wefti_plan_constant constant = {.kind = WEFTI_CONSTANT_ARRAY, .dtype = value->dtype,
                                     .elements = weft_shape_elements(value->shape), .array = node->leaf->value};
-    value->place = WEFTI_PLACE_CONSTANT;
+    value->place = WEFTI_HOME_CONSTANT;
     if (node->op == WEFT_OP_STEP) {
         constant.kind = WEFTI_CONSTANT_STEP;
         constant.array = NULL;
@@ -142,14 +142,14 @@ static weft_status import_leaf(importer *im, const wefti_node *node, int32_t *va
     switch (node->op) {
     case WEFT_OP_INPUT:
         WEFTI_TRY(wefti_ir_room(&ir->inputs, ir->n_inputs, &ir->inputs_capacity, sizeof *ir->inputs));
-        value->place = WEFTI_PLACE_INPUT;
+        value->place = WEFTI_HOME_INPUT;
         value->index = ir->n_inputs;
         ir->inputs[ir->n_inputs++] = (wefti_plan_input){node->name, *value_out};
         return WEFT_OK;
     case WEFT_OP_PARAMETER:
     case WEFT_OP_STATE:
         WEFTI_TRY(wefti_ir_room(&ir->variables, ir->n_variables, &ir->variables_capacity, sizeof *ir->variables));
-        value->place = WEFTI_PLACE_VARIABLE;
+        value->place = WEFTI_HOME_VARIABLE;
         value->index = ir->n_variables;
         ir->variables[ir->n_variables++] = (wefti_plan_variable){.name = node->name, .leaf = &node->outputs[0], .value = *value_out};
         return WEFT_OK;
@@ -179,7 +179,7 @@ static weft_status import_item(importer *im, const wefti_node *node) {
         im->values[im->first[node->id] + o] = value;
     }
     if (!wefti_item_has_effect(&ir->items[item])) return WEFT_OK;
-    if (ir->values[ir->values[ir->items[item].inputs[0]].root].place != WEFTI_PLACE_VARIABLE)
+    if (ir->values[ir->values[ir->items[item].inputs[0]].root].place != WEFTI_HOME_VARIABLE)
         return wefti_fail(WEFT_E_INVALID, "%s '%s' writes '%s', which is no parameter or state", wefti_ops[node->op].name,
                           node->name, node->inputs[0]->node->name);
     import_written(ir, item);

@@ -106,7 +106,7 @@ static weft_status keep_arange(wefti_ir *ir, const wefti_item *item) {
     if (wefti_value_bytes(out) > ARANGE_BYTES) return WEFT_OK;
     ir->items[out->item].dead = true;
     out->item = -1;
-    out->place = WEFTI_PLACE_CONSTANT;
+    out->place = WEFTI_HOME_CONSTANT;
     return wefti_ir_constant(ir, &constant, &out->index);
 }
 

@@ -27,8 +27,8 @@ static bool can_give(const stager *s, int32_t v, int32_t k, const wefti_item *it
     const wefti_ir    *ir = s->ir;
     const wefti_value *value = &ir->values[v];
     /* A SEND only reads: what others read, or send, too may go from where it lies. */
-    if (item->op == WEFT_OP_SEND) return value->root == v && value->item >= 0 && (value->place == WEFTI_PLACE_ARENA || value->place == WEFTI_PLACE_EXPORTED);
-    if (value->root != v || value->item < 0 || value->place != WEFTI_PLACE_ARENA || s->is_output[v]) return false;
+    if (item->op == WEFT_OP_SEND) return value->root == v && value->item >= 0 && (value->place == WEFTI_HOME_ARENA || value->place == WEFTI_HOME_EXPORTED);
+    if (value->root != v || value->item < 0 || value->place != WEFTI_HOME_ARENA || s->is_output[v]) return false;
     if (wefti_item_is_comm(&ir->items[value->item])) return false;
     for (int32_t i = 0; i < input; i++)
         if (item->inputs[i] == v) return false;
@@ -51,11 +51,11 @@ static weft_status stage_item(stager *s, int32_t k) {
             ir->items[index].inputs[i] = copy;
             value = copy;
         }
-        ir->values[value].place = WEFTI_PLACE_EXPORTED;
+        ir->values[value].place = WEFTI_HOME_EXPORTED;
         ir->values[value].sent |= ir->items[index].op == WEFT_OP_SEND;
     }
     for (int32_t o = 0; wefti_item_is_comm(&ir->items[index]) && o < ir->items[index].n_outputs; o++)
-        ir->values[ir->items[index].outputs[o]].place = WEFTI_PLACE_EXPORTED;
+        ir->values[ir->items[index].outputs[o]].place = WEFTI_HOME_EXPORTED;
     return append(s, index);
 }
 

@@ -128,8 +128,8 @@ static weft_status absorb_transposes(wefti_ir *ir, int32_t index) {
 
 /* What may be handed out as it is: dense, and memory of the plan or of a variable. */
 static bool can_be_output(const wefti_ir *ir, const wefti_value *value) {
-    wefti_place place = ir->values[value->root].place;
-    return wefti_value_is_dense(value) && !value->uniform && (place == WEFTI_PLACE_ARENA || place == WEFTI_PLACE_VARIABLE);
+    wefti_home place = ir->values[value->root].place;
+    return wefti_value_is_dense(value) && !value->uniform && (place == WEFTI_HOME_ARENA || place == WEFTI_HOME_VARIABLE);
 }
 
 static weft_status own_outputs(wefti_ir *ir) {
