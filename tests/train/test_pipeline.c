@@ -14,11 +14,14 @@ enum { BATCH = 16, STEPS = 8, PIXELS = 12, CLASSES = 5, CONTEXT = 8, LETTERS = 2
 
 /* --- programs --- */
 
-static weft_tensor *perceptron(weft_graph *g, bool all) {
+typedef enum norm_kind { BY_LAYER, BY_BATCH } norm_kind;
+
+static weft_tensor *perceptron(weft_graph *g, bool all, norm_kind norm) {
     weft_tensor *x = weft_input(g, "x", WEFT_F32, weft_shape(BATCH, PIXELS)), *y = weft_input(g, "y", WEFT_I32, weft_shape(BATCH));
     x = weft_relu(weft_linear(x, "first", .out = 24));
     if (all) x = weft_dropout(x, 0.2);
-    x = weft_gelu(weft_layer_norm(weft_linear(x, "second", .out = 24), "norm"));
+    x = weft_linear(x, "second", .out = 24);
+    x = weft_gelu(norm == BY_BATCH ? weft_batch_norm(x, "norm") : weft_layer_norm(x, "norm"));
     return weft_cross_entropy(weft_linear(weft_relu(weft_linear(x, "third", .out = 24)), "head", .out = CLASSES), y);
 }
 
@@ -42,6 +45,9 @@ typedef struct trial {
     int32_t             ranks, stages, micro;
     weft_pipeline_order schedule;
     int32_t             chunks;
+    norm_kind           norm;
+    weft_dtype          precision;
+    bool                uneven;    /* every fourth batch is smaller, and is no multiple of the micro-batches */
     double              tolerance; /* of losses, relative; 0: bits */
     int32_t             dies_at;   /* step in which the last rank ends; 0: none */
 } trial;
@@ -52,7 +58,7 @@ static int          begun;
 
 static weft_status begin(weft_world *world, weft_strategy strategy, weft_graph **graph_out, weft_trainer **trainer_out) {
     WEFTI_TRY(weft_graph_create(&(weft_graph_options){.seed = 5}, graph_out));
-    weft_program program = {.loss = now.text ? gpt(*graph_out) : perceptron(*graph_out, now.everything), .solver = weft_adamw(0.01), .strategy = strategy};
+    weft_program program = {.loss = now.text ? gpt(*graph_out) : perceptron(*graph_out, now.everything, now.norm), .solver = weft_adamw(0.01), .strategy = strategy};
     losses[begun++ % 2] = program.loss;
     if (now.everything) program.solver.clip_norm = 0.5;
     if (now.everything) program.regulariser = weft_l2(1e-3);
@@ -70,8 +76,9 @@ static weft_batch batch_of(int s, int32_t data_rank, int32_t data_ranks) {
     for (int i = 0; i < BATCH * PIXELS; i++) x[i] = (float)(draw(&state) % 2000) / 1000 - 1;
     for (int i = 0; i < BATCH * CONTEXT; i++) tokens[i] = (int32_t)(draw(&state) % LETTERS);
     for (int i = 0; i < BATCH * CONTEXT; i++) targets[i] = now.text ? (tokens[i] * 7 + 3) % LETTERS : (int32_t)(draw(&state) % CLASSES);
-    weft_batch_share(BATCH, data_rank, data_ranks, &first, &rows);
-    weft_batch batch = {.field_count = 2, .global_rows = BATCH, .local_rows = rows, .first_row = first};
+    int64_t all = now.uneven && s % 4 == 3 ? BATCH - 5 : BATCH;
+    weft_batch_share(all, data_rank, data_ranks, &first, &rows);
+    weft_batch batch = {.field_count = 2, .global_rows = all, .local_rows = rows, .first_row = first};
     if (now.text) {
         batch.field[0] = (weft_batch_field){"x", WEFT_I32, weft_shape(rows, CONTEXT), tokens + first * CONTEXT};
         batch.field[1] = (weft_batch_field){"y", WEFT_I32, weft_shape(rows, CONTEXT), targets + first * CONTEXT};
@@ -173,8 +180,8 @@ static weft_status compare(ranks *all, int32_t rank) {
     weft_trainer *many = NULL, *alone = NULL;
     (void)all, (void)rank;
     WEFTI_TRY(open_worlds(&world, &lone));
-    weft_status status = begin(&lone, (weft_strategy){.accumulate = now.micro}, &graphs[0], &alone);
-    if (status == WEFT_OK) status = begin(world, (weft_strategy){.pipeline = now.stages, .accumulate = now.micro, .schedule = now.schedule, .chunks = now.chunks}, &graphs[1], &many);
+    weft_status status = begin(&lone, (weft_strategy){.accumulate = now.micro, .precision = now.precision}, &graphs[0], &alone);
+    if (status == WEFT_OK) status = begin(world, (weft_strategy){.precision = now.precision, .pipeline = now.stages, .accumulate = now.micro, .schedule = now.schedule, .chunks = now.chunks}, &graphs[1], &many);
     if (status == WEFT_OK) status = compare_steps(world, many, alone);
     weft_trainer_release(many);
     weft_trainer_release(alone);
@@ -205,6 +212,13 @@ Test(pipeline, gpt_by_zero_bubble) { agrees((trial){.wire = "shm", .text = true,
 Test(pipeline, gpt_interleaved) { agrees((trial){.wire = "shm", .text = true, .ranks = 2, .stages = 2, .micro = 4, .schedule = WEFT_INTERLEAVED}); }
 Test(pipeline, gpt_interleaved_in_uneven_rounds) { agrees((trial){.wire = "tcp", .text = true, .ranks = 2, .stages = 2, .micro = 5, .schedule = WEFT_INTERLEAVED, .chunks = 3}); }
 Test(pipeline, perceptron_interleaved_with_everything) { agrees((trial){.wire = "shm", .everything = true, .ranks = 2, .stages = 2, .micro = 4, .schedule = WEFT_INTERLEAVED}); }
+Test(pipeline, uneven_last_batches) { agrees((trial){.wire = "shm", .everything = true, .ranks = 3, .stages = 3, .micro = 4, .uneven = true}); }
+Test(pipeline, uneven_last_batches_interleaved) { agrees((trial){.wire = "shm", .text = true, .ranks = 2, .stages = 2, .micro = 4, .uneven = true, .schedule = WEFT_INTERLEAVED}); }
+Test(pipeline, bf16) { agrees((trial){.wire = "shm", .text = true, .ranks = 2, .stages = 2, .micro = 4, .precision = WEFT_BF16}); }
+Test(pipeline, f16) { agrees((trial){.wire = "shm", .text = true, .ranks = 2, .stages = 2, .micro = 4, .precision = WEFT_F16, .schedule = WEFT_ZERO_BUBBLE}); }
+/* Its statistics are of all micro-batches: each waits for all forward passes up to there. */
+Test(pipeline, batch_norm_by_gpipe) { agrees((trial){.wire = "shm", .norm = BY_BATCH, .ranks = 3, .stages = 3, .micro = 4, .schedule = WEFT_GPIPE}); }
+Test(pipeline, batch_norm_in_one_piece) { agrees((trial){.wire = "shm", .norm = BY_BATCH, .ranks = 3, .stages = 3, .micro = 1}); }
 Test(pipeline, gpt_beside_data) { agrees((trial){.wire = "shm", .text = true, .ranks = 4, .stages = 2, .micro = 2, .tolerance = 1e-4}); }
 Test(pipeline, perceptron_beside_data) { agrees((trial){.wire = "tcp", .everything = true, .ranks = 4, .stages = 2, .micro = 2, .tolerance = 1e-4}); }
 
@@ -341,7 +355,17 @@ static weft_status refuse_program(weft_world *world, bool small, weft_solver sol
     weft_graph *g = NULL;
     WEFTI_TRY(weft_graph_create(NULL, &g));
     weft_tensor *tiny = small ? weft_mean(weft_mul(weft_input(g, "x", WEFT_F32, weft_shape(4, 2)), weft_parameter(g, "w", weft_shape(2)))) : NULL;
-    weft_status  status = refused(world, (weft_program){.loss = small ? tiny : perceptron(g, false), .solver = solver, .strategy = strategy}, wanted, word);
+    weft_status  status = refused(world, (weft_program){.loss = small ? tiny : perceptron(g, false, BY_LAYER), .solver = solver, .strategy = strategy}, wanted, word);
+    weft_graph_release(g);
+    return status;
+}
+
+/* A batch norm behind the first stage waits for more forward passes than 1F1B begins with. */
+static weft_status refuse_batch_norm(weft_world *world) {
+    weft_graph *g = NULL;
+    WEFTI_TRY(weft_graph_create(NULL, &g));
+    weft_program program = {.loss = perceptron(g, false, BY_BATCH), .solver = weft_sgd(0.1), .strategy = {.pipeline = 3, .accumulate = 8}};
+    weft_status  status = refused(world, program, WEFT_E_UNSUPPORTED, "batch norm");
     weft_graph_release(g);
     return status;
 }
@@ -362,6 +386,7 @@ static weft_status refuse(ranks *all, int32_t rank) {
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 3, .chunks = 2}, WEFT_E_INVALID, "chunks is 2");
     if (status == WEFT_OK)
         status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 3, .schedule = WEFT_INTERLEAVED, .chunks = 9}, WEFT_E_INVALID, "27 stages");
+    if (status == WEFT_OK) status = refuse_batch_norm(world);
     if (status == WEFT_OK) status = begin(world, three, &graph, &trainer);
     if (status == WEFT_OK && weft_trainer_keep(trainer, NULL) != WEFT_E_UNSUPPORTED) status = WEFT_E_INTERNAL;
     if (status == WEFT_OK && weft_variables_get(weft_trainer_variables(trainer), rank == 0 ? "head.weight" : "first.weight", value, 4) != WEFT_E_NOT_FOUND)
