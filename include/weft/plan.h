@@ -135,8 +135,10 @@ void weft_plan_totals_read(const weft_plan *plan, weft_plan_totals *totals_out);
 WEFT_MUST_CHECK weft_status weft_plan_op_at(const weft_plan *plan, int32_t index, weft_plan_op *op_out);
 /* The same as text: a table with a line for each op, then the totals. Owned by the plan, valid until the next call. */
 WEFT_MUST_CHECK weft_status weft_plan_describe(weft_plan *plan, const char **text_out);
-/* Times of the latest run by op, slowest first, with the rates that follow; needs options.profile and a run
- * (WEFT_E_STATE). Owned by the plan, valid until the next call. */
+/* Times of the latest run by op, slowest first, with the rates that follow, and the share of the roofline (Williams et al. 2009): the least time
+ * that its operations and bytes could take, over the time that it took (above 100 % where bytes stayed in caches). The roof is measured at the first call, by a copy and by matrix products on
+ * this device, which takes some milliseconds and up to 300 MB of its memory. Needs options.profile and a run (WEFT_E_STATE). Owned by the
+ * plan, valid until the next call. */
 WEFT_MUST_CHECK weft_status weft_plan_profile(weft_plan *plan, const char **text_out);
 
 /* ---- what happened when ---- */

@@ -230,7 +230,9 @@ Test(plan_run, draws_by_step_and_profiles) {
     cr_assert(memcmp(a[0], a[2], sizeof a[0]) == 0 && memcmp(b[1], b[3], sizeof b[1]) == 0, "the same step draws the same");
     cr_assert(memcmp(a[0], a[1], sizeof a[0]) != 0 && memcmp(b[0], b[1], sizeof b[0]) != 0, "another step draws others");
     OK(weft_plan_profile(plan, &text));
-    cr_assert(strstr(text, "random") && strstr(text, "GB/s"), "%s", text);
+    cr_assert(strstr(text, "random") && strstr(text, "GB/s") && strstr(text, "roof %"), "%s", text);
+    const char *roof = strstr(text, "roof: ");
+    cr_assert(roof && atof(roof + 6) > 0.01 && atof(roof + 6) < 1e5 && strstr(roof, "GB/s by a copy"), "%s", text);
     weft_trace_event events[4];
     cr_assert_eq(weft_plan_trace(plan, events, 4), 4);
     cr_assert(events[3].kind == WEFT_TRACE_RUN && events[3].run == 3 && events[2].kind == WEFT_TRACE_SEGMENT);

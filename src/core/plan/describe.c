@@ -163,33 +163,65 @@ weft_status weft_plan_describe(weft_plan *plan, const char **text_out) {
     return finish(plan, text_out);
 }
 
+typedef struct share {
+    weft_plan_op op;
+    weft_dtype   dtype; /* in which it computes */
+} share;
+
 static int slower_first(const void *left, const void *right) {
-    const weft_plan_op *a = left, *b = right;
-    return a->time_ns < b->time_ns ? 1 : a->time_ns > b->time_ns ? -1 : 0;
+    const share *a = left, *b = right;
+    return a->op.time_ns < b->op.time_ns ? 1 : a->op.time_ns > b->op.time_ns ? -1 : 0;
+}
+
+static weft_dtype dtype_of(const weft_plan *plan, int32_t position) {
+    const wefti_item *item = &plan->ir.items[plan->ir.order[position]];
+    return plan->ir.values[item->n_inputs ? item->inputs[0] : item->outputs[0]].dtype;
+}
+
+/* Of dtypes in which there are products: what else is computed in them is bound by memory first. */
+static void measure_limits(weft_plan *plan) {
+    for (int32_t k = 0; k < plan->ir.n_order; k++) {
+        wefti_family family = wefti_ops[plan->ir.items[plan->ir.order[k]].op].family;
+        if (family == WEFTI_MATMUL || family == WEFTI_CONV || family == WEFTI_ATTENTION)
+            wefti_roofline_measure(plan->ir.device, dtype_of(plan, k), &plan->roofline);
+    }
+    wefti_roofline_measure(plan->ir.device, WEFT_BOOL, &plan->roofline); /* at least the bandwidth */
+}
+
+static void add_limits(weft_plan *plan) {
+    wefti_text_add(&plan->text, "roof: %.1f GB/s by a copy", plan->roofline.bytes_per_ns);
+    for (int32_t dtype = 0; dtype < WEFT_DTYPE_COUNT; dtype++)
+        if (plan->roofline.flops_per_ns[dtype] > 0)
+            wefti_text_add(&plan->text, ", %.1f GFLOP/s by products of %s", plan->roofline.flops_per_ns[dtype], weft_dtype_name((weft_dtype)dtype));
+    wefti_text_add(&plan->text, ", measured now\n");
 }
 
 weft_status weft_plan_profile(weft_plan *plan, const char **text_out) {
     if (!plan) return wefti_fail(WEFT_E_INVALID, "weft_plan_profile: the plan is NULL");
     if (!plan->ir.options.base.profile) return wefti_fail(WEFT_E_STATE, "the plan of '%s' was made without options.profile", plan->source->name);
     if (!plan->has_run) return wefti_fail(WEFT_E_STATE, "the plan of '%s' has not run", plan->source->name);
-    size_t        bytes = (size_t)plan->ir.n_order * sizeof(weft_plan_op);
-    weft_plan_op *ops = NULL;
-    double        total = 0;
-    WEFTI_TRY(wefti_alloc(bytes, "a profile", &ops));
+    size_t bytes = (size_t)plan->ir.n_order * sizeof(share);
+    share *shares = NULL;
+    double total = 0;
+    WEFTI_TRY(wefti_alloc(bytes, "a profile", &shares));
     for (int32_t k = 0; k < plan->ir.n_order; k++) {
-        (void)!weft_plan_op_at(plan, k, &ops[k]);
-        total += (double)ops[k].time_ns;
+        (void)!weft_plan_op_at(plan, k, &shares[k].op);
+        shares[k].dtype = dtype_of(plan, k);
+        total += (double)shares[k].op.time_ns;
     }
-    qsort(ops, (size_t)plan->ir.n_order, sizeof *ops, slower_first);
+    measure_limits(plan);
+    qsort(shares, (size_t)plan->ir.n_order, sizeof *shares, slower_first);
     begin_text(plan);
-    wefti_text_add(&plan->text, "%12s %6s %10s %10s  %-24s %s\n", "us", "%", "GFLOP/s", "GB/s", "op", "name");
+    wefti_text_add(&plan->text, "%12s %6s %10s %10s %6s  %-24s %s\n", "us", "%", "GFLOP/s", "GB/s", "roof %", "op", "name");
     for (int32_t k = 0; k < plan->ir.n_order; k++) {
-        double ns = ops[k].time_ns ? (double)ops[k].time_ns : 1;
-        wefti_text_add(&plan->text, "%12.1f %6.2f %10.2f %10.2f  %-24s %s\n", (double)ops[k].time_ns / 1e3,
-                       total > 0 ? 100 * (double)ops[k].time_ns / total : 0, ops[k].flops / ns,
-                       (double)(ops[k].read_bytes + ops[k].written_bytes) / ns, ops[k].kind, ops[k].name);
+        const weft_plan_op *op = &shares[k].op;
+        double              ns = op->time_ns ? (double)op->time_ns : 1, moved = (double)(op->read_bytes + op->written_bytes);
+        wefti_text_add(&plan->text, "%12.1f %6.2f %10.2f %10.2f %6.1f  %-24s %s\n", (double)op->time_ns / 1e3,
+                       total > 0 ? 100 * (double)op->time_ns / total : 0, op->flops / ns, moved / ns,
+                       100 * wefti_roofline_share(&plan->roofline, shares[k].dtype, op->flops, moved, (double)op->time_ns), op->kind, op->name);
     }
+    add_limits(plan);
     wefti_text_add(&plan->text, "%12.1f in all; %.1f us waiting for collectives\n", total / 1e3, (double)plan->wait_ns / 1e3);
-    wefti_free(ops, bytes);
+    wefti_free(shares, bytes);
     return finish(plan, text_out);
 }

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "core/plan/ir.h"
+#include "core/plan/roofline.h"
 
 /* --- arenas: memory that several plans share --- */
 
@@ -63,6 +64,7 @@ struct weft_plan {
     void          **buffers;  /* [n_buffers] */
     int32_t         n_buffers;
     uint64_t       *profile_ns; /* [ir.n_order] */
+    wefti_roofline  roofline;   /* measured when a profile is first asked for */
 
     wefti_in_flight *flights;  /* [ir.n_collectives] */
     int32_t          first_flight, last_flight; /* -1: none */
