@@ -3,7 +3,8 @@
  * An element of an update goes through the order of core/iface/rule.h, each operation rounded by itself, so that results are those of the
  * rules' own loops. What changes from step to step is read from device memory by each block, whose first thread makes the element type's
  * scalars of it once; so a captured step is never rebuilt. Where rows shrink, a second kernel gives each row to a warp or a block, which
- * finds its length in f64 by sums in a fixed order. Rules of the application are refused: they are functions of the host.
+ * finds its length in f64 by sums in a fixed order. Updates that follow one another are done by one launch for each 56 of them: most parameters
+ * of a network are so small that a launch takes longer than their update. Rules of the application are refused: they are functions of the host.
  * Cost: memory traffic, 28 bytes an element for Adam in f32; as much scratch as the gradient where that is not contiguous. */
 #include "cuda/index.cuh"
 #include "cuda/move.h"
@@ -33,9 +34,24 @@ typedef struct update {
     int64_t       row; /* elements of one, where rows shrink */
 } update;
 
+/* Parameters of one launch. They are cut into turns of BLOCK * N * TURN elements, which blocks take one after another. */
+enum { TURN = 4, TOGETHER = 56 /* what goes into the 4 KiB of a launch's parameters */ };
+typedef struct part {
+    void       *theta, *m, *v;
+    const void *gradient;
+    int64_t     elements;
+    double      l2, decay, l1;
+} part;
+typedef struct parts {
+    const double *hyper;
+    int32_t       n, first[TOGETHER + 1]; /* first[i]: turns before part i */
+    part          of[TOGETHER];
+} parts;
+
 template <typename T> struct factors {
-    T    rate, scale, clip, l2, decay, shrink, a, b, eps, adam_rate, unbias;
-    bool clips, shrinks, skips;
+    T      rate, scale, clip, l2, decay, shrink, a, b, eps, adam_rate, unbias;
+    bool   clips, shrinks, skips;
+    double exact_rate, unit; /* unit: a proximal step's length */
 };
 
 /* As wefti_rule_gain. */
@@ -44,24 +60,27 @@ static __device__ double gain_of(int rule, const double *h) {
     return rule == WEFTI_RULE_MOMENTUM ? built : rule == WEFTI_RULE_NESTEROV ? 1 + a * built : 1;
 }
 
-template <typename T, int RULE> static __device__ void read_factors(const update &u, factors<T> *f) {
-    const double *h = u.hyper;
-    double        rate = h[WEFTI_HYPER_RATE];
-    bool          adam = RULE == WEFTI_RULE_ADAM;
+template <typename T, int RULE> static __device__ void read_factors(const double *h, factors<T> *f) {
+    double rate = h[WEFTI_HYPER_RATE];
+    bool   adam = RULE == WEFTI_RULE_ADAM;
     f->rate = (T)rate;
     f->scale = (T)h[WEFTI_HYPER_SCALE];
     f->clip = (T)h[WEFTI_HYPER_CLIP];
-    f->l2 = (T)u.l2;
-    f->decay = (T)(1 - rate * u.decay);
-    f->shrink = u.l1 != 0 ? (T)(rate * gain_of(RULE, h) * u.l1) : T(0);
     f->a = (T)h[WEFTI_HYPER_A];
     f->b = (T)h[WEFTI_HYPER_B];
     f->eps = (T)h[WEFTI_HYPER_EPS];
     f->adam_rate = adam ? (T)(rate / (1 - pow(h[WEFTI_HYPER_A], h[WEFTI_HYPER_STEP]))) : T(0);
     f->unbias = adam ? (T)(1 / sqrt(1 - pow(h[WEFTI_HYPER_B], h[WEFTI_HYPER_STEP]))) : T(1);
     f->clips = h[WEFTI_HYPER_CLIP] > 0;
-    f->shrinks = u.l1 != 0;
     f->skips = h[WEFTI_HYPER_SKIP] != 0;
+    f->exact_rate = rate;
+    f->unit = rate * gain_of(RULE, h);
+}
+template <typename T> static __device__ __forceinline__ void read_part(const part &u, factors<T> *f) {
+    f->l2 = (T)u.l2;
+    f->decay = (T)(1 - f->exact_rate * u.decay);
+    f->shrinks = u.l1 != 0;
+    f->shrink = f->shrinks ? (T)(f->unit * u.l1) : T(0);
 }
 
 /* One element. NaN stays NaN. */
@@ -95,31 +114,39 @@ template <typename T, int RULE> static __device__ __forceinline__ T updated(cons
     return next;
 }
 
-/* N elements a thread in one access each, at its turn; the last ones, which do not fill that, one by one. */
-template <typename T, int RULE, int N> static __global__ void __launch_bounds__(BLOCK) update_forward_elements_kernel(const update u) {
+/* N elements a thread in one access each; the last ones, which do not fill that, one by one. */
+template <typename T, int RULE, int N> static __global__ void __launch_bounds__(BLOCK) update_forward_elements_kernel(WEFTI_IN_PLACE parts all) {
     const int             STATES = RULE == WEFTI_RULE_SGD ? 0 : RULE == WEFTI_RULE_ADAM ? 2 : 1;
     __shared__ factors<T> shared;
     struct __align__(sizeof(T) * N) pack { T element[N]; };
-    if (threadIdx.x == 0) read_factors<T, RULE>(u, &shared);
+    if (threadIdx.x == 0) read_factors<T, RULE>(all.hyper, &shared);
     __syncthreads();
-    const factors<T> f = shared;
+    factors<T> f = shared;
     if (f.skips) return;
-    T       *theta = static_cast<T *>(u.theta), *m = static_cast<T *>(u.m), *v = static_cast<T *>(u.v);
-    const T *gradient = static_cast<const T *>(u.gradient);
-    int64_t  stride = (int64_t)gridDim.x * BLOCK * N;
-    for (int64_t i = ((int64_t)blockIdx.x * BLOCK + threadIdx.x) * N; i < u.elements; i += stride) {
-        if (i + N > u.elements) {
-            for (int64_t j = i; j < u.elements; j++) theta[j] = updated<T, RULE>(f, theta[j], gradient[j], m + j, v + j);
-            break;
-        }
-        pack t = *reinterpret_cast<pack *>(theta + i), g = *reinterpret_cast<const pack *>(gradient + i), x = t, y = t;
-        if (STATES > 0) x = *reinterpret_cast<pack *>(m + i);
-        if (STATES > 1) y = *reinterpret_cast<pack *>(v + i);
+    int32_t at = -1;
+    for (int32_t turn = (int32_t)blockIdx.x; turn < all.first[all.n]; turn += (int32_t)gridDim.x) {
+        while (at < 0 || turn >= all.first[at + 1]) at++;
+        const part &u = all.of[at];
+        T          *theta = static_cast<T *>(u.theta), *m = static_cast<T *>(u.m), *v = static_cast<T *>(u.v);
+        const T    *gradient = static_cast<const T *>(u.gradient);
+        int64_t     first = ((int64_t)(turn - all.first[at]) * TURN * BLOCK + threadIdx.x) * N;
+        read_part(u, &f);
 #pragma unroll
-        for (int n = 0; n < N; n++) t.element[n] = updated<T, RULE>(f, t.element[n], g.element[n], &x.element[n], &y.element[n]);
-        *reinterpret_cast<pack *>(theta + i) = t;
-        if (STATES > 0) *reinterpret_cast<pack *>(m + i) = x;
-        if (STATES > 1) *reinterpret_cast<pack *>(v + i) = y;
+        for (int k = 0; k < TURN; k++) {
+            int64_t i = first + (int64_t)k * BLOCK * N;
+            if (i + N > u.elements) {
+                for (int64_t j = i; j < u.elements; j++) theta[j] = updated<T, RULE>(f, theta[j], gradient[j], m + j, v + j);
+                break;
+            }
+            pack t = *reinterpret_cast<pack *>(theta + i), g = *reinterpret_cast<const pack *>(gradient + i), x = t, y = t;
+            if (STATES > 0) x = *reinterpret_cast<pack *>(m + i);
+            if (STATES > 1) y = *reinterpret_cast<pack *>(v + i);
+#pragma unroll
+            for (int n = 0; n < N; n++) t.element[n] = updated<T, RULE>(f, t.element[n], g.element[n], &x.element[n], &y.element[n]);
+            *reinterpret_cast<pack *>(theta + i) = t;
+            if (STATES > 0) *reinterpret_cast<pack *>(m + i) = x;
+            if (STATES > 1) *reinterpret_cast<pack *>(v + i) = y;
+        }
     }
 }
 
@@ -198,26 +225,20 @@ template <typename T> static weft_status shrink_rows(const wefti_cuda_run *run, 
 
 /* --- launching --- */
 
-template <typename T, int RULE> static weft_status launch_rule(const wefti_cuda_run *run, const update *u) {
-    const int N = 16 / sizeof(T);
-    int64_t   most = (int64_t)run->cuda->multiprocessors * BLOCKS_EACH;
-    bool      packed = wefti_is_aligned(u->theta) && wefti_is_aligned(u->gradient) && wefti_is_aligned(u->m) && wefti_is_aligned(u->v);
-    if (packed)
-        return wefti_cuda_launch(run, "update", (update_forward_elements_kernel<T, RULE, N>), wefti_cuda_blocks(u->elements, (int64_t)BLOCK * N, most), BLOCK,
-                                 0, *u);
-    return wefti_cuda_launch(run, "update", (update_forward_elements_kernel<T, RULE, 1>), wefti_cuda_blocks(u->elements, BLOCK, most), BLOCK, 0, *u);
+template <typename T, int RULE, int N> static weft_status launch_parts(const wefti_cuda_run *run, const parts *all) {
+    int64_t most = (int64_t)run->cuda->multiprocessors * BLOCKS_EACH;
+    return wefti_cuda_launch(run, "update", (update_forward_elements_kernel<T, RULE, N>), wefti_cuda_blocks(all->first[all->n], 1, most), BLOCK, 0, *all);
 }
 
-template <typename T> static weft_status launch_update(const wefti_cuda_run *run, const update *u, int32_t rule) {
-    switch (rule) {
-    case WEFTI_RULE_SGD: WEFTI_TRY((launch_rule<T, WEFTI_RULE_SGD>(run, u))); break;
-    case WEFTI_RULE_MOMENTUM: WEFTI_TRY((launch_rule<T, WEFTI_RULE_MOMENTUM>(run, u))); break;
-    case WEFTI_RULE_NESTEROV: WEFTI_TRY((launch_rule<T, WEFTI_RULE_NESTEROV>(run, u))); break;
-    case WEFTI_RULE_ADAGRAD: WEFTI_TRY((launch_rule<T, WEFTI_RULE_ADAGRAD>(run, u))); break;
-    case WEFTI_RULE_RMSPROP: WEFTI_TRY((launch_rule<T, WEFTI_RULE_RMSPROP>(run, u))); break;
-    default: WEFTI_TRY((launch_rule<T, WEFTI_RULE_ADAM>(run, u))); break;
+template <typename T, int N> static weft_status launch_rule(const wefti_cuda_run *run, const parts *all) {
+    switch (run->call->attrs->update.rule->id) {
+    case WEFTI_RULE_SGD: return launch_parts<T, WEFTI_RULE_SGD, N>(run, all);
+    case WEFTI_RULE_MOMENTUM: return launch_parts<T, WEFTI_RULE_MOMENTUM, N>(run, all);
+    case WEFTI_RULE_NESTEROV: return launch_parts<T, WEFTI_RULE_NESTEROV, N>(run, all);
+    case WEFTI_RULE_ADAGRAD: return launch_parts<T, WEFTI_RULE_ADAGRAD, N>(run, all);
+    case WEFTI_RULE_RMSPROP: return launch_parts<T, WEFTI_RULE_RMSPROP, N>(run, all);
+    default: return launch_parts<T, WEFTI_RULE_ADAM, N>(run, all);
     }
-    return u->group > 0 ? shrink_rows<T>(run, u, rule) : WEFT_OK;
 }
 
 static bool accepts_update(const wefti_cuda *cuda, const wefti_call *call) {
@@ -233,25 +254,109 @@ static int64_t update_scratch(const wefti_cuda *cuda, const wefti_call *call) {
     return wefti_operand_elements(&call->outputs[0]) * (int64_t)weft_dtype_bytes(call->outputs[0].dtype);
 }
 
-static weft_status run_update(const wefti_cuda_run *run) {
+/* The call's update, with its gradient made contiguous. */
+static weft_status read_update(const wefti_cuda_run *run, update *u) {
     const wefti_call *call = run->call;
-    int32_t           rule = (int32_t)call->attrs->update.rule->id, states = call->attrs->update.rule->n_states;
-    update            u;
-    u.elements = wefti_operand_elements(&call->outputs[0]);
-    u.theta = run->outputs[0];
-    u.m = states > 0 ? const_cast<void *>(run->inputs[3]) : NULL;
-    u.v = states > 1 ? const_cast<void *>(run->inputs[4]) : NULL;
-    u.gradient = run->inputs[1];
-    u.hyper = static_cast<const double *>(run->inputs[2]);
-    u.l2 = call->attrs->update.l2;
-    u.decay = call->attrs->update.decay;
-    u.l1 = call->attrs->update.l1;
-    u.group = call->attrs->update.group;
-    u.row = wefti_rule_row(call->outputs[0].shape);
-    if (update_scratch(run->cuda, call) > 0) {
-        WEFTI_TRY(wefti_cuda_pack(run, &call->inputs[1], call->outputs[0].shape, run->inputs[1], run->scratch));
-        u.gradient = run->scratch;
-    }
-    return call->outputs[0].dtype == WEFT_F64 ? launch_update<double>(run, &u, rule) : launch_update<float>(run, &u, rule);
+    int32_t           states = call->attrs->update.rule->n_states;
+    u->elements = wefti_operand_elements(&call->outputs[0]);
+    u->theta = run->outputs[0];
+    u->m = states > 0 ? const_cast<void *>(run->inputs[3]) : NULL;
+    u->v = states > 1 ? const_cast<void *>(run->inputs[4]) : NULL;
+    u->gradient = run->inputs[1];
+    u->hyper = static_cast<const double *>(run->inputs[2]);
+    u->l2 = call->attrs->update.l2;
+    u->decay = call->attrs->update.decay;
+    u->l1 = call->attrs->update.l1;
+    u->group = call->attrs->update.group;
+    u->row = wefti_rule_row(call->outputs[0].shape);
+    if (update_scratch(run->cuda, call) == 0) return WEFT_OK;
+    u->gradient = run->scratch;
+    return wefti_cuda_pack(run, &call->inputs[1], call->outputs[0].shape, run->inputs[1], run->scratch);
 }
-const wefti_cuda_kernel wefti_cuda_update = {.name = "update", .accepts = accepts_update, .scratch = update_scratch, .run = run_update};
+
+static bool is_packed(const update *u) {
+    return wefti_is_aligned(u->theta) && wefti_is_aligned(u->gradient) && wefti_is_aligned(u->m) && wefti_is_aligned(u->v);
+}
+
+/* Takes one more parameter in; false: there is no room. */
+static bool add_part(parts *all, const update *u, int64_t turn) {
+    int64_t turns = u->elements / turn + (u->elements % turn != 0);
+    if (all->n == TOGETHER || turns > INT32_MAX - 65536 - all->first[all->n]) return false; /* a block's last turn is counted beyond the end */
+    part *to = &all->of[all->n];
+    to->theta = u->theta, to->m = u->m, to->v = u->v, to->gradient = u->gradient;
+    to->elements = u->elements;
+    to->l2 = u->l2, to->decay = u->decay, to->l1 = u->l1;
+    all->first[all->n + 1] = all->first[all->n] + (int32_t)turns;
+    all->hyper = u->hyper;
+    all->n++;
+    return true;
+}
+
+/* Those of the calls whose addresses allow N elements in one access, or those whose addresses do not. */
+template <typename T, int N> static weft_status launch_updates(const wefti_cuda_run *runs, const update *u, int32_t n) {
+    const bool packed = N > 1;
+    parts      all;
+    all.n = 0, all.first[0] = 0;
+    for (int32_t i = 0; i < n; i++) {
+        if (is_packed(&u[i]) != packed) continue;
+        if (add_part(&all, &u[i], (int64_t)TURN * BLOCK * N)) continue;
+        if (all.n == 0) return wefti_fail(WEFT_E_UNSUPPORTED, "update '%s': too large for one launch", runs[i].call->name ? runs[i].call->name : "");
+        WEFTI_TRY((launch_rule<T, N>(runs, &all)));
+        all.n = 0;
+        i--;
+    }
+    return all.n > 0 ? launch_rule<T, N>(runs, &all) : WEFT_OK;
+}
+
+static weft_status launch_all(const wefti_cuda_run *runs, const update *u, int32_t n) {
+    if (runs->call->outputs[0].dtype == WEFT_F64) {
+        WEFTI_TRY((launch_updates<double, 2>(runs, u, n)));
+        return launch_updates<double, 1>(runs, u, n);
+    }
+    WEFTI_TRY((launch_updates<float, 4>(runs, u, n)));
+    return launch_updates<float, 1>(runs, u, n);
+}
+
+static weft_status run_update(const wefti_cuda_run *run) {
+    update  u;
+    int32_t rule = (int32_t)run->call->attrs->update.rule->id;
+    WEFTI_TRY(read_update(run, &u));
+    WEFTI_TRY(launch_all(run, &u, 1));
+    if (u.group <= 0) return WEFT_OK;
+    return run->call->outputs[0].dtype == WEFT_F64 ? shrink_rows<double>(run, &u, rule) : shrink_rows<float>(run, &u, rule);
+}
+
+/* --- several at once --- */
+
+enum { MOST_JOINED = 512 };
+static weft_status run_updates(const wefti_cuda_run *runs, int32_t n) {
+    update u[MOST_JOINED];
+    for (int32_t i = 0; i < n; i++) WEFTI_TRY(read_update(&runs[i], &u[i]));
+    return launch_all(runs, u, n);
+}
+
+static bool overlap(const wefti_operand *a, const wefti_operand *b) {
+    int64_t a_bytes = wefti_operand_elements(a) * (int64_t)weft_dtype_bytes(a->dtype), b_bytes = wefti_operand_elements(b) * (int64_t)weft_dtype_bytes(b->dtype);
+    return a->buffer == b->buffer && a->offset_bytes < b->offset_bytes + b_bytes && b->offset_bytes < a->offset_bytes + a_bytes;
+}
+
+/* Whether one writes what the other reads. All operands are contiguous. */
+static bool disturbs(const wefti_call *writer, const wefti_call *reader) {
+    for (int32_t w = 0; w < writer->n_inputs; w++)
+        for (int32_t r = 0; r < reader->n_inputs; r++)
+            if ((w == 0 || w >= 3) && overlap(&writer->inputs[w], &reader->inputs[r])) return true;
+    return false;
+}
+
+static bool joins_update(const wefti_call *const *calls, int32_t n, const wefti_call *next) {
+    const wefti_call *first = calls[0];
+    if (n >= MOST_JOINED || first->attrs->update.rule != next->attrs->update.rule || first->outputs[0].dtype != next->outputs[0].dtype) return false;
+    if (first->attrs->update.group > 0 || next->attrs->update.group > 0 || update_scratch(NULL, first) > 0 || update_scratch(NULL, next) > 0) return false;
+    if (first->inputs[2].buffer != next->inputs[2].buffer || first->inputs[2].offset_bytes != next->inputs[2].offset_bytes) return false;
+    for (int32_t i = 0; i < n; i++)
+        if (disturbs(calls[i], next) || disturbs(next, calls[i])) return false;
+    return true;
+}
+
+extern "C" const wefti_cuda_kernel wefti_cuda_update = {.name = "update", .accepts = accepts_update, .scratch = update_scratch, .run = run_update,
+                                                        .joins = joins_update, .run_all = run_updates};

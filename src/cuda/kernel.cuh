@@ -32,6 +32,13 @@ static inline weft_status wefti_cuda_launch(const wefti_cuda_run *run, const cha
 #error "compile kernel sources with nvcc, or for the host with -include tests/cuda_host/shim.h"
 #endif
 
+/* Parameters that are indexed, or whose address is taken, stay where they are, instead of being copied to every thread's stack. */
+#ifdef __CUDACC__
+#define WEFTI_IN_PLACE const __grid_constant__
+#else
+#define WEFTI_IN_PLACE const
+#endif
+
 /* --- element types --- */
 
 /* The type in which elements of T are computed. */

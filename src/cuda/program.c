@@ -13,6 +13,7 @@
 #include "core/tensor/check.h"
 #include "core/tensor/codec.h"
 #include "cuda/inside.h"
+#include "cuda/marks.h"
 
 typedef struct step {
     wefti_call               call;   /* operands in this program's allocation */
@@ -21,6 +22,7 @@ typedef struct step {
     void                   **outputs;
     void                    *prepared;
     bool                     is_prepared;
+    int32_t                  together; /* it and those behind it that are done with it; 0: it is done with one before it */
 } step;
 
 /* Steps that are captured together, or one that cannot be. */
@@ -40,6 +42,7 @@ struct wefti_program {
     void       **latest;   /* [n_buffers] addresses of the last launch */
     void       **captured; /* [n_buffers] addresses in the graphs */
     bool         has_latest, has_graphs, uncapturable;
+    wefti_cuda_run *runs; /* [n_steps] room for those that are done together */
     cudaEvent_t *events; /* [n_steps + 1] for profiles; NULL until the first */
 };
 
@@ -133,8 +136,9 @@ static size_t lay_out(wefti_cuda *cuda, const wefti_segment *segment, char *base
     part          *parts = carve(base, &used, n_calls, sizeof *parts);
     bool          *reads = carve(base, &used, n_buffers, sizeof *reads);
     void         **addresses = carve(base, &used, 2 * n_buffers, sizeof *addresses);
+    wefti_cuda_run *runs = carve(base, &used, n_calls, sizeof *runs);
     if (program)
-        *program = (wefti_program){.cuda = cuda, .n_steps = segment->n_calls, .n_buffers = segment->n_buffers, .steps = steps, .parts = parts,
+        *program = (wefti_program){.cuda = cuda, .n_steps = segment->n_calls, .n_buffers = segment->n_buffers, .steps = steps, .parts = parts, .runs = runs,
                                    .reads = reads, .latest = addresses, .captured = addresses + n_buffers};
     for (int32_t i = 0; i < segment->n_calls; i++) lay_out_step(cuda, &segment->calls[i], base, &used, base ? &steps[i] : NULL);
     return used;
@@ -154,12 +158,34 @@ static void cut(wefti_program *program) {
     }
 }
 
+/* Finds runs of calls that a kernel does together. */
+static weft_status join(wefti_program *program) {
+    const wefti_call **calls = NULL;
+    size_t             bytes = (size_t)program->n_steps * sizeof *calls;
+    WEFTI_TRY(wefti_alloc(bytes, "a CUDA program", &calls));
+    for (int32_t i = 0; i < program->n_steps; i += program->steps[i].together) {
+        step   *first = &program->steps[i];
+        int32_t n = 1;
+        calls[0] = &first->call;
+        while (first->kernel && first->kernel->joins && i + n < program->n_steps && program->steps[i + n].kernel == first->kernel &&
+               first->kernel->joins(calls, n, &program->steps[i + n].call)) {
+            calls[n] = &program->steps[i + n].call;
+            n++;
+        }
+        first->together = n;
+    }
+    wefti_free(calls, bytes);
+    return WEFT_OK;
+}
+
 static weft_status prepare(wefti_program *program) {
     for (int32_t i = 0; i < program->n_steps; i++) {
         step *self = &program->steps[i];
         if (!self->kernel) continue;
         if (self->kernel->prepare) {
+            wefti_cuda_mark_begin("prepare", self->call.name);
             weft_status status = self->kernel->prepare(program->cuda, &self->call, self->prepared);
+            wefti_cuda_mark_end();
             if (status != WEFT_OK)
                 return wefti_while(status, "preparing %s '%s'", wefti_ops[self->call.op].name, self->call.name ? self->call.name : "");
         }
@@ -183,7 +209,8 @@ weft_status wefti_cuda_compile(wefti_device *device, const wefti_segment *segmen
     (void)lay_out(cuda, segment, (char *)program);
     program->size_bytes = size_bytes;
     cut(program);
-    weft_status status = prepare(program);
+    weft_status status = join(program);
+    if (status == WEFT_OK) status = prepare(program);
     if (status != WEFT_OK) {
         wefti_cuda_release_program(program);
         return status;
@@ -224,19 +251,29 @@ static void *place(void *const *buffers, int32_t buffer, int64_t offset_bytes) {
     return (void *)((uintptr_t)buffers[buffer] + (uintptr_t)offset_bytes);
 }
 
-static weft_status enqueue_step(const wefti_program *program, const step *self, void *const *buffers) {
+static wefti_cuda_run run_of(const wefti_program *program, const step *self, void *const *buffers) {
     const wefti_call *call = &self->call;
     for (int32_t i = 0; i < call->n_inputs; i++) self->inputs[i] = place(buffers, call->inputs[i].buffer, call->inputs[i].offset_bytes);
     for (int32_t i = 0; i < call->n_outputs; i++) self->outputs[i] = place(buffers, call->outputs[i].buffer, call->outputs[i].offset_bytes);
     wefti_cuda_run run = {.cuda = program->cuda, .call = call, .inputs = self->inputs, .outputs = self->outputs, .prepared = self->prepared,
                           .stream = program->cuda->stream};
     if (call->scratch_bytes > 0) run.scratch = place(buffers, call->scratch_buffer, call->scratch_offset);
-    weft_status status = self->kernel->run(&run);
-    return status == WEFT_OK ? WEFT_OK : wefti_while(status, "%s '%s'", wefti_ops[call->op].name, call->name ? call->name : "");
+    return run;
+}
+
+/* A step, with those that are done with it. */
+static weft_status enqueue_step(const wefti_program *program, const step *self, void *const *buffers) {
+    wefti_cuda_run *runs = program->runs;
+    for (int32_t i = 0; i < self->together; i++) runs[i] = run_of(program, self + i, buffers);
+    wefti_cuda_mark_begin(wefti_ops[self->call.op].name, self->call.name);
+    weft_status status = self->together > 1 ? self->kernel->run_all(runs, self->together) : self->kernel->run(runs);
+    wefti_cuda_mark_end();
+    if (status == WEFT_OK) return WEFT_OK;
+    return wefti_while(status, "%s '%s'", wefti_ops[self->call.op].name, self->call.name ? self->call.name : "");
 }
 
 static weft_status enqueue(const wefti_program *program, int32_t begin, int32_t end, const wefti_launch *launch) {
-    for (int32_t i = begin; i < end; i++) {
+    for (int32_t i = begin; i < end; i += program->steps[i].together) {
         if (program->steps[i].kernel) WEFTI_TRY(enqueue_step(program, &program->steps[i], launch->buffers));
         if (launch->between) launch->between(launch->context);
     }
@@ -290,10 +327,23 @@ static weft_status replay(wefti_program *program, const wefti_launch *launch) {
             WEFTI_TRY(enqueue(program, self->begin, self->end, launch));
             continue;
         }
-        WEFTI_TRY(wefti_cuda_check(program->cuda, cudaGraphLaunch(self->graph, program->cuda->stream), "launching a graph"));
+        wefti_cuda_mark_begin("graph from", program->steps[self->begin].call.name);
+        cudaError_t error = cudaGraphLaunch(self->graph, program->cuda->stream);
+        wefti_cuda_mark_end();
+        WEFTI_TRY(wefti_cuda_check(program->cuda, error, "launching a graph"));
         if (launch->between) launch->between(launch->context);
     }
     return WEFT_OK;
+}
+
+/* What was done together took its elements' share of the time each. */
+static void share_out(const wefti_program *program, int32_t begin, int32_t end, double ns, uint64_t *profile_ns) {
+    double elements = 0;
+    for (int32_t i = begin; i < end; i++) elements += (double)wefti_operand_elements(&program->steps[i].call.outputs[0]);
+    for (int32_t i = begin; i < end; i++) {
+        double own = (double)wefti_operand_elements(&program->steps[i].call.outputs[0]);
+        profile_ns[i] = (uint64_t)(end - begin == 1 ? ns : elements > 0 ? ns * own / elements : 0);
+    }
 }
 
 /* Call by call with an event after each; waits for them. */
@@ -304,15 +354,17 @@ static weft_status profile(wefti_program *program, const wefti_launch *launch) {
         for (int32_t i = 0; i <= program->n_steps; i++) WEFTI_TRY(wefti_cuda_check(cuda, cudaEventCreate(&program->events[i]), "an event"));
     }
     WEFTI_TRY(wefti_cuda_check(cuda, cudaEventRecord(program->events[0], cuda->stream), "profiling"));
-    for (int32_t i = 0; i < program->n_steps; i++) {
-        WEFTI_TRY(enqueue(program, i, i + 1, launch));
-        WEFTI_TRY(wefti_cuda_check(cuda, cudaEventRecord(program->events[i + 1], cuda->stream), "profiling"));
+    for (int32_t i = 0; i < program->n_steps; i += program->steps[i].together) {
+        int32_t next = i + program->steps[i].together;
+        WEFTI_TRY(enqueue(program, i, next, launch));
+        WEFTI_TRY(wefti_cuda_check(cuda, cudaEventRecord(program->events[next], cuda->stream), "profiling"));
     }
     WEFTI_TRY(wefti_cuda_finish(cuda, cuda->stream, "profiling"));
-    for (int32_t i = 0; i < program->n_steps; i++) {
-        float milliseconds = 0;
-        WEFTI_TRY(wefti_cuda_check(cuda, cudaEventElapsedTime(&milliseconds, program->events[i], program->events[i + 1]), "profiling"));
-        launch->profile_ns[i] = (uint64_t)((double)milliseconds * 1e6);
+    for (int32_t i = 0; i < program->n_steps; i += program->steps[i].together) {
+        int32_t next = i + program->steps[i].together;
+        float   milliseconds = 0;
+        WEFTI_TRY(wefti_cuda_check(cuda, cudaEventElapsedTime(&milliseconds, program->events[i], program->events[next]), "profiling"));
+        share_out(program, i, next, (double)milliseconds * 1e6, launch->profile_ns);
     }
     return WEFT_OK;
 }

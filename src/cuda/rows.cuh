@@ -8,12 +8,7 @@
 
 #include "cuda/kernel.cuh"
 
-/* Parameters whose address is taken stay where they are, instead of being copied to every thread's stack. */
-#ifdef __CUDACC__
-#define ROWS_CONST const __grid_constant__
-#else
-#define ROWS_CONST const
-#endif
+#define ROWS_CONST WEFTI_IN_PLACE
 
 /* Rows narrower than a block share one of 128 threads: four warps are enough to fill a multiprocessor by sixteens. */
 enum { ROWS_SMALL_BLOCK = 128, ROWS_ROOMS = 3 };

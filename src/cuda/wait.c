@@ -2,6 +2,7 @@
  * while the host waits; after its verdict the stream gets on. Without anything under way elsewhere, the driver waits. */
 #include "core/iface/host.h"
 #include "cuda/inside.h"
+#include "cuda/marks.h"
 
 void wefti_cuda_watch(wefti_cuda *cuda, wefti_cuda_watcher *watcher) {
     watcher->next = cuda->inside->watchers;
@@ -39,5 +40,11 @@ static weft_status finish(wefti_cuda *cuda, cudaStream_t stream, cudaEvent_t eve
     }
 }
 
-weft_status wefti_cuda_finish(wefti_cuda *cuda, cudaStream_t stream, const char *what) { return finish(cuda, stream, NULL, what); }
-weft_status wefti_cuda_finish_event(wefti_cuda *cuda, cudaEvent_t event, const char *what) { return finish(cuda, NULL, event, what); }
+static weft_status marked(wefti_cuda *cuda, cudaStream_t stream, cudaEvent_t event, const char *what) {
+    wefti_cuda_mark_begin("wait:", what);
+    weft_status status = finish(cuda, stream, event, what);
+    wefti_cuda_mark_end();
+    return status;
+}
+weft_status wefti_cuda_finish(wefti_cuda *cuda, cudaStream_t stream, const char *what) { return marked(cuda, stream, NULL, what); }
+weft_status wefti_cuda_finish_event(wefti_cuda *cuda, cudaEvent_t event, const char *what) { return marked(cuda, NULL, event, what); }

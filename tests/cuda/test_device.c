@@ -4,8 +4,12 @@
 
 #include "core/iface/custom.h"
 #include "core/tensor/operand.h"
+#include "core/rules/rules.h"
 #include "cuda/gpu.h"
 #include "weft/world.h"
+#ifdef WEFT_ON_STAND_INS
+#include "cuda_host/control.h"
+#endif
 
 static wefti_operand vector(int64_t n, int32_t buffer) {
     return (wefti_operand){.dtype = WEFT_F32, .shape = weft_shape(n), .stride = {1}, .buffer = buffer};
@@ -233,6 +237,82 @@ Test(cuda_device, calls_the_applications_functions_between_graphs) {
     cr_assert(strstr(weft_error_message(), "custom op 'negate': its forward function failed"), "%s", weft_error_message());
     device->vtable->release_program(program);
     for (int i = 0; i < 4; i++) device->vtable->deallocate(device, buffers[i], 64);
+    device->vtable->release(device);
+}
+
+/* --- updates --- */
+
+enum { PARAMETERS = 130, HYPER = 1 };
+
+typedef struct updates {
+    wefti_attrs   attrs[2]; /* with weight decay, and without */
+    wefti_operand operands[PARAMETERS][5];
+    wefti_call    calls[PARAMETERS];
+    int64_t       floats;
+} updates;
+
+/* Parameters of all sizes, each with its gradient and states behind it in buffer 0. One lies askew; one's gradient is another parameter. */
+static void make_updates(updates *u) {
+    memset(u, 0, sizeof *u);
+    for (int k = 0; k < 2; k++) u->attrs[k].update.rule = wefti_rule_of(WEFTI_RULE_ADAM);
+    u->attrs[0].update.decay = 0.1;
+    for (int i = 0; i < PARAMETERS; i++) {
+        int64_t        n = i == 7 ? 40001 : i == 50 || i == 51 ? 400 : 1 + i * 37 % 700;
+        wefti_operand *of = u->operands[i];
+        for (int k = 0; k < 4; k++) {
+            int at = k < 2 ? k : k + 1;
+            of[at] = vector(n, 0);
+            of[at].offset_bytes = (u->floats + (i == 60)) * 4;
+            u->floats += (n + 16) / 16 * 16;
+        }
+        of[2] = (wefti_operand){.dtype = WEFT_F64, .shape = weft_shape(WEFTI_HYPER_COUNT), .stride = {1}, .buffer = HYPER};
+        u->calls[i] = (wefti_call){.op = WEFT_OP_UPDATE, .attrs = &u->attrs[i % 2], .n_inputs = 5, .n_outputs = 1, .inputs = of, .outputs = of, .name = "update"};
+    }
+    u->operands[51][1].offset_bytes = u->operands[50][0].offset_bytes;
+}
+
+/* The memory after two steps of all calls in programs of `each`. */
+static float *after_updates(wefti_device *device, const updates *u, int each, int64_t *launches_out) {
+    double         hyper[WEFTI_HYPER_COUNT] = {0.01, 1, 0, 3, 0, 0.9, 0.999, 1e-8, 1};
+    float         *values = malloc((size_t)u->floats * sizeof *values);
+    void          *buffers[2] = {allocate(device, (size_t)u->floats * sizeof *values), allocate(device, sizeof hyper)};
+    wefti_program *programs[PARAMETERS];
+    int            n = 0;
+    for (int64_t i = 0; i < u->floats; i++) values[i] = 0.01f + (float)(i % 997) / 997;
+    OK(device->vtable->write(device, buffers[0], values, (size_t)u->floats * sizeof *values));
+    OK(device->vtable->write(device, buffers[1], hyper, sizeof hyper));
+    for (int i = 0; i < PARAMETERS; i += each)
+        OK(device->vtable->compile(device, &(wefti_segment){.calls = u->calls + i, .n_calls = each, .n_buffers = 2}, &programs[n++]));
+    *launches_out = 0;
+#ifdef WEFT_ON_STAND_INS
+    *launches_out = -wefti_cuda_host_launches();
+#endif
+    for (int step = 0; step < 2; step++)
+        for (int p = 0; p < n; p++) OK(device->vtable->launch(programs[p], &(wefti_launch){.buffers = buffers}));
+    OK(device->vtable->read(device, values, buffers[0], (size_t)u->floats * sizeof *values));
+#ifdef WEFT_ON_STAND_INS
+    *launches_out += wefti_cuda_host_launches();
+#endif
+    for (int p = 0; p < n; p++) device->vtable->release_program(programs[p]);
+    device->vtable->deallocate(device, buffers[0], (size_t)u->floats * sizeof *values);
+    device->vtable->deallocate(device, buffers[1], sizeof hyper);
+    return values;
+}
+
+Test(cuda_device, updates_many_parameters_by_few_launches) {
+    NEEDS_GPU();
+    static updates u;
+    wefti_device  *device = gpu_open((wefti_cuda_options){0});
+    int64_t        alone_launches, together_launches;
+    make_updates(&u);
+    float *alone = after_updates(device, &u, 1, &alone_launches), *together = after_updates(device, &u, PARAMETERS, &together_launches);
+    for (int64_t i = 0; i < u.floats; i++) cr_assert_eq(alone[i], together[i], "float %lld is %g alone and %g together", (long long)i, alone[i], together[i]);
+#ifdef WEFT_ON_STAND_INS /* [0, 50] and [51, 129]: the latter with one that lies askew */
+    cr_assert_eq(alone_launches, 2 * PARAMETERS);
+    cr_assert_eq(together_launches, 2 * (1 + 2 + 1), "%lld launches", (long long)together_launches);
+#endif
+    free(alone);
+    free(together);
     device->vtable->release(device);
 }
 
