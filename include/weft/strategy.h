@@ -50,7 +50,12 @@ typedef struct weft_strategy {
                              L-BFGS, WEFT_SERVER, compression, and weft_trainer_keep (elastic runs): not yet. Checkpoints load under any mesh */
     weft_pipeline_order schedule; /* of the pipeline's stages; none changes a bit */
     int32_t   chunks;     /* WEFT_INTERLEAVED: runs of layers that a rank has; stage s is rank s % pipeline's. 0: 2 */
-    int32_t   zero;       /* what ranks along data keep in parts: 1 solver states, 2 gradients too, 3 parameters too. WEFT_E_UNSUPPORTED: not yet */
+    int32_t   zero;       /* what ranks along data keep in parts (ZeRO: Rajbhandari et al. 2020): 1 solver states, 2 gradients too, 3 parameters too, which are
+                             gathered shortly before they are read, forth and back (weft_variables_get gives WEFT_E_STATE). Parts are runs of elements, padded to
+                             cache lines; parameters of less than divide_bytes (0: 16 KiB) stay whole. A step sends as much as without up to 2, half as much again
+                             with 3; from 2 on micro-batches are summed over ranks one by one. Same results as without, bit for bit where sums are taken in the
+                             same order, else to rounding (clip_norm, micro-batches from 2 on); checkpoints load under any stage and mesh. Beside tensor, too.
+                             WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, pipeline, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
     weft_sync sync;
     int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
                              rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before
@@ -74,9 +79,11 @@ typedef struct weft_strategy {
                              updated, as do gradients, norms and reductions over ranks; long sums, exponentials and losses stay f32
                              (Micikevicius et al. 2018). F16 scales the loss by itself: a step whose gradient overflows is skipped and the
                              scale halved. Evaluators compute as the program is written. Not with L-BFGS */
-    int64_t   bucket_bytes; /* gradients travel in messages of about this size; 0: 4 MiB */
+    int64_t   bucket_bytes; /* gradients travel in messages of about this size; 0: 4 MiB. With zero: as much is on the way at once of what is gathered
+                             or scattered, at least two parameters: less holds less memory, more hides more of a slow wire */
     int64_t   divide_bytes; /* parameters of at least this size are updated by all ranks together, each its part, where ranks reach each
-                               other's memory (shared memory, threads); 0: where that is quicker; -1: never. Same bits either way */
+                               other's memory (shared memory, threads); 0: where that is quicker; -1: never. Same bits either way.
+                               With zero: parameters of at least this size are dealt out; 0: 16 KiB */
     int64_t   loss_chunk_rows; /* a cross-entropy over 4096 classes or more whose logits are a product (weft_linear) is computed by about so many rows at a
                                time, with its gradient, and the logits are never there as a whole (Hsu et al. 2024). 0: 8192 on a GPU, else 1024; -1:
                                all at once. Same result to rounding: sums over rows are added up by chunk. weft_plan_describe says why where it can't be */

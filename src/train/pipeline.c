@@ -54,7 +54,7 @@ weft_status wefti_pipeline_variables(weft_trainer *trainer) {
         wefti_stages_keep(pruned, trainer->graph);
         status = own_leaves(trainer->graph, trainer->mesh.index[WEFTI_MESH_PIPELINE], ranks, &own);
     }
-    const wefti_windows windows = {trainer->tensor.windows, trainer->tensor.n_windows};
+    const wefti_windows windows = wefti_trainer_windows(trainer);
     if (status == WEFT_OK) status = wefti_variables_create(trainer->world, own, &windows, &trainer->variables);
     weft_graph_release(own);
     weft_graph_release(pruned);

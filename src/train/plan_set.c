@@ -49,7 +49,15 @@ static weft_status split_parameters(const wefti_sized_plan *sized, weft_graph **
     return status;
 }
 
-/* By the batch, then by parameters, then by stages. */
+/* And by what ranks along data would have alike. */
+static weft_status deal_out(const wefti_sized_plan *sized, weft_graph **graph, weft_tensor **outputs, int32_t n_outputs, bool training) {
+    weft_graph *alike = *graph;
+    weft_status status = wefti_zero_graph(sized->zero, alike, outputs, n_outputs, training, graph, outputs);
+    weft_graph_release(alike);
+    return status;
+}
+
+/* By the batch, then by parameters, then by what is alike, then by stages. */
 static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
                            weft_graph **graph_out, weft_tensor **outputs_out) {
     const wefti_sized_plan *sized = context;
@@ -63,6 +71,7 @@ static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const
         outputs_out[i] = before_reduction(outputs_out[i]);
     }
     if (sized->tensor) WEFTI_TRY(split_parameters(sized, graph_out, outputs_out, n_outputs, training));
+    if (sized->zero) WEFTI_TRY(deal_out(sized, graph_out, outputs_out, n_outputs, training));
     return staged ? wefti_pipeline_cut(sized, graph_out, outputs_out, n_outputs, training) : WEFT_OK;
 }
 
@@ -90,6 +99,7 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     fresh->partition = partition_of(set, rows);
     fresh->variables = set->variables;
     fresh->tensor = set->tensor;
+    fresh->zero = set->zero;
     fresh->n_partial = set->n_partial;
     if (set->mesh) {
         fresh->pipeline = (wefti_pipeline){set->mesh->extent[WEFTI_MESH_PIPELINE], set->chunks, set->micro, set->schedule};
@@ -100,7 +110,8 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     if (set->mesh) {
         options.groups = set->mesh->groups;
         options.n_groups = WEFTI_MESH_GROUPS;
-        options.notes = set->tensor ? set->tensor->notes.bytes : NULL;
+        options.notes[0] = set->tensor ? set->tensor->notes.bytes : NULL;
+        options.notes[1] = set->zero ? set->zero->notes.bytes : NULL;
     }
     options.base.outputs = set->outputs;
     options.base.n_outputs = set->n_outputs;

@@ -68,8 +68,9 @@ static weft_status fill(weft_trainer *trainer, const weft_loader *loader, wefti_
 }
 
 static weft_status check_kind(const weft_trainer *trainer, const char *call) {
-    if (trainer->tensor.ranks > 1)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with strategy.tensor = %d no rank has all of the run: go on from a checkpoint", call, trainer->tensor.ranks);
+    if (trainer->tensor.ranks > 1 || trainer->zero.stage > 0)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with strategy.tensor = %d, zero = %d no rank has all of the run: go on from a checkpoint", call,
+                          trainer->program.strategy.tensor, trainer->program.strategy.zero);
     if (trainer->program.strategy.sync == WEFT_ALLREDUCE) return WEFT_OK;
     return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with a parameter server (strategy.sync) the state lies on its servers, and is lost with one of them: "
                       "go on from a checkpoint, or train by WEFT_ALLREDUCE", call);

@@ -13,7 +13,7 @@
 enum { THE_END = -1 };
 
 bool wefti_in_parts(const weft_trainer *trainer) {
-    return trainer->mesh.extent[WEFTI_MESH_TENSOR] > 1 || trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1;
+    return trainer->mesh.extent[WEFTI_MESH_TENSOR] > 1 || trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1 || trainer->zero.stage > 0;
 }
 
 /* --- what there is --- */
@@ -21,15 +21,16 @@ bool wefti_in_parts(const weft_trainer *trainer) {
 static bool is_variable(const wefti_node *node) { return node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE; }
 
 static wefti_window_of window_of(const weft_trainer *trainer, const char *name) {
-    for (int32_t i = 0; i < trainer->tensor.n_windows; i++)
-        if (strcmp(trainer->tensor.windows[i].name, name) == 0) return trainer->tensor.windows[i].window;
+    const wefti_windows windows = wefti_trainer_windows(trainer);
+    for (int32_t i = 0; i < windows.n; i++)
+        if (strcmp(windows.list[i].name, name) == 0) return windows.list[i].window;
     return (wefti_window_of){.ranks = 1};
 }
 
 /* A leaf of the trainer's graph, whose variable another stage may have. */
 static wefti_listed listed_leaf(const weft_trainer *trainer, const wefti_node *leaf) {
     const weft_tensor *tensor = &leaf->outputs[0];
-    wefti_listed       it = {.here = weft_variables_find(trainer->variables, leaf->name), .window = window_of(trainer, leaf->name), .along = WEFTI_MESH_TENSOR};
+    wefti_listed       it = {.here = weft_variables_find(trainer->variables, leaf->name), .window = window_of(trainer, leaf->name)};
     it.info = (weft_variable_info){.name = leaf->name, .dtype = tensor->dtype, .shape = tensor->shape,
                                    .bytes = weft_shape_elements(tensor->shape) * (int64_t)weft_dtype_bytes(tensor->dtype)};
     if (trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1) it.holder[WEFTI_MESH_PIPELINE] = (leaf->place - 1) % trainer->mesh.extent[WEFTI_MESH_PIPELINE];
@@ -62,23 +63,45 @@ void wefti_listing_close(wefti_listing *listing) {
     *listing = (wefti_listing){0};
 }
 
-/* Bytes of the largest variable. */
+/* Bytes of one rank's part: the last of a variable may have less in it, and takes as much. */
+static size_t part_bytes_of(const wefti_listed *it) {
+    return (size_t)weft_shape_elements(wefti_window_shape(&it->window, it->info.shape)) * weft_dtype_bytes(it->info.dtype);
+}
+
+/* Bytes of the largest variable, and of the largest part. */
 static size_t largest(const wefti_listing *listing) {
     size_t most = 0;
     for (int32_t i = 0; i < listing->n; i++)
         if ((size_t)listing->list[i].info.bytes > most) most = (size_t)listing->list[i].info.bytes;
     return most;
 }
+static size_t largest_part(const wefti_listing *listing) {
+    size_t most = 0;
+    for (int32_t i = 0; i < listing->n; i++)
+        if (part_bytes_of(&listing->list[i]) > most) most = part_bytes_of(&listing->list[i]);
+    return most;
+}
+
+/* Parts are counted along tensor, then along data. */
+static int32_t parts_along_tensor(const wefti_listed *it) { return it->window.ranks > 1 ? it->window.ranks : 1; }
+static int32_t parts_of(const wefti_listed *it) { return parts_along_tensor(it) * (it->window.parts > 1 ? it->window.parts : 1); }
+
+static wefti_window_of window_of_part(const wefti_listed *it, int32_t part) {
+    wefti_window_of window = it->window;
+    window.rank = part % parts_along_tensor(it);
+    window.part = part / parts_along_tensor(it);
+    return window;
+}
 
 /* The rank that has a part, of those which have the same one the first. */
 static int32_t holder_of(const weft_trainer *trainer, const wefti_listed *it, int32_t part) {
-    int32_t index[WEFTI_MESH_AXES];
+    int32_t         index[WEFTI_MESH_AXES];
+    wefti_window_of window = window_of_part(it, part);
     memcpy(index, it->holder, sizeof index);
-    index[it->along] += part;
+    index[WEFTI_MESH_TENSOR] += window.rank;
+    index[WEFTI_MESH_DATA] += window.part;
     return wefti_mesh_rank(&trainer->mesh, index);
 }
-
-static int32_t parts_of(const wefti_listed *it) { return wefti_window_is_whole(&it->window) ? 1 : it->window.ranks; }
 
 bool wefti_listed_is_here(const weft_trainer *trainer, const wefti_listed *it) {
     return wefti_window_is_whole(&it->window) && holder_of(trainer, it, 0) == trainer->world->rank;
@@ -113,13 +136,14 @@ static weft_status own_part(const wefti_gatherer *g, int32_t index, size_t bytes
 static weft_status move_part(wefti_gatherer *g, const wefti_listed *it, int32_t part) {
     const weft_trainer *trainer = g->trainer;
     int32_t             from = holder_of(trainer, it, part), rank = trainer->world->rank;
-    size_t              bytes = (size_t)(it->info.bytes / parts_of(it));
+    size_t              bytes = part_bytes_of(it);
+    wefti_window_of     window = window_of_part(it, part);
     void               *values = g->part;
     if (rank == from) WEFTI_TRY(own_part(g, it->here, bytes, &values));
     if (rank == from && rank != 0) return message(trainer, WEFTI_SEND, 0, values, bytes);
     if (rank != 0) return WEFT_OK;
     if (rank != from) WEFTI_TRY(message(trainer, WEFTI_RECEIVE, from, values, bytes));
-    wefti_window_put(&it->window, part, it->info.shape, weft_dtype_bytes(it->info.dtype), values, g->whole);
+    wefti_window_put(&window, it->info.shape, weft_dtype_bytes(it->info.dtype), values, g->whole);
     return WEFT_OK;
 }
 
@@ -136,13 +160,14 @@ weft_status wefti_parts_open(weft_trainer *trainer, wefti_gatherer *g) {
     WEFTI_TRY(wefti_listing_open(trainer, &g->listing));
     if (!wefti_in_parts(trainer)) return WEFT_OK;
     g->bytes = largest(&g->listing);
-    WEFTI_TRY(wefti_alloc(g->bytes, "a part of a variable", &g->part));
+    g->part_bytes = largest_part(&g->listing);
+    WEFTI_TRY(wefti_alloc(g->part_bytes, "a part of a variable", &g->part));
     return trainer->world->rank == 0 ? wefti_alloc(g->bytes, "a whole variable", &g->whole) : WEFT_OK;
 }
 
 void wefti_parts_close(wefti_gatherer *g) {
     wefti_free(g->whole, g->bytes);
-    wefti_free(g->part, g->bytes);
+    wefti_free(g->part, g->part_bytes);
     wefti_listing_close(&g->listing);
     *g = (wefti_gatherer){0};
 }
@@ -179,15 +204,15 @@ weft_status wefti_parts_serve(wefti_gatherer *g) {
 /* Lays this rank's part of what has come aside. */
 static void lay_aside(wefti_dealer *d, const wefti_listed *it) {
     if (it->here < 0) return;
-    wefti_window_take(&it->window, it->window.rank, it->info.shape, weft_dtype_bytes(it->info.dtype), d->whole, d->own + d->at);
-    d->at = wefti_snapshot_next(d->at, it->info.bytes / parts_of(it));
+    wefti_window_take(&it->window, it->info.shape, weft_dtype_bytes(it->info.dtype), d->whole, d->own + d->at);
+    d->at = wefti_snapshot_next(d->at, (int64_t)part_bytes_of(it));
 }
 
 weft_status wefti_deal_open(weft_trainer *trainer, wefti_dealer *d) {
     *d = (wefti_dealer){.trainer = trainer};
     WEFTI_TRY(wefti_listing_open(trainer, &d->listing));
     for (int32_t i = 0; i < d->listing.n; i++)
-        if (d->listing.list[i].here >= 0) d->own_bytes = wefti_snapshot_next(d->own_bytes, d->listing.list[i].info.bytes / parts_of(&d->listing.list[i]));
+        if (d->listing.list[i].here >= 0) d->own_bytes = wefti_snapshot_next(d->own_bytes, (int64_t)part_bytes_of(&d->listing.list[i]));
     d->whole_bytes = largest(&d->listing);
     WEFTI_TRY(wefti_alloc(d->own_bytes, "this rank's part of a run", &d->own));
     return wefti_alloc(d->whole_bytes, "a whole variable", &d->whole);
@@ -227,7 +252,7 @@ weft_status wefti_deal_take_over(const wefti_dealer *d) {
         const wefti_listed *it = &d->listing.list[i];
         if (it->here < 0) continue;
         WEFTI_TRY(wefti_variables_put(d->trainer->variables, it->here, d->own + at));
-        at = wefti_snapshot_next(at, it->info.bytes / parts_of(it));
+        at = wefti_snapshot_next(at, (int64_t)part_bytes_of(it));
     }
     return WEFT_OK;
 }

@@ -20,7 +20,7 @@ static weft_status choose(weft_trainer *trainer, weft_tensor **pruned_outputs, w
     return status;
 }
 
-weft_status wefti_trainer_split(weft_trainer *trainer) {
+static weft_status split_along_tensor(weft_trainer *trainer) {
     if (trainer->mesh.extent[WEFTI_MESH_TENSOR] == 1) return WEFT_OK;
     size_t        bytes = (size_t)trainer->n_outputs * 2 * sizeof(weft_tensor *);
     weft_tensor **outputs = NULL;
@@ -28,4 +28,44 @@ weft_status wefti_trainer_split(weft_trainer *trainer) {
     weft_status status = choose(trainer, outputs, outputs + trainer->n_outputs);
     wefti_free(outputs, bytes);
     return status;
+}
+
+/* --- along data --- */
+
+weft_status wefti_zero_check(const weft_world *world, const weft_program *program) {
+    const weft_strategy *s = &program->strategy;
+    if (s->zero < 0 || s->zero > 3) return wefti_fail(WEFT_E_INVALID, "strategy: zero is %d; it is 0, 1, 2 or 3", s->zero);
+    if (s->zero == 0) return WEFT_OK;
+    if (s->divide_bytes < 0)
+        return wefti_fail(WEFT_E_INVALID, "strategy: zero = %d deals out parameters of at least divide_bytes, which is %lld: a size, or 0 for %d", s->zero,
+                          (long long)s->divide_bytes, WEFTI_ZERO_LEAST_BYTES);
+    const char *what = s->pipeline > 1                           ? "pipeline"
+                       : s->sync == WEFT_SERVER                  ? "sync = WEFT_SERVER: its servers keep solver states in parts"
+                       : s->compress.codec != WEFT_COMPRESS_NONE ? "compress"
+                       : program->solver.kind == WEFT_LBFGS      ? "L-BFGS"
+                                                                 : NULL;
+    if (what) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d does not go with %s yet", s->zero, what);
+    if (s->zero < 3 && !world->device->vtable->host_memory)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d gathers parameters in host memory, and this device has its own: use zero = 3", s->zero);
+    return WEFT_OK;
+}
+
+static weft_status split_along_data(weft_trainer *trainer) {
+    const weft_strategy *s = &trainer->program.strategy;
+    const wefti_mesh    *mesh = &trainer->mesh;
+    const wefti_windows  tensor = {trainer->tensor.windows, trainer->tensor.n_windows};
+    if (s->zero == 0 || mesh->extent[WEFTI_MESH_DATA] == 1) return WEFT_OK;
+    trainer->zero = (wefti_zero){.stage = s->zero, .rank = mesh->index[WEFTI_MESH_DATA], .ranks = mesh->extent[WEFTI_MESH_DATA],
+                                 .group = wefti_mesh_is_data(mesh) ? 0 : wefti_mesh_group(WEFTI_MESH_DATA)};
+    return wefti_zero_choose(trainer->graph, &tensor, s->divide_bytes > 0 ? s->divide_bytes : WEFTI_ZERO_LEAST_BYTES, &trainer->zero);
+}
+
+weft_status wefti_trainer_split(weft_trainer *trainer) {
+    WEFTI_TRY(split_along_tensor(trainer));
+    return split_along_data(trainer);
+}
+
+wefti_windows wefti_trainer_windows(const weft_trainer *trainer) {
+    if (trainer->zero.stage > 0) return (wefti_windows){trainer->zero.windows, trainer->zero.n_windows};
+    return (wefti_windows){trainer->tensor.windows, trainer->tensor.n_windows};
 }

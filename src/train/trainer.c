@@ -93,8 +93,7 @@ static weft_status check_strategy(const weft_world *world, const weft_program *p
     const weft_strategy *s = &program->strategy;
     wefti_mesh           mesh;
     WEFTI_TRY(wefti_mesh_of(s, world->rank, world->size, &mesh));
-    if (s->zero < 0 || s->zero > 3) return wefti_fail(WEFT_E_INVALID, "strategy: zero is %d; it is 0, 1, 2 or 3", s->zero);
-    if (s->zero > 0) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero %d: not yet", s->zero);
+    WEFTI_TRY(wefti_zero_check(world, program));
     WEFTI_TRY(wefti_pipeline_check(program));
     if (mesh.extent[WEFTI_MESH_TENSOR] == 1) return WEFT_OK;
     const char *what = s->sync == WEFT_SERVER                        ? "sync = WEFT_SERVER"
@@ -178,6 +177,8 @@ static weft_status choose_outputs(weft_trainer *trainer) {
 
 static const wefti_tensor_split *tensor_of(const weft_trainer *trainer) { return trainer->tensor.ranks > 1 ? &trainer->tensor : NULL; }
 
+static const wefti_zero *zero_of(const weft_trainer *trainer) { return trainer->zero.stage > 0 ? &trainer->zero : NULL; }
+
 static weft_status open_plans(weft_trainer *trainer) {
     bool served = trainer->program.strategy.sync == WEFT_SERVER;
     WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), served ? NULL : &trainer->mesh, trainer->graph,
@@ -185,9 +186,10 @@ static weft_status open_plans(weft_trainer *trainer) {
     trainer->plans.partial = served;
     trainer->plans.n_partial = trainer->training.n;
     trainer->plans.tensor = tensor_of(trainer);
+    trainer->plans.zero = zero_of(trainer);
     /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
     trainer->plans.options.bucket_bytes = served ? -1 : trainer->program.strategy.bucket_bytes;
-    trainer->plans.options.divide_bytes = trainer->program.strategy.divide_bytes;
+    trainer->plans.options.divide_bytes = trainer->zero.stage > 0 ? -1 : trainer->program.strategy.divide_bytes; /* else zero says what is divided */
     trainer->plans.options.loss_chunk_rows = trainer->program.strategy.loss_chunk_rows;
     trainer->plans.options.trace = trainer->program.trace;
     trainer->plans.options.profile = trainer->program.profile;
@@ -203,7 +205,7 @@ static weft_status settle(weft_trainer *trainer) {
     WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(trainer->hash >> 1), "the program"));
     WEFTI_TRY(wefti_mesh_make(trainer->world, &trainer->program.strategy, &trainer->mesh));
     WEFTI_TRY(wefti_trainer_split(trainer));
-    const wefti_windows windows = {trainer->tensor.windows, trainer->tensor.n_windows};
+    const wefti_windows windows = wefti_trainer_windows(trainer);
     bool                staged = trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1;
     WEFTI_TRY(staged ? wefti_pipeline_variables(trainer) : wefti_variables_create(trainer->world, trainer->graph, &windows, &trainer->variables));
     if (trainer->program.strategy.sync == WEFT_ALLREDUCE && wefti_mesh_is_data(&trainer->mesh)) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
@@ -218,18 +220,20 @@ static void close_station(wefti_station *station) {
     wefti_plan_set_close(&station->plans);
     weft_variables_release(station->variables);
     wefti_tensor_release(&station->tensor);
+    wefti_zero_release(&station->zero);
     wefti_mesh_drop(&station->mesh);
     *station = (wefti_station){0};
 }
 
 static wefti_station station_of(const weft_trainer *trainer) {
-    return (wefti_station){trainer->world, trainer->mesh, trainer->tensor, trainer->variables, trainer->plans, trainer->lbfgs};
+    return (wefti_station){trainer->world, trainer->mesh, trainer->tensor, trainer->zero, trainer->variables, trainer->plans, trainer->lbfgs};
 }
 
 static void set_station(weft_trainer *trainer, const wefti_station *station) {
     trainer->world = station->world;
     trainer->mesh = station->mesh;
     trainer->tensor = station->tensor;
+    trainer->zero = station->zero;
     trainer->variables = station->variables;
     trainer->plans = station->plans;
     trainer->lbfgs = station->lbfgs;
@@ -444,6 +448,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
     }
     evaluator->plans.tensor = tensor_of(trainer);
     evaluator->plans.chunks = trainer->plans.chunks;
+    evaluator->plans.zero = zero_of(trainer);
     evaluator->next = trainer->evaluators;
     trainer->evaluators = evaluator;
     *evaluator_out = evaluator;

@@ -10,6 +10,7 @@
 #include "parallel/partition.h"
 #include "parallel/stages.h"
 #include "parallel/tensor.h"
+#include "parallel/zero.h"
 #include "weft/checkpoint.h"
 #include "weft/loader.h"
 #include "weft/server.h"
@@ -19,6 +20,7 @@
 typedef struct wefti_sized_plan {
     wefti_partition          partition;
     const wefti_tensor_split *tensor;   /* of the set */
+    const wefti_zero        *zero;      /* of the set */
     wefti_pipeline           pipeline;
     int32_t                  place;     /* this rank's along the pipeline */
     weft_variables          *variables; /* that get the states of compression; of the set */
@@ -33,6 +35,7 @@ typedef struct wefti_plan_set {
     weft_world        *world;
     const wefti_mesh  *mesh;     /* NULL: all of the world shares the batch */
     const wefti_tensor_split *tensor; /* NULL: every rank has all parameters */
+    const wefti_zero  *zero;     /* NULL: ranks along data have all alike */
     weft_graph        *graph;    /* retained by its plans */
     weft_variables    *variables;
     weft_tensor      **outputs;  /* [n_outputs] owned */
@@ -104,6 +107,7 @@ struct weft_trainer {
     weft_world     *world;
     wefti_mesh      mesh;      /* of the world, by the strategy */
     wefti_tensor_split tensor; /* where the mesh has such an axis */
+    wefti_zero      zero;      /* where the strategy asks for it, and there are ranks along data */
     weft_program    program;
     weft_graph     *graph;     /* retained */
     uint64_t        hash;      /* of the program, the same on all ranks */
@@ -161,6 +165,7 @@ typedef struct wefti_station {
     weft_world         *world;
     wefti_mesh          mesh;
     wefti_tensor_split  tensor;
+    wefti_zero          zero;
     weft_variables     *variables;
     wefti_plan_set      plans;
     struct wefti_lbfgs *lbfgs;
@@ -171,8 +176,12 @@ typedef struct wefti_station {
 WEFT_MUST_CHECK weft_status wefti_trainer_move(weft_trainer *trainer, weft_world *world, wefti_station *left_out);
 /* Back to where it was. */
 void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left);
-/* Chooses what of the program's parameters each rank has (split.c). */
+/* Chooses what of the program's parameters each rank has, along tensor and along data (split.c). */
 WEFT_MUST_CHECK weft_status wefti_trainer_split(weft_trainer *trainer);
+/* The windows that follow from it. */
+wefti_windows wefti_trainer_windows(const weft_trainer *trainer);
+/* Refuses what zero is not for. */
+WEFT_MUST_CHECK weft_status wefti_zero_check(const weft_world *world, const weft_program *program);
 /* For good: the evaluators come along. */
 void wefti_trainer_leave(weft_trainer *trainer, wefti_station *left);
 /* This rank's place among those that share batches, and how many these are. */
@@ -215,8 +224,7 @@ typedef struct wefti_listed {
     weft_variable_info info;
     int32_t         here;    /* its index among this rank's variables; -1: others have it */
     wefti_window_of window;  /* how it is dealt out */
-    int32_t         holder[WEFTI_MESH_AXES]; /* who has its first part, by place on the mesh … */
-    wefti_mesh_axis along;   /* … from where on its other parts lie along this axis */
+    int32_t         holder[WEFTI_MESH_AXES]; /* who has its first part, by place on the mesh, from where on others lie along tensor and data */
 } wefti_listed;
 /* All variables in the order of files, which is that of one process: the same on all ranks but for `here`. */
 typedef struct wefti_listing {
@@ -234,8 +242,8 @@ typedef struct wefti_gatherer {
     wefti_listing listing;
     int32_t       latest; /* the variable that is here; -1: none */
     void         *whole;  /* [bytes] rank 0 */
-    void         *part;   /* [bytes] */
-    size_t        bytes;
+    void         *part;   /* [part_bytes] */
+    size_t        bytes, part_bytes;
 } wefti_gatherer;
 typedef struct wefti_gathered {
     wefti_gatherer *gatherer;

@@ -52,7 +52,8 @@ typedef struct wefti_wish {
 enum {
     WEFTI_NODE_RECOMPUTED =
         1, /* a copy that the backward pass computes again: schedule it as late as possible, never merge it */
-    WEFTI_NODE_BACKWARD = 2 /* made by differentiation: for reports and for scheduling */
+    WEFTI_NODE_BACKWARD = 2, /* made by differentiation: for reports and for scheduling */
+    WEFTI_NODE_APART = 4 /* never fused with others: planning moves it by itself */
 };
 
 struct wefti_node {

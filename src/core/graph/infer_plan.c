@@ -22,18 +22,27 @@ weft_status wefti_shape_assign(wefti_infer_call *call) {
     return wefti_shape_same(call);
 }
 
+/* Of a parameter that several ranks update, gradient and states have as much as this one updates, or more. */
+static weft_status updated(const wefti_infer_call *call, int32_t i, const char *what) {
+    const wefti_update_part *part = &call->attrs->update.part;
+    if (part->parts == 0) return wefti_shaped(call, i, call->inputs[0]->shape, what);
+    if (weft_shape_elements(call->inputs[i]->shape) >= part->count) return WEFT_OK;
+    return wefti_misfit(call, WEFT_E_SHAPE, "%s %s has less than the %lld elements that are updated", what, weft_shape_text(call->inputs[i]->shape).text,
+                        (long long)part->count);
+}
+
 weft_status wefti_shape_update(wefti_infer_call *call) {
     weft_dtype dtype = call->inputs[0]->dtype;
     WEFTI_TRY(variable(call, 0));
     if (dtype != WEFT_F32 && dtype != WEFT_F64)
         return wefti_misfit(call, WEFT_E_DTYPE, "parameters are f32 or f64, not %s", weft_dtype_name(dtype));
     WEFTI_TRY(wefti_one_dtype(call, 0, 1));
-    WEFTI_TRY(wefti_shaped(call, 1, call->inputs[0]->shape, "the gradient"));
+    WEFTI_TRY(updated(call, 1, "the gradient"));
     if (call->inputs[2]->dtype != WEFT_F64 || call->inputs[2]->shape.rank != 1)
         return wefti_misfit(call, WEFT_E_DTYPE, "input 2 must be the rule's numbers, f64 with one axis");
     for (int32_t i = 3; i < call->n_inputs; i++) {
         WEFTI_TRY(variable(call, i));
-        WEFTI_TRY(wefti_shaped(call, i, call->inputs[0]->shape, "the rule's state"));
+        WEFTI_TRY(updated(call, i, "the rule's state"));
         if (call->inputs[i]->dtype != dtype)
             return wefti_misfit(call, WEFT_E_DTYPE, "the rule's state must be %s, not %s", weft_dtype_name(dtype),
                                 weft_dtype_name(call->inputs[i]->dtype));
@@ -91,7 +100,12 @@ static weft_status exchanged(wefti_infer_call *call) {
 }
 
 weft_status wefti_shape_all_gather(wefti_infer_call *call) { return exchanged(call); }
-weft_status wefti_shape_reduce_scatter(wefti_infer_call *call) { return exchanged(call); }
+
+weft_status wefti_shape_reduce_scatter(wefti_infer_call *call) {
+    if (call->attrs->comm.each == 0) return exchanged(call);
+    wefti_type_set(&call->outputs[0], call->inputs[0]->dtype, weft_shape(call->attrs->comm.each));
+    return WEFT_OK;
+}
 
 weft_status wefti_shape_receive(wefti_infer_call *call) {
     if ((unsigned)call->attrs->comm.dtype >= WEFT_DTYPE_COUNT)

@@ -127,6 +127,15 @@ typedef struct wefti_window {
     int64_t begin, global;
 } wefti_window;
 
+/* What one of several ranks updates of a parameter: elements [first, first + count) of input 0 as it lies in memory, by elements [0, count) of
+ * the gradient and the states. */
+typedef struct wefti_update_part {
+    int64_t first, count; /* first may lie beyond the end, where count is 0 */
+    int64_t each, group;  /* each > 0: the parameter is gathered afterwards by the group that COMM calls name so, in equal parts of so many elements,
+                             for which there is room */
+    int32_t parts;        /* 0: all of it, the rest is unused */
+} wefti_update_part;
+
 struct wefti_rule;   /* core/iface/rule.h */
 struct wefti_custom; /* core/iface/custom.h */
 struct wefti_fused;
@@ -155,8 +164,10 @@ typedef union wefti_attrs {
     struct { double base; int64_t offset; int32_t inverse; } rotary;                          /* ROTARY */
     struct { int64_t ignored; int32_t has_ignored; double smoothing; } loss;                  /* CROSS_ENTROPY... */
     struct { double scale; int32_t causal; } attention;                                       /* ATTENTION... */
-    struct { const struct wefti_rule *rule; double l2, decay, l1, group; } update;             /* UPDATE */
-    struct { int32_t reduce, axis; int64_t group; weft_shape global; int32_t peer, dtype; } comm; /* COMM family; the last two: SEND, RECEIVE */
+    struct { const struct wefti_rule *rule; double l2, decay, l1, group; wefti_update_part part; } update; /* UPDATE */
+    struct { int32_t reduce, axis; int64_t group; weft_shape global; int32_t peer, dtype; /* COMM family; peer, dtype: SEND, RECEIVE */
+             int64_t each; int32_t paced; } comm; /* REDUCE_SCATTER, not 0: of what lies flat in memory, each member so many elements, the last ones
+                                                     fewer; it, ALL_GATHER: with few others at once on the way (core/plan/pace.c) */
     struct { int64_t part, count, kept; int32_t codec, sum; } codec;                          /* ENCODE: count of parts; DECODE: of elements */
     struct { const struct wefti_custom *custom; void *options; int32_t options_bytes; } custom; /* CUSTOM... */
     struct { struct wefti_fused *fused; } fused;                                              /* FUSED */

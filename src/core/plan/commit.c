@@ -103,10 +103,10 @@ static void keep_own_part(const wefti_ir *ir, const wefti_value *output, wefti_o
     for (int32_t c = 0; c < ir->n_collectives; c++) {
         const wefti_item *item = &ir->items[ir->collectives[c].item];
         if (item->op != WEFT_OP_REDUCE_SCATTER || !item->divided || ir->values[item->inputs[0]].root != output->root) continue;
-        const struct wefti_group *group = ir->world->group;
-        wefti_variable_part       part = wefti_variable_part_of(wefti_value_elements(output), output->dtype, group->size, group->index);
-        operand->kept_begin = part.first * (int64_t)weft_dtype_bytes(output->dtype);
-        operand->kept_end = operand->kept_begin + part.count * (int64_t)weft_dtype_bytes(output->dtype);
+        int64_t each = wefti_value_bytes(&ir->values[item->outputs[0]]), all = wefti_value_bytes(output);
+        if (each % WEFTI_CACHE_LINE != 0) continue;
+        operand->kept_begin = wefti_min_i64(each * wefti_ir_group(ir, item)->index, all);
+        operand->kept_end = wefti_min_i64(operand->kept_begin + each, all);
     }
 }
 

@@ -159,7 +159,8 @@ weft_status weft_plan_describe(weft_plan *plan, const char **text_out) {
                        (long long)op.read_bytes, (long long)op.written_bytes, (long long)op.scratch_bytes, (long long)op.sent_bytes, op.name);
     }
     add_totals(plan);
-    if (plan->ir.options.notes) wefti_text_add(&plan->text, "%s", plan->ir.options.notes);
+    for (size_t i = 0; i < WEFTI_COUNT(plan->ir.options.notes); i++)
+        if (plan->ir.options.notes[i]) wefti_text_add(&plan->text, "%s", plan->ir.options.notes[i]);
     return finish(plan, text_out);
 }
 

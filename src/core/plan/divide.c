@@ -1,5 +1,9 @@
-/* Divide: where ranks reach each other's memory, they update large parameters together, each its part.
+/* Divide: ranks update large parameters together, each its part.
  *
+ * *Asked for.* Where the strategy keeps solver states in parts (src/parallel/zero.c), an UPDATE says which part is this rank's; here it is given
+ * windows, and the parameter is gathered in place, as below where ranks reach each other's memory, else by a message for each.
+ *
+ * *Of its own accord*, where ranks reach each other's memory.
  * An UPDATE of a gradient that was reduced over the ranks does the same work on every rank. Here ALL_REDUCE, UPDATE becomes
  * REDUCE_SCATTER, UPDATE of this rank's part, and at the end one ALL_GATHER of all such parameters in place, before which a rank stores its
  * parts to the others' memory, or after which it loads theirs. The bytes on the way are the same, a rank has a part of the memory traffic of
@@ -60,12 +64,23 @@ static bool can_divide(const divider *d, const wefti_item *update, const struct 
     return true;
 }
 
-/* A window of `count` elements from `first` on. */
-static weft_status window(wefti_ir *ir, int32_t value, int64_t first, int64_t count, int32_t *window_out) {
-    WEFTI_TRY(wefti_ir_value(ir, ir->values[value].dtype, weft_shape(count), -1, 0, window_out));
+/* A window on a dense value, from element `first` on. */
+static weft_status window(wefti_ir *ir, int32_t value, int64_t first, weft_shape shape, int32_t *window_out) {
+    WEFTI_TRY(wefti_ir_value(ir, ir->values[value].dtype, shape, -1, 0, window_out));
     ir->values[*window_out].root = ir->values[value].root;
-    ir->values[*window_out].offset = first;
+    ir->values[*window_out].offset = ir->values[value].offset + first;
     return WEFT_OK;
+}
+
+/* What the update leaves is a window on the parameter. */
+static void narrow(wefti_ir *ir, int32_t update, int64_t first, weft_shape shape) {
+    wefti_value *out = &ir->values[ir->items[update].outputs[0]];
+    int64_t      elements = wefti_value_elements(out);
+    ir->items[update].flops *= elements ? (double)weft_shape_elements(shape) / (double)elements : 1;
+    ir->items[update].divided = true;
+    out->shape = shape;
+    out->offset = first;
+    wefti_dense_strides(shape, out->stride);
 }
 
 static weft_status divide(wefti_ir *ir, int32_t update, int32_t reduction, const struct wefti_group *group) {
@@ -76,18 +91,14 @@ static weft_status divide(wefti_ir *ir, int32_t update, int32_t reduction, const
     ir->items[reduction].op = WEFT_OP_REDUCE_SCATTER;
     ir->items[reduction].divided = true;
     WEFTI_TRY(wefti_ir_value(ir, ir->values[out].dtype, weft_shape(part.each), reduction, 0, &reduced));
-    WEFTI_TRY(window(ir, reduced, 0, part.count, &it.inputs[1]));
+    WEFTI_TRY(window(ir, reduced, 0, weft_shape(part.count), &it.inputs[1]));
     for (int32_t i = 0; i < it.n_inputs; i++) {
         if (i == 1 || i == 2) continue;
         if (i >= 3) ir->variables[ir->values[ir->values[it.inputs[i]].root].index].divided = true;
-        WEFTI_TRY(window(ir, it.inputs[i], part.first, part.count, &value));
+        WEFTI_TRY(window(ir, it.inputs[i], part.first, weft_shape(part.count), &value));
         it.inputs[i] = value;
     }
-    ir->values[out].shape = weft_shape(part.count);
-    ir->values[out].offset = part.first;
-    wefti_dense_strides(ir->values[out].shape, ir->values[out].stride);
-    ir->items[update].divided = true;
-    ir->items[update].flops *= elements ? (double)part.count / (double)elements : 1;
+    narrow(ir, update, part.first, weft_shape(part.count));
     return WEFT_OK;
 }
 
@@ -109,14 +120,90 @@ static weft_status gather(const divider *d, const wefti_attrs *attrs) {
     return WEFT_OK;
 }
 
+/* --- what was asked for --- */
+
+/* A rank's part, as rows where rows shrink together. */
+static weft_shape part_shape(const wefti_ir *ir, const wefti_item *update, int64_t count) {
+    weft_shape whole = ir->values[update->inputs[0]].shape;
+    int64_t    row = wefti_rule_row(whole);
+    return update->attrs->update.group > 0 ? weft_shape(row > 0 ? count / row : 0, row) : weft_shape(count);
+}
+
+/* Windows on what the update reads and writes. */
+static weft_status take_part(wefti_ir *ir, int32_t update) {
+    const wefti_item         it = ir->items[update];
+    const wefti_update_part *part = &it.attrs->update.part;
+    weft_shape               shape = part_shape(ir, &it, part->count);
+    for (int32_t i = 0; i < it.n_inputs; i++) {
+        int32_t value = it.inputs[i];
+        if (i == 2) continue;
+        if (!wefti_value_is_dense(&ir->values[value])) WEFTI_TRY(wefti_ir_copy(ir, value, it.key, it.name, &value));
+        WEFTI_TRY(window(ir, value, i == 0 ? part->first : 0, shape, &it.inputs[i]));
+    }
+    narrow(ir, update, part->first, shape);
+    return WEFT_OK;
+}
+
+/* Whether ranks reach the parameter in each other's memory, and would divide it so by themselves. */
+static bool meets(const wefti_ir *ir, const wefti_item *update, const struct wefti_group *group) {
+    const wefti_value  *root = &ir->values[ir->values[update->inputs[0]].root];
+    wefti_variable_part own = wefti_variable_part_of(wefti_value_elements(root), root->dtype, group->size, group->index);
+    return group == ir->world->group && ir->options.base.variables && is_shared(ir, update->inputs[0]) && update->attrs->update.part.each == own.each;
+}
+
+/* The whole parameter by a message, behind its update. */
+static weft_status gather_one(wefti_ir *ir, int32_t update) {
+    const wefti_item it = ir->items[update];
+    wefti_attrs     *attrs;
+    int32_t          item, value, variable = ir->values[it.outputs[0]].index;
+    WEFTI_TRY(wefti_ir_attrs(ir, &attrs));
+    attrs->comm.group = it.attrs->update.part.group;
+    attrs->comm.each = it.attrs->update.part.each;
+    WEFTI_TRY(wefti_ir_item(ir, WEFT_OP_ALL_GATHER, attrs, 1, 1, it.name, it.key + 1, &item));
+    ir->items[item].divided = ir->items[item].by_message = true;
+    ir->items[item].graph_ops = 0;
+    ir->items[item].inputs[0] = it.outputs[0];
+    WEFTI_TRY(wefti_ir_value(ir, ir->variables[variable].leaf->dtype, ir->variables[variable].leaf->shape, item, 0, &value));
+    ir->values[value].place = WEFTI_PLACE_VARIABLE;
+    ir->values[value].index = variable;
+    return WEFT_OK;
+}
+
+/* The group that the parameter is gathered by; NULL: it is not, or ranks meet for all of them together. */
+static weft_status part_update(divider *d, int32_t index, const wefti_attrs **attrs_out) {
+    wefti_ir                *ir = d->ir;
+    const wefti_item         it = ir->items[index];
+    const wefti_update_part *part = &it.attrs->update.part;
+    wefti_attrs              comm = wefti_no_attrs();
+    comm.comm.group = part->group;
+    const wefti_item gather = {.op = WEFT_OP_ALL_GATHER, .attrs = &comm};
+    const struct wefti_group *group = part->each > 0 ? wefti_ir_group(ir, &gather) : NULL;
+    bool                      together = group && meets(ir, &it, group);
+    WEFTI_TRY(take_part(ir, index));
+    if (!group) return WEFT_OK;
+    if (!together) return gather_one(ir, index);
+    wefti_attrs *kept;
+    WEFTI_TRY(wefti_ir_attrs(ir, &kept));
+    *kept = comm;
+    *attrs_out = kept;
+    d->divided[ir->n_divided++] = index;
+    return WEFT_OK;
+}
+
 static weft_status divide_all(divider *d) {
     wefti_ir          *ir = d->ir;
     const wefti_attrs *attrs = NULL;
+    bool               may_divide = ir->options.base.variables && ir->world->size > 1 && ir->options.base.divide_bytes >= 0, parts = false;
     for (int32_t o = 0; o < ir->n_outputs; o++) d->is_output[ir->values[ir->outputs[o]].root] = 1;
     for (int32_t k = 0; k < ir->n_order; k++) {
         int32_t index = ir->order[k];
         if (ir->items[index].op != WEFT_OP_UPDATE) continue;
-        int32_t reduction = reduction_of(d, index);
+        if (ir->items[index].attrs->update.part.parts > 0) {
+            parts = true;
+            WEFTI_TRY(part_update(d, index, &attrs));
+            continue;
+        }
+        int32_t reduction = may_divide ? reduction_of(d, index) : -1;
         if (reduction < 0) continue;
         const struct wefti_group *group = wefti_ir_group(ir, &ir->items[reduction]);
         if (!can_divide(d, &ir->items[index], group)) continue;
@@ -124,16 +211,15 @@ static weft_status divide_all(divider *d) {
         d->divided[ir->n_divided++] = index;
         attrs = ir->items[reduction].attrs;
     }
-    if (!attrs) return WEFT_OK;
-    WEFTI_TRY(gather(d, attrs));
-    return wefti_ir_settle(ir);
+    if (attrs) WEFTI_TRY(gather(d, attrs));
+    return attrs || parts ? wefti_ir_settle(ir) : WEFT_OK;
 }
 
 weft_status wefti_pass_divide(wefti_ir *ir) {
     weft_status status;
     divider     d = {.ir = ir};
     size_t      bytes = (size_t)ir->n_values, divided_bytes = (size_t)ir->n_order * sizeof *d.divided;
-    if (!ir->options.base.variables || ir->world->size == 1 || ir->options.base.divide_bytes < 0) return WEFT_OK;
+    if (ir->world->size == 1) return WEFT_OK;
     WEFTI_TRY_GOTO(wefti_ir_uses(ir, true, &d.uses), done);
     WEFTI_TRY_GOTO(wefti_alloc(bytes, "a plan", &d.is_output), done);
     WEFTI_TRY_GOTO(wefti_alloc(divided_bytes, "a plan", &d.divided), done);
@@ -184,7 +270,7 @@ weft_status wefti_pass_push(wefti_ir *ir) {
     WEFTI_TRY(wefti_alloc((size_t)ir->n_variables * sizeof *divided, "a plan", &divided));
     for (int32_t k = 0; k < ir->n_order; k++) {
         const wefti_item *item = &ir->items[ir->order[k]];
-        for (int32_t i = 0; item->op == WEFT_OP_ALL_GATHER && item->divided && i < item->n_inputs; i++)
+        for (int32_t i = 0; item->op == WEFT_OP_ALL_GATHER && item->divided && !item->by_message && i < item->n_inputs; i++)
             divided[ir->values[item->inputs[i]].index] = true;
     }
     ir->pushes = may_push(ir, divided);

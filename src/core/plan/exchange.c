@@ -149,7 +149,7 @@ static weft_status replace_all(wefti_ir *ir, int32_t *stands_for, int32_t n_valu
     for (int32_t k = 0; k < ir->n_order; k++) {
         wefti_item item = ir->items[ir->order[k]];
         for (int32_t i = 0; i < item.n_inputs; i++) item.inputs[i] = stands_for[item.inputs[i]];
-        if (item.op != WEFT_OP_ALL_GATHER && item.op != WEFT_OP_REDUCE_SCATTER) continue;
+        if ((item.op != WEFT_OP_ALL_GATHER && item.op != WEFT_OP_REDUCE_SCATTER) || item.attrs->comm.each > 0) continue;
         WEFTI_TRY(replace(ir, ir->order[k], wefti_ir_group(ir, &item), &stands_for[item.outputs[0]]));
         *any_out = true;
     }

@@ -228,7 +228,7 @@ static weft_status grow_groups(fuser *f) {
     for (int32_t k = 0; k < f->ir->n_order; k++) {
         int32_t index = f->ir->order[k];
         weft_op op = f->ir->items[index].op;
-        if (wefti_op_is_elementwise(op)) WEFTI_TRY(place_elementwise(f, index));
+        if (wefti_op_is_elementwise(op) && !(f->ir->items[index].flags & WEFTI_NODE_APART)) WEFTI_TRY(place_elementwise(f, index));
         else if (reductions && wefti_op_is_reduction(op)) WEFTI_TRY(place_reduction(f, index));
         seal_around(f, index);
     }

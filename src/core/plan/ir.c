@@ -86,7 +86,7 @@ weft_status wefti_ir_item(wefti_ir *ir, weft_op op, const wefti_attrs *attrs, in
     for (int32_t i = 0; i < n_inputs + n_outputs; i++) operands[i] = -1;
     ir->items[ir->n_items] = (wefti_item){.op = op, .attrs = attrs, .name = name, .n_inputs = n_inputs,
                                           .n_outputs = n_outputs, .inputs = operands, .outputs = operands + n_inputs,
-                                          .key = key, .graph_ops = 1, .scratch_block = -1, .segment = -1};
+                                          .key = key, .graph_ops = 1, .scratch_block = -1, .segment = -1, .landed = -1};
     *item_out = ir->n_items++;
     return WEFT_OK;
 }
@@ -279,8 +279,8 @@ wefti_collective_call wefti_ir_comm_call(const wefti_ir *ir, const wefti_item *i
     switch (item->op) {
     case WEFT_OP_ALL_REDUCE: call.kind = WEFTI_ALLREDUCE; break;
     case WEFT_OP_ALL_GATHER:
-        call.kind = item->divided ? WEFTI_BARRIER : WEFTI_ALLGATHER; /* divided: then every rank takes what it needs */
-        if (item->divided) call.count = 0;
+        call.kind = item->divided && !item->by_message ? WEFTI_BARRIER : WEFTI_ALLGATHER; /* divided: then every rank takes what it needs */
+        if (item->divided) call.count = item->by_message ? (size_t)item->attrs->comm.each : 0;
         break;
     case WEFT_OP_REDUCE_SCATTER:
         call.kind = WEFTI_REDUCE_SCATTER;

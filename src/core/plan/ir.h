@@ -65,7 +65,9 @@ typedef struct wefti_item {
     int32_t            micro; /* the node's micro-batch, from 1; 0: none in particular. For reports */
     const wefti_attrs *attrs;
     const char        *name;
-    bool               divided; /* UPDATE: of this rank's part; REDUCE_SCATTER, ALL_GATHER: of what is updated so, in place (divide.c) */
+    bool               divided; /* UPDATE: of this rank's part; REDUCE_SCATTER, ALL_GATHER: of what is updated so, in place (divide.c) … */
+    bool               by_message; /* … ALL_GATHER: of one parameter, sent; else it only lets ranks meet, who load or store the parts themselves */
+    int32_t            landed;  /* COMM: it is waited for before this item at the latest (pace.c); -1: before its first reader */
     int32_t            n_inputs, n_outputs;
     int32_t           *inputs, *outputs; /* values */
     int64_t            key;
@@ -243,6 +245,12 @@ static inline bool wefti_item_is_point(const wefti_item *item) { return item->op
 /* Whether the item is needed though nobody reads what it computes: another rank counts on it. */
 static inline bool wefti_item_acts(const wefti_item *item) { return wefti_item_has_effect(item) || wefti_item_is_point(item); }
 static inline bool wefti_item_is_comm(const wefti_item *item) { return wefti_ops[item->op].family == WEFTI_COMM; }
+/* Started and ended where pace.c says. */
+static inline bool wefti_item_is_paced(const wefti_item *item) {
+    return (item->op == WEFT_OP_ALL_GATHER || item->op == WEFT_OP_REDUCE_SCATTER) && item->attrs->comm.paced;
+}
+/* Gathers of what is there when the step begins: who made the plan has said where they are needed. */
+static inline bool wefti_item_is_fetch(const wefti_item *item) { return item->op == WEFT_OP_ALL_GATHER && item->attrs->comm.paced; }
 /* The group of a COMM item; NULL: this rank alone. */
 struct wefti_group *wefti_ir_group(const wefti_ir *ir, const wefti_item *item);
 /* Kind, dtype, reduction and count of a COMM item's call that follow from its shapes; an ALL_REDUCE's count is that of its first operand. */
@@ -270,6 +278,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_divide(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_push(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_bucket(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_schedule(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_pace(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_stage(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_post(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_memory(wefti_ir *ir);

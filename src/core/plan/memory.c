@@ -29,9 +29,9 @@ static weft_status add_block(wefti_ir *ir, wefti_home place, int64_t bytes, int3
 
 /* --- liveness --- */
 
-/* The position before which the collective must be waited for: that of its first reader, or the end. */
+/* The position before which the collective must be waited for: that of its first reader, or the end, if not before. */
 static int32_t wait_position(const planner *p, const wefti_item *item) {
-    int32_t wait = p->ir->n_order;
+    int32_t wait = item->landed >= 0 ? p->position[item->landed] : p->ir->n_order;
     for (int32_t o = 0; o < item->n_outputs; o++)
         for (int32_t u = p->uses.start[item->outputs[o]]; u < p->uses.start[item->outputs[o] + 1]; u++)
             if (p->position[p->uses.users[u]] < wait) wait = p->position[p->uses.users[u]];
@@ -64,16 +64,21 @@ static void put(wefti_ir *ir, int32_t value, int32_t block, int64_t inside_bytes
     ir->values[value].inside_bytes = inside_bytes;
 }
 
-/* A divided reduction leaves this rank's part where it lies in the whole, which is padded to equal parts. */
+/* A divided reduction leaves this rank's part where it lies in the whole, which is padded to equal parts. A paced one leaves it elsewhere, so that
+ * the whole can go. */
 static weft_status place_divided(planner *p, const wefti_item *item) {
     wefti_ir *ir = p->ir;
     int32_t   in = item->inputs[0], out = item->outputs[0], block;
-    int32_t   last = p->last[in] > p->last[out] ? p->last[in] : p->last[out];
+    bool      paced = wefti_item_is_paced(item);
+    int32_t   last = paced || p->last[in] > p->last[out] ? p->last[in] : p->last[out];
     int64_t   part = wefti_value_bytes(&ir->values[out]);
     const struct wefti_group *group = wefti_ir_group(ir, item);
     WEFTI_TRY(add_block(ir, WEFTI_HOME_EXPORTED, part * group->size, p->position[ir->values[in].item], last, &block));
     put(ir, in, block, 0);
     put(ir, out, block, part * group->index);
+    if (!paced) return WEFT_OK;
+    WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, part, p->position[ir->values[out].item], p->last[out], &block));
+    put(ir, out, block, 0);
     return WEFT_OK;
 }
 

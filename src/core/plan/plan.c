@@ -21,6 +21,7 @@ static const pass passes[] = {
     {"divide", wefti_pass_divide},     /* large updates, by all ranks together */
     {"bucket", wefti_pass_bucket},     /* few large messages */
     {"schedule", wefti_pass_schedule}, /* communication early, what waits for it late */
+    {"pace", wefti_pass_pace},         /* parts of parameters and gradients, few at once */
     {"stage", wefti_pass_stage},       /* what is sent lies in exported memory */
     {"post", wefti_pass_post},         /* what peers send is expected early */
     {"memory", wefti_pass_memory},     /* offsets */

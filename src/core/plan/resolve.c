@@ -173,6 +173,7 @@ static weft_status import_item(importer *im, const wefti_node *node) {
     ir->items[item].flags = node->flags;
     ir->items[item].micro = node->micro;
     ir->items[item].flops = wefti_node_flops(node);
+    ir->items[item].divided = node->op == WEFT_OP_REDUCE_SCATTER && node->attrs.comm.each > 0;
     for (int32_t i = 0; i < node->n_inputs; i++) ir->items[item].inputs[i] = imported(im, node->inputs[i]);
     for (int32_t o = 0; o < node->n_outputs; o++) {
         WEFTI_TRY(wefti_ir_value(ir, node->outputs[o].dtype, node->outputs[o].shape, item, o, &value));

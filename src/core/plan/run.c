@@ -96,7 +96,7 @@ static weft_status bind(weft_plan *plan, const weft_feed *feeds, int32_t n_feeds
 /* Divided parameters: before the ranks meet each stores what it updated to its peers, or after it loads what they did. */
 static void gather_parts(weft_plan *plan, int32_t collective, bool pushes) {
     const wefti_item *item = &plan->ir.items[plan->ir.collectives[collective].item];
-    if (item->op != WEFT_OP_ALL_GATHER || !item->divided || plan->ir.pushes != pushes) return;
+    if (item->op != WEFT_OP_ALL_GATHER || !item->divided || item->by_message || plan->ir.pushes != pushes) return;
     for (int32_t i = 0; i < item->n_inputs; i++) {
         int32_t variable = plan->variable_index[plan->ir.values[item->inputs[i]].index];
         if (pushes) wefti_variables_push(plan->variables, variable);

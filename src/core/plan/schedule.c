@@ -27,8 +27,9 @@ static void flow_release(flow *f) {
     *f = (flow){0};
 }
 
-/* Communication but for gathering new parameters, which nothing in the step waits for: it belongs to the update before it. */
-static bool leads_on(const wefti_item *item) { return wefti_item_is_comm(item) && !wefti_item_has_effect(item); }
+/* Communication but for gathering new parameters, which nothing in the step waits for: it belongs to the update before it; and old ones, which
+ * waits for nothing. */
+static bool leads_on(const wefti_item *item) { return wefti_item_is_comm(item) && !wefti_item_has_effect(item) && !wefti_item_is_fetch(item); }
 
 static weft_status flow_of(const wefti_ir *ir, flow *f) {
     weft_status status;
@@ -39,7 +40,7 @@ static weft_status flow_of(const wefti_ir *ir, flow *f) {
     for (int32_t k = 0; k < ir->n_order; k++) {
         const wefti_item *item = &ir->items[ir->order[k]];
         /* Who made the plans has said when what a message brings is computed with, as the stages of a pipeline do: it stays where it is. */
-        int32_t through = f->depth[k] + (wefti_item_is_comm(item) && !wefti_item_is_point(item));
+        int32_t through = f->depth[k] + (wefti_item_is_comm(item) && !wefti_item_is_point(item) && !wefti_item_is_fetch(item));
         for (int32_t e = f->edges.start[k]; e < f->edges.start[k + 1]; e++)
             if (through > f->depth[f->edges.to[e]]) f->depth[f->edges.to[e]] = through;
     }
@@ -89,7 +90,7 @@ static weft_status move_keys(wefti_ir *ir) {
     for (int32_t k = 0; k < ir->n_order; k++) {
         wefti_item *item = &ir->items[ir->order[k]];
         /* Messages stand where the order of all ranks has them: a SEND behind what it sends, a RECEIVE where its peer sends (post.c). */
-        if (!wefti_item_is_comm(item) || wefti_item_is_point(item)) continue;
+        if (!wefti_item_is_comm(item) || wefti_item_is_point(item) || wefti_item_is_fetch(item)) continue;
         item->key = 0;
         for (int32_t i = 0; i < item->n_inputs; i++) {
             int32_t producer = ir->values[ir->values[item->inputs[i]].root].item;

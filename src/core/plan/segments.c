@@ -32,6 +32,21 @@ static weft_status cut(cutter *c, int32_t position) {
     return WEFT_OK;
 }
 
+static weft_status wait_for(cutter *c, int32_t collective, int32_t position) {
+    WEFTI_TRY(cut(c, position));
+    WEFTI_TRY(add_step(c->ir, WEFTI_STEP_WAIT, collective));
+    c->pending[collective] = 0;
+    return WEFT_OK;
+}
+
+/* Waits for those that are to have landed before the item at `position`, which is a collective. */
+static weft_status wait_for_landings(cutter *c, int32_t position) {
+    wefti_ir *ir = c->ir;
+    for (int32_t i = 0; i < ir->n_collectives; i++)
+        if (c->pending[i] && ir->items[ir->collectives[i].item].landed == ir->order[position]) WEFTI_TRY(wait_for(c, i, position));
+    return WEFT_OK;
+}
+
 /* Waits for those collectives in flight that the item at `position` reads from. */
 static weft_status wait_for_inputs(cutter *c, int32_t position) {
     wefti_ir         *ir = c->ir;
@@ -40,9 +55,7 @@ static weft_status wait_for_inputs(cutter *c, int32_t position) {
         int32_t producer = ir->values[ir->values[item->inputs[i]].root].item;
         int32_t collective = producer >= 0 ? c->collective_of[producer] : -1;
         if (collective < 0 || !c->pending[collective]) continue;
-        WEFTI_TRY(cut(c, position));
-        WEFTI_TRY(add_step(ir, WEFTI_STEP_WAIT, collective));
-        c->pending[collective] = 0;
+        WEFTI_TRY(wait_for(c, collective, position));
     }
     return WEFT_OK;
 }
@@ -80,6 +93,7 @@ static weft_status cut_all(cutter *c) {
     wefti_ir *ir = c->ir;
     for (int32_t k = 0; k < ir->n_order; k++) {
         WEFTI_TRY(wait_for_inputs(c, k));
+        if (wefti_item_is_paced(&ir->items[ir->order[k]])) WEFTI_TRY(wait_for_landings(c, k));
         if (wefti_item_is_comm(&ir->items[ir->order[k]])) WEFTI_TRY(start(c, k));
     }
     WEFTI_TRY(cut(c, ir->n_order));

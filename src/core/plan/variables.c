@@ -30,8 +30,10 @@ static void fill_initial(const wefti_leaf *leaf, weft_dtype dtype, weft_shape gl
     else if (wefti_window_is_whole(window))
         for (int64_t i = 0; i < elements; i++) wefti_store_f64(values_out, i, dtype, initial_value(leaf, dtype, i));
     else
-        for (int64_t i = 0; i < elements; i++)
-            wefti_store_f64(values_out, i, dtype, initial_value(leaf, dtype, wefti_window_index(window, global, i)));
+        for (int64_t i = 0; i < elements; i++) {
+            int64_t index = wefti_window_index(window, global, i);
+            wefti_store_f64(values_out, i, dtype, index < 0 ? 0 : initial_value(leaf, dtype, index));
+        }
 }
 
 weft_status wefti_leaf_initial(const weft_tensor *leaf, void *values_out) {
@@ -114,6 +116,11 @@ static wefti_window_of window_of(const wefti_windows *windows, const char *name)
     return (wefti_window_of){.ranks = 1};
 }
 
+/* What it takes in its block. */
+static size_t room_of(const weft_variables *v, const wefti_window_of *window, int64_t bytes) {
+    return wefti_variable_room(v->wire, v->ranks, (size_t)wefti_max_i64(bytes, window->room_bytes));
+}
+
 static int64_t bytes_of(const weft_tensor *leaf, const wefti_window_of *window) {
     return weft_shape_elements(wefti_window_shape(window, leaf->shape)) * (int64_t)weft_dtype_bytes(leaf->dtype);
 }
@@ -131,8 +138,7 @@ static weft_status measure(const weft_variables *v, weft_graph *graph, const wef
             continue;
         }
         wefti_window_of window = window_of(windows, node->name);
-        size_t          bytes = (size_t)bytes_of(&node->outputs[0], &window);
-        if (!wefti_add_size(*bytes_out, wefti_variable_room(v->wire, v->ranks, bytes), bytes_out))
+        if (!wefti_add_size(*bytes_out, room_of(v, &window, bytes_of(&node->outputs[0], &window)), bytes_out))
             return wefti_fail(WEFT_E_OVERFLOW, "the variables of graph '%s' have more bytes than can be counted", graph->name);
         (*count_out)++;
     }
@@ -207,7 +213,7 @@ static weft_status extend(weft_variables *v, weft_graph *graph, const wefti_wind
             drop_block(v);
             return status;
         }
-        memory += wefti_variable_room(v->wire, v->ranks, (size_t)v->list[v->count - 1].bytes);
+        memory += room_of(v, &v->list[v->count - 1].window, v->list[v->count - 1].bytes);
     }
     return WEFT_OK;
 }
@@ -301,6 +307,10 @@ static weft_status look_up(const weft_variables *v, const char *name, const void
 static weft_status check_whole(const weft_variables *v, const wefti_variable *it) {
     const wefti_window_of *w = &it->window;
     if (wefti_window_is_whole(w)) return WEFT_OK;
+    if (w->parts > 1)
+        return wefti_fail(WEFT_E_STATE, "rank %d: variable '%s' %s is dealt out over %d ranks by the strategy (zero), and this rank has part %d, %lld elements, "
+                          "alone: weft_trainer_save and weft_trainer_load have all of it", v->rank, it->name, weft_shape_text(it->shape).text, w->parts,
+                          w->part, (long long)w->each);
     return wefti_fail(WEFT_E_STATE, "rank %d: variable '%s' %s is split along axis %d over %d ranks by the strategy, and this rank has part %d, %s, "
                       "alone: weft_trainer_save and weft_trainer_load have all of it", v->rank, it->name, weft_shape_text(it->shape).text, w->axis,
                       w->ranks, w->rank, weft_shape_text(wefti_window_shape(w, it->shape)).text);

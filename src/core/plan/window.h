@@ -9,23 +9,32 @@
 
 enum { WEFTI_SECTIONS_MAX = 8 };
 
-/* A variable is dealt out along one axis. That consists of sections (queries, keys and values of one weight; mostly there is one), each of
- * which is cut into `ranks` equal parts; a rank has its part of each section, one behind the other. */
+/* A variable is dealt out in two ways, one after the other; either may be left out.
+ *
+ * Along one axis. That consists of sections (queries, keys and values of one weight; mostly there is one), each of which is cut into `ranks`
+ * equal parts; a rank has its part of each section, one behind the other.
+ *
+ * Then what that leaves, in its order in memory: `parts` ranks have `each` elements one behind the other, the last ones fewer or none. All have
+ * room for `each`; what is beyond the end is nobody's. */
 typedef struct wefti_window_of {
-    int32_t ranks, rank; /* ranks 0 or 1: all of it is here */
+    int32_t ranks, rank; /* ranks 0 or 1: not dealt out along an axis */
     int32_t axis;
     int32_t n_sections;
     int64_t section[WEFTI_SECTIONS_MAX]; /* extents along the axis; multiples of `ranks`, which sum up to the axis' extent */
+    int32_t parts, part; /* parts 0 or 1: not dealt out again */
+    int64_t each, row;   /* elements of a part; of a row, where parts are of whole rows and shaped so, else 0 */
+    int64_t room_bytes;  /* least room for what is here, in which ranks gather equal parts in place; 0: no more than it needs */
 } wefti_window_of;
 
-static inline bool wefti_window_is_whole(const wefti_window_of *window) { return window->ranks <= 1; }
+static inline bool wefti_window_is_whole(const wefti_window_of *window) { return window->ranks <= 1 && window->parts <= 1; }
 
 /* The shape of a rank's part. */
 weft_shape wefti_window_shape(const wefti_window_of *window, weft_shape global);
-/* Copies rank `rank`'s part between the global array and one that holds the part alone; elements have `size` bytes. */
-void wefti_window_take(const wefti_window_of *window, int32_t rank, weft_shape global, size_t size, const void *from_global, void *part_out);
-void wefti_window_put(const wefti_window_of *window, int32_t rank, weft_shape global, size_t size, const void *part, void *global_out);
-/* The place in the global array of this rank's element. */
+/* Copies the part of the window's rank between the global array and one that holds the part alone; elements have `size` bytes. What is taken
+ * from beyond the end is zero. */
+void wefti_window_take(const wefti_window_of *window, weft_shape global, size_t size, const void *from_global, void *part_out);
+void wefti_window_put(const wefti_window_of *window, weft_shape global, size_t size, const void *part, void *global_out);
+/* The place in the global array of this rank's element; -1: it is beyond the end. */
 int64_t wefti_window_index(const wefti_window_of *window, weft_shape global, int64_t element);
 
 /* Windows by the variable's name; whoever has none is whole. */

@@ -1,8 +1,9 @@
-/* Trains a small network on a mesh and writes the loss of every step, for comparing meshes.
+/* Trains a small network on a mesh and writes the loss of every step, for comparing meshes and strategies.
  * usage: tensor mlp|cnn|gpt f32|f64 STRATEGY STEPS OUT, where STRATEGY is like data=2,tensor=2
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
- * RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. After the steps the loss of a batch is
- * evaluated and written, too. */
+ * RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET: the strategy's
+ * zero, divide_bytes and bucket_bytes. RUN_SOLVER, RUN_OMEGA, RUN_PRECISION: another solver, l1, group or l2, bf16 or f16. After the steps the
+ * loss of a batch is evaluated and written, too. */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -116,11 +117,38 @@ static weft_status evaluate(weft_trainer *trainer, weft_loader *loader, weft_ten
     return status;
 }
 
-/* What the strategy or the trainer refuses beside tensor > 1. */
+static weft_solver solver_of(const char *name, double clip) {
+    if (strcmp(name, "sgd") == 0) return weft_sgd(0.05, .clip_norm = clip);
+    if (strcmp(name, "momentum") == 0) return weft_sgd(0.02, .momentum = 0.9, .clip_norm = clip);
+    if (strcmp(name, "nesterov") == 0) return weft_sgd(0.02, .momentum = 0.9, .nesterov = true, .clip_value = 0.05);
+    if (strcmp(name, "adagrad") == 0) return weft_adagrad(0.02);
+    if (strcmp(name, "rmsprop") == 0) return weft_rmsprop(0.002);
+    return weft_adamw(0.001, .clip_norm = clip);
+}
+
+static weft_regulariser omega_of(const char *name) {
+    return strcmp(name, "l1") == 0 ? weft_elastic_net(1e-4, 1e-3) : strcmp(name, "group") == 0 ? weft_group_lasso(1e-3) : weft_l2(1e-4);
+}
+
+static const char *said(const char *variable) { return getenv(variable) ? getenv(variable) : ""; }
+
+static weft_status program_of(const char *strategy, weft_tensor *loss, weft_program *program_out) {
+    const char *precision = said("RUN_PRECISION");
+    *program_out = (weft_program){.loss = loss, .regulariser = omega_of(said("RUN_OMEGA")), .solver = solver_of(said("RUN_SOLVER"), atof(said("RUN_CLIP"))),
+                                  .strategy = {.accumulate = atoi(said("RUN_MICRO")), .zero = atoi(said("RUN_ZERO")), .divide_bytes = atoll(said("RUN_LEAST")),
+                                               .bucket_bytes = atoll(said("RUN_BUCKET"))}};
+    if (*precision) program_out->strategy.precision = strcmp(precision, "bf16") == 0 ? WEFT_BF16 : WEFT_F16;
+    return weft_strategy_parse(strategy, &program_out->strategy);
+}
+
+/* What the strategy or the trainer refuses beside tensor > 1, or zero. */
 static void spoil(const char *with, weft_program *program) {
     if (strcmp(with, "server") == 0) program->strategy.sync = WEFT_SERVER;
     if (strcmp(with, "compress") == 0) program->strategy.compress.codec = WEFT_COMPRESS_BF16;
     if (strcmp(with, "lbfgs") == 0) program->solver = weft_lbfgs(1.0);
+    if (strcmp(with, "never") == 0) program->strategy.divide_bytes = -1;
+    if (strcmp(with, "four") == 0) program->strategy.zero = 4;
+    if (strcmp(with, "pipeline") == 0) program->strategy.data = 1, program->strategy.pipeline = 2;
 }
 
 static weft_status ask(const char *with, weft_trainer *trainer, const weft_loader *loader) {
@@ -134,7 +162,6 @@ int main(int argc, char **argv) {
     if (argc != 6) return 2;
     weft_dtype    dtype = strcmp(argv[2], "f64") == 0 ? WEFT_F64 : WEFT_F32;
     const char   *save = getenv("RUN_SAVE"), *load = getenv("RUN_LOAD"), *with = getenv("RUN_WITH"), *text = "";
-    double        clip = getenv("RUN_CLIP") ? atof(getenv("RUN_CLIP")) : 0;
     weft_world   *world = NULL;
     weft_graph   *graph = NULL;
     weft_loader  *loader = NULL;
@@ -146,9 +173,8 @@ int main(int argc, char **argv) {
     if ((status = out ? weft_world_create(NULL, &world) : WEFT_E_IO) != WEFT_OK) goto done;
     far_world(world);
     if ((status = weft_graph_create(&(weft_graph_options){.seed = 7}, &graph)) != WEFT_OK) goto done;
-    weft_program program = {.loss = loss_of(graph, argv[1], dtype), .regulariser = weft_l2(1e-4), .solver = weft_adamw(0.001, .clip_norm = clip),
-                            .strategy = {.accumulate = getenv("RUN_MICRO") ? atoi(getenv("RUN_MICRO")) : 1}};
-    if ((status = weft_strategy_parse(argv[3], &program.strategy)) != WEFT_OK) goto done;
+    weft_program program;
+    if ((status = program_of(argv[3], loss_of(graph, argv[1], dtype), &program)) != WEFT_OK) goto done;
     if (with) spoil(with, &program);
     if ((status = open_data(argv[1], dtype, &program.strategy, world, &loader)) != WEFT_OK) goto done;
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
@@ -159,7 +185,8 @@ int main(int argc, char **argv) {
     if (save && (status = weft_trainer_save(trainer, save, loader)) != WEFT_OK) goto done;
     weft_plan_totals_read(weft_trainer_plan(trainer), &totals);
     if (weft_world_rank(world) != 0) goto done;
-    printf("variables %lld collectives %d sent %lld\n", (long long)totals.variable_bytes, totals.collectives, (long long)totals.sent_bytes);
+    printf("variables %lld collectives %d sent %lld values %lld peak %lld\n", (long long)totals.variable_bytes, totals.collectives, (long long)totals.sent_bytes,
+           (long long)(totals.arena_bytes + totals.exported_bytes), (long long)totals.peak_bytes);
     if (getenv("RUN_DESCRIBE")) status = weft_plan_describe(weft_trainer_plan(trainer), &text);
     fputs(text, stdout);
 done:
