@@ -61,6 +61,7 @@ static weft_status open_link(runtime *r, const runtime *lost, const weft_shrink_
     r->world.rank = r->link->rank;
     r->world.size = r->link->size;
     r->world.group = r->link->group;
+    r->world.fault = r->link->fault;
     r->world.transport = r->link;
     r->links = (wefti_world_links){r->link->host, open_world_wire, exchange_in_world};
     r->world.links = &r->links;
@@ -291,7 +292,7 @@ weft_status weft_world_shrink(weft_world *world, const weft_shrink_options *opti
 
 weft_status weft_world_verdict(weft_world *world) {
     if (!world) return wefti_fail(WEFT_E_INVALID, "weft_world_verdict: the world is NULL");
-    return world->group ? wefti_fault_status(world->group->fault) : WEFT_OK;
+    return wefti_fault_status(world->fault);
 }
 
 void weft_world_release(weft_world *world) {

@@ -19,8 +19,8 @@
  *   WEFT_WIRE      as --wire says; left as it was without
  *   WEFT_ENCRYPT   1 with --encrypt; left as it was without
  *   with --elastic WEFT_ELASTIC=1, WEFT_DOORS (a port for each rank, the same for all that follow one another there), WEFT_LEAST,
- *   WEFT_REPLACE_SECONDS (how long to wait for a rank that is started again), WEFT_GONE_FD (a file with a byte for each rank, not 0 once it is
- *   not started again), and in such a rank WEFT_REJOIN, its how manieth start it is
+ *   WEFT_REPLACE_SECONDS and WEFT_PATIENCE_SECONDS (how long to wait for a rank that is started again, and for one that lives), WEFT_GONE_FD and WEFT_FENCE_FD (weftrun/elastic.c), and in a rank that was
+ *   started again WEFT_REJOIN, its how manieth start it is
  *
  * Cost: two pipes and 32 KiB a rank. Nothing is created that has a name, so there is nothing to clean up after a kill.
  */
@@ -51,7 +51,6 @@ enum {
     LINE_BYTES = 16384,         /* a longer line is passed on in pieces of this size */
     QUEUE_BYTES = 1 << 20,      /* output that waits for a slow reader, a stream */
     LIFE_SECONDS = 60,          /* after which a death has little to do with the one before; and the longest pause before a restart */
-    STOPPED_SECONDS = 6,        /* that a rank may be stopped by somebody else: the others give it up after 5 */
     SWEEP_MILLISECONDS = 20,    /* how often what must die is looked for again */
     LAST_OUTPUT_NS = 500000000, /* that what a dead rank left behind may hold its output open, until it is started again */
     LAST_WORDS_NS = 1000000000, /* that a reader has for what the dead ranks wrote, once we were told twice to end */
@@ -93,17 +92,13 @@ typedef struct keeper {
     uint64_t *started_ns;  /* [ranks] the last time */
     uint64_t *after_ns;    /* [ranks] no start before */
     uint64_t *due_ns;      /* [ranks] when it is to be started again, if its output does not end before; 0: it is not */
-    int *doors;            /* [ranks] */
-    int gone_fd;
-    uint64_t *stopped_ns;  /* [ranks] when it is killed, as it was stopped; 0: it is not */
-    int stopped;           /* how many are */
-    bool suspended;        /* we were told to stop them all */
+    weftrun_elastic elastic;
     int restarts, due;     /* that are left; that are to come */
     bool succeeded;        /* a rank has ended well: the work is done */
     int lost;              /* status of the first one that was lost, the others going on */
     source *sources;       /* [2 * ranks]: stdout and stderr of each */
     sink *sinks;           /* [2]: stdout, stderr */
-    struct pollfd *polled; /* [2 * ranks + 4] */
+    struct pollfd *polled; /* [2 * ranks + 5] */
 } keeper;
 
 static uint64_t now_ns(void) {
@@ -176,6 +171,12 @@ static void set_number(const char *name, int value) {
     setenv(name, text, 1);
 }
 
+static void set_seconds(const char *name, double value) {
+    char text[32];
+    snprintf(text, sizeof text, "%.3f", value);
+    setenv(name, text, 1);
+}
+
 /* What all ranks share goes into our own environment, from which they inherit it. */
 static void set_job_environment(const weftrun_job *job, const char *store) {
     char name[17], secret[65];
@@ -189,11 +190,10 @@ static void set_job_environment(const weftrun_job *job, const char *store) {
     unsetenv("WEFT_STORE_FD");
     unsetenv("WEFT_REJOIN");
     if (job->elastic) {
-        char wait[32];
-        snprintf(wait, sizeof wait, "%.3f", job->restarts > 0 ? job->wait : 0);
         setenv("WEFT_ELASTIC", "1", 1);
         set_number("WEFT_LEAST", job->least);
-        setenv("WEFT_REPLACE_SECONDS", wait, 1);
+        set_seconds("WEFT_REPLACE_SECONDS", job->restarts > 0 ? job->wait : 0);
+        set_seconds("WEFT_PATIENCE_SECONDS", job->patience);
     }
     if (job->wire) setenv("WEFT_WIRE", job->wire, 1);
     if (job->encrypt) setenv("WEFT_ENCRYPT", "1", 1);
@@ -271,6 +271,7 @@ static int start_rank(keeper *k, int rank, int store_fd) {
     k->pids[rank] = pid;
     ++k->alive;
     ++k->starts[rank];
+    if (k->job->elastic) weftrun_elastic_started(&k->elastic, rank, k->starts[rank]);
     k->started_ns[rank] = now_ns();
     close(report[1]);
     report[1] = -1;
@@ -397,8 +398,7 @@ static bool goes_on_without(keeper *k, int rank, int status, const char *how) {
         if (pause > 0) snprintf(when, sizeof when, " in %.3g s", pause);
         weftrun_complain("rank %d %s; starting it again%s (%d of %d)", rank, how, when, k->job->restarts - k->restarts, k->job->restarts);
     } else {
-        ssize_t told = pwrite(k->gone_fd, "\1", 1, rank);
-        (void)told; /* without it they wait for it in vain */
+        weftrun_elastic_gone(&k->elastic, rank);
         weftrun_complain("rank %d %s; none of %d restarts is left, so the others go on without it", rank, how, k->job->restarts);
     }
     return true;
@@ -422,28 +422,17 @@ static void start_again(keeper *k) {
     }
 }
 
-/* The others give up one that is stopped, and it would never come again by itself. Not where all are: somebody wants to look at the job. */
-static void note_stop(keeper *k, int rank, bool stops) {
-    k->stopped += stops - (k->stopped_ns[rank] != 0);
-    k->stopped_ns[rank] = stops ? now_ns() + STOPPED_SECONDS * UINT64_C(1000000000) : 0;
-}
-
-static void kill_stopped(keeper *k) {
-    if (!k->job->elastic || k->phase != RUNNING || k->suspended || k->stopped == 0 || k->stopped >= k->alive) return;
-    for (int rank = 0; rank < k->job->ranks; ++rank)
-        if (k->stopped_ns[rank] && now_ns() >= k->stopped_ns[rank]) {
-            weftrun_complain("rank %d has been stopped for %d s: killing it", rank, STOPPED_SECONDS);
-            note_stop(k, rank, false);
-            kill(-k->pids[rank], SIGKILL);
-        }
+/* Whom the others leave behind while its process lives: it hangs, or was stopped, and would never come again by itself. */
+static void end_left_behind(keeper *k) {
+    int rank, asker;
+    while (weftrun_elastic_fence(&k->elastic, k->job->ranks, k->starts, k->pids, &rank, &asker)) {
+        if (k->phase != RUNNING) continue;
+        weftrun_complain("rank %d lives, and does not go on with the others, as rank %d says: killing it", rank, asker);
+        kill(-k->pids[rank], SIGKILL);
+    }
 }
 
 static void note_end(keeper *k, int rank, int wait_status) {
-    if (WIFSTOPPED(wait_status) || WIFCONTINUED(wait_status)) {
-        note_stop(k, rank, WIFSTOPPED(wait_status));
-        return;
-    }
-    note_stop(k, rank, false);
     bool signalled = WIFSIGNALED(wait_status);
     int status = signalled ? STATUS_SIGNAL + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
     k->pids[rank] = 0;
@@ -465,7 +454,7 @@ static void note_end(keeper *k, int rank, int wait_status) {
 static bool reap(keeper *k) {
     int wait_status;
     pid_t pid;
-    while ((pid = waitpid(-1, &wait_status, WNOHANG | (k->job->elastic ? WUNTRACED | WCONTINUED : 0))) > 0)
+    while ((pid = waitpid(-1, &wait_status, WNOHANG)) > 0)
         for (int rank = 0; rank < k->job->ranks; ++rank)
             if (k->pids[rank] == pid) note_end(k, rank, wait_status);
     return pid == 0;
@@ -477,7 +466,6 @@ static void take_signals(keeper *k) {
         int number = (int)info.ssi_signo;
         bool ends = number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT;
         if (number == SIGCHLD) continue;
-        if (number == SIGTSTP || number == SIGCONT) k->suspended = number == SIGTSTP;
         if (!ends)
             signal_ranks(k, number);
         else if (k->phase < ENDING)
@@ -496,7 +484,7 @@ static void advance(keeper *k, bool anything_lives) {
 }
 
 static int wait_milliseconds(const keeper *k, bool anything_lives) {
-    if (k->phase == RUNNING) return k->due > 0 || k->stopped > 0 ? SWEEP_MILLISECONDS : -1;
+    if (k->phase == RUNNING) return k->due > 0 ? SWEEP_MILLISECONDS : -1;
     if (k->phase == KILLING || !anything_lives) return SWEEP_MILLISECONDS;
     uint64_t now = now_ns();
     if (now >= k->deadline_ns) return 0;
@@ -514,7 +502,8 @@ static int poll_once(keeper *k, int timeout_milliseconds) {
         rest[i] = (struct pollfd){.fd = is_empty(&k->sinks[i]) ? -1 : k->sinks[i].fd, .events = POLLOUT};
     rest[2] = (struct pollfd){.fd = k->signal_fd, .events = POLLIN};
     rest[3] = (struct pollfd){.fd = k->life_fd, .events = POLLIN};
-    if (poll(k->polled, (nfds_t)sources + 4, timeout_milliseconds) <= 0) return 0;
+    rest[4] = (struct pollfd){.fd = k->job->elastic ? k->elastic.fence_fds[0] : -1, .events = POLLIN};
+    if (poll(k->polled, (nfds_t)sources + 5, timeout_milliseconds) <= 0) return 0;
     if (rest[3].revents) { /* the front is gone, and with it whoever wanted our output */
         close(k->life_fd);
         k->life_fd = -1;
@@ -523,6 +512,7 @@ static int poll_once(keeper *k, int timeout_milliseconds) {
         enter(k, KILLING, 0);
     }
     if (rest[2].revents) take_signals(k);
+    if (rest[4].revents) end_left_behind(k);
     for (int i = 0; i < sources; ++i)
         if (k->polled[i].revents) {
             pump(&k->sinks[i & 1], &k->sources[i]);
@@ -539,7 +529,6 @@ static int keep(keeper *k) {
     for (bool lives = true; lives;) {
         lives = reap(k);
         if (k->due > 0) start_again(k);
-        kill_stopped(k);
         advance(k, lives);
         poll_once(k, lives ? wait_milliseconds(k, lives) : 0);
     }
@@ -565,18 +554,16 @@ static int run_keeper(const weftrun_job *job, int life_fd) {
     k.started_ns = calloc(ranks, sizeof *k.started_ns);
     k.after_ns = calloc(ranks, sizeof *k.after_ns);
     k.due_ns = calloc(ranks, sizeof *k.due_ns);
-    k.doors = calloc(ranks, sizeof *k.doors);
-    k.stopped_ns = calloc(ranks, sizeof *k.stopped_ns);
     k.sources = calloc(2 * ranks, sizeof *k.sources);
     k.sinks = calloc(2, sizeof *k.sinks);
-    k.polled = calloc(2 * ranks + 4, sizeof *k.polled);
+    k.polled = calloc(2 * ranks + 5, sizeof *k.polled);
     k.signal_fd = signalfd(-1, &watched, SFD_NONBLOCK | SFD_CLOEXEC);
     int store_fd = open_store(store, sizeof store), status = STATUS_LAUNCHER;
-    if (!k.pids || !k.starts || !k.started_ns || !k.after_ns || !k.due_ns || !k.doors || !k.stopped_ns || !k.sources || !k.sinks || !k.polled || k.signal_fd < 0) {
+    if (!k.pids || !k.starts || !k.started_ns || !k.after_ns || !k.due_ns || !k.sources || !k.sinks || !k.polled || k.signal_fd < 0) {
         weftrun_complain("cannot prepare %d ranks: %s", job->ranks, strerror(errno));
         goto done;
     }
-    if (store_fd < 0 || (job->elastic && !weftrun_hold_doors(job->ranks, k.doors, &k.gone_fd))) goto done;
+    if (store_fd < 0 || (job->elastic && !weftrun_elastic_open(job->ranks, &k.elastic))) goto done;
     for (int i = 0; i < 2; ++i) k.sinks[i].fd = STDOUT_FILENO + i;
     for (size_t i = 0; i < 2 * ranks; ++i) k.sources[i] = (source){.fd = -1, .rank = (int)(i / 2)};
     set_job_environment(job, store);
@@ -597,8 +584,7 @@ done:
     free(k.started_ns);
     free(k.after_ns);
     free(k.due_ns);
-    free(k.stopped_ns);
-    free(k.doors);
+    weftrun_elastic_close(&k.elastic);
     free(k.sources);
     free(k.sinks);
     free(k.polled);

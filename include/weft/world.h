@@ -112,7 +112,7 @@ typedef struct weft_shrink_options {
  * off). Survivors who seem to be alive and do not call are waited for with patience, and left behind after it. Ranks that are lost during the call
  * are left behind too: within 2 s of the last one where their processes end, else after the world's timeout and the patience. Ranks whose
  * processes may be alive are left behind by more than half of all such ranks alone, so that never two parts of a world both go on: of two ranks, one
- * of which is stopped, none does. Who was left behind by more than half is so for good, in all further calls, also when those have ended
+ * of which is stopped, none does (but see "What a launcher can do"). Who was left behind by more than half is so for good, in all further calls, also when those have ended
  * since.
  *
  * `world` stays as it is, with all that was made in it: groups, variables, arrays, graphs, plans and trainers belong to it and are never taken
@@ -129,9 +129,14 @@ typedef struct weft_shrink_options {
  * may be started in place of a lost one: with the same environment, and WEFT_REJOIN=1. Its weft_world_create comes into the world that the
  * survivors make, if they wait for it (replacement_ns; nobody waits longer than until all are there), and weft_world_is_replacement tells it so.
  * The new world then has as many ranks as before, in the old order, but that rank 0 is never a newcomer: where that one was lost, the
- * lowest survivor changes to the front. Who comes later ends the operations of the world that two or more survivors went on in, with WEFT_E_PEER and a
- * message that says so, and their next call lets it in. Who finds nobody alive, or is not let in before its timeout, fails with WEFT_E_PEER.
- * Nobody is waited for whose byte, by his first rank, is not 0 in the file that WEFT_GONE_FD names by a descriptor.
+ * lowest survivor changes to the front. Who comes later ends the operations of the world that the survivors went on in, with WEFT_E_PEER and a
+ * message that says so, and their next call lets it in; a single one, who has no operations over ranks, is told by weft_world_verdict. Who finds nobody alive, or is not let in before its timeout, fails with WEFT_E_PEER.
+ *
+ * What a launcher can do for them (weftrun --elastic does). WEFT_GONE_FD names the descriptor of a file with two bytes for each rank, by its first number: the
+ * first is not 0 once nobody will be started in its place, so that nobody waits for it; the second counts its starts. WEFT_FENCE_FD names that
+ * of a socket of messages. A rank that lives and does not come (it hangs, or is stopped) is then ended for the others, by half of them or more: they send
+ * the asker's rank and start and the other's, as "0 1 3 1", once the others are there and the verdict names it, or their patience is over. The launcher kills
+ * that process, unless one of the two starts is not the latest or the asker was ended before: so of two halves one goes on, and so does one of two ranks.
  *
  * Errors: WEFT_E_INVALID; WEFT_E_STATE where the world has no fault; WEFT_E_PEER where this rank is the one that was given up, or too few came (the
  * message says which); WEFT_E_UNSUPPORTED over MPI, which does not survive a process, and where a rank's host let it open no port to be found at;

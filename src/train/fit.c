@@ -69,7 +69,7 @@ static weft_status alone(const fit *f, weft_status status) {
     if (status == WEFT_OK || status == WEFT_END || world->size == 1) return status;
     char message[WEFTI_MESSAGE_BYTES];
     memcpy(message, weft_error_message(), sizeof message);
-    wefti_fault_raise(world->group->fault, WEFT_E_PEER, world->rank, message);
+    wefti_fault_raise(world->fault, WEFT_E_PEER, world->rank, message);
     return wefti_fail(status, "%s", message);
 }
 
@@ -296,6 +296,8 @@ static weft_status loop(fit *f) {
     for (;;) {
         if (f->options->max_steps > 0 && weft_trainer_steps(f->trainer) >= f->options->max_steps) break;
         double      begun = seconds();
+        /* One rank runs no operation that would tell it of a newcomer. */
+        if (f->elastic && weft_world_size(weft_trainer_world(f->trainer)) == 1) WEFTI_TRY(weft_world_verdict(weft_trainer_world(f->trainer)));
         weft_status status = alone(f, weft_loader_next(f->loader, &batch));
         if (status == WEFT_END) break;
         WEFTI_TRY(status);
@@ -397,11 +399,11 @@ static weft_status open_files(fit *f) {
 
 /* --- going on after a fault --- */
 
-/* Whether this rank may go on: somebody else was lost. */
+/* Whether this rank may go on: somebody else was lost, or did not come in time, whomever the one who waited took for it. */
 static bool may_go_on(const fit *f) {
     const weft_world *world = weft_trainer_world(f->trainer);
-    return f->elastic && world->size > 1 && wefti_fault_status(world->group->fault) != WEFT_OK &&
-           wefti_fault_rank(world->group->fault) != world->rank;
+    weft_status       verdict = f->elastic ? wefti_fault_status(world->fault) : WEFT_OK;
+    return verdict == WEFT_E_TIMEOUT || (verdict != WEFT_OK && wefti_fault_rank(world->fault) != world->rank);
 }
 
 static int32_t least_of(const fit *f) {
@@ -410,9 +412,9 @@ static int32_t least_of(const fit *f) {
     return least > 1 ? wefti_min_i64(least, weft_world_size(weft_trainer_world(f->trainer))) : 1;
 }
 
-/* Where replacements come they are waited for: the run then goes on with the ranks that it had. */
-static int64_t replacement_of(void) {
-    const char *text = getenv("WEFT_REPLACE_SECONDS");
+/* What the launcher says; 0: nothing. Where replacements come they are waited for: the run then goes on with the ranks that it had. */
+static int64_t wait_of(const char *name) {
+    const char *text = getenv(name);
     double      span = text ? strtod(text, NULL) : 0;
     return span > 0 && span < 1e6 ? (int64_t)(span * 1e9) : 0;
 }
@@ -422,13 +424,14 @@ static weft_status find_world(fit *f) {
     weft_world *before = weft_trainer_world(f->trainer), *lost = before, *next = NULL;
     weft_status status = WEFT_OK;
     for (;;) {
-        status = weft_world_shrink(lost, &(weft_shrink_options){.least = least_of(f), .replacement_ns = replacement_of()}, &next);
+        status = weft_world_shrink(lost, &(weft_shrink_options){.least = least_of(f), .patience_ns = wait_of("WEFT_PATIENCE_SECONDS"),
+                                                                .replacement_ns = wait_of("WEFT_REPLACE_SECONDS")}, &next);
         if (status != WEFT_OK) break;
         status = weft_trainer_renew(f->trainer, next, f->loader);
         if (lost != before) weft_world_release(lost);
         lost = next;
         if (status == WEFT_OK) break;
-        if (next->size == 1 || wefti_fault_status(next->group->fault) == WEFT_OK) break;
+        if (wefti_fault_status(next->fault) == WEFT_OK) break;
     }
     if (status != WEFT_OK) {
         char message[WEFTI_MESSAGE_BYTES];

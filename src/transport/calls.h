@@ -42,6 +42,8 @@ struct wefti_calls {
 
 WEFT_MUST_CHECK weft_status wefti_calls_open(const wefti_calls_options *options, wefti_calls **calls_out);
 WEFT_MUST_CHECK weft_status wefti_calls_open_network(const wefti_calls_options *options, wefti_calls **calls_out);
+/* The next one who has called in a network, for this purpose; on the others it is hung up. WEFT_E_AGAIN: nobody. */
+weft_status wefti_calls_accept_network(const wefti_network *network, bool announcing, int32_t *seat_out, wefti_stream **stream_out);
 void wefti_calls_close(wefti_calls *calls); /* NULL is fine */
 
 #endif

@@ -1,4 +1,5 @@
-/* Calls in a network that has no sockets: its own streams, between those who need not prove who they are. Memory: 16 bytes a seat. */
+/* Calls in a network that has no sockets: its own streams, between those who need not prove who they are. As after a handshake, a caller hears
+ * (by one byte) that the one who let him in wants such calls; it is hung up on him otherwise. Memory: 16 bytes a seat. */
 #include "transport/calls.h"
 
 typedef struct knock {
@@ -12,13 +13,28 @@ typedef struct network_calls {
     knock              *knocks; /* [seats] */
     int32_t             called; /* a seat; -1: nobody */
     wefti_stream       *dialled;
+    uint64_t            dialled_ns;
 } network_calls;
+
+/* So long a call may take to be taken, as a handshake. */
+#define LIMIT_NS (5 * WEFTI_SECOND_NS)
+
+weft_status wefti_calls_accept_network(const wefti_network *network, bool announcing, int32_t *seat_out, wefti_stream **stream_out) {
+    int purpose;
+    while (network->accept(network->context, seat_out, &purpose, stream_out) == WEFT_OK) {
+        wefti_stream *stream = *stream_out;
+        size_t        sent = 0;
+        if (purpose == announcing && stream->ops->send(stream, "", 1, &sent) == WEFT_OK) return WEFT_OK;
+        stream->ops->close(stream);
+    }
+    return WEFT_E_AGAIN;
+}
 
 static weft_status let_in(wefti_calls *calls, uint64_t now_ns, int32_t *seat_out, wefti_frames *frames_out) {
     network_calls       *self = (network_calls *)calls;
     const wefti_network *network = self->options.network;
     wefti_stream        *stream = NULL;
-    if (network->accept(network->context, seat_out, &stream) != WEFT_OK) return WEFT_E_AGAIN;
+    if (wefti_calls_accept_network(network, self->options.announcing, seat_out, &stream) != WEFT_OK) return WEFT_E_AGAIN;
     wefti_frames_open_stream(frames_out, stream, self->options.most_bytes, now_ns);
     return WEFT_OK;
 }
@@ -35,9 +51,16 @@ static weft_status call(wefti_calls *calls, int32_t seat, uint64_t now_ns, wefti
     const wefti_network *network = self->options.network;
     if (self->called != seat) hang_up(calls);
     self->called = seat;
-    if (!self->dialled && network->dial(network->context, seat, &self->dialled) != WEFT_OK) return WEFT_E_LINK;
+    char   word;
+    size_t got = 0;
+    if (!self->dialled) {
+        if (network->dial(network->context, seat, self->options.announcing, &self->dialled) != WEFT_OK) return WEFT_E_LINK;
+        self->dialled_ns = now_ns;
+    }
     weft_status status = network->connected(self->dialled);
-    if (status == WEFT_E_AGAIN) return status;
+    if (status == WEFT_OK) status = self->dialled->ops->receive(self->dialled, &word, 1, &got);
+    if (status == WEFT_E_AGAIN && now_ns - self->dialled_ns < LIMIT_NS) return status;
+    if (status == WEFT_E_AGAIN) status = WEFT_E_LINK;
     if (status == WEFT_OK) {
         wefti_frames_open_stream(frames_out, self->dialled, self->options.most_bytes, now_ns);
         self->dialled = NULL;
@@ -51,7 +74,7 @@ static weft_status knock_at(wefti_calls *calls, int32_t seat, uint64_t now_ns) {
     const wefti_network *network = self->options.network;
     knock               *it = &self->knocks[seat];
     if (!it->stream) {
-        if (now_ns < it->next_ns || network->dial(network->context, seat, &it->stream) != WEFT_OK) return WEFT_E_AGAIN;
+        if (now_ns < it->next_ns || network->dial(network->context, seat, false, &it->stream) != WEFT_OK) return WEFT_E_AGAIN;
         it->next_ns = now_ns + WEFTI_KNOCK_LIMIT_NS;
     }
     weft_status status = network->connected(it->stream);

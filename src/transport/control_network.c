@@ -22,7 +22,7 @@ static void accept_callers(wefti_control *control, uint64_t now_ns) {
     for (int i = 0; i < CONTROL_MOST_GUESTS; i++) {
         control_caller *place = &control->callers[i];
         if (wefti_frames_are_open(&place->frames)) continue;
-        if (network->accept(network->context, &place->seat, &stream) != WEFT_OK) return;
+        if (wefti_calls_accept_network(network, false, &place->seat, &stream) != WEFT_OK) return;
         wefti_frames_open_stream(&place->frames, stream, CONTROL_TELL_BYTES, now_ns);
     }
 }

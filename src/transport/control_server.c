@@ -251,7 +251,7 @@ void wefti_control_server_hear_newcomers(wefti_control *control, uint64_t now_ns
     int32_t      seat;
     char         cause[CONTROL_CAUSE_BYTES];
     /* Whoever gathers attends to the door from now on: who is half in would wait for nobody. */
-    if (wefti_door_descriptor(control->door, now_ns) < 0 || lacks_members(control) || wefti_fault_verdict(control->fault) != WEFT_OK) {
+    if (!wefti_door_is_open(control->door, now_ns) || lacks_members(control) || wefti_fault_verdict(control->fault) != WEFT_OK) {
         control->newcomers->ops->hang_up(control->newcomers);
         wefti_door_drain(control->door, now_ns);
         return;

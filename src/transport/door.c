@@ -90,14 +90,14 @@ void wefti_door_attend(wefti_door *door, bool attends) { atomic_fetch_add(&door-
 
 int wefti_door_socket(const wefti_door *door) { return door->socket; }
 
-static bool is_open(const wefti_door *door, uint64_t now_ns) {
+bool wefti_door_is_open(const wefti_door *door, uint64_t now_ns) {
     return !atomic_load(&door->attended) && now_ns >= atomic_load(&door->rests_until_ns);
 }
 
-int wefti_door_descriptor(const wefti_door *door, uint64_t now_ns) { return door && is_open(door, now_ns) ? door->socket : -1; }
+int wefti_door_descriptor(const wefti_door *door, uint64_t now_ns) { return door && wefti_door_is_open(door, now_ns) ? door->socket : -1; }
 
 void wefti_door_drain(wefti_door *door, uint64_t now_ns) {
-    if (is_open(door, now_ns)) wefti_door_hang_up(door, now_ns);
+    if (wefti_door_is_open(door, now_ns)) wefti_door_hang_up(door, now_ns);
 }
 
 int wefti_door_accept(wefti_door *door, uint64_t now_ns) {
@@ -109,8 +109,9 @@ int wefti_door_accept(wefti_door *door, uint64_t now_ns) {
 
 static void hang_up_network(const wefti_network *network) {
     int32_t       peer;
+    int           purpose;
     wefti_stream *stream;
-    while (network->accept(network->context, &peer, &stream) == WEFT_OK) stream->ops->close(stream);
+    while (network->accept(network->context, &peer, &purpose, &stream) == WEFT_OK) stream->ops->close(stream);
 }
 
 void wefti_door_hang_up(wefti_door *door, uint64_t now_ns) {

@@ -25,6 +25,8 @@ wefti_door *wefti_door_retain(wefti_door *door);
 void        wefti_door_release(wefti_door *door); /* NULL is fine */
 /* From here on whoever attends lets callers in himself, and nobody hangs up on them; ended as often as begun. */
 void wefti_door_attend(wefti_door *door, bool attends);
+/* Whether nobody attends, and callers are looked at. */
+bool wefti_door_is_open(const wefti_door *door, uint64_t now_ns);
 /* Hangs up on those who have called, some at a time, unless somebody attends. Any thread. */
 void wefti_door_drain(wefti_door *door, uint64_t now_ns);
 /* The same, by whoever attends. */

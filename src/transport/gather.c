@@ -127,6 +127,11 @@ static void decide(wefti_gather *g, wefti_gathering *out) {
         if (frame.rank != out->rank) (void)!wefti_frames_send(&g->links[g->members[frame.rank]].frames, frame, g->members);
 }
 
+static void fence(const wefti_gather *g) {
+    for (int32_t seat = 0; seat < g->options.seats; seat++)
+        if (g->known[seat] == WEFTI_SEAT_EXPECTED || g->known[seat] == WEFTI_SEAT_SILENT) g->options.fence(g->options.context, seat);
+}
+
 /* --- calling --- */
 
 static void call_again(wefti_gather *g, uint64_t now_ns) {
@@ -178,6 +183,8 @@ static weft_status hear_leader(wefti_gather *g, uint64_t now_ns, wefti_gathering
     if (status == WEFT_E_AGAIN) return wefti_frames_flush(&g->word) == WEFT_E_LINK ? WEFT_E_AGAIN : status;
     if (status == WEFT_OK && take_members(g, &frame, payload, out)) return WEFT_OK;
     wefti_frames_close(&g->word); /* it died, or talks nonsense; the next call will tell */
+    g->roster.called_ns = now_ns; /* patience with it begins anew */
+    g->hung_up = g->options.announcing != NULL;
     call_again(g, now_ns);
     return WEFT_E_AGAIN;
 }
@@ -203,10 +210,12 @@ weft_status wefti_gather_run(wefti_gather *g, wefti_gathering *out) {
         wefti_roster_do what;
         int32_t         leader;
         uint64_t        now_ns = wefti_host_now(host);
+        g->roster.let_in = wefti_frames_are_open(&g->word);
         weft_status     status = wefti_roster_progress(&g->roster, now_ns, &what, &leader);
         switch (what) {
         case WEFTI_ROSTER_FAIL: return status;
         case WEFTI_ROSTER_DECIDE: decide(g, out); return WEFT_OK;
+        case WEFTI_ROSTER_FENCE: fence(g); break;
         case WEFTI_ROSTER_LEAD: lead(g, now_ns); break;
         case WEFTI_ROSTER_CALL:
             if (call_leader(g, leader, now_ns, out) == WEFT_OK) return WEFT_OK;
@@ -291,7 +300,7 @@ weft_status wefti_gather_open(const wefti_gather_options *options, wefti_gather 
     wefti_roster_open(&g->roster, &(wefti_roster_options){.me = options->seat, .seats = options->seats, .least = options->least,
                                                           .patience_ns = options->patience_ns,
                                                           .replacement_ns = options->replacement_ns,
-                                                          .newcomers = options->newcomers}, g->known);
+                                                          .newcomers = options->newcomers, .fence = options->fence != NULL}, g->known);
     *gather_out = g;
     return WEFT_OK;
 }

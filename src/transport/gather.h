@@ -30,6 +30,7 @@ typedef struct wefti_gather_options {
     uint64_t          patience_ns;
     uint64_t          replacement_ns; /* for newcomers in place of those who are lost; 0: none is waited for, or let in */
     int32_t           newcomers;      /* that have said that they wait, and take part in no world yet */
+    void (*fence)(void *context, int32_t seat);   /* ends the process of a rank that lives and does not come; NULL: nobody can */
     bool (*is_gone)(void *context, int32_t seat); /* whether nobody will come in place of a lost rank; NULL: not known */
     /* For a newcomer: opens its door, which it has until it is shut; NULL: it cannot. */
     wefti_door *(*open_door)(void *context);

@@ -28,12 +28,12 @@ typedef struct wefti_network {
     weft_status (*stream)(void *context, int32_t peer, wefti_stream **stream_out);
     /* For going on after a fault; NULL where nobody does. Begins to listen, or ends; as often. */
     void (*listen)(void *context, bool listens);
-    /* Begins to call a peer, who listens or does not. */
-    weft_status (*dial)(void *context, int32_t peer, wefti_stream **stream_out);
+    /* Begins to call a peer, who listens or does not; `purpose` is a small number. */
+    weft_status (*dial)(void *context, int32_t peer, int purpose, wefti_stream **stream_out);
     /* Of a stream that was dialled: WEFT_OK: it may be used; WEFT_E_AGAIN; WEFT_E_PEER: nobody listens there. */
     weft_status (*connected)(const wefti_stream *stream);
-    /* The next stream that somebody has dialled, and who; WEFT_E_AGAIN. */
-    weft_status (*accept)(void *context, int32_t *peer_out, wefti_stream **stream_out);
+    /* The next stream that somebody has dialled, who, and why; WEFT_E_AGAIN. */
+    weft_status (*accept)(void *context, int32_t *peer_out, int *purpose_out, wefti_stream **stream_out);
     /* Runs a function beside the caller; join waits until it has returned. Waits of both are the host's. */
     weft_status (*spawn)(void *context, void (*function)(void *argument), void *argument, void **thread_out);
     void (*join)(void *context, void *thread);

@@ -4,8 +4,14 @@
  * Who is lost: one whose host refuses connections to its door (its process has ended), one whose connection ends. Who is merely silent
  * may be cut off, with others who think the same of us: so a leader goes on only with more than half of all who may be alive. Who is
  * expected is waited for with patience, and counts as silent after it. Where other processes are started in place of lost ones, their seats are
- * waited for too: a newcomer comes in by calling, leads nothing, and opens its door when it has been let in; until then it is not there. */
+ * waited for too: a newcomer comes in by calling, leads nothing, and opens its door when it has been let in; until then it is not there.
+ *
+ * Where somebody can end processes, those who live and do not come are ended, by half of all or more, and then are lost as others are: so nobody goes on
+ * beside the new world, and one of two can go on. */
 #include "transport/roster.h"
+
+#define LOOK_NS WEFTI_SECOND_NS        /* in which it is found whose process lives */
+#define FENCE_NS (3 * WEFTI_SECOND_NS) /* in which whoever is ended is found to be */
 
 void wefti_roster_open(wefti_roster *roster, const wefti_roster_options *options, uint8_t *seats) {
     *roster = (wefti_roster){.options = *options, .seats = seats, .called = -1};
@@ -25,6 +31,13 @@ int32_t wefti_roster_count(const wefti_roster *roster, wefti_seat state) {
     return count;
 }
 
+/* Once: when nobody is expected any more, or has been for long enough. */
+static bool must_fence(const wefti_roster *roster, uint64_t led_ns, bool may) {
+    int32_t expected = wefti_roster_count(roster, WEFTI_SEAT_EXPECTED), silent = wefti_roster_count(roster, WEFTI_SEAT_SILENT);
+    if (roster->fenced_ns || expected + silent == 0 || !may) return false;
+    return led_ns >= (expected ? roster->options.patience_ns : LOOK_NS);
+}
+
 static weft_status lead(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *do_out) {
     const wefti_roster_options *options = &roster->options;
     if (roster->leads_ns == 0) roster->leads_ns = now_ns ? now_ns : 1;
@@ -32,7 +45,14 @@ static weft_status lead(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *
     int32_t alive = here + expected + wefti_roster_count(roster, WEFTI_SEAT_SILENT);
     bool    may = 2 * here > alive;
     *do_out = WEFTI_ROSTER_LEAD;
-    if (here < roster->taken - roster->gone && now_ns - roster->leads_ns < options->replacement_ns) return WEFT_OK;
+    if (options->fence && must_fence(roster, now_ns - roster->leads_ns, 2 * here >= alive)) {
+        roster->fenced_ns = now_ns;
+        *do_out = WEFTI_ROSTER_FENCE;
+        return WEFT_OK;
+    }
+    if (roster->fenced_ns && here < alive && now_ns - roster->fenced_ns < FENCE_NS) return WEFT_OK;
+    uint64_t since_ns = roster->fenced_ns ? roster->fenced_ns : roster->leads_ns;
+    if (here < roster->taken - roster->gone && now_ns - since_ns < options->replacement_ns) return WEFT_OK;
     /* A majority that is missing may turn out to be dead: its doors are tried as long as there is patience. */
     if ((expected || !may) && now_ns - roster->leads_ns < options->patience_ns) return WEFT_OK;
     *do_out = WEFTI_ROSTER_FAIL;
@@ -73,9 +93,13 @@ weft_status wefti_roster_progress(wefti_roster *roster, uint64_t now_ns, wefti_r
         roster->called = leader;
         roster->called_ns = now_ns;
     }
-    /* The leader itself may wait as long, and a little longer. */
-    if (now_ns - roster->called_ns > options->patience_ns + options->replacement_ns + WEFTI_SECOND_NS) {
-        roster->seats[leader] = WEFTI_SEAT_SILENT;
+    /* A leader who has let this rank in may wait as long itself, and a little longer. The lowest is who should have: all wait for the same one. */
+    uint64_t leads_ns = options->replacement_ns + WEFTI_SECOND_NS + (options->fence ? FENCE_NS : 0);
+    if (now_ns - roster->called_ns > options->patience_ns + (roster->let_in || !options->replacement_ns ? leads_ns : 0)) {
+        int32_t lowest = 0;
+        while (roster->seats[lowest] != WEFTI_SEAT_EXPECTED) lowest++;
+        roster->seats[roster->let_in ? leader : lowest] = WEFTI_SEAT_SILENT;
+        roster->called = -1;
         return wefti_roster_progress(roster, now_ns, do_out, leader_out);
     }
     *do_out = WEFTI_ROSTER_CALL;

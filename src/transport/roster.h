@@ -20,6 +20,7 @@ typedef struct wefti_roster_options {
     uint64_t patience_ns; /* with those who are expected, seem to be alive, and do not come */
     uint64_t replacement_ns; /* with seats that are lost, for another process to take them; 0: none is waited for */
     int32_t  newcomers;      /* that are known to wait for seats which were empty before */
+    bool     fence;          /* somebody can end the processes of those who live and do not come */
 } wefti_roster_options;
 
 typedef struct wefti_roster {
@@ -27,8 +28,10 @@ typedef struct wefti_roster {
     uint8_t *seats;       /* [seats] wefti_seat; the caller's, who fills in what is known of each */
     int32_t  taken;       /* seats that were not empty at the start, and newcomers: as many may come */
     uint64_t leads_ns;    /* when this rank began to lead; 0: it does not */
+    uint64_t fenced_ns;   /* when it had those ended who live and did not come; 0: it has not */
     uint64_t called_ns;   /* when it began to call the one that it takes for the leader … */
     int32_t  called;      /* … which is that one; -1 */
+    bool     let_in;      /* by that one: the caller's to set */
     int32_t  gone;        /* of them that will not: the caller's to set */
     int32_t  passed;      /* how many times it went on to another one */
     bool     left_behind; /* it failed, and the others may have gone on without it */
@@ -37,6 +40,7 @@ typedef struct wefti_roster {
 typedef enum wefti_roster_do {
     WEFTI_ROSTER_CALL,   /* call `leader` */
     WEFTI_ROSTER_LEAD,   /* let the others in */
+    WEFTI_ROSTER_FENCE,  /* the same, and have the processes of those ended who may live and are not here; said once */
     WEFTI_ROSTER_DECIDE, /* those who are here are the new world; this rank leads it */
     WEFTI_ROSTER_FAIL    /* this rank cannot go on; the thread's message says why */
 } wefti_roster_do;

@@ -12,7 +12,7 @@
 
 static weft_status can_shrink(transport_inside *lost) {
     wefti_transport *transport = &lost->transport;
-    if (transport->size < 2 || wefti_fault_status(transport->fault) == WEFT_OK)
+    if (wefti_fault_status(transport->fault) == WEFT_OK)
         return wefti_fail(WEFT_E_STATE, "weft_world_shrink: nothing has happened to this world of %d rank%s; it is for worlds whose operations "
                           "end with a fault", (int)transport->size, transport->size == 1 ? "" : "s");
     if (lost->met_by_mpi || strcmp(transport->wire_name, "mpi") == 0)
@@ -82,12 +82,14 @@ void wefti_transport_stop_going(transport_inside *lost) {
     wefti_gather_close(lost->going.gather);
     wefti_calls_close(lost->going.calls);
     wefti_calls_close(lost->going.announcing);
+    wefti_transport_forget_starts(lost);
     lost->going = (wefti_transport_going){0};
 }
 
 /* Once: gathers, and joins those who came. */
 static weft_status go_on(transport_inside *lost, const wefti_transport_options *options, const wefti_shrink_terms *terms, bool *joining_out) {
     const wefti_fault   *fault = lost->transport.fault;
+    *joining_out = false;
     bool                 one_waits = wefti_fault_verdict(fault) == WEFT_E_PEER && wefti_fault_rank(fault) < 0; /* control_server.c */
     wefti_gathering      gathering;
     wefti_gather_options how = {.host = lost->transport.host, .seat = lost->seat, .seats = lost->seats, .door = lost->door, .calls = lost->going.calls,
@@ -96,8 +98,9 @@ static weft_status go_on(transport_inside *lost, const wefti_transport_options *
                                 .epoch = lost->heard_epoch, .least = terms->least, .patience_ns = terms->patience_ns,
                                 .replacement_ns = lost->named_doors ? terms->replacement_ns : 0, .newcomers = one_waits,
                                 .is_gone = wefti_transport_is_gone, .context = lost};
+    WEFTI_TRY(wefti_transport_note_starts(lost));
+    if (lost->going.starts) how.fence = wefti_transport_fence;
     if (one_waits && how.replacement_ns && how.replacement_ns < WEFTI_NEWCOMER_NS) how.replacement_ns = WEFTI_NEWCOMER_NS;
-    *joining_out = false;
     WEFTI_TRY(wefti_gather_open(&how, &lost->going.gather));
     wefti_door_attend(lost->door, true);
     weft_status status = wefti_gather_run(lost->going.gather, &gathering);
@@ -113,6 +116,7 @@ static weft_status go_on(transport_inside *lost, const wefti_transport_options *
     if (lets_in) wefti_door_attend(lost->door, false);
     wefti_gather_close(lost->going.gather);
     lost->going.gather = NULL;
+    wefti_transport_forget_starts(lost);
     return status;
 }
 
@@ -161,7 +165,8 @@ weft_status wefti_transport_shrink(wefti_transport *lost_transport, const wefti_
 /* --- a newcomer --- */
 
 static wefti_door *open_door(void *context) {
-    transport_inside    *outside = context;
+    transport_inside *outside = context;
+    if (outside->network) return outside->door = wefti_door_open_network(outside->network);
     wefti_socket_address address = outside->doors[outside->seat]; /* it may be tried again */
     outside->door = wefti_door_open(&outside->place, "", &address);
     return outside->door;
@@ -197,7 +202,7 @@ weft_status wefti_transport_come_in(transport_inside *outside, const wefti_trans
     bool joining = false;
     outside->seat = outside->place.rank;
     outside->seats = outside->place.size;
-    WEFTI_TRY(wefti_alloc((size_t)outside->seats * sizeof *outside->doors, "the ranks' doors", &outside->doors));
+    if (!outside->network) WEFTI_TRY(wefti_alloc((size_t)outside->seats * sizeof *outside->doors, "the ranks' doors", &outside->doors));
     WEFTI_TRY(wefti_transport_name_doors(outside));
     if (!outside->named_doors)
         return wefti_fail(WEFT_E_INVALID, "WEFT_REJOIN is set, but not where the other ranks are: set WEFT_DOORS to host:port of each rank's door, on every "

@@ -144,6 +144,8 @@ typedef struct planned_fault {
     sim_event       event; /* first */
     wefti_sim_fault fault;
     bool            over; /* its other end: the rank goes on */
+    void (*program)(void *argument); /* of a start */
+    void           *argument;
 } planned_fault;
 
 void wefti_sim_program_over(sim_seat *seat) {
@@ -179,7 +181,7 @@ static void strike(wefti_sim *sim, sim_event *event);
 static weft_status plan_event(wefti_sim *sim, const wefti_sim_fault *fault, uint64_t at_ns, bool over) {
     planned_fault *planned = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *planned, "a planned fault", &planned));
-    *planned = (planned_fault){{.fire = strike}, *fault, over};
+    *planned = (planned_fault){.event = {.fire = strike}, .fault = *fault, .over = over};
     wefti_sim_schedule(sim, &planned->event, at_ns);
     return WEFT_OK;
 }
@@ -236,6 +238,29 @@ weft_status wefti_sim_start(wefti_sim *sim, int32_t rank, void (*program)(void *
     WEFTI_TRY(wefti_sim_fiber_create(&sim->seats[rank], program, argument, true, &fiber));
     sim->programs++;
     sim->seats[rank].over = false;
+    return WEFT_OK;
+}
+
+static void start_again(wefti_sim *sim, sim_event *event) {
+    planned_fault planned = *(planned_fault *)event;
+    int32_t       rank = planned.fault.rank;
+    sim_seat     *seat = &sim->seats[rank];
+    free_planned((planned_fault *)event);
+    if (!seat->dead) return;
+    wefti_sim_note(sim, "started", rank, rank, 0, 0);
+    seat->dead = seat->spared = seat->stopped = false;
+    seat->doors = 0;
+    seat->callers = seat->last_caller = NULL;
+    seat->by_message = (wefti_sim_fault){0};
+    sim->failed = wefti_sim_start(sim, rank, planned.program, planned.argument);
+}
+
+weft_status wefti_sim_start_again(wefti_sim *sim, int32_t rank, uint64_t at_ns, void (*program)(void *argument), void *argument) {
+    planned_fault *planned = NULL;
+    if (rank < 0 || rank >= sim->options.size) return wefti_fail(WEFT_E_INVALID, "a start of rank %d: there are %d", (int)rank, (int)sim->options.size);
+    WEFTI_TRY(wefti_alloc(sizeof *planned, "a planned start", &planned));
+    *planned = (planned_fault){.event = {.fire = start_again}, .fault = {.rank = rank}, .program = program, .argument = argument};
+    wefti_sim_schedule(sim, &planned->event, at_ns);
     return WEFT_OK;
 }
 

@@ -63,6 +63,8 @@ const wefti_reducer *wefti_sim_reducer(wefti_sim *sim);
 
 /* Gives a rank its program, which begins when the simulator runs. */
 WEFT_MUST_CHECK weft_status wefti_sim_start(wefti_sim *sim, int32_t rank, void (*program)(void *argument), void *argument);
+/* Starts another process in a rank's seat at a time, if the one there has died by then. What the former one made stays, as of any that died. */
+WEFT_MUST_CHECK weft_status wefti_sim_start_again(wefti_sim *sim, int32_t rank, uint64_t at_ns, void (*program)(void *argument), void *argument);
 /* Plans a fault. Of one rank's faults by message, the one planned last counts. */
 WEFT_MUST_CHECK weft_status wefti_sim_plan(wefti_sim *sim, const wefti_sim_fault *fault);
 /* Spares a rank all further faults: it is about to leave. */

@@ -111,6 +111,7 @@ struct sim_stream {
     int32_t      seat;
     bool         asked, closed, ended; /* ended: the other end has gone */
     bool         taken_up, refused;    /* what became of dialling */
+    int          purpose;
     sim_stream  *next_caller;          /* at the same seat's door */
     uint64_t     last_ns;              /* when the last that was sent from here arrives */
     sim_message *first, *last;         /* that came */
@@ -118,9 +119,9 @@ struct sim_stream {
 };
 weft_status wefti_sim_stream(void *seat, int32_t peer, wefti_stream **stream_out);
 void        wefti_sim_listen(void *seat, bool listens);
-weft_status wefti_sim_dial(void *seat, int32_t peer, wefti_stream **stream_out);
+weft_status wefti_sim_dial(void *seat, int32_t peer, int purpose, wefti_stream **stream_out);
 weft_status wefti_sim_connected(const wefti_stream *stream);
-weft_status wefti_sim_accept(void *seat, int32_t *peer_out, wefti_stream **stream_out);
+weft_status wefti_sim_accept(void *seat, int32_t *peer_out, int *purpose_out, wefti_stream **stream_out);
 void        wefti_sim_streams_break(sim_seat *seat);
 void        wefti_sim_streams_free(sim_seat *seat);
 

@@ -243,7 +243,7 @@ weft_status wefti_sim_stream(void *context, int32_t peer, wefti_stream **stream_
 
 /* --- dialling --- */
 
-weft_status wefti_sim_dial(void *context, int32_t peer, wefti_stream **stream_out) {
+weft_status wefti_sim_dial(void *context, int32_t peer, int purpose, wefti_stream **stream_out) {
     sim_seat    *seat = context;
     sim_message *message = wefti_sim_message(seat->sim, 0);
     sim_stream  *own = NULL;
@@ -254,6 +254,7 @@ weft_status wefti_sim_dial(void *context, int32_t peer, wefti_stream **stream_ou
         return status;
     }
     own->asked = own->other->asked = true;
+    own->other->purpose = purpose;
     message->kind = SIM_KNOCK;
     message->stream = own->other;
     message->from = seat->index;
@@ -270,13 +271,14 @@ weft_status wefti_sim_connected(const wefti_stream *base) {
     return stream->taken_up ? WEFT_OK : WEFT_E_AGAIN;
 }
 
-weft_status wefti_sim_accept(void *context, int32_t *peer_out, wefti_stream **stream_out) {
+weft_status wefti_sim_accept(void *context, int32_t *peer_out, int *purpose_out, wefti_stream **stream_out) {
     sim_seat   *seat = context;
     sim_stream *caller = seat->callers;
     if (!caller) return WEFT_E_AGAIN;
     seat->callers = caller->next_caller;
     if (!seat->callers) seat->last_caller = NULL;
     *peer_out = caller->other->seat;
+    *purpose_out = caller->purpose;
     *stream_out = &caller->base;
     return WEFT_OK;
 }
@@ -284,9 +286,10 @@ weft_status wefti_sim_accept(void *context, int32_t *peer_out, wefti_stream **st
 void wefti_sim_listen(void *context, bool listens) {
     sim_seat     *seat = context;
     int32_t       peer;
+    int           purpose;
     wefti_stream *stream;
     seat->doors += listens ? 1 : -1;
-    while (seat->doors == 0 && wefti_sim_accept(seat, &peer, &stream) == WEFT_OK) stream_close(stream);
+    while (seat->doors == 0 && wefti_sim_accept(seat, &peer, &purpose, &stream) == WEFT_OK) stream_close(stream);
 }
 
 void wefti_sim_streams_break(sim_seat *seat) {

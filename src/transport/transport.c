@@ -245,7 +245,8 @@ static weft_status take_seats(transport_inside *inside) {
 
 weft_status wefti_transport_name_doors(transport_inside *inside) {
     weft_status status = WEFT_OK;
-    for (int32_t seat = 0; seat < inside->seats && status == WEFT_OK; seat++)
+    inside->named_doors = inside->network != NULL; /* in which all are found by their seats */
+    for (int32_t seat = 0; inside->doors && seat < inside->seats && status == WEFT_OK; seat++)
         inside->named_doors = wefti_door_named(seat, inside->seats, &inside->doors[seat], &status);
     return status;
 }
@@ -258,7 +259,7 @@ static weft_status open_doors(transport_inside *inside) {
     bool                  mpi = inside->met_by_mpi || strcmp(transport->wire_name, "mpi") == 0;
     bool                  first = !inside->members;
     if (first) WEFTI_TRY(take_seats(inside));
-    if (first && inside->doors && !mpi) WEFTI_TRY(wefti_transport_name_doors(inside));
+    if (first && !mpi) WEFTI_TRY(wefti_transport_name_doors(inside));
     if (!inside->door && inside->network) {
         inside->door = wefti_door_open_network(inside->network);
     } else if (!inside->door && !mpi) {
@@ -337,11 +338,11 @@ static void take_names(wefti_transport *transport, const introduction *all) {
     wefti_fault_name_ranks(transport->fault, transport->names[0], WEFTI_RANK_NAME_BYTES, transport->size);
 }
 
-/* Where ranks are lacking, newcomers are heard that come later. A world of one has no operations that a fault could end. */
+/* Where ranks are lacking, newcomers are heard that come later. */
 static weft_status open_newcomers(transport_inside *inside) {
     const wefti_place *place = &inside->place;
-    if (!inside->takes_newcomers || place->rank != 0 || place->size == inside->seats || place->size == 1) return WEFT_OK;
-    return wefti_calls_open(&(wefti_calls_options){.host = inside->transport.host, .place = place, .seat = inside->seat, .seats = inside->seats,
+    if (!inside->takes_newcomers || place->rank != 0 || place->size == inside->seats) return WEFT_OK;
+    return wefti_calls_open(&(wefti_calls_options){.host = inside->transport.host, .place = place, .network = inside->network, .seat = inside->seat, .seats = inside->seats,
                                                    .door = inside->door, .doors = inside->doors, .most_bytes = WEFTI_GATHER_FRAME_BYTES, .announcing = true},
                             &inside->newcomers);
 }
@@ -432,6 +433,11 @@ static weft_status give(transport_inside *inside, weft_status status, wefti_tran
     return status;
 }
 
+static bool rejoins(const wefti_transport_options *options) {
+    const char *text = options->network ? NULL : getenv("WEFT_REJOIN");
+    return options->rejoins || (text && *text);
+}
+
 weft_status wefti_transport_open(const wefti_transport_options *options, wefti_transport **transport_out) {
     static const wefti_transport_options defaults;
     transport_inside *inside = NULL;
@@ -446,9 +452,11 @@ weft_status wefti_transport_open(const wefti_transport_options *options, wefti_t
         status = find_wish(options, wish);
     if (status == WEFT_OK) status = find_place(options, wish, inside);
     memcpy(inside->wish, wish, sizeof inside->wish);
-    const char *rejoins = getenv("WEFT_REJOIN");
-    if (status == WEFT_OK && rejoins && *rejoins && inside->place.size > 1 && !options->network) {
-        status = wefti_transport_come_in(inside, options, transport_out);
+    if (status == WEFT_OK && rejoins(options) && inside->place.size > 1) {
+        *transport_out = &inside->transport; /* a simulated rank that dies meanwhile is closed by it */
+        wefti_transport *next = NULL;
+        status = wefti_transport_come_in(inside, options, &next);
+        *transport_out = next;
         wefti_transport_close(&inside->transport);
         return status;
     }

@@ -46,6 +46,7 @@ typedef struct wefti_transport_options {
     bool                 encrypt;           /* what goes over TCP; false: as WEFT_ENCRYPT says */
     const wefti_reducer *reducer; /* NULL: wefti_reducer_host() */
     const wefti_network *network; /* instead of sockets and the wires of this machine; wants rank, size and host. NULL: none */
+    bool                 rejoins; /* in a network: in place of a lost rank; else WEFT_REJOIN says so */
 } wefti_transport_options;
 
 typedef struct wefti_transport {

@@ -14,6 +14,7 @@ typedef struct wefti_transport_going {
     wefti_calls      *calls;
     wefti_calls      *announcing; /* a newcomer's */
     wefti_gather     *gather;
+    uint8_t          *starts; /* [seats] how often the launcher had started each when the gathering began; NULL: it ends nobody for us */
     transport_inside *next;
 } wefti_transport_going;
 
@@ -51,6 +52,11 @@ WEFT_MUST_CHECK weft_status wefti_transport_name_doors(transport_inside *inside)
 WEFT_MUST_CHECK weft_status wefti_transport_come_in(transport_inside *outside, const wefti_transport_options *options, wefti_transport **transport_out);
 /* Whether the launcher says that nobody will be started in a lost rank's place (launcher.c). */
 bool wefti_transport_is_gone(void *context, int32_t seat);
+/* Notes how often each rank was started, where the launcher can end one for us; and forgets it. */
+WEFT_MUST_CHECK weft_status wefti_transport_note_starts(transport_inside *lost);
+void wefti_transport_forget_starts(transport_inside *lost);
+/* Asks it to. */
+void wefti_transport_fence(void *context, int32_t seat);
 /* Ends what wefti_transport_shrink has under way. */
 void wefti_transport_stop_going(transport_inside *lost);
 

@@ -38,7 +38,7 @@ struct sim_wire {
     wefti_op_list   own;     /* large sends to this rank itself */
     sim_message    *first, *last; /* the inbox */
     wefti_regions   regions;
-    uint32_t        epoch, number; /* number: of the seat's wires, from 1 on: a rank may have several of one epoch */
+    uint32_t        epoch, number; /* number: of the seat's wires, from 1 on: a rank may have several of one epoch; 0: its process has died */
 };
 
 static sim_wire *wire_at(sim_seat *seat, uint32_t number) {
@@ -437,6 +437,7 @@ void wefti_sim_wires_break(sim_seat *seat) {
     for (sim_wire *wire = seat->wires; wire; wire = wire->next) {
         for (wefti_wire_op *op = wire->pending.first; op; op = op->next) untie(op);
         for (int32_t peer = 0; peer < wire->base.wire.size; peer++) say(wire, peer, SIM_RESET);
+        wire->number = 0; /* nothing reaches it any more, also when another process has its seat */
     }
 }
 
@@ -444,7 +445,7 @@ static void sim_close(wefti_wire *self, uint64_t linger_ns) {
     sim_wire *wire = (sim_wire *)self;
     (void)linger_ns;
     sim_abort(self, WEFT_E_ABORTED, -1);
-    if (!wire->seat->dead)
+    if (wire->number)
         for (int32_t peer = 0; peer < self->size; peer++) say(wire, peer, SIM_BYE);
     sim_wire **at = &wire->seat->wires;
     while (*at != wire) at = &(*at)->next;

@@ -34,7 +34,8 @@ weft_status sim_rank_shrink(sim_rank *self, int32_t least, uint64_t patience_ns)
     const wefti_transport_options options = {.timeout_ns = self->world->timeout_ns, .reducer = self->transport->reducer};
     wefti_transport              *next = NULL;
     if (self->lost_count == SIM_MOST_LOST) return wefti_fail(WEFT_E_OVERFLOW, "a rank lost %d worlds", SIM_MOST_LOST);
-    WEFTI_TRY(wefti_transport_shrink(self->transport, &options, &(wefti_shrink_terms){.least = least, .patience_ns = patience_ns}, &next));
+    WEFTI_TRY(wefti_transport_shrink(self->transport, &options, &(wefti_shrink_terms){.least = least, .patience_ns = patience_ns,
+                                                                                               .replacement_ns = self->world->replacement_ns}, &next));
     self->lost[self->lost_count] = self->transport;
     self->lost_groups[self->lost_count++] = self->group;
     self->transport = next;
@@ -68,27 +69,22 @@ typedef struct start {
     void (*plan)(sim_world *world);
 } start;
 
-static void run_rank(void *context) {
-    start    *from = context;
-    sim_rank *self = from->self;
+static bool open_rank(sim_rank *self, bool rejoins) {
     sim_world *world = self->world;
     wefti_transport_options options = {.host = wefti_sim_host(world->sim, self->rank), .network = wefti_sim_network(world->sim, self->rank),
                                        .rank = self->rank, .size = world->size, .timeout_ns = world->timeout_ns,
-                                       .reducer = wefti_sim_reducer(world->sim)};
+                                       .reducer = wefti_sim_reducer(world->sim), .rejoins = rejoins};
     weft_status status = wefti_transport_open(&options, &self->transport);
-    bool last = ++world->opened == world->size;
-    if (status != WEFT_OK) {
-        self->status = status;
-        snprintf(self->message, sizeof self->message, "opening: %s", weft_error_message());
-        self->ended = true;
-        return;
-    }
-    if (last) {
-        world->began_ns = wefti_sim_now(world->sim);
-        if (from->plan) from->plan(world);
-    }
-    while (world->opened < world->size) options.host->sleep(options.host->context, WEFTI_MILLISECOND_NS);
-    status = world->function(self);
+    if (status == WEFT_OK) return true;
+    self->status = status;
+    snprintf(self->message, sizeof self->message, "opening: %s", weft_error_message());
+    self->ended = true;
+    return false;
+}
+
+static void work(sim_rank *self) {
+    sim_world  *world = self->world;
+    weft_status status = world->function(self);
     self->ended_ns = wefti_sim_now(world->sim);
     if (world->listen_ns && (status == WEFT_OK || wefti_fault_rank(self->transport->fault) < 0)) {
         weft_status verdict = listen(self);
@@ -98,6 +94,33 @@ static void run_rank(void *context) {
     wefti_sim_spare(world->sim, self->rank);
     self->ended = true;
     bury(self);
+}
+
+static void run_rank(void *context) {
+    start    *from = context;
+    sim_rank *self = from->self;
+    sim_world *world = self->world;
+    const wefti_host *host = wefti_sim_host(world->sim, self->rank);
+    bool opened = open_rank(self, false), last = ++world->opened == world->size;
+    if (!opened) return;
+    if (last) {
+        world->began_ns = wefti_sim_now(world->sim);
+        if (from->plan) from->plan(world);
+    }
+    while (world->opened < world->size) host->sleep(host->context, WEFTI_MILLISECOND_NS);
+    work(self);
+}
+
+static void run_again(void *context) {
+    sim_rank  *self = context;
+    sim_world *world = self->world;
+    world->graves[world->buried++] = *self;
+    *self = (sim_rank){.world = world, .rank = self->rank, .start = self->start + 1, .started_ns = wefti_sim_now(world->sim), .fault_rank = -1};
+    if (open_rank(self, true)) work(self);
+}
+
+void sim_world_start_again(sim_world *world, int32_t rank, uint64_t at_ns) {
+    if (world->starts++ == SIM_MOST_STARTS || wefti_sim_start_again(world->sim, rank, at_ns, run_again, &world->ranks[rank]) != WEFT_OK) abort();
 }
 
 void sim_world_run(sim_world *world, const wefti_sim_options *options, void (*plan)(sim_world *world)) {
@@ -119,6 +142,7 @@ void sim_world_run(sim_world *world, const wefti_sim_options *options, void (*pl
 
 void sim_world_free(sim_world *world) {
     for (int32_t rank = 0; rank < world->size; rank++) bury(&world->ranks[rank]); /* those who died */
+    for (int32_t i = 0; i < world->buried; i++) bury(&world->graves[i]);
     wefti_sim_release(world->sim);
     free(world->ranks);
 }

@@ -7,7 +7,7 @@
 
 typedef struct sim_world sim_world;
 
-enum { SIM_MOST_LOST = 16 };
+enum { SIM_MOST_LOST = 16, SIM_MOST_STARTS = 16 };
 
 /* One rank. */
 typedef struct sim_rank {
@@ -20,6 +20,8 @@ typedef struct sim_rank {
     int32_t          lost_count;
     uint8_t         *memory;     /* … what it took: closed and freed for it, also when it died */
     size_t           memory_bytes;
+    int32_t          start;      /* 0, or how manieth process in place of the first … */
+    uint64_t         started_ns; /* … and since when */
     bool             ended;      /* its function has returned … */
     weft_status      status;     /* … with this, or the verdict that came after */
     int32_t          fault_rank; /* of the verdict; -1: none */
@@ -35,6 +37,9 @@ struct sim_world {
     void (*bury)(sim_rank *self); /* frees what else the function made, also for those who died; NULL: nothing */
     const void *context;      /* the test's */
     uint64_t    timeout_ns;   /* of operations */
+    uint64_t    replacement_ns; /* how long ranks that go on wait for others in place of those who died */
+    sim_rank    graves[SIM_MOST_STARTS]; /* those who died, and whose place another one took */
+    int32_t     starts, buried;
     uint64_t    listen_ns;    /* how long ranks stay to hear of faults after they are done */
     int32_t     opened;       /* ranks */
     uint64_t    began_ns;     /* when all had opened */
@@ -47,6 +52,8 @@ struct sim_world {
  * and times; its ranks are the caller's to free by sim_world_free. */
 void sim_world_run(sim_world *world, const wefti_sim_options *options, void (*plan)(sim_world *world));
 void sim_world_free(sim_world *world);
+/* Starts a rank that has died by then again at a time: it comes in by wefti_transport_open, and runs the same function. From `plan`. */
+void sim_world_start_again(sim_world *world, int32_t rank, uint64_t at_ns);
 /* Opens the rank's group. */
 weft_status sim_rank_open(sim_rank *self, const char *algorithm, const int32_t *nodes, int32_t in_flight);
 /* Goes on with those who are left, in a world of their own. */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#include "common/effort.h"
 #include "train/run.h"
 #include "transport/handshake.h"
 
@@ -32,7 +33,7 @@ static char *run_job(const char *options, const char *fate, const char *name, in
     return run_job_of(RANKS, options, fate, name, steps, "", status_out);
 }
 
-static void has(const char *text, const char *part) { cr_expect_not_null(strstr(text, part), "'%s' lacks '%s'", text, part); }
+static void has(const char *text, const char *part) { cr_expect_not_null(strstr(text, part), "'%.4000s' lacks '%s'", text, part); }
 
 static int count(const char *text, const char *part) {
     int found = 0;
@@ -59,46 +60,76 @@ static int number_of(const char *log, const char *event, int nth, const char *ke
 }
 
 /* Whoever is lost comes again, and all ranks end with what they end with when nobody is lost. */
-static void restarts(const char *options, const char *fate, int lost) {
+static void restarts_of(int ranks, const char *options, const char *fate, int lost, const char *cause) {
     int   status;
-    char  all[64], elastic[128], log_name[] = "lossy.jsonl";
-    char *text = run_job(options, "....", "whole", 400, &status);
+    char  well[64], elastic[128];
+    char *text = run_job_of(ranks, options, "....", "whole", 400, "", &status);
     cr_assert_eq(status, 0, "%s", text);
     free(text);
-    snprintf(elastic, sizeof elastic, "--elastic --back-off 0.1 %s", options);
-    text = run_job(elastic, fate, "lossy", 400, &status);
+    snprintf(elastic, sizeof elastic, "--elastic --restarts %d --back-off 0.1 %s", lost, options);
+    text = run_job_of(ranks, elastic, fate, "lossy", 400, "", &status);
     cr_expect_eq(status, 0, "exit status %d", status);
     cr_expect_eq(count(text, "starting it again"), lost, "%s", text);
-    cr_expect_eq(count(text, "accuracy 1.000, 4 ranks"), RANKS, "%s", text);
-    for (int rank = 0; rank < RANKS; rank++) {
+    snprintf(well, sizeof well, "accuracy 1.000, %d ranks", ranks);
+    cr_expect_eq(count(text, well), ranks, "%s", text);
+    for (int rank = 0; rank < ranks; rank++) {
         char before[32], after[32];
         snprintf(before, sizeof before, "whole-%d", rank);
         snprintf(after, sizeof after, "lossy-%d", rank);
         same_files(before, after);
     }
-    char *log = read_text(temporary_path(log_name));
+    char *log = read_text(temporary_path("lossy.jsonl"));
     has(log, "\"event\":\"fault\"");
-    has(log, fate[1] == 's' ? "silent" : "its process has ended");
+    has(log, cause);
     has(log, "\"event\":\"renewed\"");
-    has(log, "\"ranks\":4,\"seconds\"");
+    snprintf(well, sizeof well, "\"ranks\":%d,\"seconds\"", ranks);
+    has(log, well);
     has(log, "\"event\":\"end\"");
-    snprintf(all, sizeof all, "\"step\":%d", 400);
-    has(log, all);
+    has(log, "\"step\":400");
     free(log);
     free(text);
 }
 
-Test(elastic, a_killed_rank_comes_again_over_shm) { restarts("--wire shm", "..k.", 1); }
-Test(elastic, a_killed_rank_comes_again_over_tcp) { restarts("--wire tcp", "...k", 1); }
-Test(elastic, rank_0_comes_again_over_shm) { restarts("--wire shm", "k...", 1); }
-Test(elastic, rank_0_comes_again_over_tcp) { restarts("--wire tcp", "k...", 1); }
-Test(elastic, one_that_dies_before_it_has_come_in) { restarts("--wire tcp", ".d..", 2); }
-Test(elastic, one_that_dies_when_it_has_come_in) { restarts("--wire shm", "c...", 2); }
-Test(elastic, two_at_once_come_again) { restarts("--wire shm", "k.k.", 2); }
-Test(elastic, one_is_killed_again) { restarts("--wire tcp", ".t..", 2); }
+static void restarts(const char *options, const char *fate, int lost) { restarts_of(RANKS, options, fate, lost, "its process has ended"); }
+
+/* Rank 0, and two at once. */
+Test(elastic, killed_ranks_come_again_over_shm) { restarts("--wire shm", "k..k", 2); }
+Test(elastic, one_that_dies_when_it_has_come_in_comes_again) { restarts("--wire shm", ".c..", 2); }
+/* Rank 0, one that dies again before it has come in, and one that dies again later. */
+Test(elastic, killed_ranks_come_again_over_tcp) { restarts("--wire tcp", "kdt.", 5); }
 Test(elastic, a_killed_rank_comes_again_encrypted) {
     if (!wefti_can_authenticate()) cr_skip_test("this build has no libsodium");
     restarts("--wire tcp --encrypt", ".k..", 1);
+}
+
+/* --- one lives, and does not go on --- */
+
+/* Who is stopped is given up by the others after 5 s, and killed for them. */
+Test(elastic, a_stopped_rank_comes_again) { restarts_of(RANKS, "--wire shm", ".s..", 1, "silent"); }
+
+/* Whose main thread hangs, or all its threads, is waited for until the deadline, and then with patience; of two ranks, too. */
+static void hangs(int ranks, const char *wire, const char *fate) {
+    char options[64];
+    setenv("WEFT_TEST_TIMEOUT_MS", (UNDER_ADDRESS_SANITIZER || UNDER_THREAD_SANITIZER) ? "5000" : "1000", 1);
+    snprintf(options, sizeof options, "--elastic --patience 0.7 --wire %s", wire);
+    restarts_of(ranks, options, fate, 1, "no answer from rank");
+}
+Test(elastic, a_rank_that_hangs_comes_again) { hangs(3, "shm", ".h."); }
+Test(elastic, rank_0_that_hangs_comes_again) {
+    if (!UNDER_THREAD_SANITIZER) hangs(2, "tcp", "h."); /* which would wait for the same again */
+}
+Test(elastic, one_of_two_whose_threads_all_hang_comes_again) { hangs(2, "shm", ".H"); }
+
+Test(elastic, one_that_hangs_is_left_behind_where_no_restarts_are_left) {
+    int status;
+    if (UNDER_THREAD_SANITIZER) return;
+    setenv("WEFT_TEST_TIMEOUT_MS", (UNDER_ADDRESS_SANITIZER || UNDER_THREAD_SANITIZER) ? "5000" : "1000", 1);
+    char *text = run_job_of(3, "--elastic --restarts 0 --patience 0.7 --wire shm", "..h", "hung", 400, "", &status);
+    cr_expect_eq(status, 0, "%d: %s", status, text);
+    has(text, "rank 2 lives, and does not go on with the others, as rank 0 says: killing it");
+    has(text, "none of 0 restarts is left");
+    cr_expect_eq(count(text, "accuracy 1.000, 2 ranks"), 2, "%s", text);
+    free(text);
 }
 
 /* --- nobody comes --- */
@@ -166,39 +197,42 @@ Test(elastic, a_replacement_that_fails_is_started_again_and_then_done_without) {
 
 /* --- one comes late --- */
 
-/* The others go on after a while, and take it in when it comes: the bits of a run of four, then three, then four ranks that was resumed
- * from saves at these steps. The wire is slow, so that the run lasts long enough. */
-static void comes_late(const char *wire) {
+/* The others, or the only other one, go on after a while, and take it in when it comes: the bits of a run of all, then one less, then all ranks that
+ * was resumed from saves at these steps. An epoch takes its time, so that the run lasts long enough. */
+static void comes_late(int ranks, const char *wire, const char *fate) {
     enum { STEPS = 400 };
-    int  status;
-    char options[128];
-    setenv("WEFT_WIRE_DELAY_US", "1000", 1);
-    snprintf(options, sizeof options, "--elastic --wait 0.3 --wire %s", wire);
-    char *text = run_job(options, "..l.", "late", STEPS, &status);
+    int  status, less = ranks - 1;
+    char options[128], well[64];
+    setenv("WEFT_TEST_EPOCH_US", (UNDER_ADDRESS_SANITIZER || UNDER_THREAD_SANITIZER) ? "40000" : "8000", 1);
+    snprintf(options, sizeof options, "--elastic --wait 0.1 --wire %s", wire);
+    char *text = run_job_of(ranks, options, fate, "late", STEPS, "", &status);
     cr_expect_eq(status, 0, "exit status %d", status);
-    cr_expect_eq(count(text, "accuracy 1.000, 4 ranks"), RANKS, "%s", text);
+    snprintf(well, sizeof well, "accuracy 1.000, %d ranks", ranks);
+    cr_expect_eq(count(text, well), ranks, "%s", text);
     free(text);
     char *log = read_text(temporary_path("late.jsonl"));
-    cr_expect_eq(number_of(log, "renewed", 0, "ranks"), 3);
-    cr_expect_eq(number_of(log, "renewed", 1, "ranks"), 4);
-    has(log, "another process was started in place of rank 2");
-    int steps[3] = {number_of(log, "renewed", 0, "step"), number_of(log, "renewed", 1, "step"), STEPS}, ranks[3] = {4, 3, 4};
-    cr_expect_geq(steps[1], steps[0], "the three went on from step %d to step %d", steps[0], steps[1]); /* equal where a sanitizer makes a step too slow */
+    cr_expect_eq(number_of(log, "renewed", 0, "ranks"), less);
+    cr_expect_eq(number_of(log, "renewed", 1, "ranks"), ranks);
+    has(log, "another process was started in place of rank");
+    int steps[3] = {number_of(log, "renewed", 0, "step"), number_of(log, "renewed", 1, "step"), STEPS}, sizes[3] = {ranks, less, ranks};
+    cr_expect_geq(steps[1], steps[0], "the others went on from step %d to step %d", steps[0], steps[1]); /* equal where a sanitizer makes a step too slow */
     free(log);
+    unsetenv("WEFT_TEST_EPOCH_US");
     snprintf(options, sizeof options, "--wire %s", wire);
     for (int i = 0; i < 3; i++) {
-        free(run_job_of(ranks[i], options, "....", "saved", steps[i], temporary_path("checkpoint"), &status));
+        free(run_job_of(sizes[i], options, "....", "saved", steps[i], temporary_path("checkpoint"), &status));
         cr_expect_eq(status, 0);
     }
-    for (int rank = 0; rank < RANKS; rank++) {
+    for (int rank = 0; rank < ranks; rank++) {
         char late[32], saved[32];
         snprintf(late, sizeof late, "late-%d", rank);
         snprintf(saved, sizeof saved, "saved-%d", rank);
         same_files(late, saved);
     }
 }
-Test(elastic, one_that_comes_late_is_taken_in_over_shm) { comes_late("shm"); }
-Test(elastic, one_that_comes_late_is_taken_in_over_tcp) { comes_late("tcp"); }
+Test(elastic, one_that_comes_late_is_taken_in_over_shm) { comes_late(4, "shm", "..l."); }
+Test(elastic, one_that_comes_late_is_taken_in_over_tcp) { comes_late(3, "tcp", "l.."); }
+Test(elastic, one_that_comes_late_is_taken_in_by_the_only_one_left) { comes_late(2, "shm", ".l"); }
 
 /* The others are ready before it comes. */
 Test(elastic, one_that_comes_too_late_is_done_without) {
@@ -209,11 +243,6 @@ Test(elastic, one_that_comes_too_late_is_done_without) {
     has(text, "rank 2 was started in place of a lost one");
     has(text, "rank 2 failed with status 1 when another had ended well already");
     free(text);
-}
-
-/* Who is stopped is given up by the others after 5 s, killed after 6, and comes again. */
-Test(elastic, a_stopped_rank_comes_again) {
-    restarts("--wire shm", ".s..", 1);
 }
 
 /* --- what is refused --- */
@@ -229,6 +258,7 @@ Test(elastic, wrong_options_are_refused) {
     refuses("--restarts 2", "go with --elastic");
     refuses("--least 2", "go with --elastic");
     refuses("--wait 2", "go with --elastic");
+    refuses("--patience 2", "go with --elastic");
     refuses("--elastic --back-off soon", "--back-off wants seconds");
     refuses("--elastic --least 5", "more than the 4 ranks");
     refuses("--elastic --restarts -1", "--restarts wants a number");

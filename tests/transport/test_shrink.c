@@ -448,3 +448,73 @@ Test(roster, a_leader_that_never_answers_is_passed_over) {
     cr_expect_eq(seats[0], WEFTI_SEAT_SILENT, "it may be alive");
     cr_expect_eq(seats[1], WEFTI_SEAT_HERE);
 }
+
+/* --- where somebody can end processes --- */
+
+static void lead_with_fence(wefti_roster *roster, uint8_t *seats, int32_t n) {
+    int32_t leader = -1;
+    for (int32_t i = 0; i < n; i++) seats[i] = WEFTI_SEAT_EXPECTED;
+    wefti_roster_open(roster, &(wefti_roster_options){.me = 0, .seats = n, .least = 1, .patience_ns = 2 * WEFTI_SECOND_NS, .fence = true}, seats);
+    cr_expect_eq(ask(roster, 10, &leader), WEFTI_ROSTER_LEAD);
+}
+
+Test(roster, one_that_lives_and_does_not_come_is_ended_and_then_lost) {
+    uint8_t      seats[3];
+    wefti_roster roster;
+    int32_t      leader = -1;
+    lead_with_fence(&roster, seats, 3);
+    wefti_roster_here(&roster, 1);
+    cr_expect_eq(ask(&roster, 9 + 2 * WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_LEAD, "patience");
+    cr_expect_eq(ask(&roster, 10 + 2 * WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_FENCE);
+    cr_expect_eq(ask(&roster, 11 + 2 * WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_LEAD, "said once, and its end is waited for");
+    wefti_roster_lost(&roster, 2);
+    cr_expect_eq(ask(&roster, 12 + 2 * WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_DECIDE);
+}
+
+Test(roster, one_of_two_goes_on_once_the_other_is_ended) {
+    uint8_t      seats[2];
+    wefti_roster roster;
+    int32_t      leader = -1;
+    lead_with_fence(&roster, seats, 2);
+    seats[1] = WEFTI_SEAT_SILENT;
+    cr_expect_eq(ask(&roster, 9 + WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_LEAD, "it may be found to have ended");
+    cr_expect_eq(ask(&roster, 10 + WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_FENCE, "nobody is expected any more");
+    wefti_roster_lost(&roster, 1);
+    cr_expect_eq(ask(&roster, 11 + WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_DECIDE);
+}
+
+Test(roster, who_is_not_ended_counts_as_before) {
+    uint8_t      seats[2];
+    wefti_roster roster;
+    int32_t      leader = -1;
+    lead_with_fence(&roster, seats, 2);
+    cr_expect_eq(ask(&roster, 10 + 2 * WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_FENCE);
+    cr_expect_eq(ask(&roster, 9 + 5 * WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_LEAD);
+    cr_expect_eq(ask(&roster, 10 + 5 * WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_FAIL, "1 of 2");
+}
+
+Test(roster, fewer_than_half_end_nobody) {
+    uint8_t      seats[3];
+    wefti_roster roster;
+    int32_t      leader = -1;
+    lead_with_fence(&roster, seats, 3);
+    cr_expect_eq(ask(&roster, 10 + 2 * WEFTI_SECOND_NS, &leader), WEFTI_ROSTER_FAIL, "1 of 3");
+}
+
+/* A newcomer may sit in front of the one that is to lead; who waits in vain gives up the lowest, as all do. */
+Test(roster, a_leader_that_lets_nobody_in_is_passed_over_after_patience) {
+    uint8_t      seats[3] = {WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED, WEFTI_SEAT_EXPECTED};
+    wefti_roster roster;
+    int32_t      leader = -1;
+    wefti_roster_open(&roster, &(wefti_roster_options){.me = 2, .seats = 3, .least = 1, .patience_ns = 100, .replacement_ns = 500}, seats);
+    cr_expect_eq(ask(&roster, 10, &leader), WEFTI_ROSTER_CALL);
+    wefti_roster_pass(&roster);
+    cr_expect_eq(ask(&roster, 110, &leader), WEFTI_ROSTER_CALL);
+    cr_expect_eq(leader, 1, "the next one is called meanwhile");
+    cr_expect_eq(ask(&roster, 111, &leader), WEFTI_ROSTER_CALL);
+    cr_expect_eq(seats[0], WEFTI_SEAT_SILENT);
+    cr_expect_eq(seats[1], WEFTI_SEAT_EXPECTED);
+    cr_expect_eq(leader, 1);
+    roster.let_in = true;
+    cr_expect_eq(ask(&roster, 111 + 500, &leader), WEFTI_ROSTER_CALL, "it lets others in, and may wait as long as they");
+}

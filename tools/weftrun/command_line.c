@@ -30,6 +30,8 @@ static const char help[] =
     "  --restarts N      with --elastic, so many times in all (default 3); then the ranks that are left go on without\n"
     "  --wait SECONDS    with --elastic, the others wait so long for one that is started again (default 10); if it comes\n"
     "                    later, two or more that have gone on take it in\n"
+    "  --patience SECONDS  with --elastic, a rank that lives and does not come when the others go on, as it hangs, is left\n"
+    "                    behind after so long, killed and started again (default 10)\n"
     "  --back-off SECONDS  with --elastic, the pause before a rank that died within a minute is started for the third time;\n"
     "                    it doubles each time after that, up to a minute (default 1)\n"
     "  --least N         with --elastic, end when fewer ranks are left (default 1)\n"
@@ -122,6 +124,7 @@ static int take_elastic(char **argv, int *at, weftrun_job *job) {
     const char *value = NULL;
     if (takes(argv, at, "--restarts", &value)) return parse_count("--restarts", value, &job->restarts) ? 1 : -1;
     if (takes(argv, at, "--wait", &value)) return parse_seconds("--wait", value, &job->wait) ? 1 : -1;
+    if (takes(argv, at, "--patience", &value)) return parse_seconds("--patience", value, &job->patience) ? 1 : -1;
     if (takes(argv, at, "--back-off", &value)) return parse_seconds("--back-off", value, &job->back_off) ? 1 : -1;
     if (takes(argv, at, "--least", &value)) return parse_count("--least", value, &job->least) ? 1 : -1;
     return 0;
@@ -129,7 +132,7 @@ static int take_elastic(char **argv, int *at, weftrun_job *job) {
 
 static bool check_elastic(const weftrun_job *job, bool counts) {
     if (!job->elastic && counts) {
-        weftrun_complain("--restarts, --wait, --back-off and --least go with --elastic");
+        weftrun_complain("--restarts, --wait, --patience, --back-off and --least go with --elastic");
         return false;
     }
     if (job->least > job->ranks) {
@@ -145,7 +148,7 @@ static bool check_elastic(const weftrun_job *job, bool counts) {
 
 /* -1 to go on, else the status to exit with. */
 int weftrun_parse(char **argv, weftrun_job *job_out) {
-    *job_out = (weftrun_job){.prefix = true, .settle = 6, .grace = 5, .restarts = 3, .wait = 10, .back_off = 1};
+    *job_out = (weftrun_job){.prefix = true, .settle = 6, .grace = 5, .restarts = 3, .wait = 10, .patience = 10, .back_off = 1};
     bool counts = false;
     int at = 1, taken;
     for (; argv[at] && argv[at][0] == '-'; ++at) {

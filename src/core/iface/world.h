@@ -26,6 +26,7 @@ struct weft_world {
     int32_t             rank, size;
     wefti_device       *device; /* owned */
     struct wefti_group *group;  /* all ranks; NULL where size is 1; owned by the transport */
+    struct wefti_fault *fault;  /* what has happened to it; never NULL; the transport's */
     struct wefti_group *device_group; /* all ranks, for buffers in the device's memory; NULL where collectives go over `group` */
     char                device_group_text[256]; /* of a device without host memory: what its collectives go by, and why. "" else */
     void               *transport;  /* src/runtime.c's */

@@ -1,8 +1,10 @@
 /* A small run by weft_fit whose ranks kill themselves. usage: elastic OUT LOG FATE [STEPS [CHECKPOINT]]
  * FATE has a letter for each rank: k, killed once the log tells of step 20; t, so the first two times; e, an error exit then; r, exits with an
  * error where it is a replacement, its first start being killed; d, is killed then at once; c, is so when it has come in; l, comes late then, when
- * the others have gone on; z, too late, when they have ended; s, is stopped; . lives. Ranks write their parameters to OUT-RANK when all is done,
+ * the others have gone on; z, too late, when they have ended; s, is stopped;
+ * h, its main thread hangs; H, all its threads do; . lives. Ranks write their parameters to OUT-RANK when all is done,
  * RANK being that of the world at the end, and print the accuracy. What is at CHECKPOINT is gone on from. */
+#include <dirent.h>
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,6 +20,7 @@ enum { ROWS = 60, BATCH = 12, CLASSES = 3, WIDTH = 40 };
 
 static const char *log_path;
 static char        fate;
+static pthread_t   main_thread;
 
 static int lines_of(const char *text) {
     char  line[4096];
@@ -28,13 +31,43 @@ static int lines_of(const char *text) {
     return count;
 }
 
+static void hang(int number) {
+    (void)number;
+    for (;;) pause();
+}
+
+static void hang_all(void) {
+    DIR           *threads = opendir("/proc/self/task");
+    struct dirent *each;
+    while (threads && (each = readdir(threads)))
+        if (atoi(each->d_name) > 0 && atoi(each->d_name) != gettid()) syscall(SYS_tgkill, getpid(), atoi(each->d_name), SIGUSR1);
+    hang(0);
+}
+
 static void *die_in_time(void *from) {
     int wanted = *(int *)from;
-    while (lines_of("\"event\":\"step\"") < wanted) usleep(500);
+    while (lines_of("\"event\":\"step\"") < wanted) usleep(2000);
     if (fate == 'e') syscall(SYS_exit_group, 7); /* past what a sanitizer does at an exit: the main thread is in the middle of a step */
     if (fate == 's') raise(SIGSTOP);
+    if (fate == 'h') pthread_kill(main_thread, SIGUSR1);
+    if (fate == 'H') hang_all();
+    if (fate == 'h') return NULL;
     raise(SIGKILL);
     return NULL;
+}
+
+/* Rank 0 tells of an epoch: so long it takes, where the test wants a run to last. */
+static ssize_t take_time(void *context, const char *text, size_t bytes) {
+    (void)text;
+    usleep(*(useconds_t *)context);
+    return (ssize_t)bytes;
+}
+
+static FILE *open_progress(void) {
+    static useconds_t span;
+    const char       *text = getenv("WEFT_TEST_EPOCH_US");
+    span = text ? (useconds_t)atoi(text) : 0;
+    return span ? fopencookie(&span, "w", (cookie_io_functions_t){.write = take_time}) : NULL;
 }
 
 static weft_status write_all(weft_trainer *trainer, const char *out) {
@@ -65,6 +98,7 @@ int main(int argc, char **argv) {
     weft_trainer  *trainer = NULL;
     weft_status    status;
     weft_fit_result result;
+    FILE           *progress = NULL;
     if (argc < 4) return 2;
     log_path = argv[2];
     const char *rank = getenv("WEFT_RANK"), *again = getenv("WEFT_REJOIN");
@@ -76,12 +110,15 @@ int main(int argc, char **argv) {
     while (until && start > 0 && lines_of(until) == 0) usleep(2000);
     bool dies = fate != '.' && (start == 0 || (fate == 't' && start == 1));
     wanted = 20 * (start + 1) + start * 30;
+    main_thread = pthread_self();
+    signal(SIGUSR1, hang);
     if (dies && pthread_create(&killer, NULL, die_in_time, &wanted) != 0) return 3;
     for (int i = 0; i < ROWS; i++) {
         y[i] = i % CLASSES;
         for (int k = 0; k < CLASSES; k++) x[i][k] = (float)(k == y[i]) + 0.01f * (float)(i % 7);
     }
-    if ((status = weft_world_create(&(weft_world_options){.timeout_ns = INT64_C(20000000000)}, &world)) != WEFT_OK) goto done;
+    const char *timeout = getenv("WEFT_TEST_TIMEOUT_MS");
+    if ((status = weft_world_create(&(weft_world_options){.timeout_ns = (timeout ? atoi(timeout) : 20000) * INT64_C(1000000)}, &world)) != WEFT_OK) goto done;
     if (weft_world_is_replacement(world) != (start > 0)) return 4;
     if (fate == 'c' && start == 1) raise(SIGKILL);
     if ((status = weft_graph_create(&(weft_graph_options){.seed = 5}, &graph)) != WEFT_OK) goto done;
@@ -98,13 +135,14 @@ int main(int argc, char **argv) {
     weft_tensor *correct = weft_sum(weft_cast(weft_eq(weft_argmax(logits, 1), weft_cast(label, WEFT_I64)), WEFT_I64));
     if ((status = weft_trainer_create(world, &(weft_program){.loss = loss, .solver = weft_adam(0.003)}, &trainer)) != WEFT_OK) goto done;
     weft_fit_options options = {.test = test, .test_correct = correct, .log_path = log_path, .log_every = 1, .max_steps = argc > 4 ? atol(argv[4]) : 400,
-                                .checkpoint_path = argc > 5 ? argv[5] : NULL, .resume = argc > 5};
+                                .progress = progress = open_progress(), .checkpoint_path = argc > 5 ? argv[5] : NULL, .resume = argc > 5};
     if ((status = weft_fit(trainer, loader, &options, &result)) != WEFT_OK) goto done;
     printf("accuracy %.3f, %d ranks\n", result.test_accuracy, (int)weft_world_size(weft_trainer_world(trainer)));
     status = write_all(trainer, argv[1]);
 done:
     if (status != WEFT_OK) printf("error %s %s\n", weft_status_name(status), weft_error_message());
     fflush(stdout);
+    if (progress) fclose(progress);
     weft_trainer_release(trainer);
     weft_loader_release(test);
     weft_loader_release(loader);
