@@ -75,6 +75,8 @@ struct coll_share {
     int32_t resolved, done;          /* members */
     bool foreign;                    /* somebody's buffers go through staging */
     bool stream;                     /* results leave past the caches */
+    bool root_copies;                /* of a broadcast: into its own result, and nobody else does … */
+    size_t own;                      /* … bytes of it so far */
     bool over;                       /* has said that it is done */
 };
 

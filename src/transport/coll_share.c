@@ -12,6 +12,9 @@
  * staging that the others stored to. Two halves each, so that copying overlaps with work. Counters in the slot say how
  * far each is; half h is used again for segment g+2 once all are through with g.
  *
+ * A broadcast's root that has its result elsewhere may copy that by itself, after the others have what they need of it: they do not wait for it then,
+ * and it comes from the root's own cache. Large ones in exported regions are shared out instead, root's result and all: two cores copy at twice the rate.
+ *
  * Sources are taken in the order of the members, each element by one member alone: equal bits on all ranks, the same as
  * those of one-shot and direct. */
 #include <string.h>
@@ -25,6 +28,9 @@
  * an ordinary store would first read the line it is about to overwrite. Below, they would only be driven out of caches
  * that hold them. Measured: the same at 1 MiB, half as long at 64 MiB. */
 #define STREAM_BYTES ((size_t)2 << 20)
+/* Up to this size a broadcast's root copies its own result, also where nobody needs staging. Measured between 2 ranks of one cache: 0.3 for 0.8 us at
+ * 8 KiB, the same at 128 KiB, 3.5 for 2.3 us at 256 KiB; where staging is needed 1.4 to 1.7 times as fast at all sizes from 8 KiB to 8 MiB. */
+#define ROOT_COPIES_BYTES ((size_t)64 << 10)
 /* Copies to staging from this size on tell how they go: PACE_TRIES in a row of every PACE_EVERY. PACE_QUICK bytes in a nanosecond are what
  * cores reach that share a cache (15; others 2.4). */
 #define PACE_BYTES ((size_t)4 << 10)
@@ -53,7 +59,8 @@ static bool is_target(const coll_operation *operation, int32_t member, int32_t w
     case WEFTI_GATHER: return member == operation->call.root;
     case WEFTI_BROADCAST: {
         const coll_group *group = coll_group_of(operation);
-        return member != operation->call.root || !map_slot_of(group->map, member, operation->sequence)->in_place;
+        if (member != operation->call.root) return true;
+        return !operation->share->root_copies && !map_slot_of(group->map, member, operation->sequence)->in_place;
     }
     default: return true;
     }
@@ -330,11 +337,37 @@ static bool others_use(const coll_operation *operation, int32_t member, bool out
     return (out ? is_target : is_source)(operation, member, other);
 }
 
+/* Once all slots have been seen; all members see the same. */
+static bool root_copies(const coll_operation *operation) {
+    const coll_group *group = coll_group_of(operation);
+    const wefti_collective_call *call = &operation->call;
+    if (call->kind != WEFTI_BROADCAST || map_slot_of(group->map, call->root, operation->sequence)->in_place) return false;
+    bool copies = coll_bytes(operation) <= ROOT_COPIES_BYTES;
+    for (int32_t i = 0; i < group->base.size && !copies; i++) {
+        const map_slot *slot = map_slot_of(group->map, i, operation->sequence);
+        copies = (i == call->root ? slot->send_region : slot->receive_region) == 0;
+    }
+    return copies;
+}
+
+/* The root's own result, a part at a time; whether it is there. */
+static bool copy_own(coll_operation *operation) {
+    coll_share *share = operation->share;
+    size_t bytes = coll_bytes(operation), rest = bytes - share->own, part = rest < BUDGET_BYTES ? rest : BUDGET_BYTES;
+    if (!share->root_copies || operation->base.group->index != operation->call.root || rest == 0) return true;
+    (bytes >= STREAM_BYTES ? wefti_stream_copy : copy)((uint8_t *)operation->call.receive + share->own, (const uint8_t *)operation->call.send + share->own, part);
+    if (bytes >= STREAM_BYTES) wefti_stream_fence();
+    share->own += part;
+    coll_group_of(operation)->moves++;
+    return share->own == bytes;
+}
+
 /* Finds out where all buffers are, once all slots have been seen. */
 static weft_status resolve(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
     coll_share *share = operation->share;
     int32_t size = group->base.size, me = group->base.index;
+    share->root_copies = root_copies(operation);
     for (; share->resolved < size; share->resolved++) {
         int32_t i = share->resolved;
         const map_slot *slot = map_slot_of(group->map, i, operation->sequence);
@@ -390,7 +423,7 @@ weft_status wefti_coll_twoshot_advance(coll_operation *operation) {
     } while (moved && budget > 0);
     if (share->worked < share->segments || share->copied < share->segments || share->staged < share->segments)
         return WEFT_E_AGAIN;
-    atomic_store_explicit(&own_slot(operation)->done, 1, memory_order_release);
-    share->over = true;
-    return wait_for_all(operation);
+    if (share->own == 0) atomic_store_explicit(&own_slot(operation)->done, 1, memory_order_release);
+    share->over = copy_own(operation);
+    return share->over ? wait_for_all(operation) : WEFT_E_AGAIN;
 }
