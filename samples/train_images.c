@@ -12,7 +12,7 @@
 
 static const char *model = "cnn", *data = "/usr/share/datasets/fashion-mnist", *images, *labels, *test_images, *test_labels;
 static const char *log_path, *plot_path, *draw_path, *checkpoint_path;
-static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, max_steps, checkpoint_every, made, made_rows = 1024;
+static int64_t     epochs = 3, batch_size = 64, seed = 1, classes = 10, max_steps, checkpoint_every, log_every, made, made_rows = 1024;
 static double      rate, decay = 0, clip = 0, peak;
 static weft_strategy strategy;
 static bool        augment, resume, quiet, describe, profile, stop_on_nan = true;
@@ -161,7 +161,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     if (status == WEFT_OK)
         status = weft_fit(trainer, loader,
                           &(weft_fit_options){.test = test, .test_loss = loss, .test_correct = correct, .log_path = log_path,
-                                              .plot_path = plot_path, .checkpoint_path = checkpoint_path, .checkpoint_every = checkpoint_every,
+                                              .plot_path = plot_path, .checkpoint_path = checkpoint_path, .checkpoint_every = checkpoint_every, .log_every = log_every,
                                               .resume = resume, .epochs = epochs, .max_steps = max_steps, .progress = quiet ? NULL : stdout},
                           &result);
     if (status == WEFT_OK && weft_world_rank(world) == 0 && !quiet) report(&result, weft_trainer_plan(trainer), form.global_rows);
@@ -235,6 +235,7 @@ int main(int argc, char **argv) {
         {"peak", CLI_REAL, &peak, "the device's TFLOP/s, to print the share that was reached"},
         {"classes", CLI_INTEGER, &classes, "labels are below this"},
         {"log", CLI_TEXT, &log_path, "metrics as JSON lines"},
+        {"log-every", CLI_INTEGER, &log_every, "steps between lines; 0: about 200 an epoch"},
         {"plot", CLI_TEXT, &plot_path, "SVG of the loss"},
         {"checkpoint", CLI_TEXT, &checkpoint_path, "safetensors file, written after each epoch"},
         {"checkpoint-every", CLI_INTEGER, &checkpoint_every, "also every so many steps"},

@@ -13,12 +13,15 @@ import statistics
 import sys
 import time
 
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
+try:
+    import torch
+    import torch.nn as nn
+    import torch.nn.functional as F
+except ImportError:
+    torch = None
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--net", choices=["mlp", "cnn", "gpt"], required=True)
+parser.add_argument("--net", choices=["mlp", "cnn", "gpt", "resnet50"], required=True)
 parser.add_argument("--mode", default="compile", choices=["eager", "compile", "graphs"], help="graphs: torch.compile with CUDA graphs")
 parser.add_argument("--layers", type=int, default=12)
 parser.add_argument("--heads", type=int, default=12)
@@ -33,12 +36,15 @@ parser.add_argument("--warmup", type=int, default=20)
 parser.add_argument("--steps", type=int, default=50)
 parser.add_argument("--windows", type=int, default=5, help="that the steps are cut into")
 parser.add_argument("--lr", type=float, default=6e-4)
+parser.add_argument("--side", type=int, default=224, help="pixels of resnet50's images")
+parser.add_argument("--cpu", action="store_true", help="on the CPU: tries this script where there is no GPU; no figure of it counts")
 args = parser.parse_args()
 
-if not torch.cuda.is_available():
+if not torch or (not args.cpu and not torch.cuda.is_available()):
     print(json.dumps({"bench": "torch-gpu", "case": args.net, "metric": "throughput", "median": "unmeasured"}))
     sys.exit(0)
-device = torch.device("cuda")
+device = torch.device("cpu" if args.cpu else "cuda")
+wait = (lambda: None) if args.cpu else torch.cuda.synchronize
 torch.manual_seed(1)
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
 torch.backends.cudnn.benchmark = True
@@ -80,9 +86,38 @@ class Gpt(nn.Module):
         return self.head(self.norm(self.blocks(x)))
 
 
+class Bottleneck(nn.Module):
+    def __init__(self, before, filters, stride):
+        super().__init__()
+        after = 4 * filters
+        self.body = nn.Sequential(
+            nn.Conv2d(before, filters, 1, bias=False), nn.BatchNorm2d(filters), nn.ReLU(inplace=True),
+            nn.Conv2d(filters, filters, 3, padding=1, stride=stride, bias=False), nn.BatchNorm2d(filters), nn.ReLU(inplace=True),
+            nn.Conv2d(filters, after, 1, bias=False), nn.BatchNorm2d(after))
+        self.skip = nn.Identity() if before == after else nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x):
+        return F.relu(self.body(x) + self.skip(x))
+
+
+def resnet50():
+    """As samples/train_images.c: of images below 64 pixels the stem keeps the size."""
+    large = args.side >= 64
+    stem = nn.Conv2d(3, 64, 7, padding=3, stride=2, bias=False) if large else nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    parts = [stem, nn.BatchNorm2d(64), nn.ReLU(inplace=True)] + ([nn.MaxPool2d(3, 2, padding=1)] if large else [])
+    before = 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for i in range(blocks):
+            parts.append(Bottleneck(before, 64 << stage, 2 if stage > 0 and i == 0 else 1))
+            before = 4 * (64 << stage)
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 1000)).to(memory_format=torch.channels_last)
+
+
 def network():
     if args.net == "gpt":
         return Gpt()
+    if args.net == "resnet50":
+        return resnet50()
     if args.net == "mlp":
         return nn.Sequential(nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10))
     return nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),
@@ -90,7 +125,10 @@ def network():
 
 
 def batches():
-    """Eight batches in turns, all on the device."""
+    """Eight batches in turns (of large images two), all on the device."""
+    if args.net == "resnet50":
+        return [(torch.randn(args.batch, 3, args.side, args.side, device=device).contiguous(memory_format=torch.channels_last),
+                 torch.randint(1000, (args.batch,), device=device)) for _ in range(2)]
     if args.net != "gpt":
         return [(torch.randn(args.batch, 1, 28, 28, device=device), torch.randint(10, (args.batch,), device=device)) for _ in range(8)]
     if args.data:
@@ -107,12 +145,15 @@ def batches():
 
 
 model = network().to(device)
-solver = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+if args.net == "resnet50":
+    solver = torch.optim.SGD(model.parameters(), lr=0.1 * args.batch / 256, momentum=0.9, nesterov=True, fused=True)
+else:
+    solver = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
 data = batches()
 
 
 def loss_of(inputs, labels):
-    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.precision == "bf16"):
         logits = model(inputs)
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1))
 
@@ -138,20 +179,20 @@ def step():
 first = step().item()
 for _ in range(args.warmup - 1):
     loss = step()
-torch.cuda.synchronize()
+wait()
 times = []
 for _ in range(args.windows):
     start = time.perf_counter()
     for _ in range(max(1, args.steps // args.windows)):
         loss = step()
-    torch.cuda.synchronize()
+    wait()
     times.append((time.perf_counter() - start) / max(1, args.steps // args.windows))
 per_step = args.batch * (T if args.net == "gpt" else 1)
 unit = "tokens/s" if args.net == "gpt" else "samples/s"
 case = f"{args.net} {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M batch {args.batch} {args.precision}"
-common = {"bench": "torch-gpu", "case": case, "mode": args.mode, "device": torch.cuda.get_device_name(), "version": torch.__version__}
+common = {"bench": "torch-gpu", "case": case, "mode": args.mode, "device": "the CPU, at toy size" if args.cpu else torch.cuda.get_device_name(), "version": torch.__version__}
 print(json.dumps({**common, "metric": "throughput", "unit": unit, "median": round(per_step / statistics.median(times), 1),
                   "low": round(per_step / max(times), 1), "high": round(per_step / min(times), 1), "runs": args.windows}))
 print(json.dumps({**common, "metric": "step", "unit": "ms", "median": round(1e3 * statistics.median(times), 3)}))
-print(json.dumps({**common, "metric": "memory", "unit": "MiB", "median": round(torch.cuda.max_memory_allocated() / 2**20)}))
+print(json.dumps({**common, "metric": "memory", "unit": "MiB", "median": "unmeasured" if args.cpu else round(torch.cuda.max_memory_allocated() / 2**20)}))
 print(json.dumps({**common, "metric": "loss", "unit": "nat", "first": round(first, 4), "last": round(loss.item(), 4)}))

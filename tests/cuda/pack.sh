@@ -9,7 +9,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib"
 programs=(cuda_test_open cuda_test_device cuda_test_conformance cuda_test_train train_program_parity train_program_run train_program_compress weftrun weft-bench
-    train_images train_text train_gpt)
+    train_images train_text train_gpt train_recommender)
 for program in "${programs[@]}"; do
     if [ -x "$build/bin/$program" ]; then cp "$build/bin/$program" "$out/bin/"; else echo "left out, for it isn't built: $program"; fi
 done
@@ -18,6 +18,7 @@ for program in "$out"/bin/*; do strip --strip-debug "$program"; done
 for program in "$out"/bin/*; do ldd "$program" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p'; done | sort -u |
     grep -vE '/(libc|libm|libdl|libpthread|librt|ld-linux[^/]*)\.so' | while read -r library; do cp -L "$library" "$out/lib/"; done
 cp "$here/run.sh" "$out/"
+cp "$here"/../../bench/peers/{gpu,torch_gpu,jax_gpu}.py "$out/" # python3 gpu.py --bin bin gpt2: a line of figures
 cp "$here/hosted.sh" "$out/bin/"
 tar -C "$(dirname "$out")" -cf - "$(basename "$out")" | xz --lzma2=preset=1,dict=256MiB >"$out.tar.xz"
 du -sh "$out" "$out.tar.xz"

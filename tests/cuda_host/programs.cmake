@@ -153,6 +153,21 @@ add_dependencies(cuda_host_train cuda_host_program_parity cuda_host_program_run 
 # The fused programs' compiler has a test of its own, and takes long here.
 set_tests_properties(cuda_host_train PROPERTIES ENVIRONMENT "WEFT_TEST_BIN=${weft_cuda_host_bin};WEFT_CUDA_NVRTC=0")
 
+# The lines of figures of bench/peers/gpu.py at toy size: that they can be run, not what they say.
+if(WEFT_SAMPLES)
+  foreach(sample train_gpt train_images)
+    add_executable(cuda_host_sample_${sample} ${PROJECT_SOURCE_DIR}/samples/${sample}.c)
+    weft_cuda_host_target(cuda_host_sample_${sample})
+    set_target_properties(cuda_host_sample_${sample} PROPERTIES LINKER_LANGUAGE CXX ENABLE_EXPORTS TRUE RUNTIME_OUTPUT_DIRECTORY ${weft_cuda_host_bin}
+                                                                OUTPUT_NAME ${sample})
+    target_link_libraries(cuda_host_sample_${sample} PRIVATE weft_cuda_host)
+    add_dependencies(cuda_host_sample_${sample} ${weft_stand_in_libraries})
+  endforeach()
+  add_test(NAME cuda_host_lines COMMAND python3 ${PROJECT_SOURCE_DIR}/bench/peers/gpu.py --toy --bin ${weft_cuda_host_bin}
+                                        --results ${PROJECT_BINARY_DIR}/cuda_host/lines gpt2 gpt2-1 mlp)
+  set_tests_properties(cuda_host_lines PROPERTIES LABELS cuda_host TIMEOUT 300 ENVIRONMENT "WEFT_DEVICE=cuda;WEFT_CUDA_NVRTC=0;WEFT_THREADS=1")
+endif()
+
 # NCCL on its stand-in, with ranks as processes: the oracle is that of the collectives.
 if(EXISTS ${WEFT_CUDA_HEADERS}/nccl.h AND NOT WEFT_SANITIZE MATCHES "thread")
   set(nccl_harness ${here}/../collective/cases.c ${here}/../transport/ranks.c)
