@@ -164,7 +164,7 @@ static weft_status gather_one(wefti_ir *ir, int32_t update) {
     ir->items[item].graph_ops = 0;
     ir->items[item].inputs[0] = it.outputs[0];
     WEFTI_TRY(wefti_ir_value(ir, ir->variables[variable].leaf->dtype, ir->variables[variable].leaf->shape, item, 0, &value));
-    ir->values[value].place = WEFTI_PLACE_VARIABLE;
+    ir->values[value].place = WEFTI_HOME_VARIABLE;
     ir->values[value].index = variable;
     return WEFT_OK;
 }

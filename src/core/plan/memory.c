@@ -77,7 +77,7 @@ static weft_status place_divided(planner *p, const wefti_item *item) {
     put(ir, in, block, 0);
     put(ir, out, block, part * group->index);
     if (!paced) return WEFT_OK;
-    WEFTI_TRY(add_block(ir, WEFTI_PLACE_EXPORTED, part, p->position[ir->values[out].item], p->last[out], &block));
+    WEFTI_TRY(add_block(ir, WEFTI_HOME_EXPORTED, part, p->position[ir->values[out].item], p->last[out], &block));
     put(ir, out, block, 0);
     return WEFT_OK;
 }
