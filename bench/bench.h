@@ -20,6 +20,7 @@ int bench_server(int argc, char **argv);
 int bench_staleness(int argc, char **argv);
 int bench_blocks(int argc, char **argv);
 int bench_mesh(int argc, char **argv);
+int bench_auto(int argc, char **argv);
 int bench_gemm(int argc, char **argv);
 int bench_codec(int argc, char **argv);
 int bench_cuda_matmul(int argc, char **argv);

@@ -19,6 +19,7 @@ static const bench_command commands[] = {
     {"staleness", "the parameter server: convergence by staleness", bench_staleness},
     {"blocks", "classic model parallelism: time to the minimum on one rank and on more", bench_blocks},
     {"mesh", "training by pipelines and tensor parallelism, against independent copies side by side", bench_mesh},
+    {"auto", "automatic strategies beside all that could have been chosen", bench_auto},
     {"gemm", "matrix products of the CPU device", bench_gemm},
     {"codec", "codecs of gradients, on one thread", bench_codec},
     {"cuda-matmul", "matrix products of the CUDA device", bench_cuda_matmul},

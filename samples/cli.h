@@ -38,7 +38,7 @@ static inline void cli_help(const char *program, const char *about, const cli_op
 
 /* What splits the program, in weft_strategy_parse's words: --mesh data=2,tensor=2 is a text of them, the others are settings. */
 #define CLI_SPLIT(strategy)                                                                                                                   \
-    {"mesh", CLI_STRATEGY, strategy, "ranks along each axis, as data=2,tensor=2,pipeline=2; all data where it is not given"},                  \
+    {"mesh", CLI_STRATEGY, strategy, "ranks along each axis, as data=2,tensor=2,pipeline=2, or auto, to have it chosen; all data where it is not given"},                  \
     {"schedule", CLI_STRATEGY, strategy, "of a pipeline: 1f1b, gpipe, interleaved, zero-bubble"},                                                             \
     {"accumulate", CLI_STRATEGY, strategy, "micro-batches of a step"},                                                                         \
     {"zero", CLI_STRATEGY, strategy, "what ranks along data keep in parts: 1 solver states, 2 gradients too, 3 parameters too"},               \

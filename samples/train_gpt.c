@@ -74,8 +74,9 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     bool            first = weft_world_rank(world) == 0;
     weft_status     status = weft_trainer_create(world, &program, &trainer);
     if (status == WEFT_OK && draw_path)
-        status = weft_plan_draw(weft_trainer_plan(trainer), draw_path, &(weft_draw_options){.title = weft_strategy_text(&strategy).text});
-    if (status == WEFT_OK && describe && first && (status = weft_plan_describe(weft_trainer_plan(trainer), &words)) == WEFT_OK) puts(words);
+        status = weft_plan_draw(weft_trainer_plan(trainer), draw_path, &(weft_draw_options){.title = weft_strategy_text(weft_trainer_strategy(trainer)).text});
+    if (status == WEFT_OK && describe && first && (status = weft_trainer_describe(trainer, &words)) == WEFT_OK &&
+        (printf("%s\n", words), status = weft_plan_describe(weft_trainer_plan(trainer), &words)) == WEFT_OK) puts(words);
     if (status == WEFT_OK)
         status = weft_fit(trainer, loader,
                           &(weft_fit_options){.log_path = log_path, .plot_path = plot_path, .checkpoint_path = checkpoint_path,

@@ -155,8 +155,9 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_status   status = weft_trainer_create(world, &program, &trainer);
     const char   *text = NULL;
     if (status == WEFT_OK && draw_path)
-        status = weft_plan_draw(weft_trainer_plan(trainer), draw_path, &(weft_draw_options){.title = weft_strategy_text(&strategy).text});
-    if (status == WEFT_OK && describe && weft_world_rank(world) == 0 && (status = weft_plan_describe(weft_trainer_plan(trainer), &text)) == WEFT_OK)
+        status = weft_plan_draw(weft_trainer_plan(trainer), draw_path, &(weft_draw_options){.title = weft_strategy_text(weft_trainer_strategy(trainer)).text});
+    if (status == WEFT_OK && describe && weft_world_rank(world) == 0 && (status = weft_trainer_describe(trainer, &text)) == WEFT_OK &&
+        (printf("%s\n", text), status = weft_plan_describe(weft_trainer_plan(trainer), &text)) == WEFT_OK)
         puts(text);
     if (status == WEFT_OK)
         status = weft_fit(trainer, loader,

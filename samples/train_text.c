@@ -58,7 +58,8 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_trainer *trainer = NULL;
     const char   *text = NULL;
     weft_status   status = weft_trainer_create(world, &program, &trainer);
-    if (status == WEFT_OK && describe && weft_world_rank(world) == 0 && (status = weft_plan_describe(weft_trainer_plan(trainer), &text)) == WEFT_OK)
+    if (status == WEFT_OK && describe && weft_world_rank(world) == 0 && (status = weft_trainer_describe(trainer, &text)) == WEFT_OK &&
+        (printf("%s\n", text), status = weft_plan_describe(weft_trainer_plan(trainer), &text)) == WEFT_OK)
         puts(text);
     if (status == WEFT_OK)
         status = weft_fit(trainer, loader,

@@ -88,7 +88,18 @@ typedef struct weft_strategy {
                                time, with its gradient, and the logits are never there as a whole (Hsu et al. 2024). 0: 8192 on a GPU, else 1024; -1:
                                all at once. Same result to rounding: sums over rows are added up by chunk. weft_plan_describe says why where it can't be */
     weft_compression compress; /* what gradients are sent as; zero: as they are. Not with L-BFGS */
+    bool      recompute;  /* keep less for the backward pass: what scopes of the program ("block3.…") compute inside is computed again, as between
+                             weft_recompute_begin and _end. Same bits. Where there are two such scopes at least and the program has no segments of its own */
+    bool      automatic;  /* choose what is left zero of data, tensor, pipeline, schedule, accumulate, zero and recompute: by what the program costs, what ranks
+                             and links are measured to do, and what memory they have. weft_trainer_describe says why. WEFT_E_NO_MEMORY where nothing fits: what
+                             would. The model is that of src/parallel/automatic.h; takes some planning and some tens of milliseconds */
+    int64_t   memory_bytes; /* automatic: that a rank may hold; 0: a host's memory by its ranks, and of GPUs any */
 } weft_strategy;
+
+/* A strategy that is chosen: .strategy = WEFT_AUTO. */
+#ifndef __cplusplus
+#define WEFT_AUTO ((weft_strategy){.automatic = true})
+#endif
 
 /* Which share of every batch is this rank's, for its loaders: .rank and .ranks of weft_loader_options. Ranks that differ only along other
  * axes than data have the same rows. Errors: WEFT_E_INVALID (NULL, a mesh that does not multiply to the world's ranks). Does not block. */
@@ -99,7 +110,8 @@ WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, c
 /* Reads settings, "data=2,tensor=2 schedule=gpipe": NAME=VALUE, with commas or blanks between, into a strategy of which what the text does not name stays as it
  * is. Names are those of the fields: data, tensor, pipeline (numbers of ranks); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
  * server:STALENESS, server:async); servers, replicas, push, fetch, overlap (0, 1), accumulate; precision (f32, bf16, f16); compress (as
- * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes, loss-chunk-rows. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a
+ * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes, loss-chunk-rows; recompute, automatic (0, 1; "auto" alone is the
+ * latter), memory-bytes. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a
  * value out of range, a name that stands twice; the strategy is then unchanged. Whether it fits a world is for weft_trainer_create to say. Any
  * thread; does not block. Source: src/parallel/strategy_text.c. */
 WEFT_MUST_CHECK weft_status weft_strategy_parse(const char *text, weft_strategy *strategy);

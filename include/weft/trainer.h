@@ -79,6 +79,11 @@ WEFT_MUST_CHECK weft_status weft_trainer_gradient(const weft_trainer *trainer, i
  * first step. */
 WEFT_MUST_CHECK weft_status weft_trainer_gradient_fetch(const weft_trainer *trainer, int32_t index, void *values_out, size_t bytes);
 
+/* The strategy in words, one that was chosen with why and with what stood next to it. Owned by the trainer. WEFT_E_NO_MEMORY. */
+WEFT_MUST_CHECK weft_status weft_trainer_describe(weft_trainer *trainer, const char **text_out);
+/* The strategy that it trains by, with what was chosen. Borrowed. */
+const weft_strategy *weft_trainer_strategy(const weft_trainer *trainer);
+
 /* Steps done so far, those before a resume included. */
 int64_t weft_trainer_steps(const weft_trainer *trainer);
 /* The world that it was created in. Borrowed. */

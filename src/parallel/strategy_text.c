@@ -43,6 +43,9 @@ static const setting settings[] = {
     {"compress", COMPRESS, AT(compress), 0, 0, "of weft/codecs.def"},
     {"compress-warmup", WIDE, AT(compress.warmup), 0, INT64_MAX, "a number of steps"},
     {"bucket-bytes", WIDE, AT(bucket_bytes), 0, MOST_BYTES, "a number of bytes; 0: 4 MiB"},
+    {"recompute", FLAG, AT(recompute), 0, 1, "0 or 1"},
+    {"automatic", FLAG, AT(automatic), 0, 1, "0 or 1"},
+    {"memory-bytes", WIDE, AT(memory_bytes), 0, INT64_MAX, "a number of bytes; 0: what there is"},
     {"divide-bytes", WIDE, AT(divide_bytes), -1, MOST_BYTES, "a number of bytes; 0: where that is quicker; -1: never"},
     {"loss-chunk-rows", WIDE, AT(loss_chunk_rows), -1, MOST_BYTES, "a number of rows; 0: as suits the device; -1: all at once"},
 };
@@ -129,6 +132,8 @@ static weft_status no_such(const char *word) {
 
 /* One word, "name=value"; `seen` has a bit for each setting that came before. */
 static weft_status read_word(char *word, uint64_t *seen, weft_strategy *strategy) {
+    char automatic[] = "automatic=1";
+    if (strcmp(word, "auto") == 0) word = automatic;
     char *equals = strchr(word, '=');
     if (!equals || equals == word || !equals[1])
         return wefti_fail(WEFT_E_INVALID, "strategy: '%s' is no NAME=VALUE; an example: data=2,tensor=2,pipeline=2", word);

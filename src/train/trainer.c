@@ -51,7 +51,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, (double)y->loss_chunk_rows, y->precision, program->ignore_nan,
                               program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.replicas, program->strategy.push,
-                              program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->schedule, y->chunks, y->zero,
+                              program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->schedule, y->chunks, y->zero, y->recompute,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};
     return wefti_hash(hash, numbers, sizeof numbers);
 }
@@ -89,7 +89,7 @@ static weft_status compare_ranks(weft_world *world, int64_t value, const char *w
 
 /* --- life --- */
 
-static weft_status check_strategy(const weft_world *world, const weft_program *program) {
+weft_status wefti_trainer_check(const weft_world *world, const weft_program *program) {
     const weft_strategy *s = &program->strategy;
     wefti_mesh           mesh;
     WEFTI_TRY(wefti_mesh_of(s, world->rank, world->size, &mesh));
@@ -240,7 +240,7 @@ static void set_station(weft_trainer *trainer, const wefti_station *station) {
 }
 
 weft_status wefti_trainer_move(weft_trainer *trainer, weft_world *world, wefti_station *left_out) {
-    WEFTI_TRY(check_strategy(world, &trainer->program));
+    WEFTI_TRY(wefti_trainer_check(world, &trainer->program));
     *left_out = station_of(trainer);
     set_station(trainer, &(wefti_station){.world = world});
     weft_status status = settle(trainer);
@@ -255,17 +255,34 @@ void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left) {
     close_station(&other);
 }
 
+/* By an automatic strategy the first whose plan can be made: whether micro-batches can be had in some order is only known then. */
+static weft_status settle_any(weft_trainer *trainer) {
+    weft_status status = settle(trainer);
+    while (trainer->choice.n > 0) {
+        status = wefti_agree(trainer->world, status, "planning");
+        if (status != WEFT_E_UNSUPPORTED || !wefti_automatic_next(trainer)) break;
+        wefti_station left = station_of(trainer);
+        set_station(trainer, &(wefti_station){.world = trainer->world});
+        close_station(&left);
+        trainer->hash = program_hash(trainer->graph, &trainer->program);
+        status = settle(trainer);
+    }
+    return status;
+}
+
 static weft_status build(weft_trainer *trainer) {
-    WEFTI_TRY(check_strategy(trainer->world, &trainer->program));
+    WEFTI_TRY(wefti_trainer_check(trainer->world, &trainer->program));
     WEFTI_TRY(wefti_training_check(&trainer->program));
     WEFTI_TRY(check_places(trainer->program.loss->graph, &trainer->program.strategy));
     WEFTI_TRY(wefti_precision_lower(&trainer->program));
+    WEFTI_TRY(wefti_automatic_choose(trainer));
+    if (trainer->program.strategy.recompute) wefti_recompute_mark(trainer->program.loss->graph);
     trainer->scale.exponent = WEFTI_LOSS_SCALE_START;
     WEFTI_TRY(wefti_training_build(&trainer->program, &trainer->training));
     trainer->graph = weft_graph_retain(trainer->program.loss->graph);
     trainer->hash = program_hash(trainer->graph, &trainer->program);
     WEFTI_TRY(choose_outputs(trainer));
-    return settle(trainer);
+    return settle_any(trainer);
 }
 
 weft_status weft_trainer_create(weft_world *world, const weft_program *program, weft_trainer **trainer_out) {
@@ -276,6 +293,7 @@ weft_status weft_trainer_create(weft_world *world, const weft_program *program, 
     trainer->world = world;
     trainer->program = *program;
     weft_status status = build(trainer);
+    wefti_auto_release(&trainer->choice);
     if (status != WEFT_OK) {
         weft_trainer_release(trainer);
         return wefti_while(status, "rank %d: creating the trainer", world->rank);
@@ -303,12 +321,24 @@ void weft_trainer_release(weft_trainer *trainer) {
     wefti_kept_release(trainer->kept);
     forget_evaluators(trainer);
     weft_graph_release(trainer->graph);
+    wefti_text_release(&trainer->words);
     weft_world_release(trainer->own_world);
     wefti_free(trainer, sizeof *trainer);
 }
 
 int64_t         weft_trainer_steps(const weft_trainer *trainer) { return trainer->steps; }
 weft_world     *weft_trainer_world(const weft_trainer *trainer) { return trainer->world; }
+
+const weft_strategy *weft_trainer_strategy(const weft_trainer *trainer) { return &trainer->program.strategy; }
+
+weft_status weft_trainer_describe(weft_trainer *trainer, const char **text_out) {
+    *text_out = "";
+    if (!trainer) return wefti_fail(WEFT_E_INVALID, "weft_trainer_describe: the trainer is NULL");
+    if (trainer->words.length == 0) wefti_text_add(&trainer->words, "strategy: %s, as the program says\n", weft_strategy_text(&trainer->program.strategy).text);
+    if (trainer->words.failed) return wefti_fail(WEFT_E_NO_MEMORY, "no memory for the words about a strategy");
+    *text_out = trainer->words.bytes;
+    return WEFT_OK;
+}
 
 void weft_trainer_share(const weft_trainer *trainer, int32_t *rank_out, int32_t *ranks_out) {
     *rank_out = wefti_trainer_data_rank(trainer);

@@ -6,6 +6,7 @@
 #include "core/iface/rule.h"
 #include "core/iface/world.h"
 #include "core/plan/plan.h"
+#include "parallel/automatic.h"
 #include "parallel/mesh.h"
 #include "parallel/partition.h"
 #include "parallel/stages.h"
@@ -78,6 +79,20 @@ typedef struct wefti_training {
     weft_tensor  *norm;       /* global norm of the gradient, a scalar; NULL where not asked for */
 } wefti_training;
 
+/* Whether the strategy is one that a program can have in that world. */
+WEFT_MUST_CHECK weft_status wefti_trainer_check(const weft_world *world, const weft_program *program);
+/* Chooses an automatic strategy; nothing where it is not. The program was lowered and has no gradients yet. Collective (automatic.c). */
+WEFT_MUST_CHECK weft_status wefti_automatic_choose(weft_trainer *trainer);
+/* The next best instead, where what was chosen turned out to be WEFT_E_UNSUPPORTED by its plan; false: there is none. */
+bool wefti_automatic_next(weft_trainer *trainer);
+/* What it chooses by: the program's costs, and what the ranks of a world can. The second is collective; memory_bytes 0: what there is. */
+WEFT_MUST_CHECK weft_status wefti_automatic_costs(const weft_trainer *trainer, wefti_auto_costs *costs_out);
+WEFT_MUST_CHECK weft_status wefti_automatic_measure(weft_world *world, double memory_bytes, wefti_auto_machine *machine_out);
+
+/* Scopes that could be computed again, 0: nothing; and makes them segments, before gradients are added (recompute.c). */
+int32_t wefti_recompute_scopes(weft_graph *graph);
+void    wefti_recompute_mark(weft_graph *graph);
+
 /* Whether a program is one that can be trained. */
 weft_status wefti_training_check(const weft_program *program);
 /* Differentiates and adds updates; the program was checked. The arrays live in graph memory. */
@@ -124,6 +139,8 @@ struct weft_trainer {
     weft_world      met;       /* with WEFT_SERVER: the world with a group whose reductions go by way of the server, so that they outlive ranks */
     wefti_fit_sums  sums;
     struct wefti_kept *kept;   /* renew.c; NULL: nothing yet */
+    wefti_text      words;     /* why the strategy was chosen */
+    wefti_auto_choice choice;  /* while it is being created by an automatic strategy */
     weft_world     *own_world; /* that weft_fit made after a fault, and that goes with the trainer; NULL: none */
     struct weft_evaluator *evaluators; /* a list */
 };

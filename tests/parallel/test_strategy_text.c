@@ -65,6 +65,13 @@ Test(strategy_text, knows_servers_by_their_staleness) {
     writes(&(weft_strategy){0}, "data=0");
 }
 
+Test(strategy_text, knows_that_it_is_to_be_chosen) {
+    weft_strategy s = read("auto memory-bytes=1000000,recompute=1");
+    cr_expect(s.automatic && s.recompute && s.memory_bytes == 1000000);
+    writes(&s, "recompute=1,automatic=1,memory-bytes=1000000");
+    cr_expect(read("auto").automatic && WEFT_AUTO.automatic);
+}
+
 /* With each word of the message, separated by bars. */
 static void refuses(const char *text, const char *words) {
     char          copy[256], *rest = NULL;
@@ -89,6 +96,8 @@ Test(strategy_text, says_what_is_wrong_and_what_there_is) {
     refuses("tensor", "'tensor' is no NAME=VALUE|data=2,tensor=2,pipeline=2");
     refuses("=2", "'=2' is no NAME=VALUE");
     refuses("data=2,tensor=1,data=3", "data is set twice");
+    refuses("auto,automatic=0", "automatic is set twice");
+    refuses("automatically", "'automatically' is no NAME=VALUE");
     refuses("sync=servers", "sync = 'servers'|allreduce, server, server:STALENESS or server:async");
     refuses("sync=server:-1", "sync = 'server:-1'");
     refuses("sync=server:", "sync = 'server:'");

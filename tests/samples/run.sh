@@ -483,9 +483,13 @@ case_meshes() {
             many=$(small ${mesh%% *} $sample --max-steps 6 ${mesh#* } 2>&1) || fail "$sample on $mesh: $many"
             same_loss "$one" "$many" 1e-4
         done
+        many=$(small 2 $sample --max-steps 6 --mesh auto --describe 2>&1) || fail "$sample chooses: $many"
+        same_loss "$one" "$many" 1e-4
+        has "$sample chooses" "strategy: data=[12],.*chosen of [0-9]+ that fit" "$many"
+        has "$sample chooses" "because a step should take [0-9.]+ ms" "$many"
         ends 1 "data = 2 x tensor = 2.*the world has 2 ranks" 2 $sample --mesh data=2,tensor=2
         ends 2 "--mesh rows=2: .*there is no setting 'rows'; there are data, tensor" 0 $sample --mesh rows=2
-        ends 2 "--schedule round: .*1f1b or gpipe" 0 $sample --schedule round
+        ends 2 "--schedule round: .*1f1b, gpipe" 0 $sample --schedule round
         ends 2 "--zero 9: .*zero = '9'" 0 $sample --zero 9
         ends 2 "--sync often: .*allreduce, server" 0 $sample --sync often
     done
