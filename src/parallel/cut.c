@@ -179,6 +179,7 @@ static weft_status cut_all(cutter *c, weft_tensor *const *outputs, int32_t n_out
         if (c->from->effects[i]->place - 1 == c->cut->rank) wefti_graph_effect(*here(c, &c->from->effects[i]->outputs[0]));
     for (int32_t i = 0; i < n_outputs; i++) outputs_out[i] = *here(c, outputs[i]);
     c->to->n_segments = c->from->n_segments;
+    c->to->in_order = true;
     return wefti_graph_status(c->to);
 }
 

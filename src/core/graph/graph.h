@@ -89,6 +89,7 @@ struct weft_graph {
     const wefti_wish *outer_wishes[WEFTI_SCOPE_DEPTH];
     int32_t      wish_depth;
     bool         placed;    /* somebody has said where something is to be */
+    bool         in_order;  /* messages stand as in one order of all ranks together (parallel/cut.h): a rank may wait for what it has sent */
     weft_status  status;    /* the first error */
     char         message[WEFTI_MESSAGE_BYTES];
     weft_tensor  poison;

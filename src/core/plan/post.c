@@ -3,12 +3,15 @@
  * Up to here a RECEIVE stands where the strategy put it: at the place, in the order of all ranks together, where the peer sends. Starting one
  * blocks nobody, and nothing comes before it but the one before it from the same peer. So each moves ahead: the first DEPTH of a peer to the
  * start of the run, and every other to behind the first reader of the one DEPTH before it. A peer that is ahead then sends into memory
- * that waits for it, and of each peer's messages no more than DEPTH + 1 are in memory that nobody has begun to read. Linear in items and reads. */
+ * that waits for it, and of each peer's messages no more than DEPTH + 1 are in memory that nobody has begun to read. Linear in items and reads.
+ *
+ * What is sent lies in memory until it has gone. Where all ranks' graphs stand in one order, a SEND is waited for before the one SENT_MOST behind it to the same peer is
+ * started: no more fly at once anyway (flights.c), and whoever waits so waits for a RECEIVE that stands earlier in that order. Elsewhere the run's end waits. */
 #include <string.h>
 
 #include "core/plan/ir.h"
 
-enum { DEPTH = 2 };
+enum { DEPTH = 2, SENT_MOST = 4 };
 
 typedef struct poster {
     wefti_ir *ir;
@@ -19,7 +22,9 @@ typedef struct poster {
 
 static bool receives(const poster *p, int32_t k) { return p->ir->items[p->ir->order[k]].op == WEFT_OP_RECEIVE; }
 
-static bool from_one_peer(const poster *p, int32_t a, int32_t b) {
+static bool sends(const poster *p, int32_t k) { return p->ir->items[p->ir->order[k]].op == WEFT_OP_SEND; }
+
+static bool of_one_peer(const poster *p, int32_t a, int32_t b) {
     const wefti_attrs *left = p->ir->items[p->ir->order[a]].attrs, *right = p->ir->items[p->ir->order[b]].attrs;
     return left->comm.peer == right->comm.peer && left->comm.group == right->comm.group;
 }
@@ -49,7 +54,7 @@ static void find_targets(poster *p) {
         if (!receives(p, k)) continue;
         int32_t before = k, n = 0, last = -1;
         while (n < DEPTH && --before >= 0)
-            if (receives(p, before) && from_one_peer(p, before, k)) {
+            if (receives(p, before) && of_one_peer(p, before, k)) {
                 if (last < 0) last = before;
                 n++;
             }
@@ -78,12 +83,21 @@ static void reorder(poster *p) {
     memcpy(ir->order, p->order, (size_t)n * sizeof *ir->order);
 }
 
+/* Those of a peer are few enough between to look for, as above. */
+static void find_landings(poster *p) {
+    for (int32_t k = 0; k < p->ir->n_order; k++) {
+        int32_t before = k, n = 0;
+        while (sends(p, k) && n < SENT_MOST && --before >= 0) n += sends(p, before) && of_one_peer(p, before, k);
+        if (n == SENT_MOST) p->ir->items[p->ir->order[before]].landed = p->ir->order[k];
+    }
+}
+
 weft_status wefti_pass_post(wefti_ir *ir) {
     weft_status status = WEFT_OK;
     poster      p = {.ir = ir};
     size_t      bytes = (size_t)ir->n_order * sizeof(int32_t);
     bool        any = false;
-    for (int32_t k = 0; k < ir->n_order && !any; k++) any = receives(&p, k);
+    for (int32_t k = 0; k < ir->n_order && !any; k++) any = wefti_item_is_point(&ir->items[ir->order[k]]);
     if (!any) return WEFT_OK;
     WEFTI_TRY_GOTO(wefti_alloc(bytes, "a plan", &p.reader), done);
     WEFTI_TRY_GOTO(wefti_alloc(bytes, "a plan", &p.target), done);
@@ -91,6 +105,7 @@ weft_status wefti_pass_post(wefti_ir *ir) {
     WEFTI_TRY_GOTO(find_readers(&p), done);
     find_targets(&p);
     reorder(&p);
+    if (ir->graph->in_order) find_landings(&p);
 done:
     wefti_free(p.reader, bytes);
     wefti_free(p.target, bytes);
