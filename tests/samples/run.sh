@@ -495,6 +495,35 @@ case_meshes() {
     done
 }
 
+# A checkpoint of any mesh becomes a file of parameters alone, the same as that of one process; a damaged one does not.
+case_reshard() {
+    local mesh said
+    small 0 train_gpt --quiet --sample 0 --max-steps 2 --accumulate 2 --checkpoint one || fail "one process"
+    "$bin/weft" reshard one one.safetensors >said || fail "$(cat said)"
+    has "reshard" "one.safetensors: 1[0-9] arrays of [0-9]+ bytes, checksums verified; [1-9][0-9]* of the run's left out" "$(cat said)"
+    small 2 train_gpt --quiet --sample 0 --max-steps 2 --accumulate 2 --checkpoint staged --mesh pipeline=2 || fail "a pipeline"
+    "$bin/weft" reshard staged staged.safetensors >said || fail "$(cat said)"
+    cmp one.safetensors staged.safetensors || fail "the pipeline's parameters are others"
+    for mesh in tensor=2 data=2; do
+        small 2 train_gpt --quiet --sample 0 --max-steps 2 --checkpoint many --mesh $mesh || fail "$mesh"
+        "$bin/weft" reshard many many.safetensors >said || fail "$(cat said)"
+        [ "$("$bin/weft" list many.safetensors | grep -v ' = ')" = "$("$bin/weft" list one.safetensors | grep -v ' = ')" ] || fail "$mesh has other arrays"
+    done
+    "$bin/weft" list one.safetensors | grep -q 'weft\.solver' && fail "solver states are among the parameters"
+    "$bin/weft" reshard staged all.safetensors --all >said || fail "$(cat said)"
+    small 0 train_gpt --quiet --sample 0 --max-steps 3 --accumulate 2 --checkpoint all.safetensors --resume || fail "going on from what was written"
+    has "verify" "all.safetensors: [0-9]+ arrays, all checksums verified" "$("$bin/weft" verify all.safetensors)"
+    printf X | dd of=one bs=1 seek=$(($(stat -c %s one) - 9)) conv=notrunc 2>/dev/null
+    said=$("$bin/weft" reshard one two.safetensors 2>&1) && fail "a damaged file: $said"
+    has "a damaged file" "checksum of array .* it is damaged" "$said"
+    [ ! -e two.safetensors ] || fail "something was written of a damaged file"
+    said=$("$bin/weft" reshard nowhere two.safetensors 2>&1) && fail "a missing file: $said"
+    has "a missing file" "nowhere" "$said"
+    said=$("$bin/weft" melt one 2>&1)
+    [ $? = 2 ] || fail "a word that is none: $said"
+    has "a word that is none" "^usage: weft reshard IN OUT.safetensors" "$said"
+}
+
 # Rows of users and items on servers, the network by allreduce: without staleness the errors of one rank, under any mesh.
 case_hybrid() {
     local one many how
