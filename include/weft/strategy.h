@@ -54,8 +54,8 @@ typedef struct weft_strategy {
                              gathered shortly before they are read, forth and back (weft_variables_get gives WEFT_E_STATE). Parts are runs of elements, padded to
                              cache lines; parameters of less than divide_bytes (0: 16 KiB) stay whole. A step sends as much as without up to 2, half as much again
                              with 3; from 2 on micro-batches are summed over ranks one by one. Same results as without, bit for bit where sums are taken in the
-                             same order, else to rounding (clip_norm, micro-batches from 2 on); checkpoints load under any stage and mesh. Beside tensor, too.
-                             WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, pipeline, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
+                             same order, else to rounding (clip_norm, micro-batches from 2 on); checkpoints load under any stage and mesh. Beside tensor and
+                             pipeline, too. WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
     weft_sync sync;
     int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
                              rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before

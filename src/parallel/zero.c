@@ -19,7 +19,8 @@ enum { NEAR = 2 }; /* other parameters that are read between two readers of one 
 
 /* What is gathered for its readers: a parameter, or the cast of one. */
 typedef struct fetched {
-    weft_tensor    *part, *whole; /* in the new graph; whole: what was gathered last */
+    weft_tensor    *part, *whole; /* in the new graph; whole: what was gathered last … */
+    int32_t         micro;        /* … and for which micro-batch */
     struct fetched *next;         /* in the order of the last reading, the latest first */
 } fetched;
 
@@ -171,7 +172,9 @@ static weft_tensor *fetch(evaluator *e, const wefti_node *node) {
     if (!f) f = e->fetches[node->id] = wefti_graph_memory(e->to, sizeof *f);
     if (!f) return &e->to->poison;
     if (!f->part) f->part = node->op == WEFT_OP_CAST ? emit(e, WEFT_OP_CAST, &node->attrs, e->made[node->inputs[0]->node->id], node->name) : e->made[node->id];
-    if (!was_near(e, f)) f->whole = gather(e, node, f->part);
+    bool near = was_near(e, f);
+    if (!near || (e->zero->staged && f->micro != e->to->micro)) f->whole = gather(e, node, f->part);
+    f->micro = e->to->micro;
     return f->whole ? f->whole : &e->to->poison;
 }
 

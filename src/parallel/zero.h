@@ -25,6 +25,7 @@ typedef struct wefti_zero {
     int32_t             stage; /* 0: nothing is dealt out */
     int32_t             rank, ranks;
     int64_t             group;   /* attrs.comm.group */
+    bool                staged;  /* a pipeline reorders micro-batches' passes: none reads what was gathered for another */
     wefti_zero_part    *parts;   /* [n_parts] by parameter */
     int32_t             n_parts, parts_capacity;
     wefti_named_window *windows; /* [n_windows] of all variables that have one, also by the tensor split alone; names are owned */

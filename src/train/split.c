@@ -39,8 +39,7 @@ weft_status wefti_zero_check(const weft_world *world, const weft_program *progra
     if (s->divide_bytes < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: zero = %d deals out parameters of at least divide_bytes, which is %lld: a size, or 0 for %d", s->zero,
                           (long long)s->divide_bytes, WEFTI_ZERO_LEAST_BYTES);
-    const char *what = s->pipeline > 1                           ? "pipeline"
-                       : s->sync == WEFT_SERVER                  ? "sync = WEFT_SERVER: its servers keep solver states in parts"
+    const char *what = s->sync == WEFT_SERVER                    ? "sync = WEFT_SERVER: its servers keep solver states in parts"
                        : s->compress.codec != WEFT_COMPRESS_NONE ? "compress"
                        : program->solver.kind == WEFT_LBFGS      ? "L-BFGS"
                                                                  : NULL;
@@ -56,7 +55,8 @@ static weft_status split_along_data(weft_trainer *trainer) {
     const wefti_windows  tensor = {trainer->tensor.windows, trainer->tensor.n_windows};
     if (s->zero == 0 || mesh->extent[WEFTI_MESH_DATA] == 1) return WEFT_OK;
     trainer->zero = (wefti_zero){.stage = s->zero, .rank = mesh->index[WEFTI_MESH_DATA], .ranks = mesh->extent[WEFTI_MESH_DATA],
-                                 .group = wefti_mesh_is_data(mesh) ? 0 : wefti_mesh_group(WEFTI_MESH_DATA)};
+                                 .group = wefti_mesh_is_data(mesh) ? 0 : wefti_mesh_group(WEFTI_MESH_DATA),
+                                 .staged = mesh->extent[WEFTI_MESH_PIPELINE] > 1};
     return wefti_zero_choose(trainer->graph, &tensor, s->divide_bytes > 0 ? s->divide_bytes : WEFTI_ZERO_LEAST_BYTES, &trainer->zero);
 }
 

@@ -1,41 +1,7 @@
 /* Sharded data parallelism by the strategy alone: real processes over real wires come to what plain data parallelism comes to, to the bit where sums
  * are taken in the same order, for every solver, regulariser and precision; ranks hold and send what the formulas say; files are those of one process
- * and load under any stage on any mesh; what does not go together is refused; a rank that dies ends all. */
-#include "train/tensor_runs.h"
-
-/* Runs with strategy.zero, and all parameters dealt out; the path of the file that is saved after the last step. */
-static const char *dealt(int zero, const char *model, const char *dtype, mesh m, const char *wire, int steps, const char *curve_path) {
-    char        name[64], arguments[1024], stage[8];
-    int         ranks = m.data * m.tensor;
-    const char *output = temporary_path("output");
-    snprintf(name, sizeof name, "zero-%s-%s-%d-%d-%d", model, dtype, zero, m.data, m.tensor);
-    const char *path = temporary_path(name);
-    snprintf(stage, sizeof stage, "%d", zero);
-    setenv("RUN_ZERO", stage, 1);
-    setenv("RUN_LEAST", zero > 0 ? "1" : "0", 1);
-    setenv("RUN_SAVE", path, 1);
-    snprintf(arguments, sizeof arguments, "%s %s data=%d,tensor=%d %d %s", model, dtype, m.data, m.tensor, steps, curve_path);
-    int   status = run_ranks(ranks == 1 ? 0 : ranks, wire, "train_program_tensor", arguments, output);
-    char *text = read_text(output);
-    cr_assert_eq(status, 0, "%s: exit status %d: %s", name, status, text);
-    free(text);
-    unsetenv("RUN_ZERO");
-    unsetenv("RUN_LEAST");
-    unsetenv("RUN_SAVE");
-    return path;
-}
-
-static const char *curve_of(int zero) {
-    char name[32];
-    snprintf(name, sizeof name, "curve-%d", zero);
-    return temporary_path(name);
-}
-
-static void same_files(const char *a, const char *b, const char *what) {
-    char command[1024];
-    snprintf(command, sizeof command, "cmp %s %s", a, b);
-    cr_assert_eq(system(command), 0, "%s: %s and %s differ", what, a, b);
-}
+ * and load under any stage on any mesh; what does not go together is refused; a rank that dies ends all. More meshes: test_zero_nightly.c. */
+#include "train/zero_runs.h"
 
 /* Variables, solver states and losses of all stages are those of plain data parallelism. */
 static void keeps_the_bits(const char *model, const char *dtype, int ranks, const char *wire, const char *solver) {
@@ -75,19 +41,6 @@ Test(zero, memory_that_is_not_the_hosts) {
 }
 
 /* Where sums are taken in another order: of the norm, over three ranks by messages, of micro-batches. */
-static void agrees(const char *model, const char *dtype, mesh m, const char *wire, double tolerance, const char *what) {
-    size_t n, n_many;
-    (void)dealt(0, model, dtype, m, wire, 6, curve_of(0));
-    double *plain = read_doubles(curve_of(0), &n);
-    for (int zero = 1; zero <= 3; zero++) {
-        (void)dealt(zero, model, dtype, m, wire, 6, curve_of(zero));
-        double *many = read_doubles(curve_of(zero), &n_many);
-        agree(plain, n, many, n_many, what, tolerance);
-        free(many);
-    }
-    free(plain);
-}
-
 Test(zero, agrees_where_the_norm_clips) {
     setenv("RUN_CLIP", "0.5", 1);
     agrees("mlp", "f32", (mesh){2, 1}, "shm", 1e-6, "clipped");
@@ -109,6 +62,8 @@ Test(zero, agrees_beside_tensor) {
     setenv("RUN_MICRO", "2", 1);
     agrees("mlp", "f64", (mesh){2, 2}, "tcp", 1e-12, "beside tensor, with micro-batches");
 }
+
+Test(zero, agrees_in_a_pipeline) { agrees_in_stages("1f1b", (mesh){2, 1}); }
 
 /* Also one process, with uneven last batches, ignored labels, dropout and batch statistics. */
 Test(zero, agrees_with_one_process) {
@@ -232,6 +187,24 @@ Test(zero, one_saves_what_four_load) { goes_over(0, (mesh){1, 1}, 3, (mesh){4, 1
 Test(zero, loads_beside_tensor) { goes_over(1, (mesh){3, 1}, 3, (mesh){2, 2}); }
 Test(zero, saves_beside_tensor) { goes_over(3, (mesh){2, 2}, 1, (mesh){3, 1}); }
 
+Test(zero, saves_from_stages) {
+    size_t n, n_both;
+    (void)dealt(0, "gpt", "f64", (mesh){1, 1}, NULL, 6, curve_of(9));
+    const char *path = temporary_path("both");
+    more = ",pipeline=2,accumulate=2";
+    more_ranks = 2;
+    const char *file = dealt(3, "gpt", "f64", (mesh){2, 1}, "tcp", 3, path);
+    more = "";
+    more_ranks = 1;
+    setenv("RUN_LOAD", file, 1);
+    setenv("RUN_APPEND", "1", 1);
+    (void)dealt(2, "gpt", "f64", (mesh){2, 1}, "tcp", 3, path);
+    double *expected = read_doubles(curve_of(9), &n), *both = read_doubles(path, &n_both);
+    agree(expected, n, both, n_both, "from stages", 1e-11);
+    free(expected);
+    free(both);
+}
+
 /* Files are those of one process to the byte before the first step, and runs that were cut in two those that were not. */
 Test(zero, files_and_resumed_runs_have_the_bits) {
     same_files(dealt(0, "gpt", "f32", (mesh){1, 1}, NULL, 0, curve_of(0)), dealt(3, "gpt", "f32", (mesh){2, 2}, "tcp", 0, curve_of(3)), "initial values");
@@ -265,7 +238,6 @@ Test(zero, what_is_not_there_is_refused) {
     fails((mesh){2, 1}, "2", "RUN_WITH", "server", "WEFT_E_UNSUPPORTED", "zero = 2 does not go with sync = WEFT_SERVER");
     fails((mesh){2, 1}, "1", "RUN_WITH", "compress", "WEFT_E_UNSUPPORTED", "zero = 1 does not go with compress");
     fails((mesh){2, 1}, "1", "RUN_WITH", "lbfgs", "WEFT_E_UNSUPPORTED", "zero = 1 does not go with L-BFGS");
-    fails((mesh){2, 1}, "3", "RUN_WITH", "pipeline", "WEFT_E_UNSUPPORTED", "zero = 3 does not go with pipeline");
     fails((mesh){2, 1}, "1", "RUN_WITH", "keep", "WEFT_E_UNSUPPORTED", "go on from a checkpoint");
     fails((mesh){2, 1}, "3", "RUN_WITH", "get", "WEFT_E_STATE", "'one.weight' [64, 128] is dealt out over 2 ranks");
     fails((mesh){2, 1}, "3", "RUN_WITH", "never", "WEFT_E_INVALID", "divide_bytes, which is -1");

@@ -148,7 +148,6 @@ static void spoil(const char *with, weft_program *program) {
     if (strcmp(with, "lbfgs") == 0) program->solver = weft_lbfgs(1.0);
     if (strcmp(with, "never") == 0) program->strategy.divide_bytes = -1;
     if (strcmp(with, "four") == 0) program->strategy.zero = 4;
-    if (strcmp(with, "pipeline") == 0) program->strategy.data = 1, program->strategy.pipeline = 2;
 }
 
 static weft_status ask(const char *with, weft_trainer *trainer, const weft_loader *loader) {
