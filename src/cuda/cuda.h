@@ -101,9 +101,10 @@ typedef struct wefti_cuda_kernel {
     void (*unprepare)(wefti_cuda *cuda, void *prepared);
     /* Enqueues. Outputs are never empty (such calls are dropped at compile, CUSTOM's aside); inputs may be. */
     weft_status (*run)(const wefti_cuda_run *run);
-    /* Calls that follow one another and are done together, by few launches: whether `next` may be done with the `n` before it, none of which it
-     * disturbs; and doing them. NULL: each by itself. */
-    bool (*joins)(const wefti_call *const *calls, int32_t n, const wefti_call *next);
+    /* Calls that follow one another and are done together, by few launches: whether `next`, a call of the kernel `with` (NULL: of this one), may be
+     * done with the `n` before it, none of which it disturbs; and doing them. NULL: each by itself. */
+    const struct wefti_cuda_kernel *with;
+    bool (*joins)(const wefti_cuda *cuda, const wefti_call *const *calls, int32_t n, const wefti_call *next);
     weft_status (*run_all)(const wefti_cuda_run *runs, int32_t n);
     bool eager; /* cannot be captured: it waits for the stream, or calls the application's functions */
 } wefti_cuda_kernel;

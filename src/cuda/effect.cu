@@ -348,8 +348,9 @@ static bool disturbs(const wefti_call *writer, const wefti_call *reader) {
     return false;
 }
 
-static bool joins_update(const wefti_call *const *calls, int32_t n, const wefti_call *next) {
+static bool joins_update(const wefti_cuda *cuda, const wefti_call *const *calls, int32_t n, const wefti_call *next) {
     const wefti_call *first = calls[0];
+    (void)cuda;
     if (n >= MOST_JOINED || first->attrs->update.rule != next->attrs->update.rule || first->outputs[0].dtype != next->outputs[0].dtype) return false;
     if (first->attrs->update.group > 0 || next->attrs->update.group > 0 || update_scratch(NULL, first) > 0 || update_scratch(NULL, next) > 0) return false;
     if (first->inputs[2].buffer != next->inputs[2].buffer || first->inputs[2].offset_bytes != next->inputs[2].offset_bytes) return false;

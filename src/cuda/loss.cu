@@ -3,7 +3,9 @@
  * Idea: a warp (short rows) or a block (long ones) goes once over the logits of a row, with a running maximum and a sum of powers that is
  * rescaled where the maximum grows; probabilities are never stored. The gradient reads logits once and writes once: everything that it
  * needs of a row beyond them is its log-sum-exp.
- * Cost: logits once through memory forward, twice (read, written) backward; no scratch. */
+ * Where the gradient follows its loss at once, as in a chunk of a large loss (core/plan/chunk.c), one kernel does both, and keeps a row's
+ * logits in shared memory. The bits are the same.
+ * Cost: logits once through memory forward, twice (read, written) backward, both twice together; no scratch. */
 #include "cuda/ptx.cuh"
 #include "cuda/rows.cuh"
 
@@ -68,24 +70,17 @@ static __device__ __forceinline__ int64_t loss_label(const loss_plan &plan, cons
     return plan.wide_labels ? ((const int64_t *)label)[at] : ((const int32_t *)label)[at];
 }
 
-template <typename T, typename Way>
-static __global__ void __launch_bounds__(Way::BLOCK)
-    cross_entropy_forward_rows_kernel(const T *x, const void *label, typename wefti_wide<T>::type *loss_out,
-                                      typename wefti_wide<T>::type *lse_out, ROWS_CONST loss_plan plan) {
+/* A thread's part of a row's sum of powers, and of its sum where that is wanted; each vector is given to `keep`, too. */
+template <typename T, typename Way, typename Keep>
+static __device__ __forceinline__ loss_sum<typename wefti_wide<T>::type> loss_read(rows_share<T, Way> &share, int64_t classes, int lane, bool smooth,
+                                                                                   double *total, Keep keep) {
     typedef typename wefti_wide<T>::type W;
     typedef rows_vector<T, Way::VEC>     V;
-    __shared__ loss_sum<W> room[32];
-    __shared__ double      total_room[32];
-    const int          lane = threadIdx.x % Way::LANES;
-    int64_t            row = (int64_t)blockIdx.x * Way::PER_BLOCK + threadIdx.x / Way::LANES;
-    const bool         live = row < plan.rows;
-    if (!live) row = plan.rows - 1;
-    rows_share<T, Way> share(x, plan.logits, row);
-    loss_sum<W>        mine = {-INFINITY, 0};
-    double             total = 0;
-    const bool         smooth = plan.smoothing != 0;
-    rows_each<Way>(plan.classes, lane, [&](int64_t, int, const V &v) {
+    loss_sum<W>                          mine = {-INFINITY, 0};
+    double                               sum = 0;
+    rows_each<Way>(classes, lane, [&](int64_t i, int, const V &v) {
         W most = mine.most, some = 0, x_of[Way::VEC];
+        keep(i, v);
 #pragma unroll
         for (int k = 0; k < Way::VEC; k++) x_of[k] = wefti_widen(v.at[k]), most = rows_max(most, x_of[k]);
         const W shift = loss_shift(most);
@@ -98,27 +93,69 @@ static __global__ void __launch_bounds__(Way::BLOCK)
             some = 0;
 #pragma unroll
             for (int k = 0; k < Way::VEC; k++) some += x_of[k];
-            total += (double)some;
+            sum += (double)some;
         }
     }, share);
-    mine = loss_reduce<Way>(mine, room);
-    if (smooth) total = rows_add_up<Way>(total, total_room);
-    if (!live || lane != 0) return;
-    const int64_t own = loss_label(plan, label, row);
-    const W       lse = mine.most == -INFINITY ? (W)NAN : mine.most + rows_log(mine.sum);
-    W             loss = (W)NAN;
+    *total = sum;
+    return mine;
+}
+
+template <typename W> static __device__ __forceinline__ W loss_log_sum(const loss_sum<W> &all) {
+    return all.most == -INFINITY ? (W)NAN : all.most + rows_log(all.sum);
+}
+
+/* The loss of a row, whose own logit is at `logit`. */
+template <typename T, typename Way>
+static __device__ __forceinline__ typename wefti_wide<T>::type loss_of(const loss_plan &plan, const rows_share<T, Way> &share, int64_t own,
+                                                                       typename wefti_wide<T>::type lse, double total) {
+    typedef typename wefti_wide<T>::type W;
+    W                                    loss = (W)NAN;
     if (plan.has_ignored && own == plan.ignored) {
         loss = 0;
     } else if (own >= 0 && own < plan.classes) {
         W logit = wefti_widen(share.base[rows_offset(&plan.logits.row, own)]);
         loss = (W)(1 - plan.smoothing) * (lse - logit);
-        if (smooth) loss += (W)plan.smoothing * (lse - (W)(total / (double)plan.classes));
+        if (plan.smoothing != 0) loss += (W)plan.smoothing * (lse - (W)(total / (double)plan.classes));
     }
-    loss_out[row] = loss;
+    return loss;
+}
+
+template <typename T, typename Way>
+static __global__ void __launch_bounds__(Way::BLOCK)
+    cross_entropy_forward_rows_kernel(const T *x, const void *label, typename wefti_wide<T>::type *loss_out,
+                                      typename wefti_wide<T>::type *lse_out, ROWS_CONST loss_plan plan) {
+    typedef typename wefti_wide<T>::type W;
+    __shared__ loss_sum<W> room[32];
+    __shared__ double      total_room[32];
+    const int          lane = threadIdx.x % Way::LANES;
+    int64_t            row = (int64_t)blockIdx.x * Way::PER_BLOCK + threadIdx.x / Way::LANES;
+    const bool         live = row < plan.rows, smooth = plan.smoothing != 0;
+    if (!live) row = plan.rows - 1;
+    rows_share<T, Way> share(x, plan.logits, row);
+    double             total;
+    loss_sum<W>        mine = loss_read<T, Way>(share, plan.classes, lane, smooth, &total, [](int64_t, const rows_vector<T, Way::VEC> &) {});
+    mine = loss_reduce<Way>(mine, room);
+    if (smooth) total = rows_add_up<Way>(total, total_room);
+    if (!live || lane != 0) return;
+    const W lse = loss_log_sum(mine);
+    loss_out[row] = loss_of<T, Way>(plan, share, loss_label(plan, label, row), lse, total);
     lse_out[row] = lse;
 }
 
-/* g * (softmax - (1-s)*onehot - s/C) */
+/* g * (softmax - (1-s)*onehot - s/C), for the vector at element i. */
+template <typename T, typename Way, typename W>
+static __device__ __forceinline__ void loss_slope(const loss_plan &plan, const rows_vector<T, Way::VEC> &v, int64_t i, int64_t own, W scale, W shift, T *out) {
+    const W                    even = (W)(plan.smoothing / (double)plan.classes), hit = (W)(1 - plan.smoothing) + even;
+    const int                  at = own - i < Way::VEC && own >= i ? (int)(own - i) : -1;
+    rows_vector<T, Way::VEC>   result;
+#pragma unroll
+    for (int k = 0; k < Way::VEC; k++) {
+        W p = loss_power<T>((W)wefti_widen(v.at[k]), shift);
+        result.at[k] = wefti_narrow<T>(scale * (p - (k == at ? hit : even)));
+    }
+    rows_store(out + i, result, plan.vectors_out);
+}
+
 template <typename T, typename Way>
 static __global__ void __launch_bounds__(Way::BLOCK)
     cross_entropy_backward_rows_kernel(const typename wefti_wide<T>::type *g, const T *x, const void *label,
@@ -132,23 +169,45 @@ static __global__ void __launch_bounds__(Way::BLOCK)
     const int64_t own = loss_label(plan, label, row);
     const bool    ignored = plan.has_ignored && own == plan.ignored, known = own >= 0 && own < plan.classes;
     const W       scale = g[rows_offset(&plan.g, row)], shift = lse[rows_offset(&plan.lse, row)];
-    const W       even = (W)(plan.smoothing / (double)plan.classes), hit = (W)(1 - plan.smoothing) + even;
     T            *out = to + row * plan.classes;
     if (ignored || !known) {
         const T same = wefti_narrow<T>(ignored ? (W)0 : (W)NAN);
         for (int64_t i = lane; i < plan.classes; i += Way::LANES) out[i] = same;
         return;
     }
-    rows_each<Way>(plan.classes, lane, [&](int64_t i, int, const V &v) {
-        V         result;
-        const int at = own - i < Way::VEC && own >= i ? (int)(own - i) : -1;
-#pragma unroll
-        for (int k = 0; k < Way::VEC; k++) {
-            W p = loss_power<T>((W)wefti_widen(v.at[k]), shift);
-            result.at[k] = wefti_narrow<T>(scale * (p - (k == at ? hit : even)));
-        }
-        rows_store(out + i, result, plan.vectors_out);
-    }, share);
+    rows_each<Way>(plan.classes, lane, [&](int64_t i, int, const V &v) { loss_slope<T, Way>(plan, v, i, own, scale, shift, out); }, share);
+}
+
+/* Both for a row, whose logits stay in shared memory in between: they are read once. Each thread takes back what it has put there itself. */
+template <typename T, typename Way>
+static __global__ void __launch_bounds__(Way::BLOCK)
+    cross_entropy_both_rows_kernel(const T *x, const void *label, const typename wefti_wide<T>::type *g, typename wefti_wide<T>::type *loss_out,
+                                   typename wefti_wide<T>::type *lse_out, T *to, ROWS_CONST loss_plan plan) {
+    typedef typename wefti_wide<T>::type W;
+    typedef rows_vector<T, Way::VEC>     V;
+    WEFTI_SHARED(V, held);
+    __shared__ loss_sum<W> room[32];
+    __shared__ double      total_room[32];
+    const int          lane = threadIdx.x;
+    const int64_t      row = blockIdx.x;
+    const bool         smooth = plan.smoothing != 0;
+    rows_share<T, Way> share(x, plan.logits, row);
+    double             total;
+    loss_sum<W>        mine = loss_read<T, Way>(share, plan.classes, lane, smooth, &total, [&](int64_t i, const V &v) { held[i / Way::VEC] = v; });
+    mine = loss_reduce<Way>(mine, room);
+    if (smooth) total = rows_add_up<Way>(total, total_room);
+    const W       lse = loss_log_sum(mine), scale = g[rows_offset(&plan.g, row)];
+    const int64_t own = loss_label(plan, label, row);
+    const bool    ignored = plan.has_ignored && own == plan.ignored, known = own >= 0 && own < plan.classes;
+    T            *out = to + row * plan.classes;
+    if (lane == 0) loss_out[row] = loss_of<T, Way>(plan, share, own, lse, total), lse_out[row] = lse;
+    if (ignored || !known) {
+        const T same = wefti_narrow<T>(ignored ? (W)0 : (W)NAN);
+        for (int64_t i = lane; i < plan.classes; i += Way::LANES) out[i] = same;
+        return;
+    }
+    for (int64_t i = (int64_t)lane * Way::VEC; i < plan.classes; i += Way::LANES * Way::VEC)
+        loss_slope<T, Way>(plan, held[i / Way::VEC], i, own, scale, lse, out);
 }
 
 /* Ways for rows that are walked. */
@@ -203,5 +262,66 @@ static weft_status loss_run_backward(const wefti_cuda_run *run) {
     return WEFT_OK;
 }
 
-extern "C" const wefti_cuda_kernel wefti_cuda_cross_entropy = {.name = "rows", .run = loss_run_forward};
+/* --- both at once --- */
+
+/* Bytes of a row's logits in shared memory, beside what the kernel has there anyway. */
+static int64_t held_bytes(const wefti_operand *logits) { return logits->shape.dim[logits->shape.rank - 1] * (int64_t)weft_dtype_bytes(logits->dtype); }
+enum { HELD_BESIDE = 2048 };
+
+static bool same_place(const wefti_operand *a, const wefti_operand *b) {
+    if (a->buffer != b->buffer || a->offset_bytes != b->offset_bytes || !weft_shape_equal(a->shape, b->shape)) return false;
+    for (int32_t axis = 0; axis < a->shape.rank; axis++)
+        if (a->stride[axis] != b->stride[axis] && a->shape.dim[axis] > 1) return false;
+    return true;
+}
+
+static bool overlap(const wefti_operand *written, const wefti_operand *x) { /* x may have any strides: it lies within its extent */
+    int64_t extent = 1, bytes = wefti_operand_elements(written) * (int64_t)weft_dtype_bytes(written->dtype);
+    for (int32_t axis = 0; axis < x->shape.rank; axis++) extent += (x->shape.dim[axis] - 1) * x->stride[axis];
+    return written->buffer == x->buffer && written->offset_bytes < x->offset_bytes + extent * (int64_t)weft_dtype_bytes(x->dtype) &&
+           x->offset_bytes < written->offset_bytes + bytes;
+}
+
+/* The gradient of the very loss before it, of rows that fit into shared memory; what it is multiplied with does not come of that loss. */
+static bool joins_gradient(const wefti_cuda *cuda, const wefti_call *const *calls, int32_t n, const wefti_call *next) {
+    const wefti_call    *loss = calls[0];
+    const wefti_operand *x = &loss->inputs[0];
+    if (n != 1 || x->dtype == WEFT_F64 || memcmp(loss->attrs, next->attrs, sizeof loss->attrs->loss) != 0) return false;
+    if (x->shape.dim[x->shape.rank - 1] <= LOSS_SHORT || held_bytes(x) + HELD_BESIDE > cuda->shared_most) return false;
+    if (!same_place(x, &next->inputs[1]) || !same_place(&loss->inputs[1], &next->inputs[2]) || !same_place(&loss->outputs[1], &next->inputs[3])) return false;
+    for (int32_t i = 0; i < 2; i++)
+        if (overlap(&loss->outputs[i], &next->inputs[0]) || overlap(&next->outputs[0], &loss->inputs[i]) || overlap(&loss->outputs[i], &next->outputs[0]))
+            return false;
+    return true;
+}
+
+template <typename T, typename Way> static weft_status launch_both(const wefti_cuda_run *runs, const loss_plan &plan) {
+    typedef typename wefti_wide<T>::type W;
+    const int64_t bytes = held_bytes(&runs->call->inputs[0]);
+    if (plan.rows > 0x7fffffff) return wefti_fail(WEFT_E_UNSUPPORTED, "cross-entropy: too many rows for one launch");
+    WEFTI_TRY(wefti_cuda_check(runs->cuda, cudaFuncSetAttribute(reinterpret_cast<const void *>(&cross_entropy_both_rows_kernel<T, Way>),
+                                                                cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "cross-entropy"));
+    return wefti_cuda_launch(runs, "cross-entropy with its gradient", (cross_entropy_both_rows_kernel<T, Way>), (unsigned)plan.rows, Way::BLOCK, (size_t)bytes,
+                             (const T *)runs->inputs[0], runs->inputs[1], (const W *)runs[1].inputs[0], (W *)runs->outputs[0], (W *)runs->outputs[1],
+                             (T *)runs[1].outputs[0], plan);
+}
+
+template <typename T> static weft_status choose_both(const wefti_cuda_run *runs, const loss_plan &plan) {
+    const int vec = 16 / (int)sizeof(T);
+    if (plan.classes % vec == 0) return launch_both<T, rows_way<LOSS_LANES, vec, LOSS_AHEAD_FORWARD, false>>(runs, plan);
+    return launch_both<T, rows_way<LOSS_LANES, 1, LOSS_AHEAD_FORWARD, false>>(runs, plan);
+}
+
+static weft_status loss_run_both(const wefti_cuda_run *runs, int32_t n) {
+    loss_plan plan = loss_plan_of(&runs[1], 1);
+    (void)n;
+    switch (runs->call->inputs[0].dtype) {
+    case WEFT_F32: return choose_both<float>(runs, plan);
+    case WEFT_BF16: return choose_both<__nv_bfloat16>(runs, plan);
+    default: return choose_both<__half>(runs, plan);
+    }
+}
+
+extern "C" const wefti_cuda_kernel wefti_cuda_cross_entropy = {.name = "rows", .run = loss_run_forward, .with = &wefti_cuda_cross_entropy_backward,
+                                                               .joins = joins_gradient, .run_all = loss_run_both};
 extern "C" const wefti_cuda_kernel wefti_cuda_cross_entropy_backward = {.name = "rows", .run = loss_run_backward};

@@ -167,8 +167,9 @@ static weft_status join(wefti_program *program) {
         step   *first = &program->steps[i];
         int32_t n = 1;
         calls[0] = &first->call;
-        while (first->kernel && first->kernel->joins && i + n < program->n_steps && program->steps[i + n].kernel == first->kernel &&
-               first->kernel->joins(calls, n, &program->steps[i + n].call)) {
+        const wefti_cuda_kernel *with = first->kernel && first->kernel->with ? first->kernel->with : first->kernel;
+        while (with && first->kernel->joins && i + n < program->n_steps && program->steps[i + n].kernel == with &&
+               first->kernel->joins(program->cuda, calls, n, &program->steps[i + n].call)) {
             calls[n] = &program->steps[i + n].call;
             n++;
         }

@@ -316,6 +316,77 @@ Test(cuda_device, updates_many_parameters_by_few_launches) {
     device->vtable->release(device);
 }
 
+/* --- a loss with its gradient --- */
+
+enum { LOSS_ROWS = 6, LOSS_BUFFERS = 6 };
+
+/* Losses, log-sum-exps and gradients of one program of both calls, or of one for each; gives the launches. */
+static int64_t losses(wefti_device *device, weft_dtype dtype, int64_t classes, bool together, bool depends, uint8_t *out, size_t out_bytes) {
+    static const int32_t labels[LOSS_ROWS] = {0, 7, -1, 3, 1 << 20, 1024};
+    wefti_attrs          attrs;
+    wefti_operand        x[LOSS_BUFFERS];
+    void                *buffers[LOSS_BUFFERS];
+    size_t               bytes[LOSS_BUFFERS];
+    wefti_program       *programs[2];
+    int64_t              launches = 0;
+    memset(&attrs, 0, sizeof attrs);
+    attrs.loss.has_ignored = 1, attrs.loss.ignored = -1, attrs.loss.smoothing = 0.1;
+    for (int i = 0; i < LOSS_BUFFERS; i++) { /* logits, labels, gradients of rows, losses, log-sum-exps, gradients */
+        bool wide = i == 0 || i == 5;
+        x[i] = (wefti_operand){.dtype = wide ? dtype : i == 1 ? WEFT_I32 : WEFT_F32, .buffer = i};
+        x[i].shape = wide ? weft_shape(LOSS_ROWS, classes) : weft_shape(LOSS_ROWS);
+        wefti_contiguous_strides(x[i].shape, x[i].stride);
+        bytes[i] = (size_t)wefti_operand_elements(&x[i]) * weft_dtype_bytes(x[i].dtype);
+        buffers[i] = allocate(device, bytes[i]);
+    }
+    uint8_t *values = calloc(bytes[0], 1);
+    for (int64_t i = 0; i < LOSS_ROWS * classes; i++) wefti_store_f64(values, i, dtype, (double)(i * 37 % 1009) / 100 - 5);
+    OK(device->vtable->write(device, buffers[0], values, bytes[0]));
+    OK(device->vtable->write(device, buffers[1], labels, sizeof labels));
+    for (int64_t i = 0; i < LOSS_ROWS; i++) wefti_store_f64(values, i, WEFT_F32, 0.25 + (double)i);
+    OK(device->vtable->write(device, buffers[2], values, bytes[2]));
+    wefti_operand forward[4] = {x[0], x[1], x[3], x[4]}, backward[5] = {depends ? x[3] : x[2], x[0], x[1], x[4], x[5]};
+    wefti_call    calls[2] = {{.op = WEFT_OP_CROSS_ENTROPY, .attrs = &attrs, .n_inputs = 2, .n_outputs = 2, .inputs = forward, .outputs = forward + 2, .name = "loss"},
+                              {.op = WEFT_OP_CROSS_ENTROPY_BACKWARD, .attrs = &attrs, .n_inputs = 4, .n_outputs = 1, .inputs = backward,
+                               .outputs = backward + 4, .name = "gradient"}};
+    int n = together ? 1 : 2;
+    for (int p = 0; p < n; p++)
+        OK(device->vtable->compile(device, &(wefti_segment){.calls = calls + p, .n_calls = together ? 2 : 1, .n_buffers = LOSS_BUFFERS}, &programs[p]));
+#ifdef WEFT_ON_STAND_INS
+    launches -= wefti_cuda_host_launches();
+#endif
+    for (int p = 0; p < n; p++) OK(device->vtable->launch(programs[p], &(wefti_launch){.buffers = buffers}));
+    cr_assert_leq(bytes[3] + bytes[4] + bytes[5], out_bytes);
+    for (int i = 3; i < LOSS_BUFFERS; out += bytes[i++]) OK(device->vtable->read(device, out, buffers[i], bytes[i]));
+#ifdef WEFT_ON_STAND_INS
+    launches += wefti_cuda_host_launches();
+#endif
+    for (int p = 0; p < n; p++) device->vtable->release_program(programs[p]);
+    for (int i = 0; i < LOSS_BUFFERS; i++) device->vtable->deallocate(device, buffers[i], bytes[i]);
+    free(values);
+    return launches;
+}
+
+Test(cuda_device, computes_a_loss_with_its_gradient_to_the_same_bits) {
+    NEEDS_GPU();
+    static const struct { weft_dtype dtype; int64_t classes; } cases[] = {{WEFT_F32, 1028}, {WEFT_F32, 1031}, {WEFT_BF16, 4104}, {WEFT_BF16, 4105}, {WEFT_F16, 2000}};
+    static uint8_t alone[2][1 << 18];
+    wefti_device  *device = gpu_open((wefti_cuda_options){0});
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int depends = 0; depends < 2; depends++) {
+            memset(alone, 0, sizeof alone);
+            int64_t one_by_one = losses(device, cases[i].dtype, cases[i].classes, false, depends, alone[0], sizeof alone[0]);
+            int64_t both = losses(device, cases[i].dtype, cases[i].classes, true, depends, alone[1], sizeof alone[1]);
+            cr_assert_eq(memcmp(alone[0], alone[1], sizeof alone[0]), 0, "case %zu", i);
+#ifdef WEFT_ON_STAND_INS
+            cr_assert(one_by_one == 2 && both == (depends ? 2 : 1), "%lld launches, and %lld together", (long long)one_by_one, (long long)both);
+#else
+            (void)one_by_one, (void)both;
+#endif
+        }
+    device->vtable->release(device);
+}
+
 /* --- errors --- */
 
 /* An address that is nobody's: from then on the device says so, and the process goes on without it. */
