@@ -63,6 +63,32 @@ Test(cuda_train, bf16_near_the_cpu) {
     NEEDS_GPU();
     agrees((run){"sgd", "bf16", 1, 20, 0}, 2e-2);
 }
+/* With a scale of the loss that is found on the way. */
+Test(cuda_train, f16_near_the_cpu) {
+    NEEDS_GPU();
+    agrees((run){"adam", "f16", 1, 20, 0}, 2e-2);
+}
+
+/* Factors of 10 bits: not those of f32, and near them. */
+Test(cuda_train, tf32_where_it_is_asked_for) {
+    NEEDS_GPU();
+    size_t  n, m;
+    run     how = {"sgd", "f32", 1, 10, 0};
+    double *full = train("cuda", how, &n), difference = 0, size = 0;
+    setenv("WEFT_CUDA_TF32", "1", 1);
+    double *short_factors = train("cuda", how, &m);
+    cr_assert_eq(n, m);
+    for (size_t i = 0; i < n; i++) {
+        difference += (full[i] - short_factors[i]) * (full[i] - short_factors[i]);
+        size += full[i] * full[i];
+    }
+    double off = sqrt(difference / size);
+    fprintf(stderr, "  tf32 is off by %.3g\n", off);
+    cr_assert(off > 1e-7 && off < 1e-2, "%.3g", off);
+    free(full);
+    free(short_factors);
+}
+
 Test(cuda_train, losses_by_chunks_of_rows_as_on_the_cpu) {
     NEEDS_GPU();
     setenv("RUN_CLASSES", "4104", 1);

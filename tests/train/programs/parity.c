@@ -1,6 +1,6 @@
 /* Trains a network that has everything that is defined over the global batch (batch norm, dropout, ignored labels, a last batch
  * that no number of ranks divides, clipping by global norm, accumulation), and writes its parameters, for comparing numbers
- * of ranks. usage: parity SOLVER f32|f64|bf16 (f32 with that precision) MICRO STEPS OUT [recompute]
+ * of ranks. usage: parity SOLVER f32|f64|bf16|f16 (f32 with that precision) MICRO STEPS OUT [recompute]
  * RUN_CLASSES=N lets the head have so many classes, and RUN_CHUNK=ROWS computes their loss by so many rows at a time.
  * RUN_PENALTY adds a parameter that is trained without the batch. RUN_SERVER=STALENESS trains by a parameter server, of RUN_SERVERS ranks. */
 #include <math.h>
@@ -102,7 +102,7 @@ int main(int argc, char **argv) {
     }
     weft_program program = {.loss = loss, .regulariser = regulariser_of(argv[1]), .solver = solver_of(argv[1]),
                             .strategy = {.accumulate = atoi(argv[3]),
-                                         .precision = strcmp(argv[2], "bf16") == 0 ? WEFT_BF16 : WEFT_F32}};
+                                         .precision = strcmp(argv[2], "f64") == 0 ? WEFT_F32 : weft_dtype_of(argv[2])}};
     const char *staleness = getenv("RUN_SERVER"), *servers = getenv("RUN_SERVERS");
     if (staleness) program.strategy.sync = WEFT_SERVER;
     if (staleness) program.strategy.staleness = atoi(staleness);
