@@ -24,12 +24,14 @@ static double figure(const char *text, const char *name) {
     return atof(at + strlen(name));
 }
 
-static figures measure(const char *gigabits) {
+static figures measure(const char *strategy, const char *gigabits) {
+    char        arguments[64];
     const char *output = temporary_path("output");
     if (gigabits) setenv("WEFT_WIRE_GBPS", gigabits, 1);
     else unsetenv("WEFT_WIRE_GBPS");
     setenv("WEFT_WIRE_DELAY_US", "5", 1); /* the same path through the wire with and without a bound on the rate */
-    int   status = run_ranks(2, "shm", "train_program_overlap", "60", output);
+    snprintf(arguments, sizeof arguments, "60 %s", strategy);
+    int   status = run_ranks(2, "shm", "train_program_overlap", arguments, output);
     char *text = read_text(output);
     cr_assert_eq(status, 0, "%s", text);
     figures f = {figure(text, "least "), figure(text, "between "), figure(text, "bytes ")};
@@ -54,18 +56,18 @@ static void go_first(void) {
 }
 
 /* Sending takes `share` times as long as computing; a step may then take 1.1 times `bound` times as long. */
-static void hides(double share, double bound) {
+static void hides(const char *strategy, double share, double bound) {
     if (sysconf(_SC_NPROCESSORS_ONLN) < 2) cr_skip_test("two ranks need two cores to compute at the same time");
     go_first();
     double  best = 1e9, end = seconds() + PATIENCE_S;
-    figures quick = measure(NULL);
-    for (int i = 0; i < 2; i++) quick = quicker(quick, measure(NULL));
+    figures quick = measure(strategy, NULL);
+    for (int i = 0; i < 2; i++) quick = quicker(quick, measure(strategy, NULL));
     for (int i = 0; best > 1.1 && (i < 15 || seconds() < end); i++) {
         char gigabits[32];
         snprintf(gigabits, sizeof gigabits, "%.4f", quick.bytes * 8 / (share * quick.step_ns)); /* two ranks send each byte once */
-        figures slow = measure(gigabits);
+        figures slow = measure(strategy, gigabits);
         cr_assert(slow.between >= 4, "only %g segments of the backward pass were left when the first gradients went", slow.between);
-        quick = quicker(quick, measure(NULL)); /* one that was slowed down itself must not excuse the other */
+        quick = quicker(quick, measure(strategy, NULL)); /* one that was slowed down itself must not excuse the other */
         double ratio = slow.step_ns / quick.step_ns / bound;
         if (ratio < best) best = ratio;
     }
@@ -73,9 +75,14 @@ static void hides(double share, double bound) {
 }
 
 /* 1.1 times the longer of the two, where that can be: all that is sent leaves before the backward pass ends, but for the last message … */
-Test(overlap, hides_communication_behind_the_backward_pass) { hides(0.4, 1); }
-Test(overlap, hides_most_of_what_the_backward_pass_could_hide) { hides(0.6, 1); }
+Test(overlap, hides_communication_behind_the_backward_pass) { hides("zero=0", 0.4, 1); }
+Test(overlap, hides_most_of_what_the_backward_pass_could_hide) { hides("zero=0", 0.6, 1); }
 /* … or sending is what takes the time, and the forward pass, before which there is nothing to send, is little beside it. */
-Test(overlap, adds_little_to_a_very_slow_link) { hides(6, 6); }
+Test(overlap, adds_little_to_a_very_slow_link) { hides("zero=0", 6, 6); }
 /* In between, no gradient is there before the forward pass, a third of the computing, has ended; from then on the link is never idle. */
-Test(overlap, keeps_a_slow_link_busy) { hides(1.3, 1.0 / 3 + 1.3); }
+Test(overlap, keeps_a_slow_link_busy) { hides("zero=0", 1.3, 1.0 / 3 + 1.3); }
+/* Gradients that are scattered leave as early, and parameters are gathered behind the layers before theirs, forth and back. */
+Test(overlap, hides_scattered_gradients_and_gathered_parameters) {
+    hides("zero=2", 0.4, 1);
+    hides("zero=3", 0.4, 1);
+}
