@@ -43,11 +43,11 @@ typedef struct weft_strategy {
     int32_t   tensor;     /* ranks that share each row's work, with parts of parameters and of what they compute (Shoeybi et al. 2019). Which
                              parameters, and along which axis, is found by what it costs; weft_plan_describe says it. What no axis divides
                              evenly is whole on each. Same losses to rounding; checkpoints load under any mesh. WEFT_E_UNSUPPORTED with
-                             WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep (elastic runs): not yet */
+                             WEFT_SERVER, compress and L-BFGS: not yet */
     int32_t   pipeline;   /* ranks that have some layers each, its stages: a run of the forward pass, about equally long, with its gradients, parameters and
                              solver states, which other stages do not have (weft_variables_find gives -1 there). Micro-batches (accumulate) go through them one
                              behind the other. Same bits as one rank that accumulates as often. WEFT_E_INVALID where a stage would have no work; WEFT_E_UNSUPPORTED with
-                             L-BFGS, WEFT_SERVER, compression, and weft_trainer_keep (elastic runs): not yet. Checkpoints load under any mesh */
+                             L-BFGS, WEFT_SERVER and compression: not yet. Checkpoints load under any mesh */
     weft_pipeline_order schedule; /* of the pipeline's stages; none changes a bit */
     int32_t   chunks;     /* WEFT_INTERLEAVED: runs of layers that a rank has; stage s is rank s % pipeline's. 0: 2 */
     int32_t   zero;       /* what ranks along data keep in parts (ZeRO: Rajbhandari et al. 2020): 1 solver states, 2 gradients too, 3 parameters too, which are

@@ -123,21 +123,25 @@ WEFT_MUST_CHECK weft_status weft_trainer_load(weft_trainer *trainer, const char 
  * Variables are updated in place, so those of a step that a fault ended may be torn; this copy is never: it is replaced when the next
  * one is whole. Waits for no other rank, and ranks need not keep the same steps. Redundancy: every rank has all, so any one that is left is
  * enough; two copies of the trainer's variables a rank, and the time to copy them at each call. Not kept: what compression left out of
- * gradients, and its bases. `loader` may be NULL. WEFT_E_INVALID, WEFT_E_NO_MEMORY, WEFT_E_DEVICE; WEFT_E_UNSUPPORTED with WEFT_SERVER and with strategy.tensor. */
+ * gradients, and its bases. `loader` may be NULL. WEFT_E_INVALID, WEFT_E_NO_MEMORY, WEFT_E_DEVICE; WEFT_E_UNSUPPORTED with WEFT_SERVER and with strategy.zero.
+ *
+ * With strategy.tensor or pipeline a rank keeps its parts of the run, and those it kept the time before: enough while of the ranks that differ along data alone
+ * one is left, and all keep the same steps. */
 WEFT_MUST_CHECK weft_status weft_trainer_keep(weft_trainer *trainer, const struct weft_loader *loader);
 /* The step after which the latest copy was made; -1: there is none. */
 int64_t weft_trainer_kept(const weft_trainer *trainer);
 
 /* Goes on in `world`, which follows the trainer's own after a fault: plans and variables are made there, and of all ranks' copies the one of the
- * highest step is sent to all, whose trainers and loaders then stand where it does: at most what was not kept is done again. A rank
+ * highest step (of which all parts are there) is sent to all, whose trainers and loaders then stand where it does: at most what was not kept is done again. A rank
  * that came into `world` in place of a lost one creates its trainer there, and makes this call with the same world. What follows is, to the bit,
  * what a run of that world's ranks does which loaded a checkpoint that was saved after that step (without compression).
  *
  * The trainer's evaluators come along; the loader goes on with the new rank's share (other loaders: weft_loader_share). What was borrowed of the
  * trainer, its variables and its plan, is gone. `world` must live as long as the trainer; the one before may be released.
  * Collective; blocks. On an error the trainer is where it was, the loader may stand elsewhere, and the call may be made again, also with a
- * later world: WEFT_E_NOT_FOUND where no rank has a copy (load a checkpoint), WEFT_E_MISMATCH where it is of another program or loader;
- * WEFT_E_INVALID where strategy.data demands another number of ranks; WEFT_E_UNSUPPORTED with WEFT_SERVER and with strategy.tensor; those of weft_trainer_create. */
+ * later world: WEFT_E_NOT_FOUND where no rank has a copy, or nobody some part of it (load a checkpoint), WEFT_E_MISMATCH where it is of another program or
+ * loader, or its parts are dealt out otherwise on so many ranks; WEFT_E_INVALID where the strategy demands another number of ranks; WEFT_E_UNSUPPORTED with
+ * WEFT_SERVER and with strategy.zero; those of weft_trainer_create. */
 WEFT_MUST_CHECK weft_status weft_trainer_renew(weft_trainer *trainer, weft_world *world, struct weft_loader *loader);
 
 /* --- evaluation --- */

@@ -44,11 +44,15 @@ weft_status wefti_mesh_of(const weft_strategy *strategy, int32_t rank, int32_t r
         product = ranks;
     }
     if (product != ranks) return refuse(strategy, ranks, product);
+    wefti_mesh_place(mesh, rank, mesh->index);
+    return WEFT_OK;
+}
+
+void wefti_mesh_place(const wefti_mesh *mesh, int32_t rank, int32_t index_out[WEFTI_MESH_AXES]) {
     for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++) {
-        mesh->index[axis] = rank % mesh->extent[axis];
+        index_out[axis] = rank % mesh->extent[axis];
         rank /= mesh->extent[axis];
     }
-    return WEFT_OK;
 }
 
 int32_t wefti_mesh_rank(const wefti_mesh *mesh, const int32_t index[WEFTI_MESH_AXES]) {

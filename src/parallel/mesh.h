@@ -30,7 +30,8 @@ const char *wefti_mesh_name(wefti_mesh_axis axis);
 
 /* Extents and indices, without groups. WEFT_E_INVALID naming every extent where they do not multiply to the world's ranks. */
 WEFT_MUST_CHECK weft_status wefti_mesh_of(const weft_strategy *strategy, int32_t rank, int32_t ranks, wefti_mesh *mesh_out);
-/* The world's rank at a place of the mesh. */
+/* The place of a rank of the world on the mesh, and the rank at a place. */
+void    wefti_mesh_place(const wefti_mesh *mesh, int32_t rank, int32_t index_out[WEFTI_MESH_AXES]);
 int32_t wefti_mesh_rank(const wefti_mesh *mesh, const int32_t index[WEFTI_MESH_AXES]);
 /* With groups. Collective over the world. On an error there is nothing to close. */
 WEFT_MUST_CHECK weft_status wefti_mesh_make(weft_world *world, const weft_strategy *strategy, wefti_mesh *mesh_out);

@@ -26,13 +26,6 @@ int32_t wefti_pipeline_chunks(const weft_strategy *strategy) {
     return strategy->chunks > 0 ? strategy->chunks : 2;
 }
 
-weft_status wefti_pipeline_refuse(const weft_trainer *trainer, const char *what) {
-    int32_t stages = trainer->mesh.extent[WEFTI_MESH_PIPELINE];
-    if (stages <= 1) return WEFT_OK;
-    return wefti_fail(WEFT_E_UNSUPPORTED, "%s: the variables are on %d stages of a pipeline, and a run of several stages has no rank with all of it: go on from a "
-                      "checkpoint (weft_trainer_save)", what, (int)stages);
-}
-
 /* The variables of this rank's stages, as a graph of nothing else. */
 static weft_status own_leaves(const weft_graph *graph, int32_t place, int32_t ranks, weft_graph **own_out) {
     WEFTI_TRY(weft_graph_create(&(weft_graph_options){.seed = graph->seed, .name = graph->name}, own_out));

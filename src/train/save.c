@@ -144,8 +144,9 @@ typedef struct contents {
 } contents;
 
 bool wefti_snapshot_holds(const weft_trainer *trainer, bool bases, int32_t i, weft_variable_info *info_out) {
-    return weft_variables_info(trainer->variables, i, info_out) == WEFT_OK && !wefti_is_compress_error(info_out->name) &&
-           (bases || !wefti_is_compress_basis(info_out->name));
+    if (weft_variables_info(trainer->variables, i, info_out) != WEFT_OK) return false;
+    info_out->bytes = wefti_variables_part_bytes(trainer->variables, i);
+    return !wefti_is_compress_error(info_out->name) && (bases || !wefti_is_compress_basis(info_out->name));
 }
 
 size_t wefti_snapshot_size(const weft_trainer *trainer, bool bases) {
@@ -272,7 +273,7 @@ weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader,
     for (int32_t i = 0; i < n; i++) {
         weft_variable_info info;
         if (!wefti_snapshot_holds(trainer, s->bases, i, &info)) continue;
-        WEFTI_TRY(weft_variables_set(trainer->variables, info.name, info.dtype, info.shape, s->bytes + at));
+        WEFTI_TRY(wefti_variables_put(trainer->variables, i, s->bytes + at));
         at = wefti_snapshot_next(at, info.bytes);
     }
     if (trainer->lbfgs) {

@@ -107,6 +107,31 @@ bool wefti_listed_is_here(const weft_trainer *trainer, const wefti_listed *it) {
     return wefti_window_is_whole(&it->window) && holder_of(trainer, it, 0) == trainer->world->rank;
 }
 
+int32_t wefti_parts_count(const weft_trainer *trainer) { return trainer->mesh.extent[WEFTI_MESH_PIPELINE] * trainer->mesh.extent[WEFTI_MESH_TENSOR]; }
+
+int32_t wefti_parts_place(const weft_trainer *trainer, int32_t rank) {
+    int32_t index[WEFTI_MESH_AXES];
+    wefti_mesh_place(&trainer->mesh, rank, index);
+    return index[WEFTI_MESH_PIPELINE] * trainer->mesh.extent[WEFTI_MESH_TENSOR] + index[WEFTI_MESH_TENSOR];
+}
+
+weft_status wefti_parts_layout(const weft_trainer *trainer, uint64_t *layout_out) {
+    wefti_listing listing;
+    *layout_out = 0;
+    if (!wefti_in_parts(trainer)) return WEFT_OK;
+    weft_status status = wefti_listing_open(trainer, &listing);
+    uint64_t    hash = WEFTI_HASH_BEGIN;
+    for (int32_t i = 0; i < listing.n && status == WEFT_OK; i++) {
+        const wefti_listed *it = &listing.list[i];
+        const int64_t       numbers[] = {it->info.bytes, it->holder[WEFTI_MESH_PIPELINE], it->window.ranks, it->window.axis, it->window.n_sections};
+        hash = wefti_hash(wefti_hash(hash, it->info.name, strlen(it->info.name)), numbers, sizeof numbers);
+        hash = wefti_hash(hash, it->window.section, sizeof *it->window.section * (size_t)it->window.n_sections);
+    }
+    wefti_listing_close(&listing);
+    *layout_out = hash;
+    return status;
+}
+
 /* --- what all say and send --- */
 
 static weft_status broadcast(const weft_trainer *trainer, void *bytes, size_t size_bytes) {

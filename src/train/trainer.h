@@ -205,11 +205,13 @@ void wefti_trainer_leave(weft_trainer *trainer, wefti_station *left);
 static inline int32_t wefti_trainer_data_rank(const weft_trainer *trainer) { return trainer->mesh.index[WEFTI_MESH_DATA]; }
 static inline int32_t wefti_trainer_data_ranks(const weft_trainer *trainer) { return trainer->mesh.extent[WEFTI_MESH_DATA]; }
 
-/* A run's contents: variables one after another, then the numbers. What each rank keeps by itself (compress_state.c) is not in it. */
+/* A run's contents: variables, or this rank's parts of them, one after another, then the numbers. What each rank keeps by itself (compress_state.c) is not in it. */
 typedef struct wefti_snapshot {
     unsigned char *bytes; /* each variable from a multiple of 64 on */
     size_t         size_bytes;
     bool           bases; /* of compression too */
+    uint64_t       layout; /* of its parts, where ranks have some: what each is, and who has which */
+    int32_t        place;  /* whose parts these are: see wefti_parts_place */
     struct {
         int64_t           step, lbfgs_used, lbfgs_next;
         wefti_loss_scale  scale;
@@ -224,7 +226,7 @@ weft_status wefti_snapshot_open(const weft_trainer *trainer, bool bases, wefti_s
 void        wefti_snapshot_close(wefti_snapshot *snapshot);
 /* The offset of what comes behind `bytes` at `at`. */
 static inline size_t wefti_snapshot_next(size_t at, int64_t bytes) { return wefti_align_up(at + (size_t)bytes, WEFTI_CACHE_LINE); }
-/* Variable `i` as a snapshot sees it; false: it is not in it. */
+/* Variable `i` as a snapshot sees it, with the bytes of this rank's part; false: it is not in it. */
 bool wefti_snapshot_holds(const weft_trainer *trainer, bool bases, int32_t i, weft_variable_info *info_out);
 /* From rank `from` to all. Collective. */
 weft_status wefti_snapshot_send(weft_world *world, int32_t from, wefti_snapshot *snapshot);
@@ -235,6 +237,11 @@ void wefti_snapshot_take_numbers(weft_trainer *trainer, const wefti_snapshot *sn
 
 /* Whether no rank has all of the run. */
 bool wefti_in_parts(const weft_trainer *trainer);
+/* How many different parts of a run there are, and which one a rank of the trainer's world has: ranks along data have the same. */
+int32_t wefti_parts_count(const weft_trainer *trainer);
+int32_t wefti_parts_place(const weft_trainer *trainer, int32_t rank);
+/* Equal where parts are dealt out alike. */
+WEFT_MUST_CHECK weft_status wefti_parts_layout(const weft_trainer *trainer, uint64_t *layout_out);
 
 /* A variable of the run, wherever it is. */
 typedef struct wefti_listed {
@@ -297,8 +304,6 @@ weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader,
 
 /* What a pipeline is not for yet. */
 WEFT_MUST_CHECK weft_status wefti_pipeline_check(const weft_program *program);
-/* Refuses `what`, for a run whose variables are on several ranks. */
-WEFT_MUST_CHECK weft_status wefti_pipeline_refuse(const weft_trainer *trainer, const char *what);
 /* How many stages a rank of the strategy's pipeline has. */
 int32_t wefti_pipeline_chunks(const weft_strategy *strategy);
 /* Chooses the stages of the trainer's variables, and makes those of this rank's. */

@@ -340,6 +340,13 @@ weft_status weft_variables_set(weft_variables *v, const char *name, weft_dtype d
     return v->device->vtable->write(v->device, it->memory, values, (size_t)it->bytes);
 }
 
+int64_t wefti_variables_part_bytes(const weft_variables *v, int32_t index) { return v->list[index].bytes; }
+
+weft_status wefti_variables_take(const weft_variables *v, int32_t index, void *part_out) {
+    WEFTI_TRY(wefti_variables_whole(v, index));
+    return v->device->vtable->read(v->device, part_out, v->list[index].memory, (size_t)v->list[index].bytes);
+}
+
 weft_status wefti_variables_put(weft_variables *v, int32_t index, const void *part) {
     wefti_variables_overwrite(v, index);
     return v->device->vtable->write(v->device, v->list[index].memory, part, (size_t)v->list[index].bytes);

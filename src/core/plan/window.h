@@ -52,6 +52,9 @@ WEFT_MUST_CHECK weft_status wefti_variables_create(weft_world *world, weft_graph
                                                    weft_variables **variables_out);
 /* Which part of variable `index` is here. Lives as long as the set. */
 const wefti_window_of *wefti_variables_window(const weft_variables *variables, int32_t index);
+/* Bytes of this rank's part of a variable, and their copy in host memory. */
+int64_t wefti_variables_part_bytes(const weft_variables *variables, int32_t index);
+WEFT_MUST_CHECK weft_status wefti_variables_take(const weft_variables *variables, int32_t index, void *part_out);
 /* Copies what is to be this rank's part of a variable, from host memory, into it. */
 WEFT_MUST_CHECK weft_status wefti_variables_put(weft_variables *variables, int32_t index, const void *part);
 
