@@ -28,8 +28,8 @@
  * an ordinary store would first read the line it is about to overwrite. Below, they would only be driven out of caches
  * that hold them. Measured: the same at 1 MiB, half as long at 64 MiB. */
 #define STREAM_BYTES ((size_t)2 << 20)
-/* Up to this size a broadcast's root copies its own result, also where nobody needs staging. Measured between 2 ranks of one cache: 0.3 for 0.8 us at
- * 8 KiB, the same at 128 KiB, 3.5 for 2.3 us at 256 KiB; where staging is needed 1.4 to 1.7 times as fast at all sizes from 8 KiB to 8 MiB. */
+/* Up to this size a broadcast's root copies its own result, also where nobody needs staging. Measured between 2 ranks of one cache: at best 0.3 for
+ * 0.8 us at 8 KiB with medians alike, the same at 128 KiB, 3.8 for 2.8 us at 256 KiB; where staging is needed 1.3 to 1.8 times as fast from 8 KiB to 8 MiB. */
 #define ROOT_COPIES_BYTES ((size_t)64 << 10)
 /* Copies to staging from this size on tell how they go: PACE_TRIES in a row of every PACE_EVERY. PACE_QUICK bytes in a nanosecond are what
  * cores reach that share a cache (15; others 2.4). */
