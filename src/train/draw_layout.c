@@ -167,7 +167,7 @@ static weft_status put_bar(layout *o, int32_t l, const wefti_draw_event *event, 
     return WEFT_OK;
 }
 
-/* Where no bar of other members goes the same way: between two of them, behind who is no member, lies a link. */
+/* Where no bar of other members goes the same way (each try is lower by a pixel at least): between two of them, behind who is no member, lies a link. */
 static double free_height(const layout *o, const wefti_draw_event *event, double y) {
     int32_t first = WEFTI_DRAW_RANKS, last = -1;
     for (int32_t l = 0; l < o->scene->n_lanes; l++) {
@@ -185,7 +185,7 @@ static double free_height(const layout *o, const wefti_draw_event *event, double
             to = l;
             at = bar->y[l];
         }
-        if (from < last && to > first && fabs(at - y) < BAR_HEIGHT + 6) return free_height(o, event, at + BAR_HEIGHT + 6);
+        if (from < last && to > first && fabs(at - y) < BAR_HEIGHT + 5) return free_height(o, event, at + BAR_HEIGHT + 6);
     }
     return y;
 }

@@ -1,5 +1,6 @@
 /* Pictures of plans: what stands where, what they say, that large plans stay small, and on ranks that are processes, that everybody is in them. */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,6 +102,28 @@ Test(draw, ranks_meet_at_bars_and_wait_beside_them) {
     cr_expect(bar->until[0] > bar->y[0] + 40 && bar->until[1] == bar->until[0]);
     wefti_draw_scene_release(&scene);
     for (int l = 0; l < 2; l++) wefti_draw_lane_release(&lanes[l]);
+}
+
+/* Ranks 0 and 2, and 1 and 3: links pass behind who is no member. At any height, whatever its fraction of a pixel. */
+Test(draw, bars_of_interleaved_members_stand_apart) {
+    for (int t = 1; t < 400; t++) {
+        wefti_draw_lane  lanes[4];
+        wefti_draw_scene scene = {.lanes = lanes, .n_lanes = 4};
+        for (int32_t l = 0; l < 4; l++) {
+            wefti_draw_event bar = message(WEFTI_DRAW_START, WEFT_OP_ALL_REDUCE, 0, -1, 0, 64);
+            bar.members = l % 2 ? 10 : 5;
+            const wefti_draw_event events[] = {ops(0, 0, "a", 1000), ops(1, 0, "b", 1.7 * t + l / 2), bar, ops(1, 0, "c", 0.37 * t), bar};
+            fill(&lanes[l], l, events, 5);
+            lanes[l].events[4].sequence = 1;
+        }
+        cr_assert_eq(wefti_draw_lay_out(&scene, 40), WEFT_OK);
+        cr_assert_eq(scene.n_bars, 4);
+        for (int i = 0; i < 4; i++)
+            for (int k = 0; k < i; k++)
+                cr_assert(fabs(scene.bars[i].y[scene.bars[i].begun[0] ? 0 : 1] - scene.bars[k].y[scene.bars[k].begun[0] ? 0 : 1]) > 24);
+        wefti_draw_scene_release(&scene);
+        for (int l = 0; l < 4; l++) wefti_draw_lane_release(&lanes[l]);
+    }
 }
 
 /* Each waits for the other before it sends: that cannot run, but must not hang a drawing. */
