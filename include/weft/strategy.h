@@ -36,7 +36,7 @@ typedef enum weft_pipeline_order {
 } weft_pipeline_order;
 
 /* Ranks are a mesh of named axes, whose extents multiply to the world's size (else WEFT_E_INVALID, which names all). An axis that is left
- * zero has one rank; data takes what the others leave. Ranks next to each other are along `tensor`, then along `data`, and along
+ * zero has one rank; data takes what the others leave. Ranks next to each other are along `tensor`, then along `expert`, `data`, and along
  * `pipeline` last: those that talk most are nearest. */
 typedef struct weft_strategy {
     int32_t   data;       /* ranks that share the batch, each with its rows (weft_strategy_share) */
@@ -50,12 +50,17 @@ typedef struct weft_strategy {
                              L-BFGS, WEFT_SERVER and compression: not yet. Checkpoints load under any mesh */
     weft_pipeline_order schedule; /* of the pipeline's stages; none changes a bit */
     int32_t   chunks;     /* WEFT_INTERLEAVED: runs of layers that a rank has; stage s is rank s % pipeline's. 0: 2 */
+    int32_t   expert;     /* ranks that share the batch, as those along data do, and have the experts of every mixture in equal parts (weft_mixture_of_experts;
+                             Lepikhin et al. 2020). A choice travels to the rank that has its expert and its result back, in as many bytes as there are
+                             choices. Same losses to rounding, same tokens dropped; checkpoints load under any mesh. WEFT_E_INVALID where the program has no
+                             mixture, or ranks do not divide a mixture's experts; WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, tensor, pipeline, and
+                             weft_trainer_keep: not yet */
     int32_t   zero;       /* what ranks along data keep in parts (ZeRO: Rajbhandari et al. 2020): 1 solver states, 2 gradients too, 3 parameters too, which are
                              gathered shortly before they are read, forth and back (weft_variables_get gives WEFT_E_STATE). Parts are runs of elements, padded to
                              cache lines; parameters of less than divide_bytes (0: 16 KiB) stay whole. A step sends as much as without up to 2, half as much again
                              with 3; from 2 on micro-batches are summed over ranks one by one. Same results as without, bit for bit where sums are taken in the
                              same order, else to rounding (clip_norm, micro-batches from 2 on); checkpoints load under any stage and mesh. Beside tensor and
-                             pipeline, too. WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
+                             pipeline, too. WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, expert, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
     weft_sync sync;
     int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
                              rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before
@@ -102,13 +107,13 @@ typedef struct weft_strategy {
 #endif
 
 /* Which share of every batch is this rank's, for its loaders: .rank and .ranks of weft_loader_options. Ranks that differ only along other
- * axes than data have the same rows. Errors: WEFT_E_INVALID (NULL, a mesh that does not multiply to the world's ranks). Does not block. */
+ * axes than data and expert have the same rows. Errors: WEFT_E_INVALID (NULL, a mesh that does not multiply to the world's ranks). Does not block. */
 WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, const weft_world *world, int32_t *rank_out, int32_t *ranks_out);
 
 /* ---- as text ---- */
 
 /* Reads settings, "data=2,tensor=2 schedule=gpipe": NAME=VALUE, with commas or blanks between, into a strategy of which what the text does not name stays as it
- * is. Names are those of the fields: data, tensor, pipeline (numbers of ranks); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
+ * is. Names are those of the fields: data, tensor, pipeline, expert (numbers of ranks); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
  * server:STALENESS, server:async); servers, replicas, push, fetch, overlap (0, 1), accumulate; precision (f32, bf16, f16); compress (as
  * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes, loss-chunk-rows; recompute, automatic (0, 1; "auto" alone is the
  * latter), memory-bytes. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a

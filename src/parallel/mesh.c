@@ -19,14 +19,15 @@ static int32_t asked(const weft_strategy *strategy, wefti_mesh_axis axis) {
     case WEFTI_MESH_TENSOR: return strategy->tensor;
     case WEFTI_MESH_DATA: return strategy->data;
     case WEFTI_MESH_PIPELINE: return strategy->pipeline;
+    case WEFTI_MESH_EXPERT: return strategy->expert;
     default: return 0; /* not yet a strategy's to ask for */
     }
 }
 
 static weft_status refuse(const weft_strategy *strategy, int32_t ranks, int64_t product) {
-    return wefti_fail(WEFT_E_INVALID, "strategy: data = %d x tensor = %d x pipeline = %d make %lld, and the world has %d ranks: the product must be "
-                      "the number of ranks (0 means 1; data = 0 takes what the others leave)", strategy->data, strategy->tensor,
-                      strategy->pipeline, (long long)product, ranks);
+    return wefti_fail(WEFT_E_INVALID, "strategy: data = %d x tensor = %d x pipeline = %d x expert = %d make %lld, and the world has %d ranks: the "
+                      "product must be the number of ranks (0 means 1; data = 0 takes what the others leave)", strategy->data, strategy->tensor,
+                      strategy->pipeline, strategy->expert, (long long)product, ranks);
 }
 
 weft_status wefti_mesh_of(const weft_strategy *strategy, int32_t rank, int32_t ranks, wefti_mesh *mesh) {
@@ -98,7 +99,7 @@ weft_status weft_strategy_share(const weft_strategy *strategy, const weft_world 
     wefti_mesh mesh;
     if (!strategy || !world || !rank_out || !ranks_out) return wefti_fail(WEFT_E_INVALID, "weft_strategy_share: an argument is NULL");
     WEFTI_TRY(wefti_mesh_of(strategy, world->rank, world->size, &mesh));
-    *rank_out = mesh.index[WEFTI_MESH_DATA];
-    *ranks_out = mesh.extent[WEFTI_MESH_DATA];
+    *rank_out = wefti_mesh_batch_rank(&mesh);
+    *ranks_out = wefti_mesh_batch_ranks(&mesh);
     return WEFT_OK;
 }

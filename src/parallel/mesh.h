@@ -38,6 +38,12 @@ WEFT_MUST_CHECK weft_status wefti_mesh_make(weft_world *world, const weft_strate
 /* Releases the groups; closing what is zero does nothing. */
 void wefti_mesh_drop(wefti_mesh *mesh);
 
+/* Ranks that share the batch are those along data and along expert. */
+static inline int32_t wefti_mesh_batch_ranks(const wefti_mesh *mesh) { return mesh->extent[WEFTI_MESH_DATA] * mesh->extent[WEFTI_MESH_EXPERT]; }
+static inline int32_t wefti_mesh_batch_rank(const wefti_mesh *mesh) {
+    return mesh->index[WEFTI_MESH_DATA] * mesh->extent[WEFTI_MESH_EXPERT] + mesh->index[WEFTI_MESH_EXPERT];
+}
+
 /* Whether all ranks are along the data axis. */
 static inline bool wefti_mesh_is_data(const wefti_mesh *mesh) {
     for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++)

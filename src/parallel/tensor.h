@@ -13,6 +13,7 @@
 
 #include "core/graph/graph.h"
 #include "core/plan/window.h"
+#include "parallel/mesh.h"
 #include "parallel/shard.h"
 
 /* Proportions of the sections of an axis. */
@@ -25,12 +26,14 @@ enum { WEFTI_PATTERNS_MAX = 16 };
 
 /* How one strategy splits. */
 typedef struct wefti_tensor_split {
+    wefti_mesh_axis along;                        /* tensor; expert and sequence (expert.h, sequence.h) are this too, with choices of their own */
     int32_t        rank, ranks;
     int64_t        group;                         /* attrs.comm.group */
     wefti_sections pattern[WEFTI_PATTERNS_MAX];   /* [0] is one section */
     int32_t        n_patterns;
     wefti_named_window *windows; /* [n_windows] of parameters, their solver states and other states; names are owned */
-    int32_t        n_windows;
+    int32_t        n_windows, windows_room;
+    int64_t       *units;    /* expert: [windows_room] choices that a row of the batch makes among a matrix' experts; 0: it is none */
     wefti_text     notes; /* what was split and what stays whole, for people */
 } wefti_tensor_split;
 

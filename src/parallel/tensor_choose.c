@@ -271,7 +271,7 @@ static weft_status keep_windows(chooser *c) {
     int32_t n = 0;
     for (int32_t id = 0; id < c->graph->n_nodes; id++) n += c->leaf[id].kind == WEFTI_SPLIT;
     WEFTI_TRY(wefti_alloc((size_t)n * sizeof *c->split->windows, "windows on variables", &c->split->windows));
-    c->split->n_windows = n;
+    c->split->n_windows = c->split->windows_room = n;
     n = 0;
     for (int32_t id = 0; id < c->graph->n_nodes; id++) {
         const wefti_node *node = c->graph->nodes[id];
@@ -287,7 +287,7 @@ static weft_status keep_windows(chooser *c) {
 
 weft_status wefti_tensor_choose(int32_t rank, int32_t ranks, int64_t group, weft_graph *graph, weft_tensor *const *outputs, int32_t n_outputs,
                                 wefti_tensor_split *split) {
-    *split = (wefti_tensor_split){.rank = rank, .ranks = ranks, .group = group};
+    *split = (wefti_tensor_split){.along = WEFTI_MESH_TENSOR, .rank = rank, .ranks = ranks, .group = group};
     chooser     c = {.split = split, .graph = graph};
     size_t      n = (size_t)graph->n_nodes;
     weft_status status;
@@ -314,7 +314,8 @@ done:
 
 void wefti_tensor_release(wefti_tensor_split *split) {
     for (int32_t i = 0; i < split->n_windows; i++) wefti_free_string((char *)(uintptr_t)split->windows[i].name);
-    wefti_free(split->windows, (size_t)split->n_windows * sizeof *split->windows);
+    wefti_free(split->windows, (size_t)split->windows_room * sizeof *split->windows);
+    wefti_free(split->units, (size_t)split->windows_room * sizeof *split->units);
     wefti_text_release(&split->notes);
     *split = (wefti_tensor_split){0};
 }

@@ -2,6 +2,7 @@
  * its own when it first comes, in the same arena, so that from the second epoch on nothing is planned or allocated. */
 #include <string.h>
 
+#include "parallel/expert.h"
 #include "train/trainer.h"
 
 weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, const wefti_mesh *mesh, weft_graph *graph, weft_variables *variables,
@@ -44,7 +45,9 @@ static weft_tensor *before_reduction(weft_tensor *loss) {
 /* The rewrite behind the partition: by parameters. The graph is replaced, and outputs are. */
 static weft_status split_parameters(const wefti_sized_plan *sized, weft_graph **graph, weft_tensor **outputs, int32_t n_outputs, bool training) {
     weft_graph *whole = *graph;
-    weft_status status = wefti_tensor_graph(sized->tensor, whole, outputs, n_outputs, training, graph, outputs);
+    weft_status status = sized->tensor->along == WEFTI_MESH_EXPERT
+                             ? wefti_expert_graph(sized->tensor, &sized->partition, wefti_mesh_group(WEFTI_MESH_DATA), whole, outputs, n_outputs, training, graph, outputs)
+                             : wefti_tensor_graph(sized->tensor, whole, outputs, n_outputs, training, graph, outputs);
     weft_graph_release(whole);
     return status;
 }
@@ -80,9 +83,9 @@ static wefti_partition partition_of(const wefti_plan_set *set, int64_t rows) {
     wefti_partition p = {.rank = set->world->rank, .ranks = set->world->size, .micro = set->micro, .rows = rows, .compress = set->compress,
                          .scaled = set->scaled};
     if (!set->mesh || wefti_mesh_is_data(set->mesh)) return p;
-    p.rank = set->mesh->index[WEFTI_MESH_DATA];
-    p.ranks = set->mesh->extent[WEFTI_MESH_DATA];
-    p.group = wefti_mesh_group(WEFTI_MESH_DATA);
+    p.rank = wefti_mesh_batch_rank(set->mesh);
+    p.ranks = wefti_mesh_batch_ranks(set->mesh);
+    p.group = p.ranks == set->world->size ? 0 : wefti_mesh_group(WEFTI_MESH_DATA);
     return p;
 }
 

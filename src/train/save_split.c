@@ -13,7 +13,7 @@
 enum { THE_END = -1 };
 
 bool wefti_in_parts(const weft_trainer *trainer) {
-    return trainer->mesh.extent[WEFTI_MESH_TENSOR] > 1 || trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1 || trainer->zero.stage > 0;
+    return trainer->mesh.extent[WEFTI_MESH_TENSOR] > 1 || trainer->mesh.extent[WEFTI_MESH_EXPERT] > 1 || trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1 || trainer->zero.stage > 0;
 }
 
 /* --- what there is --- */
@@ -82,7 +82,7 @@ static size_t largest_part(const wefti_listing *listing) {
     return most;
 }
 
-/* Parts are counted along tensor, then along data. */
+/* Parts are counted along tensor (or expert), then along data. */
 static int32_t parts_along_tensor(const wefti_listed *it) { return it->window.ranks > 1 ? it->window.ranks : 1; }
 static int32_t parts_of(const wefti_listed *it) { return parts_along_tensor(it) * (it->window.parts > 1 ? it->window.parts : 1); }
 
@@ -98,7 +98,7 @@ static int32_t holder_of(const weft_trainer *trainer, const wefti_listed *it, in
     int32_t         index[WEFTI_MESH_AXES];
     wefti_window_of window = window_of_part(it, part);
     memcpy(index, it->holder, sizeof index);
-    index[WEFTI_MESH_TENSOR] += window.rank;
+    index[trainer->tensor.along] += window.rank;
     index[WEFTI_MESH_DATA] += window.part;
     return wefti_mesh_rank(&trainer->mesh, index);
 }

@@ -3,29 +3,41 @@
  * The choice looks at the training step of a full batch as the first of the ranks along data computes it, on every rank, so that all choose
  * alike. Plans of other batches, and evaluators, then go by it. */
 #include "core/plan/ir.h"
+#include "parallel/expert.h"
 #include "train/trainer.h"
 
-static weft_status choose(weft_trainer *trainer, weft_tensor **pruned_outputs, weft_tensor **outputs) {
+/* Along the axis beside data that there is; -1: none. */
+static int32_t axis_of(const wefti_mesh *mesh) {
+    static const wefti_mesh_axis axes[] = {WEFTI_MESH_TENSOR, WEFTI_MESH_EXPERT};
+    for (size_t i = 0; i < WEFTI_COUNT(axes); i++)
+        if (mesh->extent[axes[i]] > 1) return (int32_t)axes[i];
+    return -1;
+}
+
+static weft_status choose(weft_trainer *trainer, wefti_mesh_axis axis, weft_tensor **pruned_outputs, weft_tensor **outputs) {
     const wefti_mesh *mesh = &trainer->mesh;
-    wefti_partition   first = {.ranks = mesh->extent[WEFTI_MESH_DATA], .micro = 1, .group = wefti_mesh_group(WEFTI_MESH_DATA)};
+    int32_t           n = trainer->n_outputs, rank = mesh->index[axis], ranks = mesh->extent[axis];
+    int64_t           group = wefti_mesh_group(axis);
+    wefti_partition   first = {.ranks = wefti_mesh_batch_ranks(mesh), .micro = 1, .group = wefti_mesh_group(WEFTI_MESH_DATA)};
     weft_graph       *pruned = NULL, *graph = NULL;
-    int32_t           n = trainer->n_outputs;
-    weft_status       status = wefti_plan_copy(trainer->graph, trainer->outputs, n, true, &pruned, pruned_outputs);
+    weft_status       status = wefti_graph_rows(trainer->graph, &first.rows);
+    if (status == WEFT_OK) status = wefti_plan_copy(trainer->graph, trainer->outputs, n, true, &pruned, pruned_outputs);
     if (status == WEFT_OK) status = wefti_partition_graph(&first, pruned, pruned_outputs, n, true, &graph, outputs);
     if (status == WEFT_OK)
-        status = wefti_tensor_choose(mesh->index[WEFTI_MESH_TENSOR], mesh->extent[WEFTI_MESH_TENSOR], wefti_mesh_group(WEFTI_MESH_TENSOR), graph,
-                                     outputs, n, &trainer->tensor);
+        status = axis == WEFTI_MESH_EXPERT ? wefti_expert_choose(rank, ranks, group, &first, graph, &trainer->tensor)
+                                           : wefti_tensor_choose(rank, ranks, group, graph, outputs, n, &trainer->tensor);
     weft_graph_release(graph);
     weft_graph_release(pruned);
     return status;
 }
 
-static weft_status split_along_tensor(weft_trainer *trainer) {
-    if (trainer->mesh.extent[WEFTI_MESH_TENSOR] == 1) return WEFT_OK;
+static weft_status split_along_axis(weft_trainer *trainer) {
+    int32_t axis = axis_of(&trainer->mesh);
+    if (axis < 0) return WEFT_OK;
     size_t        bytes = (size_t)trainer->n_outputs * 2 * sizeof(weft_tensor *);
     weft_tensor **outputs = NULL;
     WEFTI_TRY(wefti_alloc(bytes, "a split", &outputs));
-    weft_status status = choose(trainer, outputs, outputs + trainer->n_outputs);
+    weft_status status = choose(trainer, (wefti_mesh_axis)axis, outputs, outputs + trainer->n_outputs);
     wefti_free(outputs, bytes);
     return status;
 }
@@ -39,7 +51,8 @@ weft_status wefti_zero_check(const weft_world *world, const weft_program *progra
     if (s->divide_bytes < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: zero = %d deals out parameters of at least divide_bytes, which is %lld: a size, or 0 for %d", s->zero,
                           (long long)s->divide_bytes, WEFTI_ZERO_LEAST_BYTES);
-    const char *what = s->sync == WEFT_SERVER                    ? "sync = WEFT_SERVER: its servers keep solver states in parts"
+    const char *what = s->expert > 1                           ? "expert"
+                       : s->sync == WEFT_SERVER                  ? "sync = WEFT_SERVER: its servers keep solver states in parts"
                        : s->compress.codec != WEFT_COMPRESS_NONE ? "compress"
                        : program->solver.kind == WEFT_LBFGS      ? "L-BFGS"
                                                                  : NULL;
@@ -61,7 +74,7 @@ static weft_status split_along_data(weft_trainer *trainer) {
 }
 
 weft_status wefti_trainer_split(weft_trainer *trainer) {
-    WEFTI_TRY(split_along_tensor(trainer));
+    WEFTI_TRY(split_along_axis(trainer));
     return split_along_data(trainer);
 }
 

@@ -51,7 +51,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, (double)y->loss_chunk_rows, y->precision, program->ignore_nan,
                               program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.replicas, program->strategy.push,
-                              program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->schedule, y->chunks, y->zero, y->recompute,
+                              program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->expert, y->schedule, y->chunks, y->zero, y->recompute,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};
     return wefti_hash(hash, numbers, sizeof numbers);
 }
@@ -89,18 +89,27 @@ static weft_status compare_ranks(weft_world *world, int64_t value, const char *w
 
 /* --- life --- */
 
+/* What an axis that splits more than the batch does not go with. */
+static weft_status check_axis(const wefti_mesh *mesh, wefti_mesh_axis axis, const weft_program *program) {
+    const weft_strategy *s = &program->strategy;
+    const char          *what = s->sync == WEFT_SERVER                  ? "sync = WEFT_SERVER"
+                                : s->compress.codec != WEFT_COMPRESS_NONE ? "compress"
+                                : program->solver.kind == WEFT_LBFGS      ? "L-BFGS"
+                                                                          : NULL;
+    for (int32_t other = 0; other < WEFTI_MESH_AXES; other++)
+        if (other != (int32_t)axis && other != WEFTI_MESH_DATA && mesh->extent[other] > 1 && !(axis == WEFTI_MESH_TENSOR && other == WEFTI_MESH_PIPELINE)) what = wefti_mesh_name((wefti_mesh_axis)other);
+    return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: %s = %d does not go with %s yet", wefti_mesh_name(axis), mesh->extent[axis], what) : WEFT_OK;
+}
+
 weft_status wefti_trainer_check(const weft_world *world, const weft_program *program) {
     const weft_strategy *s = &program->strategy;
     wefti_mesh           mesh;
     WEFTI_TRY(wefti_mesh_of(s, world->rank, world->size, &mesh));
     WEFTI_TRY(wefti_zero_check(world, program));
     WEFTI_TRY(wefti_pipeline_check(program));
-    if (mesh.extent[WEFTI_MESH_TENSOR] == 1) return WEFT_OK;
-    const char *what = s->sync == WEFT_SERVER                        ? "sync = WEFT_SERVER"
-                       : s->compress.codec != WEFT_COMPRESS_NONE     ? "compress"
-                       : program->solver.kind == WEFT_LBFGS          ? "L-BFGS"
-                                                                     : NULL;
-    return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: tensor = %d does not go with %s yet", s->tensor, what) : WEFT_OK;
+    for (int32_t axis = 0; axis < WEFTI_MESH_DATA; axis++)
+        if (mesh.extent[axis] > 1) WEFTI_TRY(check_axis(&mesh, (wefti_mesh_axis)axis, program));
+    return WEFT_OK;
 }
 
 /* Stages are honoured, where there are some. Trainers split by their strategy, and would compute what the program places elsewhere wherever the strategy

@@ -202,8 +202,8 @@ WEFT_MUST_CHECK weft_status wefti_zero_check(const weft_world *world, const weft
 /* For good: the evaluators come along. */
 void wefti_trainer_leave(weft_trainer *trainer, wefti_station *left);
 /* This rank's place among those that share batches, and how many these are. */
-static inline int32_t wefti_trainer_data_rank(const weft_trainer *trainer) { return trainer->mesh.index[WEFTI_MESH_DATA]; }
-static inline int32_t wefti_trainer_data_ranks(const weft_trainer *trainer) { return trainer->mesh.extent[WEFTI_MESH_DATA]; }
+static inline int32_t wefti_trainer_data_rank(const weft_trainer *trainer) { return wefti_mesh_batch_rank(&trainer->mesh); }
+static inline int32_t wefti_trainer_data_ranks(const weft_trainer *trainer) { return wefti_mesh_batch_ranks(&trainer->mesh); }
 
 /* A run's contents: variables, or this rank's parts of them, one after another, then the numbers. What each rank keeps by itself (compress_state.c) is not in it. */
 typedef struct wefti_snapshot {

@@ -193,6 +193,9 @@ static void refused(weft_tensor *y, const char *part) {
 Test(autodiff_experts, refuses) {
     refused(weft_mixture_of_experts(X, "m", .hidden = 3), "mixture_of_experts 'm': .experts must be at least 1, not 0");
     refused(weft_mixture_of_experts(X, "m", .experts = 4), ".hidden must be at least 1, not 0");
+    weft_tensor *outs[3] = {NULL};
+    refused(weft_mixture_of_experts(X, "m", .hidden = 3, .balance_out = &outs[0], .z_out = &outs[1], .dropped_out = &outs[2]), "not 0");
+    for (int i = 0; i < 3; i++) cr_expect_not_null(outs[i]);
     refused(weft_mixture_of_experts(X, "m", .experts = 4, .hidden = 3, .choices = 5), ".choices must be from 1 to .experts = 4, not 5");
     refused(weft_mixture_of_experts(X, "m", .experts = 4, .hidden = 3, .choices = -1), "not -1");
     refused(weft_mixture_of_experts(X, "m", .experts = 4, .hidden = 3, .capacity = -1), ".capacity must be positive (0 means 1.25, INFINITY no limit), not -1");

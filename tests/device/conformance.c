@@ -114,7 +114,7 @@ static unsigned dtypes_due(weft_op op) {
     switch (op) {
     case WEFT_OP_INPUT: case WEFT_OP_PARAMETER: case WEFT_OP_STATE: case WEFT_OP_CONSTANT: case WEFT_OP_STEP:
     case WEFT_OP_MODE: case WEFT_OP_FUSED: case WEFT_OP_ALL_REDUCE: case WEFT_OP_ALL_GATHER: case WEFT_OP_REDUCE_SCATTER:
-    case WEFT_OP_BROADCAST: case WEFT_OP_ALL_TO_ALL: case WEFT_OP_SEND: case WEFT_OP_RECEIVE: case WEFT_OP_CUSTOM: case WEFT_OP_CUSTOM_BACKWARD:
+    case WEFT_OP_BROADCAST: case WEFT_OP_ALL_TO_ALL: case WEFT_OP_EXCHANGE_ROWS: case WEFT_OP_SEND: case WEFT_OP_RECEIVE: case WEFT_OP_CUSTOM: case WEFT_OP_CUSTOM_BACKWARD:
     case WEFT_OP_ENCODE: case WEFT_OP_DECODE: return 0;
     case WEFT_OP_OCCURRENCE: return 1 << WEFT_I32 | 1 << WEFT_I64;
     case WEFT_OP_NOT: case WEFT_OP_AND: case WEFT_OP_OR: return 1 << WEFT_BOOL;

@@ -26,6 +26,12 @@ static void perform(fake_group *g, const wefti_collective_call *call) {
         memcpy(own, (const char *)call->send + (size_t)g->base.index * bytes, bytes);
         for (int32_t r = 0; r < g->base.size; r++) memcpy((char *)call->receive + (size_t)r * bytes, own, bytes);
         break;
+    case WEFTI_ALLTOALL_V: /* what comes from each other is as many elements of what this rank has for itself */
+        bytes = 0;
+        for (int32_t r = 0; r < g->base.index; r++) bytes += call->counts[r] * size;
+        for (int32_t r = 0, at = 0; r < g->base.size; at += (int32_t)call->receive_counts[r++])
+            memcpy((char *)call->receive + (size_t)at * size, (const char *)call->send + bytes, call->receive_counts[r] * size);
+        break;
     case WEFTI_SEND:
         for (size_t i = 0; i < call->count && call->dtype == WEFT_F32; i++) g->sent += ((const float *)call->send)[i];
         break;

@@ -178,6 +178,40 @@ static void sends_each_rank_its_row(void) {
 }
 Test(plan_comm, sends_each_rank_its_row) { sends_each_rank_its_row(); }
 
+/* Of six rows of five, as many as counts say, which are fed and differ from run to run; then counts that fit nothing. */
+static void exchanges_as_many_rows_as_there_are(void) {
+    static const int32_t counts[3][2][3] = {{{1, 2, 3}, {2, 2, 1}}, {{0, 2, 4}, {2, 1, 0}}, {{0, 0, 0}, {0, 0, 0}}};
+    static const int32_t wrong[4][2][3] = {{{1, 2, 4}, {0, 0, 0}}, {{-1, 2, 3}, {0, 0, 0}}, {{0, 0, 0}, {5, 5, -2}}, {{0, 0, 0}, {5, 5, 0}}};
+    for (int32_t index = 0; index < 3; index++) {
+        scene       *s = scene_open(3, index);
+        float        data[6 * 5], out[8 * 5];
+        wefti_attrs  attrs = wefti_no_attrs();
+        weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(6, 5)), *c = weft_input(s->g, "counts", WEFT_I32, weft_shape(2, 3));
+        weft_tensor *inputs[2] = {weft_mul_scalar(x, 2), c};
+        attrs.comm.global = weft_shape(8, 5);
+        weft_plan *plan = plan_of(s->world, s->g, false, (weft_plan_options){0}, LIST(wefti_apply(WEFT_OP_EXCHANGE_ROWS, &attrs, inputs, 2, NULL)));
+        for (int i = 0; i < 30; i++) data[i] = (float)i;
+        for (int run = 0; run < 3; run++) {
+            weft_feed feeds[2] = {{"x", WEFT_F32, weft_shape(6, 5), data}, {"counts", WEFT_I32, weft_shape(2, 3), counts[run]}};
+            int       first = 0, row = 0;
+            for (int r = 0; r < index; r++) first += counts[run][0][r];
+            OK(weft_plan_run(plan, feeds, 2));
+            OK(weft_plan_fetch(plan, 0, out, sizeof out));
+            for (int r = 0; r < 3; r++)
+                for (int k = 0; k < counts[run][1][r]; k++, row++)
+                    for (int i = 0; i < 5; i++) cr_assert_eq(out[row * 5 + i], 2 * (float)((first + k) * 5 + i), "run %d, row %d", run, row);
+        }
+        for (int run = 0; run < 4; run++) {
+            weft_feed feeds[2] = {{"x", WEFT_F32, weft_shape(6, 5), data}, {"counts", WEFT_I32, weft_shape(2, 3), wrong[run]}};
+            cr_assert_eq(weft_plan_run(plan, feeds, 2), WEFT_E_CORRUPT);
+            cr_assert_not_null(strstr(weft_error_message(), "do not fit 6 rows and room for 8"), "%s", weft_error_message());
+        }
+        weft_plan_release(plan);
+        scene_close(s);
+    }
+}
+Test(plan_comm, exchanges_as_many_rows_as_there_are) { exchanges_as_many_rows_as_there_are(); }
+
 /* A chain of layers whose gradients are reduced and then applied; micro says how many reductions there are. */
 static weft_plan *layers(scene *s, int32_t n, weft_plan_options options) {
     weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(4, 8)), *h = x, *wrt[16], *grad[16], *outputs[2] = {0};

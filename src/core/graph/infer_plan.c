@@ -107,6 +107,15 @@ weft_status wefti_shape_reduce_scatter(wefti_infer_call *call) {
     return WEFT_OK;
 }
 
+weft_status wefti_shape_exchange_rows(wefti_infer_call *call) {
+    weft_shape counts = call->inputs[1]->shape;
+    if (call->attrs->comm.axis != 0) return wefti_misfit(call, WEFT_E_INVALID, "rows are of axis 0, not of axis %d", call->attrs->comm.axis);
+    WEFTI_TRY(exchanged(call));
+    if (call->inputs[1]->dtype != WEFT_I32 || counts.rank != 2 || counts.dim[0] != 2)
+        return wefti_misfit(call, WEFT_E_SHAPE, "the counts must be i32 [2, ranks], not %s %s", weft_dtype_name(call->inputs[1]->dtype), weft_shape_text(counts).text);
+    return WEFT_OK;
+}
+
 weft_status wefti_shape_receive(wefti_infer_call *call) {
     if ((unsigned)call->attrs->comm.dtype >= WEFT_DTYPE_COUNT)
         return wefti_misfit(call, WEFT_E_DTYPE, "%d is no dtype", call->attrs->comm.dtype);

@@ -50,22 +50,19 @@ static weft_tensor *kept(weft_tensor *index, weft_tensor *p, const weft_mixture_
     return weft_where(weft_lt(weft_cast(place, WEFT_F64), limit), index, wefti_scalar_like(index, -1));
 }
 
-static weft_tensor *product(weft_tensor *x, weft_tensor *w, weft_tensor *index, int64_t repeat, const char *name) {
-    wefti_attrs  attrs = wefti_no_attrs();
-    weft_tensor *inputs[3] = {x, w, index};
-    attrs.expert.repeat = repeat;
-    return wefti_apply(WEFT_OP_EXPERT_MATMUL, &attrs, inputs, 3, name);
-}
-
 /* One of the two products of every token's experts, and their biases. */
-static weft_tensor *perceptron(weft_tensor *x, const char *name, weft_tensor *index, int64_t experts, int64_t out, int64_t repeat, weft_init init, bool no_bias) {
+static weft_tensor *product(weft_tensor *x, const char *name, weft_tensor *index, int64_t out, int64_t repeat, weft_init init,
+                            const weft_mixture_of_experts_options *o) {
     if (!wefti_usable(x)) return x;
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.expert.repeat = repeat;
+    attrs.expert.share = isinf(o->capacity) ? 0 : o->capacity / o->experts;
     int64_t   in = x->shape.dim[1];
     double    bound = in > 0 ? 1 / sqrt((double)in) : 0;
     weft_init even = weft_init_uniform(-bound, bound);
-    weft_tensor *w = wefti_layer_parameter(x, name, "weight", weft_shape(experts, in, out), init.kind == WEFT_INIT_DEFAULT ? even : init, false);
-    weft_tensor *y = product(x, w, index, repeat, name);
-    return no_bias ? y : weft_add(y, weft_gather(wefti_layer_parameter(x, name, "bias", weft_shape(experts, out), even, true), index, 0));
+    weft_tensor *w = wefti_layer_parameter(x, name, "weight", weft_shape(o->experts, in, out), init.kind == WEFT_INIT_DEFAULT ? even : init, false);
+    weft_tensor *inputs[3] = {x, w, index}, *y = wefti_apply(WEFT_OP_EXPERT_MATMUL, &attrs, inputs, 3, name);
+    return o->no_bias ? y : weft_add(y, weft_gather(wefti_layer_parameter(x, name, "bias", weft_shape(o->experts, out), even, true), index, 0));
 }
 
 static void report(const gate *g, weft_tensor *kept_index, const weft_mixture_of_experts_options *o) {
@@ -94,7 +91,10 @@ static weft_tensor *refuse(weft_graph *graph, const char *name, const weft_mixtu
 
 weft_tensor *weft_mixture_of_experts_with(weft_tensor *x, const char *name, const weft_mixture_of_experts_options *options) {
     weft_mixture_of_experts_options defaults = {0}, o = options ? *options : defaults;
-    if (!wefti_usable(x)) return wefti_unusable(x, "mixture_of_experts");
+    weft_tensor *poison = wefti_usable(x) ? &x->graph->poison : wefti_unusable(x, "mixture_of_experts"), **outs[] = {o.balance_out, o.z_out, o.dropped_out};
+    for (size_t i = 0; i < WEFTI_COUNT(outs); i++)
+        if (outs[i]) *outs[i] = poison; /* until there is more to say */
+    if (!wefti_usable(x)) return poison;
     weft_graph *graph = x->graph;
     name = wefti_layer_name(graph, name, "mixture_of_experts");
     if (o.choices == 0) o.choices = 1;
@@ -116,9 +116,9 @@ weft_tensor *weft_mixture_of_experts_with(weft_tensor *x, const char *name, cons
     if (!wefti_usable(index)) return index;
     int64_t      tokens = rows->shape.dim[0], choices = o.choices;
     weft_tensor *each = wefti_reshaped(index, weft_shape(tokens * choices));
-    weft_tensor *h = perceptron(rows, wefti_graph_join(graph, name, "in"), each, o.experts, o.hidden, choices, o.init, o.no_bias);
+    weft_tensor *h = product(rows, wefti_graph_join(graph, name, "in"), each, o.hidden, choices, o.init, &o);
     h = o.relu ? weft_relu(h) : weft_gelu(h);
-    weft_tensor *y = perceptron(h, wefti_graph_join(graph, name, "out"), each, o.experts, width, 1, o.out_init, o.no_bias);
+    weft_tensor *y = product(h, wefti_graph_join(graph, name, "out"), each, width, 1, o.out_init, &o);
     y = weft_mul(weft_reshape(y, weft_shape(tokens, choices, width)), weft_unsqueeze(g.chosen, -1));
     return wefti_reshaped(weft_sum(y, .axes = weft_axes(1)), shape);
 }

@@ -44,7 +44,8 @@
  *                    value is not in [0, attrs.expert.experts)
  *   MATMUL(a, b)     over the last two axes, transposed first where trans_a, trans_b; leading axes broadcast; both of rank >= 2
  *   EXPERT_MATMUL(x [R, in], w [E, in, out], index [R*n]) row r is x[r/n]*w[index[r]], n being attrs.expert.repeat, w [E, out, in] where
- *                    attrs.expert.trans; zeros where the index is not in [0, E)
+ *                    attrs.expert.trans; zeros where the index is not in [0, E). share > 0 promises that of the n choices of the whole batch, no expert has
+ *                    more than floor(share*n) + 1
  *   EXPERT_MATMUL_BACKWARD_WEIGHT(x, g [R*n, out], index) -> the gradient of w, of attrs.expert.experts experts: sums over each one's rows,
  *                    in their order
  *   CONV2D(x, w)     cross-correlation, x [N,C,H,W], w [O,C/groups,KH,KW] -> [N,O,OH,OW]; pad is top, bottom, left, right
@@ -71,6 +72,9 @@
  *   ALL_REDUCE(x...) output i is x[i] reduced over the ranks by attrs.comm.reduce; one message for the list
  *   ALL_GATHER(x), REDUCE_SCATTER(x): along attrs.comm.axis; the result's shape is attrs.comm.global
  *   ALL_TO_ALL(x [ranks, ...]) row i is what rank i has as this rank's row
+ *   EXCHANGE_ROWS(x [rows, ...], counts i32 [2, ranks]) the first counts[0][0] rows of x go to member 0, the next counts[0][1] to member 1, and so on;
+ *                    counts[1][i] rows come from member i, in this order, one behind the other. The result is shaped attrs.comm.global; rows behind those that
+ *                    came are whatever was there. Counts that do not fit x or the result end the run
  *   SEND(x)          gives x to member attrs.comm.peer of the group; an effect. Its output is x, for whoever wants to come after it
  *   RECEIVE()        what member attrs.comm.peer sends: attrs.comm.dtype, shaped attrs.comm.global. Both are matched by their order between the two
  *                    members, which is that of their ids in the graph
@@ -156,7 +160,7 @@ typedef union wefti_attrs {
     struct { int64_t start[WEFT_MAX_RANK], step[WEFT_MAX_RANK], size[WEFT_MAX_RANK]; } slice; /* SLICE */
     struct { int64_t low[WEFT_MAX_RANK], high[WEFT_MAX_RANK], interior[WEFT_MAX_RANK]; double value; } pad; /* PAD */
     struct { int32_t axis; } axis;                                                            /* CONCAT GATHER SCATTER_ADD */
-    struct { int64_t repeat, experts; int32_t trans; } expert;                                /* EXPERT_MATMUL...; experts: backward, OCCURRENCE */
+    struct { int64_t repeat, experts; double share; int32_t trans; } expert;                  /* EXPERT_MATMUL...; experts: backward, OCCURRENCE */
     struct { int32_t trans_a, trans_b; } matmul;                                              /* MATMUL */
     struct { int32_t stride[2], pad[4], dilation[2], groups; weft_shape input, weight; } conv; /* CONV2D...; shapes: backward only */
     struct { int32_t window[2], stride[2], pad[4], exclude_pad; weft_shape input; } pool;     /* ...POOL2D...; input: backward only */

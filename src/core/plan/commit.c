@@ -157,6 +157,18 @@ done:
 
 /* --- the whole --- */
 
+static size_t counts_of(const weft_plan *plan, int32_t c) {
+    const wefti_item *item = &plan->ir.items[plan->ir.collectives[c].item];
+    return item->op == WEFT_OP_EXCHANGE_ROWS ? 2 * (size_t)wefti_ir_group(&plan->ir, item)->size : 0;
+}
+
+static weft_status allocate_flights(weft_plan *plan) {
+    WEFTI_TRY(wefti_alloc((size_t)plan->ir.n_collectives * sizeof *plan->flights, "a plan", &plan->flights));
+    for (int32_t c = 0; c < plan->ir.n_collectives; c++)
+        if (counts_of(plan, c) > 0) WEFTI_TRY(wefti_alloc(counts_of(plan, c) * sizeof *plan->flights[c].counts, "a plan", &plan->flights[c].counts));
+    return WEFT_OK;
+}
+
 static weft_status allocate_tables(weft_plan *plan) {
     const wefti_ir *ir = &plan->ir;
     plan->n_buffers = WEFTI_BUFFER_FIRST + ir->n_variables + ir->n_inputs;
@@ -164,7 +176,7 @@ static weft_status allocate_tables(weft_plan *plan) {
     WEFTI_TRY(wefti_alloc((size_t)ir->n_inputs * sizeof *plan->staging, "a plan", &plan->staging));
     WEFTI_TRY(wefti_alloc((size_t)ir->n_inputs * sizeof *plan->fed, "a plan", &plan->fed));
     WEFTI_TRY(wefti_alloc((size_t)ir->n_segments * sizeof *plan->programs, "a plan", &plan->programs));
-    WEFTI_TRY(wefti_alloc((size_t)ir->n_collectives * sizeof *plan->flights, "a plan", &plan->flights));
+    WEFTI_TRY(allocate_flights(plan));
     if (ir->options.base.profile) WEFTI_TRY(wefti_alloc((size_t)ir->n_order * sizeof *plan->profile_ns, "a profile", &plan->profile_ns));
     if (ir->options.base.trace)
         WEFTI_TRY(wefti_alloc(WEFTI_TRACE_EVENTS * sizeof *plan->trace.events, "a trace", &plan->trace.events));
@@ -211,6 +223,8 @@ void wefti_plan_free_memory(weft_plan *plan) {
     wefti_free(plan->staging, (size_t)ir->n_inputs * sizeof *plan->staging);
     wefti_free(plan->fed, (size_t)ir->n_inputs * sizeof *plan->fed);
     wefti_free(plan->programs, (size_t)ir->n_segments * sizeof *plan->programs);
+    for (int32_t c = 0; plan->flights && c < ir->n_collectives; c++)
+        if (plan->flights[c].counts) wefti_free(plan->flights[c].counts, counts_of(plan, c) * sizeof *plan->flights[c].counts);
     wefti_free(plan->flights, (size_t)ir->n_collectives * sizeof *plan->flights);
     wefti_free(plan->profile_ns, (size_t)ir->n_order * sizeof *plan->profile_ns);
     wefti_free(plan->trace.events, WEFTI_TRACE_EVENTS * sizeof *plan->trace.events);

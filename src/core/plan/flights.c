@@ -40,6 +40,31 @@ static wefti_collective_call call_of(const weft_plan *plan, const wefti_item *it
     return call;
 }
 
+/* Elements for each member, of rows; false where there are more than `rows`. */
+static bool count_elements(const int32_t *counts, int32_t members, int64_t rows, int64_t elements, size_t *counts_out) {
+    int64_t sum = 0;
+    for (int32_t i = 0; i < members; i++) {
+        if (counts[i] < 0) return false;
+        sum += counts[i];
+        counts_out[i] = (size_t)(counts[i] * elements);
+    }
+    return sum <= rows;
+}
+
+/* An EXCHANGE_ROWS by the counts that the plan has computed, in host memory. */
+static weft_status count_rows(const weft_plan *plan, const wefti_item *item, const int32_t *counts, size_t *elements, wefti_collective_call *call) {
+    const wefti_value *from = &plan->ir.values[item->inputs[0]], *to = &plan->ir.values[item->outputs[0]];
+    int32_t            members = wefti_ir_group(&plan->ir, item)->size;
+    int64_t            rows = from->shape.dim[0], room = to->shape.dim[0], row = 1;
+    for (int32_t axis = 1; axis < from->shape.rank; axis++) row *= from->shape.dim[axis];
+    if (!count_elements(counts, members, rows, row, elements) || !count_elements(counts + members, members, room, row, elements + members))
+        return wefti_fail(WEFT_E_CORRUPT, "exchange_rows '%s': the counts of rows to and from %d ranks do not fit %lld rows and room for %lld", item->name, members,
+                          (long long)rows, (long long)room);
+    call->counts = elements;
+    call->receive_counts = elements + members;
+    return WEFT_OK;
+}
+
 static const wefti_item *item_of(const weft_plan *plan, int32_t c) { return &plan->ir.items[plan->ir.collectives[c].item]; }
 
 /* Whether the collective works in the mirror. */
@@ -60,6 +85,12 @@ static void extents(const weft_plan *plan, int32_t c, const wefti_collective_cal
     size_t bytes = call->count * weft_dtype_bytes(call->dtype), members = (size_t)wefti_ir_group(&plan->ir, item_of(plan, c))->size;
     *sent_out = call->kind == WEFTI_REDUCE_SCATTER || call->kind == WEFTI_ALLTOALL ? bytes * members : bytes;
     *received_out = call->kind == WEFTI_ALLGATHER || call->kind == WEFTI_ALLTOALL ? bytes * members : bytes;
+    if (call->kind == WEFTI_ALLTOALL_V) { /* rows and their counts lie in one piece */
+        const wefti_item *item = item_of(plan, c);
+        const char       *counts = wefti_plan_address(plan, item->inputs[1]);
+        *sent_out = (size_t)(counts - (const char *)call->send + wefti_value_bytes(&plan->ir.values[item->inputs[1]]));
+        *received_out = (size_t)wefti_value_bytes(&plan->ir.values[item->outputs[0]]);
+    }
     if (call->kind == WEFTI_RECEIVE) *sent_out = 0;
     if (call->kind == WEFTI_SEND) *received_out = 0;
 }
@@ -145,6 +176,10 @@ static weft_status take_off(weft_plan *plan, int32_t c) {
         call.receive = mirrored(plan, call.receive);
     }
     if (!has_turn(plan, c)) return WEFT_E_AGAIN;
+    if (flight->counts) {
+        const void *counts = wefti_plan_address(plan, item->inputs[1]);
+        WEFTI_TRY(count_rows(plan, item, is_staged(plan, c) ? mirrored(plan, counts) : counts, flight->counts, &call));
+    }
     weft_status status = wefti_collective_start(group_of(plan, c), &call, &flight->operation);
     if (status == WEFT_OK) {
         flight->boarding = false;

@@ -290,6 +290,10 @@ wefti_collective_call wefti_ir_comm_call(const wefti_ir *ir, const wefti_item *i
         call.kind = WEFTI_ALLTOALL;
         call.count = (size_t)(wefti_value_elements(in) / wefti_ir_group(ir, item)->size);
         break;
+    case WEFT_OP_EXCHANGE_ROWS: /* how many is known when it starts */
+        call.kind = WEFTI_ALLTOALL_V;
+        call.count = 0;
+        break;
     case WEFT_OP_SEND:
     case WEFT_OP_RECEIVE:
         call.kind = item->op == WEFT_OP_SEND ? WEFTI_SEND : WEFTI_RECEIVE;

@@ -104,7 +104,7 @@ static weft_status place_comm(planner *p, int32_t index) {
     if (item->divided) return item->op == WEFT_OP_REDUCE_SCATTER ? place_divided(p, item) : WEFT_OK; /* gathered where variables lie */
     if (wefti_item_is_point(item)) return place_point(p, item);
     bool    gathers = item->op == WEFT_OP_ALL_GATHER;
-    bool    apart = item->op == WEFT_OP_REDUCE_SCATTER || item->op == WEFT_OP_ALL_TO_ALL; /* the result lies elsewhere */
+    bool    apart = item->op == WEFT_OP_REDUCE_SCATTER || item->op == WEFT_OP_ALL_TO_ALL || item->op == WEFT_OP_EXCHANGE_ROWS; /* the result lies elsewhere */
     int64_t bytes = 0;
     int32_t first = INT32_MAX, last = 0, block;
     for (int32_t i = 0; i < item->n_inputs; i++) {

@@ -45,6 +45,7 @@ typedef struct wefti_in_flight {
     weft_status       status;    /* of one that was seen to have ended before it was waited for */
     uint64_t          begin_ns;
     int32_t           next;      /* in flight, in the order of starts; -1: last */
+    size_t           *counts;    /* [2 * members] elements that an EXCHANGE_ROWS sends and receives; else NULL */
 } wefti_in_flight;
 
 struct weft_plan {

@@ -64,7 +64,7 @@ static weft_status wait_for_inputs(cutter *c, int32_t position) {
 static weft_status choose_way(wefti_ir *ir, const wefti_item *item, bool *direct_out) {
     struct wefti_group *group = ir->world->device_group;
     *direct_out = false;
-    if (!group || wefti_item_is_point(item) || wefti_ir_group(ir, item) != ir->world->group) return WEFT_OK;
+    if (!group || wefti_item_is_point(item) || item->op == WEFT_OP_EXCHANGE_ROWS || wefti_ir_group(ir, item) != ir->world->group) return WEFT_OK;
     wefti_collective_call call = wefti_ir_comm_call(ir, item);
     *direct_out = group->engine->supports(group, &call) == WEFT_OK;
     if (*direct_out || ir->indirect_why) return WEFT_OK;

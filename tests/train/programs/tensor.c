@@ -1,5 +1,6 @@
 /* Trains a small network on a mesh and writes the loss of every step, for comparing meshes and strategies.
- * usage: tensor mlp|cnn|gpt f32|f64 STRATEGY STEPS OUT, where STRATEGY is like data=2,tensor=2
+ * usage: tensor mlp|cnn|gpt|moe f32|f64 STRATEGY STEPS OUT, where STRATEGY is like data=2,tensor=2
+ * RUN_CAPACITY, RUN_CHOICES: of moe's mixtures.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
  * RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET: the strategy's
  * zero, divide_bytes and bucket_bytes. RUN_SOLVER, RUN_OMEGA, RUN_PRECISION: another solver, l1, group or l2, bf16 or f16. After the steps the
@@ -51,15 +52,25 @@ static weft_tensor *cnn(weft_tensor *x) {
     return weft_linear(weft_relu(weft_linear(x, "hidden", .out = width)), "head", .out = CLASSES);
 }
 
-static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype) {
+/* A block's second half: a perceptron, or a mixture of them whose balance is added to the loss. */
+static weft_tensor *forward(weft_tensor *x, bool mixed, weft_tensor **extra) {
+    weft_tensor *balance, *z;
+    if (!mixed) return weft_linear(weft_gelu_tanh(weft_linear(x, "up", .out = 4 * width)), "down", .out = width);
+    x = weft_mixture_of_experts(x, "experts", .experts = 4, .choices = getenv("RUN_CHOICES") ? atoi(getenv("RUN_CHOICES")) : 2, .hidden = 2 * width,
+                                .capacity = getenv("RUN_CAPACITY") ? atof(getenv("RUN_CAPACITY")) : 1, .balance_out = &balance, .z_out = &z);
+    balance = weft_add(weft_mul_scalar(balance, 0.01), weft_mul_scalar(z, 0.001));
+    *extra = *extra ? weft_add(*extra, balance) : balance;
+    return x;
+}
+
+static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool mixed, weft_tensor **extra) {
     weft_tensor *table = weft_parameter(g, "tokens.weight", weft_shape(LETTERS, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
     weft_tensor *places = weft_parameter(g, "places.weight", weft_shape(CONTEXT, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
     weft_tensor *x = weft_add(weft_embedding(ids, "embedding", .weight = table), places);
     for (int i = 0; i < 2; i++) {
         weft_scope_push(g, i ? "block1" : "block0");
         x = weft_add(x, weft_self_attention(weft_layer_norm(x, "norm1"), "attention", .heads = 4, .causal = true));
-        weft_tensor *h = weft_gelu_tanh(weft_linear(weft_layer_norm(x, "norm2"), "up", .out = 4 * width));
-        x = weft_add(x, weft_dropout(weft_linear(h, "down", .out = width), 0.1));
+        x = weft_add(x, weft_dropout(forward(weft_layer_norm(x, "norm2"), mixed, extra), 0.1));
         weft_scope_pop(g);
     }
     return weft_linear(weft_layer_norm(x, "norm"), "head", .weight = table);
@@ -69,7 +80,13 @@ static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) 
     if (strcmp(model, "gpt") == 0) {
         weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, CONTEXT));
         weft_tensor *next = weft_input(g, "targets", WEFT_I32, weft_shape(BATCH, CONTEXT));
-        return weft_cross_entropy(gpt(g, ids, dtype), next);
+        return weft_cross_entropy(gpt(g, ids, dtype, false, NULL), next);
+    }
+    if (strcmp(model, "moe") == 0) {
+        weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, CONTEXT)), *extra = NULL;
+        weft_tensor *next = weft_input(g, "targets", WEFT_I32, weft_shape(BATCH, CONTEXT));
+        weft_tensor *loss = weft_cross_entropy(gpt(g, ids, dtype, true, &extra), next);
+        return weft_add(loss, extra);
     }
     weft_tensor *image = weft_input(g, "image", dtype, weft_shape(BATCH, 2, 8, 8)), *target = weft_input(g, "label", WEFT_I32, weft_shape(BATCH));
     weft_tensor *logits = strcmp(model, "cnn") == 0 ? cnn(image) : mlp(image);
@@ -77,7 +94,7 @@ static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) 
 }
 
 static weft_status open_data(const char *model, weft_dtype dtype, const weft_strategy *strategy, weft_world *world, weft_loader **loader_out) {
-    bool letters = strcmp(model, "gpt") == 0;
+    bool letters = strcmp(model, "gpt") == 0 || strcmp(model, "moe") == 0;
     weft_batch_field fields[2] = {{"image", dtype, weft_shape(ROWS, 2, 8, 8), dtype == WEFT_F64 ? (void *)wide : slim},
                                   {"label", WEFT_I32, weft_shape(ROWS), label}};
     weft_batch_field words[2] = {{"tokens", WEFT_I32, weft_shape(ROWS, CONTEXT), tokens}, {"targets", WEFT_I32, weft_shape(ROWS, CONTEXT), targets}};
