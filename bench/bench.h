@@ -22,6 +22,7 @@ int bench_blocks(int argc, char **argv);
 int bench_mesh(int argc, char **argv);
 int bench_auto(int argc, char **argv);
 int bench_gemm(int argc, char **argv);
+int bench_experts(int argc, char **argv);
 int bench_codec(int argc, char **argv);
 int bench_cuda_matmul(int argc, char **argv);
 int bench_cuda_conv(int argc, char **argv);

@@ -21,6 +21,7 @@ static const bench_command commands[] = {
     {"mesh", "training by pipelines and tensor parallelism, against independent copies side by side", bench_mesh},
     {"auto", "automatic strategies beside all that could have been chosen", bench_auto},
     {"gemm", "matrix products of the CPU device", bench_gemm},
+    {"experts", "products of rows with the matrices that they chose, on the CPU device", bench_experts},
     {"codec", "codecs of gradients, on one thread", bench_codec},
     {"cuda-matmul", "matrix products of the CUDA device", bench_cuda_matmul},
     {"cuda-conv", "convolutions of the CUDA device", bench_cuda_conv},

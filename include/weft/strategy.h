@@ -36,7 +36,7 @@ typedef enum weft_pipeline_order {
 } weft_pipeline_order;
 
 /* Ranks are a mesh of named axes, whose extents multiply to the world's size (else WEFT_E_INVALID, which names all). An axis that is left
- * zero has one rank; data takes what the others leave. Ranks next to each other are along `tensor`, then along `expert`, `data`, and along
+ * zero has one rank; data takes what the others leave. Ranks next to each other are along `tensor`, then along `sequence`, `expert`, `data`, and along
  * `pipeline` last: those that talk most are nearest. */
 typedef struct weft_strategy {
     int32_t   data;       /* ranks that share the batch, each with its rows (weft_strategy_share) */
@@ -50,6 +50,11 @@ typedef struct weft_strategy {
                              L-BFGS, WEFT_SERVER and compression: not yet. Checkpoints load under any mesh */
     weft_pipeline_order schedule; /* of the pipeline's stages; none changes a bit */
     int32_t   chunks;     /* WEFT_INTERLEAVED: runs of layers that a rank has; stage s is rank s % pipeline's. 0: 2 */
+    int32_t   sequence;   /* ranks that share each sample's time, the axis of attention's queries: each has a stretch of all that is computed along it, so that memory for
+                             activations falls with their number, and keys and values go round (Liu et al. 2023). Parameters are whole on each; so is what is
+                             fed, which ranks cut. Same losses to rounding; same checkpoints. WEFT_E_INVALID where the program has no attention, ranks do not divide
+                             its queries, or an op needs all of time at once; WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, tensor, pipeline, expert, and
+                             weft_trainer_keep: not yet */
     int32_t   expert;     /* ranks that share the batch, as those along data do, and have the experts of every mixture in equal parts (weft_mixture_of_experts;
                              Lepikhin et al. 2020). A choice travels to the rank that has its expert and its result back, in as many bytes as there are
                              choices. Same losses to rounding, same tokens dropped; checkpoints load under any mesh. WEFT_E_INVALID where the program has no
@@ -60,7 +65,7 @@ typedef struct weft_strategy {
                              cache lines; parameters of less than divide_bytes (0: 16 KiB) stay whole. A step sends as much as without up to 2, half as much again
                              with 3; from 2 on micro-batches are summed over ranks one by one. Same results as without, bit for bit where sums are taken in the
                              same order, else to rounding (clip_norm, micro-batches from 2 on); checkpoints load under any stage and mesh. Beside tensor and
-                             pipeline, too. WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, expert, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
+                             pipeline, too. WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, sequence, expert, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
     weft_sync sync;
     int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
                              rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before
@@ -113,7 +118,7 @@ WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, c
 /* ---- as text ---- */
 
 /* Reads settings, "data=2,tensor=2 schedule=gpipe": NAME=VALUE, with commas or blanks between, into a strategy of which what the text does not name stays as it
- * is. Names are those of the fields: data, tensor, pipeline, expert (numbers of ranks); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
+ * is. Names are those of the fields: data, tensor, pipeline, sequence, expert (numbers of ranks); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
  * server:STALENESS, server:async); servers, replicas, push, fetch, overlap (0, 1), accumulate; precision (f32, bf16, f16); compress (as
  * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes, loss-chunk-rows; recompute, automatic (0, 1; "auto" alone is the
  * latter), memory-bytes. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a

@@ -132,9 +132,9 @@ typedef struct attention_plan {
     int64_t          blocks, chunks; /* of the rows that a kernel owns; of the columns of its result */
 } attention_plan;
 
-/* Keys that query t sees: causal aligns the last query with the last key. */
+/* Keys that query t sees: causal aligns the last query with the last key, but for the shift. */
 static __device__ __forceinline__ int64_t attention_visible(const wefti_cuda_heads &is, int64_t t) {
-    int64_t seen = t + 1 + is.keys - is.queries;
+    int64_t seen = t + 1 + is.keys - is.queries + is.shift;
     return !is.causal || seen > is.keys ? is.keys : seen < 0 ? 0 : seen;
 }
 
@@ -282,7 +282,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS)
     const wefti_cuda_heads &is = plan.is;
     const attention_place   at(plan, is.key_heads, is.keys);
     const int               x = threadIdx.x % 16, y = threadIdx.x / 16;
-    const int64_t           group = is.heads / is.key_heads, before = at.first - (is.keys - is.queries);
+    const int64_t           group = is.heads / is.key_heads, before = at.first - (is.keys - is.queries + is.shift);
     const int64_t           begin = is.causal && before > 0 ? before / ACROSS * ACROSS : 0; /* no query before it sees a key of ours */
     const auto              own = attention_rows(k, plan.k, at.b, at.h, at.first, at.count);
     const auto              values = attention_rows(v, plan.v, at.b, at.h, at.first, at.count);

@@ -7,7 +7,7 @@
 typedef struct wefti_cuda_heads {
     int64_t batch, heads, key_heads, queries, keys, depth, value_depth;
     double  scale;
-    int64_t causal; /* all eight bytes wide: compared as bytes */
+    int64_t causal, shift; /* all eight bytes wide: compared as bytes */
 } wefti_cuda_heads;
 
 /* Of ATTENTION (first = 0) or ATTENTION_BACKWARD (first = 1): where q is among the inputs. */
@@ -18,6 +18,7 @@ static inline wefti_cuda_heads wefti_cuda_heads_of(const wefti_call *call, int32
     heads.queries = q->shape.dim[2], heads.keys = k->shape.dim[2];
     heads.depth = q->shape.dim[3], heads.value_depth = v->shape.dim[3];
     heads.scale = call->attrs->attention.scale, heads.causal = call->attrs->attention.causal;
+    heads.shift = heads.causal ? call->attrs->attention.shift : 0;
     return heads;
 }
 

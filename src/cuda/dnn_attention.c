@@ -37,7 +37,7 @@ static bool is_worth_it(const wefti_cuda *cuda, const wefti_call *call, int32_t 
     if (is.depth % ALIGNED_ELEMENTS || is.value_depth % ALIGNED_ELEMENTS || is.depth < DEPTH_LEAST || is.value_depth < DEPTH_LEAST ||
         is.depth > DEPTH_MOST || is.value_depth > DEPTH_MOST)
         return false;
-    if (is.queries < ROWS_LEAST || is.keys < ROWS_LEAST || (is.causal && is.queries > is.keys)) return false;
+    if (is.queries < ROWS_LEAST || is.keys < ROWS_LEAST || (is.causal && (is.queries > is.keys || is.shift != 0))) return false;
     for (int32_t i = 0; i < 3; i++)
         if (!is_laid_out(&call->inputs[first + i])) return false;
     return true;

@@ -20,14 +20,15 @@ static int32_t asked(const weft_strategy *strategy, wefti_mesh_axis axis) {
     case WEFTI_MESH_DATA: return strategy->data;
     case WEFTI_MESH_PIPELINE: return strategy->pipeline;
     case WEFTI_MESH_EXPERT: return strategy->expert;
-    default: return 0; /* not yet a strategy's to ask for */
+    case WEFTI_MESH_SEQUENCE: return strategy->sequence;
+    default: return 0;
     }
 }
 
 static weft_status refuse(const weft_strategy *strategy, int32_t ranks, int64_t product) {
-    return wefti_fail(WEFT_E_INVALID, "strategy: data = %d x tensor = %d x pipeline = %d x expert = %d make %lld, and the world has %d ranks: the "
+    return wefti_fail(WEFT_E_INVALID, "strategy: data = %d x tensor = %d x pipeline = %d x sequence = %d x expert = %d make %lld, and the world has %d ranks: the "
                       "product must be the number of ranks (0 means 1; data = 0 takes what the others leave)", strategy->data, strategy->tensor,
-                      strategy->pipeline, strategy->expert, (long long)product, ranks);
+                      strategy->pipeline, strategy->sequence, strategy->expert, (long long)product, ranks);
 }
 
 weft_status wefti_mesh_of(const weft_strategy *strategy, int32_t rank, int32_t ranks, wefti_mesh *mesh) {

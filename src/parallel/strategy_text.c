@@ -29,6 +29,7 @@ static const setting settings[] = {
     {"data", WHOLE, AT(data), 0, MOST_RANKS, "a number of ranks; 0: those that the other axes leave"},
     {"tensor", WHOLE, AT(tensor), 0, MOST_RANKS, "a number of ranks"},
     {"pipeline", WHOLE, AT(pipeline), 0, MOST_RANKS, "a number of ranks"},
+    {"sequence", WHOLE, AT(sequence), 0, MOST_RANKS, "a number of ranks"},
     {"expert", WHOLE, AT(expert), 0, MOST_RANKS, "a number of ranks"},
     {"schedule", ORDER, AT(schedule), 0, 0, "1f1b, gpipe, interleaved or zero-bubble"},
     {"chunks", WHOLE, AT(chunks), 0, MOST_RANKS, "a number of runs of layers that a rank has; 0: 2 where the schedule is interleaved"},

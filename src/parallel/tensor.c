@@ -61,7 +61,13 @@ static void end_node(evaluator *e) {
 static weft_tensor *leaf(evaluator *e, const wefti_node *node) {
     weft_shape shape = node->outputs[0].shape;
     if (is_generator(node)) return generate(e, node, &node->attrs, shape);
-    wefti_window_of window = wefti_tensor_window(e->split, layout_of(e, &node->outputs[0]), shape);
+    const wefti_layout *layout = layout_of(e, &node->outputs[0]);
+    if (node->op == WEFT_OP_INPUT && layout->kind == WEFTI_SPLIT) { /* fed as a whole, and cut here */
+        weft_tensor *fed = wefti_emit_leaf(e->to, node->op, &node->attrs, node->outputs[0].dtype, shape, node->leaf, node->name);
+        e->pieces[node->id][0].whole = fed;
+        return wefti_tensor_part(&e->emitter, fed, layout);
+    }
+    wefti_window_of window = wefti_tensor_window(e->split, layout, shape);
     begin_node(e, node);
     weft_tensor *made = wefti_emit_leaf(e->to, node->op, &node->attrs, node->outputs[0].dtype, wefti_window_shape(&window, shape), node->leaf, node->name);
     end_node(e);
@@ -160,7 +166,7 @@ static weft_tensor *cut_generator(evaluator *e, const wefti_node *node, const we
     weft_shape         shape = node->outputs[0].shape;
     const wefti_window *w = &node->attrs.random.window;
     bool                other = node->op == WEFT_OP_RANDOM && w->split && w->axis != layout->axis && w->global != shape.dim[w->axis];
-    if (node->op == WEFT_OP_ARANGE || other || (node->op == WEFT_OP_RANDOM && layout->sections != 0))
+    if (node->op == WEFT_OP_ARANGE || other || (node->op == WEFT_OP_RANDOM && !wefti_layout_is_plain(layout)))
         return wefti_tensor_part(&e->emitter, whole(e, &node->outputs[0]), layout);
     wefti_attrs attrs = node->attrs;
     wefti_tensor_attrs(e->split, node, NULL, layout, &attrs);
@@ -217,7 +223,7 @@ static weft_tensor *as_cut(evaluator *e, weft_tensor *tensor, const wefti_layout
         if (wefti_layout_same(&known->layout, layout)) return known->value;
     cut *fresh = wefti_graph_memory(e->to, sizeof *fresh);
     if (!fresh) return &e->to->poison;
-    bool scatters = value->layout.kind == WEFTI_PARTIAL && layout->sections == 0 && !value->gathered;
+    bool scatters = value->layout.kind == WEFTI_PARTIAL && wefti_layout_is_plain(layout) && !value->gathered;
     fresh->layout = *layout;
     fresh->value = scatters                                ? scatter(e, tensor, layout)
                    : value->layout.kind == WEFTI_WHOLE     ? cut_whole(e, tensor, layout)
@@ -257,7 +263,7 @@ static weft_status open_evaluator(evaluator *e, weft_graph *source) {
         const wefti_node *node = source->nodes[id];
         e->pieces[id] = wefti_graph_memory(e->to, sizeof **e->pieces * (size_t)(node->n_outputs + 1));
         if (!e->pieces[id]) return wefti_graph_status(e->to);
-        if (node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE) leaves[id] = wefti_tensor_layout_of(e->split, node);
+        if (wefti_tensor_has_window(e->split, node)) leaves[id] = wefti_tensor_layout_of(e->split, node);
     }
     wefti_tensor_analyse(&e->layouts, leaves);
     return WEFT_OK;

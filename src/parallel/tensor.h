@@ -31,7 +31,7 @@ typedef struct wefti_tensor_split {
     int64_t        group;                         /* attrs.comm.group */
     wefti_sections pattern[WEFTI_PATTERNS_MAX];   /* [0] is one section */
     int32_t        n_patterns;
-    wefti_named_window *windows; /* [n_windows] of parameters, their solver states and other states; names are owned */
+    wefti_named_window *windows; /* [n_windows] of parameters, their solver states and other states (sequence: of what is fed); names are owned */
     int32_t        n_windows, windows_room;
     int64_t       *units;    /* expert: [windows_room] choices that a row of the batch makes among a matrix' experts; 0: it is none */
     wefti_text     notes; /* what was split and what stays whole, for people */
@@ -79,7 +79,7 @@ void wefti_tensor_layouts_close(wefti_tensor_layouts *layouts);
 void wefti_tensor_analyse(wefti_tensor_layouts *layouts, const wefti_layout *leaf);
 
 /* What a node is computed by, beyond its own op on parts of its inputs. */
-typedef enum wefti_tensor_way { WEFTI_AS_IT_IS, WEFTI_BY_ROWS_OF_TABLE, WEFTI_BY_CLASSES, WEFTI_BY_MASK } wefti_tensor_way;
+typedef enum wefti_tensor_way { WEFTI_AS_IT_IS, WEFTI_BY_ROWS_OF_TABLE, WEFTI_BY_CLASSES, WEFTI_BY_MASK, WEFTI_BY_RING } wefti_tensor_way;
 wefti_tensor_way wefti_tensor_way_of(const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs);
 
 static inline wefti_tensor_value *wefti_tensor_value_of(const wefti_tensor_layouts *l, const weft_tensor *tensor) {
@@ -87,13 +87,19 @@ static inline wefti_tensor_value *wefti_tensor_value_of(const wefti_tensor_layou
 }
 static inline bool wefti_layout_same(const wefti_layout *a, const wefti_layout *b) {
     return a->kind == b->kind && (a->kind == WEFTI_PARTIAL ? a->reduce == b->reduce
-                                  : a->kind == WEFTI_WHOLE || (a->axis == b->axis && a->unit == b->unit && a->sections == b->sections));
+                                  : a->kind == WEFTI_WHOLE || (a->axis == b->axis && a->unit == b->unit && a->sections == b->sections && a->repeats == b->repeats));
 }
 /* A split of an axis of that extent by a pattern; WHOLE where it does not divide. */
 wefti_layout wefti_tensor_split_of(const wefti_tensor_split *split, int32_t axis, int64_t extent, int32_t pattern);
+/* Whether the parts lie in one piece. */
+static inline bool wefti_layout_is_plain(const wefti_layout *layout) { return layout->sections == 0 && layout->repeats == 0; }
 /* The window that a layout is on a variable of that shape. */
 wefti_window_of wefti_tensor_window(const wefti_tensor_split *split, const wefti_layout *layout, weft_shape shape);
-/* The layout of a variable by the split's windows. */
+/* Whether a leaf may have a window: variables, and along the time axis what is fed. */
+static inline bool wefti_tensor_has_window(const wefti_tensor_split *split, const wefti_node *leaf) {
+    return split->along == WEFTI_MESH_SEQUENCE ? leaf->op == WEFT_OP_INPUT : leaf->op == WEFT_OP_PARAMETER || leaf->op == WEFT_OP_STATE;
+}
+/* The layout of a leaf by the split's windows. */
 wefti_layout wefti_tensor_layout_of(const wefti_tensor_split *split, const wefti_node *leaf);
 /* The pattern of these extents, added where it is new; -1: there are too many. */
 int32_t wefti_tensor_pattern(wefti_tensor_split *split, const int64_t *extents, int32_t n);
@@ -112,5 +118,8 @@ weft_tensor *wefti_tensor_whole(const struct wefti_tensor_emitter *emitter, weft
 /* What of a node's attributes follows from this rank's part. */
 void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs,
                         wefti_attrs *attrs);
+
+/* sequence.c: attention and its gradient, both along the time axis. */
+void wefti_sequence_attention(const struct wefti_tensor_emitter *emitter, const wefti_node *node, weft_tensor *const *inputs, weft_tensor **outputs_out);
 
 #endif

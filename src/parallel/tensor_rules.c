@@ -280,6 +280,60 @@ static void rule_elementwise(ruler *r) {
 
 static void rule_whole(ruler *r) { (void)r; }
 
+/* --- along the time axis --- */
+
+/* Where the stretches of a split axis are in another shape: there are as many before them, counting those within the axis. */
+static wefti_layout reshaped(const ruler *r, const wefti_layout *from, weft_shape in, weft_shape out) {
+    int64_t before = from->repeats ? from->repeats : 1, prefix = 1;
+    for (int32_t i = 0; i < from->axis; i++) before *= in.dim[i];
+    for (int32_t axis = 0; axis < out.rank && prefix <= before; prefix *= out.dim[axis++]) {
+        int64_t repeats = prefix > 0 && before % prefix == 0 ? before / prefix : 0;
+        if (repeats < 1 || out.dim[axis] % (repeats * r->split->ranks) || out.dim[axis] == 0) continue;
+        wefti_layout to = wefti_layout_split(axis, out.dim[axis] / r->split->ranks);
+        to.repeats = repeats > 1 ? repeats : 0;
+        return to;
+    }
+    return wefti_layout_whole();
+}
+
+static void rule_reshape_of_stretches(ruler *r) {
+    wefti_shard *s = r->s;
+    if (!is_split(&s->inputs[0])) {
+        by_batch(r);
+        return;
+    }
+    s->outputs[0] = reshaped(r, &s->inputs[0], input(r, 0)->shape, s->node->outputs[0].shape);
+    if (is_split(&s->outputs[0])) s->wanted[0] = s->inputs[0];
+}
+
+/* Queries and keys of the same places: keys and values go round. */
+static void rule_ring(ruler *r) {
+    wefti_shard *s = r->s;
+    int32_t      q = s->op == WEFT_OP_ATTENTION ? 0 : 1;
+    bool         along = false;
+    for (int32_t i = 0; i < s->node->n_inputs; i++) along = along || (is_split(&s->inputs[i]) && s->inputs[i].axis == 2);
+    if (!along || input(r, q)->shape.dim[2] != input(r, q + 1)->shape.dim[2]) {
+        by_batch(r);
+        return;
+    }
+    for (int32_t i = 0; i < s->node->n_inputs; i++) s->wanted[i] = plain(r, 2, input(r, i));
+    for (int32_t o = 0; o < s->node->n_outputs; o++) s->outputs[o] = plain(r, 2, &s->node->outputs[o]);
+}
+
+static void rule_turn(ruler *r) {
+    const wefti_layout *x = &r->s->inputs[0];
+    if (is_split(x) && x->axis == input(r, 0)->shape.rank - 2 && x->repeats == 0) r->s->wanted[0] = r->s->outputs[0] = *x;
+    else by_batch(r);
+}
+
+/* Sums over both axes at once: all ranks of the world are along data and time. */
+static void rule_all_reduce_of_stretches(ruler *r) {
+    wefti_shard        *s = r->s;
+    const wefti_layout *in = &s->inputs[0];
+    if (s->node->n_inputs == 1 && in->kind == WEFTI_PARTIAL && (int32_t)in->reduce == s->node->attrs.comm.reduce) s->wanted[0] = *in;
+    else rule_all_reduce(r);
+}
+
 typedef void rule(ruler *r);
 
 static rule *rule_of(weft_op op) {
@@ -305,10 +359,23 @@ static rule *rule_of(weft_op op) {
     }
 }
 
+static rule *rule_along_time(weft_op op) {
+    switch (op) {
+    case WEFT_OP_RESHAPE: return rule_reshape_of_stretches;
+    case WEFT_OP_ATTENTION:
+    case WEFT_OP_ATTENTION_BACKWARD: return rule_ring;
+    case WEFT_OP_ROTARY: return rule_turn;
+    case WEFT_OP_ALL_REDUCE: return rule_all_reduce_of_stretches;
+    default: return rule_of(op);
+    }
+}
+
 static bool divides(const wefti_tensor_split *split, const wefti_layout *layout, const weft_tensor *tensor) {
     if (!is_split(layout)) return true;
     if (layout->axis >= tensor->shape.rank) return false;
     wefti_layout even = wefti_tensor_split_of(split, layout->axis, tensor->shape.dim[layout->axis], layout->sections);
+    if (layout->repeats && tensor->shape.dim[layout->axis] % (layout->repeats * split->ranks)) return false;
+    even.repeats = layout->repeats;
     return wefti_layout_same(&even, layout);
 }
 
@@ -316,16 +383,17 @@ static bool divides(const wefti_tensor_split *split, const wefti_layout *layout,
 static void settle(ruler *r) {
     wefti_shard *s = r->s;
     int32_t      sections = 0;
+    int64_t      repeats = 0;
     bool         right = true;
     if (r->as_batch) {
         for (int32_t i = s->node->n_inputs - 1; i >= 0; i--)
-            if (is_split(&s->inputs[i])) sections = s->inputs[i].sections;
+            if (is_split(&s->inputs[i])) sections = s->inputs[i].sections, repeats = s->inputs[i].repeats;
         if (rule_of(s->op) == rule_matmul && is_split(&s->outputs[0]) && is_split(desired(r)) && !is_split(&s->inputs[0]) && !is_split(&s->inputs[1]))
             sections = desired(r)->sections;
         for (int32_t i = 0; i < s->node->n_inputs; i++)
-            if (is_split(&s->wanted[i])) s->wanted[i].sections = sections;
+            if (is_split(&s->wanted[i])) s->wanted[i].sections = sections, s->wanted[i].repeats = repeats;
         for (int32_t o = 0; o < s->node->n_outputs; o++)
-            if (is_split(&s->outputs[o])) s->outputs[o].sections = sections;
+            if (is_split(&s->outputs[o])) s->outputs[o].sections = sections, s->outputs[o].repeats = repeats;
     }
     for (int32_t i = 0; i < s->node->n_inputs; i++) right = right && divides(r->split, &s->wanted[i], s->node->inputs[i]);
     for (int32_t o = 0; o < s->node->n_outputs; o++) right = right && divides(r->split, &s->outputs[o], &s->node->outputs[o]);
@@ -346,8 +414,10 @@ wefti_tensor_way wefti_tensor_way_of(const wefti_node *node, const wefti_layout 
     case WEFT_OP_DROPOUT: { /* a window on two axes is none: then the mask is made whole */
         const wefti_window *w = &node->attrs.dropout.window;
         bool other = w->split && w->axis != outputs[0].axis && w->global != node->outputs[0].shape.dim[w->axis];
-        return is_split(&outputs[0]) && (other || outputs[0].sections != 0) ? WEFTI_BY_MASK : WEFTI_AS_IT_IS;
+        return is_split(&outputs[0]) && (other || !wefti_layout_is_plain(&outputs[0])) ? WEFTI_BY_MASK : WEFTI_AS_IT_IS;
     }
+    case WEFT_OP_ATTENTION:
+    case WEFT_OP_ATTENTION_BACKWARD: return is_split(&outputs[0]) && outputs[0].axis == 2 ? WEFTI_BY_RING : WEFTI_AS_IT_IS;
     default: return WEFTI_AS_IT_IS;
     }
 }
@@ -427,7 +497,7 @@ static void note_delivery(wefti_tensor_layouts *l, const weft_tensor *tensor, co
     wefti_tensor_value *value = wefti_tensor_value_of(l, tensor);
     if (want->kind != WEFTI_SPLIT) value->made = true;
     if (wefti_layout_same(&value->layout, want) || value->layout.kind == WEFTI_WHOLE) return;
-    if (value->layout.kind == WEFTI_PARTIAL && want->kind == WEFTI_SPLIT && want->sections == 0) value->scattered = true;
+    if (value->layout.kind == WEFTI_PARTIAL && want->kind == WEFTI_SPLIT && wefti_layout_is_plain(want)) value->scattered = true;
     else value->gathered = true;
 }
 
@@ -437,7 +507,7 @@ static void analyse_node(wefti_tensor_layouts *l, const wefti_node *node, wefti_
     for (int32_t o = 0; o < node->n_outputs; o++) outputs[o] = wefti_layout_whole();
     wefti_shard shard = {.op = node->op, .node = node, .inputs = inputs, .rows = l->split->ranks, .wanted = l->wanted[node->id], .outputs = outputs};
     ruler       r = {.l = l, .split = l->split, .s = &shard};
-    rule_of(node->op)(&r);
+    (l->split->along == WEFTI_MESH_SEQUENCE ? rule_along_time : rule_of)(node->op)(&r);
     settle(&r);
     for (int32_t i = 0; i < node->n_inputs; i++) note_delivery(l, node->inputs[i], &l->wanted[node->id][i]);
     for (int32_t o = 0; o < node->n_outputs; o++) {
@@ -464,8 +534,7 @@ void wefti_tensor_analyse(wefti_tensor_layouts *l, const wefti_layout *leaf) {
         const wefti_node *node = l->graph->nodes[id];
         if (!l->needed[id]) continue;
         if (wefti_ops[node->op].family == WEFTI_LEAF) {
-            bool variable = node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE;
-            if (variable) l->values[id][0].layout = leaf[id];
+            if (wefti_tensor_has_window(l->split, node)) l->values[id][0].layout = leaf[id];
         } else if (node->n_inputs <= 64 && node->n_outputs <= 64) {
             analyse_node(l, node, inputs, outputs);
         } else { /* a long list: whole */

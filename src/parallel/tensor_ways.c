@@ -50,9 +50,42 @@ static weft_tensor *concat(const emitter *e, weft_tensor *const *parts, int32_t 
     return n == 1 ? parts[0] : wefti_emit(e->to, WEFT_OP_CONCAT, &attrs, parts, n, NULL);
 }
 
+/* The stretches of an axis as an axis of their own, each cut into `ranks`. */
+static weft_shape stretches(weft_shape shape, int32_t axis, int64_t repeats, int64_t ranks) {
+    weft_shape out = {.rank = 0};
+    for (int32_t i = 0; i < shape.rank; i++) {
+        if (i == axis) out.dim[out.rank++] = repeats;
+        if (i == axis && ranks > 1) out.dim[out.rank++] = ranks;
+        out.dim[out.rank++] = i == axis ? shape.dim[i] / repeats / ranks : shape.dim[i];
+    }
+    return out;
+}
+
+static weft_tensor *part_of_stretches(const emitter *e, weft_tensor *tensor, const wefti_layout *layout) {
+    weft_shape shape = tensor->shape;
+    int64_t    each = shape.dim[layout->axis] / layout->repeats / e->split->ranks;
+    if (shape.rank == WEFT_MAX_RANK) return wefti_graph_fail(e->to, WEFT_E_SHAPE, "'%s' %s has too many axes to be cut", tensor->node->name, weft_shape_text(shape).text);
+    weft_tensor *cut = slice(e, weft_reshape(tensor, stretches(shape, layout->axis, layout->repeats, 1)), layout->axis + 1, each * e->split->rank, each);
+    shape.dim[layout->axis] /= e->split->ranks;
+    return weft_reshape(cut, shape);
+}
+
+/* What came is [ranks, stretches, part]; it is to be [stretches, ranks, part]. */
+static weft_tensor *whole_of_stretches(const emitter *e, weft_tensor *all, const wefti_layout *layout) {
+    weft_shape  shape = all->shape, by_rank = stretches(shape, layout->axis, layout->repeats, e->split->ranks);
+    wefti_attrs attrs = wefti_no_attrs();
+    if (shape.rank + 2 > WEFT_MAX_RANK)
+        return wefti_graph_fail(e->to, WEFT_E_SHAPE, "'%s' %s has too many axes to be put together", all->node->name, weft_shape_text(shape).text);
+    by_rank.dim[layout->axis] = e->split->ranks;
+    by_rank.dim[layout->axis + 1] = layout->repeats;
+    for (int32_t i = 0; i < by_rank.rank; i++) attrs.view.axes[i] = i == layout->axis ? i + 1 : i == layout->axis + 1 ? i - 1 : i;
+    return weft_reshape(emit(e, WEFT_OP_PERMUTE, &attrs, weft_reshape(all, by_rank), NULL), shape);
+}
+
 weft_tensor *wefti_tensor_part(const emitter *e, weft_tensor *tensor, const wefti_layout *layout) {
     weft_tensor *parts[WEFTI_SECTIONS_MAX];
     if (wefti_poisoned(tensor)) return tensor;
+    if (layout->repeats) return part_of_stretches(e, tensor, layout);
     wefti_window_of w = wefti_tensor_window(e->split, layout, tensor->shape);
     int64_t         begin = 0;
     for (int32_t i = 0; i < w.n_sections; begin += w.section[i++]) {
@@ -70,6 +103,7 @@ weft_tensor *wefti_tensor_whole(const emitter *e, weft_tensor *part, const wefti
     attrs.comm.global = part->shape;
     attrs.comm.global.dim[layout->axis] *= e->split->ranks;
     weft_tensor *all = emit(e, WEFT_OP_ALL_GATHER, &attrs, part, NULL);
+    if (!wefti_poisoned(all) && layout->repeats) return whole_of_stretches(e, all, layout);
     if (wefti_poisoned(all) || layout->sections == 0) return all;
     wefti_window_of w = wefti_tensor_window(e->split, layout, all->shape);
     int32_t         n = w.n_sections * w.ranks;
@@ -184,6 +218,7 @@ void wefti_tensor_emit_way(const emitter *e, wefti_tensor_way way, const wefti_n
     e->to->flags = node->flags;
     e->to->segment = node->segment;
     if (way == WEFTI_BY_ROWS_OF_TABLE) outputs_out[0] = by_rows_of_table(e, node, inputs);
+    else if (way == WEFTI_BY_RING) wefti_sequence_attention(e, node, inputs, outputs_out);
     else if (way == WEFTI_BY_MASK) outputs_out[0] = by_mask(e, node, outputs, inputs);
     else if (node->op == WEFT_OP_CROSS_ENTROPY) cross_entropy(e, node, inputs, outputs_out);
     else outputs_out[0] = cross_entropy_backward(e, node, inputs);
@@ -226,6 +261,12 @@ void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node,
         if (!is_split(out)) break;
         attrs->slice.size[out->axis] /= split->ranks;
         attrs->slice.start[out->axis] /= split->ranks; /* sections before it are dealt out as well */
+        break;
+    case WEFT_OP_ROTARY:
+        if (is_split(out) && out->axis == node->outputs[0].shape.rank - 2) attrs->rotary.offset += out->unit * split->rank;
+        break;
+    case WEFT_OP_ALL_REDUCE:
+        if (split->along == WEFTI_MESH_SEQUENCE && wanted[0].kind == WEFTI_PARTIAL && out->kind == WEFTI_WHOLE) attrs->comm.group = 0;
         break;
     case WEFT_OP_CONV2D_BACKWARD_INPUT:
     case WEFT_OP_CONV2D_BACKWARD_WEIGHT: conv_attrs(split, node, wanted, out, attrs); break;

@@ -404,6 +404,9 @@ weft_status wefti_automatic_choose(weft_trainer *trainer) {
     wefti_auto_choice *choice = &trainer->choice;
     weft_strategy     *strategy = &trainer->program.strategy;
     if (!strategy->automatic) return WEFT_OK;
+    if (strategy->sequence > 1 || strategy->expert > 1)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: automatic does not go with sequence = %d, expert = %d yet: say the other axes, too", strategy->sequence,
+                          strategy->expert);
     weft_status status = wefti_automatic_costs(trainer, &costs);
     status = wefti_agree(trainer->world, status, "assessing the program");
     if (status == WEFT_OK) status = wefti_automatic_measure(trainer->world, (double)strategy->memory_bytes, &machine);

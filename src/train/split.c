@@ -4,11 +4,12 @@
  * alike. Plans of other batches, and evaluators, then go by it. */
 #include "core/plan/ir.h"
 #include "parallel/expert.h"
+#include "parallel/sequence.h"
 #include "train/trainer.h"
 
 /* Along the axis beside data that there is; -1: none. */
 static int32_t axis_of(const wefti_mesh *mesh) {
-    static const wefti_mesh_axis axes[] = {WEFTI_MESH_TENSOR, WEFTI_MESH_EXPERT};
+    static const wefti_mesh_axis axes[] = {WEFTI_MESH_TENSOR, WEFTI_MESH_SEQUENCE, WEFTI_MESH_EXPERT};
     for (size_t i = 0; i < WEFTI_COUNT(axes); i++)
         if (mesh->extent[axes[i]] > 1) return (int32_t)axes[i];
     return -1;
@@ -24,8 +25,9 @@ static weft_status choose(weft_trainer *trainer, wefti_mesh_axis axis, weft_tens
     if (status == WEFT_OK) status = wefti_plan_copy(trainer->graph, trainer->outputs, n, true, &pruned, pruned_outputs);
     if (status == WEFT_OK) status = wefti_partition_graph(&first, pruned, pruned_outputs, n, true, &graph, outputs);
     if (status == WEFT_OK)
-        status = axis == WEFTI_MESH_EXPERT ? wefti_expert_choose(rank, ranks, group, &first, graph, &trainer->tensor)
-                                           : wefti_tensor_choose(rank, ranks, group, graph, outputs, n, &trainer->tensor);
+        status = axis == WEFTI_MESH_EXPERT     ? wefti_expert_choose(rank, ranks, group, &first, graph, &trainer->tensor)
+                 : axis == WEFTI_MESH_SEQUENCE ? wefti_sequence_choose(rank, ranks, group, graph, outputs, n, &trainer->tensor)
+                                               : wefti_tensor_choose(rank, ranks, group, graph, outputs, n, &trainer->tensor);
     weft_graph_release(graph);
     weft_graph_release(pruned);
     return status;
@@ -51,7 +53,8 @@ weft_status wefti_zero_check(const weft_world *world, const weft_program *progra
     if (s->divide_bytes < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: zero = %d deals out parameters of at least divide_bytes, which is %lld: a size, or 0 for %d", s->zero,
                           (long long)s->divide_bytes, WEFTI_ZERO_LEAST_BYTES);
-    const char *what = s->expert > 1                           ? "expert"
+    const char *what = s->sequence > 1                           ? "sequence"
+                       : s->expert > 1                           ? "expert"
                        : s->sync == WEFT_SERVER                  ? "sync = WEFT_SERVER: its servers keep solver states in parts"
                        : s->compress.codec != WEFT_COMPRESS_NONE ? "compress"
                        : program->solver.kind == WEFT_LBFGS      ? "L-BFGS"

@@ -41,9 +41,9 @@ static void refused(weft_strategy wrong, int32_t size, const char *says) {
 }
 
 Test(mesh, that_is_not_the_world_is_refused_with_all_numbers) {
-    refused((weft_strategy){.data = 2, .tensor = 3}, 4, "data = 2 x tensor = 3 x pipeline = 0 x expert = 0 make 6, and the world has 4 ranks");
-    refused((weft_strategy){.tensor = 3}, 4, "data = 0 x tensor = 3 x pipeline = 0 x expert = 0 make 3, and the world has 4 ranks");
-    refused((weft_strategy){.data = 2}, 4, "data = 2 x tensor = 0 x pipeline = 0 x expert = 0 make 2, and the world has 4 ranks");
+    refused((weft_strategy){.data = 2, .tensor = 3}, 4, "data = 2 x tensor = 3 x pipeline = 0 x sequence = 0 x expert = 0 make 6, and the world has 4 ranks");
+    refused((weft_strategy){.tensor = 3}, 4, "data = 0 x tensor = 3 x pipeline = 0 x sequence = 0 x expert = 0 make 3, and the world has 4 ranks");
+    refused((weft_strategy){.data = 2}, 4, "data = 2 x tensor = 0 x pipeline = 0 x sequence = 0 x expert = 0 make 2, and the world has 4 ranks");
     refused((weft_strategy){.data = 1 << 30, .tensor = 1 << 30, .pipeline = 1 << 30}, 4, "the world has 4 ranks");
     refused((weft_strategy){.tensor = -1}, 4, "tensor is -1");
 }

@@ -123,14 +123,16 @@ typedef struct head {
 static void weigh(const test_case *self, head *h) {
     for (int64_t i = 0; i < h->t; i++) {
         double *row = h->p + i * h->s;
+        bool    any = false;
         for (int64_t j = 0; j < h->s; j++) {
             double dot = 0;
             for (int64_t e = 0; e < h->d; e++) dot += h->q[i * h->d + e] * h->k[j * h->d + e];
-            bool seen = !self->attrs.attention.causal || j - (h->s - h->t) <= i;
+            bool seen = !self->attrs.attention.causal || j - (h->s - h->t) - self->attrs.attention.shift <= i;
+            any = any || seen;
             row[j] = seen ? dot * self->attrs.attention.scale : -INFINITY;
         }
-        h->lse[i] = log_sum_exp(row, h->s);
-        for (int64_t j = 0; j < h->s; j++) row[j] = exp(row[j] - h->lse[i]);
+        h->lse[i] = any ? log_sum_exp(row, h->s) : -INFINITY;
+        for (int64_t j = 0; j < h->s; j++) row[j] = any ? exp(row[j] - h->lse[i]) : 0;
     }
 }
 
@@ -144,7 +146,7 @@ static void attend(const test_case *self, const tensor *q, const tensor *k, cons
         h.lse = lse->f + bh * h.t;
         weigh(self, &h);
         for (int64_t i = 0; i < h.t; i++) {
-            lse->scale[bh * h.t + i] = fabs(h.lse[i]) + 2;
+            lse->scale[bh * h.t + i] = isinf(h.lse[i]) ? 0 : fabs(h.lse[i]) + 2;
             for (int64_t e = 0; e < h.dv; e++)
                 for (int64_t j = 0; j < h.s; j++) {
                     o->f[(bh * h.t + i) * h.dv + e] += h.p[i * h.s + j] * h.v[j * h.dv + e];
@@ -334,16 +336,18 @@ static void derive_forward(const test_case *self, tensor *inputs) {
 
 typedef struct attention_row {
     int64_t b, h, hk, t, s, d, dv;
-    int32_t causal;
+    int32_t causal, shift;
 } attention_row;
 static const attention_row attentions[] = {
-    {1, 1, 1, 1, 1, 1, 1, 0}, {2, 3, 3, 5, 7, 4, 6, 0},     {2, 4, 2, 6, 6, 8, 8, 1}, {1, 2, 1, 3, 9, 5, 3, 1},
-    {0, 2, 2, 3, 3, 4, 4, 1}, {1, 6, 1, 17, 17, 16, 16, 1}, {1, 1, 1, 0, 3, 2, 2, 0},
+    {1, 1, 1, 1, 1, 1, 1, 0, 0}, {2, 3, 3, 5, 7, 4, 6, 0, 0},     {2, 4, 2, 6, 6, 8, 8, 1, 0}, {1, 2, 1, 3, 9, 5, 3, 1, 0},
+    {0, 2, 2, 3, 3, 4, 4, 1, 0}, {1, 6, 1, 17, 17, 16, 16, 1, 0}, {1, 1, 1, 0, 3, 2, 2, 0, 0},
+    {1, 2, 1, 6, 6, 8, 8, 1, -3}, {1, 2, 2, 6, 6, 8, 4, 1, 2}, {2, 1, 1, 5, 5, 4, 4, 1, -5}, {1, 2, 1, 7, 7, 4, 4, 1, 7},
 };
 static const attention_row large_attentions[] = {
-    {1, 2, 2, 130, 130, 64, 64, 1}, {1, 2, 1, 70, 200, 32, 32, 1}, {1, 1, 1, 257, 65, 48, 40, 0}};
+    {1, 2, 2, 130, 130, 64, 64, 1, 0}, {1, 2, 1, 70, 200, 32, 32, 1, 0}, {1, 1, 1, 257, 65, 48, 40, 0, 0},
+    {1, 2, 2, 130, 130, 16, 16, 1, -70}, {1, 2, 1, 130, 130, 16, 16, 1, -130}, {1, 2, 1, 130, 130, 16, 16, 1, 130}};
 /* Keys in several blocks, some of which the first queries do not see. */
-static const attention_row long_attentions[] = {{1, 2, 1, 300, 600, 16, 12, 1}, {1, 1, 1, 70, 513, 16, 16, 0}};
+static const attention_row long_attentions[] = {{1, 2, 1, 300, 600, 16, 12, 1, 0}, {1, 1, 1, 70, 513, 16, 16, 0, 0}, {1, 1, 1, 300, 600, 16, 16, 1, -350}};
 
 static void visit_attention(case_visitor visit, void *context, weft_dtype dtype, const attention_row *row, layout how) {
     weft_shape q = weft_shape(row->b, row->h, row->t, row->d), k = weft_shape(row->b, row->hk, row->s, row->d);
@@ -353,6 +357,7 @@ static void visit_attention(case_visitor visit, void *context, weft_dtype dtype,
     test_case  one = rows_case(WEFT_OP_ATTENTION, dtype, q, how, 3);
     one.attrs.attention.scale = 1 / sqrt((double)row->d);
     one.attrs.attention.causal = row->causal;
+    one.attrs.attention.shift = row->shift;
     one.inputs[1] = (argument){dtype, k, other, -2, 2, false};
     one.inputs[2] = (argument){dtype, v, how, -2, 2, false};
     one.n_outputs = 2;

@@ -512,6 +512,13 @@ Test(graph_infer, counts_operations_of_products) {
     cr_assert_eq(FLOPS(ATTENTION, &attrs, F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4)), 2 * 15 * (2 * (8 + 4) + 5));
     attrs.attention.causal = 1;
     cr_assert_eq(FLOPS(ATTENTION, &attrs, F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4)), 2 * 12 * (2 * (8 + 4) + 5));
+    attrs.attention.shift = -3; /* 0, 1 and 2; then none; then all */
+    cr_assert_eq(FLOPS(ATTENTION, &attrs, F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4)), 2 * 3 * (2 * (8 + 4) + 5));
+    attrs.attention.shift = -5;
+    cr_assert_eq(FLOPS(ATTENTION, &attrs, F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4)), 0);
+    attrs.attention.shift = 2;
+    cr_assert_eq(FLOPS(ATTENTION, &attrs, F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4)), 2 * 15 * (2 * (8 + 4) + 5));
+    attrs.attention.shift = 0;
     cr_assert_eq(FLOPS(ATTENTION_BACKWARD, &attrs, F(1, 2, 3, 4), F(1, 2, 3, 8), F(1, 2, 5, 8), F(1, 2, 5, 4), F(1, 2, 3, 4), F(1, 2, 3)),
                  2 * 12 * (2 * (3 * 8 + 2 * 4) + 5));
 }

@@ -42,19 +42,23 @@ static double flops_pool(const wefti_node *node) {
 }
 
 /* Pairs of queries and keys that are looked at. */
-static double pairs(const weft_tensor *q, const weft_tensor *k, bool causal) {
-    double t = (double)q->shape.dim[2], s = (double)k->shape.dim[2];
-    return (double)(q->shape.dim[0] * q->shape.dim[1]) * (causal ? t * (s - t) + t * (t + 1) / 2 : t * s);
+static double pairs(const weft_tensor *q, const weft_tensor *k, const wefti_attrs *attrs) {
+    double t = (double)q->shape.dim[2], s = (double)k->shape.dim[2], first = s - t + (double)attrs->attention.shift + 1; /* that the first query sees */
+    double seen = t * first + t * (t - 1) / 2;
+    if (!attrs->attention.causal || first >= s) seen = t * s;
+    else if (first + t - 1 <= 0) seen = 0;
+    else if (first < 1) seen = (first + t - 1) * (first + t) / 2; /* those before see none */
+    return (double)(q->shape.dim[0] * q->shape.dim[1]) * seen;
 }
 
 static double flops_attention(const wefti_node *node) {
     double sizes = (double)(node->inputs[0]->shape.dim[3] + node->inputs[2]->shape.dim[3]);
-    return pairs(node->inputs[0], node->inputs[1], node->attrs.attention.causal) * (2 * sizes + 5);
+    return pairs(node->inputs[0], node->inputs[1], &node->attrs) * (2 * sizes + 5);
 }
 
 static double flops_attention_backward(const wefti_node *node) {
     double d = (double)node->inputs[1]->shape.dim[3], dv = (double)node->inputs[3]->shape.dim[3];
-    return pairs(node->inputs[1], node->inputs[2], node->attrs.attention.causal) * (2 * (3 * d + 2 * dv) + 5);
+    return pairs(node->inputs[1], node->inputs[2], &node->attrs) * (2 * (3 * d + 2 * dv) + 5);
 }
 
 static double flops_update(const wefti_node *node) {

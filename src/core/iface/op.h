@@ -63,7 +63,8 @@
  *                    attrs.loss.ignored gives 0; smoothing s: (1-s)*nll + s*mean over classes of -log p. A label out of range gives NaN.
  *   CROSS_ENTROPY_BACKWARD(g rows, logits, label, lse) -> gradient of the logits, dtype of the logits
  *   ATTENTION(q [B,H,T,D], k [B,Hk,S,D], v [B,Hk,S,Dv]), H a multiple of Hk: softmax(scale*q*k^T + causal mask)*v -> o [B,H,T,Dv],
- *                    lse [B,H,T] (f32, for f64 f64); memory linear in T and S (Dao et al. 2022). Causal aligns the last query with the last key.
+ *                    lse [B,H,T] (f32, for f64 f64); memory linear in T and S (Dao et al. 2022). Causal aligns the last query with the last key; with
+ *                    attrs.attention.shift each sees so many more (fewer where negative). One that sees none has zeros, and lse -infinity
  *   ATTENTION_BACKWARD(g, q, k, v, o, lse) -> dq, dk, dv
  *   MODE(a, b)       a while training, b otherwise: resolved by the planner
  *   ASSIGN(state, x) stores x into the variable; the output is the new value
@@ -75,7 +76,8 @@
  *   EXCHANGE_ROWS(x [rows, ...], counts i32 [2, ranks]) the first counts[0][0] rows of x go to member 0, the next counts[0][1] to member 1, and so on;
  *                    counts[1][i] rows come from member i, in this order, one behind the other. The result is shaped attrs.comm.global; rows behind those that
  *                    came are whatever was there. Counts that do not fit x or the result end the run
- *   SEND(x)          gives x to member attrs.comm.peer of the group; an effect. Its output is x, for whoever wants to come after it
+ *   SEND(x)          gives x to member attrs.comm.peer of the group; an effect. Its output is x, for whoever wants to come after it.
+ *                    With attrs.comm.axis n > 0 it has ended when the n-th SEND behind it to the same member begins, else at the end of the run
  *   RECEIVE()        what member attrs.comm.peer sends: attrs.comm.dtype, shaped attrs.comm.global. Both are matched by their order between the two
  *                    members, which is that of their ids in the graph
  *   ENCODE(x of f32) -> u8 [parts, bytes]: row i is elements [i*part, (i+1)*part) of x, row-major and followed by zeros, in the form of
@@ -167,7 +169,7 @@ typedef union wefti_attrs {
     struct { int32_t axes, rms; double eps; } rows;                                           /* NORMALIZE... */
     struct { double base; int64_t offset; int32_t inverse; } rotary;                          /* ROTARY */
     struct { int64_t ignored; int32_t has_ignored; double smoothing; } loss;                  /* CROSS_ENTROPY... */
-    struct { double scale; int32_t causal; } attention;                                       /* ATTENTION... */
+    struct { double scale; int64_t shift; int32_t causal; } attention;                        /* ATTENTION... */
     struct { const struct wefti_rule *rule; double l2, decay, l1, group; wefti_update_part part; } update; /* UPDATE */
     struct { int32_t reduce, axis; int64_t group; weft_shape global; int32_t peer, dtype; /* COMM family; peer, dtype: SEND, RECEIVE */
              int64_t each; int32_t paced; } comm; /* REDUCE_SCATTER, not 0: of what lies flat in memory, each member so many elements, the last ones

@@ -267,6 +267,17 @@ bool wefti_value_is_dense(const wefti_value *value) {
     return true;
 }
 
+int32_t wefti_ir_sent_by(const wefti_ir *ir, int32_t k) {
+    const wefti_item *item = &ir->items[ir->order[k]];
+    int32_t           left = item->op == WEFT_OP_SEND ? item->attrs->comm.axis : 0;
+    for (int32_t j = k + 1; left > 0 && j < ir->n_order; j++) {
+        const wefti_item *other = &ir->items[ir->order[j]];
+        bool alike = other->op == WEFT_OP_SEND && other->attrs->comm.peer == item->attrs->comm.peer && other->attrs->comm.group == item->attrs->comm.group;
+        if (alike && --left == 0) return j;
+    }
+    return ir->n_order;
+}
+
 struct wefti_group *wefti_ir_group(const wefti_ir *ir, const wefti_item *item) {
     int64_t group = item->attrs->comm.group;
     if (ir->options.groups) return group < ir->options.n_groups ? ir->options.groups[group] : NULL;

@@ -251,6 +251,8 @@ static inline bool wefti_item_is_paced(const wefti_item *item) {
 }
 /* Gathers of what is there when the step begins: who made the plan has said where they are needed. */
 static inline bool wefti_item_is_fetch(const wefti_item *item) { return item->op == WEFT_OP_ALL_GATHER && item->attrs->comm.paced; }
+/* Where the SEND at position `k` is waited for at the latest: before the attrs.comm.axis-th SEND behind it to the same member begins; n_order: at the end. */
+int32_t wefti_ir_sent_by(const wefti_ir *ir, int32_t k);
 /* The group of a COMM item; NULL: this rank alone. */
 struct wefti_group *wefti_ir_group(const wefti_ir *ir, const wefti_item *item);
 /* Kind, dtype, reduction and count of a COMM item's call that follow from its shapes; an ALL_REDUCE's count is that of its first operand. */

@@ -31,7 +31,7 @@ static weft_status add_block(wefti_ir *ir, wefti_home place, int64_t bytes, int3
 
 /* The position before which the collective must be waited for: that of its first reader, or the end, if not before. */
 static int32_t wait_position(const planner *p, const wefti_item *item) {
-    int32_t wait = item->landed >= 0 ? p->position[item->landed] : p->ir->n_order;
+    int32_t wait = item->landed >= 0 ? p->position[item->landed] : wefti_ir_sent_by(p->ir, p->position[item - p->ir->items]);
     for (int32_t o = 0; o < item->n_outputs; o++)
         for (int32_t u = p->uses.start[item->outputs[o]]; u < p->uses.start[item->outputs[o] + 1]; u++)
             if (p->position[p->uses.users[u]] < wait) wait = p->position[p->uses.users[u]];

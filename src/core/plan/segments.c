@@ -2,7 +2,8 @@
  *
  * A collective is started as soon as what stands before it has been launched, and waited for right before its first reader, or at
  * the end of the run. What is waited for first has the highest priority: a batch statistic that the backward pass stands still for
- * overtakes gradients that are only wanted at the end. A SEND is waited for at the end of the run. Linear in items and reads. */
+ * overtakes gradients that are only wanted at the end. A SEND is waited for at the end of the run, unless it says by when (attrs.comm.axis): then its memory
+ * is free again from there on. Linear in items, reads, and SENDs between one and the one that it is waited for by. */
 #include <string.h>
 
 #include "core/plan/ir.h"
@@ -11,6 +12,7 @@ typedef struct cutter {
     wefti_ir *ir;
     int32_t  *collective_of; /* by item: index; -1 */
     uint8_t  *pending;       /* by collective */
+    int32_t  *sent_by;       /* by collective: wefti_ir_sent_by */
     int32_t   begin;         /* of the open segment */
 } cutter;
 
@@ -60,6 +62,19 @@ static weft_status wait_for_inputs(cutter *c, int32_t position) {
     return WEFT_OK;
 }
 
+/* Waits for those SENDs in flight that are to have ended when the one at `position` begins. */
+static weft_status wait_for_sent(cutter *c, int32_t position) {
+    wefti_ir *ir = c->ir;
+    if (ir->items[ir->order[position]].op != WEFT_OP_SEND) return WEFT_OK;
+    for (int32_t i = 0; i < ir->n_collectives; i++) {
+        if (!c->pending[i] || c->sent_by[i] != position) continue;
+        WEFTI_TRY(cut(c, position));
+        WEFTI_TRY(add_step(ir, WEFTI_STEP_WAIT, i));
+        c->pending[i] = 0;
+    }
+    return WEFT_OK;
+}
+
 /* Whether the world's group for the device's memory does it; notes why not. */
 static weft_status choose_way(wefti_ir *ir, const wefti_item *item, bool *direct_out) {
     struct wefti_group *group = ir->world->device_group;
@@ -85,6 +100,7 @@ static weft_status start(cutter *c, int32_t position) {
     WEFTI_TRY(choose_way(ir, &ir->items[index], &collective->direct));
     c->collective_of[index] = ir->n_collectives;
     c->pending[ir->n_collectives] = 1;
+    c->sent_by[ir->n_collectives] = wefti_ir_sent_by(ir, position);
     c->begin = position + 1;
     return add_step(ir, WEFTI_STEP_START, ir->n_collectives++);
 }
@@ -94,6 +110,7 @@ static weft_status cut_all(cutter *c) {
     for (int32_t k = 0; k < ir->n_order; k++) {
         WEFTI_TRY(wait_for_inputs(c, k));
         if (wefti_item_is_paced(&ir->items[ir->order[k]])) WEFTI_TRY(wait_for_landings(c, k));
+        WEFTI_TRY(wait_for_sent(c, k));
         if (wefti_item_is_comm(&ir->items[ir->order[k]])) WEFTI_TRY(start(c, k));
     }
     WEFTI_TRY(cut(c, ir->n_order));
@@ -107,13 +124,15 @@ static weft_status cut_all(cutter *c) {
 weft_status wefti_pass_segments(wefti_ir *ir) {
     weft_status status;
     cutter      c = {.ir = ir};
-    size_t      items_bytes = (size_t)ir->n_items * sizeof *c.collective_of, pending_bytes = (size_t)ir->n_order;
+    size_t      items_bytes = (size_t)ir->n_items * sizeof *c.collective_of, pending_bytes = (size_t)ir->n_order, sent_bytes = pending_bytes * sizeof *c.sent_by;
     WEFTI_TRY_GOTO(wefti_alloc(items_bytes, "a plan", &c.collective_of), done);
     WEFTI_TRY_GOTO(wefti_alloc(pending_bytes, "a plan", &c.pending), done);
+    WEFTI_TRY_GOTO(wefti_alloc(sent_bytes, "a plan", &c.sent_by), done);
     memset(c.collective_of, 0xff, items_bytes);
     status = cut_all(&c);
 done:
     wefti_free(c.collective_of, items_bytes);
     wefti_free(c.pending, pending_bytes);
+    wefti_free(c.sent_by, sent_bytes);
     return status;
 }

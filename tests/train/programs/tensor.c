@@ -1,6 +1,7 @@
 /* Trains a small network on a mesh and writes the loss of every step, for comparing meshes and strategies.
  * usage: tensor mlp|cnn|gpt|moe f32|f64 STRATEGY STEPS OUT, where STRATEGY is like data=2,tensor=2
- * RUN_CAPACITY, RUN_CHOICES: of moe's mixtures.
+ * RUN_CAPACITY, RUN_CHOICES: of moe's mixtures. RUN_CONTEXT: letters of a sample. RUN_ROTARY: places by turning,
+ * and fewer heads of keys than of queries. RUN_MIX: something that needs all letters at once.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
  * RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET: the strategy's
  * zero, divide_bytes and bucket_bytes. RUN_SOLVER, RUN_OMEGA, RUN_PRECISION: another solver, l1, group or l2, bf16 or f16. After the steps the
@@ -14,11 +15,11 @@
 #include "train/programs/far_world.h"
 #include "weft.h"
 
-enum { ROWS = 60, BATCH = 16, CLASSES = 8, PIXELS = 2 * 8 * 8, CONTEXT = 16, LETTERS = 48 };
+enum { ROWS = 60, BATCH = 16, CLASSES = 8, PIXELS = 2 * 8 * 8, LETTERS = 48, MOST_CONTEXT = 512 };
 
 static double  wide[ROWS * PIXELS];
 static float   slim[ROWS * PIXELS];
-static int32_t label[ROWS], tokens[ROWS * CONTEXT], targets[ROWS * CONTEXT];
+static int32_t label[ROWS], tokens[ROWS * MOST_CONTEXT], targets[ROWS * MOST_CONTEXT], context = 16;
 static const int64_t width = 32;
 
 static void make_data(void) {
@@ -29,11 +30,11 @@ static void make_data(void) {
             state = state * 1664525u + 1013904223u;
             wide[i * PIXELS + k] = slim[i * PIXELS + k] = (float)(state >> 8) / 8388608.0f - 1.0f + 0.3f * (float)(i % CLASSES) * (float)(k % 3);
         }
-        for (int k = 0; k <= CONTEXT; k++) {
+        for (int k = 0; k <= context; k++) {
             int32_t letter = (int32_t)((state >> 20) % 7 + (unsigned)(3 * (i + k)) % 40);
             state = state * 1664525u + 1013904223u;
-            if (k < CONTEXT) tokens[i * CONTEXT + k] = letter;
-            if (k > 0) targets[i * CONTEXT + k - 1] = letter;
+            if (k < context) tokens[i * context + k] = letter;
+            if (k > 0) targets[i * context + k - 1] = letter;
         }
     }
 }
@@ -65,11 +66,14 @@ static weft_tensor *forward(weft_tensor *x, bool mixed, weft_tensor **extra) {
 
 static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool mixed, weft_tensor **extra) {
     weft_tensor *table = weft_parameter(g, "tokens.weight", weft_shape(LETTERS, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
-    weft_tensor *places = weft_parameter(g, "places.weight", weft_shape(CONTEXT, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
-    weft_tensor *x = weft_add(weft_embedding(ids, "embedding", .weight = table), places);
+    weft_tensor *places = weft_parameter(g, "places.weight", weft_shape(context, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
+    weft_tensor *x = weft_embedding(ids, "embedding", .weight = table);
+    bool         turned = getenv("RUN_ROTARY") != NULL;
+    if (!turned) x = weft_add(x, places);
+    if (getenv("RUN_MIX")) x = weft_add(x, weft_softmax(x, 1));
     for (int i = 0; i < 2; i++) {
         weft_scope_push(g, i ? "block1" : "block0");
-        x = weft_add(x, weft_self_attention(weft_layer_norm(x, "norm1"), "attention", .heads = 4, .causal = true));
+        x = weft_add(x, weft_self_attention(weft_layer_norm(x, "norm1"), "attention", .heads = 4, .kv_heads = turned ? 2 : 4, .rotary = turned, .causal = true));
         x = weft_add(x, weft_dropout(forward(weft_layer_norm(x, "norm2"), mixed, extra), 0.1));
         weft_scope_pop(g);
     }
@@ -78,13 +82,13 @@ static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool 
 
 static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) {
     if (strcmp(model, "gpt") == 0) {
-        weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, CONTEXT));
-        weft_tensor *next = weft_input(g, "targets", WEFT_I32, weft_shape(BATCH, CONTEXT));
+        weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, context));
+        weft_tensor *next = weft_input(g, "targets", WEFT_I32, weft_shape(BATCH, context));
         return weft_cross_entropy(gpt(g, ids, dtype, false, NULL), next);
     }
     if (strcmp(model, "moe") == 0) {
-        weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, CONTEXT)), *extra = NULL;
-        weft_tensor *next = weft_input(g, "targets", WEFT_I32, weft_shape(BATCH, CONTEXT));
+        weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, context)), *extra = NULL;
+        weft_tensor *next = weft_input(g, "targets", WEFT_I32, weft_shape(BATCH, context));
         weft_tensor *loss = weft_cross_entropy(gpt(g, ids, dtype, true, &extra), next);
         return weft_add(loss, extra);
     }
@@ -97,7 +101,7 @@ static weft_status open_data(const char *model, weft_dtype dtype, const weft_str
     bool letters = strcmp(model, "gpt") == 0 || strcmp(model, "moe") == 0;
     weft_batch_field fields[2] = {{"image", dtype, weft_shape(ROWS, 2, 8, 8), dtype == WEFT_F64 ? (void *)wide : slim},
                                   {"label", WEFT_I32, weft_shape(ROWS), label}};
-    weft_batch_field words[2] = {{"tokens", WEFT_I32, weft_shape(ROWS, CONTEXT), tokens}, {"targets", WEFT_I32, weft_shape(ROWS, CONTEXT), targets}};
+    weft_batch_field words[2] = {{"tokens", WEFT_I32, weft_shape(ROWS, context), tokens}, {"targets", WEFT_I32, weft_shape(ROWS, context), targets}};
     weft_loader_options how = {.batch = BATCH, .seed = 3, .epochs = -1};
     weft_status         status = weft_strategy_share(strategy, world, &how.rank, &how.ranks);
     return status == WEFT_OK ? weft_loader_open_arrays(letters ? words : fields, 2, &how, loader_out) : status;
@@ -185,6 +189,7 @@ int main(int argc, char **argv) {
     weft_status   status;
     FILE         *out = fopen(argv[5], getenv("RUN_APPEND") ? "ab" : "wb");
     weft_plan_totals totals;
+    if (getenv("RUN_CONTEXT")) context = atoi(getenv("RUN_CONTEXT"));
     make_data();
     if ((status = out ? weft_world_create(NULL, &world) : WEFT_E_IO) != WEFT_OK) goto done;
     far_world(world);

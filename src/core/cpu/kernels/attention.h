@@ -12,13 +12,15 @@ typedef struct attention {
     int64_t query_blocks, key_blocks;
     float   scale;
     bool    causal;
+    int64_t shift;
 } attention;
 
 WEFTI_INLINE attention attention_of(const wefti_call *call, int32_t first) {
     const wefti_operand *q = &call->inputs[first], *k = q + 1, *v = q + 2;
     attention a = {.batch = q->shape.dim[0], .heads = q->shape.dim[1], .key_heads = k->shape.dim[1], .queries = q->shape.dim[2],
                    .keys = k->shape.dim[2], .depth = q->shape.dim[3], .value_depth = v->shape.dim[3],
-                   .scale = (float)call->attrs->attention.scale, .causal = call->attrs->attention.causal};
+                   .scale = (float)call->attrs->attention.scale, .causal = call->attrs->attention.causal,
+                   .shift = call->attrs->attention.shift};
     a.query_blocks = wefti_cpu_chunks(a.queries, QUERY_BLOCK);
     a.key_blocks   = wefti_cpu_chunks(a.keys, KEY_BLOCK);
     return a;
@@ -27,9 +29,9 @@ WEFTI_INLINE attention attention_of(const wefti_call *call, int32_t first) {
 /* Where a worker's memory is measured from before there is any; nothing is read there. */
 WEFTI_INLINE float *attention_nowhere(void) { return (float *)(uintptr_t)4096; }
 
-/* Keys that query t sees. Causal aligns the last query with the last key. */
+/* Keys that query t sees. Causal aligns the last query with the last key, but for the shift. */
 WEFTI_INLINE int64_t attention_visible(const attention *a, int64_t t) {
-    return a->causal ? wefti_max_i64(0, wefti_min_i64(a->keys, t + 1 + a->keys - a->queries)) : a->keys;
+    return a->causal ? wefti_max_i64(0, wefti_min_i64(a->keys, t + 1 + a->keys - a->queries + a->shift)) : a->keys;
 }
 WEFTI_INLINE int64_t attention_query(const attention *a, int64_t block) { return a->queries * block / a->query_blocks; }
 WEFTI_INLINE int64_t round16(int64_t elements) { return (elements + 15) & ~INT64_C(15); }

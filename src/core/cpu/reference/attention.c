@@ -2,7 +2,7 @@
  * where they are needed; p = exp(score - lse). Threads share (batch, key head) pairs, so that the gradients of k and v,
  * to which all queries of a group of heads add, are added in one order; they are added up in f64 in scratch.
  *
- * Causal aligns the last query with the last key: query t sees keys 0 .. t + S - T. A query that sees no key gives
+ * Causal aligns the last query with the last key: query t sees keys 0 .. t + S - T + shift. A query that sees no key gives
  * zeros and an lse of minus infinity. */
 #include "core/cpu/reference/reference.h"
 
@@ -12,6 +12,7 @@ typedef struct attention {
     int64_t              batch, heads, key_heads, queries, keys, depth, value_depth;
     double               scale;
     bool                 causal;
+    int64_t              shift;
 } attention;
 
 static attention attention_of(const wefti_cpu_run *run, int32_t first) {
@@ -28,7 +29,8 @@ static attention attention_of(const wefti_cpu_run *run, int32_t first) {
                        .depth = q->shape.dim[3],
                        .value_depth = v->shape.dim[3],
                        .scale = run->call->attrs->attention.scale,
-                       .causal = run->call->attrs->attention.causal};
+                       .causal = run->call->attrs->attention.causal,
+                       .shift = run->call->attrs->attention.shift};
 }
 
 /* Element (b, h, t, d) of a four-dimensional input. */
@@ -39,7 +41,7 @@ static double at(const attention *a, int32_t input, int64_t b, int64_t h, int64_
 
 static int64_t key_head(const attention *a, int64_t h) { return h / (a->heads / a->key_heads); }
 static int64_t visible(const attention *a, int64_t t) {
-    return a->causal ? wefti_max_i64(0, wefti_min_i64(a->keys, t + 1 + a->keys - a->queries)) : a->keys;
+    return a->causal ? wefti_max_i64(0, wefti_min_i64(a->keys, t + 1 + a->keys - a->queries + a->shift)) : a->keys;
 }
 
 static double score(const attention *a, int64_t b, int64_t h, int64_t t, int64_t s) {
