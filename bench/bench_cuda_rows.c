@@ -114,34 +114,96 @@ static bench_spread rate_of(cuda_call *call, double window_s) {
 }
 
 /* GB/s, read and written, of a copy. */
-static double copy_rate(wefti_device *device, double window_s) {
+static double copy_rate(wefti_device *device, int64_t elements, double window_s) {
     cuda_call call = {.device = device};
     cuda_call_begin(&call, WEFT_OP_COPY, "copy", 1, 1);
-    for (int i = 0; i < 2; i++) cuda_call_operand(&call, i, WEFT_F32, weft_shape(INT64_C(1) << 27));
+    for (int i = 0; i < 2; i++) cuda_call_operand(&call, i, WEFT_F32, weft_shape(elements));
     cuda_call_open(&call, TIMES);
     double rate = rate_of(&call, window_s).median;
     cuda_call_close(&call);
     return rate;
 }
 
+/* --- a loss with its gradient behind it --- */
+
+enum { BOTH_BUFFERS = 6 }; /* logits, labels, gradients of rows, losses, log-sum-exps, gradients */
+
+/* Both calls TIMES/2 times over in one program, or one of them once. */
+static wefti_program *both_program(wefti_device *device, const wefti_operand *x, const wefti_attrs *attrs, int first, int count) {
+    wefti_operand operand[9] = {x[0], x[1], x[3], x[4], x[2], x[0], x[1], x[4], x[5]};
+    wefti_call    pair[2] = {{.op = WEFT_OP_CROSS_ENTROPY, .attrs = attrs, .n_inputs = 2, .n_outputs = 2, .inputs = operand, .outputs = operand + 2, .name = "loss"},
+                             {.op = WEFT_OP_CROSS_ENTROPY_BACKWARD, .attrs = attrs, .n_inputs = 4, .n_outputs = 1, .inputs = operand + 4, .outputs = operand + 8,
+                              .name = "gradient"}};
+    wefti_call     calls[TIMES];
+    wefti_program *program = NULL;
+    for (int i = 0; i < count; i++) calls[i] = pair[(first + i) % 2];
+    cuda_call_must(device->vtable->compile(device, &(wefti_segment){.calls = calls, .n_calls = count, .n_buffers = BOTH_BUFFERS}, &program));
+    return program;
+}
+
+/* Time of a pair; whether losses and gradients are those of the calls by themselves, bit for bit. */
+static bench_spread both_time(wefti_device *device, int64_t rows, int64_t classes, double window_s, double *bytes_out, bool *right_out) {
+    static const wefti_attrs none;
+    cuda_call                self = {.device = device, .label_end = classes};
+    cuda_call_begin(&self, WEFT_OP_CROSS_ENTROPY_BACKWARD, "loss and gradient", 3, 3); /* a holder of buffers, of which three are filled */
+    self.label_end = classes;
+    for (int32_t i = 0; i < BOTH_BUFFERS; i++)
+        cuda_call_operand(&self, i, i == 0 || i == 5 ? WEFT_BF16 : i == 1 ? WEFT_I32 : WEFT_F32, i == 0 || i == 5 ? weft_shape(rows, classes) : weft_shape(rows));
+    cuda_call_hold(&self);
+    wefti_program *apart[2] = {both_program(device, self.operand, &none, 0, 1), both_program(device, self.operand, &none, 1, 1)};
+    char          *values[2] = {malloc(self.bytes[5] + self.bytes[3]), malloc(self.bytes[5] + self.bytes[3])};
+    if (!values[0] || !values[1]) exit(1);
+    self.program = both_program(device, self.operand, &none, 0, TIMES);
+    for (int k = 0; k < 2; k++) {
+        if (k == 0)
+            for (int p = 0; p < 2; p++) cuda_call_must(device->vtable->launch(apart[p], &(wefti_launch){.buffers = self.buffers}));
+        else cuda_call_launch(&self);
+        cuda_call_must(device->vtable->read(device, values[k], self.buffers[5], self.bytes[5]));
+        cuda_call_must(device->vtable->read(device, values[k] + self.bytes[5], self.buffers[3], self.bytes[3]));
+    }
+    *right_out = memcmp(values[0], values[1], self.bytes[5] + self.bytes[3]) == 0;
+    *bytes_out = 0;
+    for (int i = 0; i < BOTH_BUFFERS; i++) *bytes_out += (double)self.bytes[i];
+    bench_spread time = cuda_call_time(&self, TIMES / 2, window_s);
+    for (int p = 0; p < 2; p++) device->vtable->release_program(apart[p]), free(values[p]);
+    cuda_call_close(&self);
+    return time;
+}
+
+static bool measure_both(wefti_device *device, int64_t rows, double copy, double window_s, FILE *json) {
+    double       bytes;
+    bool         right;
+    bench_spread time = both_time(device, rows, 50304, window_s, &bytes, &right);
+    bench_spread rate = {.median = bytes / time.median * 1e-9, .low = bytes / time.high * 1e-9, .high = bytes / time.low * 1e-9, .runs = time.runs};
+    char         what[96];
+    snprintf(what, sizeof what, "cross-entropy with its gradient bf16 [%lld,50304]", (long long)rows);
+    printf("  %-64s %8.0f GB/s (%.0f to %.0f)  %5.1f %%%s\n", what, rate.median, rate.low, rate.high, 100 * rate.median / copy, right ? "" : "  WRONG");
+    if (right) bench_write(json, &(bench_record){.bench = "cuda-rows", .what = what, .metric = "bandwidth", .unit = "GB/s", .spread = rate, .limit = copy});
+    return right;
+}
+
 int bench_cuda_rows(int argc, char **argv) {
     const char        *name = "cuda", *path = NULL;
-    double             window_s = 0.02;
+    double             window_s = 0.02, most = 0;
     bool               good = true;
     weft_world        *world = NULL;
     wefti_device      *cpu = NULL;
     const bench_option options[] = {{"device", "cuda or cuda:N", BENCH_TEXT, &name},
                                     {"seconds", "of a window; there are five", BENCH_NUMBER, &window_s},
+                                    {"rows", "of each case at most; 0: as many as fill a GPU", BENCH_NUMBER, &most},
                                     {"json", "file for the records", BENCH_TEXT, &path},
                                     {0}};
     bench_read_options(argc, argv, "Row-local ops of the CUDA device, as a share of the bandwidth of a copy.", options);
     if (!cuda_call_open_gpu(name, &world)) return 0;
     cuda_call_must(wefti_cpu_create(&(wefti_cpu_options){.threads = {.count = 2}}, &cpu));
     FILE *json = bench_open_json(path);
-    double copy = copy_rate(world->device, window_s);
-    printf("limit: %.0f GB/s, a copy of 512 MiB, read and written\n", copy);
+    int64_t copied = most > 0 ? 1 << 12 : 1 << 27;
+    double  copy = copy_rate(world->device, copied, window_s);
+    printf("limit: %.0f GB/s, a copy of %lld KiB, read and written\n", copy, (long long)copied / 256);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const rows_case *c = &cases[i];
+        rows_case fewer = cases[i];
+        if (most > 0 && (double)fewer.rows > most) fewer.rows = (int64_t)most;
+        const rows_case *c = &fewer;
         cuda_call        call = {.device = world->device};
         char             what[96];
         make(&call, c);
@@ -157,6 +219,7 @@ int bench_cuda_rows(int argc, char **argv) {
         good = good && right;
         cuda_call_close(&call);
     }
+    good = measure_both(world->device, most > 0 && most < 8192 ? (int64_t)most : 8192, copy, window_s, json) && good;
     if (json) fclose(json);
     cpu->vtable->release(cpu);
     weft_world_release(world);

@@ -59,6 +59,17 @@ static void fill(cuda_call *self, int32_t which) {
     free(host);
 }
 
+/* One operand's memory, filled where it is an input. */
+static void hold(cuda_call *self, int32_t which) {
+    self->bytes[which] = (size_t)wefti_operand_elements(&self->operand[which]) * weft_dtype_bytes(self->operand[which].dtype);
+    cuda_call_must(self->device->vtable->allocate(self->device, self->bytes[which], self->name, &self->buffers[which]));
+    if (which < self->n_inputs) fill(self, which);
+}
+
+void cuda_call_hold(cuda_call *self) {
+    for (int32_t i = 0; i < self->n_inputs + self->n_outputs; i++) hold(self, i);
+}
+
 void cuda_call_open(cuda_call *self, int32_t times) {
     int32_t     n = self->n_inputs + self->n_outputs;
     wefti_call *calls = calloc((size_t)times, sizeof *calls);
@@ -67,12 +78,9 @@ void cuda_call_open(cuda_call *self, int32_t times) {
                             .inputs = self->operand, .outputs = self->operand + self->n_inputs, .scratch_buffer = n, .name = self->name};
     cuda_call_must(self->device->vtable->query(self->device, &calls[0], &calls[0].scratch_bytes));
     for (int32_t i = 1; i < times; i++) calls[i] = calls[0];
-    for (int32_t i = 0; i <= n; i++) {
-        self->bytes[i] = i == n ? (size_t)calls[0].scratch_bytes
-                                : (size_t)wefti_operand_elements(&self->operand[i]) * weft_dtype_bytes(self->operand[i].dtype);
-        cuda_call_must(self->device->vtable->allocate(self->device, self->bytes[i], self->name, &self->buffers[i]));
-        if (i < self->n_inputs) fill(self, i);
-    }
+    cuda_call_hold(self);
+    self->bytes[n] = (size_t)calls[0].scratch_bytes;
+    cuda_call_must(self->device->vtable->allocate(self->device, self->bytes[n], self->name, &self->buffers[n]));
     cuda_call_must(self->device->vtable->compile(self->device, &(wefti_segment){.calls = calls, .n_calls = times, .n_buffers = n + 1},
                                                  &self->program));
     free(calls);

@@ -30,6 +30,8 @@ void cuda_call_begin(cuda_call *self, weft_op op, const char *name, int32_t n_in
 void cuda_call_operand(cuda_call *self, int32_t which, weft_dtype dtype, weft_shape shape);
 /* Allocates operands, fills inputs with numbers between -1 and 1 and compiles a segment of the call, `times` times over. */
 void cuda_call_open(cuda_call *self, int32_t times);
+/* The operands' memory alone, for programs of the caller's own; cuda_call_close gives it back with `program`. */
+void cuda_call_hold(cuda_call *self);
 void cuda_call_close(cuda_call *self);
 /* Seconds a call, of five windows. */
 bench_spread cuda_call_time(cuda_call *self, int32_t times, double window_s);
