@@ -149,7 +149,10 @@ static void say_hello(wefti_gather *g) {
 static void call(wefti_gather *g, uint64_t now_ns) {
     if (now_ns < g->redial_ns) return;
     weft_status status = g->options.calls->ops->call(g->options.calls, g->leader, now_ns, &g->word);
-    if (status == WEFT_E_AGAIN) return;
+    if (status == WEFT_E_AGAIN) { /* who has ended refuses at once: this one may live, stopped */
+        if (now_ns - g->since_ns > NOBODY_NS / 4) g->answered_ns = now_ns;
+        return;
+    }
     if (status != WEFT_E_PEER) g->answered_ns = now_ns;
     if (status == WEFT_OK) {
         say_hello(g);

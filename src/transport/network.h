@@ -34,6 +34,8 @@ typedef struct wefti_network {
     weft_status (*connected)(const wefti_stream *stream);
     /* The next stream that somebody has dialled, who, and why; WEFT_E_AGAIN. */
     weft_status (*accept)(void *context, int32_t *peer_out, int *purpose_out, wefti_stream **stream_out);
+    /* Has the process of a peer that lives and does not come ended, as a launcher does; NULL: nobody can. */
+    void (*fence)(void *context, int32_t peer);
     /* Runs a function beside the caller; join waits until it has returned. Waits of both are the host's. */
     weft_status (*spawn)(void *context, void (*function)(void *argument), void *argument, void **thread_out);
     void (*join)(void *context, void *thread);

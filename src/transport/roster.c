@@ -31,11 +31,11 @@ int32_t wefti_roster_count(const wefti_roster *roster, wefti_seat state) {
     return count;
 }
 
-/* Once: when nobody is expected any more, or has been for long enough. */
-static bool must_fence(const wefti_roster *roster, uint64_t led_ns, bool may) {
-    int32_t expected = wefti_roster_count(roster, WEFTI_SEAT_EXPECTED), silent = wefti_roster_count(roster, WEFTI_SEAT_SILENT);
-    if (roster->fenced_ns || expected + silent == 0 || !may) return false;
-    return led_ns >= (expected ? roster->options.patience_ns : LOOK_NS);
+/* When those who live and do not come are ended, once, counted from when this rank began to lead: when nobody is expected any more, and it is known
+ * who lives, or somebody was expected for long enough. 0: they are not. */
+static uint64_t fence_after(const wefti_roster *roster, int32_t here, int32_t alive) {
+    if (!roster->options.fence || roster->fenced_ns || here == alive || 2 * here < alive) return 0;
+    return wefti_roster_count(roster, WEFTI_SEAT_EXPECTED) ? roster->options.patience_ns : LOOK_NS;
 }
 
 static weft_status lead(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *do_out) {
@@ -45,9 +45,11 @@ static weft_status lead(wefti_roster *roster, uint64_t now_ns, wefti_roster_do *
     int32_t alive = here + expected + wefti_roster_count(roster, WEFTI_SEAT_SILENT);
     bool    may = 2 * here > alive;
     *do_out = WEFTI_ROSTER_LEAD;
-    if (options->fence && must_fence(roster, now_ns - roster->leads_ns, 2 * here >= alive)) {
-        roster->fenced_ns = now_ns;
-        *do_out = WEFTI_ROSTER_FENCE;
+    uint64_t fence_ns = fence_after(roster, here, alive);
+    if (fence_ns) {
+        bool due = now_ns - roster->leads_ns >= fence_ns;
+        if (due) roster->fenced_ns = now_ns;
+        if (due) *do_out = WEFTI_ROSTER_FENCE;
         return WEFT_OK;
     }
     if (roster->fenced_ns && here < alive && now_ns - roster->fenced_ns < FENCE_NS) return WEFT_OK;

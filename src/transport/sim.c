@@ -231,6 +231,15 @@ void wefti_sim_about_to_send(sim_seat *seat) {
 
 void wefti_sim_spare(wefti_sim *sim, int32_t rank) { sim->seats[rank].spared = true; }
 
+static void fence(void *context, int32_t peer) {
+    sim_seat  *asker = context;
+    wefti_sim *sim = asker->sim;
+    if (sim->seats[peer].dead || sim->seats[peer].spared) return;
+    wefti_sim_note(sim, "fenced", asker->index, peer, 0, 0);
+    kill_seat(&sim->seats[peer]);
+    sim->options.fenced(sim->options.fenced_context, peer);
+}
+
 /* --- running --- */
 
 weft_status wefti_sim_start(wefti_sim *sim, int32_t rank, void (*program)(void *argument), void *argument) {
@@ -325,7 +334,7 @@ static void fill_seat(wefti_sim *sim, int32_t rank) {
     seat->network = (wefti_network){.wire_name = "sim", .open = wefti_wire_sim_open, .shared = sim, .host_number = (uint64_t)(uint32_t)seat->node,
                                     .stream = wefti_sim_stream, .listen = wefti_sim_listen, .dial = wefti_sim_dial,
                                     .connected = wefti_sim_connected, .accept = wefti_sim_accept,
-                                    .spawn = host_spawn, .join = host_join, .context = seat};
+                                    .spawn = host_spawn, .join = host_join, .fence = sim->options.fenced ? fence : NULL, .context = seat};
 }
 
 weft_status wefti_sim_create(const wefti_sim_options *options, wefti_sim **sim_out) {

@@ -31,6 +31,9 @@ typedef struct wefti_sim_options {
     size_t         most_bytes; /* of one message, at least 4 KiB; 1 GiB */
     size_t         stack_bytes; /* of a fiber */
     uint64_t       limit_ns;  /* of virtual time, after which the run ends as hung; an hour */
+    /* Ranks may have others ended that hang; hears of each, after its end. NULL: they may not. */
+    void (*fenced)(void *context, int32_t rank);
+    void *fenced_context;
     /* Hears of every event, as a line of text; NULL: nobody. */
     void (*trace)(void *context, const char *line);
     void *trace_context;
