@@ -13,7 +13,7 @@ static const struct { const char *name; int64_t layers, heads, width; } models[]
 
 static const char *model = "gpt2", *data, *text, *log_path, *plot_path, *draw_path, *checkpoint_path;
 static int64_t     layers, heads, width, context = 1024, vocabulary = 50304, batch_size = 8, epochs, max_steps, warmup = 100,
-               seed = 1, sample, checkpoint_every, log_every;
+               seed = 1, sample, draw_boxes, checkpoint_every, log_every;
 static double      rate = 6e-4, decay = 0.1, clip = 1, temperature = 0.8, peak;
 static weft_strategy strategy;
 static bool        resume, quiet, describe, recompute, profile, stop_on_nan = true;
@@ -74,7 +74,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     bool            first = weft_world_rank(world) == 0;
     weft_status     status = weft_trainer_create(world, &program, &trainer);
     if (status == WEFT_OK && draw_path)
-        status = weft_plan_draw(weft_trainer_plan(trainer), draw_path, &(weft_draw_options){.title = weft_strategy_text(weft_trainer_strategy(trainer)).text});
+        status = weft_plan_draw(weft_trainer_plan(trainer), draw_path, &(weft_draw_options){.title = weft_strategy_text(weft_trainer_strategy(trainer)).text, .most_boxes = (int32_t)draw_boxes});
     if (status == WEFT_OK && describe && first && (status = weft_trainer_describe(trainer, &words)) == WEFT_OK &&
         (printf("%s\n", words), status = weft_plan_describe(weft_trainer_plan(trainer), &words)) == WEFT_OK) puts(words);
     if (status == WEFT_OK)
@@ -145,6 +145,7 @@ int main(int argc, char **argv) {
         {"resume", CLI_FLAG, &resume, "go on from the checkpoint where there is one"},
         {"stop-on-nan", CLI_FLAG, &stop_on_nan, "end where the loss is not finite, instead of skipping that step"},
         {"draw", CLI_TEXT, &draw_path, "SVG of the plan on all ranks"},
+        {"draw-boxes", CLI_INTEGER, &draw_boxes, "of a rank in it, about; 0: 40"},
         {"describe", CLI_FLAG, &describe, "print the plan: operations, bytes and FLOPs"},
         {"profile", CLI_FLAG, &profile, "measure every operation"},
         {"quiet", CLI_FLAG, &quiet, "no progress"},
