@@ -103,7 +103,8 @@ typedef struct weft_strategy {
     bool      automatic;  /* choose what is left zero of data, tensor, pipeline, schedule, accumulate, zero and recompute: by what the program costs, what ranks
                              and links are measured to do, and what memory they have. weft_trainer_describe says why. WEFT_E_NO_MEMORY where nothing fits: what
                              would. The model is that of src/parallel/automatic.h; takes some planning and some tens of milliseconds */
-    int64_t   memory_bytes; /* automatic: that a rank may hold; 0: a host's memory by its ranks, and of GPUs any */
+    int64_t   memory_bytes; /* that a rank may hold. automatic: what is chosen by; 0: a host's memory by its ranks, and of GPUs any. Else: WEFT_E_NO_MEMORY
+                               where the variables, before there are any, or the plan of a full batch take more; 0: any */
 } weft_strategy;
 
 /* A strategy that is chosen: .strategy = WEFT_AUTO. */

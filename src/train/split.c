@@ -2,6 +2,8 @@
  *
  * The choice looks at the training step of a full batch as the first of the ranks along data computes it, on every rank, so that all choose
  * alike. Plans of other batches, and evaluators, then go by it. */
+#include <string.h>
+
 #include "core/plan/ir.h"
 #include "parallel/expert.h"
 #include "parallel/sequence.h"
@@ -84,4 +86,49 @@ weft_status wefti_trainer_split(weft_trainer *trainer) {
 wefti_windows wefti_trainer_windows(const weft_trainer *trainer) {
     if (trainer->zero.stage > 0) return (wefti_windows){trainer->zero.windows, trainer->zero.n_windows};
     return (wefti_windows){trainer->tensor.windows, trainer->tensor.n_windows};
+}
+
+/* --- room --- */
+
+static bool is_variable(const wefti_node *node) { return node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE; }
+
+static int64_t held_bytes(const wefti_windows *windows, const wefti_node *leaf) {
+    weft_shape shape = leaf->outputs[0].shape;
+    for (int32_t i = 0; i < windows->n; i++)
+        if (strcmp(windows->list[i].name, leaf->name) == 0) shape = wefti_window_shape(&windows->list[i].window, shape);
+    return weft_shape_elements(shape) * (int64_t)weft_dtype_bytes(leaf->outputs[0].dtype);
+}
+
+/* Of all variables, or of those of this rank's stages: which these are is known when they are made. */
+static weft_status check_variables(const weft_trainer *trainer) {
+    const wefti_windows windows = wefti_trainer_windows(trainer);
+    const weft_strategy *s = &trainer->program.strategy;
+    const wefti_node    *largest = NULL;
+    int64_t              all = 0;
+    for (int32_t i = 0; i < trainer->graph->n_leaves && trainer->mesh.extent[WEFTI_MESH_PIPELINE] == 1; i++) {
+        const wefti_node *leaf = trainer->graph->leaves[i];
+        if (!is_variable(leaf)) continue;
+        all += held_bytes(&windows, leaf);
+        if (!largest || held_bytes(&windows, leaf) > held_bytes(&windows, largest)) largest = leaf;
+    }
+    if (all <= s->memory_bytes) return WEFT_OK;
+    return wefti_fail(WEFT_E_NO_MEMORY, "rank %d: its parameters and solver states take %lld bytes, the largest, '%s' %s, %lld of them, and strategy.memory_bytes is "
+                      "%lld: keep more of them in parts (zero is %d, of 3, over data = %d; divide_bytes), or split them (tensor, pipeline)", trainer->world->rank,
+                      (long long)all, largest->name, weft_shape_text(largest->outputs[0].shape).text, (long long)held_bytes(&windows, largest),
+                      (long long)s->memory_bytes, s->zero, trainer->mesh.extent[WEFTI_MESH_DATA]);
+}
+
+static weft_status check_plan(const weft_trainer *trainer, const weft_plan *plan) {
+    const weft_strategy *s = &trainer->program.strategy;
+    weft_plan_totals     t;
+    weft_plan_totals_read(plan, &t);
+    if (t.total_bytes <= s->memory_bytes) return WEFT_OK;
+    return wefti_fail(WEFT_E_NO_MEMORY, "rank %d: a step takes %lld bytes, %lld of them variables and %lld values, and strategy.memory_bytes is %lld: more micro-batches "
+                      "(accumulate), recompute, smaller messages (bucket_bytes), more in parts (zero is %d, of 3), or more ranks take less", trainer->world->rank,
+                      (long long)t.total_bytes, (long long)t.variable_bytes, (long long)(t.arena_bytes + t.exported_bytes), (long long)s->memory_bytes, s->zero);
+}
+
+weft_status wefti_trainer_room(const weft_trainer *trainer, const weft_plan *plan) {
+    if (trainer->program.strategy.memory_bytes <= 0 || trainer->choice.n > 0) return WEFT_OK;
+    return plan ? check_plan(trainer, plan) : check_variables(trainer);
 }

@@ -153,6 +153,7 @@ static weft_status make_plans(weft_trainer *trainer) {
     trainer->plans.compress = compression_of(trainer);
     trainer->steps = steps;
     WEFTI_TRY(wefti_plan_set_get(&trainer->plans, rows, &plan));
+    WEFTI_TRY(wefti_trainer_room(trainer, plan));
     WEFTI_TRY(weft_plan_commit(plan));
     trainer->plans.compress = compression_of(trainer);
     WEFTI_TRY(wefti_plan_set_get(&trainer->plans, rows, &plan));
@@ -214,6 +215,7 @@ static weft_status settle(weft_trainer *trainer) {
     WEFTI_TRY(compare_ranks(trainer->world, (int64_t)(trainer->hash >> 1), "the program"));
     WEFTI_TRY(wefti_mesh_make(trainer->world, &trainer->program.strategy, &trainer->mesh));
     WEFTI_TRY(wefti_trainer_split(trainer));
+    WEFTI_TRY(wefti_trainer_room(trainer, NULL));
     const wefti_windows windows = wefti_trainer_windows(trainer);
     bool                staged = trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1;
     WEFTI_TRY(staged ? wefti_pipeline_variables(trainer) : wefti_variables_create(trainer->world, trainer->graph, &windows, &trainer->variables));

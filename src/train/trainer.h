@@ -197,6 +197,8 @@ void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left);
 WEFT_MUST_CHECK weft_status wefti_trainer_split(weft_trainer *trainer);
 /* The windows that follow from it. */
 wefti_windows wefti_trainer_windows(const weft_trainer *trainer);
+/* Whether this rank's variables, and with a plan all of it, fit into the strategy's memory_bytes. */
+WEFT_MUST_CHECK weft_status wefti_trainer_room(const weft_trainer *trainer, const weft_plan *plan);
 /* Refuses what zero is not for. */
 WEFT_MUST_CHECK weft_status wefti_zero_check(const weft_world *world, const weft_program *program);
 /* For good: the evaluators come along. */

@@ -245,6 +245,15 @@ Test(zero, what_is_not_there_is_refused) {
     fails((mesh){2, 1}, "1", "RUN_FAR", "0", "WEFT_E_UNSUPPORTED", "use zero = 3");
 }
 
+/* Before there is memory: by variables, whose largest is named, and by the plan. With parts the same variables fit. */
+Test(zero, what_does_not_fit_is_refused) {
+    fails((mesh){2, 1}, "0", "RUN_ROOM", "100000", "WEFT_E_NO_MEMORY", "'one.weight' [64, 128], 32768 of them");
+    fails((mesh){2, 1}, "3", "RUN_ROOM", "200000", "WEFT_E_NO_MEMORY", "a step takes");
+    setenv("RUN_ROOM", "400000", 1);
+    setenv("RUN_ZERO", "3", 1);
+    free(train("mlp", "f32", (mesh){2, 1}, 2, temporary_path("fits")));
+}
+
 Test(zero, files_that_cannot_be) {
     fails((mesh){2, 1}, "3", "RUN_SAVE", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
     fails((mesh){2, 1}, "3", "RUN_LOAD", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");

@@ -3,8 +3,8 @@
  * RUN_CAPACITY, RUN_CHOICES: of moe's mixtures. RUN_CONTEXT: letters of a sample. RUN_ROTARY: places by turning,
  * and fewer heads of keys than of queries. RUN_MIX: something that needs all letters at once.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
- * RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET: the strategy's
- * zero, divide_bytes and bucket_bytes. RUN_SOLVER, RUN_OMEGA, RUN_PRECISION: another solver, l1, group or l2, bf16 or f16. After the steps the
+ * RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET, RUN_ROOM: the
+ * strategy's zero, divide_bytes, bucket_bytes and memory_bytes. RUN_SOLVER, RUN_OMEGA, RUN_PRECISION: another solver, l1, group or l2, bf16 or f16. After the steps the
  * loss of a batch is evaluated and written, too. */
 #include <math.h>
 #include <signal.h>
@@ -157,7 +157,7 @@ static weft_status program_of(const char *strategy, weft_tensor *loss, weft_prog
     const char *precision = said("RUN_PRECISION");
     *program_out = (weft_program){.loss = loss, .regulariser = omega_of(said("RUN_OMEGA")), .solver = solver_of(said("RUN_SOLVER"), atof(said("RUN_CLIP"))),
                                   .strategy = {.accumulate = atoi(said("RUN_MICRO")), .zero = atoi(said("RUN_ZERO")), .divide_bytes = atoll(said("RUN_LEAST")),
-                                               .bucket_bytes = atoll(said("RUN_BUCKET"))}};
+                                               .bucket_bytes = atoll(said("RUN_BUCKET")), .memory_bytes = atoll(said("RUN_ROOM"))}};
     if (*precision) program_out->strategy.precision = strcmp(precision, "bf16") == 0 ? WEFT_BF16 : WEFT_F16;
     return weft_strategy_parse(strategy, &program_out->strategy);
 }
