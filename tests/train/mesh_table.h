@@ -22,10 +22,10 @@ static const combination combinations[] = {
     {"data=2,pipeline=2,accumulate=4,schedule=zero-bubble", 4, true},
     {"tensor=2,pipeline=2,accumulate=4,schedule=interleaved", 4, true},
     {"tensor=2,pipeline=2,accumulate=4,schedule=zero-bubble", 4, true},
-    {"data=2,tensor=2,zero=2", 4, true},
-    {"data=2,pipeline=2,accumulate=2,zero=3,schedule=zero-bubble", 4, true},
+    {"data=2,tensor=2,zero=2,divide-bytes=1", 4, true},
+    {"data=2,pipeline=2,accumulate=2,zero=3,divide-bytes=1,schedule=zero-bubble", 4, true},
     {"tensor=2,pipeline=2,accumulate=2,recompute=1", 4, true},
-    {"data=2,tensor=2,pipeline=2,accumulate=2,zero=3", 8, true},
+    {"data=2,tensor=2,pipeline=2,accumulate=2,zero=3,divide-bytes=1", 8, true},
     {"data=2,tensor=2,pipeline=2,accumulate=2", 8, true},
     {"data=2,tensor=2,pipeline=2,accumulate=2,schedule=gpipe", 8, true},
 };
