@@ -153,6 +153,11 @@ add_dependencies(cuda_host_train cuda_host_program_parity cuda_host_program_run 
 # The fused programs' compiler has a test of its own, and takes long here.
 set_tests_properties(cuda_host_train PROPERTIES ENVIRONMENT "WEFT_TEST_BIN=${weft_cuda_host_bin};WEFT_CUDA_NVRTC=0")
 
+# A CPU and a GPU in one graph.
+add_executable(cuda_host_mixed ${here}/check_mixed.c ${here}/../transport/ranks.c)
+weft_cuda_host_program(cuda_host_mixed)
+set_tests_properties(cuda_host_mixed PROPERTIES ENVIRONMENT "WEFT_CUDA_NVRTC=0")
+
 # The lines of figures of bench/peers/gpu.py at toy size: that they can be run, not what they say.
 if(WEFT_SAMPLES)
   foreach(sample train_gpt train_images)
