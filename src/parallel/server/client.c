@@ -224,7 +224,7 @@ static void reply_done(weft_server *server, server_event *event) {
     part->answered = true;
     if (event->op.status != WEFT_OK) {
         fail_part(server, part, event->op.status);
-    } else if (read_reply(server, part, event->op.done_bytes) != WEFT_OK) {
+    } else if (read_reply(server, part, wefti_server_lengthen(part->reply_bytes, event->op.done_bytes)) != WEFT_OK) {
         wefti_client_fail(part->request, WEFT_E_CORRUPT, weft_error_message());
     }
     bool refused = event->op.status != WEFT_OK || ((wefti_server_frame *)part->reply_bytes)->status != WEFT_OK ||
@@ -268,7 +268,8 @@ static void post_frame(weft_server *server, request_part *part, wefti_server_fra
     if (inside && list_bytes) memcpy(part->frame_bytes + sizeof *head, list, list_bytes);
     if (inside && value_bytes) memcpy(part->frame_bytes + sizeof *head + list_bytes, values, value_bytes);
     int32_t rank = wefti_server_rank(server, part->server);
-    part->frame.op = wefti_wire_send(rank, wefti_server_tag(WEFTI_TAG_REQUEST, 0), part->frame_bytes, inside ? bytes : sizeof *head);
+    size_t  sent = wefti_server_shorten(part->frame_bytes, inside ? bytes : sizeof *head);
+    part->frame.op = wefti_wire_send(rank, wefti_server_tag(WEFTI_TAG_REQUEST, 0), part->frame_bytes, sent);
     part->frame.done = frame_done;
     part->frame.owner = part;
     part->pending++;

@@ -7,6 +7,65 @@
 #include "parallel/server/coding.h"
 #include "parallel/server/store.h"
 
+/* --- short forms --- */
+
+static size_t shorten_request(const wefti_server_frame *f, size_t bytes, void *message) {
+    const uint64_t timeout = (f->timeout_ns >> 20) + 1;
+    bool           plain = f->kind == WEFTI_SERVER_CLOCK || (f->kind == WEFTI_SERVER_PULL && !f->part && !f->receive_region);
+    if (!plain || bytes != sizeof *f || f->flags & WEFTI_SERVER_LISTED || f->count > UINT32_MAX || timeout > UINT32_MAX) return bytes;
+    wefti_brief_request brief = {.mark = WEFTI_SERVER_BRIEF, .kind = f->kind, .flags = f->flags, .slot = f->slot, .table = f->table, .number = f->number,
+                                 .keys = f->keys, .count = (uint32_t)f->count, .timeout = (uint32_t)timeout};
+    memcpy(message, &brief, sizeof brief);
+    return sizeof brief;
+}
+
+static size_t shorten_reply(const wefti_server_frame *f, size_t bytes, void *message) {
+    size_t values = bytes - sizeof *f;
+    if (f->status != WEFT_OK || f->clock || values > WEFTI_BRIEF_VALUES) return bytes;
+    wefti_brief_reply brief = {.mark = WEFTI_SERVER_BRIEF, .kind = f->kind, .flags = f->flags, .slot = f->slot, .first = f->first, .body_bytes = f->body_bytes};
+    if (values) memcpy(brief.values, (const uint8_t *)message + sizeof *f, values);
+    memcpy(message, &brief, sizeof brief);
+    return sizeof brief - WEFTI_BRIEF_VALUES + values;
+}
+
+size_t wefti_server_shorten(void *message, size_t bytes) {
+    wefti_server_frame frame;
+    memcpy(&frame, message, sizeof frame);
+    return frame.kind == WEFTI_SERVER_REPLY ? shorten_reply(&frame, bytes, message) : shorten_request(&frame, bytes, message);
+}
+
+size_t wefti_server_lengthen(void *message, size_t bytes) {
+    union {
+        wefti_brief_request request;
+        wefti_brief_reply   reply;
+    } brief;
+    wefti_server_frame frame = {.magic = WEFTI_SERVER_MAGIC};
+    const size_t       most = sizeof brief, least = most - WEFTI_BRIEF_VALUES;
+    if (bytes >= sizeof frame) return bytes;
+    if (bytes < least || bytes > most) return 0;
+    memset(&brief, 0, sizeof brief);
+    memcpy(&brief, message, bytes);
+    if (brief.request.mark != WEFTI_SERVER_BRIEF) return 0;
+    frame.kind = brief.request.kind;
+    frame.flags = brief.request.flags;
+    frame.slot = brief.request.slot;
+    if (frame.kind == WEFTI_SERVER_REPLY) {
+        frame.first = brief.reply.first;
+        frame.body_bytes = brief.reply.body_bytes;
+        memcpy((uint8_t *)message + sizeof frame, brief.reply.values, WEFTI_BRIEF_VALUES);
+        memcpy(message, &frame, sizeof frame);
+        return sizeof frame + bytes - least;
+    }
+    if (bytes != most || (frame.kind != WEFTI_SERVER_CLOCK && frame.kind != WEFTI_SERVER_PULL)) return 0;
+    frame.table = brief.request.table;
+    frame.number = brief.request.number;
+    frame.keys = brief.request.keys;
+    frame.count = brief.request.count;
+    frame.timeout_ns = (uint64_t)brief.request.timeout << 20;
+    memcpy(message, &frame, sizeof frame);
+    return sizeof frame;
+}
+
 weft_status wefti_server_frame_check(const wefti_server_frame *frame, size_t bytes) {
     if (bytes < sizeof *frame || frame->magic != WEFTI_SERVER_MAGIC)
         return wefti_fail(WEFT_E_CORRUPT, "the parameter server: %zu bytes that begin with %08x are no message of this version of Weft", bytes,

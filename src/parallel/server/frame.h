@@ -9,7 +9,8 @@
 #include "core/iface/wire.h"
 #include "weft/server.h"
 
-#define WEFTI_SERVER_MAGIC UINT32_C(0x37535057) /* "WPS7": the last is the protocol's version */
+#define WEFTI_SERVER_MAGIC UINT32_C(0x38535057) /* "WPS8": the last is the protocol's version */
+#define WEFTI_SERVER_BRIEF UINT16_C(0x3842)     /* "B8" */
 
 enum {
     WEFTI_FRAME_BYTES = 4096,      /* of a request that is one message, frame included */
@@ -70,6 +71,25 @@ typedef struct wefti_server_frame {
 _Static_assert(sizeof(wefti_server_frame) == 120, "a frame has no holes");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little endian");
 
+/* Short forms of pulls and ends of clocks, and of answers of few bytes, which a wire of shared memory moves in one cache line. What they leave out the table
+ * says: a request of width 0 is of the table's dtype and width, and of the server's share. */
+typedef struct wefti_brief_request {
+    uint16_t mark;
+    uint8_t  kind, flags;
+    uint32_t slot;
+    uint64_t table, number, keys;
+    uint32_t count, timeout; /* in 2^20 ns */
+} wefti_brief_request;
+enum { WEFTI_BRIEF_VALUES = 16 };
+typedef struct wefti_brief_reply {
+    uint16_t mark;
+    uint8_t  kind, flags;
+    uint32_t slot;
+    uint64_t first, body_bytes;
+    uint8_t  values[WEFTI_BRIEF_VALUES]; /* as many as there are */
+} wefti_brief_reply;
+_Static_assert(sizeof(wefti_brief_request) == 40 && sizeof(wefti_brief_reply) == 40, "what a cell of the ring wire holds");
+
 typedef struct wefti_server_codec {
     int32_t  codec, error_feedback;
     double   ratio, threshold;
@@ -109,6 +129,11 @@ static inline bool wefti_is_pull(wefti_frame_kind kind) { return kind == WEFTI_S
 static inline bool wefti_is_of_rows(wefti_frame_kind kind) {
     return kind == WEFTI_SERVER_PUSH || kind == WEFTI_SERVER_SET || kind == WEFTI_SERVER_GIVE || wefti_is_pull(kind);
 }
+
+/* Makes a message short, in its place, where it has such a form; how long it is then. */
+size_t wefti_server_shorten(void *message, size_t bytes);
+/* Of one that came, in memory for a frame and a short answer's values: the long form, in its place. How long that is; 0: it is neither. */
+size_t wefti_server_lengthen(void *message, size_t bytes);
 
 /* WEFT_E_CORRUPT for what is no frame, in words; `bytes` came. */
 WEFT_MUST_CHECK weft_status wefti_server_frame_check(const wefti_server_frame *frame, size_t bytes);

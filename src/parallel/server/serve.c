@@ -72,7 +72,8 @@ void wefti_serve_answer(weft_server *server, server_job *job, weft_status status
         }
     }
     memcpy(job->reply_bytes, &reply, sizeof reply);
-    job->reply.op = wefti_wire_send(job->worker, wefti_server_tag(WEFTI_TAG_REPLY, reply.slot), job->reply_bytes, sizeof reply + inside);
+    job->reply.op = wefti_wire_send(job->worker, wefti_server_tag(WEFTI_TAG_REPLY, reply.slot), job->reply_bytes,
+                                    wefti_server_shorten(job->reply_bytes, sizeof reply + inside));
     job->reply.done = reply_sent;
     job->reply.owner = job;
     job->pending = 2;
@@ -199,10 +200,11 @@ static void slot_done(weft_server *server, server_event *event) {
     if (event->op.status != WEFT_OK && event->op.status != WEFT_E_MISMATCH) return; /* the wire is over */
     int32_t worker = event->op.done_peer;
     if (event->op.status == WEFT_OK && worker >= 0 && worker < server->workers) {
-        if (wefti_server_frame_check((const wefti_server_frame *)slot->bytes, event->op.done_bytes) == WEFT_OK) {
+        size_t bytes = wefti_server_lengthen(slot->bytes, event->op.done_bytes);
+        if (wefti_server_frame_check((const wefti_server_frame *)slot->bytes, bytes) == WEFT_OK) {
             server->sessions[worker].down_ns = 0;
             server->sessions[worker].heard_ns = server->now_ns;
-            add_job(server, slot, worker, event->op.done_bytes);
+            add_job(server, slot, worker, bytes);
         } else {
             wefti_log(WEFT_LOG_WARNING, "rank %d: %s", (int)worker, weft_error_message());
         }

@@ -301,7 +301,16 @@ static weft_status give_unit(weft_server *server, served_table *table, server_jo
     return wefti_gather_add(table, job);
 }
 
+/* What short requests leave out. */
+static void complete(const served_table *table, wefti_server_frame *frame) {
+    if (frame->width) return;
+    frame->width = (uint64_t)table->options.width;
+    frame->dtype = (uint8_t)table->options.dtype;
+    if (!frame->keys) frame->first = table->begin;
+}
+
 static void carry_out_rows(weft_server *server, served_table *table, server_job *job, bool repeated) {
+    complete(table, &job->frame);
     bool        sets = job->frame.kind == WEFTI_SERVER_SET;
     bool        pushes = job->frame.kind != WEFTI_SERVER_PULL, pulls = wefti_is_pull((wefti_frame_kind)job->frame.kind);
     weft_status status = check_request(table, job, pushes);
