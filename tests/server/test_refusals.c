@@ -128,6 +128,26 @@ Test(refusals, too_many_in_flight) {
     serve_case("tcp", 3, &(weft_server_options){.in_flight = 4, .servers = 1, .dedicated = true}, too_many);
 }
 
+/* More state than memory: the bytes and what to do, and the servers go on. */
+static weft_status too_large(serving *self) {
+    weft_table        *table = NULL, *small = NULL;
+    float              value = 1;
+    uint64_t           key = 5;
+    weft_table_options large = {.name = "large", .rows = INT64_C(1) << 44, .width = 4, .dtype = WEFT_F32,
+                                .rule = {.kind = WEFT_TABLE_SOLVER, .solver = weft_adam(0.1)}};
+    weft_table_options bounded = {.name = "bounded", .sparse = true, .dtype = WEFT_F32, .staleness = WEFT_TABLE_ASYNCHRONOUS, .most_bytes = 4};
+    REFUSED(weft_table_create(self->server, &large, &table), WEFT_E_NO_MEMORY, "more servers, a narrower dtype");
+    EXPECT(strstr(weft_error_message(), "table 'large', whose 17592186044416 rows here need 985162418487296"), "%s", weft_error_message());
+    WEFTI_TRY(weft_table_create(self->server, &bounded, &small));
+    REFUSED(weft_table_call_rows(small, WEFT_PUSH, &key, 1, &value, NULL), WEFT_E_NO_MEMORY, "with .memory_bytes rows lie on disk, too");
+    EXPECT(strstr(weft_error_message(), "1 rows more need"), "%s", weft_error_message());
+    WEFTI_TRY(weft_table_call_rows(small, WEFT_PULL, &key, 1, NULL, &value));
+    EXPECT(value == 0, "%g", value);
+    weft_table_release(small);
+    return WEFT_OK;
+}
+Test(refusals, more_than_memory) { serve_case("shm", 3, &one_apart, too_large); }
+
 /* A pull past its deadline: which server, which clock, who is behind. */
 static weft_status behind(serving *self) {
     weft_table     *table = NULL;

@@ -49,7 +49,7 @@ static weft_status create_dense_slabs(wefti_store *store) {
     if (!wefti_slab_measure(store, UINT64_C(1) << store->blocks.least, &slab) || !wefti_mul_size(count, slab.bytes, &all) || !wefti_mul_size(count, sizeof slab, &list) ||
         (o->most_bytes && all > o->most_bytes))
         return wefti_fail(WEFT_E_NO_MEMORY, "table '%s': its %llu rows here, %zu bytes each %llu of them with states, are more than its most_bytes, %zu, or than there "
-                          "are addresses", o->name, (unsigned long long)o->rows, slab.bytes, 1ULL << store->blocks.least, o->most_bytes);
+                          "are addresses: " WEFTI_STORE_ADVICE, o->name, (unsigned long long)o->rows, slab.bytes, 1ULL << store->blocks.least, o->most_bytes);
     WEFTI_TRY(wefti_alloc(list, "the list of a table's slabs", &store->slabs));
     store->slab_count = store->slab_room = count;
     store->slab_rows = count << store->blocks.least;
@@ -67,11 +67,12 @@ static weft_status create_dense(wefti_store *store) {
         return wefti_fail(WEFT_E_NO_MEMORY, "table '%s': %llu rows of %lld elements with %d states are more bytes than there are addresses",
                           o->name, rows, (long long)o->width, store->states);
     if (o->most_bytes && store->whole.bytes > o->most_bytes)
-        return wefti_fail(WEFT_E_NO_MEMORY, "table '%s': its %llu rows here need %zu bytes with their states, more than its most_bytes, %zu",
+        return wefti_fail(WEFT_E_NO_MEMORY, "table '%s': its %llu rows here need %zu bytes with their states, more than its most_bytes, %zu: " WEFTI_STORE_ADVICE,
                           o->name, rows, store->whole.bytes, o->most_bytes);
     weft_status status = wefti_slab_fill(store, true, &store->whole);
     if (status != WEFT_OK)
-        return wefti_while(status, "table '%s', %llu rows of %lld elements with %d states", o->name, rows, (long long)o->width, store->states);
+        return wefti_while(status, "table '%s', whose %llu rows here need %zu bytes with %d states (" WEFTI_STORE_ADVICE ")", o->name, rows, store->whole.bytes,
+                           (int)store->states);
     store->blocks = (wefti_blocks){63, 63};
     store->slabs = &store->whole;
     store->slab_count = 1;

@@ -22,7 +22,7 @@ weft_status wefti_hybrid_store_room(wefti_store *store, uint64_t place, uint64_t
     if (more == 0) return WEFT_OK;
     if (o->most_bytes && (store->bytes > o->most_bytes || more > o->most_bytes - store->bytes))
         return wefti_fail(WEFT_E_NO_MEMORY, "table '%s': the row of key %llu needs %zu bytes more for %llu entries; %zu are held, and its most_bytes is "
-                          "%zu", o->name, (unsigned long long)wefti_store_key(store, place), more, (unsigned long long)entries, store->bytes,
+                          "%zu: " WEFTI_STORE_ADVICE, o->name, (unsigned long long)wefti_store_key(store, place), more, (unsigned long long)entries, store->bytes,
                           o->most_bytes);
     weft_status status = store->spill ? wefti_spill_resize(store->spill, (uint32_t)place, had + more) : WEFT_OK; /* the row is in memory */
     if (status == WEFT_OK) {

@@ -118,10 +118,10 @@ static weft_status reserve(wefti_store *store, uint64_t more) {
     if (p.bytes == store->bytes) return WEFT_OK;
     if (o->most_bytes && p.bytes > o->most_bytes)
         return wefti_fail(WEFT_E_NO_MEMORY, "table '%s': %llu rows more need %zu bytes more for rows, states and index; %zu are held, and its "
-                          "most_bytes is %zu", o->name, (unsigned long long)more, p.bytes - store->bytes, store->bytes, o->most_bytes);
+                          "most_bytes is %zu: " WEFTI_STORE_ADVICE, o->name, (unsigned long long)more, p.bytes - store->bytes, store->bytes, o->most_bytes);
     weft_status status = make_room(store, &p);
     if (status == WEFT_OK) return WEFT_OK;
-    return wefti_while(status, "table '%s', %llu rows more (%zu bytes beside the %zu that are held)", o->name, (unsigned long long)more,
+    return wefti_while(status, "table '%s', %llu rows more (%zu bytes beside the %zu that are held; " WEFTI_STORE_ADVICE ")", o->name, (unsigned long long)more,
                        p.bytes - store->bytes, store->bytes);
 }
 

@@ -91,6 +91,9 @@ static inline void *wefti_store_row(const wefti_store *store, wefti_spot spot) {
     return store->slabs[spot.block].memory + spot.at * store->row_bytes;
 }
 
+/* What to do about too many bytes. */
+#define WEFTI_STORE_ADVICE "more servers, a narrower dtype or a rule of fewer states make it fewer; with .memory_bytes rows lie on disk, too"
+
 /* Rows that a loop asks for before it comes to them: measured with 2 to 16, where one array wants more and three want less. */
 enum { WEFTI_STORE_AHEAD = 6 };
 /* Lines of a row that are asked for; what follows the machine finds by itself. */
