@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 from collectives import command_output, objects
 
@@ -22,6 +23,15 @@ def free_port():
 
 
 def measure_pslite(options, wire, pinned):
+    """Now and then its server is asked before it is ready, and ends; then it is tried again."""
+    for _ in range(3):
+        records = try_pslite(options, wire, pinned)
+        if records:
+            return records
+    sys.exit("error: ps-lite failed three times")
+
+
+def try_pslite(options, wire, pinned):
     """Records by case. Local sockets beside shared memory; threads of a process on one core, or where the system puts them: it has several."""
     program = os.path.join(options.peers, "pslite_server")
     common = {**os.environ, "DMLC_NUM_SERVER": "1", "DMLC_NUM_WORKER": "1", "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_NODE_HOST": "127.0.0.1",
@@ -35,6 +45,10 @@ def measure_pslite(options, wire, pinned):
     others = [start("scheduler", 0), start("server", 1)]
     worker = start("worker", 0, stdout=subprocess.PIPE, text=True)
     try:
+        while all(process.poll() is None for process in [worker, *others]):
+            time.sleep(0.05)
+        if others[1].poll():
+            return None
         text, _ = worker.communicate(timeout=PATIENCE)
         if worker.returncode:
             sys.exit(f"error: ps-lite's worker failed with {worker.returncode}")
