@@ -1,0 +1,149 @@
+/* Partitioned models (Dean et al. 2012): a network of 8 blocks a layer, dealt out to ranks by places, whose blocks see the edges of their neighbours, or all of each other.
+ * What is timed is a forward pass; more ranks than are asked for are modelled: the time of one rank, shared, and what each has to send, by what sums over
+ * ranks were measured to take (src/parallel/automatic.h). On the number of ranks that is timed the model stands beside the time. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "bench.h"
+#include "ranks.h"
+#include "train/trainer.h"
+#include "weft.h"
+
+enum { BLOCKS = 8, LAYERS = 4, ROWS = 64, MOST_RUNS = 64 };
+
+typedef struct partition_options {
+    const char *json_path, *wire;
+    char        store[64];
+    double      ranks, windows, width, edge;
+    bool        local;
+    double     *alone; /* shared: [2] seconds of one rank, by local */
+} partition_options;
+
+static const char *place_of(int block, int32_t ranks, char place[16]) {
+    snprintf(place, 16, "rank %d", (int)(block * ranks / BLOCKS));
+    return place;
+}
+
+static weft_tensor *network(weft_graph *g, const partition_options *o, int32_t ranks) {
+    weft_tensor *blocks[BLOCKS], *next[BLOCKS], *x = weft_input(g, "x", WEFT_F32, weft_shape(ROWS, (int64_t)o->width));
+    char         place[16], name[32];
+    int64_t      width = (int64_t)o->width, edge = (int64_t)o->edge;
+    for (int b = 0; b < BLOCKS; b++) blocks[b] = x;
+    for (int layer = 0; layer < LAYERS; layer++) {
+        for (int b = 0; b < BLOCKS; b++) {
+            weft_tensor *inputs[BLOCKS];
+            int          n = 0;
+            for (int from = 0; from < BLOCKS && layer > 0; from++) {
+                if (o->local && abs(from - b) > 1) continue;
+                weft_place_begin(g, place_of(from, ranks, place));
+                inputs[n++] = !o->local || from == b ? blocks[from] : from < b ? weft_slice(blocks[from], 1, width - edge, width) : weft_slice(blocks[from], 1, 0, edge);
+                weft_place_end(g);
+            }
+            weft_place_begin(g, place_of(b, ranks, place));
+            snprintf(name, sizeof name, "layer%d.block%d", layer, b);
+            next[b] = weft_relu(weft_linear(n > 1 ? weft_concat(inputs, n, 1) : blocks[b], name, .out = width));
+            weft_place_end(g);
+        }
+        memcpy(blocks, next, sizeof blocks);
+    }
+    weft_tensor *sums[BLOCKS];
+    for (int b = 0; b < BLOCKS; b++) {
+        weft_place_begin(g, place_of(b, ranks, place));
+        sums[b] = weft_reshape(weft_sum(blocks[b]), weft_shape(1));
+        weft_place_end(g);
+    }
+    weft_place_begin(g, "rank 0");
+    weft_tensor *all = weft_sum(weft_concat(sums, BLOCKS, 0));
+    weft_place_end(g);
+    return all;
+}
+
+/* What the rank in the middle sends in a pass, and in how many messages. */
+static void sent(const partition_options *o, int32_t ranks, double *messages, double *bytes) {
+    double each = BLOCKS / ranks, strips = 2, passes = LAYERS - 1;
+    *messages = ranks == 1 ? 0 : passes * (o->local ? strips : each * (ranks - 1));
+    *bytes = ranks == 1 ? 0 : passes * ROWS * 4 * (o->local ? strips * o->edge : each * (ranks - 1) * o->width);
+}
+
+static double modelled(const partition_options *o, const wefti_auto_machine *m, int32_t ranks, double alone) {
+    double messages, bytes;
+    sent(o, ranks, &messages, &bytes);
+    return alone / ranks + messages * m->near.alpha + bytes * m->near.beta;
+}
+
+static void report(const partition_options *o, const wefti_auto_machine *m, int32_t ranks, double *seconds) {
+    FILE        *json = bench_open_json(o->json_path);
+    int          runs = (int)o->windows;
+    char         what[64], extra[200];
+    bench_spread spread = bench_spread_of(seconds, runs);
+    if (ranks == 1) o->alone[o->local] = spread.median;
+    double alone = o->alone[o->local], model = modelled(o, m, ranks, alone);
+    snprintf(what, sizeof what, "%s %d ranks", o->local ? "local" : "full", (int)ranks);
+    snprintf(extra, sizeof extra, "\"speedup\": %.3f, \"modelled\": %.3f, \"width\": %.0f, \"edge\": %.0f", alone / spread.median, alone / model, o->width, o->edge);
+    printf("%-16s %9.3f ms [%.3f, %.3f]   speed-up %.2f, modelled %.2f\n", what, 1e3 * spread.median, 1e3 * spread.low, 1e3 * spread.high, alone / spread.median, alone / model);
+    bench_write(json, &(bench_record){"partition", what, "time", "us", bench_spread_times(spread, 1e6), BENCH_UNMEASURED, extra});
+    for (int32_t more = 2 * ranks; ranks == (int32_t)o->ranks && more <= BLOCKS; more *= 2)
+        printf("%-6s %d ranks   modelled   speed-up %.2f\n", o->local ? "local" : "full", (int)more, alone / modelled(o, m, more, alone));
+    if (json) fclose(json);
+}
+
+static int run_rank(bench_rank *rank) {
+    const partition_options *o = rank->argument;
+    weft_world              *world = NULL;
+    weft_graph              *graph = NULL;
+    weft_plan               *plan = NULL;
+    wefti_auto_machine       machine;
+    double                   seconds[MOST_RUNS];
+    weft_shape               shape = weft_shape(ROWS, (int64_t)o->width);
+    float                   *x = calloc((size_t)weft_shape_elements(shape), sizeof *x);
+    weft_world_options       options = {.rank = rank->rank, .size = rank->size, .store = o->store, .wire = rank->wire_name, .threads = {.count = 1}};
+    if (!x) exit(1);
+    BENCH_TRY(rank, weft_world_create(&options, &world));
+    BENCH_TRY(rank, wefti_automatic_measure(world, 0, &machine));
+    BENCH_TRY(rank, weft_graph_create(NULL, &graph));
+    weft_tensor *output = network(graph, o, rank->size);
+    BENCH_TRY(rank, weft_plan_create(world, graph, &(weft_plan_options){.outputs = &output, .n_outputs = 1}, &plan));
+    weft_feed feed = {"x", WEFT_F32, shape, x};
+    for (int w = -2; w < (int)o->windows; w++) {
+        bench_meet(rank);
+        double begun = bench_now_s();
+        for (int s = 0; s < 5; s++) BENCH_TRY(rank, weft_plan_run(plan, &feed, 1));
+        double took = bench_slowest(rank, bench_now_s() - begun) / 5;
+        if (w >= 0) seconds[w] = took;
+    }
+    if (rank->rank == 0) report(o, &machine, rank->size, seconds);
+    weft_plan_release(plan);
+    weft_graph_release(graph);
+    weft_world_release(world);
+    free(x);
+    return 0;
+}
+
+int bench_partition(int argc, char **argv) {
+    partition_options  o = {.wire = "shm", .ranks = 2, .windows = 15, .width = 256, .edge = 16};
+    const bench_option options[] = {{"wire", "shm or tcp", BENCH_TEXT, &o.wire},
+                                    {"ranks", "that are timed beside one: 2, 4 or 8", BENCH_NUMBER, &o.ranks},
+                                    {"windows", "turns of five passes", BENCH_NUMBER, &o.windows},
+                                    {"width", "units of a block", BENCH_NUMBER, &o.width},
+                                    {"edge", "that neighbours see of it", BENCH_NUMBER, &o.edge},
+                                    {"json", "file for the records", BENCH_TEXT, &o.json_path},
+                                    {0}};
+    bench_read_options(argc, argv, "Partitioned networks, locally and fully connected: what more ranks gain.", options);
+    if (!(o.ranks == 2 || o.ranks == 4 || o.ranks == BLOCKS) || !(o.windows >= 1 && o.windows <= MOST_RUNS) || !(o.width >= 8 && o.edge >= 1 && o.edge < o.width)) {
+        fprintf(stderr, "error: 2, 4 or %d ranks, 1 to %d windows, an edge below the width\n", BLOCKS, MOST_RUNS);
+        return 2;
+    }
+    o.alone = mmap(NULL, 2 * sizeof *o.alone, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (o.alone == MAP_FAILED) return perror("mmap"), 1;
+    for (int local = 1; local >= 0; local--)
+        for (int32_t ranks = 1; ranks <= (int32_t)o.ranks; ranks += (int32_t)o.ranks - 1) {
+            int holder = bench_pick_store(o.store);
+            o.local = local;
+            int status = bench_run_ranks(o.wire, ranks, run_rank, &o);
+            close(holder);
+            if (status != 0) return status;
+        }
+    return 0;
+}
