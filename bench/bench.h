@@ -21,6 +21,7 @@ int bench_staleness(int argc, char **argv);
 int bench_blocks(int argc, char **argv);
 int bench_mesh(int argc, char **argv);
 int bench_auto(int argc, char **argv);
+int bench_paper(int argc, char **argv);
 int bench_partition(int argc, char **argv);
 int bench_gemm(int argc, char **argv);
 int bench_experts(int argc, char **argv);

@@ -20,6 +20,7 @@ static const bench_command commands[] = {
     {"blocks", "classic model parallelism: time to the minimum on one rank and on more", bench_blocks},
     {"mesh", "training by pipelines and tensor parallelism, against independent copies side by side", bench_mesh},
     {"auto", "automatic strategies beside all that could have been chosen", bench_auto},
+    {"paper", "on paper: a large GPT on 1 to 1,024 ranks, by the model of automatic strategies", bench_paper},
     {"partition", "partitioned networks, locally and fully connected", bench_partition},
     {"gemm", "matrix products of the CPU device", bench_gemm},
     {"experts", "products of rows with the matrices that they chose, on the CPU device", bench_experts},

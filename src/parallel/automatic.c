@@ -79,8 +79,9 @@ static double exposed(const wefti_auto_costs *c, const weft_strategy *s, const w
     wefti_auto_link link = link_of(m, s->tensor, s->data);
     double          buckets = fmax(1, ceil(own->parameter_bytes / BUCKET_BYTES)), all = all_reduce(link, s->data, buckets, own->parameter_bytes);
     double          backward = (1 - c->forward_share) * micro_seconds;
-    if (s->zero == 1 || s->zero == 2) return all / 2 + fmax(all / 2 - backward, all / 2 / buckets);
-    if (s->zero == 3) return fmax(1.5 * all - micro_seconds, all / buckets);
+    double          often = s->zero >= 2 && s->accumulate > 1 ? s->accumulate : 1; /* parts of gradients are not kept whole: each micro-batch is summed */
+    if (s->zero == 1 || s->zero == 2) return all / 2 + often * fmax(all / 2 - backward, all / 2 / buckets);
+    if (s->zero == 3) return often * fmax(1.5 * all - micro_seconds, all / buckets);
     return fmax(all - backward, all / buckets);
 }
 

@@ -9,7 +9,7 @@
  *   pipeline   = (M + (P - 1) / v) micro + 2 (P - 1) passes, v being the runs of layers of a rank: 1 but for interleaving, with v times the messages; by zero
  *                bubble (P - 1) (micro - the gradients of weights, half of the backward pass)             (Narayanan et al. 2019, 2021; Qi et al. 2023)
  *   gradients  = a(D, gradients), of which hides what the last backward pass is long, but never the last bucket; ZeRO 1 and 2: the half that brings parameters
- *                back hides behind nothing; 3: half as much again, behind both passes                     (Rajbhandari et al. 2020)
+ *                back hides behind nothing; 3: half as much again, behind both passes; from 2 on for each micro-batch (Rajbhandari et al. 2020)
  *   update     = traffic of parameters, gradients and states / W; by parts where ranks share it
  * Memory of a rank: parameters, gradients and states, each in parts by ZeRO, and what is kept of the micro-batches in flight: P at most by 1F1B and zero bubble, some
  * more by interleaving, all by GPipe, one without a pipeline. It is an estimate, and 10 % of what a rank has is left free for it. */
