@@ -19,6 +19,7 @@ import time
 
 import collectives
 import servers as parameter_servers
+import sharded
 from collectives import objects
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -311,6 +312,8 @@ COMPARISONS = {  # name: what it compares, what it needs, how
                         lambda o: collectives.allreduce(o, "tcp", 4, 3)),
     "collectives-shm": ("the other collectives, 2 and 4 ranks over shared memory: Open MPI, MPICH", "mpi",
                         lambda o: collectives.others(o, "shm", 3)),
+    "sharded": ("2 ranks over TCP with parameters in parts: PyTorch's FSDP over Gloo", "python",
+                lambda o: sharded.sharded(o, ROUNDS)),
     "server-shm": ("the parameter server, a worker and a server over shared memory: ps-lite over local sockets", "pslite",
                    lambda o: parameter_servers.servers(o, "shm")),
     "server-tcp": ("the parameter server, a worker and a server over TCP on loopback: ps-lite", "pslite",
