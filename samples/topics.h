@@ -60,7 +60,6 @@ typedef struct topics_hand {
     int32_t     *total;     /* [topics] words of each, as this thread sees it */
     int32_t     *now;       /* [topics] of the word in hand, as this thread sees it */
     const int32_t *row;     /* [topics] as it was pulled */
-    int32_t     *seen;      /* [topics] as it was when `by_word` was last filled */
     double      *weights;   /* [topics] */
     double      *inverse;   /* [topics] Gibbs: 1/(total + vocabulary beta) */
     int32_t     *nonzero;   /* [topics] which of `row` are not zero, in the order of `by_word` */
@@ -155,7 +154,7 @@ static inline int32_t topics_draw_by_word(const topics_hand *h, uint64_t *random
     if (smooth) return alias_draw(&h->of->smooth, next_random(random));
     return h->nonzero[alias_draw(&h->by_word, next_random(random))];
 }
-static inline double topics_guess(const topics_hand *h, int32_t topic) { return (h->seen[topic] + h->of->how.beta) * h->of->share[topic]; }
+static inline double topics_guess(const topics_hand *h, int32_t topic) { return (h->row[topic] + h->of->how.beta) * h->of->share[topic]; }
 
 /* By the document: in proportion to its count + alpha, by taking the topic of one of its words. */
 static inline int32_t topics_draw_by_document(const topics *t, const topics_document *d, uint64_t *random) {
@@ -218,35 +217,26 @@ static inline void topics_move(topics_hand *h, const topics_document *d, uint32_
 
 /* --- a word --- */
 
-/* What is drawn from is the word's row as it is now: filled again after as many draws as that takes steps, so that words that are frequent do not draw from
- * what they were long ago. */
-static inline void topics_look(topics_hand *h) {
+static inline void topics_begin_word(topics_hand *h, const int32_t *row) {
     const topics *t = h->of;
     int64_t       count = 0;
     double        sum = 0;
-    memcpy(h->seen, h->now, (size_t)t->how.topics * sizeof *h->seen);
-    for (int32_t k = 0; k < t->how.topics; k++) {
-        if (h->seen[k] < 0) h->seen[k] = 0; /* where others' changes have not come */
-        if (!h->seen[k]) continue;
-        h->nonzero[count] = k;
-        sum += h->weights[count++] = h->seen[k] * t->share[k];
-    }
-    h->word_mass = sum;
-    if (count && !t->how.gibbs && !t->measuring) alias_fill(&h->by_word, h->weights, count, sum);
-}
-
-static inline void topics_begin_word(topics_hand *h, const int32_t *row) {
     h->row = row;
     h->changed_count = 0;
-    memcpy(h->now, row, (size_t)h->of->how.topics * sizeof *row);
-    topics_look(h);
+    for (int32_t k = 0; k < t->how.topics; k++) {
+        if (!row[k]) continue;
+        h->nonzero[count] = k;
+        sum += h->weights[count++] = row[k] * t->share[k];
+    }
+    h->word_mass = sum;
+    if (t->measuring) return;
+    memcpy(h->now, row, (size_t)t->how.topics * sizeof *row);
+    if (count && !t->how.gibbs) alias_fill(&h->by_word, h->weights, count, sum);
 }
 
 static inline void topics_sample_word(topics_hand *h, const topics_token *token, const topics_token *end) {
     enum { FAR = 16, NEAR = 8 }; /* tokens ahead whose document, and whose counts and topic, are asked for: memory is far */
     topics *t = h->of;
-    int64_t left = t->how.topics > 64 ? t->how.topics : 64;
-    const int64_t often = left;
     for (; token < end; token++) {
         if (token + FAR < end) __builtin_prefetch(&t->documents[token[FAR].document]);
         if (token + NEAR < end) {
@@ -260,9 +250,6 @@ static inline void topics_sample_word(topics_hand *h, const topics_token *token,
         uint64_t               random = random_stream(t->how.seed, t->iteration, d->global + (token->place - d->first));
         int32_t                topic = t->how.gibbs ? topics_gibbs(h, d, old, &random) : topics_step(h, d, old, &random);
         if (topic != old) topics_move(h, d, token->place, old, topic);
-        if (--left > 0 || t->how.gibbs) continue;
-        left = often;
-        topics_look(h);
     }
 }
 
@@ -470,12 +457,11 @@ static inline bool topics_make_hand(topics *t, topics_hand *h) {
     h->of = t;
     h->total = malloc(count * sizeof *h->total);
     h->now = calloc(count, sizeof *h->now);
-    h->seen = calloc(count, sizeof *h->seen);
     h->weights = malloc(count * sizeof *h->weights);
     h->inverse = malloc(count * sizeof *h->inverse);
     h->nonzero = malloc(count * sizeof *h->nonzero);
     h->changed = malloc((size_t)(2 * most + 1) * sizeof *h->changed);
-    return h->total && h->now && h->seen && h->weights && h->inverse && h->nonzero && h->changed && alias_reserve(&h->by_word, t->how.topics);
+    return h->total && h->now && h->weights && h->inverse && h->nonzero && h->changed && alias_reserve(&h->by_word, t->how.topics);
 }
 
 static inline bool topics_take_documents(topics *t, const corpus *c) {
@@ -531,7 +517,7 @@ static inline void topics_release(topics *t) {
     topics_release_block(t, &t->measured);
     for (int64_t i = 0; t->hands && i < t->how.threads; i++) {
         topics_hand *h = &t->hands[i];
-        void        *all[] = {h->total, h->now, h->seen, h->weights, h->inverse, h->nonzero, h->changed};
+        void        *all[] = {h->total, h->now, h->weights, h->inverse, h->nonzero, h->changed};
         for (size_t k = 0; k < sizeof all / sizeof *all; k++) free(all[k]);
         alias_release(&h->by_word);
     }

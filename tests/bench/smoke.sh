@@ -34,6 +34,12 @@ try 4 server --sizes 4K:4K --rows 1000 --keys 1000 --windows 1 --seconds 0.0002
 try 4 server --wire tcp --sizes 4K:4K --rows 1000 --keys 1000 --windows 1 --seconds 0.0002
 try 40 staleness --workers 2 --clocks 4 --slow-ms 1
 try 4 blocks --rows 200 --columns 80 --ratings 2000 --factors 4 --windows 1
+try 2 mesh --strategy tensor=2 --width 64 --rows 32 --windows 1 --steps 1
+try 1 auto --program mlp --windows 1 --steps 1
+try 1 partition --width 32 --edge 4 --windows 1
+try 4 experts --seconds 0.0002
+"$bench" paper --layers 4 --width 256 | grep -q 1024 || fail "weft-bench paper does not come to 1024 ranks"
+tried="$tried paper"
 try 4 gemm --threads 1 --seconds 0.0002
 try 4 codec --sizes 4K:4K --seconds 0.0002
 # Its last part reads gzip files, where there are some.
