@@ -19,7 +19,7 @@ import time
 
 import collectives
 import servers as parameter_servers
-import sharded
+import splits
 from collectives import objects
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -257,42 +257,6 @@ def gemm(options):
                    "peer": name, "peer_median": peer, "ratio": round(statistics.median(by_name["weft"]) / peer, 3)}
 
 
-# --- splits of a model ---
-
-MESHES = {  # PyTorch's way, and the strategy
-    "data": "data=2", "zero": "zero=3", "tensor": "tensor=2", "gpipe": "pipeline=2,accumulate=8,schedule=gpipe",
-    "1f1b": "pipeline=2,accumulate=8,schedule=1f1b", "interleaved": "pipeline=2,accumulate=8,schedule=interleaved",
-    "zero-bubble": "pipeline=2,accumulate=8,schedule=zero-bubble"}
-
-
-def mesh_weft(options, strategy, work):
-    log = os.path.join(work, "mesh.jsonl")
-    run([os.path.join(options.build, "bin", "weft-bench"), "mesh", "--strategy", strategy, "--windows", 5, "--json", log])
-    with open(log, encoding="utf-8") as file:
-        records = {record["metric"]: record for record in objects(file.read())}
-    os.unlink(log)
-    return records["time"]["median"], records["speed"]["median"]
-
-
-def meshes(options):
-    """A perceptron of four layers, 2048 wide, 512 rows, split over two ranks of one thread: seconds a step. Beside it the speed in
-    copies of one process, as weft-bench mesh has it."""
-    for how, strategy in MESHES.items():
-        own, speeds, peers, version = [], [], [], ""
-        with tempfile.TemporaryDirectory() as work:
-            for round_number in range(options.rounds or ROUNDS):
-                seconds, speed = mesh_weft(options, strategy, work)
-                peer = objects(run([sys.executable, os.path.join(HERE, "torch_mesh.py"), how])[0])[0]
-                own.append(seconds)
-                speeds.append(speed)
-                peers.append(peer["median"])
-                version = peer["version"]
-                print(f"  {how}, round {round_number + 1}: Weft {seconds:.4f} s, PyTorch {peers[-1]:.4f} s", flush=True)
-        yield {"bench": "mesh", "case": strategy, "metric": "time", "unit": "s", **spread(own), "copies": round(statistics.median(speeds), 3),
-               "peer": f"pytorch {version} {how}, gloo", "peer_median": statistics.median(peers),
-               "ratio": round(statistics.median(peers) / statistics.median(own), 3)}
-
-
 COMPARISONS = {  # name: what it compares, what it needs, how
     "train-mlp": ("MLP 784-512-256-10, batch 64: PyTorch", "python", lambda o: train(o, "mlp")),
     "train-cnn": ("the quickstart's CNN, batch 64: PyTorch", "python", lambda o: train(o, "cnn")),
@@ -300,7 +264,6 @@ COMPARISONS = {  # name: what it compares, what it needs, how
                   lambda o: train(o, "gpt")),
     "ranks-mlp": ("2 ranks of 1 thread training the MLP: two copies that do not talk", "", lambda o: ranks(o, "mlp")),
     "ranks-cnn": ("2 ranks of 1 thread training the CNN: two copies that do not talk", "", lambda o: ranks(o, "cnn")),
-    "mesh": ("a perceptron split over 2 ranks by data, zero, tensor, pipeline: PyTorch over Gloo", "python", meshes),
     "gemm": ("matrix products on one thread: OpenBLAS, BLIS", "blas", gemm),
     "allreduce-shm": ("allreduce of 2 ranks over shared memory: Open MPI, MPICH", "mpi",
                       lambda o: collectives.allreduce(o, "shm", 2, ROUNDS)),
@@ -312,8 +275,8 @@ COMPARISONS = {  # name: what it compares, what it needs, how
                         lambda o: collectives.allreduce(o, "tcp", 4, 3)),
     "collectives-shm": ("the other collectives, 2 and 4 ranks over shared memory: Open MPI, MPICH", "mpi",
                         lambda o: collectives.others(o, "shm", 3)),
-    "sharded": ("2 ranks over TCP with parameters in parts: PyTorch's FSDP over Gloo", "python",
-                lambda o: sharded.sharded(o, ROUNDS)),
+    "splits": ("a perceptron over 2 ranks by data, zero, tensor and pipelines, over TCP: PyTorch over Gloo", "python",
+               lambda o: splits.splits(o, ROUNDS)),
     "server-shm": ("the parameter server, a worker and a server over shared memory: ps-lite over local sockets", "pslite",
                    lambda o: parameter_servers.servers(o, "shm")),
     "server-tcp": ("the parameter server, a worker and a server over TCP on loopback: ps-lite", "pslite",
@@ -338,8 +301,8 @@ def main():
     parser.add_argument("--peers")
     parser.add_argument("--out")
     parser.add_argument("--threads", type=int, default=2)
-    part = parser.add_argument_group("a part of a comparison of collectives")
-    part.add_argument("--kinds", type=lambda text: text.split(","), metavar="A,B", help="of the other collectives")
+    part = parser.add_argument_group("a part of a comparison of collectives, or of splits")
+    part.add_argument("--kinds", type=lambda text: text.split(","), metavar="A,B", help="of the other collectives; of splits")
     part.add_argument("--ranks", type=lambda text: [int(number) for number in text.split(",")], metavar="2,4")
     part.add_argument("--sizes", type=lambda text: [int(number) for number in text.split(":")], metavar="FIRST:LAST", help="in bytes")
     part.add_argument("--rounds", type=int, help="turns of each side")

@@ -2,7 +2,7 @@
 """PyTorch's own ways to split a perceptron's training over ranks, over Gloo on the CPU: the yardstick of weft-bench mesh, whose network,
 batch, loss and solver these are (equal layers with relu, mean squared error, SGD). One JSON object.
 
-usage: torch_mesh.py HOW [--ranks N] [--width N] [--layers N] [--rows N] [--accumulate N] [--windows N] [--steps N]
+usage: torch_splits.py HOW [--ranks N] [--width N] [--layers N] [--rows N] [--accumulate N] [--windows N] [--steps N]
 
 HOW is data (DistributedDataParallel), zero (fully_shard: FSDP2), tensor (parallelize_module: a layer by columns, the next by rows), or a
 schedule of torch.distributed.pipelining: gpipe, 1f1b, interleaved, zero-bubble. Each rank has one thread. Losses must be those
@@ -146,7 +146,7 @@ def rank_main(rank, args):
     assert off < 1e-4 or (args.how in PIPELINES and rank != args.ranks - 1), f"the losses are {found.tolist()}, not {expected}"
     times = sorted(window(step, args.steps) for _ in range(args.windows))
     if rank == 0:
-        print(json.dumps({"bench": "torch-mesh", "case": args.how, "metric": "time", "unit": "s", "median": round(statistics.median(times), 6),
+        print(json.dumps({"bench": "torch-splits", "case": args.how, "metric": "time", "unit": "s", "median": round(statistics.median(times), 6),
                           "low": round(times[0], 6), "high": round(times[-1], 6), "runs": len(times), "version": torch.__version__}), flush=True)
     dist.barrier()
     dist.destroy_process_group()
