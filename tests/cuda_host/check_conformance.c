@@ -24,12 +24,19 @@ static void close_device(wefti_device *device) {
     cr_assert_eq(wefti_cuda_host_allocations(), 0, "%lld pieces of device memory were left", (long long)wefti_cuda_host_allocations());
 }
 
+/* The address sanitizer makes each of them ten times as long, and sees the same accesses with every dtype: one case in two there. */
+static bool is_in_turn(void) {
+    static int n;
+    return !UNDER_ADDRESS_SANITIZER || getenv("WEFT_TEST_OPS") || n++ % 2 == 0;
+}
+
 /* Cases of ops that have a kernel. */
 static bool lacking[WEFT_OP_COUNT];
 static bool has_kernel(const test_case *one) {
     lacking[one->op] = !wefti_cuda_kernels[one->op][0];
     return !lacking[one->op];
 }
+static bool has_kernel_in_turn(const test_case *one) { return has_kernel(one) && is_in_turn(); }
 
 static void say_what_lacks(void) {
     int n = 0;
@@ -44,7 +51,7 @@ static uint64_t seed(void) {
 }
 
 Test(cuda_on_stand_ins, computes_what_is_defined) {
-    conformance_takes = has_kernel;
+    conformance_takes = has_kernel_in_turn;
     wefti_device *device = open_device((wefti_cuda_host_options){.seed = seed()}, false);
     conformance_check(&device, 1);
     say_what_lacks();
@@ -52,7 +59,7 @@ Test(cuda_on_stand_ins, computes_what_is_defined) {
 }
 
 /* Which of several kernels of one op is a matter of speed: those behind libraries' must be right too. */
-static bool has_choice(const test_case *one) { return wefti_cuda_kernels[one->op][1] != NULL; }
+static bool has_choice(const test_case *one) { return wefti_cuda_kernels[one->op][1] && is_in_turn(); }
 Test(cuda_on_stand_ins, computes_what_is_defined_without_libraries) {
     conformance_takes = has_choice;
     setenv("WEFT_CUDA_LIBRARIES", "/nowhere", 1);
@@ -65,7 +72,7 @@ Test(cuda_on_stand_ins, computes_what_is_defined_without_libraries) {
 /* One case in five, in another order of threads, blocks and streams each time. */
 static bool is_chosen(const test_case *one) {
     static int n;
-    return has_kernel(one) && (getenv("WEFT_TEST_OPS") || n++ % (UNDER_ADDRESS_SANITIZER ? 25 : 5) == 0);
+    return has_kernel(one) && (getenv("WEFT_TEST_OPS") || n++ % (UNDER_ADDRESS_SANITIZER ? 50 : 5) == 0);
 }
 Test(cuda_on_stand_ins, gives_the_same_bits_eagerly_captured_and_replayed) {
     conformance_takes = is_chosen;
