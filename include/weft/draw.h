@@ -26,7 +26,7 @@ typedef struct weft_draw_options {
 
 /* Draws a plan to `path`, whole or not at all. Collective over the plan's world, each rank with its own plan, of which rank 0 draws all; not so with .alone,
  * or where the world has one rank. Needs neither commit nor run. At most 64 ranks are drawn together (WEFT_E_UNSUPPORTED). WEFT_E_INVALID (NULL), those
- * of writing a file. `options` may be NULL. */
+ * of writing a file. `options` may be NULL. Blocks; by the thread that uses the plan. */
 WEFT_MUST_CHECK weft_status weft_plan_draw(const weft_plan *plan, const char *path, const weft_draw_options *options);
 
 #ifdef __cplusplus
