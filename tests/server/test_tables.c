@@ -347,6 +347,42 @@ static weft_status set_at_once(serving *self) { return set_and_scheduled(self, W
 Test(tables, rows_that_are_set) { serve_case("shm", 3, &beside, set_in_sums); }
 Test(tables, rows_that_are_set_at_once) { serve_case("tcp", 3, &one_apart, set_at_once); }
 
+/* --- small pulls --- */
+
+/* They go a way of their own, and yet behind what their worker pushed before, and wait for clocks. */
+static weft_status small_pulls(serving *self, int32_t staleness) {
+    enum { ROUNDS = 300, ROWS = 4, FLYING = 3 };
+    weft_table *table = NULL;
+    float       ones[ROWS] = {1, 1, 1, 1}, got[ROWS];
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "small", .rows = ROWS, .dtype = WEFT_F32, .staleness = staleness}, &table));
+    for (int round = 0; round < ROUNDS; round++) {
+        weft_request *flying[FLYING];
+        for (int i = 0; i < FLYING; i++) WEFTI_TRY(weft_table_start_call(table, &(weft_table_call){.kind = WEFT_PUSH, .send = ones}, &flying[i]));
+        if (staleness == 0) WEFTI_TRY(weft_table_clock(table));
+        memset(got, 0xff, sizeof got);
+        WEFTI_TRY(weft_table_pull(table, NULL, got));
+        float mine = (float)(FLYING * (round + 1)), all = (float)(FLYING * ROUNDS * self->workers);
+        for (int i = 0; i < ROWS; i++)
+            EXPECT(staleness == 0 ? got[i] == mine * (float)self->workers : got[i] >= mine && got[i] <= all, "round %d: row %d is %g", round, i, got[i]);
+        for (int i = 0; i < FLYING; i++) WEFTI_TRY(weft_request_wait(flying[i], 0));
+    }
+    WEFTI_TRY(serving_meet(self));
+    weft_server_counts before, after;
+    weft_server_count(self->server, &before);
+    for (int i = 0; i < 10; i++) WEFTI_TRY(weft_table_pull(table, NULL, got));
+    weft_server_count(self->server, &after);
+    for (int i = 0; i < ROWS; i++) EXPECT(got[i] == (float)(FLYING * ROUNDS * self->workers), "row %d is %g", i, got[i]);
+    EXPECT(after.requests - before.requests == 10, "%llu requests", (unsigned long long)(after.requests - before.requests));
+    REFUSED(weft_table_pull(table, NULL, NULL), WEFT_E_INVALID, "NULL");
+    weft_table_release(table);
+    return WEFT_OK;
+}
+static weft_status small_sums(serving *self) { return small_pulls(self, 0); }
+static weft_status small_at_once(serving *self) { return small_pulls(self, WEFT_TABLE_ASYNCHRONOUS); }
+Test(tables, small_pulls_wait_for_clocks) { serve_case("shm", 3, &one_apart, small_sums); }
+Test(tables, small_pulls_of_two_servers) { serve_case("shm", 4, &two_apart, small_at_once); }
+Test(tables, small_pulls_tcp) { serve_case("tcp", 2, &beside, small_at_once); }
+
 /* --- backup workers --- */
 
 /* Of three one is late in every clock, by a long while: the others do not wait, what it pushes is dropped, and it goes on with them. */

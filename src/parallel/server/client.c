@@ -429,6 +429,68 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
     return WEFT_OK;
 }
 
+/* --- small pulls --- */
+
+static void brief_done(weft_server *server, server_event *event) {
+    request_part            *part = event->owner;
+    const wefti_brief_reply *brief = (const wefti_brief_reply *)(const void *)part->reply_bytes;
+    size_t                   wanted = (size_t)part->count * part->request->table->row_bytes;
+    bool                     plain = event->op.status == WEFT_OK && event->op.done_bytes == sizeof *brief - WEFTI_BRIEF_VALUES + wanted;
+    if (!plain || brief->mark != WEFTI_SERVER_BRIEF || brief->kind != WEFTI_SERVER_REPLY || brief->slot != part->slot || brief->body_bytes != wanted ||
+        !(brief->flags & WEFTI_SERVER_INLINE)) {
+        reply_done(server, event);
+        return;
+    }
+    hear_of_loads(server->of ? server->of : server, brief->first);
+    memcpy(receive_at(part), brief->values, wanted);
+    part->answered = true;
+    part_step(server, part);
+}
+
+static void start_brief_part(weft_server *server, request_part *part, uint32_t timeout) {
+    const weft_table   *table = part->request->table;
+    wefti_brief_request brief = {.mark = WEFTI_SERVER_BRIEF, .kind = WEFTI_SERVER_PULL, .slot = part->slot = ++server->next_slot, .table = table->id,
+                                 .number = ++server->numbers[part->server], .count = (uint32_t)part->count, .timeout = timeout};
+    memcpy(part->frame_bytes, &brief, sizeof brief);
+    part->frame.op = wefti_wire_send(wefti_server_rank(server, part->server), wefti_server_tag(WEFTI_TAG_REQUEST, 0), part->frame_bytes, sizeof brief);
+    part->frame.done = frame_done;
+    part->frame.owner = part;
+    part->pending = 1;
+    wefti_server_post(server, &part->frame);
+    part->answered = part->large = part->receives = part->lost = part->twin_lost = part->in_place = false;
+    part->values = NULL;
+    post_reply(server, part);
+    part->reply.done = brief_done;
+}
+
+weft_status wefti_client_start_brief(weft_server *server, weft_table *table, void *receive, weft_request **request_out) {
+    weft_request *request = NULL;
+    if (server->failed != WEFT_OK || server->pending || server->unposted) return WEFT_E_AGAIN;
+    WEFTI_TRY(wefti_client_take(server, false, &request));
+    request->kind = WEFTI_SERVER_PULL;
+    request->table = table;
+    request->call.receive = receive;
+    request->clock = table->clock;
+    request->pending = 1; /* this function */
+    request->over = false;
+    for (int32_t i = 0; i < server->servers; i++) {
+        find_rows(server, request, &request->parts[i]);
+        request->parts[i].pending = 0;
+        if (request->parts[i].count == 0) continue;
+        request->pending++;
+        start_brief_part(server, &request->parts[i], (uint32_t)(server->timeout_ns >> 20) + 1);
+    }
+    request->state = REQUEST_FLYING;
+    request->deadline_ns = wefti_deadline_after(wefti_host_now(server->host), server->timeout_ns);
+    server->flying++;
+    server->request_count++;
+    server->value_bytes += (size_t)table->options.rows * table->row_bytes;
+    server->moved_value_bytes += (size_t)table->options.rows * table->row_bytes;
+    request->pending--;
+    *request_out = request;
+    return WEFT_OK;
+}
+
 /* --- deadlines --- */
 
 /* Its memory may be being sent from, so it cannot be given up alone: the wire lets go of everything. */

@@ -280,6 +280,7 @@ struct weft_server {
     bool              threaded, renews;
     atomic_bool       stop;
     atomic_int        callers; /* that wait and so see to the progress */
+    atomic_uint       calls;   /* that have spun */
     atomic_uint       parked;  /* how often the thread has stood back for them */
     server_buffer    *lent;    /* to the program */
     weft_table       *tables;
@@ -364,6 +365,8 @@ static inline int32_t wefti_server_index(const weft_server *server) {
 void wefti_server_fail(weft_server *server, weft_status status, const char *text);
 /* service.c: moves everything once; *moved_out: something happened. Under the lock. */
 WEFT_MUST_CHECK weft_status wefti_server_progress(weft_server *server, bool *moved_out);
+/* Moves everything for about as long as an answer of few bytes takes, or until the request has ended. Under the lock. */
+void wefti_server_spin(weft_server *server, const weft_request *request);
 /* Waits until `over(context)`, which is asked under the lock; false after `until_ns`. Not under the lock. */
 WEFT_MUST_CHECK weft_status wefti_server_wait(weft_server *server, bool (*over)(const void *context), const void *context, uint64_t until_ns);
 /* Frees what a rank had that is dead, from outside of it: says nothing to anybody. For simulated worlds. NULL is fine. */
@@ -393,6 +396,9 @@ WEFT_MUST_CHECK weft_status wefti_client_open(weft_server *server);
 void wefti_client_close(weft_server *server);
 /* Begins a request of any kind to `servers` of them, -1: all. Under the lock. */
 WEFT_MUST_CHECK weft_status wefti_client_start(weft_server *server, weft_request *request, int32_t only);
+/* A pull of all of a dense table, of at most WEFTI_BRIEF_VALUES bytes as they are: it is sent before it is noted, so that what is noted costs no time. WEFT_E_AGAIN: it is to
+ * be begun in the ordinary way. Under the lock. */
+WEFT_MUST_CHECK weft_status wefti_client_start_brief(weft_server *server, weft_table *table, void *receive, weft_request **request_out);
 WEFT_MUST_CHECK weft_status wefti_client_take(weft_server *server, bool detached, weft_request **request_out);
 void wefti_client_free(weft_server *server, weft_request *request);
 /* saves_client.c: begins what follows a request that has ended, of a snapshot; false: nothing does. */
@@ -417,6 +423,9 @@ void wefti_tables_wake(weft_server *server, served_table *table);
 void wefti_tables_carry_out(weft_server *server, server_job *job);
 /* Answers a request whose body could not be kept. */
 void wefti_tables_refuse(weft_server *server, server_job *job);
+served_table *wefti_tables_find(const weft_server *server, uint64_t id); /* NULL: there is none */
+/* All of a dense table's rows here as a short answer has them, for a pull of so many rows that would be answered at once; false: it is not one. */
+bool wefti_tables_read_brief(weft_server *server, served_table *table, int32_t worker, uint32_t count, uint8_t values_out[WEFTI_BRIEF_VALUES]);
 /* Makes a table that is not there, for `id`. */
 WEFT_MUST_CHECK weft_status wefti_tables_add(weft_server *server, const wefti_server_spec *spec, uint64_t id, served_table **table_out);
 void wefti_tables_worker_gone(weft_server *server); /* clocks do not wait for it */

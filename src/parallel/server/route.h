@@ -16,6 +16,7 @@ static inline int32_t wefti_route_hash(uint64_t key, int32_t servers) {
 
 /* The first of `rows` rows that is `server`'s, and of the next one's; the first servers have one row more where it does not come out even. */
 static inline uint64_t wefti_route_begin(uint64_t rows, int32_t servers, int32_t server) {
+    if (server == 0 || server == servers) return server ? rows : 0;
     uint64_t each = rows / (uint64_t)servers, more = rows % (uint64_t)servers, index = (uint64_t)server;
     return index * each + (index < more ? index : more);
 }

@@ -194,12 +194,46 @@ static void add_job(weft_server *server, const server_slot *slot, int32_t worker
     else snprintf(job->message, sizeof job->message, "%.600s", weft_error_message());
 }
 
+/* A pull of a few bytes that finds nothing before it is answered from the frame as it is, before anything is noted about it. False: it is to go the ordinary
+ * way. */
+static bool answer_brief(weft_server *server, const server_slot *slot, int32_t worker) {
+    wefti_brief_request brief;
+    wefti_brief_reply   reply = {.mark = WEFTI_SERVER_BRIEF, .kind = WEFTI_SERVER_REPLY, .flags = WEFTI_SERVER_INLINE, .first = server->loads};
+    server_session     *session = &server->sessions[worker];
+    server_job         *job = NULL;
+    memcpy(&brief, slot->bytes, sizeof brief);
+    if (brief.mark != WEFTI_SERVER_BRIEF || brief.kind != WEFTI_SERVER_PULL || brief.flags || brief.keys) return false;
+    if (session->first || session->halted || session->left || session->dead || brief.number != session->last + 1) return false;
+    served_table *table = wefti_tables_find(server, brief.table);
+    if (!table || !wefti_tables_read_brief(server, table, worker, brief.count, reply.values) || take_job(server, &job) != WEFT_OK) return false;
+    reply.slot = brief.slot;
+    reply.body_bytes = brief.count * table->row_bytes;
+    size_t bytes = sizeof reply - WEFTI_BRIEF_VALUES + (size_t)reply.body_bytes;
+    memcpy(job->reply_bytes, &reply, bytes);
+    job->worker = worker;
+    job->reply.op = wefti_wire_send(worker, wefti_server_tag(WEFTI_TAG_REPLY, brief.slot), job->reply_bytes, bytes);
+    job->reply.done = reply_sent;
+    job->reply.owner = job;
+    job->pending = 1;
+    wefti_server_post(server, &job->reply);
+    session->last = brief.number;
+    session->down_ns = 0;
+    session->heard_ns = server->now_ns;
+    server->served_count++;
+    return true;
+}
+
 /* Ranks are authenticated by the wire, so nonsense is a defect of a rank: it is not listened to any more. */
 static void slot_done(weft_server *server, server_event *event) {
     server_slot *slot = event->owner;
     if (event->op.status != WEFT_OK && event->op.status != WEFT_E_MISMATCH) return; /* the wire is over */
     int32_t worker = event->op.done_peer;
-    if (event->op.status == WEFT_OK && worker >= 0 && worker < server->workers) {
+    bool    known = event->op.status == WEFT_OK && worker >= 0 && worker < server->workers;
+    if (known && event->op.done_bytes == sizeof(wefti_brief_request) && answer_brief(server, slot, worker)) {
+        post_slot(server, slot);
+        return;
+    }
+    if (known) {
         size_t bytes = wefti_server_lengthen(slot->bytes, event->op.done_bytes);
         if (wefti_server_frame_check((const wefti_server_frame *)slot->bytes, bytes) == WEFT_OK) {
             server->sessions[worker].down_ns = 0;

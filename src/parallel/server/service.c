@@ -15,7 +15,7 @@
 /* How often links, deadlines and the world's verdict are looked at. */
 #define LOOK_NS (5 * WEFTI_MILLISECOND_NS)
 enum { SPINS = 64, YIELDS = 192 }; /* in vain, before one sleeps */
-enum { POLLS_A_CLOCK = 8 };
+enum { POLLS_A_CLOCK = 8, POLLS_A_LOOK = 16, BRIEF_SPINS = 64 };
 #define REST_NS WEFTI_MILLISECOND_NS
 
 /* --- progress --- */
@@ -131,6 +131,17 @@ static void rest(weft_server *server, uint64_t limit_ns) {
     ppoll(wait, 2, &limit, NULL);
 }
 
+/* Where a look is a load and nobody needs this core, one looks a few times while one has the lock: what comes is seen at once. */
+static bool is_hot(const weft_server *server) { return wefti_server_maps(server) && !server->host->wakes && server->host->cores >= server->size; }
+
+void wefti_server_spin(weft_server *server, const weft_request *request) {
+    bool moved;
+    if (!is_hot(server)) return;
+    atomic_store_explicit(&server->calls, atomic_load_explicit(&server->calls, memory_order_relaxed) + 1, memory_order_relaxed);
+    for (int i = 0; i < BRIEF_SPINS && request->state != REQUEST_ENDED; i++)
+        if (progress(server, false, &moved) != WEFT_OK) return;
+}
+
 static void stand_by(weft_server *server, int32_t vain, uint64_t limit_ns) {
     if (vain < SPINS && server->host->cores >= server->size) wefti_pause_core();
     else if (vain < SPINS + YIELDS) server->host->yield(server->host->context);
@@ -138,13 +149,18 @@ static void stand_by(weft_server *server, int32_t vain, uint64_t limit_ns) {
 }
 
 weft_status wefti_server_wait(weft_server *server, bool (*over)(const void *context), const void *context, uint64_t until_ns) {
-    int32_t vain = 0;
+    const bool hot = is_hot(server);
+    int32_t    vain = 0;
     atomic_fetch_add(&server->callers, 1);
     for (uint32_t polls = 0;; polls++) {
         bool moved = false;
         pthread_mutex_lock(&server->lock);
         weft_status status = progress(server, polls % POLLS_A_CLOCK == 0 || vain > SPINS, &moved);
         bool        is_over = over(context);
+        for (int i = hot ? POLLS_A_LOOK : 0; i > 0 && !moved && !is_over && status == WEFT_OK && vain <= SPINS; i--) {
+            status = progress(server, false, &moved);
+            if (moved) is_over = over(context);
+        }
         uint64_t    now_ns = server->now_ns;
         pthread_mutex_unlock(&server->lock);
         if (is_over || status != WEFT_OK || now_ns >= until_ns) {
@@ -159,9 +175,12 @@ weft_status wefti_server_wait(weft_server *server, bool (*over)(const void *cont
 static void *run_thread(void *context) {
     weft_server *server = context;
     int32_t      vain = 0;
+    unsigned     calls = 0;
     while (!atomic_load(&server->stop)) {
-        bool moved = false;
-        if (atomic_load(&server->callers) > 0) {
+        bool     moved = false;
+        unsigned seen = atomic_load_explicit(&server->calls, memory_order_relaxed);
+        if (atomic_load(&server->callers) > 0 || seen != calls) {
+            calls = seen;
             atomic_fetch_add(&server->parked, 1);
             server->host->sleep(server->host->context, REST_NS / 5);
             continue;

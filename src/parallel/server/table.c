@@ -354,7 +354,24 @@ weft_status weft_table_push(weft_table *table, const weft_keys *keys, const void
     return wefti_table_run(table, &call);
 }
 
+/* A pull of few bytes: WEFT_E_AGAIN where it goes the ordinary way. The lock is held until the answer can be expected, so nothing is taken twice. */
+static weft_status pull_brief(weft_table *table, void *receive) {
+    weft_server  *server = table->server;
+    weft_request *request = NULL;
+    size_t        rows = (size_t)table->options.rows, most = WEFTI_BRIEF_VALUES;
+    if (table->options.sparse || table->coder || !receive || rows > most || table->row_bytes > most || rows * table->row_bytes > most) return WEFT_E_AGAIN;
+    pthread_mutex_lock(&server->lock);
+    weft_status status = table->trouble != WEFT_OK ? WEFT_E_AGAIN : wefti_client_start_brief(server, table, receive, &request);
+    if (status == WEFT_OK) wefti_server_spin(server, request);
+    bool ended = request && request->state == REQUEST_ENDED && request->status == WEFT_OK;
+    if (ended) wefti_client_free(server, request);
+    pthread_mutex_unlock(&server->lock);
+    return status != WEFT_OK ? WEFT_E_AGAIN : ended ? WEFT_OK : weft_request_wait(request, 0);
+}
+
 weft_status weft_table_pull(weft_table *table, const weft_keys *keys, void *receive) {
+    weft_status status = table && !keys ? pull_brief(table, receive) : WEFT_E_AGAIN;
+    if (status != WEFT_E_AGAIN) return status;
     weft_table_call call = {.kind = WEFT_PULL, .keys = keys, .receive = receive};
     return wefti_table_run(table, &call);
 }

@@ -221,6 +221,14 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
     return coded ? wefti_coded_answer(server, table, job) : WEFT_OK;
 }
 
+bool wefti_tables_read_brief(weft_server *server, served_table *table, int32_t worker, uint32_t count, uint8_t values_out[WEFTI_BRIEF_VALUES]) {
+    const weft_table_options *o = &table->options;
+    if (o->sparse || count == 0 || count > WEFTI_BRIEF_VALUES || count != table->rows || table->row_bytes > WEFTI_BRIEF_VALUES || count * table->row_bytes > WEFTI_BRIEF_VALUES || o->pull.codec != WEFT_COMPRESS_NONE ||
+        table->trouble != WEFT_OK || !wefti_clock_allows(server, table, table->clocks[worker]))
+        return false;
+    return wefti_store_read(table->store, NULL, NULL, 0, count, values_out) == WEFT_OK;
+}
+
 static void finish(weft_server *server, served_table *table, server_job *job, weft_status status) {
     wefti_tables_let_go(table, job->keys);
     job->keys = NULL;

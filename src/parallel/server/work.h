@@ -26,9 +26,6 @@ _Static_assert(VECTORS_MOST * sizeof(double) <= WEFTI_REPLY_BYTES - sizeof(wefti
 
 WEFT_MUST_CHECK weft_status wefti_vectors_carry_out(weft_server *server, server_job *job, bool repeated);
 
-/* tables.c */
-served_table *wefti_tables_find(const weft_server *server, uint64_t id);
-
 /* --- sums over units --- */
 
 WEFT_MUST_CHECK weft_status wefti_gather_begin(served_table *table, uint64_t evaluation, uint64_t units);
