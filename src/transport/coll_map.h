@@ -2,6 +2,7 @@
 #ifndef WEFTI_TRANSPORT_COLL_MAP_H
 #define WEFTI_TRANSPORT_COLL_MAP_H
 
+#include "core/base/stream.h"
 #include "transport/coll.h"
 
 enum { SLOT_INLINE_BYTES = 40 };
@@ -46,13 +47,6 @@ typedef struct map_peer {
     bool sent, received;        /* posted */
 } map_peer;
 
-/* How copies to staging go. */
-typedef struct stage_pace {
-    uint32_t copies; /* so far, of those that are long enough to tell */
-    bool quick;      /* one of the last that were timed was */
-    bool streams;    /* past the caches, until they are timed again */
-} stage_pace;
-
 struct coll_map {
     wefti_wire_region *region; /* this rank's: slots, then their payloads, then staging, then the farewell */
     map_peer *peers;           /* [size] */
@@ -61,7 +55,7 @@ struct coll_map {
     size_t payload_offset, stage_offset, farewell_offset, size_bytes;
     coll_share *shares; /* [in_flight] */
     void **pointers;    /* [in_flight · 2 · size]: the shares' */
-    stage_pace pace;
+    wefti_pace pace;    /* of copies to staging */
     uint8_t *block;     /* [BLOCK_BYTES] what was just reduced */
 };
 

@@ -19,7 +19,6 @@
  * those of one-shot and direct. */
 #include <string.h>
 
-#include "core/base/stream.h"
 #include "transport/coll_map.h"
 
 /* What one call of progress does at most, so that several in flight are served in turn. */
@@ -31,10 +30,8 @@
 /* Up to this size a broadcast's root copies its own result, also where nobody needs staging. Measured between 2 ranks of one cache: at best 0.3 for
  * 0.8 us at 8 KiB with medians alike, the same at 128 KiB, 3.8 for 2.8 us at 256 KiB; where staging is needed 1.3 to 1.8 times as fast from 8 KiB to 8 MiB. */
 #define ROOT_COPIES_BYTES ((size_t)64 << 10)
-/* Copies to staging from this size on tell how they go: PACE_TRIES in a row of every PACE_EVERY. PACE_QUICK bytes in a nanosecond are what
- * cores reach that share a cache (15; others 2.4). */
-#define PACE_BYTES ((size_t)4 << 10)
-enum { PACE_EVERY = 128, PACE_TRIES = 3, PACE_QUICK = 5 };
+/* Bytes in a nanosecond that ordinary copies to staging reach where cores share a cache (15; else 2.4). */
+enum { QUICK_STAGING = 5 };
 
 /* --- who reads and writes what --- */
 
@@ -87,24 +84,18 @@ static share_place place_of(const coll_operation *operation, int32_t worker) {
 
 /* --- staging --- */
 
-/* To staging, which the others read. Where cores share no cache, a line that the other has read is written again at a fraction of what a
- * store past the caches takes; where they share one, such a store only sends the reader to memory. Which it is changes while a program
- * runs, where a host moves its guests' cores: so a few ordinary copies in a row are timed now and then, and the quickest one tells. */
+/* To staging, which the others read. */
 static void copy_to_stage(coll_group *group, void *to, const void *from, size_t bytes) {
-    stage_pace *pace = &group->map->pace;
+    wefti_pace *pace = &group->map->pace;
     const wefti_host *host = group->base.wire->host;
-    bool timed = bytes >= PACE_BYTES && pace->copies++ % PACE_EVERY < PACE_TRIES;
+    bool timed = wefti_pace_times(pace, bytes);
     if (!timed && pace->streams) {
         wefti_stream_copy(to, from, bytes);
         return;
     }
     uint64_t begin_ns = timed ? wefti_host_now(host) : 0;
     memcpy(to, from, bytes);
-    if (!timed) return;
-    pace->quick |= bytes >= (wefti_host_now(host) - begin_ns) * PACE_QUICK;
-    if (pace->copies % PACE_EVERY != PACE_TRIES) return;
-    pace->streams = !pace->quick;
-    pace->quick = false;
+    if (timed) wefti_pace_note(pace, bytes, wefti_host_now(host) - begin_ns, QUICK_STAGING);
 }
 
 static uint8_t *stage_of(const coll_operation *operation, int32_t member, bool out, uint64_t segment, int32_t worker) {

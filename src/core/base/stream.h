@@ -46,4 +46,24 @@ static inline void wefti_stream_fence(void) {
 #endif
 }
 
+/* Which copies go better past the caches: to memory that another core reads in between, where cores share no cache; where they share one, such a store
+ * only sends the reader to memory. It changes while a program runs, where a host moves its guests' cores. So of every PACE_EVERY copies of
+ * PACE_BYTES and more a few in a row are ordinary ones and timed, and the quickest tells. */
+enum { WEFTI_PACE_BYTES = 4 << 10, WEFTI_PACE_EVERY = 128, WEFTI_PACE_TRIES = 3 };
+typedef struct wefti_pace {
+    uint32_t copies;
+    bool     quick, streams;
+} wefti_pace;
+/* Whether the next copy is one that is timed, and so an ordinary one; else `streams` says how it goes. */
+static inline bool wefti_pace_times(wefti_pace *pace, size_t bytes) {
+    return bytes >= WEFTI_PACE_BYTES && pace->copies++ % WEFTI_PACE_EVERY < WEFTI_PACE_TRIES;
+}
+/* `quick`: bytes in a nanosecond that ordinary ones are good enough with. */
+static inline void wefti_pace_note(wefti_pace *pace, size_t bytes, uint64_t took_ns, uint64_t quick) {
+    pace->quick |= bytes >= took_ns * quick;
+    if (pace->copies % WEFTI_PACE_EVERY != WEFTI_PACE_TRIES) return;
+    pace->streams = !pace->quick;
+    pace->quick = false;
+}
+
 #endif

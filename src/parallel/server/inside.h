@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "core/base/stream.h"
 #include "core/iface/world.h"
 #include "parallel/server/frame.h"
 #include "parallel/server/route.h"
@@ -180,6 +181,7 @@ typedef struct server_session {
     uint64_t    moving;      /* the latest change of the split that it is ready for */
     uint64_t     resulted;   /* number of the latest VECTORS, of which are … */
     double      *results;    /* … [VECTORS_MOST]; NULL before the first */
+    wefti_pace   pace;       /* of rows that are put into its memory */
     server_job *first, *end; /* in the order in which they came */
 } server_session;
 
@@ -440,6 +442,8 @@ WEFT_MUST_CHECK weft_status wefti_tables_check_idle(const weft_server *server, c
 /* lend.c */
 /* Rows of a dense table as the job's answer, without a copy where that can be; job->answer has room for them. */
 bool wefti_lend_rows(const weft_server *server, served_table *table, server_job *job);
+/* Puts rows of a dense table into the worker's memory, past the caches where that is quicker; false: few, or no such rows, and nothing is done. */
+bool wefti_lend_put(weft_server *server, served_table *table, const server_job *job, uint8_t *out);
 /* Before rows of the table change or go: answers that are being sent from them go on from copies. */
 void wefti_lend_end_all(weft_server *server, served_table *table);
 void wefti_lend_end(server_job *job); /* its answer has been sent, or never will */

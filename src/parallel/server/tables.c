@@ -216,7 +216,7 @@ static weft_status read_rows(weft_server *server, served_table *table, server_jo
     if (status != WEFT_OK) return status;
     job->answer_bytes = bytes;
     if (job->frame.part) return read_state(table, job, out);
-    if (!job->in_place && !coded && wefti_lend_rows(server, table, job)) return WEFT_OK;
+    if (!coded && (job->in_place ? wefti_lend_put(server, table, job, out) : wefti_lend_rows(server, table, job))) return WEFT_OK;
     WEFTI_TRY(wefti_store_read(table->store, keys ? keys->keys : NULL, keys ? keys->places : NULL, keys ? 0 : job->frame.first - table->begin, count, out));
     return coded ? wefti_coded_answer(server, table, job) : WEFT_OK;
 }
