@@ -220,13 +220,22 @@ static void describe_cpu(const runtime *r, char *text, size_t bytes) {
     snprintf(text, bytes, "cpu (%s, %d thread%s)", wefti_cpu_isa_name(wefti_cpu_isa_of(device)), (int)threads, threads == 1 ? "" : "s");
 }
 
+/* What people should know of the wire beside its name. */
+static const char *wire_remark(const runtime *r) {
+    wefti_wire *wire = r->link->wire;
+    if (r->link->encrypts) return " (TCP is encrypted)";
+    if (wire && wire->ops->peer_read && wefti_wire_reads_peers(wire, NULL, wire->size) != WEFT_OK)
+        return " (the system lets ranks not read each other's memory, see ptrace_scope and seccomp: the program's own buffers are copied twice)";
+    return "";
+}
+
 static void describe(runtime *r) {
     char device[200];
     if (strcmp(r->world.device->vtable->kind, "cpu") == 0) describe_cpu(r, device, sizeof device);
     else describe_cuda(r, device, sizeof device);
     snprintf(r->world.description, sizeof r->world.description, "weft %s, rank %d of %d, %s%s%s, wire %s%s, started by %s", WEFTI_VERSION,
              (int)r->world.rank, (int)r->world.size, device, r->world.device_group ? ", " : "",
-             r->world.device_group ? r->world.device_group_text : "", r->link->wire_name, r->link->encrypts ? " (TCP is encrypted)" : "", r->link->launcher);
+             r->world.device_group ? r->world.device_group_text : "", r->link->wire_name, wire_remark(r), r->link->launcher);
 }
 
 /* The texts of a caller live only as long as the call. */

@@ -16,7 +16,8 @@
  * coll_mpi.c, coll_mpi_open.c   MPI's own collectives, over the MPI wire
  * tune.c            measured costs, and the file that keeps them
  * coll_map.c      the slots in mapped memory, and the one-shot algorithm on them
- * coll_share.c    two-shot: every rank reduces its share straight from and to the others' memory */
+ * coll_share.c    two-shot: every rank reduces its share straight from and to the others' memory
+ * coll_pull.c     the same of buffers that nobody maps, where nothing is reduced: out of the others' own memory */
 #ifndef WEFTI_TRANSPORT_COLL_H
 #define WEFTI_TRANSPORT_COLL_H
 

@@ -25,11 +25,15 @@ typedef struct map_slot {
     uint64_t send_offset, receive_offset;
     uint64_t extra; /* of the header, where it is not 0 */
     uint32_t in_place;
+    uint8_t reads;         /* its owner can read all others' memory (coll_pull.c) … */
+    uint8_t pulls;         /* … and, of member 0, the operation is to go that way */
+    uint64_t send_address; /* in its owner's process */
     /* twoshot: how far its owner is. */
     _Alignas(64) _Atomic uint64_t staged; /* segments of its send buffer that lie in its staging */
     _Atomic uint64_t worked;              /* segments of its share that it has reduced and stored everywhere */
     _Atomic uint64_t copied;              /* segments that it has copied out of its staging */
-    _Atomic uint64_t done;                /* 1: reads and writes nobody's memory any more */
+    _Atomic uint64_t done;                /* 1: reads and writes nobody's memory any more; 2: that, after a refusal */
+    _Atomic uint64_t refused;             /* 1: somebody's memory could not be read: all go through staging */
 } map_slot;
 _Static_assert(sizeof(map_slot) == 192, "three cache lines");
 
@@ -47,6 +51,15 @@ typedef struct map_peer {
     bool sent, received;        /* posted */
 } map_peer;
 
+/* How operations of a kind and length, in which buffers are not mapped, go best. */
+typedef struct map_way {
+    uint64_t best_ns[2]; /* through staging, by pulls; 0: not tried */
+    uint32_t operations; /* so far */
+    bool pulls, foreign;
+} map_way;
+enum { MAP_LENGTHS = 14 }; /* 16 KiB to 128 MiB and more */
+typedef enum map_reads { MAP_READS_UNKNOWN, MAP_READS_ALL, MAP_READS_NOT_ALL } map_reads;
+
 struct coll_map {
     wefti_wire_region *region; /* this rank's: slots, then their payloads, then staging, then the farewell */
     map_peer *peers;           /* [size] */
@@ -56,6 +69,8 @@ struct coll_map {
     coll_share *shares; /* [in_flight] */
     void **pointers;    /* [in_flight · 2 · size]: the shares' */
     wefti_pace pace;    /* of copies to staging */
+    map_reads reads; /* of all other members' memory */
+    map_way ways[WEFTI_COLLECTIVE_KIND_COUNT][MAP_LENGTHS];
     uint8_t *block;     /* [BLOCK_BYTES] what was just reduced */
 };
 
@@ -72,6 +87,10 @@ struct coll_share {
     bool root_copies;                /* of a broadcast: into its own result, and nobody else does … */
     size_t own;                      /* … bytes of it so far */
     bool over;                       /* has said that it is done */
+    bool pull, refused;              /* it goes by pulls; it did, and begins again */
+    int trial;                       /* its number among those that tell which way is the quicker; 0: it is none */
+    int32_t pulled;                  /* members whose part is here; `cursor` then counts bytes of the next */
+    uint64_t resolved_ns;            /* of a trial */
 };
 
 static inline map_slot *map_slot_of(const coll_map *map, int32_t member, uint64_t sequence) {
@@ -92,6 +111,23 @@ static inline void map_slot_publish(map_slot *slot, uint64_t sequence) {
 }
 /* WEFT_OK once the slots of all members have been seen and agree with ours. */
 weft_status wefti_coll_slots_seen(coll_operation *operation);
+
+/* --- coll_pull.c --- */
+
+/* Fills this rank's slot with what pulls need. */
+void wefti_coll_pull_offer(coll_operation *operation, map_slot *slot);
+/* Whether an operation goes by pulls, once all slots have been seen; all members see the same. */
+bool wefti_coll_pull_chosen(const coll_operation *operation);
+/* Pulls about `budget` bytes; WEFT_OK once what so many members have is here, this one's own last. Where the system refuses, the operation is
+ * no pull any more. */
+weft_status wefti_coll_pull_advance(coll_operation *operation, int32_t members, size_t budget);
+/* Whether another member was refused: then, too. */
+bool wefti_coll_pull_refused(coll_operation *operation);
+/* After a trial. */
+void wefti_coll_pull_note(coll_operation *operation);
+
+/* --- coll_map.c --- */
+
 /* Whether member `index` can still be waited for; tells the fault object where not. */
 void wefti_coll_look_at_peer(coll_operation *operation, int32_t index);
 

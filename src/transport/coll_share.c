@@ -299,6 +299,7 @@ void wefti_coll_twoshot_begin(coll_operation *operation) {
     atomic_store_explicit(&slot->done, 0, memory_order_relaxed);
     coll_share *share = operation->share;
     *share = (coll_share){.send = share->send, .receive = share->receive};
+    wefti_coll_pull_offer(operation, slot);
     map_slot_publish(slot, operation->sequence);
 }
 
@@ -380,6 +381,9 @@ static weft_status resolve(coll_operation *operation) {
     share->stream = result >= STREAM_BYTES && !share->foreign && !own->in_place;
     if (!others_use(operation, me, false) || own->send_region) share->staged = share->segments;
     if (!others_use(operation, me, true) || own->receive_region) share->copied = share->segments;
+    share->pull = wefti_coll_pull_chosen(operation);
+    if (share->pull) share->stream = result >= STREAM_BYTES && !own->in_place;
+    if (share->trial) share->resolved_ns = wefti_host_now(group->host);
     return WEFT_OK;
 }
 
@@ -388,22 +392,32 @@ static weft_status wait_for_all(coll_operation *operation) {
     coll_share *share = operation->share;
     for (; share->done < group->base.size; share->done++) {
         int32_t i = share->done;
-        if (i == group->base.index || read_counter(&map_slot_of(group->map, i, operation->sequence)->done)) continue;
+        if (i == group->base.index || read_counter(&map_slot_of(group->map, i, operation->sequence)->done) > share->refused) continue;
         wefti_coll_look_at_peer(operation, i);
         return WEFT_E_AGAIN;
     }
     return WEFT_OK;
 }
 
-weft_status wefti_coll_twoshot_advance(coll_operation *operation) {
+/* As large operations go whose data is pulled (coll_pull.c). A member that says that it is done may yet begin again: only when all have, it is. */
+static weft_status pull(coll_operation *operation) {
+    coll_share *share = operation->share;
+    if (wefti_coll_pull_refused(operation)) return WEFT_E_AGAIN;
+    if (!share->over) {
+        int32_t size = operation->base.group->size;
+        WEFTI_TRY(wefti_coll_pull_advance(operation, size - 1, BUDGET_BYTES));
+        atomic_store_explicit(&own_slot(operation)->done, 1, memory_order_release);
+        WEFTI_TRY(wefti_coll_pull_advance(operation, size, BUDGET_BYTES));
+        share->over = true;
+    }
+    WEFTI_TRY(wait_for_all(operation));
+    return wefti_coll_pull_refused(operation) ? WEFT_E_AGAIN : WEFT_OK;
+}
+
+static weft_status share_out(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
     coll_share *share = operation->share;
     if (share->over) return wait_for_all(operation);
-    WEFTI_TRY(wefti_coll_slots_seen(operation));
-    if (share->resolved < group->base.size) {
-        if (!wefti_coll_turn(operation)) return WEFT_E_AGAIN;
-        WEFTI_TRY(resolve(operation));
-    }
     size_t budget = BUDGET_BYTES;
     bool moved;
     do {
@@ -414,7 +428,20 @@ weft_status wefti_coll_twoshot_advance(coll_operation *operation) {
     } while (moved && budget > 0);
     if (share->worked < share->segments || share->copied < share->segments || share->staged < share->segments)
         return WEFT_E_AGAIN;
-    if (share->own == 0) atomic_store_explicit(&own_slot(operation)->done, 1, memory_order_release);
+    if (share->own == 0) atomic_store_explicit(&own_slot(operation)->done, 1 + share->refused, memory_order_release);
     share->over = copy_own(operation);
     return share->over ? wait_for_all(operation) : WEFT_E_AGAIN;
+}
+
+weft_status wefti_coll_twoshot_advance(coll_operation *operation) {
+    coll_group *group = coll_group_of(operation);
+    coll_share *share = operation->share;
+    if (share->resolved < group->base.size) {
+        WEFTI_TRY(wefti_coll_slots_seen(operation));
+        if (!wefti_coll_turn(operation)) return WEFT_E_AGAIN;
+        WEFTI_TRY(resolve(operation));
+    }
+    WEFTI_TRY(share->pull ? pull(operation) : share_out(operation));
+    wefti_coll_pull_note(operation);
+    return WEFT_OK;
 }

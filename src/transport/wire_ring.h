@@ -128,6 +128,7 @@ weft_status wefti_ring_region_add(ring_wire *wire, void *base, size_t size_bytes
 void        wefti_ring_region_remove(ring_wire *wire, ring_region *region);
 void        wefti_ring_region_retire(wefti_wire_region *region, bool (*unused)(const void *context), const void *context);
 wefti_wire_region *wefti_ring_region_of(wefti_wire *wire, const void *memory, size_t bytes);
+weft_status wefti_ring_peer_read(wefti_wire *wire, int32_t peer, void *to, uint64_t address, size_t bytes);
 
 /* --- between wire_ring.c and wire_ring_move.c --- */
 

@@ -156,6 +156,23 @@ static void put_later(ring_wire *wire, wefti_wire_op *op, ring_step step) {
 
 static size_t copy_length(const wefti_wire_op *op) { return op->kind == WEFTI_WIRE_RECV ? op->done_bytes : op->bytes; }
 
+/* Bytes that the system has copied from the other process's memory, which may be fewer; 0 where it has not. */
+static size_t read_process(const ring_link *link, void *to, uint64_t address, size_t bytes) {
+    struct iovec here = {to, bytes}, there = {(void *)(uintptr_t)address, bytes};
+    ssize_t      got = process_vm_readv(link->pid, &here, 1, &there, 1, 0);
+    return got > 0 ? (size_t)got : 0;
+}
+
+weft_status wefti_ring_peer_read(wefti_wire *self, int32_t peer, void *to, uint64_t address, size_t bytes) {
+    ring_link *link = &((ring_wire *)self)->links[peer];
+    if (link->state == WEFTI_LINK_CONNECTING) return WEFT_E_AGAIN;
+    for (size_t done = 0, got; done < bytes && link->reads_memory; done += got) {
+        got = read_process(link, (uint8_t *)to + done, address + done, bytes - done);
+        if (got == 0) link->reads_memory = false;
+    }
+    return link->reads_memory ? WEFT_OK : WEFT_E_UNSUPPORTED;
+}
+
 /* Copies up to `most` bytes more; false where the other process cannot be read. */
 static bool copy_piece(ring_wire *wire, wefti_wire_op *op, size_t most) {
     size_t   left = copy_length(op) - op->scratch[2], bytes = left < most ? left : most;
@@ -165,10 +182,8 @@ static bool copy_piece(ring_wire *wire, wefti_wire_op *op, size_t most) {
     case STEP_COPY_SEND:
     case STEP_COPY_WRITE: memcpy((void *)(uintptr_t)theirs, mine, bytes); break;
     case STEP_COPY_VM: {
-        struct iovec here = {mine, bytes}, there = {(void *)(uintptr_t)theirs, bytes};
-        ssize_t      got = process_vm_readv(wire->links[op->done_peer].pid, &here, 1, &there, 1, 0);
-        if (got <= 0) return false;
-        bytes = (size_t)got;
+        bytes = read_process(&wire->links[op->done_peer], mine, theirs, bytes);
+        if (bytes == 0) return false;
         break;
     }
     default: memcpy(mine, (const void *)(uintptr_t)theirs, bytes); break;

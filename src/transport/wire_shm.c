@@ -311,6 +311,7 @@ static const wefti_wire_ops shm_ops = {
     .region_retire = wefti_ring_region_retire,
     .peer_region = shm_peer_region_of,
     .region_of = wefti_ring_region_of,
+    .peer_read = wefti_ring_peer_read,
     .post = wefti_ring_post,
     .poll = wefti_ring_poll,
     .cancel = wefti_wire_cancel,

@@ -175,6 +175,10 @@ typedef struct wefti_wire_ops {
     /* The region of this end that holds all of [memory, memory + bytes), or NULL: so that an algorithm that is handed a
      * plain pointer can tell peers where it is. Cheap: it is asked for every large operation. NULL slot: never. */
     wefti_wire_region *(*region_of)(wefti_wire *wire, const void *memory, size_t bytes);
+    /* Copies `bytes` at `address` of the peer's own memory, in a region or not, to `to`, at once and by this rank alone: one copy by the kernel.
+     * None: whether it could. WEFT_E_AGAIN while the link is coming up; WEFT_E_UNSUPPORTED where the system does not let this rank read that,
+     * which it may also find out in the middle. Safe where the peer has given the memory back. NULL slot: never. */
+    weft_status (*peer_read)(wefti_wire *wire, int32_t peer, void *to, uint64_t address, size_t bytes);
 
     /* Hands an operation to the wire. WEFT_OK: it will complete once (it may be `done` already, and is then still handed
      * out by poll unless SILENT). Anything else: it was not taken and its outcome is not set: WEFT_E_AGAIN (the
@@ -244,6 +248,17 @@ typedef struct wefti_wire_kind {
 /* --- short forms --- */
 
 static inline weft_status wefti_wire_post(wefti_wire *wire, wefti_wire_op *op) { return wire->ops->post(wire, op); }
+/* Whether this rank can read the memory of all others by peer_read; WEFT_E_UNSUPPORTED where not, WEFT_E_AGAIN where that is not known yet.
+ * `ranks`: of those that are meant; NULL: the first `count`. */
+static inline weft_status wefti_wire_reads_peers(wefti_wire *wire, const int32_t *ranks, int32_t count) {
+    if (!wire->ops->peer_read) return WEFT_E_UNSUPPORTED;
+    for (int32_t i = 0; i < count; i++) {
+        int32_t rank = ranks ? ranks[i] : i;
+        weft_status status = rank == wire->rank ? WEFT_OK : wire->ops->peer_read(wire, rank, NULL, 0, 0);
+        if (status != WEFT_OK) return status;
+    }
+    return WEFT_OK;
+}
 static inline weft_status wefti_wire_progress(wefti_wire *wire, uint64_t now_ns) {
     int32_t none;
     return wire->ops->poll(wire, now_ns, NULL, 0, &none);
