@@ -63,20 +63,21 @@ static void stream(bench_rank *rank, uint8_t *memory, size_t bytes, int64_t mess
                                   : wefti_wire_send(0, WEFTI_TAG_TEST + 1, NULL, 0));
 }
 
-static void ping_pong(bench_rank *rank, uint8_t *memory, size_t bytes, int64_t turns) {
+/* What is sent is not what came, as in the peers' benches: to send on what the other has just written is another thing than to send again. */
+static void ping_pong(bench_rank *rank, uint8_t *memory, uint8_t *other, size_t bytes, int64_t turns) {
     int32_t peer = 1 - rank->rank;
     for (int64_t i = 0; i < turns; i++)
         for (int32_t from = 0; from < 2; from++)
             run_one(rank, from == rank->rank ? wefti_wire_send(peer, WEFTI_TAG_TEST + 2, memory, bytes)
-                                             : wefti_wire_recv(peer, WEFTI_TAG_TEST + 2, memory, bytes));
+                                             : wefti_wire_recv(peer, WEFTI_TAG_TEST + 2, other, bytes));
 }
 
 /* Seconds a message, or half a round trip. */
-static double window(bench_rank *rank, uint8_t *memory, size_t bytes, int64_t count) {
+static double window(bench_rank *rank, uint8_t *memory, size_t most, size_t bytes, int64_t count) {
     const point_options *options = rank->argument;
     bench_meet(rank);
     double begin = bench_now_s();
-    if (rank->rank < 2 && options->ping) ping_pong(rank, memory, bytes, count);
+    if (rank->rank < 2 && options->ping) ping_pong(rank, memory, memory + most, bytes, count);
     if (rank->rank < 2 && !options->ping) stream(rank, memory, bytes, count);
     return bench_slowest(rank, (bench_now_s() - begin) / (double)count / (options->ping ? 2 : 1));
 }
@@ -122,13 +123,13 @@ static int body(bench_rank *rank) {
                options->ping ? "limit (us)" : "limit (GB/s)");
     for (size_t bytes = options->sizes.first; bytes <= options->sizes.last; bytes *= 2) {
         double limits[BENCH_MOST_WINDOWS], samples[BENCH_MOST_WINDOWS];
-        double one = window(rank, memory, bytes, 4), again = window(rank, memory, bytes, 4);
+        double one = window(rank, memory, most, bytes, 4), again = window(rank, memory, most, bytes, 4);
         double wanted = options->seconds / (again < one ? again : one);
         int64_t count = bench_agree(rank, wanted < 4 ? 4 : wanted > 100000 ? 100000 : (int64_t)wanted);
         bool once = strcmp(rank->wire_name, "verbs") == 0 || (options->ping && bytes <= 64);
         for (int w = 0; w < (int)options->windows; w++) {
             limits[w] = w > 0 && once ? limits[0] : limit_of(rank, memory, bytes, most, count);
-            samples[w] = window(rank, memory, bytes, count);
+            samples[w] = window(rank, memory, most, bytes, count);
         }
         double limit = bench_spread_of(limits, (int)options->windows).median;
         bench_spread seconds = bench_spread_of(samples, (int)options->windows);
