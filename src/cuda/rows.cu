@@ -18,44 +18,65 @@ template <typename Way> struct rows_place {
 
 /* --- NORMALIZE --- */
 
-template <typename T, typename Way>
-static __global__ void __launch_bounds__(Way::BLOCK)
-    normalize_forward_rows_kernel(const T *x, T *y, typename wefti_wide<T>::type *rstd_out, ROWS_CONST rows_view view, int64_t rows, int64_t length,
-                                  double eps, bool rms, bool vectors_out) {
-    typedef typename wefti_wide<T>::type        W;
+/* 1/sqrt, to two units in the last place. */
+static __device__ __forceinline__ float  rows_rsqrt(float x) { return rsqrtf(x); }
+static __device__ __forceinline__ double rows_rsqrt(double x) { return 1 / sqrt(x); }
+
+/* What kernels of rows are told of their shape. */
+template <typename W> struct rows_plan {
+    int64_t rows, length;
+    W       per_element, eps; /* 1/length */
+    bool    rms;
+};
+template <typename T> static rows_plan<typename wefti_wide<T>::type> rows_plan_of(const wefti_operand *x, const wefti_attrs *attrs) {
+    typedef typename wefti_wide<T>::type W;
+    int64_t                              length = rows_length(x->shape, attrs->rows.axes);
+    return rows_plan<W>{weft_shape_elements(x->shape) / length, length, (W)(1 / (double)length), (W)attrs->rows.eps, attrs->rows.rms != 0};
+}
+
+template <typename T, typename Way, typename W>
+static __global__ void __launch_bounds__(Way::BLOCK, Way::AT_ONCE)
+    normalize_forward_rows_kernel(const T *x, T *y, W *rstd_out, ROWS_CONST rows_view view, ROWS_CONST rows_plan<W> plan) {
     typedef typename rows_sum<T, Way::WHOLE>::type S;
-    typedef rows_vector<T, Way::VEC>            V;
+    typedef wefti_vector<T, Way::VEC>              V;
     __shared__ S room[ROWS_ROOMS][32];
-    rows_place<Way>    place(rows);
-    rows_share<T, Way> share(x, view, place.row);
-    const int          lane = place.lane;
-    if (Way::WHOLE) share.keep(0, length, lane);
+    const rows_place<Way> place(plan.rows);
+    rows_share<T, Way>    share(x, view, place.row);
+    T                    *out = y + place.row * plan.length;
+    const rows_cut<Way>   cut(out, plan.length);
+    const int             lane = place.lane;
+    typedef typename rows_cut<Way>::index I;
+    if (Way::WHOLE) share.keep(0, cut, lane);
     W mean = 0;
-    if (!rms) {
+    if (!plan.rms) {
         S sum = 0;
-        rows_each<Way>(length, lane, [&](int64_t, int, const V &v) {
+        rows_each<Way>(cut, lane, [&](I, int, const V &v) {
+            W xs[Way::VEC];
+            v.widen(xs);
 #pragma unroll
-            for (int k = 0; k < Way::VEC; k++) sum += (S)wefti_widen(v.at[k]);
+            for (int k = 0; k < Way::VEC; k++) sum += (S)xs[k]; /* elements of other rows are zero */
         }, share);
-        mean = (W)(rows_add_up<Way>(sum, room[0]) / (S)length);
+        mean = (W)(rows_add_up<Way>(sum, room[0]) * (S)plan.per_element);
     }
     S squares = 0;
-    rows_each<Way>(length, lane, [&](int64_t, int, const V &v) {
+    rows_each<Way>(cut, lane, [&](I i, int, const V &v) {
+        W xs[Way::VEC];
+        v.widen(xs);
 #pragma unroll
         for (int k = 0; k < Way::VEC; k++) {
-            W off = wefti_widen(v.at[k]) - mean;
+            W off = cut.has(i + k) ? xs[k] - mean : (W)0;
             squares = rows_fma((S)off, (S)off, squares);
         }
     }, share);
     squares = rows_add_up<Way>(squares, room[1]);
-    const W rstd = (W)(1 / sqrt((double)squares / (double)length + eps));
-    T      *out = y + place.row * length;
+    const W rstd = rows_rsqrt((W)(squares * (S)plan.per_element) + plan.eps);
     if (!place.live) return;
-    rows_each<Way>(length, lane, [&](int64_t i, int, const V &v) {
-        V result;
+    rows_each<Way>(cut, lane, [&](I i, int, const V &v) {
+        W xs[Way::VEC];
+        v.widen(xs);
 #pragma unroll
-        for (int k = 0; k < Way::VEC; k++) result.at[k] = wefti_narrow<T>((wefti_widen(v.at[k]) - mean) * rstd);
-        rows_store(out + i, result, vectors_out);
+        for (int k = 0; k < Way::VEC; k++) xs[k] = (xs[k] - mean) * rstd;
+        rows_store<T>(out, cut, i, xs);
     }, share);
     if (lane == 0) rstd_out[place.row] = rstd;
 }
@@ -65,163 +86,216 @@ static bool rows_output_aligned(const wefti_cuda_run *run) { return (uintptr_t)r
 static weft_status rows_run_normalize(const wefti_cuda_run *run) {
     const wefti_operand *x = &run->call->inputs[0];
     const wefti_attrs   *attrs = run->call->attrs;
-    int64_t              length = rows_length(x->shape, attrs->rows.axes), rows = weft_shape_elements(x->shape) / length;
     rows_view            view = rows_of(x, run->inputs[0], attrs->rows.axes);
-    WEFTI_DISPATCH_FLOAT(x->dtype, return rows_choose<T, 8>(length, [&](auto way) {
-        typedef decltype(way) Way;
-        return wefti_cuda_launch(run, "normalize", (normalize_forward_rows_kernel<T, Way>), wefti_cuda_blocks(rows, Way::PER_BLOCK, 0),
-                                 Way::BLOCK, 0, (const T *)run->inputs[0], (T *)run->outputs[0],
-                                 (typename wefti_wide<T>::type *)run->outputs[1], view, rows, length, attrs->rows.eps,
-                                 attrs->rows.rms != 0, rows_output_aligned(run));
-    });)
+    const bool           plain = view.plain && rows_output_aligned(run);
+    WEFTI_DISPATCH_FLOAT(x->dtype, {
+        typedef typename wefti_wide<T>::type W;
+        const rows_plan<W> plan = rows_plan_of<T>(x, attrs);
+        return rows_choose<T, 1>(plan.length, plain, [&](auto way) {
+            typedef decltype(way) Way;
+            return wefti_cuda_launch(run, "normalize", (normalize_forward_rows_kernel<T, Way, W>), wefti_cuda_blocks(plan.rows, Way::PER_BLOCK, 0),
+                                     Way::BLOCK, 0, (const T *)run->inputs[0], (T *)run->outputs[0], (W *)run->outputs[1], view, plan);
+        });
+    })
     return WEFT_OK;
 }
 
 /* rstd*(g - mean(g) - y*mean(g*y)) */
-template <typename T, typename Way>
-static __global__ void __launch_bounds__(Way::BLOCK)
-    normalize_backward_rows_kernel(const T *g, const T *y, const typename wefti_wide<T>::type *rstd, T *to, ROWS_CONST rows_view g_view,
-                                   ROWS_CONST rows_view y_view, ROWS_CONST wefti_cuda_view_of rstd_view, int64_t rows, int64_t length, bool rms,
-                                   bool vectors_out) {
-    typedef typename wefti_wide<T>::type        W;
+template <typename T, typename Way, typename W>
+static __global__ void __launch_bounds__(Way::BLOCK, Way::AT_ONCE)
+    normalize_backward_rows_kernel(const T *g, const T *y, const W *rstd, T *to, ROWS_CONST rows_view g_view, ROWS_CONST rows_view y_view,
+                                   ROWS_CONST wefti_cuda_view_of rstd_view, ROWS_CONST rows_plan<W> plan) {
     typedef typename rows_sum<T, Way::WHOLE>::type S;
-    typedef rows_vector<T, Way::VEC>            V;
+    typedef wefti_vector<T, Way::VEC>              V;
     __shared__ S room[ROWS_ROOMS][32];
-    rows_place<Way>    place(rows);
-    rows_share<T, Way> gs(g, g_view, place.row), ys(y, y_view, place.row);
-    const int          lane = place.lane;
-    const W            scale = rstd[rows_offset(&rstd_view, place.row)];
-    if (Way::WHOLE) gs.keep(0, length, lane), ys.keep(0, length, lane);
+    const rows_place<Way> place(plan.rows);
+    rows_share<T, Way>    gs(g, g_view, place.row), ys(y, y_view, place.row);
+    T                    *out = to + place.row * plan.length;
+    const rows_cut<Way>   cut(out, plan.length);
+    const int             lane = place.lane;
+    typedef typename rows_cut<Way>::index I;
+    if (Way::WHOLE) gs.keep(0, cut, lane), ys.keep(0, cut, lane);
+    const W scale = rstd[rows_place_of(rstd_view, place.row)];
     S sum = 0, product = 0;
-    rows_each<Way>(length, lane, [&](int64_t, int, const V &gv, const V &yv) {
+    rows_each<Way>(cut, lane, [&](I, int, const V &gv, const V &yv) {
+        W gk[Way::VEC], yk[Way::VEC];
+        gv.widen(gk);
+        yv.widen(yk);
 #pragma unroll
         for (int k = 0; k < Way::VEC; k++) {
-            S gk = (S)wefti_widen(gv.at[k]);
-            sum += gk;
-            product = rows_fma(gk, (S)wefti_widen(yv.at[k]), product);
+            sum += (S)gk[k];
+            product = rows_fma((S)gk[k], (S)yk[k], product);
         }
     }, gs, ys);
-    const W along = (W)(rows_add_up<Way>(product, room[0]) / (S)length);
-    const W mean = rms ? (W)0 : (W)(rows_add_up<Way>(sum, room[1]) / (S)length);
-    T      *out = to + place.row * length;
+    const W along = (W)(rows_add_up<Way>(product, room[0]) * (S)plan.per_element);
+    const W mean = plan.rms ? (W)0 : (W)(rows_add_up<Way>(sum, room[1]) * (S)plan.per_element);
     if (!place.live) return;
-    rows_each<Way>(length, lane, [&](int64_t i, int, const V &gv, const V &yv) {
-        V result;
+    rows_each<Way>(cut, lane, [&](I i, int, const V &gv, const V &yv) {
+        W gk[Way::VEC], yk[Way::VEC];
+        gv.widen(gk);
+        yv.widen(yk);
 #pragma unroll
-        for (int k = 0; k < Way::VEC; k++)
-            result.at[k] = wefti_narrow<T>(scale * ((wefti_widen(gv.at[k]) - mean) - wefti_widen(yv.at[k]) * along));
-        rows_store(out + i, result, vectors_out);
+        for (int k = 0; k < Way::VEC; k++) gk[k] = scale * rows_fma(-yk[k], along, gk[k] - mean);
+        rows_store<T>(out, cut, i, gk);
     }, gs, ys);
 }
 
 static weft_status rows_run_normalize_backward(const wefti_cuda_run *run) {
     const wefti_operand *in = run->call->inputs;
     const wefti_attrs   *attrs = run->call->attrs;
-    int64_t   length = rows_length(in[0].shape, attrs->rows.axes), rows = weft_shape_elements(in[0].shape) / length;
     rows_view g = rows_of(&in[0], run->inputs[0], attrs->rows.axes), y = rows_of(&in[1], run->inputs[1], attrs->rows.axes);
     wefti_cuda_view_of rstd = rows_axes(&in[2], 0, in[2].shape.rank);
-    WEFTI_DISPATCH_FLOAT(in[0].dtype, return rows_choose<T, 4>(length, [&](auto way) {
-        typedef decltype(way) Way;
-        return wefti_cuda_launch(run, "normalize gradient", (normalize_backward_rows_kernel<T, Way>),
-                                 wefti_cuda_blocks(rows, Way::PER_BLOCK, 0), Way::BLOCK, 0, (const T *)run->inputs[0],
-                                 (const T *)run->inputs[1], (const typename wefti_wide<T>::type *)run->inputs[2], (T *)run->outputs[0], g,
-                                 y, rstd, rows, length, attrs->rows.rms != 0, rows_output_aligned(run));
-    });)
+    const bool         plain = g.plain && y.plain && rows_output_aligned(run);
+    WEFTI_DISPATCH_FLOAT(in[0].dtype, {
+        typedef typename wefti_wide<T>::type W;
+        const rows_plan<W> plan = rows_plan_of<T>(&in[0], attrs);
+        return rows_choose<T, 2>(plan.length, plain, [&](auto way) {
+            typedef decltype(way) Way;
+            return wefti_cuda_launch(run, "normalize gradient", (normalize_backward_rows_kernel<T, Way, W>),
+                                     wefti_cuda_blocks(plan.rows, Way::PER_BLOCK, 0), Way::BLOCK, 0, (const T *)run->inputs[0],
+                                     (const T *)run->inputs[1], (const W *)run->inputs[2], (T *)run->outputs[0], g, y, rstd, plan);
+        });
+    })
     return WEFT_OK;
 }
 
 /* --- SOFTMAX and LOG_SOFTMAX --- */
 
+/* Number `from`, less the maximum, as a result: exp of it by the sum, or itself less the sum's logarithm. */
+template <typename T, typename Way, typename W>
+static __device__ __forceinline__ void softmax_results(const wefti_vector<T, Way::VEC> &v, W most, W scale, W rest, bool logarithm, W *xs) {
+    v.widen(xs);
+#pragma unroll
+    for (int k = 0; k < Way::VEC; k++) xs[k] = logarithm ? (xs[k] - most) - rest : rows_power<T>(xs[k], most) * scale;
+}
+
 /* The maximum passes over NaN, which then shows in the sum; a row of nothing but -infinity, or with an infinity, gives NaN. */
 template <typename T, typename Way>
-static __global__ void __launch_bounds__(Way::BLOCK)
-    softmax_forward_rows_kernel(const T *x, T *y, ROWS_CONST rows_view view, int64_t rows, int64_t length, bool logarithm, bool vectors_out) {
-    typedef typename wefti_wide<T>::type        W;
+static __global__ void __launch_bounds__(Way::BLOCK, Way::AT_ONCE)
+    softmax_forward_rows_kernel(const T *x, T *y, ROWS_CONST rows_view view, int64_t rows, int64_t length, bool logarithm) {
+    typedef typename wefti_wide<T>::type           W;
     typedef typename rows_sum<T, Way::WHOLE>::type S;
-    typedef rows_vector<T, Way::VEC>            V;
+    typedef wefti_vector<T, Way::VEC>              V;
     __shared__ W room[32];
     __shared__ S sum_room[32];
-    rows_place<Way>    place(rows);
-    rows_share<T, Way> share(x, view, place.row);
-    const int          lane = place.lane;
-    W                  power[Way::WHOLE ? Way::HOLD : 1][Way::VEC], most = -INFINITY;
-    S                  sum = 0;
-    if (Way::WHOLE) share.keep(0, length, lane);
-    rows_each<Way>(length, lane, [&](int64_t, int, const V &v) {
+    const rows_place<Way> place(rows);
+    rows_share<T, Way>    share(x, view, place.row);
+    T                    *out = y + place.row * length;
+    const rows_cut<Way>   cut(out, length);
+    const int             lane = place.lane;
+    typedef typename rows_cut<Way>::index I;
+    if (Way::WHOLE) share.keep(0, cut, lane);
+    W most = -INFINITY;
+    rows_each<Way>(cut, lane, [&](I i, int, const V &v) {
+        W xs[Way::VEC];
+        v.widen(xs);
 #pragma unroll
-        for (int k = 0; k < Way::VEC; k++) most = rows_max(most, wefti_widen(v.at[k]));
+        for (int k = 0; k < Way::VEC; k++)
+            if (cut.has(i + k)) most = rows_max(most, xs[k]);
     }, share);
     most = rows_most<Way>(most, room);
-    rows_each<Way>(length, lane, [&](int64_t, int h, const V &v) {
+    S sum = 0;
+    rows_each<Way>(cut, lane, [&](I i, int, const V &v) {
+        W xs[Way::VEC];
+        v.widen(xs);
 #pragma unroll
-        for (int k = 0; k < Way::VEC; k++) {
-            W e = rows_exp(wefti_widen(v.at[k]) - most);
-            sum += (S)e;
-            if (Way::WHOLE) power[h][k] = e;
-        }
+        for (int k = 0; k < Way::VEC; k++)
+            if (cut.has(i + k)) sum += (S)rows_power<T>(xs[k], most);
     }, share);
     sum = rows_add_up<Way>(sum, sum_room);
-    const W scale = (W)(1 / sum), rest = (W)rows_log(sum);
-    T      *out = y + place.row * length;
     if (!place.live) return;
-    rows_each<Way>(length, lane, [&](int64_t i, int h, const V &v) {
-        V result;
-#pragma unroll
-        for (int k = 0; k < Way::VEC; k++) {
-            W from = wefti_widen(v.at[k]) - most;
-            W e = logarithm ? from - rest : (Way::WHOLE ? power[h][k] : rows_exp(from)) * scale;
-            result.at[k] = wefti_narrow<T>(e);
-        }
-        rows_store(out + i, result, vectors_out);
+    const W scale = (W)(1 / sum), rest = (W)rows_log(sum);
+    rows_each<Way>(cut, lane, [&](I i, int, const V &v) {
+        W xs[Way::VEC];
+        softmax_results<T, Way>(v, most, scale, rest, logarithm, xs);
+        rows_store<T>(out, cut, i, xs);
     }, share);
+}
+
+/* Rows that are too long for registers stay in shared memory: each thread takes back what it has put there itself. */
+template <typename T, typename Way>
+static __global__ void __launch_bounds__(Way::BLOCK, Way::AT_ONCE)
+    softmax_forward_held_kernel(const T *x, T *y, ROWS_CONST rows_view view, int64_t length, bool logarithm) {
+    typedef typename wefti_wide<T>::type  W;
+    typedef wefti_vector<T, Way::VEC>     V;
+    typedef typename rows_cut<Way>::index I;
+    WEFTI_SHARED(V, held);
+    __shared__ W rooms[2][32];
+    rows_share<T, Way>  share(x, view, blockIdx.x);
+    T                  *out = y + blockIdx.x * length;
+    const rows_cut<Way> cut(out, length);
+    const int           lane = (int)threadIdx.x;
+    rows_powers<W>      mine = rows_powers_of<T, Way>(share, cut, lane, [&](I v, const V &x) { held[v] = x; });
+    mine = rows_join<T, Way>(mine, rooms);
+    const W most = mine.most, scale = 1 / mine.sum, rest = rows_log(mine.sum);
+    for (I v = lane; v < cut.vectors; v += Way::LANES) {
+        W xs[Way::VEC];
+        softmax_results<T, Way>(held[v], most, scale, rest, logarithm, xs);
+        rows_store<T>(out, cut, cut.first(v), xs);
+    }
+}
+
+enum { SOFTMAX_BESIDE = 1024 /* bytes of shared memory that the kernel has anyway */ };
+
+/* Rows longer than registers hold, where shared memory holds them. */
+template <typename T, typename Way> static weft_status softmax_launch_held(const wefti_cuda_run *run, const rows_view &view, int64_t rows, int64_t length) {
+    const int64_t bytes = (length / Way::VEC + 2) * 16;
+    if (rows > 0x7fffffff) return wefti_fail(WEFT_E_UNSUPPORTED, "softmax: too many rows for one launch");
+    WEFTI_TRY(wefti_cuda_check(run->cuda, cudaFuncSetAttribute(reinterpret_cast<const void *>(&softmax_forward_held_kernel<T, Way>),
+                                                               cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "softmax"));
+    return wefti_cuda_launch(run, "softmax", (softmax_forward_held_kernel<T, Way>), (unsigned)rows, Way::BLOCK, (size_t)bytes, (const T *)run->inputs[0],
+                             (T *)run->outputs[0], view, length, run->call->op == WEFT_OP_LOG_SOFTMAX);
 }
 
 static weft_status rows_run_softmax(const wefti_cuda_run *run) {
     const wefti_operand *x = &run->call->inputs[0];
     int64_t              length = rows_length(x->shape, 1), rows = weft_shape_elements(x->shape) / length;
     rows_view            view = rows_of(x, run->inputs[0], 1);
-    bool                 logarithm = run->call->op == WEFT_OP_LOG_SOFTMAX;
-    WEFTI_DISPATCH_FLOAT(x->dtype, return rows_choose<T, 4>(length, [&](auto way) {
+    const bool           plain = view.plain && rows_output_aligned(run), logarithm = run->call->op == WEFT_OP_LOG_SOFTMAX;
+    WEFTI_DISPATCH_FLOAT(x->dtype, return rows_choose<T, 1>(length, plain, [&](auto way) {
         typedef decltype(way) Way;
+        if constexpr (!Way::WHOLE && sizeof(T) < 8)
+            if (length * (int64_t)sizeof(T) + 32 + SOFTMAX_BESIDE <= run->cuda->shared_most)
+                return softmax_launch_held<T, Way>(run, view, rows, length);
         return wefti_cuda_launch(run, "softmax", (softmax_forward_rows_kernel<T, Way>), wefti_cuda_blocks(rows, Way::PER_BLOCK, 0),
-                                 Way::BLOCK, 0, (const T *)run->inputs[0], (T *)run->outputs[0], view, rows, length, logarithm,
-                                 rows_output_aligned(run));
+                                 Way::BLOCK, 0, (const T *)run->inputs[0], (T *)run->outputs[0], view, rows, length, logarithm);
     });)
     return WEFT_OK;
 }
 
 /* y*(g - sum(g*y)), or g - exp(y)*sum(g) of the logarithm */
 template <typename T, typename Way>
-static __global__ void __launch_bounds__(Way::BLOCK)
+static __global__ void __launch_bounds__(Way::BLOCK, Way::AT_ONCE)
     softmax_backward_rows_kernel(const T *g, const T *y, T *to, ROWS_CONST rows_view g_view, ROWS_CONST rows_view y_view, int64_t rows, int64_t length,
-                                 bool logarithm, bool vectors_out) {
-    typedef typename wefti_wide<T>::type        W;
+                                 bool logarithm) {
+    typedef typename wefti_wide<T>::type           W;
     typedef typename rows_sum<T, Way::WHOLE>::type S;
-    typedef rows_vector<T, Way::VEC>            V;
+    typedef wefti_vector<T, Way::VEC>              V;
     __shared__ S room[32];
-    rows_place<Way>    place(rows);
-    rows_share<T, Way> gs(g, g_view, place.row), ys(y, y_view, place.row);
-    const int          lane = place.lane;
-    if (Way::WHOLE) gs.keep(0, length, lane), ys.keep(0, length, lane);
+    const rows_place<Way> place(rows);
+    rows_share<T, Way>    gs(g, g_view, place.row), ys(y, y_view, place.row);
+    T                    *out = to + place.row * length;
+    const rows_cut<Way>   cut(out, length);
+    const int             lane = place.lane;
+    typedef typename rows_cut<Way>::index I;
+    if (Way::WHOLE) gs.keep(0, cut, lane), ys.keep(0, cut, lane);
     S terms = 0;
-    rows_each<Way>(length, lane, [&](int64_t, int, const V &gv, const V &yv) {
+    rows_each<Way>(cut, lane, [&](I, int, const V &gv, const V &yv) {
+        W gk[Way::VEC], yk[Way::VEC];
+        gv.widen(gk);
+        yv.widen(yk);
 #pragma unroll
-        for (int k = 0; k < Way::VEC; k++) {
-            S gk = (S)wefti_widen(gv.at[k]);
-            terms = logarithm ? terms + gk : rows_fma(gk, (S)wefti_widen(yv.at[k]), terms);
-        }
+        for (int k = 0; k < Way::VEC; k++) terms = rows_fma((S)gk[k], logarithm ? (S)1 : (S)yk[k], terms); /* elements of other rows are zero */
     }, gs, ys);
     const W sum = (W)rows_add_up<Way>(terms, room);
-    T      *out = to + place.row * length;
     if (!place.live) return;
-    rows_each<Way>(length, lane, [&](int64_t i, int, const V &gv, const V &yv) {
-        V result;
+    rows_each<Way>(cut, lane, [&](I i, int, const V &gv, const V &yv) {
+        W gk[Way::VEC], yk[Way::VEC];
+        gv.widen(gk);
+        yv.widen(yk);
 #pragma unroll
-        for (int k = 0; k < Way::VEC; k++) {
-            W gk = wefti_widen(gv.at[k]), yk = wefti_widen(yv.at[k]);
-            result.at[k] = wefti_narrow<T>(logarithm ? gk - rows_exp(yk) * sum : yk * (gk - sum));
-        }
-        rows_store(out + i, result, vectors_out);
+        for (int k = 0; k < Way::VEC; k++) gk[k] = logarithm ? rows_fma(-rows_power<T>(yk[k], (W)0), sum, gk[k]) : yk[k] * (gk[k] - sum);
+        rows_store<T>(out, cut, i, gk);
     }, gs, ys);
 }
 
@@ -229,13 +303,12 @@ static weft_status rows_run_softmax_backward(const wefti_cuda_run *run) {
     const wefti_operand *in = run->call->inputs;
     int64_t              length = rows_length(in[0].shape, 1), rows = weft_shape_elements(in[0].shape) / length;
     rows_view            g = rows_of(&in[0], run->inputs[0], 1), y = rows_of(&in[1], run->inputs[1], 1);
-    bool                 logarithm = run->call->op == WEFT_OP_LOG_SOFTMAX_BACKWARD;
-    WEFTI_DISPATCH_FLOAT(in[0].dtype, return rows_choose<T, 4>(length, [&](auto way) {
+    const bool           plain = g.plain && y.plain && rows_output_aligned(run), logarithm = run->call->op == WEFT_OP_LOG_SOFTMAX_BACKWARD;
+    WEFTI_DISPATCH_FLOAT(in[0].dtype, return rows_choose<T, 2>(length, plain, [&](auto way) {
         typedef decltype(way) Way;
         return wefti_cuda_launch(run, "softmax gradient", (softmax_backward_rows_kernel<T, Way>),
                                  wefti_cuda_blocks(rows, Way::PER_BLOCK, 0), Way::BLOCK, 0, (const T *)run->inputs[0],
-                                 (const T *)run->inputs[1], (T *)run->outputs[0], g, y, rows, length, logarithm,
-                                 rows_output_aligned(run));
+                                 (const T *)run->inputs[1], (T *)run->outputs[0], g, y, rows, length, logarithm);
     });)
     return WEFT_OK;
 }
@@ -270,7 +343,7 @@ typedef struct rotary_plan {
 
 template <typename T, int VEC> static __global__ void rotary_forward_pairs_kernel(const T *x, T *y, ROWS_CONST rotary_plan plan) {
     typedef typename wefti_wide<T>::type W;
-    typedef rows_vector<T, VEC>          V;
+    typedef wefti_vector<T, VEC>         V;
     const int64_t half = plan.depth / 2, vectors = half / VEC, index = (int64_t)blockIdx.x * ROTARY_BLOCK + threadIdx.x;
     const int64_t slice = index / (vectors * plan.positions), pair = index % vectors * VEC, t = index / vectors % plan.positions;
     if (slice >= plan.slices) return;
@@ -284,22 +357,26 @@ template <typename T, int VEC> static __global__ void rotary_forward_pairs_kerne
     for (int64_t row = slice * ROTARY_ROWS; row < end; row++) {
         const T *from = x + rows_offset(&plan.lead, row) + t * plan.position_stride;
         T       *to = y + (row * plan.positions + t) * plan.depth + pair;
-        V        a, b, left, right;
+        W        first[VEC], second[VEC], left[VEC], right[VEC];
+        V        v;
         if (VEC > 1) {
-            a = *reinterpret_cast<const V *>(from + pair);
-            b = *reinterpret_cast<const V *>(from + pair + half);
+            v = *reinterpret_cast<const V *>(from + pair);
+            v.widen(first);
+            v = *reinterpret_cast<const V *>(from + pair + half);
+            v.widen(second);
         } else {
-            a.at[0] = from[pair * plan.stride];
-            b.at[0] = from[(pair + half) * plan.stride];
+            first[0] = wefti_widen(from[pair * plan.stride]);
+            second[0] = wefti_widen(from[(pair + half) * plan.stride]);
         }
 #pragma unroll
         for (int k = 0; k < VEC; k++) {
-            W first = wefti_widen(a.at[k]), second = wefti_widen(b.at[k]);
-            left.at[k] = wefti_narrow<T>(first * cosine[k] - second * sine[k]);
-            right.at[k] = wefti_narrow<T>(first * sine[k] + second * cosine[k]);
+            left[k] = first[k] * cosine[k] - second[k] * sine[k];
+            right[k] = first[k] * sine[k] + second[k] * cosine[k];
         }
-        rows_store(to, left, VEC > 1);
-        rows_store(to + half, right, VEC > 1);
+        v.narrow(left);
+        *reinterpret_cast<V *>(to) = v;
+        v.narrow(right);
+        *reinterpret_cast<V *>(to + half) = v;
     }
 }
 
@@ -319,7 +396,7 @@ static weft_status rows_run_rotary(const wefti_cuda_run *run) {
     WEFTI_DISPATCH_FLOAT(x->dtype, {
         const int vec = sizeof(T) < 8 ? 16 / (int)sizeof(T) : 1;
         int64_t   threads = plan.slices * plan.positions * (plan.depth / 2);
-        if (vec > 1 && view.vectors && rows_output_aligned(run) && plan.depth / 2 % vec == 0)
+        if (vec > 1 && view.plain && rows_output_aligned(run) && plan.depth / 2 % vec == 0)
             return wefti_cuda_launch(run, "rotary", (rotary_forward_pairs_kernel<T, vec>),
                                      wefti_cuda_blocks(threads / vec, ROTARY_BLOCK, 0), ROTARY_BLOCK, 0, (const T *)run->inputs[0],
                                      (T *)run->outputs[0], plan);

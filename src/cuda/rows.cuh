@@ -1,33 +1,33 @@
 /* What kernels over rows share: the threads that own a row together, its elements in their registers, and reductions over it.
  *
  * A *way* fixes how a row is cut: LANES threads own it (8 or 32: several rows a block; more: the block has one), each takes vectors of
- * VEC neighbours, HOLD of them at a time in registers; WHOLE says that the row fits into them, so that memory is read once. The way
- * follows from dtype and length alone, and so does the order of every sum: strided operands are only loaded differently. */
+ * VEC neighbours, HOLD of them at a time in registers; WHOLE says that the row fits into them, so that memory is read once. PLAIN rows
+ * are whole vectors of 16 bytes, in every operand. Others are cut at the same addresses, where the hardware can read 16 bytes at once: a row then
+ * begins and ends within a vector, whose elements of other rows are neither read nor written; what is strided is gathered. The way, and
+ * with it the order of every sum, follows from dtype, length and how the operands lie. */
 #ifndef WEFTI_CUDA_ROWS_CUH
 #define WEFTI_CUDA_ROWS_CUH
 
-#include "cuda/kernel.cuh"
+#include "cuda/ptx.cuh"
+#include "cuda/vector.cuh"
 
 #define ROWS_CONST WEFTI_IN_PLACE
 
 /* Rows narrower than a block share one of 128 threads: four warps are enough to fill a multiprocessor by sixteens. */
 enum { ROWS_SMALL_BLOCK = 128, ROWS_ROOMS = 3 };
 
-template <int LANES_, int VEC_, int HOLD_, bool WHOLE_> struct rows_way {
+template <int LANES_, int VEC_, int HOLD_, bool WHOLE_, bool PLAIN_> struct rows_way {
     static constexpr int  LANES = LANES_, VEC = VEC_, HOLD = HOLD_;
-    static constexpr bool WHOLE = WHOLE_;
+    static constexpr bool WHOLE = WHOLE_, PLAIN = PLAIN_;
     static constexpr int  BLOCK = LANES < ROWS_SMALL_BLOCK ? (int)ROWS_SMALL_BLOCK : LANES, PER_BLOCK = BLOCK / LANES;
+    static constexpr int  AT_ONCE = 1024 / BLOCK; /* blocks on a multiprocessor at least: what registers are given out by */
 };
 
 /* An operand as rows: where row r begins, and where its element i lies from there. */
 typedef struct rows_view {
     wefti_cuda_view_of lead, row;
-    bool               vectors; /* 16-byte accesses are allowed */
+    bool               plain; /* vectors of 16 bytes lie at multiples of 16 from where rows begin */
 } rows_view;
-
-template <typename T, int VEC> struct alignas(sizeof(T) * VEC) rows_vector {
-    T at[VEC];
-};
 
 /* Sums over rows that do not fit into registers are f64: a thread adds up too many terms for f32. */
 template <typename T, bool WHOLE> struct rows_sum { typedef double type; };
@@ -42,51 +42,89 @@ static __device__ __forceinline__ double rows_fma(double a, double b, double c) 
 static __device__ __forceinline__ float  rows_max(float a, float b) { return fmaxf(a, b); }
 static __device__ __forceinline__ double rows_max(double a, double b) { return fmax(a, b); }
 
-/* Where element i of a strided view lies. Called, not inlined: it stands in unrolled loops, and strided rows may be slow. */
+/* exp(x - shift). Of 16-bit numbers, which are known to three digits, by one multiplication and the power of two that the hardware has. */
+template <typename T, typename W> static __device__ __forceinline__ W rows_power(W x, W shift) {
+    if constexpr (sizeof(T) == 2) {
+        const float turn = 1.44269504088896340736f; /* log2(e) */
+        return wefti_power_of_two(fmaf(x, turn, -shift * turn));
+    } else {
+        return rows_exp(x - shift);
+    }
+}
+
+/* Where element i of a strided view lies. Called, not inlined: strided operands may be slow, and cost others no registers. */
 static __device__ __noinline__ int64_t rows_offset(const wefti_cuda_view_of *view, int64_t i) { return wefti_cuda_offset(*view, i); }
+static __device__ __forceinline__ int64_t rows_place_of(const wefti_cuda_view_of &view, int64_t i) {
+    return view.rank == 1 ? i * view.stride[0] : rows_offset(&view, i);
+}
+
+/* How a row is cut: vector v has elements v*VEC - phase and on. */
+template <bool WHOLE> struct rows_index { typedef int64_t type; };
+template <> struct rows_index<true> { typedef int32_t type; };
+template <typename Way> struct rows_cut {
+    typedef typename rows_index<Way::WHOLE>::type index;
+    index length, vectors;
+    int   phase;
+    /* Rows whose vectors are to lie at multiples of their size from `row`, which points to element 0. */
+    template <typename T> __device__ __forceinline__ rows_cut(const T *row, int64_t length_) : length((index)length_) {
+        phase = Way::PLAIN ? 0 : (int)((uintptr_t)row / sizeof(T) % Way::VEC);
+        vectors = Way::PLAIN ? length / Way::VEC : (length + phase + Way::VEC - 1) / Way::VEC;
+    }
+    __device__ __forceinline__ index first(index v) const { return v * Way::VEC - phase; }
+    /* Whether element i is the row's own, and the VEC elements from there on. */
+    __device__ __forceinline__ bool has(index i) const { return Way::PLAIN || (i >= 0 && i < length); }
+    __device__ __forceinline__ bool has_all(index i) const { return Way::PLAIN || (i >= 0 && i + Way::VEC <= length); }
+};
+
+/* Vectors of rows that are not plain. Elements of other rows are zero. */
+template <typename T, int VEC> static __device__ __noinline__ wefti_vector<T, VEC> rows_gather(const T *row, const wefti_cuda_view_of *view, int64_t i, int64_t length) {
+    typename wefti_wide<T>::type x[VEC];
+    wefti_vector<T, VEC>         v;
+    for (int k = 0; k < VEC; k++) x[k] = (uint64_t)(i + k) < (uint64_t)length ? wefti_widen(row[rows_place_of(*view, i + k)]) : 0;
+    v.narrow(x);
+    return v;
+}
+template <typename T, int VEC> static __device__ __noinline__ void rows_scatter(T *row, const wefti_vector<T, VEC> v, int64_t i, int64_t length) {
+    typename wefti_wide<T>::type x[VEC];
+    v.widen(x);
+    for (int k = 0; k < VEC; k++)
+        if ((uint64_t)(i + k) < (uint64_t)length) row[i + k] = wefti_narrow<T>(x[k]);
+}
 
 /* One thread's share of a row. */
 template <typename T, typename Way> struct rows_share {
-    typedef rows_vector<T, Way::VEC> vector;
-    vector                    kept[Way::HOLD];
-    const T                  *base;
-    const wefti_cuda_view_of *row;
-    bool                      vectors;
+    typedef wefti_vector<T, Way::VEC> vector;
+    vector                            kept[Way::HOLD];
+    const T                          *base;
+    const wefti_cuda_view_of         *row;
+    bool                              even; /* neighbours in memory */
 
     __device__ __forceinline__ rows_share(const T *x, const rows_view &view, int64_t index)
-        : base(x + rows_offset(&view.lead, index)), row(&view.row), vectors(view.vectors) {}
+        : base(x + rows_place_of(view.lead, index)), row(&view.row), even(Way::PLAIN || (view.row.rank == 1 && view.row.stride[0] == 1)) {}
 
-    /* Takes the HOLD vectors at element `start` and on. All loads are asked for before any is used. */
-    __device__ __forceinline__ void keep(int64_t start, int64_t length, int lane) {
-        if (vectors) {
-#pragma unroll
-            for (int h = 0; h < Way::HOLD; h++) {
-                int64_t i = start + (int64_t)(h * Way::LANES + lane) * Way::VEC;
-                if (i < length) kept[h] = *reinterpret_cast<const vector *>(base + i);
-            }
-            return;
-        }
+    /* Takes the HOLD vectors from vector `start` on. All loads are asked for before any is used. */
+    __device__ __forceinline__ void keep(typename rows_cut<Way>::index start, const rows_cut<Way> &cut, int lane) {
 #pragma unroll
         for (int h = 0; h < Way::HOLD; h++) {
-            int64_t i = start + (int64_t)(h * Way::LANES + lane) * Way::VEC;
-            if (i < length)
-#pragma unroll
-                for (int k = 0; k < Way::VEC; k++)
-                    kept[h].at[k] = base[row->rank == 1 ? (i + k) * row->stride[0] : rows_offset(row, i + k)];
+            typename rows_cut<Way>::index v = start + h * Way::LANES + lane;
+            if (v >= cut.vectors) continue;
+            const T *from = base + cut.first(v);
+            if (Way::PLAIN || (even && cut.has_all(cut.first(v)) && (uintptr_t)from % sizeof(vector) == 0)) kept[h] = *reinterpret_cast<const vector *>(from);
+            else kept[h] = rows_gather<T, Way::VEC>(base, row, cut.first(v), cut.length);
         }
     }
 };
 
-/* Calls f(i, h, vector of each share at element i). WHOLE rows must have been kept at 0. */
+/* Calls f(i, h, vector of each share), for those that begin at element i. WHOLE rows must have been kept at 0. */
 template <typename Way, typename F, typename... Shares>
-static __device__ __forceinline__ void rows_each(int64_t length, int lane, F f, Shares &...share) {
-    const int64_t stride = (int64_t)Way::LANES * Way::VEC * Way::HOLD;
-    for (int64_t start = 0; start < (Way::WHOLE ? 1 : length); start += stride) {
-        if (!Way::WHOLE) (share.keep(start, length, lane), ...);
+static __device__ __forceinline__ void rows_each(const rows_cut<Way> &cut, int lane, F f, Shares &...share) {
+    typedef typename rows_cut<Way>::index index;
+    for (index start = 0; start < (Way::WHOLE ? 1 : cut.vectors); start += Way::LANES * Way::HOLD) {
+        if (!Way::WHOLE) (share.keep(start, cut, lane), ...);
 #pragma unroll
         for (int h = 0; h < Way::HOLD; h++) {
-            int64_t i = start + (int64_t)(h * Way::LANES + lane) * Way::VEC;
-            if (i < length) f(i, h, share.kept[h]...);
+            index v = start + h * Way::LANES + lane;
+            if (v < cut.vectors) f(cut.first(v), h, share.kept[h]...);
         }
     }
 }
@@ -113,14 +151,63 @@ template <typename Way, typename V> static __device__ __forceinline__ V rows_mos
     return rows_reduce<Way>(v, [](V a, V b) { return rows_max(a, b); }, room);
 }
 
-/* Writes a vector into a contiguous row. */
-template <typename T, int VEC> static __device__ __forceinline__ void rows_store(T *to, const rows_vector<T, VEC> &v, bool vectors) {
-    if (vectors) {
-        *reinterpret_cast<rows_vector<T, VEC> *>(to) = v;
-        return;
-    }
+/* The sum of exp(x - most) over what a thread has seen, with most the maximum; -infinity stands for nothing. The maximum passes over NaN. */
+template <typename W> struct rows_powers {
+    W most, sum;
+};
+/* Powers are measured from 0 while there is nothing but -infinity, which otherwise would turn into NaN here. */
+template <typename W> static __device__ __forceinline__ W rows_shift(W most) { return most == -INFINITY ? (W)0 : most; }
+
+/* Goes once over a row: the sum is rescaled where the maximum grows, once for HOLD vectors. Each vector is given to `see`, too. */
+template <typename T, typename Way, typename F>
+static __device__ __forceinline__ rows_powers<typename wefti_wide<T>::type> rows_powers_of(rows_share<T, Way> &share, const rows_cut<Way> &cut, int lane, F see) {
+    typedef typename wefti_wide<T>::type  W;
+    typedef typename rows_cut<Way>::index I;
+    rows_powers<W>                        mine = {-INFINITY, 0};
+    for (I start = 0; start < cut.vectors; start += Way::LANES * Way::HOLD) {
+        W most = mine.most, some = 0;
+        share.keep(start, cut, lane);
 #pragma unroll
-    for (int k = 0; k < VEC; k++) to[k] = v.at[k];
+        for (int h = 0; h < Way::HOLD; h++) {
+            I v = start + h * Way::LANES + lane;
+            if (v >= cut.vectors) continue;
+            W xs[Way::VEC];
+            share.kept[h].widen(xs);
+#pragma unroll
+            for (int k = 0; k < Way::VEC; k++)
+                if (cut.has(cut.first(v) + k)) most = rows_max(most, xs[k]);
+            see(v, share.kept[h]);
+        }
+        const W shift = rows_shift(most);
+        if (most != mine.most) mine.sum *= rows_power<T>(mine.most, shift);
+        mine.most = most;
+#pragma unroll
+        for (int h = 0; h < Way::HOLD; h++) {
+            I v = start + h * Way::LANES + lane;
+            if (v >= cut.vectors) continue;
+            W xs[Way::VEC];
+            share.kept[h].widen(xs);
+#pragma unroll
+            for (int k = 0; k < Way::VEC; k++)
+                if (cut.has(cut.first(v) + k)) some += rows_power<T>(xs[k], shift);
+        }
+        mine.sum += some;
+        if (Way::WHOLE) break;
+    }
+    return mine;
+}
+/* That of the whole row, for each of its threads. */
+template <typename T, typename Way, typename W> static __device__ __forceinline__ rows_powers<W> rows_join(rows_powers<W> mine, W (*rooms)[32]) {
+    const W most = rows_most<Way>(mine.most, rooms[0]);
+    return {most, rows_add_up<Way>(mine.sum * rows_power<T>(mine.most, rows_shift(most)), rooms[1])};
+}
+
+/* Writes the row's own of the numbers x into a contiguous row, at element i. */
+template <typename T, typename Way> static __device__ __forceinline__ void rows_store(T *row, const rows_cut<Way> &cut, typename rows_cut<Way>::index i, const typename wefti_wide<T>::type *x) {
+    wefti_vector<T, Way::VEC> v;
+    v.narrow(x);
+    if (cut.has_all(i) && (Way::PLAIN || (uintptr_t)(row + i) % sizeof v == 0)) *reinterpret_cast<wefti_vector<T, Way::VEC> *>(row + i) = v;
+    else rows_scatter<T, Way::VEC>(row, v, i, cut.length);
 }
 
 /* --- on the host --- */
@@ -152,24 +239,31 @@ static inline rows_view rows_of(const wefti_operand *operand, const void *data, 
     rows_view rows;
     rows.lead = rows_axes(operand, 0, lead);
     rows.row = rows_axes(operand, lead, axes);
-    rows.vectors = (uintptr_t)data % 16 == 0 && rows.row.rank == 1 && (rows.row.stride[0] == 1 || rows.row.dim[0] == 1);
+    rows.plain = (uintptr_t)data % 16 == 0 && rows.row.rank == 1 && (rows.row.stride[0] == 1 || rows.row.dim[0] == 1) && rows.row.dim[0] * bytes % 16 == 0;
     for (int32_t i = 0; i < rows.lead.rank; i++)
-        if (rows.lead.dim[i] > 1 && rows.lead.stride[i] * bytes % 16 != 0) rows.vectors = false;
+        if (rows.lead.dim[i] > 1 && rows.lead.stride[i] * bytes % 16 != 0) rows.plain = false;
     return rows;
 }
 
-/* Calls launch(way) for rows of T. `hold`: vectors of 16 bytes that a thread keeps of a row: 8 for kernels with one input, else 4. */
-template <typename T, int HOLD, typename F> static inline weft_status rows_choose(int64_t length, F launch) {
-    const int vec = sizeof(T) < 8 ? 16 / (int)sizeof(T) : 1;
-    if (vec > 1 && length % vec == 0) {
-        if (HOLD > 4 && length <= 32 * 4 * vec) return launch(rows_way<32, vec, 4, true>()); /* registers that stay free are more warps */
-        if (length <= 32 * HOLD * vec) return launch(rows_way<32, vec, HOLD, true>());
-        if (length <= 256 * HOLD * vec) return launch(rows_way<256, vec, HOLD, true>());
-        if (length <= 512 * HOLD * vec) return launch(rows_way<512, vec, HOLD, true>());
-        return launch(rows_way<512, vec, 4, false>());
+/* Calls launch(way) for rows of T. With two operands a thread keeps 4 vectors of each: more would leave room for few warps. */
+template <typename T, int OPERANDS, typename F> static inline weft_status rows_choose(int64_t length, bool plain, F launch) {
+    const int     vec = 16 / (int)sizeof(T);
+    const int64_t vectors = length / vec;
+    if (!plain) {
+        if (length <= (32 * 4 - 1) * vec) return launch(rows_way<32, vec, 4, true, false>());
+        if (length <= (256 * 4 - 1) * vec) return launch(rows_way<256, vec, 4, true, false>());
+        return launch(rows_way<512, vec, 4, false, false>());
     }
-    if (length <= 32 * 8) return launch(rows_way<32, 1, 8, true>());
-    return launch(rows_way<256, 1, 4, false>());
+    if constexpr (sizeof(T) < 8) { /* of f64 there is little, which need not be compiled for every length */
+        if (vectors <= 8 * 4) return launch(rows_way<8, vec, 4, true, true>());
+        if constexpr (OPERANDS == 1)
+            if (vectors > 32 * 4 && vectors <= 32 * 8) return launch(rows_way<32, vec, 8, true, true>());
+        if (vectors > 32 * 4 && vectors <= 128 * 4) return launch(rows_way<128, vec, 4, true, true>());
+        if (vectors > 256 * 4 && vectors <= 512 * 4) return launch(rows_way<512, vec, 4, true, true>());
+    }
+    if (vectors <= 32 * 4) return launch(rows_way<32, vec, 4, true, true>());
+    if (vectors <= 256 * 4) return launch(rows_way<256, vec, 4, true, true>());
+    return launch(rows_way<512, vec, 4, false, true>());
 }
 
 #endif

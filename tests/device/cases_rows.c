@@ -386,13 +386,14 @@ void visit_rows(case_visitor visit, void *context) {
                 visit_loss(visit, context, floats[d], shapes[s], (layout)how);
             }
             /* Longer than what kernels keep of a row, in whole vectors and not. Not in f64: plain sums are too coarse to define it. */
-            static const weft_shape longs[] = {{2, {2, 4104}}, {2, {3, 9001}}, {2, {1, 33000}}};
+            static const weft_shape longs[] = {{2, {2, 4104}}, {2, {3, 9001}}, {2, {1, 33000}}, {2, {3, 1501}}, {2, {3, 1536}}, {2, {130, 10}}, {2, {300, 16}}};
             bool due = how == PLAIN ? d == 0 || d == 2 : how == GAPPED && d == 0;
             for (size_t s = 0; s < WEFTI_COUNT(longs) && due; s++) {
                 visit_normalize(visit, context, floats[d], longs[s], (layout)how);
                 visit_softmax(visit, context, floats[d], longs[s], (layout)how);
                 visit_loss(visit, context, floats[d], longs[s], (layout)how);
             }
+            if (how == PLAIN && d == 0) visit_softmax(visit, context, floats[d], weft_shape(2, 60000), PLAIN); /* nor in shared memory */
             visit_rotary(visit, context, floats[d], (layout)how);
             for (size_t s = 0; s < WEFTI_COUNT(attentions); s++)
                 visit_attention(visit, context, floats[d], &attentions[s], (layout)how);
