@@ -107,7 +107,8 @@ SCALAR value compute(const step &it, value a, value b) {
         else y.d = s_number(it.op, a.d, b.d, it.p, it.q);
     } else {
         if (s_is_question(it.op)) y.i = s_answer(it.op, a.f, b.f);
-        else y.f = s_round(s_number(it.op, a.f, b.f, (float)it.p, (float)it.q), it.dtype);
+        else if (it.from == WEFT_F32) y.f = s_round(s_number(it.op, a.f, b.f, (float)it.p, (float)it.q), it.dtype);
+        else y.f = s_round(s_short_number(it.op, a.f, b.f, (float)it.p, (float)it.q), it.dtype);
     }
     return y;
 }
@@ -172,7 +173,6 @@ typedef struct single {
 
 template <int KIND, typename R> SCALAR R one_of(int op, R a, R b, R lo, R hi) {
     if constexpr (KIND == S_PLAIN) return s_plain(op, a, lo, hi);
-    else if constexpr (KIND == S_MATH) return s_math(op, a);
     else return s_plain_of_two(op, a, b);
 }
 
@@ -195,6 +195,32 @@ template <typename T, int KIND> static __global__ void __launch_bounds__(BLOCK) 
     } else {
         for (int64_t i = begin; i < s.elements; i++)
             y[i] = W::out(one_of<KIND>(s.op, W::in(a[i]), KIND == S_PLAIN_OF_TWO && !s.b_is_one ? W::in(b[i]) : one, lo, hi));
+    }
+}
+
+/* Ops that cost more than memory when they are looked up for each element: each has a kernel of its own. */
+#define MATH_OPS(X) X(EXP) X(EXPM1) X(LOG) X(LOG1P) X(SIN) X(COS) X(TANH) X(SIGMOID) X(ERF) X(SOFTPLUS) X(GELU) X(GELU_TANH) X(SILU) \
+    X(GELU_BACKWARD) X(GELU_TANH_BACKWARD) X(SILU_BACKWARD)
+
+template <typename T, int OP> SCALAR T math_of(T a, T b) {
+    const bool two = s_kind(OP) == S_MATH_OF_TWO;
+    if constexpr (sizeof(T) == 2) return wefti_narrow<T>(two ? q_math_of_two(OP, wefti_widen(a), wefti_widen(b)) : q_math(OP, wefti_widen(a)));
+    else return two ? s_math_of_two(OP, a, b) : s_math(OP, a);
+}
+template <typename T, int OP> static __global__ void __launch_bounds__(BLOCK) elementwise_forward_math_kernel(const single s) {
+    const int N = wefti_pack<T>::COUNT;
+    const bool two = s_kind(OP) == S_MATH_OF_TWO;
+    const T  *a = static_cast<const T *>(s.a), *b = static_cast<const T *>(two ? s.b : s.a);
+    T        *y = static_cast<T *>(s.y);
+    int64_t   begin = ((int64_t)blockIdx.x * BLOCK + threadIdx.x) * N;
+    if (begin + N <= s.elements) {
+        wefti_pack<T> x = *reinterpret_cast<const wefti_pack<T> *>(a + begin), z = x;
+        if (two) z = *reinterpret_cast<const wefti_pack<T> *>(b + begin);
+#pragma unroll
+        for (int k = 0; k < N; k++) x.element[k] = math_of<T, OP>(x.element[k], z.element[k]);
+        *reinterpret_cast<wefti_pack<T> *>(y + begin) = x;
+    } else {
+        for (int64_t i = begin; i < s.elements; i++) y[i] = math_of<T, OP>(a[i], b[i]);
     }
 }
 
@@ -225,7 +251,13 @@ template <typename T> static weft_status launch_packed(const wefti_cuda_run *run
 }
 template <typename T> static weft_status launch_math(const wefti_cuda_run *run, const single *s) {
     unsigned blocks = wefti_cuda_blocks(s->elements, (int64_t)BLOCK * wefti_pack<T>::COUNT, 0);
-    return wefti_cuda_launch(run, "elementwise", (elementwise_forward_packed_kernel<T, S_MATH>), blocks, BLOCK, 0, *s);
+#define LAUNCH_MATH(OP)                                                                                                              \
+    case WEFT_OP_##OP: return wefti_cuda_launch(run, "elementwise", (elementwise_forward_math_kernel<T, WEFT_OP_##OP>), blocks, BLOCK, 0, *s);
+    switch (s->op) {
+        MATH_OPS(LAUNCH_MATH)
+    default: return wefti_fail(WEFT_E_INTERNAL, "cuda: no kernel computes %s alone", wefti_ops[s->op].name);
+    }
+#undef LAUNCH_MATH
 }
 
 static bool is_packed(const wefti_cuda_run *run, int32_t i) {
@@ -237,7 +269,8 @@ static bool is_packed(const wefti_cuda_run *run, int32_t i) {
 static bool single_of(const wefti_cuda_run *run, single *s) {
     const wefti_call *call = run->call;
     int               kind = s_kind(call->op);
-    if (kind != S_PLAIN && kind != S_MATH && kind != S_PLAIN_OF_TWO) return false;
+    bool              two = kind == S_PLAIN_OF_TWO || (kind == S_MATH_OF_TWO && call->op != WEFT_OP_POW);
+    if (kind != S_PLAIN && kind != S_MATH && !two) return false;
     if (call->outputs[0].dtype == WEFT_BOOL || !is_packed(run, 0) || !wefti_is_aligned(run->outputs[0])) return false;
     memset(s, 0, sizeof *s);
     s->op = call->op;
@@ -250,15 +283,15 @@ static bool single_of(const wefti_cuda_run *run, single *s) {
         s->hi = whole ? (double)s_saturate(call->attrs->clamp.hi, call->outputs[0].dtype) : call->attrs->clamp.hi;
         if (call->outputs[0].dtype == WEFT_I64) return false; /* its bounds may be more than a double holds */
     }
-    if (kind != S_PLAIN_OF_TWO) return true;
+    if (!two) return true;
     s->b = run->inputs[1];
-    s->b_is_one = wefti_operand_elements(&call->inputs[1]) == 1;
+    s->b_is_one = kind == S_PLAIN_OF_TWO && wefti_operand_elements(&call->inputs[1]) == 1;
     return s->b_is_one || is_packed(run, 1);
 }
 
 static weft_status run_packed(const wefti_cuda_run *run, const single *s) {
     weft_dtype dtype = run->call->outputs[0].dtype;
-    if (s_kind(s->op) == S_MATH) {
+    if (s_kind(s->op) == S_MATH || s_kind(s->op) == S_MATH_OF_TWO) {
         WEFTI_DISPATCH_FLOAT(dtype, return launch_math<T>(run, s);)
     } else {
         WEFTI_DISPATCH_ANY(dtype, return launch_packed<T>(run, s, s_kind(s->op));)

@@ -483,7 +483,8 @@ static void write_number(writer *w, int32_t j, const char *x, const char *y) {
         return;
     }
     bool whole = !weft_dtype_is_float(from);
-    ADD("%s(s_number(%d, %s, %s, ", whole ? "s_wrap" : from == WEFT_F64 ? "(double)" : "s_round", (int)it->op, x, y);
+    ADD("%s(%s(%d, %s, %s, ", whole ? "s_wrap" : from == WEFT_F64 ? "(double)" : "s_round", from == WEFT_F16 || from == WEFT_BF16 ? "s_short_number" : "s_number",
+        (int)it->op, x, y);
     for (int k = 0; k < 2; k++) {
         if (it->op != WEFT_OP_CLAMP) ADD("(%s)0", type);
         else if (whole) ADD("s_saturate(s_double(a.w[%d]), %d)", (int)word + k, (int)it->dtype);

@@ -74,6 +74,8 @@ static const char *const preamble[] = {
     "SCALAR uint16_t s_to_f16(float x) { uint16_t y; asm(\"cvt.rn.f16.f32 %0, %1;\" : \"=h\"(y) : \"f\"(x)); return y; }\n"
     "SCALAR float s_of_bf16(uint16_t x) { return __uint_as_float((uint32_t)x << 16); }\n"
     "SCALAR uint16_t s_to_bf16(float x) { uint16_t y; asm(\"cvt.rn.bf16.f32 %0, %1;\" : \"=h\"(y) : \"f\"(x)); return y; }\n"
+    "SCALAR float s_reciprocal(float x) { float y; asm(\"rcp.approx.ftz.f32 %0, %1;\" : \"=f\"(y) : \"f\"(x)); return y; }\n"
+    "SCALAR float s_power_of_two(float x) { float y; asm(\"ex2.approx.ftz.f32 %0, %1;\" : \"=f\"(y) : \"f\"(x)); return y; }\n"
     "SCALAR double s_double(uint64_t bits) { return __longlong_as_double((long long)bits); }\n",
 };
 

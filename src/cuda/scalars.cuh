@@ -2,7 +2,7 @@
 #ifndef WEFTI_CUDA_SCALARS_CUH
 #define WEFTI_CUDA_SCALARS_CUH
 
-#include "cuda/kernel.cuh"
+#include "cuda/ptx.cuh"
 
 #define SCALAR static __host__ __device__ __forceinline__
 
@@ -18,6 +18,8 @@ SCALAR float    s_of_bf16(uint16_t bits) {
     return __bfloat162float(__nv_bfloat16(raw));
 }
 SCALAR uint16_t s_to_bf16(float x) { return static_cast<__nv_bfloat16_raw>(__float2bfloat16_rn(x)).x; }
+SCALAR float    s_reciprocal(float x) { return wefti_reciprocal(x); }
+SCALAR float    s_power_of_two(float x) { return wefti_power_of_two(x); }
 
 #define WEFTI_SCALAR(...) __VA_ARGS__
 #include "cuda/scalars.def"
