@@ -69,6 +69,56 @@ template <typename T> static __global__ void __launch_bounds__(SIDE * ROWS) copy
             static_cast<T *>(c.to)[to + (first_axis + row) * c.to_stride[t.axis] + (first_last + x) * c.to_stride[last]] = tile[x][row];
 }
 
+/* The same where both sides allow 16 bytes at a time: tiles of 64 x 64 elements (of 8 bytes: 32 x 32), of which a thread takes vectors along
+ * the one axis and gives vectors along the other. A row of the tile is an element longer, so that columns lie in different banks. */
+enum { WIDE_BLOCK = 256 };
+template <typename T> static __global__ void __launch_bounds__(WIDE_BLOCK) copy_forward_turned_wide_kernel(WEFTI_IN_PLACE turn t) {
+    enum { VEC = 16 / sizeof(T), TILE = sizeof(T) == 8 ? 32 : 64, ACROSS = TILE / VEC, EACH = TILE * ACROSS / WIDE_BLOCK };
+    __shared__ T  tile[TILE][TILE + 1];
+    const int32_t last = t.c.space.rank - 1, x = (int32_t)threadIdx.x % ACROSS * VEC, y = (int32_t)threadIdx.x / ACROSS;
+    const int64_t in_plane = (int64_t)blockIdx.x % (t.tiles_axis * t.tiles_last);
+    const int64_t first_axis = in_plane / t.tiles_last * TILE, first_last = in_plane % t.tiles_last * TILE;
+    const int64_t dim_axis = t.c.space.dim[t.axis], dim_last = t.c.space.dim[last];
+    int64_t       plane = (int64_t)blockIdx.x / (t.tiles_axis * t.tiles_last), from = 0, to = 0;
+    for (int32_t axis = last - 1; axis >= 0; axis--) {
+        if (axis == t.axis) continue;
+        int64_t above = plane / t.c.space.dim[axis], at = plane - above * t.c.space.dim[axis];
+        from += at * t.c.from_stride[axis];
+        to += at * t.c.to_stride[axis];
+        plane = above;
+    }
+    wefti_pack<T> in[EACH];
+    const T      *row = static_cast<const T *>(t.c.from) + from + first_axis + x + (first_last + y) * t.c.from_stride[last];
+#pragma unroll
+    for (int32_t e = 0; e < EACH; e++)
+        if (first_axis + x < dim_axis && first_last + y + e * (TILE / EACH) < dim_last)
+            in[e] = *reinterpret_cast<const wefti_pack<T> *>(row + e * (TILE / EACH) * t.c.from_stride[last]);
+#pragma unroll
+    for (int32_t e = 0; e < EACH; e++)
+#pragma unroll
+        for (int32_t v = 0; v < VEC; v++) tile[y + e * (TILE / EACH)][x + v] = in[e].element[v]; /* outside of the tensor: anything, that nobody takes */
+    __syncthreads();
+    T *out = static_cast<T *>(t.c.to) + to + first_last + x + (first_axis + y) * t.c.to_stride[t.axis];
+#pragma unroll
+    for (int32_t e = 0; e < EACH; e++) {
+        wefti_pack<T> pack;
+#pragma unroll
+        for (int32_t v = 0; v < VEC; v++) pack.element[v] = tile[x + v][y + e * (TILE / EACH)];
+        if (first_last + x < dim_last && first_axis + y + e * (TILE / EACH) < dim_axis)
+            *reinterpret_cast<wefti_pack<T> *>(out + e * (TILE / EACH) * t.c.to_stride[t.axis]) = pack;
+    }
+}
+
+/* Whether every vector of 16 bytes along the tile's axes lies at a multiple of 16. */
+static bool is_wide(const copy *c, int32_t axis, int64_t bytes) {
+    const int32_t last = c->space.rank - 1;
+    const int64_t each = 16 / bytes;
+    if (!wefti_is_aligned(c->from) || !wefti_is_aligned(c->to) || c->space.dim[axis] % each || c->space.dim[last] % each) return false;
+    for (int32_t i = 0; i <= last; i++)
+        if ((i != axis && c->from_stride[i] % each) || (i != last && c->to_stride[i] % each)) return false;
+    return true;
+}
+
 /* The axis along which `from` is fast while the last is so in `to`, if it is worth turning tiles; else -1. */
 static int32_t turned_axis(const copy *c, size_t bytes) {
     int32_t last = c->space.rank - 1;
@@ -85,9 +135,14 @@ template <typename T> static weft_status launch_copy(const wefti_cuda_run *run, 
         turn t;
         t.c = *c;
         t.axis = axis;
-        t.tiles_axis = wefti_cuda_blocks(c->space.dim[axis], SIDE, 0);
-        t.tiles_last = wefti_cuda_blocks(c->space.dim[c->space.rank - 1], SIDE, 0);
+        const bool    wide = is_wide(c, axis, (int64_t)sizeof(T));
+        const int64_t side = !wide ? (int64_t)SIDE : sizeof(T) == 8 ? 32 : 64;
+        t.tiles_axis = wefti_cuda_blocks(c->space.dim[axis], side, 0);
+        t.tiles_last = wefti_cuda_blocks(c->space.dim[c->space.rank - 1], side, 0);
         int64_t blocks = c->elements / c->space.dim[axis] / c->space.dim[c->space.rank - 1] * t.tiles_axis * t.tiles_last;
+        if constexpr (sizeof(T) <= 8)
+            if (blocks <= 0x7fffffff && wide)
+                return wefti_cuda_launch(run, "copy", (copy_forward_turned_wide_kernel<T>), (unsigned)blocks, WIDE_BLOCK, 0, t);
         if (blocks <= 0x7fffffff)
             return wefti_cuda_launch(run, "copy", (copy_forward_turned_kernel<T>), (unsigned)blocks, SIDE * ROWS, 0, t);
     }

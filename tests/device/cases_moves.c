@@ -176,6 +176,9 @@ static void visit_views(case_visitor visit, void *context, weft_dtype dtype, lay
     one = move_case(WEFT_OP_PERMUTE, dtype, weft_shape(130, 70), weft_shape(70, 130), how);
     one.attrs.view.axes[0] = 1;
     visit(context, &one);
+    one = move_case(WEFT_OP_PERMUTE, dtype, weft_shape(2, 144, 80), weft_shape(2, 80, 144), how); /* whole vectors on both sides */
+    one.attrs.view.axes[1] = 2, one.attrs.view.axes[2] = 1;
+    visit(context, &one);
     one = move_case(WEFT_OP_SLICE, dtype, weft_shape(9, 4, 5), weft_shape(3, 2, 5), how);
     one.attrs.slice.start[0] = 2, one.attrs.slice.step[0] = 3, one.attrs.slice.size[0] = 3;
     one.attrs.slice.start[1] = 1, one.attrs.slice.step[1] = 1, one.attrs.slice.size[1] = 2;
