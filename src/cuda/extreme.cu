@@ -4,6 +4,7 @@
  * a candidate is a value with its place, of which the first of the largest wins, and NaN over all. Cost: x is read once. */
 #include "cuda/index.cuh"
 #include "cuda/scalars.cuh"
+#include "cuda/vector.cuh"
 
 enum { BLOCK = 256, WARP = 32, WARPS = BLOCK / WARP };
 
@@ -21,12 +22,39 @@ template <typename T> struct compared { typedef typename wefti_wide<T>::type typ
 template <> struct compared<int32_t> { typedef int64_t type; };
 template <> struct compared<uint8_t> { typedef int64_t type; };
 
+template <typename T> struct is_short_float { static constexpr bool value = false; };
+template <> struct is_short_float<float> { static constexpr bool value = true; };
+template <> struct is_short_float<__half> { static constexpr bool value = true; };
+template <> struct is_short_float<__nv_bfloat16> { static constexpr bool value = true; };
+
 /* Whether candidate b, which may be none (-1), is to be preferred to a. */
 template <typename A> SCALAR bool is_better(A a, int64_t a_at, A b, int64_t b_at) {
     if (b_at < 0 || a_at < 0) return b_at >= 0;
     bool a_is_nan = a != a, b_is_nan = b != b;
     if (a_is_nan || b_is_nan) return b_is_nan && (!a_is_nan || b_at < a_at);
     return b > a || (b == a && b_at < a_at);
+}
+
+/* The best candidate of a team, for its first thread. */
+template <int TEAM, typename A> static __device__ __forceinline__ void argmax_join(A &best, int64_t &best_at, A *values, int64_t *places) {
+    if (TEAM >= WARP) {
+        for (int width = WARP / 2; width > 0; width /= 2) {
+            A       other = __shfl_down_sync(0xffffffffu, best, width);
+            int64_t other_at = __shfl_down_sync(0xffffffffu, best_at, width);
+            if (is_better(best, best_at, other, other_at)) best = other, best_at = other_at;
+        }
+    }
+    if (TEAM > WARP) {
+        if (threadIdx.x % WARP == 0) values[threadIdx.x / WARP] = best, places[threadIdx.x / WARP] = best_at;
+        __syncthreads();
+        if (threadIdx.x == 0)
+            for (int warp = 1; warp < WARPS; warp++)
+                if (is_better(best, best_at, values[warp], places[warp])) best = values[warp], best_at = places[warp];
+    }
+}
+static __device__ __forceinline__ void argmax_give(const argmax &m, int64_t k, int64_t at) {
+    if (m.wide) static_cast<int64_t *>(m.to)[k] = at;
+    else static_cast<int32_t *>(m.to)[k] = (int32_t)at;
 }
 
 template <typename T, int TEAM> static __global__ void __launch_bounds__(BLOCK) argmax_forward_team_kernel(const argmax m) {
@@ -42,26 +70,62 @@ template <typename T, int TEAM> static __global__ void __launch_bounds__(BLOCK) 
         A x = (A)wefti_widen(from[i * m.along]);
         if (is_better(best, best_at, x, i)) best = x, best_at = i;
     }
-    if (TEAM >= WARP) {
-        for (int width = WARP / 2; width > 0; width /= 2) {
-            A       other = __shfl_down_sync(0xffffffffu, best, width);
-            int64_t other_at = __shfl_down_sync(0xffffffffu, best_at, width);
-            if (is_better(best, best_at, other, other_at)) best = other, best_at = other_at;
+    argmax_join<TEAM>(best, best_at, values, places);
+    if (threadIdx.x % TEAM == 0) argmax_give(m, k, best_at);
+}
+
+/* Rows of floats in vectors of 16 bytes, AHEAD of which are on their way at a time: elements are looked at one by one only where a vector has a
+ * larger one than all before, or a NaN. */
+enum { AHEAD = 4 };
+template <typename T, int TEAM> static __global__ void __launch_bounds__(BLOCK) argmax_forward_vectors_kernel(WEFTI_IN_PLACE argmax m) {
+    const int  VEC = 16 / sizeof(T);
+    typedef wefti_vector<T, VEC> V;
+    __shared__ float   values[WARPS];
+    __shared__ int64_t places[WARPS];
+    int64_t            k = (int64_t)blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM;
+    if (k >= m.results) return; /* whole teams */
+    const V      *from = reinterpret_cast<const V *>(static_cast<const T *>(m.from) + wefti_place(m.kept, m.stride, k));
+    const int64_t vectors = m.reduced / VEC;
+    float         best = -INFINITY;
+    int64_t       best_at = -1;
+    for (int64_t start = threadIdx.x % TEAM; start < vectors; start += TEAM * AHEAD) {
+        V ahead[AHEAD];
+#pragma unroll
+        for (int h = 0; h < AHEAD; h++)
+            if (start + h * TEAM < vectors) ahead[h] = from[start + h * TEAM];
+#pragma unroll
+        for (int h = 0; h < AHEAD; h++) {
+            if (start + h * TEAM >= vectors || best != best) continue;
+            float xs[VEC], most;
+            ahead[h].widen(xs);
+            most = xs[0];
+#pragma unroll
+            for (int v = 1; v < VEC; v++) most = wefti_maximum(most, xs[v]);
+            if (most <= best && best_at >= 0) continue;
+            int place = 0; /* of the first that is the largest, or NaN where there is one */
+#pragma unroll
+            for (int v = VEC - 1; v >= 0; v--) place = xs[v] == most || (most != most && xs[v] != xs[v]) ? v : place;
+            best = most, best_at = (start + h * TEAM) * VEC + place;
         }
     }
-    if (TEAM > WARP) {
-        if (threadIdx.x % WARP == 0) values[threadIdx.x / WARP] = best, places[threadIdx.x / WARP] = best_at;
-        __syncthreads();
-        if (threadIdx.x == 0)
-            for (int warp = 1; warp < WARPS; warp++)
-                if (is_better(best, best_at, values[warp], places[warp])) best = values[warp], best_at = places[warp];
-    }
-    if (threadIdx.x % TEAM != 0) return;
-    if (m.wide) static_cast<int64_t *>(m.to)[k] = best_at;
-    else static_cast<int32_t *>(m.to)[k] = (int32_t)best_at;
+    argmax_join<TEAM>(best, best_at, values, places);
+    if (threadIdx.x % TEAM == 0) argmax_give(m, k, best_at);
+}
+
+static bool argmax_is_vectors(const argmax *m, int64_t bytes) {
+    if (m->along != 1 || !wefti_is_aligned(m->from) || m->reduced * bytes % 16) return false;
+    for (int32_t axis = 0; axis < m->kept.rank; axis++)
+        if (m->kept.dim[axis] > 1 && m->stride[axis] * bytes % 16) return false;
+    return true;
 }
 
 template <typename T> static weft_status launch_argmax(const wefti_cuda_run *run, const argmax *m) {
+    if constexpr (is_short_float<T>::value) {
+        if (argmax_is_vectors(m, sizeof(T)) && m->reduced <= 32768)
+            return wefti_cuda_launch(run, "argmax", (argmax_forward_vectors_kernel<T, WARP>), wefti_cuda_blocks(m->results, WARPS, 0), BLOCK, 0, *m);
+        if (argmax_is_vectors(m, sizeof(T)))
+            return wefti_cuda_launch(run, "argmax", (argmax_forward_vectors_kernel<T, BLOCK>), wefti_cuda_blocks(m->results, 1, 0), BLOCK, 0, *m);
+    }
     if (m->along != 1 && m->results >= 4096)
         return wefti_cuda_launch(run, "argmax", (argmax_forward_team_kernel<T, 1>), wefti_cuda_blocks(m->results, BLOCK, 0), BLOCK, 0, *m);
     if (m->reduced <= 2048)

@@ -8,6 +8,7 @@
 
 #include "cuda/index.cuh"
 #include "cuda/scalars.cuh"
+#include "cuda/vector.cuh"
 
 enum { BLOCK = WEFTI_REDUCE_BLOCK, WARP = 32, WARPS = BLOCK / WARP, GROUP = WEFTI_REDUCE_GROUP };
 /* Sums are compiled for themselves, the others with sums as ANY: what is combined is then looked up in the launch. */
@@ -118,12 +119,12 @@ template <typename T, int KIND, int TEAM, bool PACKED> static __global__ void __
 
 /* --- by columns --- */
 
-template <typename T, int N> struct __align__(sizeof(T) * N) columns { T element[N]; };
-
 /* N columns a thread; AHEAD rows are on their way at a time. */
 enum { AHEAD = 4 };
-template <typename T, int KIND, int TEAM, int N> static __global__ void __launch_bounds__(BLOCK) reduce_forward_columns_kernel(const reduction r) {
-    typedef typename total_of<T>::type A;
+template <typename T, int KIND, int TEAM, int N> static __global__ void __launch_bounds__(BLOCK, 4) reduce_forward_columns_kernel(WEFTI_IN_PLACE reduction r) {
+    typedef typename total_of<T>::type   A;
+    typedef typename wefti_wide<T>::type W;
+    typedef wefti_vector<T, N>           V;
     const int    ACROSS = BLOCK / TEAM, kind = KIND == ANY ? r.kind : KIND;
     __shared__ A parts[TEAM][ACROSS * N];
     int64_t      across = (r.how.kept + ACROSS * N - 1) / (ACROSS * N), piece = blockIdx.x / across;
@@ -131,19 +132,28 @@ template <typename T, int KIND, int TEAM, int N> static __global__ void __launch
     int64_t      k = ((int64_t)blockIdx.x - piece * across) * ACROSS * N + x * N;
     int64_t      begin = piece * r.how.per_piece, end = begin + r.how.per_piece < r.how.reduced ? begin + r.how.per_piece : r.how.reduced;
     A            total[N];
+#pragma unroll
     for (int n = 0; n < N; n++) total[n] = nothing(kind, A());
+    auto add = [&](const V &v) {
+        W row[N];
+        v.widen(row);
+#pragma unroll
+        for (int n = 0; n < N; n++) total[n] = combine(kind, total[n], (A)row[n]);
+    };
     if (k < r.how.kept) {
-        const T *from = static_cast<const T *>(r.from) + along(r.kept, k);
-        for (int64_t i = begin + y; i < end; i += TEAM * AHEAD) {
-            columns<T, N> row[AHEAD];
+        const T      *from = static_cast<const T *>(r.from) + along(r.kept, k);
+        const int64_t stride = r.reduced.stride[0];
+        const bool    even = r.reduced.space.rank == 1;
+        auto          at = [&](int64_t i) { return reinterpret_cast<const V *>(from + (even ? i * stride : along(r.reduced, i))); };
+        int64_t       i = begin + y;
+        for (; i + (AHEAD - 1) * TEAM < end; i += TEAM * AHEAD) {
+            V rows[AHEAD];
 #pragma unroll
-            for (int a = 0; a < AHEAD; a++)
-                if (i + a * TEAM < end) row[a] = *reinterpret_cast<const columns<T, N> *>(from + along(r.reduced, i + a * TEAM));
+            for (int a = 0; a < AHEAD; a++) rows[a] = *at(i + a * TEAM);
 #pragma unroll
-            for (int a = 0; a < AHEAD; a++)
-                if (i + a * TEAM < end)
-                    for (int n = 0; n < N; n++) total[n] = combine(kind, total[n], (A)wefti_widen(row[a].element[n]));
+            for (int a = 0; a < AHEAD; a++) add(rows[a]);
         }
+        for (; i < end; i += TEAM) add(*at(i));
     }
     if (TEAM > 1) {
         for (int n = 0; n < N; n++) parts[y][x * N + n] = total[n];
