@@ -54,6 +54,23 @@ Test(variables, start_as_the_graph_says) {
     close_scene(&s);
 }
 
+/* Of more elements than a thread draws at a time, and a few. */
+Test(variables, large_ones_start_as_small_ones_do) {
+    enum { N = 3 * (1 << 18) + 3 };
+    static float    values[N];
+    weft_world     *world = world_open(WEFTI_CPU_REFERENCE);
+    weft_variables *v = NULL;
+    weft_graph     *g = graph_new(5);
+    weft_parameter(g, "large", weft_shape(N), .init = weft_init_normal(1, 2));
+    OK(weft_variables_create(world, g, &v));
+    OK(weft_variables_get(v, "large", values, sizeof values));
+    uint64_t key = weft_graph_find(g, "large")->node->leaf->key;
+    for (int64_t i = 0; i < N; i++) cr_assert_eq(values[i], (float)(1 + 2 * wefti_random_normal(key, 0, i, WEFT_F32)), "element %lld", (long long)i);
+    weft_variables_release(v);
+    weft_graph_release(g);
+    world_close(world);
+}
+
 Test(variables, are_the_same_whatever_else_the_graph_holds) {
     scene       s = open_scene();
     weft_graph *other = graph_new(11);

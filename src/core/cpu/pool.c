@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "core/base/pause.h"
+#include "core/base/spread.h"
 #include "core/cpu/pool.h"
 #include "core/iface/host.h"
 
@@ -83,13 +84,6 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
 }
 static void futex_wake(_Atomic uint32_t *word, int count) {
     (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
-}
-
-int32_t wefti_pool_cores(void) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    return cores > 0 ? (int32_t)cores : 1;
 }
 
 static void call_idle(const wefti_pool_idle *idle) {
@@ -305,7 +299,7 @@ weft_status wefti_pool_create(const weft_threads *options, wefti_pool **pool_out
     if (options->sharers < 0 || options->first_core < 0)
         return wefti_fail(WEFT_E_INVALID, "threads.sharers (%d) and threads.first_core (%d) must not be negative",
                           (int)options->sharers, (int)options->first_core);
-    int32_t cores = wefti_pool_cores(), threads = 1;
+    int32_t cores = wefti_cores(), threads = 1;
     WEFTI_TRY(count_threads(options, cores, &threads));
     pthread_once(&fork_once, watch_forks);
     size_t      size_bytes = sizeof(wefti_pool) + (size_t)threads * (sizeof(range) + sizeof(worker));

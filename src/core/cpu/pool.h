@@ -47,8 +47,6 @@ WEFT_MUST_CHECK weft_status wefti_pool_create(const weft_threads *options, wefti
 /* Ends the threads and frees the pool; NULL is nothing. No region may be running. */
 void wefti_pool_release(wefti_pool *pool);
 int32_t wefti_pool_threads(const wefti_pool *pool);
-/* Cores that this process may run on; >= 1. */
-int32_t wefti_pool_cores(void);
 
 /* Calls body(context, chunk, worker) once for every chunk in [0, chunks) and returns when all have returned; what they
  * wrote is then visible to the caller. Subnormals are flushed in bodies (and in `idle`). The number of chunks must follow from the work alone. Any thread may call it; a

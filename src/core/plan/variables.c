@@ -1,10 +1,11 @@
 /* Variables: one block of memory for each call that added some, and a table by name.
  *
- * Blocks never move, so plans may keep addresses. Where the world's wire maps peers' memory they lie in exported regions (variables_shared.c). Initial values are drawn on the host by counter (core/tensor/philox.h) and written
+ * Blocks never move, so plans may keep addresses. Where the world's wire maps peers' memory they lie in exported regions (variables_shared.c). Initial values are drawn on the host's cores by counter (core/tensor/philox.h) and written
  * to the device, so any device starts with the same bits. Looking up a name is a hash; creation is linear in elements. */
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/spread.h"
 #include "core/iface/world.h"
 #include "core/plan/object.h"
 #include "core/plan/variables.h"
@@ -23,34 +24,73 @@ static double initial_value(const wefti_leaf *leaf, weft_dtype dtype, int64_t i)
     }
 }
 
+#define CHUNK (1 << 18) /* elements that a thread draws at a time */
+
 /* Of the part that the window is on; drawn by the global index, so that any split starts alike. */
-static void fill_initial(const wefti_leaf *leaf, weft_dtype dtype, weft_shape global, const wefti_window_of *window, void *values_out) {
-    int64_t elements = weft_shape_elements(wefti_window_shape(window, global));
-    if (leaf->init == WEFTI_INIT_ZEROS) memset(values_out, 0, (size_t)elements * weft_dtype_bytes(dtype));
-    else if (wefti_window_is_whole(window))
-        for (int64_t i = 0; i < elements; i++) wefti_store_f64(values_out, i, dtype, initial_value(leaf, dtype, i));
-    else
-        for (int64_t i = 0; i < elements; i++) {
-            int64_t index = wefti_window_index(window, global, i);
-            wefti_store_f64(values_out, i, dtype, index < 0 ? 0 : initial_value(leaf, dtype, index));
+typedef struct filling {
+    const wefti_leaf      *leaf;
+    weft_dtype             dtype;
+    weft_shape             global;
+    const wefti_window_of *window;
+    int64_t                elements;
+    void                  *values;
+} filling;
+
+/* Elements 4 * quad to 4 * quad + 3 of wefti_random_normal, at two fifths of the work; not of f64. */
+static void normal_quad(uint64_t key, uint64_t quad, double quad_out[4]) {
+    wefti_philox block = wefti_philox_block(key, 0, quad);
+    for (int i = 0; i < 4; i += 2) {
+        double radius = sqrt(-2 * log((block.word[i] + 1.0) * 0x1p-32)), angle = 6.283185307179586476925 * (block.word[i + 1] * 0x1p-32);
+        quad_out[i] = radius * cos(angle);
+        quad_out[i + 1] = radius * sin(angle);
+    }
+}
+
+static void fill_whole(const filling *f, int64_t begin, int64_t end) {
+    double quad[4];
+    if (f->leaf->init == WEFTI_INIT_NORMAL && f->dtype != WEFT_F64)
+        for (; begin + 4 <= end; begin += 4) {
+            normal_quad(f->leaf->key, (uint64_t)begin / 4, quad);
+            for (int64_t i = 0; i < 4; i++) wefti_store_f64(f->values, begin + i, f->dtype, f->leaf->a + f->leaf->b * quad[i]);
         }
+    for (int64_t i = begin; i < end; i++) wefti_store_f64(f->values, i, f->dtype, initial_value(f->leaf, f->dtype, i));
+}
+
+static void fill_chunk(void *context, int64_t chunk) {
+    const filling *f = context;
+    int64_t        begin = chunk * CHUNK, end = wefti_min_i64(begin + CHUNK, f->elements);
+    if (wefti_window_is_whole(f->window)) {
+        fill_whole(f, begin, end);
+        return;
+    }
+    for (int64_t i = begin; i < end; i++) {
+        int64_t index = wefti_window_index(f->window, f->global, i);
+        wefti_store_f64(f->values, i, f->dtype, index < 0 ? 0 : initial_value(f->leaf, f->dtype, index));
+    }
+}
+
+static void fill_initial(const wefti_leaf *leaf, weft_dtype dtype, weft_shape global, const wefti_window_of *window, int32_t threads, void *values_out) {
+    filling f = {leaf, dtype, global, window, weft_shape_elements(wefti_window_shape(window, global)), values_out};
+    if (leaf->init == WEFTI_INIT_ZEROS) memset(values_out, 0, (size_t)f.elements * weft_dtype_bytes(dtype));
+    else wefti_spread((f.elements + CHUNK - 1) / CHUNK, threads, fill_chunk, &f);
 }
 
 weft_status wefti_leaf_initial(const weft_tensor *leaf, void *values_out) {
     if (!leaf->node || !leaf->node->leaf || (leaf->node->op != WEFT_OP_PARAMETER && leaf->node->op != WEFT_OP_STATE))
         return wefti_fail(WEFT_E_INVALID, "'%s' is no parameter or state and has no initial value", weft_tensor_name(leaf));
-    fill_initial(leaf->node->leaf, leaf->dtype, leaf->shape, &(wefti_window_of){.ranks = 1}, values_out);
+    fill_initial(leaf->node->leaf, leaf->dtype, leaf->shape, &(wefti_window_of){.ranks = 1}, 1, values_out);
     return WEFT_OK;
 }
 
 static weft_status initialise(weft_variables *v, const wefti_variable *it) {
+    int32_t threads = v->device->vtable->host_memory ? v->device->vtable->threads(v->device) : wefti_cores();
     if (v->device->vtable->host_memory) {
-        fill_initial(&it->leaf, it->dtype, it->shape, &it->window, it->memory);
+        fill_initial(&it->leaf, it->dtype, it->shape, &it->window, threads, it->memory);
         return WEFT_OK;
     }
     void *values = NULL;
     WEFTI_TRY(wefti_alloc((size_t)it->bytes, "initial values", &values));
-    fill_initial(&it->leaf, it->dtype, it->shape, &it->window, values);
+    fill_initial(&it->leaf, it->dtype, it->shape, &it->window, threads, values);
     weft_status status = v->device->vtable->write(v->device, it->memory, values, (size_t)it->bytes);
     wefti_free(values, (size_t)it->bytes);
     return status;
