@@ -5,31 +5,15 @@
  * powers of two, so every machine gives the same bytes; blocks are done apart, in loops that compilers turn into vectors, which exist
  * for the baseline and for AVX2, chosen at run time. Memory is read and written once.
  * A byte of scale below 1 or above 254 is never made, and read as zero or NaN. */
-#include <string.h>
-
 #include "core/tensor/codec.h"
-#include "core/tensor/half.h"
+#include "core/tensor/fp8.h"
 
 enum { BLOCK = 32, BLOCKS_OF_CHUNK = WEFTI_CODEC_CHUNK / BLOCK };
-
-/* A format by its bits of fraction, exponent bias, exponent of the largest number, and codes. */
-typedef struct format {
-    int32_t  fraction, bias, largest;
-    uint32_t infinity, nan; /* codes without sign; E4M3 has no infinity: NaN */
-} format;
-
-static const format e4m3 = {3, 7, 8, 0x7f, 0x7f}, e5m2 = {2, 15, 15, 0x7c, 0x7f};
 
 static int64_t blocks_of(int64_t elements) { return (elements + BLOCK - 1) / BLOCK; }
 static int64_t fp8_bytes(int64_t elements, int64_t kept) {
     (void)kept;
     return elements + blocks_of(elements);
-}
-
-/* The scale's byte for the largest finite magnitude of a block, given as bits. */
-static uint32_t scale_of(uint32_t largest_bits, int32_t top) {
-    int32_t exponent = (int32_t)(largest_bits >> 23) - top + ((largest_bits & 0x7fffffu) > 0x600000u);
-    return (uint32_t)(exponent < 1 ? 1 : exponent); /* biased by 127, as is f32's: at most 254 - 8 + 1 */
 }
 
 typedef struct fp8_work {
