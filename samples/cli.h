@@ -45,7 +45,7 @@ static inline void cli_help(const char *program, const char *about, const cli_op
     {"sync", CLI_STRATEGY, strategy, "allreduce, or a parameter server by staleness: server, server:3, server:async (want --clip 0)"},         \
     {"servers", CLI_STRATEGY, strategy, "ranks that keep the parameters then; 0: all"},                                                        \
     {"replicas", CLI_STRATEGY, strategy, "1: each of them keeps another one's share, too"},                                                    \
-    {"precision", CLI_STRATEGY, strategy, "of products and activations: f32, bf16 or f16"},                                                    \
+    {"precision", CLI_STRATEGY, strategy, "of products and activations: f32, bf16, f16 or fp8"},                                                  \
     {"compress", CLI_STRATEGY, strategy, "gradients between ranks: none, bf16, fp8, fp8-e5m2, topk:0.01, powersgd:4"},                         \
     {"compress-warmup", CLI_STRATEGY, strategy, "steps before that begins"}
 

@@ -89,6 +89,12 @@ typedef struct weft_strategy {
                              updated, as do gradients, norms and reductions over ranks; long sums, exponentials and losses stay f32
                              (Micikevicius et al. 2018). F16 scales the loss by itself: a step whose gradient overflows is skipped and the
                              scale halved. Evaluators compute as the program is written. Not with L-BFGS */
+    bool      fp8;        /* with WEFT_BF16: products of an activation with a parameter, and those of their gradients, are of 8-bit floats (Micikevicius et al.
+                             2022): E4M3 for what goes forward, E5M2 for gradients, each tensor under a scale of its own, a power of two that follows from its
+                             largest magnitude then, so there is no state; sums f32, results bf16. Not the first product, into which no parameter has gone yet,
+                             nor the last before the loss (all that no further such product follows), nor attention, convolutions and experts: these stay bf16. A
+                             device or shape that has no such product falls back to bf16, and weft_plan_describe says why. GPUs from sm_89 on, sizes that divide by 16;
+                             the CPU computes the same roundings, more slowly than bf16 */
     int64_t   bucket_bytes; /* gradients travel in messages of about this size; 0: 4 MiB. With zero: as much is on the way at once of what is gathered
                              or scattered, at least two parameters: less holds less memory, more hides more of a slow wire */
     int64_t   divide_bytes; /* parameters of at least this size are updated by all ranks together, each its part, where ranks reach each
@@ -120,7 +126,7 @@ WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, c
 
 /* Reads settings, "data=2,tensor=2 schedule=gpipe": NAME=VALUE, with commas or blanks between, into a strategy of which what the text does not name stays as it
  * is. Names are those of the fields: data, tensor, pipeline, sequence, expert (numbers of ranks); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
- * server:STALENESS, server:async); servers, replicas, push, fetch, overlap (0, 1), accumulate; precision (f32, bf16, f16); compress (as
+ * server:STALENESS, server:async); servers, replicas, push, fetch, overlap (0, 1), accumulate; precision (f32, bf16, f16, fp8: bf16 with .fp8); compress (as
  * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes, loss-chunk-rows; recompute, automatic (0, 1; "auto" alone is the
  * latter), memory-bytes. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a
  * value out of range, a name that stands twice; the strategy is then unchanged. Whether it fits a world is for weft_trainer_create to say. Any

@@ -41,7 +41,7 @@ static const setting settings[] = {
     {"fetch", WHOLE, AT(fetch), 0, INT32_MAX, "a number of steps"},
     {"overlap", FLAG, AT(overlap), 0, 1, "0 or 1"},
     {"accumulate", WHOLE, AT(accumulate), 0, MOST_RANKS, "a number of micro-batches"},
-    {"precision", PRECISION, AT(precision), 0, 0, "f32, bf16 or f16"},
+    {"precision", PRECISION, AT(precision), 0, 0, "f32, bf16, f16 or fp8"},
     {"compress", COMPRESS, AT(compress), 0, 0, "of weft/codecs.def"},
     {"compress-warmup", WIDE, AT(compress.warmup), 0, INT64_MAX, "a number of steps"},
     {"bucket-bytes", WIDE, AT(bucket_bytes), 0, MOST_BYTES, "a number of bytes; 0: 4 MiB"},
@@ -55,7 +55,12 @@ enum { SETTINGS = sizeof settings / sizeof *settings, MOST_TEXT = 512, MOST_VALU
 
 static const char *const orders[] = {[WEFT_1F1B] = "1f1b", [WEFT_GPIPE] = "gpipe",
                                      [WEFT_INTERLEAVED] = "interleaved", [WEFT_ZERO_BUBBLE] = "zero-bubble"};
-static const weft_dtype  precisions[] = {WEFT_F32, WEFT_BF16, WEFT_F16};
+/* Precisions by name: a dtype, and whether products are of 8-bit floats. */
+static const struct {
+    const char *name;
+    weft_dtype  dtype;
+    bool        fp8;
+} precisions[] = {{"f32", WEFT_F32, false}, {"bf16", WEFT_BF16, false}, {"f16", WEFT_F16, false}, {"fp8", WEFT_BF16, true}};
 
 #define FIELD(type, strategy, setting) (*(type *)(void *)((char *)(strategy) + (setting)->offset))
 #define FIELD_OF(type, strategy, setting) (*(const type *)(const void *)((const char *)(strategy) + (setting)->offset))
@@ -99,8 +104,9 @@ static weft_status read_sync(const setting *s, const char *value, weft_strategy 
 
 static weft_status read_precision(const setting *s, const char *value, weft_strategy *strategy) {
     for (size_t i = 0; i < sizeof precisions / sizeof *precisions; i++) {
-        if (strcmp(weft_dtype_name(precisions[i]), value) != 0) continue;
-        strategy->precision = precisions[i];
+        if (strcmp(precisions[i].name, value) != 0) continue;
+        strategy->precision = precisions[i].dtype;
+        strategy->fp8 = precisions[i].fp8;
         return WEFT_OK;
     }
     return refuse(s, value);
@@ -188,7 +194,7 @@ static bool write_value(const setting *s, const weft_strategy *strategy, char *t
     case FLAG: number = FIELD_OF(bool, strategy, s); break;
     case ORDER: snprintf(text, size, "%s", (unsigned)strategy->schedule <= WEFT_ZERO_BUBBLE ? orders[strategy->schedule] : "?"); return strategy->schedule != WEFT_1F1B;
     case SYNC: write_sync(strategy, text, size); return strategy->sync != WEFT_ALLREDUCE;
-    case PRECISION: snprintf(text, size, "%s", weft_dtype_name(strategy->precision)); return strategy->precision != WEFT_F32;
+    case PRECISION: snprintf(text, size, "%s", strategy->fp8 ? "fp8" : weft_dtype_name(strategy->precision)); return strategy->precision != WEFT_F32;
     case COMPRESS:
         if ((int)strategy->compress.codec <= WEFT_COMPRESS_NONE || strategy->compress.codec >= WEFT_CODEC_COUNT) return false;
         write_compression(&strategy->compress, text, size);

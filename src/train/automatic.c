@@ -119,7 +119,7 @@ static weft_status build_copy(assessor *a) {
     WEFTI_TRY(wefti_plan_copy(program.loss->graph, &program.loss, 1, true, &a->built, &loss));
     a->scopes = wefti_recompute_scopes(a->built) > 0;
     program.loss = loss;
-    program.strategy = (weft_strategy){.precision = program.strategy.precision};
+    program.strategy = (weft_strategy){.precision = program.strategy.precision, .fp8 = program.strategy.fp8};
     program.n_wanted = 0;
     WEFTI_TRY(wefti_training_build(&program, &training));
     weft_tensor *outputs[WEFTI_OUT_FIRST_GRADIENT] = {loss, loss, training.norm ? training.norm : loss};

@@ -7,9 +7,13 @@
  * and what was computed wide and then spreads over an activation (batch statistics) is never rounded to meet it: there the activation is
  * widened.
  *
+ * With `fp8`, layers (products with a parameter) between the first and the last are marked: their operands may be rounded to 8-bit floats, and the
+ * gradient's products then carry such marks too. What becomes of it is the planner's to say, device by device (core/plan/fp8.c).
+ *
  * Parameters stay what they were, the f32 master copy, and are cast where they are used; the gradient of that cast widens, so solvers,
  * norms and reductions over ranks and micro-batches work in f32. Evaluators go on with the graph as the user wrote it. Nodes that nothing
  * low reaches are not copied. Linear in the size of the graph. (Micikevicius et al. 2018, "Mixed precision training".) */
+#include "core/tensor/fp8.h"
 #include "train/trainer.h"
 
 typedef enum manner { LOWERED, FOLLOWING, WIDE } manner;
@@ -57,6 +61,7 @@ typedef struct lowering {
     int32_t        n;      /* nodes that the user built */
     bool          *needed; /* [n] by the loss or an effect */
     origin        *from;   /* [n] */
+    bool          *narrow; /* [n] MATMUL: its operands may be 8-bit floats */
     weft_tensor ***at;     /* [n] -> [n_outputs] what stands for the output now */
     weft_tensor ***cast;   /* [n] -> [n_outputs] the same, cast down; NULL: not made yet */
 } lowering;
@@ -112,7 +117,9 @@ static weft_status lower_node(lowering *l, wefti_node *node) {
         inputs[i] = shrinks ? lowered(l, x) : is_low(l, x) ? widened(l, x) : now(l, x);
         changed |= inputs[i] != x;
     }
-    weft_tensor *first = changed ? wefti_emit(l->graph, node->op, &node->attrs, inputs, node->n_inputs, node->name) : node->outputs;
+    wefti_attrs attrs = node->attrs;
+    if (l->narrow[node->id]) attrs.matmul.fp8[0] = attrs.matmul.fp8[1] = WEFTI_FP8_E4M3;
+    weft_tensor *first = changed ? wefti_emit(l->graph, node->op, &attrs, inputs, node->n_inputs, node->name) : node->outputs;
     l->graph->segment = 0;
     l->graph->wish = NULL;
     if (wefti_poisoned(first)) return wefti_graph_status(l->graph);
@@ -124,9 +131,10 @@ static weft_status start(lowering *l, const weft_tensor *loss) {
     size_t n = (size_t)l->n;
     l->needed = wefti_graph_memory(l->graph, n);
     l->from = wefti_graph_memory(l->graph, n * sizeof *l->from);
+    l->narrow = wefti_graph_memory(l->graph, n * sizeof *l->narrow);
     l->at = wefti_graph_memory(l->graph, n * sizeof *l->at);
     l->cast = wefti_graph_memory(l->graph, n * sizeof *l->cast);
-    if (!l->needed || !l->from || !l->at || !l->cast) return wefti_graph_status(l->graph);
+    if (!l->needed || !l->from || !l->narrow || !l->at || !l->cast) return wefti_graph_status(l->graph);
     l->needed[loss->node->id] = true;
     for (int32_t i = 0; i < l->graph->n_effects; i++) l->needed[l->graph->effects[i]->id] = true;
     for (int32_t id = l->n - 1; id >= 0; id--) {
@@ -142,8 +150,35 @@ static weft_status start(lowering *l, const weft_tensor *loss) {
     return WEFT_OK;
 }
 
+/* Products of a computed value with what is the program's own. */
+static bool is_layer(const lowering *l, const wefti_node *node) {
+    if (node->op != WEFT_OP_MATMUL) return false;
+    return (l->from[node->inputs[0]->node->id] == OWN) != (l->from[node->inputs[1]->node->id] == OWN);
+}
+
+/* Finds the layers that may compute in 8-bit floats: parameters have gone into what they read, and another layer follows on the way to the loss. */
+static weft_status find_narrow(lowering *l) {
+    bool *learned = wefti_graph_memory(l->graph, (size_t)l->n), *followed = wefti_graph_memory(l->graph, (size_t)l->n);
+    if (!learned || !followed) return wefti_graph_status(l->graph);
+    for (int32_t id = 0; id < l->n; id++) {
+        const wefti_node *node = l->graph->nodes[id];
+        learned[id] = node->op == WEFT_OP_PARAMETER;
+        for (int32_t i = 0; i < node->n_inputs; i++) learned[id] |= learned[node->inputs[i]->node->id];
+    }
+    for (int32_t id = l->n - 1; id >= 0; id--) {
+        const wefti_node *node = l->graph->nodes[id];
+        if (!l->needed[id]) continue;
+        bool layer = is_layer(l, node);
+        if (layer) l->narrow[id] = followed[id] && learned[node->inputs[l->from[node->inputs[0]->node->id] == OWN]->node->id];
+        for (int32_t i = 0; i < node->n_inputs; i++) followed[node->inputs[i]->node->id] |= layer || followed[id];
+    }
+    return WEFT_OK;
+}
+
 weft_status wefti_precision_lower(weft_program *program) {
     weft_dtype low = program->strategy.precision;
+    if (program->strategy.fp8 && low != WEFT_BF16)
+        return wefti_fail(WEFT_E_INVALID, "strategy: fp8 with precision %s; it is with bf16, in which all else is computed", weft_dtype_name(low));
     if (low == WEFT_F32) return WEFT_OK;
     if (low != WEFT_BF16 && low != WEFT_F16)
         return wefti_fail(WEFT_E_INVALID, "strategy: precision %s; it is f32 (as the program is written), bf16 or f16", weft_dtype_name(low));
@@ -153,10 +188,12 @@ weft_status wefti_precision_lower(weft_program *program) {
     weft_graph *graph = program->loss->graph;
     lowering    l = {.graph = graph, .low = low, .n = graph->n_nodes};
     WEFTI_TRY(start(&l, program->loss));
+    for (int32_t id = 0; id < l.n; id++)
+        if (l.needed[id]) l.from[id] = origin_of(&l, graph->nodes[id]);
+    if (program->strategy.fp8) WEFTI_TRY(find_narrow(&l));
     for (int32_t id = 0; id < l.n; id++) {
         wefti_node *node = graph->nodes[id];
         if (!l.needed[id]) continue;
-        l.from[id] = origin_of(&l, node);
         if (wefti_ops[node->op].family != WEFTI_LEAF) WEFTI_TRY(lower_node(&l, node));
     }
     for (int32_t i = 0; i < graph->n_effects; i++) graph->effects[i] = l.at[graph->effects[i]->id][0]->node;

@@ -49,7 +49,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               s->history, s->line_search, s->clip_norm, s->clip_value, t->kind, (double)t->warmup, (double)t->steps,
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
-                              (double)program->strategy.divide_bytes, (double)y->loss_chunk_rows, y->precision, program->ignore_nan,
+                              (double)program->strategy.divide_bytes, (double)y->loss_chunk_rows, y->precision, y->fp8, program->ignore_nan,
                               program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.replicas, program->strategy.push,
                               program->strategy.fetch, program->strategy.overlap, y->tensor, y->pipeline, y->sequence, y->expert, y->schedule, y->chunks, y->zero, y->recompute,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};

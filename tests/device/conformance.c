@@ -34,6 +34,7 @@ void conformance_visit(case_visitor visit, void *context) {
     visit_moves(visit, context);
     visit_products(visit, context);
     visit_rows(visit, context);
+    visit_fp8(visit, context);
     visit_edges(visit, context);
 }
 
@@ -117,6 +118,8 @@ static unsigned dtypes_due(weft_op op) {
     case WEFT_OP_BROADCAST: case WEFT_OP_ALL_TO_ALL: case WEFT_OP_EXCHANGE_ROWS: case WEFT_OP_SEND: case WEFT_OP_RECEIVE: case WEFT_OP_CUSTOM: case WEFT_OP_CUSTOM_BACKWARD:
     case WEFT_OP_ENCODE: case WEFT_OP_DECODE: return 0;
     case WEFT_OP_OCCURRENCE: return 1 << WEFT_I32 | 1 << WEFT_I64;
+    case WEFT_OP_FP8_CAST: return 1 << WEFT_F32 | 1 << WEFT_BF16 | 1 << WEFT_F16;
+    case WEFT_OP_FP8_MATMUL: return 1 << WEFT_U8;
     case WEFT_OP_NOT: case WEFT_OP_AND: case WEFT_OP_OR: return 1 << WEFT_BOOL;
     case WEFT_OP_UPDATE: return 1 << WEFT_F32 | 1 << WEFT_F64;
     case WEFT_OP_COPY: case WEFT_OP_DETACH: case WEFT_OP_CAST: case WEFT_OP_WHERE: case WEFT_OP_FULL: case WEFT_OP_ARANGE:

@@ -59,6 +59,7 @@ void visit_reductions(case_visitor visit, void *context);
 void visit_moves(case_visitor visit, void *context);
 void visit_products(case_visitor visit, void *context);
 void visit_rows(case_visitor visit, void *context);
+void visit_fp8(case_visitor visit, void *context);
 void visit_edges(case_visitor visit, void *context);
 
 /* Limits the suite to the cases that it takes, where it is set; WEFT_TEST_OPS="matmul,softmax" does by the names of ops. A limited suite
@@ -87,6 +88,7 @@ void define_reduction(const test_case *self, const tensor *inputs, tensor *outpu
 void define_move(const test_case *self, const tensor *inputs, tensor *outputs);
 void define_product(const test_case *self, const tensor *inputs, tensor *outputs);
 void define_rows(const test_case *self, const tensor *inputs, tensor *outputs);
+void define_fp8(const test_case *self, const tensor *inputs, tensor *outputs);
 void define_update(const test_case *self, const tensor *inputs, tensor *outputs);
 
 /* Values. */

@@ -5,6 +5,8 @@ void define(const test_case *self, const tensor *inputs, tensor *outputs) {
     switch (self->op) {
     case WEFT_OP_MEAN_BACKWARD: define_reduction(self, inputs, outputs); return;
     case WEFT_OP_UPDATE: define_update(self, inputs, outputs); return;
+    case WEFT_OP_FP8_CAST:
+    case WEFT_OP_FP8_MATMUL: define_fp8(self, inputs, outputs); return;
     case WEFT_OP_ASSIGN: define_move(self, inputs, outputs); return;
     default: break;
     }

@@ -77,6 +77,15 @@ static weft_tensor *transformer(session *s) {
     return weft_cross_entropy(logits, fed(s, "following", WEFT_I32, weft_shape(ROWS, CONTEXT), following));
 }
 
+/* Four layers, of which the two in the middle may be of 8-bit floats. */
+static weft_tensor *deep(session *s) {
+    weft_tensor *x = weft_flatten(fed(s, "image", WEFT_F32, weft_shape(ROWS, 2, 8, 8), image));
+    x = weft_gelu(weft_linear(x, "in", .out = 64));
+    x = weft_gelu(weft_linear(x, "hidden1", .out = 48));
+    x = weft_gelu(weft_linear(x, "hidden2", .out = 32));
+    return weft_cross_entropy(weft_linear(x, "head", .out = CLASSES), fed(s, "label", WEFT_I32, weft_shape(ROWS), label));
+}
+
 static void create(session *s, weft_tensor *loss, weft_strategy strategy, double clip) {
     weft_program program = {.loss = loss, .solver = weft_adamw(0.01, .clip_norm = clip), .strategy = strategy, .profile = true};
     cr_assert_eq(weft_trainer_create(s->world, &program, &s->trainer), WEFT_OK, "%s", weft_error_message());
@@ -135,6 +144,82 @@ static void bytes_of(const char *text, const char *op, const char *name, long lo
             return;
     }
     cr_assert_fail("there is no %s '%s' in %s", op, name, text);
+}
+
+static void describes(session *s, const char *word) {
+    const char *text = NULL;
+    cr_assert_eq(weft_plan_describe(weft_trainer_plan(s->trainer), &text), WEFT_OK, "%s", weft_error_message());
+    cr_assert_not_null(strstr(text, word), "'%s' is not in %s", word, text);
+}
+
+/* --- 8-bit floats --- */
+
+static const weft_strategy fp8 = {.precision = WEFT_BF16, .fp8 = true};
+
+Test(precision_fp8, a_deep_network_learns) { learns_alike(deep, fp8, 0.04); }
+Test(precision_fp8, a_transformer_learns) { learns_alike(transformer, fp8, 0.06); }
+Test(precision_fp8, learns_with_micro_batches) {
+    weft_strategy accumulated = fp8;
+    accumulated.accumulate = 4;
+    learns_alike(deep, accumulated, 0.04);
+}
+
+/* Of a layer: the product, and those of two gradients. Each matrix is cast once: x, w and the gradient of two layers. */
+Test(precision_fp8, leaves_the_first_layer_and_the_last) {
+    session     s;
+    const char *text = NULL;
+    int         casts = 0;
+    open_session(&s);
+    create(&s, deep(&s), fp8, 0);
+    describes(&s, "\n6 products in 8-bit floats\n");
+    cr_assert_eq(weft_plan_describe(weft_trainer_plan(s.trainer), &text), WEFT_OK);
+    for (const char *at = text; (at = strstr(at, "  fp8_cast")) != NULL; at++) casts++;
+    cr_assert_eq(casts, 6, "%d casts in %s", casts, text);
+    cr_assert_null(strstr(text, "products not in"));
+    long long reads, writes;
+    bytes_of(text, "matmul", "in", &reads, &writes);
+    bytes_of(text, "matmul", "head", &reads, &writes);
+    bytes_of(text, "fp8_matmul", "hidden1", &reads, &writes);
+    cr_assert_eq(reads, ROWS * 64 + 48 * 64 + 8, "codes and scales, not %lld", reads);
+    cr_assert_eq(writes, ROWS * 48 * 2);
+    close_session(&s);
+    open_session(&s);
+    create(&s, dense(&s), fp8, 0); /* has no others */
+    cr_assert_eq(weft_plan_describe(weft_trainer_plan(s.trainer), &text), WEFT_OK);
+    cr_assert_null(strstr(text, "8-bit"));
+    close_session(&s);
+}
+
+/* Runs are the same to the bit, and go on so from a checkpoint: there is no state in the scales. */
+Test(precision_fp8, goes_on_to_the_same_bits) {
+    const char *path = scratch("fp8.safetensors");
+    double      straight[10], resumed[10];
+    session     s;
+    open_session(&s);
+    create(&s, transformer(&s), fp8, 1);
+    train(&s, 5, straight);
+    cr_assert_eq(weft_trainer_save(s.trainer, path, NULL), WEFT_OK, "%s", weft_error_message());
+    train(&s, 10, straight);
+    close_session(&s);
+    open_session(&s);
+    create(&s, transformer(&s), fp8, 1);
+    cr_assert_eq(weft_trainer_load(s.trainer, path, NULL), WEFT_OK, "%s", weft_error_message());
+    train(&s, 10, resumed);
+    close_session(&s);
+    for (int i = 0; i < 10; i++) cr_assert_eq(straight[i], resumed[i], "step %d", i);
+}
+
+/* What is not finite comes out of a product as it went in. */
+Test(precision_fp8, hides_no_overflow) {
+    session     s;
+    weft_report report = {0};
+    open_session(&s);
+    image[5] = INFINITY;
+    create(&s, deep(&s), fp8, 0);
+    weft_status status = weft_trainer_step(s.trainer, &s.batch, &report);
+    if (status == WEFT_OK) status = weft_trainer_step(s.trainer, &s.batch, &report);
+    cr_assert_eq(status, WEFT_E_NAN, "status %d, loss %g: %s", status, report.loss, weft_error_message());
+    close_session(&s);
 }
 
 /* Products write bf16, and so does what lies between them; the loss is wide, and updates read and write f32. */
@@ -231,6 +316,10 @@ static void refused(weft_program *program, weft_status status, const char *word)
 }
 Test(precision, refuses_what_is_no_precision) {
     refused(&(weft_program){.solver = weft_sgd(0.1), .strategy = {.precision = WEFT_I32}}, WEFT_E_INVALID, "i32");
+}
+Test(precision, refuses_8_bits_without_bf16) {
+    refused(&(weft_program){.solver = weft_sgd(0.1), .strategy = {.fp8 = true}}, WEFT_E_INVALID, "fp8 with precision f32; it is with bf16");
+    refused(&(weft_program){.solver = weft_sgd(0.1), .strategy = {.precision = WEFT_F16, .fp8 = true}}, WEFT_E_INVALID, "fp8 with precision f16");
 }
 Test(precision, refuses_line_searches) {
     refused(&(weft_program){.solver = weft_lbfgs(1), .strategy = {.precision = WEFT_BF16}}, WEFT_E_UNSUPPORTED, "L-BFGS");

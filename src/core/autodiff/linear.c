@@ -1,25 +1,37 @@
 /* Gradients of matrix products, convolutions and pooling. Products are written with transpose flags: nothing moves. */
 #include "core/autodiff/autodiff.h"
+#include "core/tensor/fp8.h"
 
 #define G call->gy[0]
 
-static weft_tensor *product(weft_tensor *a, bool trans_a, weft_tensor *b, bool trans_b) {
+/* A factor: the tensor, whether transposed, and the 8-bit form that it may be rounded to. */
+typedef struct factor {
+    weft_tensor *tensor;
+    bool         trans;
+    int32_t      form;
+} factor;
+
+static weft_tensor *product(factor a, factor b) {
     wefti_attrs attrs = wefti_no_attrs();
-    attrs.matmul.trans_a = trans_a;
-    attrs.matmul.trans_b = trans_b;
-    return wefti_node2(WEFT_OP_MATMUL, &attrs, a, b);
+    attrs.matmul.trans_a = a.trans;
+    attrs.matmul.trans_b = b.trans;
+    attrs.matmul.fp8[0] = a.form;
+    attrs.matmul.fp8[1] = b.form;
+    return wefti_node2(WEFT_OP_MATMUL, &attrs, a.tensor, b.tensor);
 }
 
-/* y = A*B, A = a or its transpose, B likewise: gA = gy*B^T, gB = A^T*gy. */
+/* y = A*B, A = a or its transpose, B likewise: gA = gy*B^T, gB = A^T*gy. Gradients have the form of more range (Micikevicius et al. 2022). */
 void wefti_gradient_matmul(wefti_gradient_call *call) {
-    bool ta = call->node->attrs.matmul.trans_a, tb = call->node->attrs.matmul.trans_b;
+    bool           ta = call->node->attrs.matmul.trans_a, tb = call->node->attrs.matmul.trans_b;
+    const int32_t *form = call->node->attrs.matmul.fp8;
+    int32_t        fine = form[0] ? WEFTI_FP8_E5M2 : 0;
     if (call->needed[0]) {
-        weft_tensor *b = wefti_primal(call, 1);
-        wefti_give(call, 0, ta ? product(b, tb, G, true) : product(G, false, b, !tb));
+        factor b = {wefti_primal(call, 1), ta ? tb : !tb, form[1]};
+        wefti_give(call, 0, ta ? product(b, (factor){G, true, fine}) : product((factor){G, false, fine}, b));
     }
     if (call->needed[1]) {
-        weft_tensor *a = wefti_primal(call, 0);
-        wefti_give(call, 1, tb ? product(G, true, a, ta) : product(a, !ta, G, false));
+        factor a = {wefti_primal(call, 0), tb ? ta : !ta, form[0]};
+        wefti_give(call, 1, tb ? product((factor){G, true, fine}, a) : product(a, (factor){G, false, fine}));
     }
 }
 

@@ -101,6 +101,10 @@ weft_status wefti_infer(weft_op op, const wefti_attrs *attrs, weft_tensor *const
     return WEFT_OK;
 }
 
+weft_status wefti_shape_planned(wefti_infer_call *call) {
+    return wefti_misfit(call, WEFT_E_INTERNAL, "it is made while planning, and never part of a graph");
+}
+
 weft_status wefti_shape_leaf(wefti_infer_call *call) {
     return wefti_misfit(call, WEFT_E_INTERNAL, "a leaf's shape is given, not inferred");
 }

@@ -65,7 +65,7 @@ wefti_shape_rule wefti_shape_leaf, wefti_shape_same, wefti_shape_cast, wefti_sha
     wefti_shape_rotary, wefti_shape_cross_entropy, wefti_shape_cross_entropy_backward, wefti_shape_attention,
     wefti_shape_attention_backward, wefti_shape_mode, wefti_shape_assign, wefti_shape_update, wefti_shape_fused,
     wefti_shape_all_reduce, wefti_shape_all_gather, wefti_shape_reduce_scatter, wefti_shape_exchange_rows, wefti_shape_receive, wefti_shape_encode,
-    wefti_shape_decode, wefti_shape_custom,
+    wefti_shape_decode, wefti_shape_planned, wefti_shape_custom,
     wefti_shape_custom_backward;
 
 #endif

@@ -84,6 +84,11 @@
  *                    attrs.codec.codec (core/tensor/codec.h)
  *   DECODE(u8 [parts, bytes]) -> f32 [count]: the parts one behind the other; with attrs.codec.sum their sum, from the first. Bytes that
  *                    are no such form fail the run with WEFT_E_CORRUPT
+ *   FP8_CAST(x [..., C] of f32, bf16 or f16) -> u8 [R, C], u8 [C, R], f32 []: x as R rows of C in the 8-bit form attrs.fp8.form[0], once by rows, once
+ *                    by columns, and the scale that codes are multiplied with: the power of two for x's largest finite magnitude (core/tensor/fp8_code.h).
+ *                    attrs.fp8.layouts says which of the two are wanted, WEFTI_FP8_ROWS | WEFTI_FP8_COLUMNS; the other has no rows
+ *   FP8_MATMUL(a u8 [M, K], b u8 [N, K], f32 [], f32 []) -> [..., N], M rows of f32, bf16 or f16: a times b transposed, in the forms attrs.fp8.form, times both scales,
+ *                    added up in f32 or finer and rounded once
  */
 #ifndef WEFTI_OP_H
 #define WEFTI_OP_H
@@ -146,6 +151,7 @@ struct wefti_rule;   /* core/iface/rule.h */
 struct wefti_custom; /* core/iface/custom.h */
 struct wefti_fused;
 
+enum { WEFTI_FP8_ROWS = 1, WEFTI_FP8_COLUMNS = 2 };
 typedef enum wefti_random_kind { WEFTI_RANDOM_UNIFORM, WEFTI_RANDOM_NORMAL } wefti_random_kind;
 
 /* Attributes; which member is live follows from the op. They are copied and compared as bytes: zero a union before
@@ -163,7 +169,8 @@ typedef union wefti_attrs {
     struct { int64_t low[WEFT_MAX_RANK], high[WEFT_MAX_RANK], interior[WEFT_MAX_RANK]; double value; } pad; /* PAD */
     struct { int32_t axis; } axis;                                                            /* CONCAT GATHER SCATTER_ADD */
     struct { int64_t repeat, experts; double share; int32_t trans; } expert;                  /* EXPERT_MATMUL...; experts: backward, OCCURRENCE */
-    struct { int32_t trans_a, trans_b; } matmul;                                              /* MATMUL */
+    struct { int32_t trans_a, trans_b, fp8[2]; } matmul; /* MATMUL; fp8: the forms (wefti_fp8_form) that its operands may be rounded to, 0: none (plan/fp8.c) */
+    struct { int32_t form[2], layouts; } fp8;                                                 /* FP8_... */
     struct { int32_t stride[2], pad[4], dilation[2], groups; weft_shape input, weight; } conv; /* CONV2D...; shapes: backward only */
     struct { int32_t window[2], stride[2], pad[4], exclude_pad; weft_shape input; } pool;     /* ...POOL2D...; input: backward only */
     struct { int32_t axes, rms; double eps; } rows;                                           /* NORMALIZE... */

@@ -126,6 +126,12 @@ static void add_losses(weft_plan *plan) {
     if (ir->whole_why) wefti_text_add(&plan->text, "loss '%s' has its logits whole: %s\n", ir->whole_loss, ir->whole_why);
 }
 
+static void add_fp8(weft_plan *plan) {
+    const wefti_ir *ir = &plan->ir;
+    if (ir->n_fp8) wefti_text_add(&plan->text, "%d products in 8-bit floats\n", ir->n_fp8);
+    if (ir->fp8_why) wefti_text_add(&plan->text, "%d products not in 8-bit floats: %s\n", ir->n_fp8_left, ir->fp8_why);
+}
+
 static void add_totals(weft_plan *plan) {
     weft_plan_totals t;
     weft_plan_totals_read(plan, &t);
@@ -140,6 +146,7 @@ static void add_totals(weft_plan *plan) {
                    (long long)t.sent_bytes);
     add_ways(plan);
     add_losses(plan);
+    add_fp8(plan);
     if (plan->ir.n_divided)
         wefti_text_add(&plan->text, "%d parameters are updated in parts, which ranks %s\n", plan->ir.n_divided,
                        plan->ir.pushes ? "store to their peers" : "load from their peers");

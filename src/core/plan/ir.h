@@ -154,6 +154,9 @@ typedef struct wefti_ir {
     int32_t     n_chunked_losses, chunks;
     int64_t     chunk_rows, chunk_classes;
     const char *whole_loss, *whole_why;
+    /* Of products in 8-bit floats: how many there are, how many the strategy wanted and were left as they are, and why the first was (fp8.c). */
+    int32_t     n_fp8, n_fp8_left;
+    const char *fp8_why;
 
     wefti_plan_input    *inputs;
     int32_t              n_inputs, inputs_capacity;
@@ -272,6 +275,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_resolve(wefti_ir *ir, weft_tensor *const 
 WEFT_MUST_CHECK weft_status wefti_pass_exchange(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_simplify(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_views(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_fp8(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_spaces(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_hazards(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_chunk(wefti_ir *ir);

@@ -14,6 +14,7 @@ static const pass passes[] = {
     {"exchange", wefti_pass_exchange}, /* gathers along any axis, in terms of equal parts */
     {"simplify", wefti_pass_simplify}, /* numbers known now, computations made twice */
     {"views", wefti_pass_views},       /* windows instead of copies */
+    {"fp8", wefti_pass_fp8},           /* products in 8-bit floats, where they may be */
     {"spaces", wefti_pass_spaces},     /* elementwise ops in the shape of what they read */
     {"hazards", wefti_pass_hazards},   /* old values of variables that are read late */
     {"chunk", wefti_pass_chunk},       /* losses over many classes, some rows at a time */

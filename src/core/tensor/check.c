@@ -6,6 +6,7 @@
 #include "core/iface/rule.h"
 #include "core/tensor/check.h"
 #include "core/tensor/codec.h"
+#include "core/tensor/fp8.h"
 #include "core/tensor/operand.h"
 
 static weft_status refuse(weft_status status, const wefti_call *call, const char *why) {
@@ -470,6 +471,35 @@ static weft_status check_codec(const wefti_call *call) {
     return WEFT_OK;
 }
 
+static bool is_fp8(int32_t form) { return form == WEFTI_FP8_E4M3 || form == WEFTI_FP8_E5M2; }
+static bool is_narrow_float(weft_dtype dtype) { return dtype == WEFT_F32 || dtype == WEFT_BF16 || dtype == WEFT_F16; }
+
+static weft_status check_fp8_cast(const wefti_call *call) {
+    const wefti_operand *x = &call->inputs[0], *rows = &call->outputs[0], *columns = &call->outputs[1], *scale = &call->outputs[2];
+    int32_t              layouts = call->attrs->fp8.layouts;
+    DTYPE(is_narrow_float(x->dtype) && rows->dtype == WEFT_U8 && columns->dtype == WEFT_U8 && scale->dtype == WEFT_F32, "the op has no such dtypes");
+    if (!is_fp8(call->attrs->fp8.form[0]) || layouts < 1 || layouts > (WEFTI_FP8_ROWS | WEFTI_FP8_COLUMNS))
+        return refuse(WEFT_E_INVALID, call, "there is no such form or layout");
+    SHAPE(x->shape.rank >= 1 && rows->shape.rank == 2 && columns->shape.rank == 2 && scale->shape.rank == 0, "ranks do not fit");
+    int64_t c = x->shape.dim[x->shape.rank - 1], r = c > 0 ? wefti_operand_elements(x) / c : 0;
+    SHAPE(rows->shape.dim[0] == (layouts & WEFTI_FP8_ROWS ? r : 0) && rows->shape.dim[1] == c, "the rows have another size");
+    SHAPE(columns->shape.dim[0] == (layouts & WEFTI_FP8_COLUMNS ? c : 0) && columns->shape.dim[1] == r, "the columns have another size");
+    return WEFT_OK;
+}
+
+static weft_status check_fp8_matmul(const wefti_call *call) {
+    const wefti_operand *a = &call->inputs[0], *b = &call->inputs[1], *y = &call->outputs[0];
+    DTYPE(a->dtype == WEFT_U8 && b->dtype == WEFT_U8 && call->inputs[2].dtype == WEFT_F32 && call->inputs[3].dtype == WEFT_F32 &&
+          is_narrow_float(y->dtype), "the op has no such dtypes");
+    if (!is_fp8(call->attrs->fp8.form[0]) || !is_fp8(call->attrs->fp8.form[1])) return refuse(WEFT_E_INVALID, call, "there is no such form");
+    SHAPE(a->shape.rank == 2 && b->shape.rank == 2 && y->shape.rank >= 2, "an operand is no matrix");
+    SHAPE(a->shape.dim[1] == b->shape.dim[1], "inner sizes differ");
+    int64_t n = y->shape.dim[y->shape.rank - 1], elements;
+    SHAPE(n == b->shape.dim[0] && wefti_mul_i64(a->shape.dim[0], n, &elements) && elements == wefti_operand_elements(y), "the output has another size");
+    SHAPE(wefti_operand_elements(&call->inputs[2]) == 1 && wefti_operand_elements(&call->inputs[3]) == 1, "a scale is not one number");
+    return WEFT_OK;
+}
+
 static weft_status check_operands(const wefti_call *call) {
     const wefti_op_info *info = &wefti_ops[call->op];
     if (call->n_inputs < info->inputs_min || (info->inputs_max != WEFTI_ANY && call->n_inputs > info->inputs_max) ||
@@ -513,6 +543,8 @@ weft_status wefti_call_check(const wefti_call *call) {
     case WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT: return check_expert_matmul(call);
     case WEFT_OP_ENCODE:
     case WEFT_OP_DECODE: return check_codec(call);
+    case WEFT_OP_FP8_CAST: return check_fp8_cast(call);
+    case WEFT_OP_FP8_MATMUL: return check_fp8_matmul(call);
     case WEFT_OP_ASSIGN: return check_assign(call);
     case WEFT_OP_UPDATE: return check_update(call);
     default: break;

@@ -9,6 +9,9 @@
 #define wefti_kernel_expert_matmul_backward_weight WEFTI_CPU_NAME(wefti_kernel_expert_matmul_backward_weight)
 extern const wefti_cpu_kernel wefti_kernel_matmul, wefti_kernel_expert_matmul, wefti_kernel_expert_matmul_backward_weight;
 
+#define wefti_kernel_fp8_matmul WEFTI_CPU_NAME(wefti_kernel_fp8_matmul)
+extern const wefti_cpu_kernel wefti_kernel_fp8_matmul;
+
 #define wefti_kernel_elementwise WEFTI_CPU_NAME(wefti_kernel_elementwise)
 #define wefti_kernel_fused WEFTI_CPU_NAME(wefti_kernel_fused)
 #define wefti_kernel_reduce WEFTI_CPU_NAME(wefti_kernel_reduce)

@@ -75,6 +75,7 @@ const wefti_cpu_fast WEFTI_CPU_NAME(wefti_cpu_fast) = {
         [WEFT_OP_GATHER] = {&wefti_kernel_gather},
         [WEFT_OP_SCATTER_ADD] = {&wefti_kernel_scatter_add},
         [WEFT_OP_MATMUL] = {&wefti_kernel_matmul},
+        [WEFT_OP_FP8_MATMUL] = {&wefti_kernel_fp8_matmul},
         [WEFT_OP_EXPERT_MATMUL] = {&wefti_kernel_expert_matmul},
         [WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT] = {&wefti_kernel_expert_matmul_backward_weight},
         [WEFT_OP_CONV2D] = {&wefti_kernel_conv},

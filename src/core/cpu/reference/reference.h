@@ -23,6 +23,7 @@ extern const wefti_cpu_kernel wefti_reference_cross_entropy, wefti_reference_cro
 extern const wefti_cpu_kernel wefti_reference_attention, wefti_reference_attention_backward;
 extern const wefti_cpu_kernel wefti_reference_assign, wefti_reference_update;
 extern const wefti_cpu_kernel wefti_reference_encode, wefti_reference_decode;
+extern const wefti_cpu_kernel wefti_reference_fp8_cast, wefti_reference_fp8_matmul;
 extern const wefti_cpu_kernel wefti_reference_custom, wefti_reference_custom_backward;
 
 /* Elements per chunk of elementwise work; fixed, so that chunks follow from sizes alone. */
