@@ -50,7 +50,7 @@ static weft_status refused(const wefti_cuda_blas_functions *f, cublasStatus_t st
 }
 
 /* The device's handle, made when first wanted. */
-static weft_status open_blas(wefti_cuda *cuda) {
+weft_status wefti_cuda_blas_open(wefti_cuda *cuda) {
     if (cuda->blas) return WEFT_OK;
     const char      *why;
     wefti_cuda_blas *blas;
@@ -248,7 +248,7 @@ static void destroy_descriptors(const wefti_cuda_blas_functions *f, wefti_cuda_b
 }
 
 static weft_status prepare_blas(wefti_cuda *cuda, const wefti_call *call, prepared *self) {
-    WEFTI_TRY(open_blas(cuda));
+    WEFTI_TRY(wefti_cuda_blas_open(cuda));
     fill_key(cuda, call, &self->c, &self->product.key);
     cublasStatus_t status = make_descriptors(cuda->blas->f, &self->c, &self->product);
     if (status != CUBLAS_STATUS_SUCCESS) return refused(cuda->blas->f, status, "cuBLASLt's descriptors");

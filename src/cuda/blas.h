@@ -29,6 +29,9 @@ typedef struct wefti_cuda_blas {
     struct wefti_cuda_blas_known    *known; /* algorithms chosen so far */
 } wefti_cuda_blas;
 
+/* Opens the library for the device, where it is not open yet. WEFT_E_UNSUPPORTED where it is not there. */
+WEFT_MUST_CHECK weft_status wefti_cuda_blas_open(wefti_cuda *cuda);
+
 /* What decides on an algorithm; compared as bytes, so zeroed before it is filled. The first matrix is column-major [n, k] after op, the
  * second [k, m], the result [n, m]. */
 typedef struct wefti_cuda_blas_key {

@@ -126,6 +126,10 @@ extern const wefti_cuda_kernel wefti_cuda_gather, wefti_cuda_scatter_add;
 /* matmul.cu: tiles of our own, for any dtype and stride; blas.c: cuBLASLt */
 extern const wefti_cuda_kernel wefti_cuda_matmul, wefti_cuda_matmul_blas;
 void wefti_cuda_blas_close(wefti_cuda *cuda); /* when the device is released, after its programs */
+/* fp8.cu: 8-bit floats under a scale; blas_fp8.c: their products by cuBLASLt, why it does not take one, and the same by tiles of our own (matmul.cu) */
+extern const wefti_cuda_kernel wefti_cuda_fp8_cast, wefti_cuda_fp8_matmul;
+WEFT_MUST_CHECK weft_status wefti_cuda_fp8_refuse(const wefti_cuda *cuda, const wefti_call *call);
+WEFT_MUST_CHECK weft_status wefti_cuda_fp8_tiles(const wefti_cuda_run *run);
 /* expert.cu: products of rows with the matrix that each chose, and places among equal choices */
 extern const wefti_cuda_kernel wefti_cuda_occurrence, wefti_cuda_expert_matmul, wefti_cuda_expert_matmul_backward_weight;
 /* conv.cu: direct, for anything; dnn_conv.c: cuDNN */

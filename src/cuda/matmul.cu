@@ -5,7 +5,7 @@
  * threads read along follows from its strides. Every element is one chain of fma over the inner index in its order, whatever the tile, so
  * the bits follow from the operands alone.
  * Cost: no scratch; two slabs of shared memory, at most 34 KiB. */
-#include "cuda/kernel.cuh"
+#include "cuda/fp8.cuh"
 #include "cuda/product.h"
 #include "cuda/tile.cuh"
 
@@ -50,9 +50,14 @@ template <typename T, int TILE> struct slab {
     }
 };
 
-template <typename T, int TILE>
+/* Scales, where the factors have any: the result is times both. */
+typedef struct scales {
+    const float *a, *b;
+} scales;
+
+template <typename A, typename B, typename T, int TILE>
 static __global__ void __launch_bounds__(WEFTI_TILE_THREADS)
-    matmul_forward_tiles_kernel(wefti_cuda_product p, const T *a, const T *b, T *c, int64_t columns, int64_t tiles) {
+    matmul_forward_tiles_kernel(wefti_cuda_product p, const A *a, const B *b, T *c, scales scale, int64_t columns, int64_t tiles) {
     typedef typename wefti_wide<T>::type W;
     enum { OWN = TILE / WEFTI_TILE_SIDE };
     __shared__ alignas(16) W a_slab[WEFTI_TILE_DEPTH][TILE + WEFTI_TILE_PAD];
@@ -60,7 +65,8 @@ static __global__ void __launch_bounds__(WEFTI_TILE_THREADS)
     int            row = (int)threadIdx.x / WEFTI_TILE_SIDE, column = (int)threadIdx.x % WEFTI_TILE_SIDE;
     int64_t        matrix = blockIdx.x / tiles, tile = blockIdx.x % tiles, a_at = 0, b_at = 0, rest = matrix;
     int64_t        first_row = tile / columns * TILE, first_column = tile % columns * TILE;
-    slab<T, TILE>  a_share, b_share;
+    slab<A, TILE>  a_share;
+    slab<B, TILE>  b_share;
     W              sum[OWN][OWN];
     for (int32_t axis = p.batch_rank - 1; axis >= 0; axis--) {
         a_at += rest % p.batch[axis] * p.a_batch[axis];
@@ -87,23 +93,28 @@ static __global__ void __launch_bounds__(WEFTI_TILE_THREADS)
         __syncthreads(); /* nobody reads the slab any more */
     }
     T *out = c + matrix * p.m * p.n;
+    W  scale_a = scale.a ? (W)*scale.a : W(1), scale_b = scale.b ? (W)*scale.b : W(1); /* one after the other: together they may overflow */
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
         int64_t at_row = first_row + wefti_tile_place<W>(row, i);
 #pragma unroll
         for (int j = 0; j < OWN; j++) {
             int64_t at_column = first_column + wefti_tile_place<W>(column, j);
-            if (at_row < p.m && at_column < p.n) out[at_row * p.n + at_column] = wefti_narrow<T>(sum[i][j]);
+            if (at_row < p.m && at_column < p.n) out[at_row * p.n + at_column] = wefti_narrow<T>(sum[i][j] * scale_a * scale_b);
         }
     }
 }
 
-template <typename T, int TILE> static weft_status run_tiles(const wefti_cuda_run *run, const wefti_cuda_product &p) {
+template <typename A, typename B, typename T, int TILE> static weft_status run_scaled(const wefti_cuda_run *run, const wefti_cuda_product &p, scales scale) {
     int64_t columns = (p.n + TILE - 1) / TILE, tiles = (p.m + TILE - 1) / TILE * columns;
     if (tiles > 0x7fffffff / p.batches)
         return wefti_fail(WEFT_E_UNSUPPORTED, "%lld tiles of %d x %d are more than a grid has blocks", (long long)tiles, TILE, TILE);
-    return wefti_cuda_launch(run, "matmul", (matmul_forward_tiles_kernel<T, TILE>), dim3((unsigned)(tiles * p.batches)), dim3(WEFTI_TILE_THREADS), 0,
-                             p, (const T *)run->inputs[0], (const T *)run->inputs[1], (T *)run->outputs[0], columns, tiles);
+    return wefti_cuda_launch(run, "matmul", (matmul_forward_tiles_kernel<A, B, T, TILE>), dim3((unsigned)(tiles * p.batches)), dim3(WEFTI_TILE_THREADS),
+                             0, p, (const A *)run->inputs[0], (const B *)run->inputs[1], (T *)run->outputs[0], scale, columns, tiles);
+}
+
+template <typename T, int TILE> static weft_status run_tiles(const wefti_cuda_run *run, const wefti_cuda_product &p) {
+    return run_scaled<T, T, T, TILE>(run, p, scales{NULL, NULL});
 }
 
 /* Large tiles where they are filled well and there are enough of them for the device; f64 has no room for them. */
@@ -125,3 +136,22 @@ static weft_status run_matmul(const wefti_cuda_run *run) {
 }
 
 extern "C" const wefti_cuda_kernel wefti_cuda_matmul = {.name = "tiled matmul", .run = run_matmul};
+
+/* --- products of 8-bit floats, where cuBLASLt refuses them --- */
+
+template <int A, int B> static weft_status run_codes(const wefti_cuda_run *run, const wefti_cuda_product &p) {
+    return run_scaled<wefti_fp8_code<A>, wefti_fp8_code<B>, __nv_bfloat16, SMALL>(
+        run, p, scales{static_cast<const float *>(run->inputs[2]), static_cast<const float *>(run->inputs[3])});
+}
+
+extern "C" weft_status wefti_cuda_fp8_tiles(const wefti_cuda_run *run) {
+    const int32_t     *form = run->call->attrs->fp8.form;
+    wefti_cuda_product p;
+    memset(&p, 0, sizeof p);
+    p.m = run->call->inputs[0].shape.dim[0];
+    p.n = run->call->inputs[1].shape.dim[0];
+    p.k = p.a_row = p.b_column = run->call->inputs[0].shape.dim[1];
+    p.a_inner = p.b_inner = p.batches = 1;
+    if (form[0] == WEFTI_FP8_E5M2) return run_codes<WEFTI_FP8_E5M2, WEFTI_FP8_E4M3>(run, p);
+    return form[1] == WEFTI_FP8_E5M2 ? run_codes<WEFTI_FP8_E4M3, WEFTI_FP8_E5M2>(run, p) : run_codes<WEFTI_FP8_E4M3, WEFTI_FP8_E4M3>(run, p);
+}

@@ -73,6 +73,7 @@ static weft_status no_kernel(const wefti_cuda *cuda, const wefti_call *call) {
     if (call->op == WEFT_OP_ENCODE || call->op == WEFT_OP_DECODE)
         return wefti_fail(WEFT_E_UNSUPPORTED, "cuda:%d has no kernels for the codec %s: let strategy.compress be bf16 or powersgd, or use the device "
                           "'cpu'", (int)cuda->ordinal, wefti_codec_of(call->attrs->codec.codec)->name);
+    if (call->op == WEFT_OP_FP8_MATMUL) return wefti_cuda_fp8_refuse(cuda, call);
     return wefti_fail(WEFT_E_UNSUPPORTED, "cuda:%d has no kernel for %s '%s' (%s%s)%s", (int)cuda->ordinal, wefti_ops[call->op].name,
                       call->name ? call->name : "", weft_dtype_name(of->dtype), weft_shape_text(of->shape).text,
                       wefti_cuda_kernels[call->op][0] ? " in this dtype and shape" : "; the device 'cpu' computes it");

@@ -8,7 +8,7 @@ build=$(cd "$1" && pwd) out=$2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib"
-programs=(cuda_test_open cuda_test_device cuda_test_conformance cuda_test_train train_program_parity train_program_run train_program_compress weftrun weft-bench
+programs=(cuda_test_open cuda_test_device cuda_test_conformance cuda_test_fp8 cuda_test_train train_program_parity train_program_run train_program_compress weftrun weft-bench
     train_images train_text train_gpt train_recommender)
 for program in "${programs[@]}"; do
     if [ -x "$build/bin/$program" ]; then cp "$build/bin/$program" "$out/bin/"; else echo "left out, for it isn't built: $program"; fi

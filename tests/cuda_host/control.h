@@ -15,6 +15,7 @@ typedef struct wefti_cuda_host_options {
     bool     lazy;            /* work waits in its stream until somebody waits for it, and streams run in random order */
     int32_t  multiprocessors; /* that the device says it has; 0: 3 */
     size_t   memory_bytes;    /* that it says it has; 0: 4 GiB */
+    int32_t  capability;      /* ten times the major and the minor number; 0: 90 */
     bool     quiet;           /* failed launches are expected: no word on stderr */
 } wefti_cuda_host_options;
 

@@ -13,8 +13,13 @@
 #include <memory>
 #include <vector>
 
+#include "core/tensor/fp8.h"
 #include "core/tensor/half.h"
 #include "cuda_host/stand_in.h"
+
+#define FP8(x) wefti_fp8_host_##x
+#define FP8_FUNCTION static inline __attribute__((unused))
+#include "core/tensor/fp8_code.h"
 
 namespace {
 
@@ -25,6 +30,7 @@ struct operation {
     cudaDataType_t      scale;
     cublasOperation_t   a = CUBLAS_OP_N, b = CUBLAS_OP_N;
     cublasLtEpilogue_t  epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    const float        *a_scale = nullptr, *b_scale = nullptr; /* in device memory, read by the product */
 };
 struct layout {
     cudaDataType_t type;
@@ -51,13 +57,16 @@ cublasStatus_t refuse(cublasStatus_t status, const char *why) {
     return status;
 }
 
-size_t bytes_of(cudaDataType_t type) { return type == CUDA_R_64F ? 8 : type == CUDA_R_32F ? 4 : 2; }
+bool is_fp8(cudaDataType_t type) { return type == CUDA_R_8F_E4M3 || type == CUDA_R_8F_E5M2; }
+size_t bytes_of(cudaDataType_t type) { return is_fp8(type) ? 1 : type == CUDA_R_64F ? 8 : type == CUDA_R_32F ? 4 : 2; }
 
 double load(const void *at, int64_t i, cudaDataType_t type) {
     switch (type) {
     case CUDA_R_64F: return static_cast<const double *>(at)[i];
     case CUDA_R_32F: return static_cast<const float *>(at)[i];
     case CUDA_R_16F: return wefti_f16_to_f32(static_cast<const uint16_t *>(at)[i]);
+    case CUDA_R_8F_E4M3: return wefti_fp8_host_decode(static_cast<const uint8_t *>(at)[i], WEFTI_FP8_E4M3);
+    case CUDA_R_8F_E5M2: return wefti_fp8_host_decode(static_cast<const uint8_t *>(at)[i], WEFTI_FP8_E5M2);
     default: return wefti_bf16_to_f32(static_cast<const uint16_t *>(at)[i]);
     }
 }
@@ -90,7 +99,7 @@ cublasStatus_t check_layout(const layout &of) {
     if (of.rows == 0 || of.columns == 0 || of.batch < 1) return refuse(CUBLAS_STATUS_INVALID_VALUE, "an empty matrix");
     if (of.ld < (int64_t)of.rows) return refuse(CUBLAS_STATUS_INVALID_VALUE, "a leading dimension below the rows");
     if (of.batch > 1 && of.stride < 0) return refuse(CUBLAS_STATUS_INVALID_VALUE, "a negative stride of the batch");
-    if (of.type != CUDA_R_64F && of.type != CUDA_R_32F && of.type != CUDA_R_16F && of.type != CUDA_R_16BF)
+    if (of.type != CUDA_R_64F && of.type != CUDA_R_32F && of.type != CUDA_R_16F && of.type != CUDA_R_16BF && !is_fp8(of.type))
         return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "a type that is no float");
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -119,7 +128,14 @@ cublasStatus_t describe(cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a, cubla
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "the matrices do not fit each other");
     if (out->a.batch != out->d.batch || out->b.batch != out->d.batch || out->c.batch != out->d.batch)
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "the batches differ");
-    if (out->a.type != out->b.type || out->c.type != out->d.type) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "types that do not go together");
+    if (is_fp8(out->a.type)) { /* cuBLAS 12 and 13, "cublasLtMatmul": the only layout, sizes and result types on Hopper that Weft asks for */
+        if (!is_fp8(out->b.type) || (out->a.type == CUDA_R_8F_E5M2 && out->b.type == CUDA_R_8F_E5M2) || out->d.type != CUDA_R_16BF)
+            return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "types that do not go together with 8-bit floats");
+        if (!ta || tb || out->m % 16 || out->n % 16 || out->k % 16 || out->d.batch != 1)
+            return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "8-bit floats are multiplied as A' B, in sizes that divide by 16");
+        if (!out->op.a_scale || !out->op.b_scale) return refuse(CUBLAS_STATUS_INVALID_VALUE, "8-bit floats without scales");
+    } else if (out->op.a_scale || out->op.b_scale) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "scales of what is not 8-bit");
+    if ((out->a.type != out->b.type && !is_fp8(out->a.type)) || out->c.type != out->d.type) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "types that do not go together");
     bool is64 = out->a.type == CUDA_R_64F, fast = out->op.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
     if (is64 != (out->op.compute == CUBLAS_COMPUTE_64F) || is64 != (out->op.scale == CUDA_R_64F) || is64 != (out->d.type == CUDA_R_64F) ||
         (!is64 && out->op.compute != CUBLAS_COMPUTE_32F && !fast) || (fast && out->a.type != CUDA_R_32F))
@@ -209,6 +225,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t one, cublasLt
     switch (attribute) {
     case CUBLASLT_MATMUL_DESC_TRANSA: return take(&self->a, sizeof self->a, value, bytes);
     case CUBLASLT_MATMUL_DESC_TRANSB: return take(&self->b, sizeof self->b, value, bytes);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER: return take(&self->a_scale, sizeof self->a_scale, value, bytes);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER: return take(&self->b_scale, sizeof self->b_scale, value, bytes);
     case CUBLASLT_MATMUL_DESC_EPILOGUE: return take(&self->epilogue, sizeof self->epilogue, value, bytes);
     default: return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "an attribute of products that the stand-in does not have");
     }
@@ -311,12 +329,15 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "the workspace is too small, not the device's or not aligned");
     if (c == d && (p.c.ld != p.d.ld || p.c.batch != p.d.batch || p.c.stride != p.d.stride))
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "in place, with another layout");
+    bool scaled = is_fp8(p.a.type);
+    if (scaled && (!wefti_stand_in_may_use(p.op.a_scale, sizeof(float)) || !wefti_stand_in_may_use(p.op.b_scale, sizeof(float))))
+        return refuse(CUBLAS_STATUS_INVALID_VALUE, "a scale is not in device memory");
     double one, zero;
     if (p.op.scale == CUDA_R_64F) one = *static_cast<const double *>(alpha), zero = *static_cast<const double *>(beta);
     else one = *static_cast<const float *>(alpha), zero = *static_cast<const float *>(beta);
     cudaError_t error = wefti_stand_in_issue(stream, "cublasLtMatmul", [=] {
         if (p.a.type == CUDA_R_64F) multiply<double>(p, chosen.id, one, zero, a, b, c, d, workspace);
-        else multiply<float>(p, chosen.id, (float)one, (float)zero, a, b, c, d, workspace);
+        else multiply<float>(p, chosen.id, (float)one * (scaled ? *p.op.a_scale * *p.op.b_scale : 1), (float)zero, a, b, c, d, workspace);
         return cudaSuccess;
     });
     return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;

@@ -133,6 +133,11 @@ target_compile_definitions(cuda_host_device PRIVATE WEFT_ON_STAND_INS)
 add_test(NAME cuda_host_device_lazily COMMAND cuda_host_device)
 set_tests_properties(cuda_host_device_lazily PROPERTIES LABELS cuda_host TIMEOUT 600 ENVIRONMENT WEFT_CUDA_HOST_LAZY=1)
 
+add_executable(cuda_host_fp8 ${here}/../cuda/test_fp8.c)
+weft_cuda_host_program(cuda_host_fp8)
+target_compile_definitions(cuda_host_fp8 PRIVATE WEFT_ON_STAND_INS)
+set_tests_properties(cuda_host_fp8 PROPERTIES ENVIRONMENT "WEFT_CUDA_NVRTC=0")
+
 # Training as processes: the programs that tests/cuda runs on a GPU, in a folder of their own under the names that it knows.
 set(weft_cuda_host_bin ${PROJECT_BINARY_DIR}/cuda_host/bin)
 foreach(program parity run compress)

@@ -150,7 +150,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties_out, int device) 
     memset(properties_out, 0, sizeof *properties_out);
     snprintf(properties_out->name, sizeof properties_out->name, "stand-in on the host");
     properties_out->totalGlobalMem = options.memory_bytes ? options.memory_bytes : (size_t)4 << 30;
-    properties_out->major = 9;
+    properties_out->major = (options.capability ? options.capability : 90) / 10;
+    properties_out->minor = options.capability % 10;
     properties_out->multiProcessorCount = multiprocessors();
     properties_out->sharedMemPerBlock = SHARED_USUAL;
     properties_out->sharedMemPerBlockOptin = SHARED_MOST;

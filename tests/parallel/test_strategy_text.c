@@ -33,6 +33,14 @@ Test(strategy_text, reads_every_setting) {
     writes(&s, all);
 }
 
+Test(strategy_text, knows_8_bits_as_a_precision) {
+    weft_strategy s = read("precision=fp8");
+    cr_expect(s.precision == WEFT_BF16 && s.fp8);
+    writes(&s, "precision=fp8");
+    cr_assert_eq(weft_strategy_parse("precision=bf16", &s), WEFT_OK);
+    cr_expect(s.precision == WEFT_BF16 && !s.fp8);
+}
+
 Test(strategy_text, leaves_alone_what_it_does_not_name) {
     weft_strategy s = {.data = 3, .compress = {.warmup = 9}};
     cr_assert_eq(weft_strategy_parse(" schedule=gpipe\tcompress=bf16 ,, zero=1\n", &s), WEFT_OK, "%s", weft_error_message());
@@ -101,7 +109,7 @@ Test(strategy_text, says_what_is_wrong_and_what_there_is) {
     refuses("sync=servers", "sync = 'servers'|allreduce, server, server:STALENESS or server:async");
     refuses("sync=server:-1", "sync = 'server:-1'");
     refuses("sync=server:", "sync = 'server:'");
-    refuses("precision=i32", "precision = 'i32'|f32, bf16 or f16");
+    refuses("precision=i32", "precision = 'i32'|f32, bf16, f16 or fp8");
     refuses("precision=bf17", "precision = 'bf17'");
     refuses("compress=zip", "no compression 'zip'|bf16");
     refuses("compress=topk:2", "compress.ratio is 2");
