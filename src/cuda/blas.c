@@ -86,34 +86,20 @@ void wefti_cuda_blas_close(wefti_cuda *cuda) {
 
 /* --- which products --- */
 
-/* A matrix in memory, column-major: `turned` where what is wanted is its transpose. */
-typedef struct matrix {
-    bool    turned;
-    int64_t rows, columns, ld;
-} matrix;
-
 /* The matrix whose columns are counted by `outer` and whose rows are counted by `inner`, with their strides. */
-static bool describe(int64_t outer, int64_t outer_stride, int64_t inner, int64_t inner_stride, matrix *out) {
+static bool describe(int64_t outer, int64_t outer_stride, int64_t inner, int64_t inner_stride, wefti_cuda_matrix *out) {
     if ((inner_stride == 1 || inner == 1) && (outer_stride >= inner || outer == 1)) {
-        *out = (matrix){.turned = false, .rows = inner, .columns = outer, .ld = outer == 1 ? inner : outer_stride};
+        *out = (wefti_cuda_matrix){.turned = false, .rows = inner, .columns = outer, .ld = outer == 1 ? inner : outer_stride};
         return true;
     }
     if ((outer_stride == 1 || outer == 1) && (inner_stride >= outer || inner == 1)) {
-        *out = (matrix){.turned = true, .rows = outer, .columns = inner, .ld = inner == 1 ? outer : inner_stride};
+        *out = (wefti_cuda_matrix){.turned = true, .rows = outer, .columns = inner, .ld = inner == 1 ? outer : inner_stride};
         return true;
     }
     return false;
 }
 
-/* A call cut for cuBLASLt: matrices, one axis of the batch that a launch covers, and the rest of it. */
-typedef struct cut {
-    wefti_cuda_product p;
-    matrix             first, second; /* of B and A: see the head of this file */
-    int32_t            axis;          /* of the batch that one launch covers; -1: none */
-    int64_t            loop;          /* launches */
-} cut;
-
-static bool cut_of(const wefti_call *call, cut *out) {
+bool wefti_cuda_blas_cut(const wefti_call *call, wefti_cuda_cut *out) {
     wefti_cuda_product_of(call, &out->p);
     const wefti_cuda_product *p = &out->p;
     if (p->m <= 0 || p->n <= 0 || p->k <= 0 || p->batches <= 0) return false;
@@ -128,9 +114,9 @@ static bool cut_of(const wefti_call *call, cut *out) {
 }
 
 static bool accepts(const wefti_cuda *cuda, const wefti_call *call) {
-    cut c;
+    wefti_cuda_cut c;
     (void)cuda;
-    return wefti_cuda_blas_load(NULL) && cut_of(call, &c);
+    return wefti_cuda_blas_load(NULL) && wefti_cuda_blas_cut(call, &c);
 }
 
 static int64_t scratch(const wefti_cuda *cuda, const wefti_call *call) {
@@ -143,9 +129,8 @@ static int64_t scratch(const wefti_cuda *cuda, const wefti_call *call) {
 /* --- prepare --- */
 
 typedef struct prepared {
-    cut                     c;
-    bool                    own; /* by our tiles, as cuBLASLt refused */
-    wefti_cuda_blas_product product;
+    wefti_cuda_blas_call of;
+    bool                 own; /* by our tiles, as cuBLASLt refused */
 } prepared;
 
 static size_t prepared_bytes(const wefti_call *call) {
@@ -163,9 +148,9 @@ static cudaDataType_t data_type(weft_dtype dtype) {
 }
 
 /* What the addresses of an operand divide by, as far as offsets and the strides of the loop tell; bases are aligned to 64. */
-static int32_t alignment_of(const wefti_operand *operand, const cut *c, const int64_t *batch_strides) {
+static int32_t alignment_of(const wefti_operand *operand, const wefti_cuda_cut *c, const int64_t *batch_strides) {
     uint64_t bits = 64 | (uint64_t)operand->offset_bytes;
-    for (int32_t axis = 0; axis < c->p.batch_rank; axis++)
+    for (int32_t axis = 0; batch_strides && axis < c->p.batch_rank; axis++)
         if (axis != c->axis) bits |= (uint64_t)batch_strides[axis] * weft_dtype_bytes(operand->dtype);
     return (int32_t)(bits & (~bits + 1));
 }
@@ -177,14 +162,15 @@ static int64_t result_stride(const wefti_cuda_product *p, int32_t axis) {
     return stride;
 }
 
-static void fill_key(const wefti_cuda *cuda, const wefti_call *call, const cut *c, wefti_cuda_blas_key *key) {
+static void fill_key(const wefti_cuda *cuda, const wefti_call *call, const wefti_cuda_cut *c, const wefti_cuda_epilogue *epilogue,
+                     wefti_cuda_blas_key *key) {
     weft_dtype dtype = call->outputs[0].dtype;
     bool       wide  = dtype == WEFT_F32 || dtype == WEFT_F64;
     int64_t    result_strides[WEFT_MAX_RANK];
     for (int32_t axis = 0; axis < c->p.batch_rank; axis++) result_strides[axis] = result_stride(&c->p, axis);
     memset(key, 0, sizeof *key);
     key->version = cuda->blas->f->cublasLtGetVersion();
-    key->format  = 1;
+    key->format  = 2;
     key->major = cuda->major, key->minor = cuda->minor, key->multiprocessors = cuda->multiprocessors;
     strncpy(key->device, wefti_cuda_describe(&cuda->base), sizeof key->device - 1);
     key->dtype   = (int32_t)dtype;
@@ -203,12 +189,20 @@ static void fill_key(const wefti_cuda *cuda, const wefti_call *call, const cut *
     key->first_alignment  = alignment_of(&call->inputs[1], c, c->p.b_batch);
     key->second_alignment = alignment_of(&call->inputs[0], c, c->p.a_batch);
     key->result_alignment = alignment_of(&call->outputs[0], c, result_strides);
+    key->epilogue         = CUBLASLT_EPILOGUE_DEFAULT;
+    if (epilogue) {
+        key->epilogue = (int32_t)epilogue->kind;
+        key->adds     = epilogue->added != NULL;
+        if (epilogue->added) key->result_alignment = (int32_t)wefti_min_i64(key->result_alignment, alignment_of(epilogue->added, c, NULL));
+        if (epilogue->side) key->side_alignment = alignment_of(epilogue->side, c, NULL);
+        if (epilogue->vector) key->vector_alignment = alignment_of(epilogue->vector, c, NULL);
+    }
     /* In place means in the type of the result: for 16-bit types that would round more than once. */
     key->reduction       = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | (wide ? CUBLASLT_REDUCTION_SCHEME_INPLACE : 0);
     key->workspace_bytes = call->scratch_bytes;
 }
 
-static cublasStatus_t make_layout(const wefti_cuda_blas_functions *f, const wefti_cuda_blas_key *key, const matrix *of, int64_t stride,
+static cublasStatus_t make_layout(const wefti_cuda_blas_functions *f, const wefti_cuda_blas_key *key, const wefti_cuda_matrix *of, int64_t stride,
                                   cublasLtMatrixLayout_t *out) {
     cublasStatus_t status = f->cublasLtMatrixLayoutCreate(out, data_type((weft_dtype)key->dtype), (uint64_t)of->rows,
                                                           (uint64_t)of->columns, of->ld);
@@ -220,11 +214,27 @@ static cublasStatus_t make_layout(const wefti_cuda_blas_functions *f, const weft
     return f->cublasLtMatrixLayoutSetAttribute(*out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof stride);
 }
 
-static cublasStatus_t make_descriptors(const wefti_cuda_blas_functions *f, const cut *c, wefti_cuda_blas_product *p) {
+/* The heuristic looks at the alignment of what the epilogue's pointers say, so they get addresses that are so aligned. */
+static cublasStatus_t set_epilogue(const wefti_cuda_blas_functions *f, wefti_cuda_blas_product *p) {
+    const wefti_cuda_blas_key *key    = &p->key;
+    cublasLtEpilogue_t         kind   = (cublasLtEpilogue_t)key->epilogue;
+    int64_t                    ld     = key->n;
+    void                      *vector = (void *)(uintptr_t)key->vector_alignment, *side = (void *)(uintptr_t)key->side_alignment;
+    cublasStatus_t             status = f->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &kind, sizeof kind);
+    if (status == CUBLAS_STATUS_SUCCESS && vector)
+        status = f->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector, sizeof vector);
+    if (status == CUBLAS_STATUS_SUCCESS && side)
+        status = f->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &ld, sizeof ld);
+    if (status == CUBLAS_STATUS_SUCCESS && side)
+        status = f->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &side, sizeof side);
+    return status;
+}
+
+static cublasStatus_t make_descriptors(const wefti_cuda_blas_functions *f, const wefti_cuda_cut *c, wefti_cuda_blas_product *p) {
     const wefti_cuda_blas_key *key    = &p->key;
     cublasOperation_t          first  = c->first.turned ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t          second = c->second.turned ? CUBLAS_OP_T : CUBLAS_OP_N;
-    matrix                     result = {.rows = c->p.n, .columns = c->p.m, .ld = c->p.n};
+    wefti_cuda_matrix          result = {.rows = c->p.n, .columns = c->p.m, .ld = c->p.n};
     cudaDataType_t             scale  = key->dtype == WEFT_F64 ? CUDA_R_64F : CUDA_R_32F;
     cublasStatus_t             status = f->cublasLtMatmulDescCreate(&p->operation, (cublasComputeType_t)key->compute, scale);
     if (status != CUBLAS_STATUS_SUCCESS) p->operation = NULL;
@@ -232,6 +242,7 @@ static cublasStatus_t make_descriptors(const wefti_cuda_blas_functions *f, const
         status = f->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first);
     if (status == CUBLAS_STATUS_SUCCESS)
         status = f->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second);
+    if (status == CUBLAS_STATUS_SUCCESS && key->epilogue != CUBLASLT_EPILOGUE_DEFAULT) status = set_epilogue(f, p);
     if (status == CUBLAS_STATUS_SUCCESS) status = make_layout(f, key, &c->first, key->first_stride, &p->first);
     if (status == CUBLAS_STATUS_SUCCESS) status = make_layout(f, key, &c->second, key->second_stride, &p->second);
     if (status == CUBLAS_STATUS_SUCCESS) status = make_layout(f, key, &result, key->result_stride, &p->result);
@@ -247,60 +258,72 @@ static void destroy_descriptors(const wefti_cuda_blas_functions *f, wefti_cuda_b
     p->first = p->second = p->result = NULL;
 }
 
-static weft_status prepare_blas(wefti_cuda *cuda, const wefti_call *call, prepared *self) {
+weft_status wefti_cuda_blas_prepare(wefti_cuda *cuda, const wefti_call *call, const wefti_cuda_epilogue *epilogue, wefti_cuda_blas_call *self) {
     WEFTI_TRY(wefti_cuda_blas_open(cuda));
-    fill_key(cuda, call, &self->c, &self->product.key);
-    cublasStatus_t status = make_descriptors(cuda->blas->f, &self->c, &self->product);
-    if (status != CUBLAS_STATUS_SUCCESS) return refused(cuda->blas->f, status, "cuBLASLt's descriptors");
-    return wefti_cuda_blas_choose(cuda, &self->product);
+    fill_key(cuda, call, &self->c, epilogue, &self->product.key);
+    cublasStatus_t made   = make_descriptors(cuda->blas->f, &self->c, &self->product);
+    weft_status    status = made == CUBLAS_STATUS_SUCCESS ? wefti_cuda_blas_choose(cuda, &self->product)
+                                                          : refused(cuda->blas->f, made, "cuBLASLt's descriptors");
+    if (status != WEFT_OK) destroy_descriptors(cuda->blas->f, &self->product);
+    return status;
+}
+
+void wefti_cuda_blas_unprepare(wefti_cuda *cuda, wefti_cuda_blas_call *self) {
+    if (cuda->blas) destroy_descriptors(cuda->blas->f, &self->product);
 }
 
 static weft_status prepare(wefti_cuda *cuda, const wefti_call *call, void *memory) {
     prepared *self = memory;
-    if (!cut_of(call, &self->c)) return wefti_fail(WEFT_E_INTERNAL, "not a product for cuBLASLt");
-    weft_status status = prepare_blas(cuda, call, self);
+    if (!wefti_cuda_blas_cut(call, &self->of.c)) return wefti_fail(WEFT_E_INTERNAL, "not a product for cuBLASLt");
+    weft_status status = wefti_cuda_blas_prepare(cuda, call, NULL, &self->of);
     if (status == WEFT_OK) return WEFT_OK;
     if (cuda->broken != WEFT_OK || status == WEFT_E_NO_MEMORY) return status;
     wefti_log(WEFT_LOG_INFO, "cuda: matmul '%s' runs on Weft's own kernel: %s", call->name ? call->name : "", weft_error_message());
-    if (cuda->blas) destroy_descriptors(cuda->blas->f, &self->product);
     self->own = true;
     return WEFT_OK;
 }
 
-static void unprepare(wefti_cuda *cuda, void *memory) {
-    if (cuda->blas) destroy_descriptors(cuda->blas->f, &((prepared *)memory)->product);
-}
+static void unprepare(wefti_cuda *cuda, void *memory) { wefti_cuda_blas_unprepare(cuda, &((prepared *)memory)->of); }
 
 /* --- run --- */
 
-cublasStatus_t wefti_cuda_blas_multiply(const wefti_cuda_blas *blas, const wefti_cuda_blas_product *p, const void *first, const void *second,
-                                        void *result, void *workspace, cudaStream_t stream) {
+cublasStatus_t wefti_cuda_blas_multiply(const wefti_cuda_blas *blas, const wefti_cuda_blas_product *p, const wefti_cuda_blas_places *at,
+                                        cudaStream_t stream) {
     static const double one64 = 1, zero64 = 0;
     static const float  one32 = 1, zero32 = 0;
     bool                is64 = p->key.dtype == WEFT_F64;
     const void         *one = is64 ? (const void *)&one64 : &one32, *zero = is64 ? (const void *)&zero64 : &zero32;
-    return blas->f->cublasLtMatmul(blas->handle, p->operation, one, first, p->first, second, p->second, zero, result, p->result, result,
-                                   p->result, &p->algo, workspace, p->workspace_bytes, stream);
+    cublasStatus_t      status = CUBLAS_STATUS_SUCCESS;
+    if (p->key.vector_alignment)
+        status = blas->f->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at->vector, sizeof at->vector);
+    if (status == CUBLAS_STATUS_SUCCESS && p->key.side_alignment)
+        status = blas->f->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &at->side, sizeof at->side);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    return blas->f->cublasLtMatmul(blas->handle, p->operation, one, at->first, p->first, at->second, p->second, p->key.adds ? one : zero,
+                                   p->key.adds ? at->added : at->result, p->result, at->result, p->result, &p->algo, at->workspace,
+                                   p->workspace_bytes, stream);
 }
 
 static weft_status run_blas(const wefti_cuda_run *run) {
     const prepared           *self = run->prepared;
-    const wefti_cuda_product *p    = &self->c.p;
+    const wefti_cuda_product *p    = &self->of.c.p;
     size_t                    bytes = weft_dtype_bytes(run->call->outputs[0].dtype);
     if (self->own) return wefti_cuda_matmul.run(run);
-    for (int64_t i = 0; i < self->c.loop; i++) {
+    for (int64_t i = 0; i < self->of.c.loop; i++) {
         int64_t a = 0, b = 0, c = 0, rest = i;
         for (int32_t axis = p->batch_rank - 1; axis >= 0; axis--) {
-            if (axis == self->c.axis) continue;
+            if (axis == self->of.c.axis) continue;
             int64_t at = rest % p->batch[axis];
             rest /= p->batch[axis];
             a += at * p->a_batch[axis];
             b += at * p->b_batch[axis];
             c += at * result_stride(p, axis);
         }
-        cublasStatus_t status = wefti_cuda_blas_multiply(
-            run->cuda->blas, &self->product, (const char *)run->inputs[1] + (size_t)b * bytes,
-            (const char *)run->inputs[0] + (size_t)a * bytes, (char *)run->outputs[0] + (size_t)c * bytes, run->scratch, run->stream);
+        wefti_cuda_blas_places at = {.first     = (const char *)run->inputs[1] + (size_t)b * bytes,
+                                     .second    = (const char *)run->inputs[0] + (size_t)a * bytes,
+                                     .result    = (char *)run->outputs[0] + (size_t)c * bytes,
+                                     .workspace = run->scratch};
+        cublasStatus_t         status = wefti_cuda_blas_multiply(run->cuda->blas, &self->of.product, &at, run->stream);
         if (status != CUBLAS_STATUS_SUCCESS)
             return wefti_fail(WEFT_E_DEVICE, "[%lld, %lld] x [%lld, %lld] %s: cublasLtMatmul: %s", (long long)p->m, (long long)p->k,
                               (long long)p->k, (long long)p->n, weft_dtype_name(run->call->outputs[0].dtype),

@@ -2,7 +2,7 @@
  *
  * Its heuristic names some, best first by its own estimate. For products large enough to be worth it they are run and timed, once, at
  * compile, on operands of the device's own; what was found is kept for the process, and on disk for the next (WEFT_CUDA_CACHE), by
- * everything that the choice depends on. WEFT_CUDA_TUNE=0 takes the heuristic's word. So one machine always computes with the same
+ * everything that the choice depends on. WEFT_CUDA_TUNE=0 takes the heuristic's word, WEFT_CUDA_TUNE=all measures small ones, too. So one machine always computes with the same
  * algorithm, and the same bits, once it was chosen; ranks that share a cache do too. */
 #include "cuda/blas.h"
 #include "cuda/cache.h"
@@ -19,6 +19,7 @@ enum { CANDIDATES = 12, TURNS = 5, SHORT_LAUNCHES = 8 };
 typedef struct chosen {
     cublasLtMatmulAlgo_t algo;
     uint64_t             workspace_bytes;
+    int64_t              verdict; /* wefti_cuda_blas_verdict */
 } chosen;
 
 typedef struct wefti_cuda_blas_known {
@@ -35,8 +36,8 @@ void wefti_cuda_blas_forget(wefti_cuda_blas *blas) {
     }
 }
 
-static const chosen *recall(const wefti_cuda_blas *blas, const wefti_cuda_blas_key *key) {
-    for (const wefti_cuda_blas_known *known = blas->known; known; known = known->next)
+static chosen *recall(const wefti_cuda_blas *blas, const wefti_cuda_blas_key *key) {
+    for (wefti_cuda_blas_known *known = blas->known; known; known = known->next)
         if (memcmp(&known->key, key, sizeof *key) == 0) return &known->value;
     return NULL;
 }
@@ -87,10 +88,11 @@ static cublasStatus_t ask(const wefti_cuda_blas *blas, const wefti_cuda_blas_pro
 
 /* --- measuring --- */
 
-/* Memory and events of one measurement. */
+/* Memory of one measurement. */
 typedef struct bench {
-    void       *first, *second, *result, *workspace;
-    cudaEvent_t begin, end;
+    wefti_cuda                    *cuda;
+    const wefti_cuda_blas_product *product; /* that is measured now */
+    void                          *first, *second, *added, *result, *vector, *side, *workspace;
 } bench;
 
 static int64_t bytes_of(const wefti_cuda_blas_key *key, int64_t lines, int64_t line, int64_t stride) {
@@ -98,54 +100,78 @@ static int64_t bytes_of(const wefti_cuda_blas_key *key, int64_t lines, int64_t l
 }
 
 static void put_away(bench *self) {
-    cudaFree(self->first);
-    cudaFree(self->second);
-    cudaFree(self->result);
-    cudaFree(self->workspace);
-    if (self->begin) cudaEventDestroy(self->begin);
-    if (self->end) cudaEventDestroy(self->end);
+    void *pieces[] = {self->first, self->second, self->added, self->result, self->vector, self->side, self->workspace};
+    for (size_t i = 0; i < WEFTI_COUNT(pieces); i++) cudaFree(pieces[i]);
 }
 
-/* The operands hold small numbers, not zeros: multiplying those draws less power, and is quicker than life. */
-static bool set_up(bench *self, const wefti_cuda_blas_key *key, cudaStream_t stream) {
-    int64_t first  = bytes_of(key, key->first_turned ? key->n : key->k, key->first_ld, key->first_stride);
-    int64_t second = bytes_of(key, key->second_turned ? key->k : key->m, key->second_ld, key->second_stride);
-    int64_t result = bytes_of(key, key->m, key->n, key->result_stride);
+/* Small numbers, not zeros: multiplying those draws less power, and is quicker than life. */
+static bool give(void **memory_out, int64_t bytes, cudaStream_t stream) {
+    if (bytes == 0) return true;
+    return cudaMalloc(memory_out, (size_t)bytes) == cudaSuccess && cudaMemsetAsync(*memory_out, 0x3c, (size_t)bytes, stream) == cudaSuccess;
+}
+
+static bool set_up(bench *self, wefti_cuda *cuda, const wefti_cuda_blas_key *key) {
+    int64_t      first  = bytes_of(key, key->first_turned ? key->n : key->k, key->first_ld, key->first_stride);
+    int64_t      second = bytes_of(key, key->second_turned ? key->k : key->m, key->second_ld, key->second_stride);
+    int64_t      result = bytes_of(key, key->m, key->n, key->result_stride);
+    int64_t      added = key->adds ? result : 0, side = key->side_alignment ? result : 0;
+    int64_t      vector = key->vector_alignment ? wefti_max_i64(key->m, key->n) * (int64_t)sizeof(double) : 0;
+    cudaStream_t stream = cuda->stream;
     memset(self, 0, sizeof *self);
-    return first + second + result <= MEASURED_BYTES_MOST && cudaMalloc(&self->first, (size_t)first) == cudaSuccess &&
-           cudaMalloc(&self->second, (size_t)second) == cudaSuccess && cudaMalloc(&self->result, (size_t)result) == cudaSuccess &&
-           cudaMalloc(&self->workspace, (size_t)key->workspace_bytes + 1) == cudaSuccess &&
-           cudaMemsetAsync(self->first, 0x3c, (size_t)first, stream) == cudaSuccess &&
-           cudaMemsetAsync(self->second, 0x3c, (size_t)second, stream) == cudaSuccess && cudaEventCreate(&self->begin) == cudaSuccess &&
-           cudaEventCreate(&self->end) == cudaSuccess;
+    self->cuda = cuda;
+    return first + second + result + added + side <= MEASURED_BYTES_MOST && give(&self->first, first, stream) &&
+           give(&self->second, second, stream) && give(&self->added, added, stream) && give(&self->result, result, stream) &&
+           give(&self->vector, vector, stream) && give(&self->side, side, stream) &&
+           cudaMalloc(&self->workspace, (size_t)key->workspace_bytes + 1) == cudaSuccess;
 }
 
-/* Milliseconds of `launches` products; negative where the algorithm does not run. */
-static float time_once(wefti_cuda *cuda, const bench *self, const wefti_cuda_blas_product *p, int launches) {
-    float ms = 0;
-    if (cudaEventRecord(self->begin, cuda->stream) != cudaSuccess) return -1;
+static bool launch_product(void *context) {
+    const bench           *self = context;
+    wefti_cuda_blas_places at   = {.first = self->first, .second = self->second, .added = self->added, .result = self->result,
+                                   .vector = self->vector, .side = self->side, .workspace = self->workspace};
+    return wefti_cuda_blas_multiply(self->cuda->blas, self->product, &at, self->cuda->stream) == CUBLAS_STATUS_SUCCESS;
+}
+
+typedef struct stopwatch {
+    wefti_cuda *cuda;
+    bool (*launch)(void *context);
+    void       *context;
+    cudaEvent_t begin, end;
+} stopwatch;
+
+/* Milliseconds of one of `launches`; negative where they fail. */
+static float time_once(const stopwatch *self, int launches) {
+    float        ms     = 0;
+    cudaStream_t stream = self->cuda->stream;
+    if (cudaEventRecord(self->begin, stream) != cudaSuccess) return -1;
     for (int i = 0; i < launches; i++)
-        if (wefti_cuda_blas_multiply(cuda->blas, p, self->first, self->second, self->result, self->workspace, cuda->stream) !=
-            CUBLAS_STATUS_SUCCESS)
-            return -1;
-    if (cudaEventRecord(self->end, cuda->stream) != cudaSuccess || cudaEventSynchronize(self->end) != cudaSuccess ||
+        if (!self->launch(self->context)) return -1;
+    if (cudaEventRecord(self->end, stream) != cudaSuccess || cudaEventSynchronize(self->end) != cudaSuccess ||
         cudaEventElapsedTime(&ms, self->begin, self->end) != cudaSuccess)
         return -1;
     return ms / (float)launches;
 }
 
-/* The best of some turns. */
-static float time_of(wefti_cuda *cuda, const bench *self, const wefti_cuda_blas_product *p) {
-    float best = time_once(cuda, self, p, 1); /* loads the kernel, and does not count */
+static float time_turns(const stopwatch *self) {
+    float best = time_once(self, 1); /* loads the kernel, and does not count */
     if (best < 0) return -1;
-    best         = time_once(cuda, self, p, 1);
+    best         = time_once(self, 1);
     int launches = best < SHORT_MS ? SHORT_LAUNCHES : 1;
-    if (launches > 1) best = time_once(cuda, self, p, launches);
+    if (launches > 1) best = time_once(self, launches);
     for (int turn = 1; turn < TURNS && best >= 0; turn++) {
-        float ms = time_once(cuda, self, p, launches);
+        float ms = time_once(self, launches);
         if (ms < 0 || ms < best) best = ms;
     }
     return best;
+}
+
+float wefti_cuda_blas_time(wefti_cuda *cuda, bool (*launch)(void *context), void *context) {
+    stopwatch self = {.cuda = cuda, .launch = launch, .context = context};
+    float      ms   = -1;
+    if (cudaEventCreate(&self.begin) == cudaSuccess && cudaEventCreate(&self.end) == cudaSuccess) ms = time_turns(&self);
+    if (self.begin) cudaEventDestroy(self.begin);
+    if (self.end) cudaEventDestroy(self.end);
+    return ms;
 }
 
 /* The index of the fastest candidate, -1 where nothing could be measured. */
@@ -153,12 +179,13 @@ static int fastest(wefti_cuda *cuda, const wefti_cuda_blas_product *p, const cub
     bench self;
     int   best    = -1;
     float best_ms = 0;
-    if (set_up(&self, &p->key, cuda->stream))
+    if (set_up(&self, cuda, &p->key))
         for (int i = 0; i < n; i++) {
             wefti_cuda_blas_product candidate = *p;
             candidate.algo                    = found[i].algo;
             candidate.workspace_bytes         = found[i].workspaceSize;
-            float ms                          = time_of(cuda, &self, &candidate);
+            self.product                      = &candidate;
+            float ms                          = wefti_cuda_blas_time(cuda, launch_product, &self);
             if (ms >= 0 && (best < 0 || ms < best_ms)) best = i, best_ms = ms;
         }
     cudaStreamSynchronize(cuda->stream);
@@ -167,9 +194,10 @@ static int fastest(wefti_cuda *cuda, const wefti_cuda_blas_product *p, const cub
     return best;
 }
 
-static bool is_worth_it(const wefti_cuda_blas_key *key) {
+bool wefti_cuda_blas_is_measured(const wefti_cuda_blas_key *key) {
     const char *tune = getenv("WEFT_CUDA_TUNE");
     if (tune && strcmp(tune, "0") == 0) return false;
+    if (tune && strcmp(tune, "all") == 0) return true;
     return (double)key->m * (double)key->n * (double)key->k * (double)key->batch >= (double)MEASURED_FROM;
 }
 
@@ -187,14 +215,14 @@ static weft_status find(wefti_cuda *cuda, const wefti_cuda_blas_product *p, chos
     cublasLtMatmulHeuristicResult_t found[CANDIDATES];
     const wefti_cuda_blas_key      *key = &p->key;
     int                             n = 0, best = 0;
-    bool                            measured = is_worth_it(key);
+    bool                            measured = wefti_cuda_blas_is_measured(key);
     if (measured && wefti_cuda_cache_read("matmul", key, sizeof *key, out, sizeof *out) && still_runs(cuda->blas, p, out)) return WEFT_OK;
     memset(found, 0, sizeof found);
     cublasStatus_t status = ask(cuda->blas, p, found, &n);
     if (status != CUBLAS_STATUS_SUCCESS)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "cuBLASLt has no algorithm for %s [%lld, %lld, %lld] x %lld: %s",
+        return wefti_fail(WEFT_E_UNSUPPORTED, "cuBLASLt has no algorithm for %s [%lld, %lld, %lld] x %lld, epilogue %d: %s",
                           weft_dtype_name((weft_dtype)key->dtype), (long long)key->m, (long long)key->n, (long long)key->k,
-                          (long long)key->batch, cuda->blas->f->cublasLtGetStatusString(status));
+                          (long long)key->batch, (int)key->epilogue, cuda->blas->f->cublasLtGetStatusString(status));
     if (measured && n > 1) best = fastest(cuda, p, found, n);
     memset(out, 0, sizeof *out);
     out->algo            = found[best < 0 ? 0 : best].algo;
@@ -213,5 +241,14 @@ weft_status wefti_cuda_blas_choose(wefti_cuda *cuda, wefti_cuda_blas_product *p)
     }
     p->algo            = known->algo;
     p->workspace_bytes = (size_t)known->workspace_bytes;
+    p->verdict         = (wefti_cuda_blas_verdict)known->verdict;
     return WEFT_OK;
+}
+
+void wefti_cuda_blas_settle(wefti_cuda *cuda, wefti_cuda_blas_product *p, wefti_cuda_blas_verdict verdict) {
+    chosen *known = recall(cuda->blas, &p->key);
+    p->verdict    = verdict;
+    if (!known) return;
+    known->verdict = verdict;
+    wefti_cuda_cache_write("matmul", &p->key, sizeof p->key, known, sizeof *known);
 }

@@ -112,6 +112,8 @@ typedef struct wefti_cuda_kernel {
 enum { WEFTI_CUDA_CHOICES = 4 };
 /* By op, in order of preference, NULL where none; table.c. */
 extern const wefti_cuda_kernel *const wefti_cuda_kernels[WEFT_OP_COUNT][WEFTI_CUDA_CHOICES];
+/* The first of them that accepts the call; NULL: none. program.c */
+const wefti_cuda_kernel *wefti_cuda_choose(const wefti_cuda *cuda, const wefti_call *call);
 
 /* The kernels, one family a file. */
 /* elementwise.cu: one op, or a FUSED program without reduced outputs, interpreted element by element; fused.c: the same by NVRTC */
@@ -125,6 +127,9 @@ extern const wefti_cuda_kernel wefti_cuda_fill, wefti_cuda_random, wefti_cuda_vi
 extern const wefti_cuda_kernel wefti_cuda_gather, wefti_cuda_scatter_add;
 /* matmul.cu: tiles of our own, for any dtype and stride; blas.c: cuBLASLt */
 extern const wefti_cuda_kernel wefti_cuda_matmul, wefti_cuda_matmul_blas;
+/* blas_epilogue.c: products with what follows them */
+extern const wefti_cuda_kernel wefti_cuda_fused_matmul;
+const char *wefti_cuda_why_no_epilogue(const wefti_cuda *cuda, const wefti_call *call); /* of a call that it does not accept */
 void wefti_cuda_blas_close(wefti_cuda *cuda); /* when the device is released, after its programs */
 /* fp8.cu: 8-bit floats under a scale; blas_fp8.c: their products by cuBLASLt, why it does not take one, and the same by tiles of our own (matmul.cu) */
 extern const wefti_cuda_kernel wefti_cuda_fp8_cast, wefti_cuda_fp8_matmul;

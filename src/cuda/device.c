@@ -85,6 +85,7 @@ static void release(wefti_device *device) {
     .kind = "cuda",                                                                     \
     .host_memory = false,                                                               \
     .fuses_reductions = FUSES_REDUCTIONS,                                               \
+    .fuses_products = true,                                                             \
     .release = release,                                                                 \
     .allocate = wefti_cuda_allocate,                                                    \
     .deallocate = wefti_cuda_deallocate,                                                \

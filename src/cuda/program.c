@@ -46,9 +46,12 @@ struct wefti_program {
     cudaEvent_t *events; /* [n_steps + 1] for profiles; NULL until the first */
 };
 
+/* Kernels, and libraries above all, want scratch aligned to 256 bytes; planners align what they lay out to 64. */
+enum { SCRATCH_ALIGNMENT = 256, SCRATCH_SLACK = SCRATCH_ALIGNMENT - WEFTI_CACHE_LINE };
+
 /* --- choosing --- */
 
-static const wefti_cuda_kernel *choose(const wefti_cuda *cuda, const wefti_call *call) {
+const wefti_cuda_kernel *wefti_cuda_choose(const wefti_cuda *cuda, const wefti_call *call) {
     for (int i = 0; i < WEFTI_CUDA_CHOICES; i++) {
         const wefti_cuda_kernel *kernel = wefti_cuda_kernels[call->op][i];
         if (kernel && (!kernel->accepts || kernel->accepts(cuda, call))) return kernel;
@@ -66,6 +69,7 @@ static bool is_empty(const wefti_call *call) {
 
 static weft_status no_kernel(const wefti_cuda *cuda, const wefti_call *call) {
     const wefti_operand *of = call->n_outputs > 0 ? &call->outputs[0] : &call->inputs[0];
+    if (call->op == WEFT_OP_FUSED_MATMUL) return wefti_fail(WEFT_E_UNSUPPORTED, "%s", wefti_cuda_why_no_epilogue(cuda, call));
     if (call->op == WEFT_OP_UPDATE && call->attrs->update.rule->id >= WEFTI_RULE_USER)
         return wefti_fail(WEFT_E_UNSUPPORTED, "update '%s': the rule '%s' is a function of the application, on the host; cuda:%d cannot call it. "
                           "Use one of Weft's solvers, or the device 'cpu'", call->name ? call->name : "", call->attrs->update.rule->name,
@@ -84,9 +88,10 @@ weft_status wefti_cuda_query(wefti_device *device, const wefti_call *call, int64
     *scratch_bytes_out = 0;
     WEFTI_TRY(wefti_call_check(call));
     if (is_empty(call)) return WEFT_OK;
-    const wefti_cuda_kernel *kernel = choose(cuda, call);
+    const wefti_cuda_kernel *kernel = wefti_cuda_choose(cuda, call);
     if (!kernel) return no_kernel(cuda, call);
     if (kernel->scratch) *scratch_bytes_out = kernel->scratch(cuda, call);
+    if (*scratch_bytes_out > 0) *scratch_bytes_out += SCRATCH_SLACK;
     return WEFT_OK;
 }
 
@@ -114,7 +119,7 @@ static void *carve(char *base, size_t *used, size_t count, size_t item_bytes) {
 }
 
 static void lay_out_step(const wefti_cuda *cuda, const wefti_call *call, char *base, size_t *used, step *step_out) {
-    const wefti_cuda_kernel *kernel = is_empty(call) ? NULL : choose(cuda, call);
+    const wefti_cuda_kernel *kernel = is_empty(call) ? NULL : wefti_cuda_choose(cuda, call);
     size_t         n_inputs = (size_t)call->n_inputs, n_outputs = (size_t)call->n_outputs;
     size_t         prepared_bytes = kernel && kernel->prepared_bytes ? kernel->prepared_bytes(call) : 0;
     wefti_operand *operands = carve(base, used, n_inputs + n_outputs, sizeof *operands);
@@ -127,6 +132,7 @@ static void lay_out_step(const wefti_cuda *cuda, const wefti_call *call, char *b
                        .prepared = prepared_bytes ? prepared : NULL};
     step_out->call.inputs = operands;
     step_out->call.outputs = operands + n_inputs;
+    if (call->scratch_bytes > SCRATCH_SLACK) step_out->call.scratch_bytes -= SCRATCH_SLACK; /* what kernels see, from an aligned address on */
 }
 
 /* Lays out the program; with base NULL measures, with memory (zeroed) fills. Returns the bytes. */
@@ -259,7 +265,8 @@ static wefti_cuda_run run_of(const wefti_program *program, const step *self, voi
     for (int32_t i = 0; i < call->n_outputs; i++) self->outputs[i] = place(buffers, call->outputs[i].buffer, call->outputs[i].offset_bytes);
     wefti_cuda_run run = {.cuda = program->cuda, .call = call, .inputs = self->inputs, .outputs = self->outputs, .prepared = self->prepared,
                           .stream = program->cuda->stream};
-    if (call->scratch_bytes > 0) run.scratch = place(buffers, call->scratch_buffer, call->scratch_offset);
+    if (call->scratch_bytes > 0)
+        run.scratch = (void *)wefti_align_up((uintptr_t)place(buffers, call->scratch_buffer, call->scratch_offset), SCRATCH_ALIGNMENT);
     return run;
 }
 

@@ -88,6 +88,7 @@ const wefti_cuda_kernel *const wefti_cuda_kernels[WEFT_OP_COUNT][WEFTI_CUDA_CHOI
     [WEFT_OP_MATMUL] = {&wefti_cuda_matmul_blas, &wefti_cuda_matmul},
     [WEFT_OP_FP8_CAST] = {&wefti_cuda_fp8_cast},
     [WEFT_OP_FP8_MATMUL] = {&wefti_cuda_fp8_matmul},
+    [WEFT_OP_FUSED_MATMUL] = {&wefti_cuda_fused_matmul},
     [WEFT_OP_CONV2D] = {DNN(wefti_cuda_conv2d_dnn) &wefti_cuda_conv2d},
     [WEFT_OP_CONV2D_BACKWARD_INPUT] = {DNN(wefti_cuda_conv2d_backward_input_dnn) &wefti_cuda_conv2d_backward_input},
     [WEFT_OP_CONV2D_BACKWARD_WEIGHT] = {DNN(wefti_cuda_conv2d_backward_weight_dnn) &wefti_cuda_conv2d_backward_weight},

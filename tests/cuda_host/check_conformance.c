@@ -69,6 +69,46 @@ Test(cuda_on_stand_ins, computes_what_is_defined_without_libraries) {
     close_device(device);
 }
 
+/* --- products with epilogues --- */
+
+static bool is_fused_product(const test_case *one) { return one->op == WEFT_OP_FUSED_MATMUL; }
+static bool is_fused_product_in_turn(const test_case *one) { return is_fused_product(one) && is_in_turn(); }
+
+/* Sums over rows are taken where fused programs could be compiled; none is here. */
+Test(cuda_on_stand_ins, sums_what_a_product_is_multiplied_with) {
+    setenv("WEFT_CUDA_NVRTC", "1", 1);
+    conformance_takes = is_fused_product_in_turn;
+    conformance_column_sums = true;
+    wefti_device *device = open_device((wefti_cuda_host_options){.seed = seed()}, false);
+    conformance_check(&device, 1);
+    close_device(device);
+}
+
+Test(cuda_on_stand_ins, computes_epilogues_apart_where_the_library_has_none) {
+    setenv("WEFT_CUDA_HOST_NO_EPILOGUE", "1", 1);
+    conformance_takes = is_fused_product_in_turn;
+    wefti_device *device = open_device((wefti_cuda_host_options){.seed = seed()}, false);
+    int64_t       launched = wefti_cuda_host_launches();
+    conformance_check(&device, 1);
+    cr_assert(wefti_cuda_host_launches() > launched, "no kernel of Weft's did what follows the products");
+    close_device(device);
+}
+
+static bool is_measured(const test_case *one) {
+    static int n;
+    return is_fused_product(one) && n++ % 40 == 0;
+}
+Test(cuda_on_stand_ins, measures_whether_an_epilogue_pays) {
+    setenv("WEFT_CUDA_TUNE", "all", 1);
+    setenv("WEFT_CUDA_CACHE", "0", 1);
+    conformance_takes = is_measured;
+    wefti_device *device = open_device((wefti_cuda_host_options){.seed = seed()}, false);
+    int64_t       launched = wefti_cuda_host_launches();
+    conformance_check(&device, 1);
+    cr_assert(wefti_cuda_host_launches() > launched, "nothing was tried apart");
+    close_device(device);
+}
+
 /* One case in five, in another order of threads, blocks and streams each time. */
 static bool is_chosen(const test_case *one) {
     static int n;

@@ -31,7 +31,32 @@ struct operation {
     cublasOperation_t   a = CUBLAS_OP_N, b = CUBLAS_OP_N;
     cublasLtEpilogue_t  epilogue = CUBLASLT_EPILOGUE_DEFAULT;
     const float        *a_scale = nullptr, *b_scale = nullptr; /* in device memory, read by the product */
+    void               *vector = nullptr, *side = nullptr; /* bias or sums; what stands before an activation */
+    int64_t             side_ld = 0;
 };
+/* What an epilogue does, of the library's list. */
+struct steps {
+    bool bias, relu, gelu, dgelu, stores, sums, sums_a, sums_b;
+};
+bool steps_of(cublasLtEpilogue_t kind, steps *out) {
+    *out = {};
+    switch (kind) {
+    case CUBLASLT_EPILOGUE_DEFAULT: break;
+    case CUBLASLT_EPILOGUE_BIAS: out->bias = true; break;
+    case CUBLASLT_EPILOGUE_RELU: out->relu = true; break;
+    case CUBLASLT_EPILOGUE_RELU_BIAS: out->relu = out->bias = true; break;
+    case CUBLASLT_EPILOGUE_GELU: out->gelu = true; break;
+    case CUBLASLT_EPILOGUE_GELU_BIAS: out->gelu = out->bias = true; break;
+    case CUBLASLT_EPILOGUE_GELU_AUX: out->gelu = out->stores = true; break;
+    case CUBLASLT_EPILOGUE_GELU_AUX_BIAS: out->gelu = out->stores = out->bias = true; break;
+    case CUBLASLT_EPILOGUE_DGELU: out->dgelu = true; break;
+    case CUBLASLT_EPILOGUE_DGELU_BGRAD: out->dgelu = out->sums = true; break;
+    case CUBLASLT_EPILOGUE_BGRADA: out->sums_a = true; break;
+    case CUBLASLT_EPILOGUE_BGRADB: out->sums_b = true; break;
+    default: return false;
+    }
+    return true;
+}
 struct layout {
     cudaDataType_t type;
     uint64_t       rows, columns;
@@ -110,6 +135,19 @@ struct product {
     uint64_t  m, n, k;
 };
 
+cublasStatus_t check_epilogue(const product &p) {
+    steps what;
+    if (!steps_of(p.op.epilogue, &what)) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "an epilogue that the stand-in does not have");
+    if (p.op.epilogue == CUBLASLT_EPILOGUE_DEFAULT) return CUBLAS_STATUS_SUCCESS;
+    if (getenv("WEFT_CUDA_HOST_NO_EPILOGUE")) return CUBLAS_STATUS_NOT_SUPPORTED; /* as the library says of what it has no kernel for */
+    if (p.a.type == CUDA_R_64F || p.d.batch != 1) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "no epilogue of f64 or batches");
+    bool vector = what.bias || what.sums || what.sums_a || what.sums_b, side = what.stores || what.dgelu;
+    if (vector && (!p.op.vector || (uintptr_t)p.op.vector % bytes_of(p.d.type))) return refuse(CUBLAS_STATUS_INVALID_VALUE, "no bias, or one that is not aligned");
+    if (side && (!p.op.side || (uintptr_t)p.op.side % 16)) return refuse(CUBLAS_STATUS_INVALID_VALUE, "no auxiliary matrix, or one that is not aligned to 16 bytes");
+    if (side && (p.op.side_ld % 8 || p.op.side_ld < (int64_t)p.m)) return refuse(CUBLAS_STATUS_INVALID_VALUE, "an auxiliary matrix with a bad leading dimension");
+    return CUBLAS_STATUS_SUCCESS;
+}
+
 cublasStatus_t describe(cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                         product *out) {
     if (!op || !a || !b || !c || !d) return refuse(CUBLAS_STATUS_INVALID_VALUE, "a descriptor is missing");
@@ -140,7 +178,8 @@ cublasStatus_t describe(cublasLtMatmulDesc_t op, cublasLtMatrixLayout_t a, cubla
     if (is64 != (out->op.compute == CUBLAS_COMPUTE_64F) || is64 != (out->op.scale == CUDA_R_64F) || is64 != (out->d.type == CUDA_R_64F) ||
         (!is64 && out->op.compute != CUBLAS_COMPUTE_32F && !fast) || (fast && out->a.type != CUDA_R_32F))
         return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "no such combination of types and computation");
-    if (out->op.epilogue != CUBLASLT_EPILOGUE_DEFAULT) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "no epilogues");
+    cublasStatus_t status = check_epilogue(*out);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
     if (out->d.batch > 1 && out->d.stride < (int64_t)out->n * out->d.ld) return refuse(CUBLAS_STATUS_INVALID_VALUE, "results of the batch overlap");
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -160,8 +199,41 @@ template <typename W> W sum(const product &p, const void *a, const void *b, int6
     return total;
 }
 
+const double GELU_SCALE = 0.7978845608028654; /* sqrt(2 / pi) */
+double gelu(double x) { return 0.5 * x * (1 + tanh(GELU_SCALE * (x + 0.044715 * x * x * x))); }
+double gelu_slope(double x) {
+    double t = tanh(GELU_SCALE * (x + 0.044715 * x * x * x));
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU_SCALE * (1 + 3 * 0.044715 * x * x);
+}
+
+/* The element on its way to memory. */
+template <typename W> W finish(const product &p, const steps &what, W x, uint64_t i, uint64_t j) {
+    int64_t beside = (int64_t)(j * (uint64_t)p.op.side_ld + i);
+    if (what.bias) x += (W)load(p.op.vector, (int64_t)i, p.d.type);
+    if (what.stores) store(p.op.side, beside, p.d.type, (double)x);
+    if (what.relu) x = x > 0 ? x : 0;
+    if (what.gelu) x = (W)gelu((double)x);
+    if (what.dgelu) x *= (W)gelu_slope(load(p.op.side, beside, p.d.type));
+    return x;
+}
+
+/* Sums over the inner index: of op(A)'s rows, or of op(B)'s columns. */
+void add_up_operand(const product &p, const void *of, bool a) {
+    const layout &l = a ? p.a : p.b;
+    bool          turned = (a ? p.op.a : p.op.b) != CUBLAS_OP_N, inner_is_row = turned == a;
+    for (uint64_t i = 0; i < (a ? p.m : p.n); i++) {
+        double total = 0;
+        for (uint64_t k = 0; k < p.k; k++)
+            total += load(of, inner_is_row ? (int64_t)k + (int64_t)i * l.ld : (int64_t)i + (int64_t)k * l.ld, l.type);
+        store(p.op.vector, (int64_t)i, p.d.type, total);
+    }
+}
+
 template <typename W> void multiply(const product &p, uint32_t id, W alpha, W beta, const void *a, const void *b, const void *c, void *d, void *workspace) {
-    W *halves = static_cast<W *>(workspace);
+    W                  *halves = static_cast<W *>(workspace);
+    steps               what;
+    std::vector<double> sums(p.m, 0.0);
+    steps_of(p.op.epilogue, &what);
     for (int64_t batch = 0; batch < p.d.batch; batch++)
         for (uint64_t j = 0; j < p.n; j++)
             for (uint64_t i = 0; i < p.m; i++) {
@@ -174,8 +246,23 @@ template <typename W> void multiply(const product &p, uint32_t id, W alpha, W be
                 } else total = sum<W>(p, a, b, batch, i, j, 0, p.k);
                 total *= alpha;
                 if (beta != 0) total += beta * (W)load(c, batch * p.c.stride + (int64_t)(j * (uint64_t)p.c.ld + i), p.c.type);
+                total = finish(p, what, total, i, j);
+                sums[i] += (double)total;
                 store(d, batch * p.d.stride + (int64_t)(j * (uint64_t)p.d.ld + i), p.d.type, (double)total);
             }
+    for (uint64_t i = 0; what.sums && i < p.m; i++) store(p.op.vector, (int64_t)i, p.d.type, sums[i]);
+    if (what.sums_a || what.sums_b) add_up_operand(p, what.sums_a ? a : b, what.sums_a);
+}
+
+/* Whether what the epilogue reads and writes lies in device memory. */
+cublasStatus_t may_use_beside(const product &p) {
+    steps what;
+    steps_of(p.op.epilogue, &what);
+    uint64_t vector = what.sums_b ? p.n : what.bias || what.sums || what.sums_a ? p.m : 0;
+    uint64_t side = what.stores || what.dgelu ? (p.n - 1) * (uint64_t)p.op.side_ld + p.m : 0;
+    if ((vector && !wefti_stand_in_may_use(p.op.vector, vector * bytes_of(p.d.type))) || (side && !wefti_stand_in_may_use(p.op.side, side * bytes_of(p.d.type))))
+        return refuse(CUBLAS_STATUS_INVALID_VALUE, "the bias or the auxiliary matrix reaches out of device memory");
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 algorithm *inside(cublasLtMatmulAlgo_t *algo) { return reinterpret_cast<algorithm *>(algo); }
@@ -228,6 +315,9 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t one, cublasLt
     case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER: return take(&self->a_scale, sizeof self->a_scale, value, bytes);
     case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER: return take(&self->b_scale, sizeof self->b_scale, value, bytes);
     case CUBLASLT_MATMUL_DESC_EPILOGUE: return take(&self->epilogue, sizeof self->epilogue, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return take(&self->vector, sizeof self->vector, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: return take(&self->side, sizeof self->side, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: return take(&self->side_ld, sizeof self->side_ld, value, bytes);
     default: return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "an attribute of products that the stand-in does not have");
     }
 }
@@ -325,6 +415,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t op, 
         if (!wefti_stand_in_may_use(at[i], extent(*of[i]))) return refuse(CUBLAS_STATUS_INVALID_VALUE, "a matrix reaches out of device memory");
         if ((uintptr_t)at[i] % chosen.alignment[i]) return refuse(CUBLAS_STATUS_INVALID_VALUE, "a pointer is less aligned than was promised");
     }
+    status = may_use_beside(p);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
     if (chosen.workspace > workspace_bytes || (chosen.workspace > 0 && (!wefti_stand_in_may_use(workspace, workspace_bytes) || (uintptr_t)workspace % 256)))
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "the workspace is too small, not the device's or not aligned");
     if (c == d && (p.c.ld != p.d.ld || p.c.batch != p.d.batch || p.c.stride != p.d.stride))

@@ -92,6 +92,9 @@ file(GLOB suite CONFIGURE_DEPENDS ${here}/../device/*.c)
 list(FILTER suite EXCLUDE REGEX "/test_[^/]*\\.c$")
 add_executable(cuda_host_conformance ${here}/check_conformance.c ${here}/thrice.c ${suite})
 weft_cuda_host_program(cuda_host_conformance)
+# What plans put together for it.
+add_executable(cuda_host_epilogue ${here}/check_epilogue.c ${here}/../plan/support.c)
+weft_cuda_host_program(cuda_host_epilogue)
 # What the host's compiler makes at run time knows nothing of sanitizers.
 if(NOT WEFT_SANITIZE)
   add_executable(cuda_host_fused ${here}/check_fused.c ${suite})

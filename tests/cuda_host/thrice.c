@@ -124,6 +124,7 @@ wefti_device *thrice_create(wefti_device *inner) {
     static wefti_device_vtable vtable;
     vtable = (wefti_device_vtable){.kind = inner->vtable->kind,
                                    .fuses_reductions = inner->vtable->fuses_reductions,
+                                   .fuses_products = inner->vtable->fuses_products,
                                    .release = release,
                                    .allocate = allocate,
                                    .deallocate = deallocate,

@@ -32,6 +32,62 @@ static void define_matmul(const test_case *self, const tensor *a, const tensor *
     }
 }
 
+/* A program of a FUSED_MATMUL, as far as devices have epilogues, in f64; `x` is an element of the product, e its place. Also what stands before the
+ * last instruction, and how large all that stands in between is. */
+static double follow(const wefti_fused *fused, const tensor *inputs, int64_t e, double x, double *before, double *between) {
+    for (int32_t j = 0; j < fused->n_instructions; j++) {
+        const wefti_fused_instruction *it = &fused->instruction[j];
+        int32_t                        other = it->source[0] > 0 ? it->source[0] : it->source[1];
+        const tensor                  *t = &inputs[other > 0 ? other + 1 : 0];
+        double                         y = other > 0 ? t->f[e % t->n] : 0, u = 0.7978845608028654;
+        *before = x;
+        *between += fabs(x);
+        switch (it->op) {
+        case WEFT_OP_ADD: x += y; break;
+        case WEFT_OP_RELU: x = x > 0 ? x : 0; break;
+        case WEFT_OP_GELU_TANH: x = 0.5 * x * (1 + tanh(u * (x + 0.044715 * x * x * x))); break;
+        default: { /* GELU_TANH_BACKWARD */
+            double h = tanh(u * (y + 0.044715 * y * y * y));
+            x *= 0.5 * (1 + h) + 0.5 * y * (1 - h * h) * u * (1 + 3 * 0.044715 * y * y);
+        }
+        }
+    }
+    return x;
+}
+
+/* Sums of a's rows or b's columns over the inner index. */
+static void define_sums(const test_case *self, const tensor *of, tensor *y) {
+    int32_t kept = self->attrs.matmul.sums == WEFTI_SUMS_A ? self->attrs.matmul.trans_a != 0 : self->attrs.matmul.trans_b == 0;
+    for (int64_t i = 0; i < of->n; i++) {
+        int64_t at[WEFT_MAX_RANK];
+        unravel(of->shape, i, at);
+        y->f[at[kept]] += of->f[i];
+        y->scale[at[kept]] += fabs(of->f[i]);
+    }
+}
+
+static void define_fused_matmul(const test_case *self, const tensor *inputs, tensor *outputs) {
+    const wefti_fused *fused = self->attrs.matmul.fused;
+    tensor             flat = outputs[0];
+    int32_t            last = self->n_outputs - 1;
+    double             ulp = outputs[0].dtype == WEFT_BF16 ? 0x1p-8 : outputs[0].dtype == WEFT_F16 ? 0x1p-11 : 0;
+    flat.shape = weft_shape(flat.n / flat.shape.dim[flat.shape.rank - 1], flat.shape.dim[flat.shape.rank - 1]);
+    define_matmul(self, &inputs[0], &inputs[1], &flat);
+    if (self->attrs.matmul.sums) define_sums(self, &inputs[self->attrs.matmul.sums == WEFTI_SUMS_B], &outputs[last]);
+    for (int64_t e = 0; fused && e < flat.n; e++) {
+        double product = outputs[0].f[e], scale = outputs[0].scale[e], before = 0, between = 0;
+        double y = follow(fused, inputs, e, product, &before, &between), rounded = 4 * (scale * 2e-6 + ulp * between); /* of what stands in between, once or more often; slopes are below 2 */
+        for (int32_t k = self->n_outputs; k-- > 0;) {
+            bool   summed = fused->output[k].reduce >= 0, is_before = fused->output[k].instruction != fused->n_instructions - 1;
+            int64_t at = summed ? e % flat.shape.dim[1] : e;
+            outputs[k].f[at] = is_before ? before : summed ? outputs[k].f[at] + y : y;
+            /* what the tolerance takes of the scale must cover that, and of sums the rounding of each term */
+            double off = (rounded + (summed ? ulp * fabs(y) : 0)) / 2e-6 + fabs(y);
+            outputs[k].scale[at] = summed ? outputs[k].scale[at] + off : off;
+        }
+    }
+}
+
 /* Every product x * w * y of a row and the matrix that it chose, handed to the row's result or to the matrix. */
 static void define_expert(const test_case *self, const tensor *inputs, tensor *result) {
     bool          to_w = self->op == WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT;
@@ -141,6 +197,7 @@ static void define_average(const test_case *self, const tensor *from, tensor *to
 void define_product(const test_case *self, const tensor *inputs, tensor *outputs) {
     switch (self->op) {
     case WEFT_OP_MATMUL: define_matmul(self, &inputs[0], &inputs[1], &outputs[0]); return;
+    case WEFT_OP_FUSED_MATMUL: define_fused_matmul(self, inputs, outputs); return;
     case WEFT_OP_EXPERT_MATMUL:
     case WEFT_OP_EXPERT_MATMUL_BACKWARD_WEIGHT: define_expert(self, inputs, &outputs[0]); return;
     case WEFT_OP_MAX_POOL2D: define_max_pool(self, &inputs[0], &outputs[0], &outputs[1]); return;
@@ -211,6 +268,69 @@ static void visit_matmuls(case_visitor visit, void *context) {
         visit_matmul(visit, context, floats[d], 2, 3, 4, weft_shape(2, 1), weft_shape(1, 3), weft_shape(2, 3), 6);
         visit_matmul(visit, context, floats[d], 2, 3, 4, weft_shape(0), weft_shape(1), weft_shape(0), 1);
     }
+}
+
+/* Which epilogue: instructions by letters (b a row, r a matrix added, R relu, g gelu_tanh, G its gradient), then outputs (k what stood before, s sums). */
+static void visit_epilogue(case_visitor visit, void *context, weft_dtype dtype, const int64_t *mnk, const char *what, int trans, layout how) {
+    wefti_fused fused;
+    int64_t     m = mnk[0], n = mnk[1], k = mnk[2];
+    weft_shape  split = m % 2 == 0 ? weft_shape(2, m / 2, n) : weft_shape(m, n); /* the rows may be more than one axis */
+    test_case   one = product_case(WEFT_OP_FUSED_MATMUL, dtype, trans & 1 ? weft_shape(k, m) : weft_shape(m, k),
+                                   trans & 2 ? weft_shape(n, k) : weft_shape(k, n), split, how, how == TURNED ? PLAIN : how);
+    memset(&fused, 0, sizeof fused);
+    fused.space = split;
+    for (; *what && *what != 'k' && *what != 's'; what++) {
+        int32_t                  j = fused.n_instructions++;
+        wefti_fused_instruction *it = &fused.instruction[j];
+        it->op = *what == 'R' ? WEFT_OP_RELU : *what == 'g' ? WEFT_OP_GELU_TANH : *what == 'G' ? WEFT_OP_GELU_TANH_BACKWARD : WEFT_OP_ADD;
+        it->dtype = dtype;
+        it->source[0] = -j;
+        if (*what == 'R' || *what == 'g') continue;
+        it->source[1] = one.n_inputs - 1;
+        one.inputs[one.n_inputs++] = (argument){dtype, *what == 'b' ? weft_shape(n) : split, PLAIN, -2, 2, false};
+    }
+    fused.n_inputs = one.n_inputs - 1;
+    fused.output[fused.n_outputs++] = (wefti_fused_output){.instruction = fused.n_instructions - 1, .reduce = -1};
+    if (*what == 'k') fused.output[fused.n_outputs++] = (wefti_fused_output){.instruction = fused.n_instructions - 2, .reduce = -1};
+    if (*what == 's')
+        fused.output[fused.n_outputs++] = (wefti_fused_output){fused.n_instructions - 1, WEFT_OP_SUM, (1u << (split.rank - 1)) - 1, 0};
+    one.outputs[1] = (argument){.dtype = dtype, .shape = split};
+    for (int32_t axis = 0; *what == 's' && axis < split.rank - 1; axis++) one.outputs[1].shape.dim[axis] = 1;
+    one.n_outputs = fused.n_outputs;
+    one.attrs.matmul.trans_a = trans & 1, one.attrs.matmul.trans_b = trans >> 1;
+    one.attrs.matmul.fused = &fused;
+    visit(context, &one);
+}
+
+static void visit_sums(case_visitor visit, void *context, weft_dtype dtype, const int64_t *mnk, int trans, wefti_sums sums) {
+    int64_t   m = mnk[0], n = mnk[1], k = mnk[2];
+    test_case one = product_case(WEFT_OP_FUSED_MATMUL, dtype, trans & 1 ? weft_shape(k, m) : weft_shape(m, k),
+                                 trans & 2 ? weft_shape(n, k) : weft_shape(k, n), weft_shape(m, n), PLAIN, PLAIN);
+    one.n_outputs = 2;
+    one.outputs[1] = (argument){.dtype = dtype, .shape = weft_shape(sums == WEFTI_SUMS_A ? m : n)};
+    one.attrs.matmul.trans_a = trans & 1, one.attrs.matmul.trans_b = trans >> 1;
+    one.attrs.matmul.sums = sums;
+    visit(context, &one);
+}
+
+static void visit_epilogues(case_visitor visit, void *context) {
+    static const int64_t     sizes[][3] = {{1, 8, 3}, {6, 16, 1}, {17, 40, 33}, {64, 72, 64}, {130, 24, 5}}, odd[][3] = {{5, 7, 9}, {4, 1, 30}, {33, 257, 2}};
+    static const char *const any[] = {"b", "br", "r", "rb", "bR", "R", "brR"}, *const gelus[] = {"bg", "g", "bgk", "rgk", "brgk", "G"};
+    static const weft_dtype  dtypes[] = {WEFT_F32, WEFT_BF16, WEFT_F16};
+    for (size_t d = 0; d < WEFTI_COUNT(dtypes); d++)
+        for (size_t s = 0; s < WEFTI_COUNT(sizes) + WEFTI_COUNT(odd); s++) {
+            bool           is_odd = s >= WEFTI_COUNT(sizes);
+            const int64_t *mnk = is_odd ? odd[s - WEFTI_COUNT(sizes)] : sizes[s];
+            for (int trans = 0; trans < 4; trans++) {
+                for (size_t w = 0; w < WEFTI_COUNT(any); w++)
+                    visit_epilogue(visit, context, dtypes[d], mnk, any[w], trans, w % 2 ? TURNED : PLAIN);
+                for (size_t w = 0; w < WEFTI_COUNT(gelus) && d > 0; w++)
+                    if (!is_odd || w < 2) visit_epilogue(visit, context, dtypes[d], mnk, gelus[w], trans, w % 2 ? TURNED : PLAIN);
+                visit_sums(visit, context, dtypes[d], mnk, trans, WEFTI_SUMS_A);
+                visit_sums(visit, context, dtypes[d], mnk, trans, WEFTI_SUMS_B);
+            }
+            if (d > 0 && !is_odd && conformance_column_sums) visit_epilogue(visit, context, dtypes[d], mnk, "Gs", 2, PLAIN);
+        }
 }
 
 typedef struct expert_row {
@@ -327,6 +447,7 @@ static void visit_pool(case_visitor visit, void *context, weft_dtype dtype, cons
 
 void visit_products(case_visitor visit, void *context) {
     visit_matmuls(visit, context);
+    visit_epilogues(visit, context);
     for (size_t d = 0; d < WEFTI_COUNT(floats); d++) {
         for (size_t s = 0; s < WEFTI_COUNT(large_expert_rows); s++) visit_experts(visit, context, floats[d], &large_expert_rows[s], PLAIN);
         for (int how = 0; how < LAYOUT_COUNT; how++) {

@@ -13,6 +13,7 @@
 enum { LISTED = 20 };
 
 bool (*conformance_takes)(const test_case *self);
+bool conformance_column_sums;
 
 /* Whether the comma-separated list has the name. */
 static bool lists(const char *list, const char *name) {
@@ -114,7 +115,7 @@ static unsigned dtypes_due(weft_op op) {
            NUMBERS = FLOATS | 1 << WEFT_I64 | 1 << WEFT_I32 | 1 << WEFT_U8, ALL = NUMBERS | 1 << WEFT_BOOL };
     switch (op) {
     case WEFT_OP_INPUT: case WEFT_OP_PARAMETER: case WEFT_OP_STATE: case WEFT_OP_CONSTANT: case WEFT_OP_STEP:
-    case WEFT_OP_MODE: case WEFT_OP_FUSED: case WEFT_OP_ALL_REDUCE: case WEFT_OP_ALL_GATHER: case WEFT_OP_REDUCE_SCATTER:
+    case WEFT_OP_MODE: case WEFT_OP_FUSED: case WEFT_OP_FUSED_MATMUL: case WEFT_OP_ALL_REDUCE: case WEFT_OP_ALL_GATHER: case WEFT_OP_REDUCE_SCATTER:
     case WEFT_OP_BROADCAST: case WEFT_OP_ALL_TO_ALL: case WEFT_OP_EXCHANGE_ROWS: case WEFT_OP_SEND: case WEFT_OP_RECEIVE: case WEFT_OP_CUSTOM: case WEFT_OP_CUSTOM_BACKWARD:
     case WEFT_OP_ENCODE: case WEFT_OP_DECODE: return 0;
     case WEFT_OP_OCCURRENCE: return 1 << WEFT_I32 | 1 << WEFT_I64;
@@ -150,7 +151,7 @@ static void check_case(void *context, const test_case *one) {
     for (int32_t k = 0; k < results_of(one); k++) expected[k] = tensor_create(result_at(one, k).dtype, result_at(one, k).shape);
     define(one, inputs, expected);
     for (self->at = 0; self->at < self->n_devices; self->at++)
-        check_on(self, self->devices[self->at], one, inputs, expected);
+        if (one->op != WEFT_OP_FUSED_MATMUL || self->devices[self->at]->vtable->fuses_products) check_on(self, self->devices[self->at], one, inputs, expected);
     for (int32_t k = 0; k < results_of(one); k++) tensor_release(&expected[k]);
     for (int32_t i = 0; i < one->n_inputs; i++) tensor_release(&inputs[i]);
 }
@@ -179,6 +180,7 @@ static void compare_case(void *context, const test_case *one) {
     char   why[256];
     self->cases++;
     if (!is_worth_it(self, one)) return;
+    if (one->op == WEFT_OP_FUSED_MATMUL && !self->devices[0]->vtable->fuses_products) return;
     draw_inputs(one, inputs);
     for (int32_t d = 0; d < self->n_devices; d++) {
         if (!compute(self->devices[d], one, inputs, d ? got : first, why)) complain(self, one, why);

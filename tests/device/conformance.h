@@ -65,6 +65,8 @@ void visit_edges(case_visitor visit, void *context);
 /* Limits the suite to the cases that it takes, where it is set; WEFT_TEST_OPS="matmul,softmax" does by the names of ops. A limited suite
  * does not ask whether every op has cases. */
 extern bool (*conformance_takes)(const test_case *self);
+/* Whether products with sums over their results' rows are among the cases: devices that compile fused programs have them. */
+extern bool conformance_column_sums;
 /* Runs every case on every device and compares it with its definition. Fails the test after listing up to 20 that are
  * wrong. */
 void conformance_check(wefti_device *const *devices, int32_t n_devices);

@@ -2,7 +2,8 @@
  * attributes, operands, fused programs, and the mathematical definition of each.
  *
  * Conventions. Broadcasting aligns shapes from the right, as NumPy does. Results in f16 and bf16 are computed in f32
- * (long sums in f64 or a fixed tree) and rounded once per op to nearest even: fusing never changes that rounding.
+ * (long sums in f64 or a fixed tree) and rounded once per op to nearest even: fusing never changes that rounding, but for what is
+ * fused with a product (FUSED_MATMUL), which is rounded less often, as the libraries' epilogues do.
  * Subnormals may count as zero, and be made zero, in all ops of a device or in none.
  * Operands of one op have one dtype unless said otherwise; integers wrap; bool is 0 or 1. Reductions run in an order
  * fixed by the shape alone, never by the number of threads.
@@ -67,6 +68,11 @@
  *                    attrs.attention.shift each sees so many more (fewer where negative). One that sees none has zeros, and lse -infinity
  *   ATTENTION_BACKWARD(g, q, k, v, o, lse) -> dq, dk, dv
  *   MODE(a, b)       a while training, b otherwise: resolved by the planner
+ *   FUSED_MATMUL(a, b, x...) -> y...[, sums] of matrices: what MATMUL(a, b) gives is input 0 of the program attrs.matmul.fused, whose space is [m, n] or
+ *                    has m as several axes; x are its inputs from 1 on and y its outputs, the first of them whole. NULL: y is the product. What
+ *                    stands between two instructions, and what column sums add up, may be wider than its dtype: only what is stored must
+ *                    have been rounded. attrs.matmul.sums: the sums over the inner index of a's rows [m] or b's columns [n] (after the
+ *                    transposes)
  *   ASSIGN(state, x) stores x into the variable; the output is the new value
  *   UPDATE(parameter, gradient, hyper, state...) the solver rule attrs.update.rule, in place; hyper is f64[WEFTI_HYPER_COUNT]; the output is
  *                    the new parameter
@@ -152,6 +158,7 @@ struct wefti_custom; /* core/iface/custom.h */
 struct wefti_fused;
 
 enum { WEFTI_FP8_ROWS = 1, WEFTI_FP8_COLUMNS = 2 };
+typedef enum wefti_sums { WEFTI_SUMS_NONE, WEFTI_SUMS_A, WEFTI_SUMS_B } wefti_sums;
 typedef enum wefti_random_kind { WEFTI_RANDOM_UNIFORM, WEFTI_RANDOM_NORMAL } wefti_random_kind;
 
 /* Attributes; which member is live follows from the op. They are copied and compared as bytes: zero a union before
@@ -169,7 +176,8 @@ typedef union wefti_attrs {
     struct { int64_t low[WEFT_MAX_RANK], high[WEFT_MAX_RANK], interior[WEFT_MAX_RANK]; double value; } pad; /* PAD */
     struct { int32_t axis; } axis;                                                            /* CONCAT GATHER SCATTER_ADD */
     struct { int64_t repeat, experts; double share; int32_t trans; } expert;                  /* EXPERT_MATMUL...; experts: backward, OCCURRENCE */
-    struct { int32_t trans_a, trans_b, fp8[2]; } matmul; /* MATMUL; fp8: the forms (wefti_fp8_form) that its operands may be rounded to, 0: none (plan/fp8.c) */
+    struct { int32_t trans_a, trans_b, fp8[2], sums; struct wefti_fused *fused; } matmul; /* MATMUL, FUSED_MATMUL; fp8: the forms (wefti_fp8_form) that
+                                                     its operands may be rounded to, 0: none (plan/fp8.c); sums, fused: FUSED_MATMUL's */
     struct { int32_t form[2], layouts; } fp8;                                                 /* FP8_... */
     struct { int32_t stride[2], pad[4], dilation[2], groups; weft_shape input, weight; } conv; /* CONV2D...; shapes: backward only */
     struct { int32_t window[2], stride[2], pad[4], exclude_pad; weft_shape input; } pool;     /* ...POOL2D...; input: backward only */
@@ -220,5 +228,11 @@ typedef struct wefti_fused {
     wefti_fused_instruction instruction[WEFTI_FUSED_MAX];
     wefti_fused_output      output[WEFTI_FUSED_MAX];
 } wefti_fused;
+
+/* The program of a FUSED or FUSED_MATMUL; NULL: there is none. Inputs of the call from *first_out on are read by it. */
+static inline const wefti_fused *wefti_program_of(weft_op op, const wefti_attrs *attrs, int32_t *first_out) {
+    *first_out = op == WEFT_OP_FUSED_MATMUL ? 2 : 0;
+    return op == WEFT_OP_FUSED ? attrs->fused.fused : op == WEFT_OP_FUSED_MATMUL ? attrs->matmul.fused : NULL;
+}
 
 #endif

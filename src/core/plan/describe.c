@@ -132,6 +132,14 @@ static void add_fp8(weft_plan *plan) {
     if (ir->fp8_why) wefti_text_add(&plan->text, "%d products not in 8-bit floats: %s\n", ir->n_fp8_left, ir->fp8_why);
 }
 
+/* Products with epilogues. */
+static void add_products(weft_plan *plan) {
+    const wefti_ir *ir = &plan->ir;
+    if (ir->n_fused_products)
+        wefti_text_add(&plan->text, "%d products are computed with what follows them, %d ops in all\n", ir->n_fused_products, ir->fused_product_ops);
+    if (ir->plain_why) wefti_text_add(&plan->text, "product '%s' is computed by itself: %s\n", ir->plain_product, ir->plain_why);
+}
+
 static void add_totals(weft_plan *plan) {
     weft_plan_totals t;
     weft_plan_totals_read(plan, &t);
@@ -147,6 +155,7 @@ static void add_totals(weft_plan *plan) {
     add_ways(plan);
     add_losses(plan);
     add_fp8(plan);
+    add_products(plan);
     if (plan->ir.n_divided)
         wefti_text_add(&plan->text, "%d parameters are updated in parts, which ranks %s\n", plan->ir.n_divided,
                        plan->ir.pushes ? "store to their peers" : "load from their peers");

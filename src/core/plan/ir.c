@@ -343,14 +343,15 @@ static void keep_axes(wefti_operand *operand, const wefti_fused *fused, int32_t 
 
 void wefti_item_call(const wefti_ir *ir, const wefti_item *item, wefti_operand *inputs, wefti_operand *outputs,
                      wefti_call *call_out) {
-    const wefti_fused *fused = item->op == WEFT_OP_FUSED ? item->attrs->fused.fused : NULL;
+    int32_t            first;
+    const wefti_fused *fused = wefti_program_of(item->op, item->attrs, &first);
     for (int32_t i = 0; i < item->n_inputs; i++) {
         operand_of(&ir->values[item->inputs[i]], &inputs[i]);
-        if (fused) expand_operand(&inputs[i], fused->space);
+        if (fused && i >= first) expand_operand(&inputs[i], fused->space);
     }
     for (int32_t o = 0; o < item->n_outputs; o++) {
         operand_of(&ir->values[item->outputs[o]], &outputs[o]);
-        if (fused && fused->output[o].reduce >= 0) keep_axes(&outputs[o], fused, o);
+        if (fused && o < fused->n_outputs && fused->output[o].reduce >= 0) keep_axes(&outputs[o], fused, o);
     }
     *call_out = (wefti_call){.op = item->op, .attrs = item->attrs, .n_inputs = item->n_inputs,
                              .n_outputs = item->n_outputs, .inputs = inputs, .outputs = outputs,

@@ -157,6 +157,9 @@ typedef struct wefti_ir {
     /* Of products in 8-bit floats: how many there are, how many the strategy wanted and were left as they are, and why the first was (fp8.c). */
     int32_t     n_fp8, n_fp8_left;
     const char *fp8_why;
+    /* Products that the device computes with what follows them (epilogue.c), with so many ops of the graph; the first that it refused, and why. */
+    int32_t     n_fused_products, fused_product_ops;
+    const char *plain_product, *plain_why;
 
     wefti_plan_input    *inputs;
     int32_t              n_inputs, inputs_capacity;
@@ -279,6 +282,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_fp8(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_spaces(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_hazards(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_chunk(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_epilogue(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_fuse(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_divide(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_push(wefti_ir *ir);

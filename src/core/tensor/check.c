@@ -95,9 +95,7 @@ static weft_status check_elementwise(const wefti_call *call) {
     return WEFT_OK;
 }
 
-static weft_status check_fused_output(const wefti_call *call, const wefti_fused_output *output,
-                                      const wefti_operand *y) {
-    const wefti_fused *fused = call->attrs->fused.fused;
+static weft_status check_fused_output(const wefti_call *call, const wefti_fused *fused, const wefti_fused_output *output, const wefti_operand *y) {
     SHAPE(output->instruction >= 0 && output->instruction < fused->n_instructions,
           "an output is no instruction's result");
     DTYPE(y->dtype == fused->instruction[output->instruction].dtype, "an output has not its instruction's dtype");
@@ -115,29 +113,30 @@ static weft_status check_fused_output(const wefti_call *call, const wefti_fused_
     return WEFT_OK;
 }
 
+/* A FUSED call, or one behind a product, which has the dtype of the call's input 0. */
 static weft_status check_fused(const wefti_call *call) {
-    const wefti_fused *fused = call->attrs->fused.fused;
-    SHAPE(fused && fused->n_inputs == call->n_inputs && fused->n_outputs == call->n_outputs &&
-              fused->n_instructions > 0 && fused->n_instructions <= WEFTI_FUSED_MAX &&
-              fused->n_outputs <= WEFTI_FUSED_MAX,
+    int32_t            first, before; /* inputs of the call that are not the program's, but for the product that they make */
+    const wefti_fused *fused = wefti_program_of(call->op, call->attrs, &first);
+    before = first > 0 ? first - 1 : 0;
+    SHAPE(fused && fused->n_inputs == call->n_inputs - before && (first > 0 || fused->n_outputs == call->n_outputs) && fused->n_instructions > 0 &&
+              fused->n_instructions <= WEFTI_FUSED_MAX && fused->n_outputs <= WEFTI_FUSED_MAX,
           "the program and the call differ in size");
-    for (int32_t i = 0; i < call->n_inputs; i++)
+    for (int32_t i = first; i < call->n_inputs; i++)
         SHAPE(broadcasts(call->inputs[i].shape, fused->space), "an input does not broadcast to the program's space");
     for (int32_t j = 0; j < fused->n_instructions; j++) {
         const wefti_fused_instruction *it = &fused->instruction[j];
         SHAPE((unsigned)it->op < WEFT_OP_COUNT && wefti_op_is_elementwise(it->op), "an instruction is not elementwise");
         weft_dtype in[3] = {WEFT_F32, WEFT_F32, WEFT_F32};
         for (int32_t k = 0; k < wefti_ops[it->op].inputs_max; k++) {
-            SHAPE(it->source[k] < call->n_inputs && -1 - it->source[k] < j,
-                  "an instruction reads what is not there yet");
-            in[k] =
-                it->source[k] < 0 ? fused->instruction[-1 - it->source[k]].dtype : call->inputs[it->source[k]].dtype;
+            int32_t source = it->source[k];
+            SHAPE(source < fused->n_inputs && -1 - source < j, "an instruction reads what is not there yet");
+            in[k] = source < 0 ? fused->instruction[-1 - source].dtype : call->inputs[source > 0 ? source + before : 0].dtype;
         }
         DTYPE(weft_dtype_bytes(it->dtype) && dtypes_fit(it->op, in, it->dtype), "an instruction has no such dtypes");
         if (it->op == WEFT_OP_DROPOUT) WEFTI_TRY(check_window(call, &it->attrs.dropout.window, fused->space));
     }
     for (int32_t k = 0; k < fused->n_outputs; k++)
-        WEFTI_TRY(check_fused_output(call, &fused->output[k], &call->outputs[k]));
+        WEFTI_TRY(check_fused_output(call, fused, &fused->output[k], &call->outputs[k]));
     return WEFT_OK;
 }
 
@@ -259,18 +258,49 @@ static weft_status check_pick(const wefti_call *call, weft_shape picked) {
     return WEFT_OK;
 }
 
-static weft_status check_matmul(const wefti_call *call) {
-    const wefti_operand *a = &call->inputs[0], *b = &call->inputs[1], *c = &call->outputs[0];
-    DTYPE(a->dtype == b->dtype && a->dtype == c->dtype && weft_dtype_is_float(a->dtype), "the op has no such dtypes");
-    SHAPE(a->shape.rank >= 2 && b->shape.rank >= 2 && c->shape.rank >= 2, "an operand is no matrix");
+/* The product's result has the shape `c`. */
+static weft_status check_product(const wefti_call *call, weft_shape c) {
+    const wefti_operand *a = &call->inputs[0], *b = &call->inputs[1];
+    DTYPE(a->dtype == b->dtype && weft_dtype_is_float(a->dtype), "the op has no such dtypes");
+    SHAPE(a->shape.rank >= 2 && b->shape.rank >= 2 && c.rank >= 2, "an operand is no matrix");
     bool    ta = call->attrs->matmul.trans_a, tb = call->attrs->matmul.trans_b;
     int64_t m = a->shape.dim[a->shape.rank - 2 + ta], k = a->shape.dim[a->shape.rank - 1 - ta];
     int64_t k2 = b->shape.dim[b->shape.rank - 2 + tb], n = b->shape.dim[b->shape.rank - 1 - tb];
     SHAPE(k == k2, "inner sizes differ");
-    SHAPE(m == c->shape.dim[c->shape.rank - 2] && n == c->shape.dim[c->shape.rank - 1], "the output has another size");
-    weft_shape batch_a = a->shape, batch_b = b->shape, batch_c = c->shape;
+    SHAPE(m == c.dim[c.rank - 2] && n == c.dim[c.rank - 1], "the output has another size");
+    weft_shape batch_a = a->shape, batch_b = b->shape, batch_c = c;
     batch_a.rank -= 2, batch_b.rank -= 2, batch_c.rank -= 2;
     SHAPE(broadcasts(batch_a, batch_c) && broadcasts(batch_b, batch_c), "leading axes do not broadcast");
+    return WEFT_OK;
+}
+
+static weft_status check_matmul(const wefti_call *call) {
+    DTYPE(call->inputs[0].dtype == call->outputs[0].dtype, "the op has no such dtypes");
+    return check_product(call, call->outputs[0].shape);
+}
+
+static weft_status check_fused_matmul(const wefti_call *call) {
+    const wefti_fused *fused = call->attrs->matmul.fused;
+    int32_t            sums = call->attrs->matmul.sums, n_outputs = fused ? fused->n_outputs : 1;
+    SHAPE(sums >= WEFTI_SUMS_NONE && sums <= WEFTI_SUMS_B && call->n_outputs == n_outputs + (sums != WEFTI_SUMS_NONE) && n_outputs > 0,
+          "the program and the call differ in size");
+    const wefti_operand *a = &call->inputs[0], *b = &call->inputs[1];
+    SHAPE(a->shape.rank == 2 && b->shape.rank == 2, "an operand is no matrix");
+    int64_t m = a->shape.dim[call->attrs->matmul.trans_a != 0], n = b->shape.dim[call->attrs->matmul.trans_b == 0];
+    WEFTI_TRY(check_product(call, (weft_shape){.rank = 2, .dim = {m, n}}));
+    weft_shape space = fused ? fused->space : call->outputs[0].shape;
+    SHAPE(space.rank > 0 && space.dim[space.rank - 1] == n && weft_shape_elements(space) == m * n, "the product has another size");
+    if (fused) {
+        WEFTI_TRY(check_fused(call));
+        SHAPE(fused->output[0].reduce < 0, "its first output is reduced");
+    } else {
+        SHAPE(call->n_inputs == 2, "it has inputs that nothing reads");
+        DTYPE(a->dtype == call->outputs[0].dtype, "the op has no such dtypes");
+    }
+    if (!sums) return WEFT_OK;
+    const wefti_operand *to = &call->outputs[n_outputs];
+    DTYPE(to->dtype == a->dtype, "the sums have another dtype");
+    SHAPE(wefti_operand_elements(to) == (sums == WEFTI_SUMS_A ? m : n), "the sums have another size");
     return WEFT_OK;
 }
 
@@ -533,6 +563,7 @@ weft_status wefti_call_check(const wefti_call *call) {
     switch (call->op) {
     case WEFT_OP_RANDOM: return check_random(call);
     case WEFT_OP_FUSED: return check_fused(call);
+    case WEFT_OP_FUSED_MATMUL: return check_fused_matmul(call);
     case WEFT_OP_MEAN_BACKWARD: return check_mean_backward(call);
     case WEFT_OP_CONCAT: return check_concat(call);
     case WEFT_OP_PAD: return check_pad(call);
