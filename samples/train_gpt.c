@@ -16,7 +16,7 @@ static int64_t     layers, heads, width, context = 1024, vocabulary = 50304, bat
                seed = 1, sample, draw_boxes, checkpoint_every, log_every;
 static double      rate = 6e-4, decay = 0.1, clip = 1, temperature = 0.8, peak;
 static weft_strategy strategy;
-static bool        resume, quiet, describe, recompute, profile, stop_on_nan = true;
+static bool        resume, quiet, describe, recompute, profile, stop_on_nan = true, bf16_parameters;
 
 static weft_init small(double scale) { return weft_init_normal(0, 0.02 * scale); }
 
@@ -64,7 +64,7 @@ static weft_status train(weft_world *world, weft_graph *graph, weft_loader *load
     weft_tensor *logits = gpt(tokens);
     int64_t      steps = max_steps > 0 ? max_steps : epochs * weft_loader_batches(loader);
     weft_program program = {.loss = weft_cross_entropy(logits, targets),
-                            .solver = weft_adamw(rate, .beta2 = 0.95, .weight_decay = decay, .clip_norm = clip,
+                            .solver = weft_adamw(rate, .beta2 = 0.95, .weight_decay = decay, .clip_norm = clip, .stochastic_rounding = bf16_parameters,
                                                  .schedule = {.kind = WEFT_COSINE, .warmup = warmup, .steps = steps > warmup ? steps - warmup : 1, .floor = 0.1}),
                             .strategy = strategy,
                             .ignore_nan = !stop_on_nan, .profile = profile};
@@ -127,6 +127,7 @@ int main(int argc, char **argv) {
         {"batch", CLI_INTEGER, &batch_size, "sequences of a step, over all ranks"},
         CLI_SPLIT(&strategy),
         {"recompute", CLI_FLAG, &recompute, "keep less, compute blocks again in the backward pass"},
+        {"bf16-parameters", CLI_FLAG, &bf16_parameters, "blocks keep parameters in bf16 alone, rounded at random, instead of f32"},
         {"epochs", CLI_INTEGER, &epochs, "passes over the data; 0: 1"},
         {"max-steps", CLI_INTEGER, &max_steps, "end after so many steps, however many epochs; 0: after the epochs"},
         {"rate", CLI_REAL, &rate, "highest learning rate of AdamW"},
@@ -165,7 +166,7 @@ int main(int argc, char **argv) {
     weft_status  status;
     if ((status = weft_world_create(NULL, &world)) != WEFT_OK) goto done;
     if ((status = weft_world_dump_on(world, SIGUSR1)) != WEFT_OK) goto done; /* kill -USR1 says what the ranks wait for */
-    if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed}, &graph)) != WEFT_OK) goto done;
+    if ((status = weft_graph_create(&(weft_graph_options){.seed = (uint64_t)seed, .bf16_parameters = bf16_parameters}, &graph)) != WEFT_OK) goto done;
     weft_text_source    source = {.path = data ? data : text, .id_bytes = data ? 2 : 1, .length = context};
     weft_loader_options how = {.batch = batch_size, .seed = (uint64_t)seed, .epochs = max_steps > 0 ? -1 : epochs};
     if ((status = weft_loader_open_text(&source, &how, &loader)) != WEFT_OK) goto done;

@@ -38,6 +38,8 @@ typedef struct weft_tensor weft_tensor;
 typedef struct weft_graph_options {
     uint64_t    seed; /* of parameters, dropout and random tensors */
     const char *name; /* for reports; NULL: "graph" */
+    bool        bf16_parameters; /* layers keep their parameters in bf16, half the memory, and cast them to what they compute in (f64 excepted). Training them
+                                    wants solver.stochastic_rounding */
 } weft_graph_options;
 
 /* A new, empty graph with one reference; options NULL means all defaults. *graph_out is NULL on error

@@ -63,6 +63,11 @@ typedef struct weft_solver {
     double           clip_norm;    /* > 0: the gradient of all parameters is scaled down to this global 2-norm; the regulariser's part is
                                       not clipped, with any solver */
     double           clip_value;   /* > 0: each gradient element is clipped to +- this, after clip_norm */
+    bool             stochastic_rounding; /* parameters in bf16 (weft_graph_options.bf16_parameters) are updated without an f32 copy: the sum is rounded up or down
+                                             at random, so that its mean is right and small steps are not lost (Gupta et al. 2015). Gradients are summed, and
+                                             states kept, in f32. Random numbers are those of (graph seed, name, step, element of what the rank has): runs on CPUs
+                                             and GPUs give the same bits. Without it such parameters are refused, as they would stand still. Not with L-BFGS,
+                                             group regularisers, WEFT_SERVER and strategy.zero; no effect on parameters in f32 */
     weft_schedule    schedule;
 } weft_solver;
 

@@ -3,7 +3,7 @@
  * An element of an update goes through the order of core/iface/rule.h, each operation rounded by itself, so that results are those of the
  * rules' own loops. What changes from step to step is read from device memory by each block, whose first thread makes the element type's
  * scalars of it once; so a captured step is never rebuilt. Where rows shrink, a second kernel gives each row to a warp or a block, which
- * finds its length in f64 by sums in a fixed order. Updates that follow one another are done by one launch for each 56 of them: most parameters
+ * finds its length in f64 by sums in a fixed order. Updates that follow one another are done by one launch for each 52 of them: most parameters
  * of a network are so small that a launch takes longer than their update. Rules of the application are refused: they are functions of the host.
  * Cost: memory traffic, 28 bytes an element for Adam in f32; as much scratch as the gradient where that is not contiguous. */
 #include "cuda/index.cuh"
@@ -32,15 +32,17 @@ typedef struct update {
     const double *hyper;
     double        l2, decay, l1, group;
     int64_t       row; /* elements of one, where rows shrink */
+    uint64_t      key; /* of the numbers that round a parameter in bf16 */
 } update;
 
 /* Parameters of one launch. They are cut into turns of BLOCK * N * TURN elements, which blocks take one after another. */
-enum { TURN = 4, TOGETHER = 56 /* what goes into the 4 KiB of a launch's parameters */ };
+enum { TURN = 4, TOGETHER = 52 /* what goes into the 4 KiB of a launch's parameters */ };
 typedef struct part {
     void       *theta, *m, *v;
     const void *gradient;
     int64_t     elements;
     double      l2, decay, l1;
+    uint64_t    key;
 } part;
 typedef struct parts {
     const double *hyper;
@@ -51,6 +53,7 @@ typedef struct parts {
 template <typename T> struct factors {
     T      rate, scale, clip, l2, decay, shrink, a, b, eps, adam_rate, unbias;
     bool   clips, shrinks, skips;
+    uint64_t step;
     double exact_rate, unit; /* unit: a proximal step's length */
 };
 
@@ -73,6 +76,7 @@ template <typename T, int RULE> static __device__ void read_factors(const double
     f->unbias = adam ? (T)(1 / sqrt(1 - pow(h[WEFTI_HYPER_B], h[WEFTI_HYPER_STEP]))) : T(1);
     f->clips = h[WEFTI_HYPER_CLIP] > 0;
     f->skips = h[WEFTI_HYPER_SKIP] != 0;
+    f->step = (uint64_t)h[WEFTI_HYPER_STEP];
     f->exact_rate = rate;
     f->unit = rate * gain_of(RULE, h);
 }
@@ -114,11 +118,27 @@ template <typename T, int RULE> static __device__ __forceinline__ T updated(cons
     return next;
 }
 
-/* N elements a thread in one access each; the last ones, which do not fill that, one by one. */
-template <typename T, int RULE, int N> static __global__ void __launch_bounds__(BLOCK) update_forward_elements_kernel(WEFTI_IN_PLACE parts all) {
+/* What is stored of an element: itself, or bf16, rounded by a random word as core/tensor/rounding.h has it. */
+template <typename S> struct rounding {
+    static const bool RANDOM = false;
+    template <typename T> static __device__ __forceinline__ S store(T x, uint32_t) { return x; }
+};
+template <> struct rounding<__nv_bfloat16> {
+    static const bool RANDOM = true;
+    static __device__ __forceinline__ __nv_bfloat16 store(float x, uint32_t word) {
+        uint32_t bits = __float_as_uint(x), above = bits >> 16;
+        bool     finite = (bits & 0x7f800000u) != 0x7f800000u;
+        return __ushort_as_bfloat16((unsigned short)(finite ? (bits + (word >> 16)) >> 16 : bits & 0x7fffffu ? above | 0x40u : above));
+    }
+};
+
+/* N elements a thread in one access each; the last ones, which do not fill that, one by one. The parameter is stored as S, all else is T. */
+template <typename T, typename S, int RULE, int N> static __global__ void __launch_bounds__(BLOCK) update_forward_elements_kernel(WEFTI_IN_PLACE parts all) {
     const int             STATES = RULE == WEFTI_RULE_SGD ? 0 : RULE == WEFTI_RULE_ADAM ? 2 : 1;
     __shared__ factors<T> shared;
     struct __align__(sizeof(T) * N) pack { T element[N]; };
+    struct __align__(sizeof(S) * N) stored { S element[N]; };
+    static_assert(!rounding<S>::RANDOM || N == 1 || N == 4, "a block of random words for each pack");
     if (threadIdx.x == 0) read_factors<T, RULE>(all.hyper, &shared);
     __syncthreads();
     factors<T> f = shared;
@@ -127,7 +147,8 @@ template <typename T, int RULE, int N> static __global__ void __launch_bounds__(
     for (int32_t turn = (int32_t)blockIdx.x; turn < all.first[all.n]; turn += (int32_t)gridDim.x) {
         while (at < 0 || turn >= all.first[at + 1]) at++;
         const part &u = all.of[at];
-        T          *theta = static_cast<T *>(u.theta), *m = static_cast<T *>(u.m), *v = static_cast<T *>(u.v);
+        S          *theta = static_cast<S *>(u.theta);
+        T          *m = static_cast<T *>(u.m), *v = static_cast<T *>(u.v);
         const T    *gradient = static_cast<const T *>(u.gradient);
         int64_t     first = ((int64_t)(turn - all.first[at]) * TURN * BLOCK + threadIdx.x) * N;
         read_part(u, &f);
@@ -135,15 +156,24 @@ template <typename T, int RULE, int N> static __global__ void __launch_bounds__(
         for (int k = 0; k < TURN; k++) {
             int64_t i = first + (int64_t)k * BLOCK * N;
             if (i + N > u.elements) {
-                for (int64_t j = i; j < u.elements; j++) theta[j] = updated<T, RULE>(f, theta[j], gradient[j], m + j, v + j);
+                for (int64_t j = i; j < u.elements; j++) {
+                    T        next = updated<T, RULE>(f, wefti_widen(theta[j]), gradient[j], m + j, v + j);
+                    uint32_t word = rounding<S>::RANDOM ? s_philox(u.key, f.step, (uint64_t)j / 4).word[j % 4] : 0;
+                    theta[j] = rounding<S>::store(next, word);
+                }
                 break;
             }
-            pack t = *reinterpret_cast<pack *>(theta + i), g = *reinterpret_cast<const pack *>(gradient + i), x = t, y = t;
+            stored t = *reinterpret_cast<stored *>(theta + i);
+            pack   g = *reinterpret_cast<const pack *>(gradient + i), x = g, y = g;
+            s_words words = {{0, 0, 0, 0}};
+            if (rounding<S>::RANDOM) words = s_philox(u.key, f.step, (uint64_t)i / 4);
             if (STATES > 0) x = *reinterpret_cast<pack *>(m + i);
             if (STATES > 1) y = *reinterpret_cast<pack *>(v + i);
 #pragma unroll
-            for (int n = 0; n < N; n++) t.element[n] = updated<T, RULE>(f, t.element[n], g.element[n], &x.element[n], &y.element[n]);
-            *reinterpret_cast<pack *>(theta + i) = t;
+            for (int n = 0; n < N; n++)
+                t.element[n] = rounding<S>::store(updated<T, RULE>(f, wefti_widen(t.element[n]), g.element[n], &x.element[n], &y.element[n]),
+                                                  words.word[N == 1 ? i % 4 : n]);
+            *reinterpret_cast<stored *>(theta + i) = t;
             if (STATES > 0) *reinterpret_cast<pack *>(m + i) = x;
             if (STATES > 1) *reinterpret_cast<pack *>(v + i) = y;
         }
@@ -225,33 +255,33 @@ template <typename T> static weft_status shrink_rows(const wefti_cuda_run *run, 
 
 /* --- launching --- */
 
-template <typename T, int RULE, int N> static weft_status launch_parts(const wefti_cuda_run *run, const parts *all) {
+template <typename T, typename S, int RULE, int N> static weft_status launch_parts(const wefti_cuda_run *run, const parts *all) {
     int64_t most = (int64_t)run->cuda->multiprocessors * BLOCKS_EACH;
-    return wefti_cuda_launch(run, "update", (update_forward_elements_kernel<T, RULE, N>), wefti_cuda_blocks(all->first[all->n], 1, most), BLOCK, 0, *all);
+    return wefti_cuda_launch(run, "update", (update_forward_elements_kernel<T, S, RULE, N>), wefti_cuda_blocks(all->first[all->n], 1, most), BLOCK, 0, *all);
 }
 
-template <typename T, int N> static weft_status launch_rule(const wefti_cuda_run *run, const parts *all) {
+template <typename T, typename S, int N> static weft_status launch_rule(const wefti_cuda_run *run, const parts *all) {
     switch (run->call->attrs->update.rule->id) {
-    case WEFTI_RULE_SGD: return launch_parts<T, WEFTI_RULE_SGD, N>(run, all);
-    case WEFTI_RULE_MOMENTUM: return launch_parts<T, WEFTI_RULE_MOMENTUM, N>(run, all);
-    case WEFTI_RULE_NESTEROV: return launch_parts<T, WEFTI_RULE_NESTEROV, N>(run, all);
-    case WEFTI_RULE_ADAGRAD: return launch_parts<T, WEFTI_RULE_ADAGRAD, N>(run, all);
-    case WEFTI_RULE_RMSPROP: return launch_parts<T, WEFTI_RULE_RMSPROP, N>(run, all);
-    default: return launch_parts<T, WEFTI_RULE_ADAM, N>(run, all);
+    case WEFTI_RULE_SGD: return launch_parts<T, S, WEFTI_RULE_SGD, N>(run, all);
+    case WEFTI_RULE_MOMENTUM: return launch_parts<T, S, WEFTI_RULE_MOMENTUM, N>(run, all);
+    case WEFTI_RULE_NESTEROV: return launch_parts<T, S, WEFTI_RULE_NESTEROV, N>(run, all);
+    case WEFTI_RULE_ADAGRAD: return launch_parts<T, S, WEFTI_RULE_ADAGRAD, N>(run, all);
+    case WEFTI_RULE_RMSPROP: return launch_parts<T, S, WEFTI_RULE_RMSPROP, N>(run, all);
+    default: return launch_parts<T, S, WEFTI_RULE_ADAM, N>(run, all);
     }
 }
 
 static bool accepts_update(const wefti_cuda *cuda, const wefti_call *call) {
     weft_dtype dtype = call->outputs[0].dtype;
     (void)cuda;
-    return call->attrs->update.rule->id < WEFTI_RULE_USER && (dtype == WEFT_F32 || dtype == WEFT_F64) &&
+    return call->attrs->update.rule->id < WEFTI_RULE_USER && (dtype == WEFT_F32 || dtype == WEFT_F64 || dtype == WEFT_BF16) &&
            wefti_operand_is_contiguous(&call->inputs[2]);
 }
 
 static int64_t update_scratch(const wefti_cuda *cuda, const wefti_call *call) {
     (void)cuda;
     if (wefti_operand_is_contiguous(&call->inputs[1]) && weft_shape_equal(call->inputs[1].shape, call->outputs[0].shape)) return 0;
-    return wefti_operand_elements(&call->outputs[0]) * (int64_t)weft_dtype_bytes(call->outputs[0].dtype);
+    return wefti_operand_elements(&call->outputs[0]) * (int64_t)weft_dtype_bytes(call->inputs[1].dtype);
 }
 
 /* The call's update, with its gradient made contiguous. */
@@ -269,6 +299,7 @@ static weft_status read_update(const wefti_cuda_run *run, update *u) {
     u->l1 = call->attrs->update.l1;
     u->group = call->attrs->update.group;
     u->row = wefti_rule_row(call->outputs[0].shape);
+    u->key = call->attrs->update.key;
     if (update_scratch(run->cuda, call) == 0) return WEFT_OK;
     u->gradient = run->scratch;
     return wefti_cuda_pack(run, &call->inputs[1], call->outputs[0].shape, run->inputs[1], run->scratch);
@@ -285,7 +316,7 @@ static bool add_part(parts *all, const update *u, int64_t turn) {
     part *to = &all->of[all->n];
     to->theta = u->theta, to->m = u->m, to->v = u->v, to->gradient = u->gradient;
     to->elements = u->elements;
-    to->l2 = u->l2, to->decay = u->decay, to->l1 = u->l1;
+    to->l2 = u->l2, to->decay = u->decay, to->l1 = u->l1, to->key = u->key;
     all->first[all->n + 1] = all->first[all->n] + (int32_t)turns;
     all->hyper = u->hyper;
     all->n++;
@@ -293,7 +324,7 @@ static bool add_part(parts *all, const update *u, int64_t turn) {
 }
 
 /* Those of the calls whose addresses allow N elements in one access, or those whose addresses do not. */
-template <typename T, int N> static weft_status launch_updates(const wefti_cuda_run *runs, const update *u, int32_t n) {
+template <typename T, typename S, int N> static weft_status launch_updates(const wefti_cuda_run *runs, const update *u, int32_t n) {
     const bool packed = N > 1;
     parts      all;
     all.n = 0, all.first[0] = 0;
@@ -301,20 +332,24 @@ template <typename T, int N> static weft_status launch_updates(const wefti_cuda_
         if (is_packed(&u[i]) != packed) continue;
         if (add_part(&all, &u[i], (int64_t)TURN * BLOCK * N)) continue;
         if (all.n == 0) return wefti_fail(WEFT_E_UNSUPPORTED, "update '%s': too large for one launch", runs[i].call->name ? runs[i].call->name : "");
-        WEFTI_TRY((launch_rule<T, N>(runs, &all)));
+        WEFTI_TRY((launch_rule<T, S, N>(runs, &all)));
         all.n = 0;
         i--;
     }
-    return all.n > 0 ? launch_rule<T, N>(runs, &all) : WEFT_OK;
+    return all.n > 0 ? launch_rule<T, S, N>(runs, &all) : WEFT_OK;
 }
 
 static weft_status launch_all(const wefti_cuda_run *runs, const update *u, int32_t n) {
     if (runs->call->outputs[0].dtype == WEFT_F64) {
-        WEFTI_TRY((launch_updates<double, 2>(runs, u, n)));
-        return launch_updates<double, 1>(runs, u, n);
+        WEFTI_TRY((launch_updates<double, double, 2>(runs, u, n)));
+        return launch_updates<double, double, 1>(runs, u, n);
     }
-    WEFTI_TRY((launch_updates<float, 4>(runs, u, n)));
-    return launch_updates<float, 1>(runs, u, n);
+    if (runs->call->outputs[0].dtype == WEFT_BF16) {
+        WEFTI_TRY((launch_updates<float, __nv_bfloat16, 4>(runs, u, n)));
+        return launch_updates<float, __nv_bfloat16, 1>(runs, u, n);
+    }
+    WEFTI_TRY((launch_updates<float, float, 4>(runs, u, n)));
+    return launch_updates<float, float, 1>(runs, u, n);
 }
 
 static weft_status run_update(const wefti_cuda_run *run) {

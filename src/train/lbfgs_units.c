@@ -133,7 +133,7 @@ static weft_status check_data(const weft_lbfgs_data *data, int64_t *rows_out) {
 static weft_status open_plans(units *u, weft_world *world, weft_tensor *loss) {
     weft_graph   *graph = loss->graph;
     weft_tensor **outputs = NULL;
-    WEFTI_TRY(wefti_training_find(graph, loss, &u->training));
+    WEFTI_TRY(wefti_training_find(&(weft_program){.loss = loss, .solver = {.kind = WEFT_LBFGS, .stochastic_rounding = true}}, &u->training));
     if (graph->n_effects > 0)
         return wefti_fail(WEFT_E_UNSUPPORTED, "weft_lbfgs_train: '%s' is changed by each step, but units are computed anywhere and twice", graph->effects[0]->name);
     WEFTI_TRY(weft_gradients(weft_reshape(loss, weft_shape_scalar()), u->training.parameters, u->training.n, u->training.gradients));

@@ -71,7 +71,9 @@ static bool         is_low(const lowering *l, const weft_tensor *tensor) { retur
 
 static weft_tensor *lowered(lowering *l, const weft_tensor *tensor) {
     weft_tensor **kept = &l->cast[tensor->node->id][tensor->index];
+    const wefti_node *maker = now(l, tensor)->node;
     if (now(l, tensor)->dtype != WEFT_F32) return now(l, tensor);
+    if (maker->op == WEFT_OP_CAST && maker->inputs[0]->dtype == l->low) return maker->inputs[0]; /* a layer's parameter in bf16 */
     if (!*kept) *kept = weft_cast(now(l, tensor), l->low);
     return *kept;
 }
@@ -100,7 +102,7 @@ static bool goes_low(const lowering *l, const wefti_node *node) {
 static origin origin_of(const lowering *l, const wefti_node *node) {
     if (node->op == WEFT_OP_INPUT) return FED;
     if (wefti_ops[node->op].family == WEFTI_LEAF && node->op != WEFT_OP_RANDOM) return OWN;
-    return wefti_ops[node->op].family == WEFTI_VIEW ? l->from[node->inputs[0]->node->id] : COMPUTED;
+    return wefti_ops[node->op].family == WEFTI_VIEW || (node->op == WEFT_OP_CAST && l->from[node->inputs[0]->node->id] == OWN) ? l->from[node->inputs[0]->node->id] : COMPUTED;
 }
 
 /* The node again with its inputs as its manner wants them; the node itself where they are what they were. */

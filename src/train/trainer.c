@@ -46,7 +46,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
     const weft_compression *c = &program->strategy.compress;
     const weft_strategy *y = &program->strategy;
     const double numbers[] = {s->rate, s->kind, s->momentum, s->nesterov, s->beta1, s->beta2, s->rho, s->epsilon, s->weight_decay,
-                              s->history, s->line_search, s->clip_norm, s->clip_value, t->kind, (double)t->warmup, (double)t->steps,
+                              s->history, s->line_search, s->clip_norm, s->clip_value, s->stochastic_rounding, t->kind, (double)t->warmup, (double)t->steps,
                               (double)t->every, t->gamma, t->floor, t->start, t->rise, program->regulariser.l1, program->regulariser.l2,
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, (double)y->loss_chunk_rows, y->precision, y->fp8, program->ignore_nan,

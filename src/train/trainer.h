@@ -99,7 +99,7 @@ weft_status wefti_training_check(const weft_program *program);
 weft_status wefti_training_build(const weft_program *program, wefti_training *training_out);
 
 /* The parameters that the loss depends on and that are not frozen; room for their gradients. */
-weft_status wefti_training_find(weft_graph *graph, const weft_tensor *loss, wefti_training *training_out);
+weft_status wefti_training_find(const weft_program *program, wefti_training *training_out);
 
 /* Puts the strategy's precision into the program: program->loss and the graph's effects become those of a copy of the forward graph with
  * its heavy ops in bf16 or f16. Nothing where the precision is f32. */

@@ -22,7 +22,24 @@ static bool *reachable(weft_graph *graph, const weft_tensor *loss) {
     return mark;
 }
 
-weft_status wefti_training_find(weft_graph *graph, const weft_tensor *loss, wefti_training *training) {
+/* Whether the program's solver can update the parameter. */
+static weft_status check_parameter(const weft_program *program, const wefti_node *node) {
+    weft_dtype dtype = node->outputs[0].dtype;
+    if (dtype == WEFT_F32 || dtype == WEFT_F64) return WEFT_OK;
+    if (!program->solver.stochastic_rounding)
+        return wefti_fail(WEFT_E_DTYPE, "parameter '%s' is %s, in which small steps are lost: set solver.stochastic_rounding, or keep it in f32 and cast it where "
+                          "it is used", node->name, weft_dtype_name(dtype));
+    const char *what = program->solver.kind == WEFT_LBFGS           ? "L-BFGS"
+                       : program->regulariser.group > 0             ? "a group regulariser"
+                       : program->strategy.sync == WEFT_SERVER      ? "sync = WEFT_SERVER"
+                       : program->strategy.zero > 0                 ? "zero yet"
+                                                                    : NULL;
+    return what ? wefti_fail(WEFT_E_UNSUPPORTED, "parameter '%s' is bf16, and stochastic rounding does not go with %s", node->name, what) : WEFT_OK;
+}
+
+weft_status wefti_training_find(const weft_program *program, wefti_training *training) {
+    const weft_tensor *loss = program->loss;
+    weft_graph        *graph = loss->graph;
     bool *mark = reachable(graph, loss);
     size_t bytes = sizeof(weft_tensor *) * (size_t)(graph->n_nodes + WEFT_BATCH_MAX_FIELDS + 1);
     training->parameters = wefti_graph_memory(graph, bytes);
@@ -31,9 +48,7 @@ weft_status wefti_training_find(weft_graph *graph, const weft_tensor *loss, weft
     for (int32_t id = 0; id < graph->n_nodes; id++) {
         wefti_node *node = graph->nodes[id];
         if (!mark[id] || node->op != WEFT_OP_PARAMETER || node->leaf->frozen) continue;
-        if (node->outputs[0].dtype != WEFT_F32 && node->outputs[0].dtype != WEFT_F64)
-            return wefti_fail(WEFT_E_DTYPE, "parameter '%s' is %s: solvers update f32 and f64; keep it in f32 and cast it where it is used",
-                              node->name, weft_dtype_name(node->outputs[0].dtype));
+        WEFTI_TRY(check_parameter(program, node));
         training->parameters[training->n++] = &node->outputs[0];
     }
     if (training->n == 0)
@@ -104,8 +119,12 @@ static weft_tensor *solver_state(const weft_tensor *parameter, const wefti_rule 
     char name[512];
     snprintf(name, sizeof name, "weft.solver.%s%d/%s", rule->name, index, parameter->node->name);
     wefti_leaf leaf = {.init = WEFTI_INIT_VALUE, .a = rule->initial[index], .batch_axis = -1};
-    return wefti_emit_leaf(parameter->graph, WEFT_OP_STATE, NULL, parameter->dtype, parameter->shape, &leaf, name);
+    weft_dtype dtype = parameter->dtype == WEFT_BF16 ? WEFT_F32 : parameter->dtype;
+    return wefti_emit_leaf(parameter->graph, WEFT_OP_STATE, NULL, dtype, parameter->shape, &leaf, name);
 }
+
+/* Numbers that round a parameter are others than those that it began with. */
+#define ROUNDING_STREAM UINT64_C(0x9d39247e33776d41)
 
 static void add_update(const weft_program *program, const wefti_rule *rule, weft_tensor *hyper, int32_t index,
                        wefti_training *training) {
@@ -119,6 +138,7 @@ static void add_update(const weft_program *program, const wefti_rule *rule, weft
         attrs.update.l1 = program->regulariser.l1;
         attrs.update.group = program->regulariser.group;
     }
+    if (parameter->dtype == WEFT_BF16) attrs.update.key = parameter->node->leaf->key ^ ROUNDING_STREAM;
     weft_tensor *inputs[5] = {parameter, gradient, hyper};
     for (int32_t i = 0; i < rule->n_states; i++) inputs[3 + i] = solver_state(parameter, rule, i);
     wefti_emit(parameter->graph, WEFT_OP_UPDATE, &attrs, inputs, 3 + rule->n_states, NULL);
@@ -215,12 +235,14 @@ static weft_status add_wanted(const weft_program *program, wefti_training *train
 weft_status wefti_training_build(const weft_program *program, wefti_training *training) {
     memset(training, 0, sizeof *training);
     weft_graph *graph = program->loss->graph;
-    WEFTI_TRY(wefti_training_find(graph, program->loss, training));
+    WEFTI_TRY(wefti_training_find(program, training));
     WEFTI_TRY(add_wanted(program, training));
     weft_tensor *loss = weft_reshape(program->loss, weft_shape_scalar());
     training->hyper = weft_input(graph, "weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), .replicated = true);
     if (scales_loss(program)) loss = weft_mul(loss, weft_cast(hyper_at(training->hyper, WEFTI_HYPER_LOSS_SCALE), loss->dtype));
     WEFTI_TRY(weft_gradients(loss, training->parameters, training->n + training->n_wanted, training->gradients));
+    for (int32_t i = 0; i < training->n; i++) /* norms, sums over ranks and updates are f32 */
+        if (training->gradients[i]->dtype == WEFT_BF16) training->gradients[i] = weft_cast(training->gradients[i], WEFT_F32);
     for (int32_t i = training->n; i < training->n + training->n_wanted && scales_loss(program); i++)
         training->gradients[i] = weft_mul(training->gradients[i], weft_cast(hyper_at(training->hyper, WEFTI_HYPER_SCALE), training->gradients[i]->dtype));
     bool judged = program->solver.kind == WEFT_LBFGS && graph->n_effects > 0; /* the host looks at the norm, but after the states */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/cpu/cpu.h"
 #include "core/iface/custom.h"
 #include "core/tensor/operand.h"
 #include "core/rules/rules.h"
@@ -252,10 +253,11 @@ typedef struct updates {
 } updates;
 
 /* Parameters of all sizes, each with its gradient and states behind it in buffer 0. One lies askew; one's gradient is another parameter. */
-static void make_updates(updates *u) {
+static void make_updates(updates *u, weft_dtype dtype) {
     memset(u, 0, sizeof *u);
     for (int k = 0; k < 2; k++) u->attrs[k].update.rule = wefti_rule_of(WEFTI_RULE_ADAM);
     u->attrs[0].update.decay = 0.1;
+    for (int k = 0; k < 2; k++) u->attrs[k].update.key = dtype == WEFT_BF16 ? 1000 + (uint64_t)k : 0;
     for (int i = 0; i < PARAMETERS; i++) {
         int64_t        n = i == 7 ? 40001 : i == 50 || i == 51 ? 400 : 1 + i * 37 % 700;
         wefti_operand *of = u->operands[i];
@@ -265,10 +267,11 @@ static void make_updates(updates *u) {
             of[at].offset_bytes = (u->floats + (i == 60)) * 4;
             u->floats += (n + 16) / 16 * 16;
         }
+        of[0].dtype = dtype;
         of[2] = (wefti_operand){.dtype = WEFT_F64, .shape = weft_shape(WEFTI_HYPER_COUNT), .stride = {1}, .buffer = HYPER};
         u->calls[i] = (wefti_call){.op = WEFT_OP_UPDATE, .attrs = &u->attrs[i % 2], .n_inputs = 5, .n_outputs = 1, .inputs = of, .outputs = of, .name = "update"};
     }
-    u->operands[51][1].offset_bytes = u->operands[50][0].offset_bytes;
+    if (dtype == WEFT_F32) u->operands[51][1].offset_bytes = u->operands[50][0].offset_bytes;
 }
 
 /* The memory after two steps of all calls in programs of `each`. */
@@ -278,7 +281,10 @@ static float *after_updates(wefti_device *device, const updates *u, int each, in
     void          *buffers[2] = {allocate(device, (size_t)u->floats * sizeof *values), allocate(device, sizeof hyper)};
     wefti_program *programs[PARAMETERS];
     int            n = 0;
-    for (int64_t i = 0; i < u->floats; i++) values[i] = 0.01f + (float)(i % 997) / 997;
+    for (int64_t i = 0; i < u->floats; i++) {
+        uint32_t half = wefti_f32_to_bf16(0.01f + (float)(i % 997) / 997);
+        values[i] = wefti_f32_from_bits(half << 16 | half); /* good numbers in f32 and, two of them, in bf16 */
+    }
     OK(device->vtable->write(device, buffers[0], values, (size_t)u->floats * sizeof *values));
     OK(device->vtable->write(device, buffers[1], hyper, sizeof hyper));
     for (int i = 0; i < PARAMETERS; i += each)
@@ -304,7 +310,7 @@ Test(cuda_device, updates_many_parameters_by_few_launches) {
     static updates u;
     wefti_device  *device = gpu_open((wefti_cuda_options){0});
     int64_t        alone_launches, together_launches;
-    make_updates(&u);
+    make_updates(&u, WEFT_F32);
     float *alone = after_updates(device, &u, 1, &alone_launches), *together = after_updates(device, &u, PARAMETERS, &together_launches);
     for (int64_t i = 0; i < u.floats; i++) cr_assert_eq(alone[i], together[i], "float %lld is %g alone and %g together", (long long)i, alone[i], together[i]);
 #ifdef WEFT_ON_STAND_INS /* [0, 50] and [51, 129]: the latter with one that lies askew */
@@ -314,6 +320,24 @@ Test(cuda_device, updates_many_parameters_by_few_launches) {
     free(alone);
     free(together);
     device->vtable->release(device);
+}
+
+/* Parameters in bf16, rounded at random: the same random numbers, and bits, on the CPU, alone and together. */
+Test(cuda_device, rounds_parameters_in_bf16_as_the_cpu_does) {
+    NEEDS_GPU();
+    static updates u;
+    wefti_device  *device = gpu_open((wefti_cuda_options){0}), *cpu = NULL;
+    int64_t        launches;
+    make_updates(&u, WEFT_BF16);
+    OK(wefti_cpu_create(&(wefti_cpu_options){.threads = {.count = 2}}, &cpu));
+    float *alone = after_updates(device, &u, 1, &launches), *together = after_updates(device, &u, PARAMETERS, &launches), *due = after_updates(cpu, &u, 1, &launches);
+    cr_assert_eq(memcmp(alone, together, (size_t)u.floats * sizeof *alone), 0, "alone and together differ");
+    for (int64_t i = 0; i < u.floats; i++) cr_assert_eq(wefti_f32_bits(alone[i]), wefti_f32_bits(due[i]), "word %lld differs from the CPU's", (long long)i);
+    free(alone);
+    free(together);
+    free(due);
+    device->vtable->release(device);
+    cpu->vtable->release(cpu);
 }
 
 /* --- a loss with its gradient --- */

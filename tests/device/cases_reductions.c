@@ -142,6 +142,7 @@ void define_update(const test_case *self, const tensor *inputs, tensor *outputs)
         if (!skip) update_one(self, h, inputs[1].f[i], &theta, &states[0], &states[1], &step, &unit[i]);
         outputs[0].f[i] = theta;
         outputs[0].scale[i] = fabs(inputs[0].f[i]) + h[WEFTI_HYPER_RATE] * (fabs(step) + 1);
+        if (outputs[0].dtype == WEFT_BF16) outputs[0].scale[i] += 2000 * fabs(theta); /* rounded to either side: the last unit, not half of it */
         for (int k = 0; k < self->n_written; k++) {
             outputs[1 + k].f[i] = states[k];
             outputs[1 + k].scale[i] = fabs(inputs[3 + k].f[i]) + fabs(states[k]) + 1;
@@ -170,7 +171,7 @@ static void visit_update(case_visitor visit, void *context, wefti_rule_id rule, 
     one.n_inputs = 3 + one.n_written;
     one.n_outputs = 1;
     for (int32_t i = 0; i < one.n_inputs; i++)
-        one.inputs[i] = (argument){dtype, shape, i == 1 ? (layout)(kind % LAYOUT_COUNT) : PLAIN, i < 3 ? -2 : 0.1, 2, false};
+        one.inputs[i] = (argument){i > 0 && dtype == WEFT_BF16 ? WEFT_F32 : dtype, shape, i == 1 ? (layout)(kind % LAYOUT_COUNT) : PLAIN, i < 3 ? -2 : 0.1, 2, false};
     one.inputs[2] = (argument){WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), PLAIN, 0, 1, false};
     one.outputs[0] = one.inputs[0];
     one.in_place = true;
@@ -181,19 +182,20 @@ static void visit_update(case_visitor visit, void *context, wefti_rule_id rule, 
     if (kind == 3 || kind == 4) one.attrs.update.l1 = 0.3;
     if (kind == 4 || kind == 5) one.attrs.update.group = 1;
     if (shape.rank == 1) one.attrs.update.group *= 0.3;
+    if (dtype == WEFT_BF16) one.attrs.update.group = 0, one.attrs.update.key = 77;
     visit(context, &one);
 }
 
 static void visit_updates(case_visitor visit, void *context) {
     static const weft_shape shapes[] = {{0, {0}}, {1, {7}}, {1, {0}}, {2, {9, 65}}};
     for (int rule = 0; rule < WEFTI_RULE_USER; rule++)
-        for (int dtype = WEFT_F32; dtype <= WEFT_F64; dtype++) {
-            for (int kind = 0; kind < 6; kind++)
+        for (int dtype = WEFT_F32; dtype <= WEFT_BF16; dtype++) {
+            for (int kind = 0; kind < (dtype == WEFT_BF16 ? 4 : 6); kind++)
                 for (int clip = 0; clip < 2; clip++)
                     for (int s = 0; s < (int)WEFTI_COUNT(shapes); s++)
                         visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, shapes[s], kind, 2 * (kind + s) + clip);
             visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, weft_shape(20001), 3 * (rule % 2), 1);
-            if (rule % 2) visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, weft_shape(9, 2, 1001), 5, 2);
+            if (rule % 2 && dtype != WEFT_BF16) visit_update(visit, context, (wefti_rule_id)rule, (weft_dtype)dtype, weft_shape(9, 2, 1001), 5, 2);
         }
 }
 

@@ -122,7 +122,7 @@ static unsigned dtypes_due(weft_op op) {
     case WEFT_OP_FP8_CAST: return 1 << WEFT_F32 | 1 << WEFT_BF16 | 1 << WEFT_F16;
     case WEFT_OP_FP8_MATMUL: return 1 << WEFT_U8;
     case WEFT_OP_NOT: case WEFT_OP_AND: case WEFT_OP_OR: return 1 << WEFT_BOOL;
-    case WEFT_OP_UPDATE: return 1 << WEFT_F32 | 1 << WEFT_F64;
+    case WEFT_OP_UPDATE: return 1 << WEFT_F32 | 1 << WEFT_F64 | 1 << WEFT_BF16;
     case WEFT_OP_COPY: case WEFT_OP_DETACH: case WEFT_OP_CAST: case WEFT_OP_WHERE: case WEFT_OP_FULL: case WEFT_OP_ARANGE:
     case WEFT_OP_EQ: case WEFT_OP_NE: case WEFT_OP_LT: case WEFT_OP_LE: case WEFT_OP_GT: case WEFT_OP_GE: case WEFT_OP_RESHAPE:
     case WEFT_OP_PERMUTE: case WEFT_OP_SLICE: case WEFT_OP_EXPAND: case WEFT_OP_CONCAT: case WEFT_OP_PAD: case WEFT_OP_GATHER:

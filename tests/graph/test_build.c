@@ -165,8 +165,8 @@ static void assert_wrong(weft_tensor *tensor, weft_status status, const char *pa
 Test(graph_build, refuses_bad_leaves) {
     assert_wrong(weft_input(graph, "x", WEFT_F32, weft_shape(2), .batch_axis = 1), WEFT_E_INVALID,
                  "input 'x': batch axis 1");
-    assert_wrong(weft_parameter(graph, "p", weft_shape(2), .dtype = WEFT_BF16), WEFT_E_DTYPE,
-                 "parameter 'p': parameters are f32 or f64");
+    assert_wrong(weft_parameter(graph, "p", weft_shape(2), .dtype = WEFT_F16), WEFT_E_DTYPE,
+                 "parameter 'p': parameters are f32, f64 or bf16");
     assert_wrong(weft_parameter(graph, "p", weft_shape(2), .init = weft_init_uniform(1, 0)), WEFT_E_INVALID,
                  "uniform with 1 and 0");
     assert_wrong(weft_parameter(graph, "p", weft_shape(2), .init = weft_init_normal(0, -1)), WEFT_E_INVALID,

@@ -407,7 +407,9 @@ Test(graph_infer, plan_and_effects) {
     FAILS(WEFT_E_SHAPE, "what is assigned must be [2], not [1]", ASSIGN, NULL, STATE(WEFT_F32, "s", 2), F(1));
     FAILS(WEFT_E_DTYPE, "differ", ASSIGN, NULL, STATE(WEFT_F32, "s", 2), D(2));
     GIVES(WEFT_F32, weft_shape(2), UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(2), D(8), STATE(WEFT_F32, "m", 2));
-    FAILS(WEFT_E_DTYPE, "parameters are f32 or f64, not bf16", UPDATE, NULL, STATE(WEFT_BF16, "p", 2), H(2), D(8));
+    GIVES(WEFT_BF16, weft_shape(2), UPDATE, NULL, STATE(WEFT_BF16, "p", 2), F(2), D(8), STATE(WEFT_F32, "m", 2));
+    FAILS(WEFT_E_DTYPE, "parameters are f32, f64 or bf16, not f16", UPDATE, NULL, STATE(WEFT_F16, "p", 2), F(2), D(8));
+    FAILS(WEFT_E_DTYPE, "the gradient must be f32, not f64", UPDATE, NULL, STATE(WEFT_BF16, "p", 2), D(2), D(8));
     FAILS(WEFT_E_SHAPE, "the gradient must be [2], not [3]", UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(3), D(8));
     FAILS(WEFT_E_DTYPE, "the rule's numbers", UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(2), F(8));
     FAILS(WEFT_E_DTYPE, "the rule's state must be f32, not f64", UPDATE, NULL, STATE(WEFT_F32, "p", 2), F(2), D(8),

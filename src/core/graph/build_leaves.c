@@ -64,8 +64,8 @@ weft_tensor *weft_parameter_with(weft_graph *graph, const char *name, weft_shape
                                  const weft_parameter_options *options) {
     weft_parameter_options defaults = {0}, o = options ? *options : defaults;
     wefti_leaf             leaf = {.frozen = o.frozen, .unregularised = o.unregularised, .batch_axis = -1};
-    if (o.dtype != WEFT_F32 && o.dtype != WEFT_F64)
-        return wefti_graph_fail(graph, WEFT_E_DTYPE, "parameter '%s': parameters are f32 or f64, not %s",
+    if (o.dtype != WEFT_F32 && o.dtype != WEFT_F64 && o.dtype != WEFT_BF16)
+        return wefti_graph_fail(graph, WEFT_E_DTYPE, "parameter '%s': parameters are f32, f64 or bf16, not %s",
                                 name ? name : "", weft_dtype_name(o.dtype));
     if (o.init.kind == WEFT_INIT_DEFAULT && shape.rank >= 2) o.init.kind = WEFT_INIT_XAVIER_UNIFORM;
     if (!resolve_init(graph, "parameter", name, o.init, shape, &leaf)) return graph ? &graph->poison : &wefti_orphan;
@@ -166,7 +166,7 @@ const char *wefti_layer_name(weft_graph *graph, const char *name, const char *ki
 
 weft_tensor *wefti_layer_parameter(weft_tensor *x, const char *name, const char *suffix, weft_shape shape,
                                    weft_init init, bool unregularised) {
-    weft_parameter_options options = {.dtype = wefti_wide(x->dtype), .init = init, .unregularised = unregularised};
+    weft_parameter_options options = {.dtype = wefti_layer_dtype(x->graph, x->dtype), .init = init, .unregularised = unregularised};
     return weft_cast(weft_parameter_with(x->graph, wefti_graph_join(x->graph, name, suffix), shape, &options),
                      x->dtype);
 }

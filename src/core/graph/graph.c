@@ -24,6 +24,7 @@ weft_status weft_graph_create(const weft_graph_options *options, weft_graph **gr
     weft_graph *graph;
     WEFTI_TRY(wefti_alloc(sizeof *graph, "graph", &graph));
     graph->seed = options ? options->seed : 0;
+    graph->bf16_parameters = options && options->bf16_parameters;
     graph->poison.graph = graph;
     atomic_init(&graph->references, 1);
     graph->name = wefti_graph_text(graph, options && options->name ? options->name : "graph");

@@ -82,6 +82,7 @@ struct weft_graph {
     wefti_node **effects;   /* [n_effects] ASSIGN nodes that a training step must run, in order */
     int32_t      n_effects, effects_capacity;
     uint64_t     seed;
+    bool         bf16_parameters; /* of layers */
     int32_t      segment, n_segments; /* open recomputation segment (0: none), and how many there were */
     uint32_t     flags;     /* flags given to nodes added now (WEFTI_NODE_BACKWARD while differentiating) */
     const wefti_wish *wish; /* what nodes added now are given, as flags are: wish, beside, place, micro */

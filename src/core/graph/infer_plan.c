@@ -32,11 +32,12 @@ static weft_status updated(const wefti_infer_call *call, int32_t i, const char *
 }
 
 weft_status wefti_shape_update(wefti_infer_call *call) {
-    weft_dtype dtype = call->inputs[0]->dtype;
+    weft_dtype dtype = wefti_wide(call->inputs[0]->dtype); /* of gradient and states */
     WEFTI_TRY(variable(call, 0));
-    if (dtype != WEFT_F32 && dtype != WEFT_F64)
-        return wefti_misfit(call, WEFT_E_DTYPE, "parameters are f32 or f64, not %s", weft_dtype_name(dtype));
-    WEFTI_TRY(wefti_one_dtype(call, 0, 1));
+    if (call->inputs[0]->dtype != dtype && call->inputs[0]->dtype != WEFT_BF16)
+        return wefti_misfit(call, WEFT_E_DTYPE, "parameters are f32, f64 or bf16, not %s", weft_dtype_name(call->inputs[0]->dtype));
+    if (call->inputs[1]->dtype != dtype)
+        return wefti_misfit(call, WEFT_E_DTYPE, "the gradient must be %s, not %s", weft_dtype_name(dtype), weft_dtype_name(call->inputs[1]->dtype));
     WEFTI_TRY(updated(call, 1, "the gradient"));
     if (call->inputs[2]->dtype != WEFT_F64 || call->inputs[2]->shape.rank != 1)
         return wefti_misfit(call, WEFT_E_DTYPE, "input 2 must be the rule's numbers, f64 with one axis");

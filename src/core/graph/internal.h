@@ -45,6 +45,10 @@ weft_status wefti_shaped(const wefti_infer_call *call, int32_t i, weft_shape exp
 bool wefti_broadcast(weft_shape a, weft_shape b, weft_shape *shape_out);
 /* f64 for f64, otherwise f32: the dtype of statistics beside x. */
 static inline weft_dtype wefti_wide(weft_dtype dtype) { return dtype == WEFT_F64 ? WEFT_F64 : WEFT_F32; }
+/* In which a layer that computes in `dtype` keeps its parameters. */
+static inline weft_dtype wefti_layer_dtype(const weft_graph *graph, weft_dtype dtype) {
+    return graph->bf16_parameters && dtype != WEFT_F64 ? WEFT_BF16 : wefti_wide(dtype);
+}
 static inline void wefti_type_set(wefti_type *type, weft_dtype dtype, weft_shape shape) {
     type->dtype = dtype;
     type->shape = shape;

@@ -75,7 +75,8 @@
  *                    transposes)
  *   ASSIGN(state, x) stores x into the variable; the output is the new value
  *   UPDATE(parameter, gradient, hyper, state...) the solver rule attrs.update.rule, in place; hyper is f64[WEFTI_HYPER_COUNT]; the output is
- *                    the new parameter
+ *                    the new parameter. Of a parameter in bf16, gradient and states are f32, and the new one is rounded stochastically, by numbers from
+ *                    (attrs.update.key, STEP, element) (core/tensor/rounding.h)
  *   ALL_REDUCE(x...) output i is x[i] reduced over the ranks by attrs.comm.reduce; one message for the list
  *   ALL_GATHER(x), REDUCE_SCATTER(x): along attrs.comm.axis; the result's shape is attrs.comm.global
  *   ALL_TO_ALL(x [ranks, ...]) row i is what rank i has as this rank's row
@@ -185,7 +186,7 @@ typedef union wefti_attrs {
     struct { double base; int64_t offset; int32_t inverse; } rotary;                          /* ROTARY */
     struct { int64_t ignored; int32_t has_ignored; double smoothing; } loss;                  /* CROSS_ENTROPY... */
     struct { double scale; int64_t shift; int32_t causal; } attention;                        /* ATTENTION... */
-    struct { const struct wefti_rule *rule; double l2, decay, l1, group; wefti_update_part part; } update; /* UPDATE */
+    struct { const struct wefti_rule *rule; double l2, decay, l1, group; wefti_update_part part; uint64_t key; } update; /* UPDATE; key: of bf16 */
     struct { int32_t reduce, axis; int64_t group; weft_shape global; int32_t peer, dtype; /* COMM family; peer, dtype: SEND, RECEIVE */
              int64_t each; int32_t paced; } comm; /* REDUCE_SCATTER, not 0: of what lies flat in memory, each member so many elements, the last ones
                                                      fewer; it, ALL_GATHER: with few others at once on the way (core/plan/pace.c) */

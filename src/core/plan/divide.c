@@ -58,6 +58,7 @@ static bool can_divide(const divider *d, const wefti_item *update, const struct 
     const wefti_ir *ir = d->ir;
     int32_t         out = update->outputs[0];
     if (group != ir->world->group || update->attrs->update.rule->id >= WEFTI_RULE_USER || update->attrs->update.group > 0) return false;
+    if (ir->values[out].dtype == WEFT_BF16) return false; /* its lines have other elements than its states' */
     if (!pays(ir, update, group->size) || d->is_output[out] || d->uses.start[out] != d->uses.start[out + 1]) return false;
     for (int32_t i = 0; i < update->n_inputs; i++)
         if (i != 1 && i != 2 && !is_shared(ir, update->inputs[i])) return false;

@@ -437,8 +437,10 @@ static weft_status check_attention(const wefti_call *call) {
 static weft_status check_update(const wefti_call *call) {
     const wefti_operand *y = &call->outputs[0], *hyper = &call->inputs[2];
     const wefti_rule    *rule = call->attrs->update.rule;
-    if (y->dtype != WEFT_F32 && y->dtype != WEFT_F64)
-        return refuse(WEFT_E_UNSUPPORTED, call, "solver rules work on f32 and f64; keep a master copy in f32");
+    weft_dtype           wide = y->dtype == WEFT_BF16 ? WEFT_F32 : y->dtype;
+    if (wide != WEFT_F32 && wide != WEFT_F64)
+        return refuse(WEFT_E_UNSUPPORTED, call, "solver rules work on f32, f64 and bf16; keep a master copy in f32");
+    if (y->dtype == WEFT_BF16 && call->attrs->update.group > 0) return refuse(WEFT_E_UNSUPPORTED, call, "rows shrink in f32 and f64");
     SHAPE(rule && rule->n_states <= WEFTI_RULE_STATES && call->n_inputs == 3 + rule->n_states,
           "the rule has other states");
     SHAPE(hyper->dtype == WEFT_F64 && wefti_operand_elements(hyper) == WEFTI_HYPER_COUNT &&
@@ -446,10 +448,10 @@ static weft_status check_update(const wefti_call *call) {
           "hyper is not the f64 vector of hyperparameters");
     SHAPE(weft_shape_equal(call->inputs[0].shape, y->shape) && broadcasts(call->inputs[1].shape, y->shape),
           "parameter and gradient differ in shape");
-    DTYPE(call->inputs[0].dtype == y->dtype && call->inputs[1].dtype == y->dtype,
+    DTYPE(call->inputs[0].dtype == y->dtype && call->inputs[1].dtype == wide,
           "parameter and gradient differ in dtype");
     for (int32_t i = 3; i < call->n_inputs; i++)
-        SHAPE(call->inputs[i].dtype == y->dtype && wefti_operand_is_contiguous(&call->inputs[i]) &&
+        SHAPE(call->inputs[i].dtype == wide && wefti_operand_is_contiguous(&call->inputs[i]) &&
                   wefti_operand_elements(&call->inputs[i]) == wefti_operand_elements(y),
               "a state differs from the parameter");
     return WEFT_OK;

@@ -6,11 +6,13 @@
  * Cost: memory traffic, 28 bytes an element for Adam in f32. */
 #include <math.h>
 
+#include "core/cpu/kernels/convert.h"
 #include "core/cpu/kernels/fast.h"
 #include "core/cpu/kernels/simd.h"
 #include "core/iface/rule.h"
+#include "core/tensor/rounding.h"
 
-enum { CHUNK = 16384 };
+enum { CHUNK = 16384, ROUNDED = 1024 };
 
 #define T float
 #define SQRT sqrtf
@@ -34,16 +36,33 @@ static int64_t chunk_elements(const wefti_call *call) {
     return wefti_max_i64(1, CHUNK / wefti_max_i64(row, 1)) * row;
 }
 
+/* Of a parameter in bf16, some of it in f32 at a time, rounded stochastically. */
+static void update_rounded(const wefti_call *call, const double *hyper, int64_t first, int64_t count, uint16_t *parameter, const float *gradient,
+                           void *const *states) {
+    float wide[ROUNDED];
+    for (int64_t i = 0; i < count; i += ROUNDED) {
+        int64_t n     = wefti_min_i64(ROUNDED, count - i);
+        void   *at[2] = {states[0] ? (float *)states[0] + i : NULL, states[1] ? (float *)states[1] + i : NULL};
+        convert_bf16_to_f32(parameter + i, n, wide);
+        run_f32(call->attrs, hyper, n, wide, gradient + i, at);
+        wefti_round_randomly(wide, parameter + i, first + i, n, call->attrs->update.key, (uint64_t)hyper[WEFTI_HYPER_STEP]);
+    }
+}
+
 static void update_chunk(void *context, int64_t chunk, int32_t worker) {
     (void)worker;
     const wefti_cpu_run *run  = context;
     const wefti_call    *call = run->call;
     const wefti_rule    *rule = call->attrs->update.rule;
     weft_dtype           dtype = call->outputs[0].dtype;
-    int64_t begin = chunk * chunk_elements(call), offset = begin * (int64_t)weft_dtype_bytes(dtype);
+    int64_t begin = chunk * chunk_elements(call), offset = begin * (int64_t)weft_dtype_bytes(call->inputs[1].dtype);
     int64_t count = wefti_min_i64(chunk_elements(call), wefti_operand_elements(&call->outputs[0]) - begin);
     void   *states[2] = {NULL, NULL};
     for (int32_t i = 0; i < rule->n_states; i++) states[i] = (char *)(uintptr_t)run->inputs[3 + i] + offset;
+    if (dtype == WEFT_BF16) {
+        update_rounded(call, run->inputs[2], begin, count, (uint16_t *)run->outputs[0] + begin, (const float *)run->inputs[1] + begin, states);
+        return;
+    }
     (dtype == WEFT_F64 ? run_f64 : run_f32)(call->attrs, run->inputs[2], count, (char *)run->outputs[0] + offset,
                                             (const char *)run->inputs[1] + offset, states);
     if (call->attrs->update.group <= 0) return;
@@ -55,7 +74,7 @@ static void update_chunk(void *context, int64_t chunk, int32_t worker) {
 static bool accepts(const wefti_call *call) {
     const wefti_rule *rule = call->attrs->update.rule;
     weft_dtype        dtype = call->outputs[0].dtype;
-    return rule->id < WEFTI_RULE_USER && (dtype == WEFT_F32 || dtype == WEFT_F64) &&
+    return rule->id < WEFTI_RULE_USER && (dtype == WEFT_F32 || dtype == WEFT_F64 || dtype == WEFT_BF16) &&
            wefti_operand_is_contiguous(&call->inputs[1]);
 }
 

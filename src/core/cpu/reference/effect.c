@@ -4,6 +4,7 @@
 #include "core/cpu/reference/reference.h"
 #include "core/iface/custom.h"
 #include "core/iface/rule.h"
+#include "core/tensor/rounding.h"
 
 static weft_status run_assign(const wefti_cpu_run *run) {
     const wefti_operand *x = &run->call->inputs[1];
@@ -18,7 +19,7 @@ const wefti_cpu_kernel wefti_reference_assign = {.name = "reference assign", .ru
 
 /* UPDATE: the rule over fixed runs of elements, whole rows where rows shrink. A gradient that is not contiguous is packed into scratch
  * first. */
-enum { UPDATE_GRAIN = 16384 };
+enum { UPDATE_GRAIN = 16384, UPDATE_ROUNDED = 1024 };
 
 typedef struct update {
     const wefti_cpu_run *run;
@@ -33,6 +34,23 @@ static int64_t update_scratch(const wefti_call *call, int32_t threads) {
     return wefti_operand_elements(&call->outputs[0]) * (int64_t)weft_dtype_bytes(call->inputs[1].dtype);
 }
 
+/* A parameter in bf16: some of it in f32 at a time, and rounded stochastically. */
+static void update_rounded(const wefti_call *call, uint16_t *parameter, int64_t first, const wefti_rule_args *all) {
+    float           wide[UPDATE_ROUNDED];
+    void           *states[WEFTI_RULE_STATES];
+    wefti_rule_args args = *all;
+    args.parameter = wide;
+    args.states = states;
+    for (int64_t i = 0; i < all->count; i += UPDATE_ROUNDED) {
+        args.count = wefti_min_i64(UPDATE_ROUNDED, all->count - i);
+        args.gradient = (const float *)all->gradient + i;
+        for (int32_t s = 0; s < call->attrs->update.rule->n_states; s++) states[s] = (float *)all->states[s] + i;
+        for (int64_t k = 0; k < args.count; k++) wide[k] = wefti_bf16_to_f32(parameter[i + k]);
+        call->attrs->update.rule->apply_f32(&args);
+        wefti_round_randomly(wide, parameter + i, first + i, args.count, call->attrs->update.key, (uint64_t)all->hyper[WEFTI_HYPER_STEP]);
+    }
+}
+
 static void update_chunk(void *context, int64_t chunk, int32_t worker) {
     const update      *self = context;
     const wefti_call  *call = self->run->call;
@@ -43,7 +61,7 @@ static void update_chunk(void *context, int64_t chunk, int32_t worker) {
     (void)worker;
     for (int32_t i = 0; i < rule->n_states; i++) states[i] = (char *)(uintptr_t)self->run->inputs[3 + i] + offset;
     wefti_rule_args args = {.count = wefti_min_i64(self->grain, self->elements - begin),
-                            .parameter = (char *)self->run->outputs[0] + offset,
+                            .parameter = (char *)self->run->outputs[0] + offset, /* of bf16: below */
                             .gradient = self->gradient + offset,
                             .states = states,
                             .hyper = self->run->inputs[2],
@@ -52,6 +70,10 @@ static void update_chunk(void *context, int64_t chunk, int32_t worker) {
                             .l1 = call->attrs->update.l1,
                             .group = call->attrs->update.group,
                             .row = self->row};
+    if (call->outputs[0].dtype == WEFT_BF16) {
+        update_rounded(call, (uint16_t *)self->run->outputs[0] + begin, begin, &args);
+        return;
+    }
     bool double_precision = call->outputs[0].dtype == WEFT_F64;
     (double_precision ? rule->apply_f64 : rule->apply_f32)(&args);
     if (args.group > 0) (double_precision ? rule->shrink_f64 : rule->shrink_f32)(&args);
