@@ -3,6 +3,7 @@
  * coll_group.c    the engine's table: open, start, progress, wait, close
  * coll_check.c    calls in words, what ranks compare, and what happens when they differ or fail
  * coll_choose.c   the list of algorithms, and which one is taken
+ * coll_ask.c      the calls that a group has made, and questions about them
  * coll_lanes.c    message algorithms: lanes of transfers, and the exchange of headers
  * coll_small.c    direct, doubling, tree, dissemination: header and payload in one message
  * coll_ring.c     ring, swap and chain: segmented, several segments on the way at once
@@ -32,6 +33,7 @@ enum {
     COLL_SETS = 4,       /* large operations that are served at once; the others wait in order */
     COLL_FAN = 10,       /* most transfers each way in one round of a lane */
     COLL_TRANSFERS = 8,  /* that a lane has at least */
+    COLL_KEEPS = 64,     /* latest calls of a group that are remembered */
     COLL_DIRECT_MOST = 9 /* largest group for which everyone talks to everyone */
 };
 /* Payload up to which messages carry their header with them, and which a mapped slot holds. Set by measurement: above,
@@ -55,8 +57,20 @@ typedef struct coll_header {
     uint32_t magic;
     uint64_t extra; /* of the counts of the _V kinds, and of a user's reduction; else 0 */
 } coll_header;
-_Static_assert(sizeof(coll_header) == 32, "the payload behind it stays aligned");
 #define COLL_MAGIC 0x57454654u
+
+/* What messages begin with: the call, and those of the group before it, so that a difference in one that nobody waited for is found in the next. */
+typedef struct coll_opening {
+    coll_header header;
+    uint64_t before; /* hash of all calls before; 0: of none, and of messages between two */
+    struct {
+        uint64_t count;
+        uint8_t kind, dtype, op, algorithm;
+        int32_t root;
+    } last; /* of the one before */
+    uint64_t reserved;
+} coll_opening;
+_Static_assert(sizeof(coll_opening) == 64, "the payload behind it stays aligned");
 
 /* --- algorithms --- */
 
@@ -164,10 +178,12 @@ struct coll_operation {
     uint64_t large_number;
     const coll_program *program;
     uint64_t extra;    /* for the header */
+    coll_opening opening; /* without its header */
+    bool asked;        /* a question was sent */
     uint64_t noted;    /* in the group's track */
     int32_t waits_for; /* index of a rank whose part is missing; -1 */
     int32_t gone;      /* 1 + index of a member whose link was seen down while its part was missing */
-    uint32_t looks;    /* in vain */
+    uint32_t looks;    /* in vain; of message operations, those at deadlines */
     uint64_t wrong_ns; /* when a message of the wrong length was first seen; 0: never */
     size_t element_bytes;
     /* messages */
@@ -202,6 +218,11 @@ struct coll_group {
     const coll_algorithm *forced[WEFTI_COLLECTIVE_KIND_COUNT];
     coll_operation *operations;          /* [in_flight] */
     coll_operation *free, *first, *last; /* free ones; those in flight, by priority, then in order of start */
+    coll_opening next;                   /* of the next call: what it says of those before */
+    coll_header called[COLL_KEEPS];      /* by sequence: the latest calls */
+    wefti_wire_op question;              /* the receive of questions (coll_ask.c) … */
+    coll_header asked;                   /* … and where they come to */
+    bool asks;                           /* it is posted */
     bool mixed;                          /* some were started before one that stands before them */
     uint32_t busy_sets;                  /* by bit, those that message operations have */
     int32_t active;
@@ -270,10 +291,15 @@ void wefti_coll_nodes_close(coll_group *group);
 
 weft_status wefti_coll_check_call(const coll_group *group, const wefti_collective_call *call);
 coll_header wefti_coll_header(const coll_operation *operation);
+coll_opening wefti_coll_opening(const coll_operation *operation);
 /* What the header says of counts and of a user's reduction. */
 uint64_t wefti_coll_extra(const coll_group *group, const wefti_collective_call *call);
 /* WEFT_OK where the header of member `index` is the same as ours; else WEFT_E_MISMATCH in words. */
 weft_status wefti_coll_compare(coll_operation *operation, int32_t index, const coll_header *theirs);
+/* The same, and of the calls before. */
+weft_status wefti_coll_compare_opening(coll_operation *operation, int32_t index, const coll_opening *theirs);
+/* The same of two calls of a number. */
+weft_status wefti_coll_compare_headers(const coll_group *group, uint64_t sequence, int32_t index, const coll_header *ours, const coll_header *theirs);
 /* WEFT_E_MISMATCH: member `index` sent `bytes` where `expected` were due. */
 weft_status wefti_coll_wrong_length(coll_operation *operation, int32_t index, size_t bytes, size_t expected);
 /* Tells the fault object, once an operation, that member `index` seems to be gone. */
@@ -292,6 +318,17 @@ coll_model wefti_coll_first_model(const wefti_wire *wire);
 /* Whether the group has what the algorithm needs for calls of the kind. */
 bool wefti_coll_usable(const coll_group *group, const coll_algorithm *algorithm, wefti_collective_kind kind);
 const coll_algorithm *wefti_coll_choose(const coll_group *group, const wefti_collective_call *call, size_t bytes);
+
+/* --- coll_ask.c --- */
+
+/* Notes a call of the group's own order that begins; gives it what it says of those before. */
+void wefti_coll_note_call(coll_operation *operation);
+/* Whether a broadcast is one of those in which all hear of a neighbour, the root too. */
+bool wefti_coll_is_strict(const coll_operation *operation);
+/* Asks whom a broadcast has waited for. */
+void wefti_coll_ask(coll_operation *operation, uint64_t now_ns);
+/* Looks at questions: WEFT_E_MISMATCH where somebody calls what this member has called differently. */
+weft_status wefti_coll_answer(coll_group *group);
 
 /* --- coll_lanes.c --- */
 

@@ -92,24 +92,53 @@ coll_header wefti_coll_header(const coll_operation *operation) {
                          .extra = operation->extra};
 }
 
+coll_opening wefti_coll_opening(const coll_operation *operation) {
+    coll_opening opening = operation->opening;
+    opening.header = wefti_coll_header(operation);
+    return opening;
+}
+
 weft_status wefti_coll_compare(coll_operation *operation, int32_t index, const coll_header *theirs) {
     coll_header ours = wefti_coll_header(operation);
-    if (memcmp(&ours, theirs, sizeof ours) == 0) return WEFT_OK;
+    return wefti_coll_compare_headers(coll_group_of(operation), operation->sequence, index, &ours, theirs);
+}
+
+/* Of an opening, the call before. */
+static coll_header header_before(const coll_opening *opening, uint64_t sequence) {
+    return (coll_header){.count = opening->last.count, .sequence = (uint32_t)sequence, .kind = opening->last.kind, .dtype = opening->last.dtype,
+                         .op = opening->last.op, .algorithm = opening->last.algorithm, .root = opening->last.root, .magic = COLL_MAGIC};
+}
+
+weft_status wefti_coll_compare_opening(coll_operation *operation, int32_t index, const coll_opening *theirs) {
+    WEFTI_TRY(wefti_coll_compare(operation, index, &theirs->header));
+    const coll_opening *ours = &operation->opening;
+    if (ours->before == theirs->before) return WEFT_OK;
     const coll_group *group = coll_group_of(operation);
+    uint64_t before = operation->sequence - 1;
+    coll_header mine = header_before(ours, before), other = header_before(theirs, before);
+    WEFTI_TRY(wefti_coll_compare_headers(group, before, index, &mine, &other));
+    char words[224];
+    wefti_coll_words(operation, words, sizeof words);
+    return wefti_fail(WEFT_E_MISMATCH, "%s: ranks %d and %d have not issued the same calls in the same order before it", words,
+                      (int)group->ranks[coll_index(group)], (int)group->ranks[index]);
+}
+
+weft_status wefti_coll_compare_headers(const coll_group *group, uint64_t sequence, int32_t index, const coll_header *ours, const coll_header *theirs) {
+    if (memcmp(ours, theirs, sizeof *ours) == 0) return WEFT_OK;
     int32_t me = coll_index(group);
     if (theirs->magic != COLL_MAGIC)
         return wefti_fail(WEFT_E_MISMATCH,
                           "operation %llu of group %u: rank %d sent no header; does it run another version?",
-                          (unsigned long long)operation->sequence, (unsigned)group->id, (int)group->base.ranks[index]);
+                          (unsigned long long)sequence, (unsigned)group->id, (int)group->base.ranks[index]);
     char mine[160], other[160];
-    wefti_coll_header_words(&ours, mine, sizeof mine);
+    wefti_coll_header_words(ours, mine, sizeof mine);
     wefti_coll_header_words(theirs, other, sizeof other);
     bool mine_first = me < index;
     return wefti_fail(
         WEFT_E_MISMATCH,
         "ranks disagree on operation %llu of group %u: rank %d calls %s, rank %d calls %s; all members must "
         "issue the same calls in the same order",
-        (unsigned long long)operation->sequence, (unsigned)group->id, (int)group->base.ranks[mine_first ? me : index],
+        (unsigned long long)sequence, (unsigned)group->id, (int)group->base.ranks[mine_first ? me : index],
         mine_first ? mine : other, (int)group->base.ranks[mine_first ? index : me], mine_first ? other : mine);
 }
 

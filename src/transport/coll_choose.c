@@ -73,11 +73,11 @@ static double way_down(const coll_group *group, double bytes, double work_ns) {
 
 static bool fits_direct(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)call;
-    return coll_size(group) <= COLL_DIRECT_MOST && bytes + sizeof(coll_header) <= group->message_bytes;
+    return coll_size(group) <= COLL_DIRECT_MOST && bytes + sizeof(coll_opening) <= group->message_bytes;
 }
 static bool fits_small(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)call;
-    return bytes + sizeof(coll_header) <= group->message_bytes;
+    return bytes + sizeof(coll_opening) <= group->message_bytes;
 }
 static bool fits_any(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)group, (void)call, (void)bytes;
@@ -366,17 +366,16 @@ static double cost_mpi(const coll_group *group, wefti_collective_kind kind, size
 }
 #endif
 
-static uint64_t headers_greeting(const coll_group *group, wefti_collective_kind kind) {
-    (void)kind;
-    return ranks_of(group);
-}
+/* But for broadcasts that are strict. */
+static uint64_t headers_greeting(const coll_group *group, wefti_collective_kind kind) { return ranks_of(group) - (kind == WEFTI_BROADCAST); }
 static uint64_t headers_square(const coll_group *group, wefti_collective_kind kind) {
     (void)kind;
     return ranks_of(group) * (ranks_of(group) - 1);
 }
 static uint64_t headers_doubling(const coll_group *group, wefti_collective_kind kind) { return sent_doubling(group, kind, 1); }
 static uint64_t headers_tree(const coll_group *group, wefti_collective_kind kind) {
-    return headers_greeting(group, kind) + ranks_of(group) - 1;
+    (void)kind;
+    return ranks_of(group) - 1;
 }
 static uint64_t headers_dissemination(const coll_group *group, wefti_collective_kind kind) {
     (void)kind;

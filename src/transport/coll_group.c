@@ -235,7 +235,7 @@ static weft_status group_open(const wefti_group_options *options, wefti_group **
     group->in_flight = options->in_flight ? options->in_flight : COLL_DEFAULT_IN_FLIGHT;
     group->fan = fan_of(options->size);
     group->lane_transfers = 2 * group->fan < COLL_TRANSFERS ? COLL_TRANSFERS : 2 * group->fan;
-    group->message_bytes = sizeof(coll_header) + (options->size == 2 ? COLL_SMALL_PAIR_BYTES : COLL_SMALL_BYTES);
+    group->message_bytes = sizeof(coll_opening) + (options->size == 2 ? COLL_SMALL_PAIR_BYTES : COLL_SMALL_BYTES);
     group->segment_bytes = COLL_SEGMENT_BYTES;
     if (options->wire && options->wire->can.segment_bytes > COLL_SEGMENT_BYTES) group->segment_bytes = options->wire->can.segment_bytes;
     group->crowded = options->size > group->host->cores;
@@ -361,6 +361,8 @@ static void prepare(coll_group *group, coll_operation *operation, const wefti_co
     if (!coll_kind_reduces(call->kind)) operation->call.op = WEFTI_REDUCE_SUM;
     operation->extra = wefti_coll_extra(group, call);
     operation->sequence = point ? group->points[2 * call->root + (call->kind == WEFTI_RECEIVE)]++ : group->base.sequence++;
+    operation->opening = (coll_opening){0};
+    operation->asked = false;
     operation->started_ns = operation->deadline_ns = operation->wrong_ns = 0;
     operation->finished = operation->suspected = false;
     operation->gone = 0;
@@ -429,6 +431,7 @@ static weft_status begin(coll_group *group, coll_operation *operation, const wef
     group->free = operation->next;
     prepare(group, operation, call);
     operation->algorithm = algorithm;
+    if (!wefti_collective_is_point(call->kind)) wefti_coll_note_call(operation);
     if (algorithm->large) take_large_number(group, operation);
     if (group->track) {
         coll_header header = wefti_coll_header(operation);
@@ -495,6 +498,7 @@ static weft_status look_at_deadlines(coll_group *group, uint64_t now_ns) {
         }
         operation->deadline_ns = wefti_deadline_after(operation->deadline_ns, away_ns);
         if (now_ns >= operation->deadline_ns) return time_out(operation);
+        if (operation->call.kind == WEFTI_BROADCAST && !operation->asked) wefti_coll_ask(operation, now_ns);
     }
     return WEFT_OK;
 }
@@ -506,6 +510,7 @@ static weft_status group_progress(wefti_group *base, uint64_t now_ns) {
     weft_status status = wefti_wire_progress(base->wire, now_ns);
     if (status != WEFT_OK) return raise_fault(group, status, -1);
     WEFTI_TRY(advance_all(group));
+    if (group->asks && group->question.done && (status = wefti_coll_answer(group)) != WEFT_OK) return raise_fault(group, status, -1);
     return look_at_deadlines(group, now_ns);
 }
 

@@ -188,16 +188,19 @@ static weft_status greet_step(coll_operation *operation, coll_lane *lane) {
     int32_t right = (me + 1) % size, left = (me + size - 1) % size;
     uint8_t *in = operation->inbox + (size_t)group->fan * group->message_bytes;
     uint8_t *out = operation->outbox + (size_t)group->fan * group->message_bytes;
+    bool run_ahead = operation->call.kind == WEFTI_BROADCAST && !wefti_coll_is_strict(operation);
+    bool hears = !run_ahead || me != operation->call.root, tells = !run_ahead || right != operation->call.root;
     if (lane->round++ == 0) {
-        coll_header header = wefti_coll_header(operation);
-        memcpy(out, &header, sizeof header);
+        coll_opening opening = wefti_coll_opening(operation);
+        memcpy(out, &opening, sizeof opening);
         /* Room for a small message, so that a rank that took another algorithm is understood too. */
-        wefti_coll_lane_recv(operation, lane, left, (uint32_t)lane->segment, in, group->message_bytes);
-        wefti_coll_lane_send(operation, lane, right, (uint32_t)lane->segment, out, sizeof header);
+        if (hears) wefti_coll_lane_recv(operation, lane, left, (uint32_t)lane->segment, in, group->message_bytes);
+        if (!tells) return hears ? WEFT_E_AGAIN : WEFT_OK;
+        wefti_coll_lane_send(operation, lane, right, (uint32_t)lane->segment, out, sizeof opening);
         lane->transfers[lane->queued - 1].flags |= WEFTI_WIRE_MORE; /* goes along with the first segment */
         return WEFT_E_AGAIN;
     }
-    return wefti_coll_compare(operation, left, (const coll_header *)in);
+    return hears ? wefti_coll_compare_opening(operation, left, (const coll_opening *)in) : WEFT_OK;
 }
 
 void wefti_coll_greet(coll_operation *operation, uint32_t step) {
@@ -212,6 +215,8 @@ void wefti_coll_greet(coll_operation *operation, uint32_t step) {
 static bool holds_transfers(coll_group *group) {
     const wefti_wire_ops *ops = group->base.wire->ops;
     bool holds = false;
+    if (group->asks && !group->question.done) (void)!ops->cancel(group->base.wire, &group->question);
+    holds |= group->asks && !group->question.done;
     for (int32_t i = 0; i < group->in_flight; i++) {
         coll_operation *operation = &group->operations[i];
         for (int32_t k = 0; k < operation->lane_count; k++) {

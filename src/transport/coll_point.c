@@ -10,7 +10,7 @@
 #define POINT_SEGMENT_BYTES ((size_t)1 << 20)
 
 static bool is_small(const coll_operation *operation) {
-    return coll_bytes(operation) + sizeof(coll_header) <= coll_group_of(operation)->message_bytes;
+    return coll_bytes(operation) + sizeof(coll_opening) <= coll_group_of(operation)->message_bytes;
 }
 
 static weft_status compare(coll_operation *operation, const coll_header *theirs) {
@@ -34,7 +34,7 @@ static weft_status header_step(coll_operation *operation, coll_lane *lane) {
     size_t bytes = is_small(operation) ? coll_bytes(operation) : 0;
     bool sends = call->kind == WEFTI_SEND;
     if (lane->round++ == 0) {
-        coll_header header = wefti_coll_header(operation);
+        coll_opening header = wefti_coll_opening(operation);
         if (!sends) {
             wefti_coll_lane_recv(operation, lane, call->root, 0, operation->inbox, coll_group_of(operation)->message_bytes);
             return WEFT_E_AGAIN;
@@ -47,11 +47,11 @@ static weft_status header_step(coll_operation *operation, coll_lane *lane) {
     }
     if (sends) return WEFT_OK;
     size_t done = lane->transfers[0].done_bytes;
-    if (done < sizeof(coll_header)) return wefti_coll_wrong_length(operation, call->root, done, sizeof(coll_header) + bytes);
-    WEFTI_TRY(compare(operation, (const coll_header *)operation->inbox));
-    if (done != sizeof(coll_header) + bytes)
-        return wefti_coll_wrong_length(operation, call->root, done, sizeof(coll_header) + bytes);
-    if (bytes) memcpy(call->receive, operation->inbox + sizeof(coll_header), bytes);
+    if (done < sizeof(coll_opening)) return wefti_coll_wrong_length(operation, call->root, done, sizeof(coll_opening) + bytes);
+    WEFTI_TRY(compare(operation, &((const coll_opening *)operation->inbox)->header));
+    if (done != sizeof(coll_opening) + bytes)
+        return wefti_coll_wrong_length(operation, call->root, done, sizeof(coll_opening) + bytes);
+    if (bytes) memcpy(call->receive, operation->inbox + sizeof(coll_opening), bytes);
     return WEFT_OK;
 }
 

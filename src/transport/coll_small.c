@@ -18,16 +18,16 @@
 static uint8_t *message_at(const coll_operation *operation, uint8_t *box, int32_t index) {
     return box + (size_t)index * coll_group_of(operation)->message_bytes;
 }
-static uint8_t *payload_of(uint8_t *message) { return message + sizeof(coll_header); }
+static uint8_t *payload_of(uint8_t *message) { return message + sizeof(coll_opening); }
 
 /* Puts header and payload into place `slot` of the outbox and queues it. */
 static void send_small(coll_operation *operation, coll_lane *lane, int32_t slot, int32_t to, const void *data,
                        size_t bytes) {
     uint8_t *message = message_at(operation, operation->outbox, slot);
-    coll_header header = wefti_coll_header(operation);
-    memcpy(message, &header, sizeof header);
+    coll_opening opening = wefti_coll_opening(operation);
+    memcpy(message, &opening, sizeof opening);
     if (bytes > 0) memcpy(payload_of(message), data, bytes);
-    wefti_coll_lane_send(operation, lane, to, 0, message, sizeof header + bytes);
+    wefti_coll_lane_send(operation, lane, to, 0, message, sizeof opening + bytes);
 }
 
 static void recv_small(coll_operation *operation, coll_lane *lane, int32_t slot, int32_t from) {
@@ -41,11 +41,11 @@ static weft_status open_small(coll_operation *operation, const coll_lane *lane, 
     const wefti_wire_op *op = &lane->transfers[transfer];
     int32_t from = (int32_t)(intptr_t)op->user;
     uint8_t *message = message_at(operation, operation->inbox, slot);
-    if (op->done_bytes < sizeof(coll_header))
-        return wefti_coll_wrong_length(operation, from, op->done_bytes, sizeof(coll_header) + bytes);
-    WEFTI_TRY(wefti_coll_compare(operation, from, (const coll_header *)message));
-    if (op->done_bytes != sizeof(coll_header) + bytes)
-        return wefti_coll_wrong_length(operation, from, op->done_bytes, sizeof(coll_header) + bytes);
+    if (op->done_bytes < sizeof(coll_opening))
+        return wefti_coll_wrong_length(operation, from, op->done_bytes, sizeof(coll_opening) + bytes);
+    WEFTI_TRY(wefti_coll_compare_opening(operation, from, (const coll_opening *)message));
+    if (op->done_bytes != sizeof(coll_opening) + bytes)
+        return wefti_coll_wrong_length(operation, from, op->done_bytes, sizeof(coll_opening) + bytes);
     *payload_out = payload_of(message);
     return WEFT_OK;
 }
@@ -91,7 +91,7 @@ static weft_status direct_step(coll_operation *operation, coll_lane *lane) {
             const uint8_t *data = (const uint8_t *)operation->call.send + (scatter ? (size_t)to * bytes : 0);
             send_small(operation, lane, slot, to, data, bytes);
         } else {
-            wefti_coll_lane_send(operation, lane, to, 0, operation->outbox, sizeof(coll_header) + bytes);
+            wefti_coll_lane_send(operation, lane, to, 0, operation->outbox, sizeof(coll_opening) + bytes);
         }
     }
     return WEFT_E_AGAIN;
@@ -212,16 +212,16 @@ static weft_status tree_step(coll_operation *operation, coll_lane *lane) {
         if (!filled)
             send_small(operation, lane, 0, child, operation->call.receive, bytes);
         else
-            wefti_coll_lane_send(operation, lane, child, 0, operation->outbox, sizeof(coll_header) + bytes);
+            wefti_coll_lane_send(operation, lane, child, 0, operation->outbox, sizeof(coll_opening) + bytes);
         filled = true;
     }
     return filled ? WEFT_E_AGAIN : WEFT_OK;
 }
 
-/* A root hears from nobody: the greeting tells ranks that think they are the root that they are two. */
+/* A root hears from nobody. */
 void wefti_coll_tree_begin(coll_operation *operation) {
     wefti_coll_lane_begin(operation, 0, tree_step);
-    wefti_coll_greet(operation, COLL_LANES + 1);
+    if (wefti_coll_is_strict(operation)) wefti_coll_greet(operation, COLL_LANES + 1);
 }
 
 /* --- dissemination --- */

@@ -25,8 +25,15 @@ struct weft_group {
     weft_group_options options;
     char algorithm[128];
     uint16_t id;
+    int32_t uses; /* groups that had it before */
     int32_t active; /* operations that have not been given back */
 };
+
+/* An id, and how many groups had it before; both are in the tags of messages. */
+typedef struct group_id {
+    uint16_t id;
+    int32_t uses;
+} group_id;
 
 /* The public values are the engine's. */
 _Static_assert((int)WEFT_CALL_ALLREDUCE == WEFTI_ALLREDUCE && (int)WEFT_CALL_BARRIER == WEFTI_BARRIER &&
@@ -56,7 +63,7 @@ static weft_status open_inner(weft_group *group, const membership *members) {
     size_t node_bytes = (size_t)members->size * sizeof *nodes;
     wefti_group_options how = {.host = transport->host, .wire = members->size > 1 ? transport->wire : NULL,
                                .ranks = members->size > 1 ? members->ranks : NULL, .size = members->size, .index = members->index,
-                               .id = group->id, .timeout_ns = (uint64_t)group->options.timeout_ns,
+                               .id = group->id, .epoch = (uint16_t)group->uses, .timeout_ns = (uint64_t)group->options.timeout_ns,
                                .in_flight = group->options.in_flight, .reducer = transport->reducer, .fault = transport->fault,
                                .algorithm = group->options.algorithm, .watch = transport->watch};
     if (!how.timeout_ns) how.timeout_ns = transport->timeout_ns;
@@ -73,12 +80,13 @@ static weft_status open_inner(weft_group *group, const membership *members) {
     return WEFT_OK;
 }
 
-static weft_status make(weft_world *world, const weft_group_options *options, const membership *members, uint16_t id,
+static weft_status make(weft_world *world, const weft_group_options *options, const membership *members, group_id id,
                         weft_group **group_out) {
     weft_group *group = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *group, "a group", &group));
     group->world = world;
-    group->id = id;
+    group->id = id.id;
+    group->uses = id.uses;
     if (options) group->options = *options;
     if (group->options.algorithm) {
         if (strlen(group->options.algorithm) >= sizeof group->algorithm) {
@@ -93,25 +101,26 @@ static weft_status make(weft_world *world, const weft_group_options *options, co
         wefti_free(group, sizeof *group);
         return status;
     }
-    world->group_ids[id] = 1;
+    world->group_ids[id.id] = -(id.uses + 1);
     group->next = world->groups;
     world->groups = group;
     *group_out = group;
     return WEFT_OK;
 }
 
-/* The lowest id that is free on all members of `inner` (NULL: this rank alone). */
-static weft_status agree_on_id(weft_world *world, wefti_group *inner, uint16_t *id_out) {
-    uint8_t available[WEFTI_GROUP_IDS];
-    for (int i = 0; i < WEFTI_GROUP_IDS; i++) available[i] = i > 0 && !world->group_ids[i];
-    wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_U8, .op = WEFTI_REDUCE_MIN, .send = available,
-                                  .receive = available, .count = sizeof available};
+/* The id that is free on all members of `inner` (NULL: this rank alone) and was used least: what was sent late to a group that had it is not
+ * to come to the next one. */
+static weft_status agree_on_id(weft_world *world, wefti_group *inner, group_id *id_out) {
+    int32_t uses[WEFTI_GROUP_IDS];
+    for (int i = 0; i < WEFTI_GROUP_IDS; i++) uses[i] = i == 0 || world->group_ids[i] < 0 ? INT32_MAX : world->group_ids[i];
+    wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I32, .op = WEFTI_REDUCE_MAX, .send = uses, .receive = uses,
+                                  .count = WEFTI_GROUP_IDS};
     if (inner) WEFTI_TRY(wefti_collective_run(inner, &call));
+    int best = 0;
     for (int i = 1; i < WEFTI_GROUP_IDS; i++)
-        if (available[i]) {
-            *id_out = (uint16_t)i;
-            return WEFT_OK;
-        }
+        if (uses[i] < uses[best]) best = i;
+    *id_out = (group_id){(uint16_t)best, uses[best]};
+    if (best > 0) return WEFT_OK;
     return wefti_fail(WEFT_E_OVERFLOW, "a world has %d groups at most; release those that are not needed", WEFTI_GROUP_IDS - 1);
 }
 
@@ -122,7 +131,7 @@ static weft_status check_options(const weft_group_options *options) {
 }
 
 weft_status weft_group_create(weft_world *world, const weft_group_options *options, weft_group **group_out) {
-    uint16_t id = 0;
+    group_id id = {0};
     *group_out = NULL;
     if (!world) return wefti_fail(WEFT_E_INVALID, "weft_group_create: the world is NULL");
     WEFTI_TRY(check_options(options));
@@ -169,7 +178,7 @@ weft_status weft_group_split(weft_group *parent, int32_t colour, int32_t key, we
     if (!parent) return wefti_fail(WEFT_E_INVALID, "weft_group_split: the parent is NULL");
     choice mine = {colour, key, parent->inner->index}, *all = NULL;
     membership members = {0};
-    uint16_t id = 0;
+    group_id id = {0};
     size_t count = (size_t)parent->inner->size;
     weft_status status = wefti_alloc(count * sizeof *all, "a group's members", &all);
     if (status == WEFT_OK) status = wefti_alloc(count * sizeof *members.ranks, "a group's members", &members.ranks);
@@ -210,7 +219,7 @@ void weft_group_release(weft_group *group) {
     while (*at && *at != group) at = &(*at)->next;
     if (*at) *at = group->next;
     group->inner->engine->close(group->inner);
-    world->group_ids[group->id] = 0;
+    world->group_ids[group->id] *= -1;
     wefti_free(group, sizeof *group);
 }
 

@@ -125,7 +125,7 @@ static int bytes_of_case(rank_world *world, wefti_group *group, const coll_algor
     call_run(world, group, memory, what);
     uint64_t sent = sent_by_all(world) - before;
     uint64_t due = algorithm->sent_bytes((coll_group *)group, what.kind, bytes) +
-                   sizeof(coll_header) * algorithm->headers((coll_group *)group, what.kind);
+                   sizeof(coll_opening) * algorithm->headers((coll_group *)group, what.kind);
     CHECK(sent == due, "%s, kind %d, %zu bytes, %d ranks: %llu bytes were sent, by the formula it is %llu", algorithm->name,
           (int)what.kind, bytes, (int)world->size, (unsigned long long)sent, (unsigned long long)due);
     return 1;

@@ -96,10 +96,20 @@ static const difference differences[] = {
      CALL(.kind = WEFTI_ALLGATHER, .count = 9)},
 };
 
-static void try_differences(const char *name, int32_t size) {
+/* OTHER waits for a member that sends it nothing, and is through when the others wait: who is asked says so. */
+static const difference roots[] = {
+    {"a root that is none", "rank 1 calls broadcast of 9 f32 from member 2", CALL(.kind = WEFTI_BROADCAST, .count = 9),
+     CALL(.kind = WEFTI_BROADCAST, .count = 9, .root = 2)},
+    {"a root that is none, large", "from member 2 (", CALL(.kind = WEFTI_BROADCAST, .count = ELEMENTS),
+     CALL(.kind = WEFTI_BROADCAST, .count = ELEMENTS, .root = 2)},
+    {"two roots, large", "from member 1 (", CALL(.kind = WEFTI_BROADCAST, .count = ELEMENTS),
+     CALL(.kind = WEFTI_BROADCAST, .count = ELEMENTS, .root = 1)},
+};
+
+static void try_differences(const char *name, int32_t size, const difference *list, size_t count) {
     wire = name;
-    for (size_t i = 0; i < WEFTI_COUNT(differences); i++) {
-        differ = &differences[i];
+    for (size_t i = 0; i < count; i++) {
+        differ = &list[i];
         ranks *all = ranks_start(size, call_differently);
         uint64_t since_ns = ranks_now();
         ranks_join(all);
@@ -167,10 +177,10 @@ static void try_different_parts(const char *name) {
 Test(collective_faults, different_parts_are_named_shm) { try_different_parts("shm"); }
 Test(collective_faults, different_parts_are_named_tcp) { try_different_parts("tcp"); }
 
-Test(collective_faults, different_calls_are_named_shm_2) { try_differences("shm", 2); }
-Test(collective_faults, different_calls_are_named_shm_3) { try_differences("shm", 3); }
-Test(collective_faults, different_calls_are_named_tcp_2) { try_differences("tcp", 2); }
-Test(collective_faults, different_calls_are_named_tcp_3) { try_differences("tcp", 3); }
+Test(collective_faults, different_calls_are_named_shm_2) { try_differences("shm", 2, differences, WEFTI_COUNT(differences)); }
+Test(collective_faults, different_calls_are_named_shm_3) { try_differences("shm", 3, differences, WEFTI_COUNT(differences)); }
+Test(collective_faults, different_calls_are_named_tcp_2) { try_differences("tcp", 2, differences, WEFTI_COUNT(differences)); }
+Test(collective_faults, different_calls_are_named_tcp_3) { try_differences("tcp", 3, differences, WEFTI_COUNT(differences)); }
 
 /* --- a rank that does not come --- */
 
@@ -318,6 +328,10 @@ static void try_ahead(const char *name, int32_t size, rank_function function, bo
                   (double)ahead_ns / 1e9);
     ranks_free(all);
 }
+
+Test(collective_faults, roots_that_differ_are_named_3) { try_differences("tcp", 3, roots, WEFTI_COUNT(roots)); }
+Test(collective_faults, roots_that_differ_are_named_4) { try_differences("tcp", 4, roots, WEFTI_COUNT(roots)); }
+Test(collective_faults, roots_that_differ_are_named_shm) { try_differences("shm", 3, roots, WEFTI_COUNT(roots)); }
 
 Test(collective_faults, who_is_late_finishes_when_others_have_left_shm) {
     try_ahead("shm", 2, leave_ahead, false);

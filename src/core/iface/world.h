@@ -33,7 +33,7 @@ struct weft_world {
     const wefti_world_links *links; /* never NULL */
     const struct wefti_placer *placer; /* core/plan/plan.h: src/parallel's; NULL: graphs are not cut by places */
     struct weft_group  *groups;     /* that were made in it and not yet released; src/transport/groups.c's */
-    uint8_t             group_ids[WEFTI_GROUP_IDS]; /* 1: in use by one of them */
+    int32_t             group_ids[WEFTI_GROUP_IDS]; /* how many of them had it; less than 0: that many, and the last has it yet */
     int64_t             timeout_ns;
     char                description[512];
 };
