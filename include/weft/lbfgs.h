@@ -15,7 +15,8 @@
  * Bits. Gradients of units are added in a tree that the number of units fixes, whoever computed them and whenever they came, and losses in the order of
  * units: where `evaluate` gives the same bits for a unit on all workers, a run has the same bits on as many servers, whatever workers there are.
  *
- * Faults. Units of a worker that dies are given to others. Without the coordinator, or rows of a server, all ranks end with WEFT_E_PEER. */
+ * Faults. Units of a worker that dies are given to others. A server with .replicas keeps every vector on two ranks, and any one server may die: the run goes on with
+ * the same bits, at the price of at most one evaluation. Without replicas, or without the coordinator, all ranks end with WEFT_E_PEER. */
 #ifndef WEFT_LBFGS_H
 #define WEFT_LBFGS_H
 

@@ -337,6 +337,27 @@ Test(lbfgs, lost_server_ends_it_for_all_shm) { lose_server("shm", 3); }
 Test(lbfgs, lost_server_ends_it_for_all_tcp) { lose_server("tcp", 3); }
 Test(lbfgs, lost_list_of_units_ends_it_for_all) { lose_server("shm", 2); }
 
+/* With replicas it goes on instead, with the bits of a run in which nobody dies. */
+static void survive_server(const char *wire, const weft_server_options *options, int victim) {
+    static double whole[ITERATES + 1][COLUMNS];
+    serve_case(wire, 4, options, minimise);
+    expect_serial(wire, 4, options->servers);
+    memcpy(whole, out->iterates, sizeof whole);
+    out->computed[1] = 0;
+    how.victim = victim;
+    for (int rank = 0; rank < 4; rank++) how.pause_ms[rank] = 1;
+    ranks *all = serve_case_with(wire, 4, options, minimise, 1u << victim);
+    cr_expect_not(atomic_load(&all->results[victim].finished), "rank %d should have been killed", victim);
+    expect_serial(wire, 4, options->servers);
+    cr_expect(memcmp(out->iterates, whole, sizeof whole) == 0, "%s: the bits of a run that loses rank %d differ", wire, victim);
+    ranks_free(all);
+}
+static const weft_server_options two_twice = {.servers = 2, .dedicated = true, .replicas = 1}, three_twice = {.servers = 3, .replicas = 1};
+Test(lbfgs, a_server_with_a_replica_may_die_shm) { survive_server("shm", &two_twice, 3); }
+Test(lbfgs, a_server_with_a_replica_may_die_tcp) { survive_server("tcp", &three_twice, 3); }
+Test(lbfgs, the_list_of_units_may_be_lost_where_there_are_replicas_shm) { survive_server("shm", &two_twice, 2); }
+Test(lbfgs, the_list_of_units_may_be_lost_where_there_are_replicas_tcp) { survive_server("tcp", &two_twice, 2); }
+
 Test(lbfgs, failure_of_a_unit_is_told_to_all) {
     how.fail_rank = 2;
     for (int rank = 0; rank < 3; rank++) how.pause_ms[rank] = 2;

@@ -41,7 +41,8 @@ static weft_status exchange(weft_server *server, wefti_frame_kind kind, int32_t 
     bool ended = request->state == REQUEST_ENDED && request->status == WEFT_OK;
     for (int32_t i = 0; ended && i < (only < 0 ? server->servers : 1); i++) {
         const request_part *part = &request->parts[only < 0 ? i : only];
-        memcpy((uint8_t *)answers_out + (size_t)i * answer_bytes, part->reply_bytes + sizeof(wefti_server_frame), answer_bytes);
+        const uint8_t      *reply = part->lost || part->from_twin ? part->twin_reply : part->reply_bytes;
+        memcpy((uint8_t *)answers_out + (size_t)i * answer_bytes, reply + sizeof(wefti_server_frame), answer_bytes);
     }
     return weft_request_wait(request, 0);
 }

@@ -409,7 +409,7 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
     for (int32_t i = 0; i < server->servers; i++) {
         request_part *part = &request->parts[i];
         part->pending = 0;
-        part->answered = part->large = part->receives = part->lost = part->twin_lost = false;
+        part->answered = part->large = part->receives = part->lost = part->twin_lost = part->from_twin = false;
         part->values = NULL;
         if (rows) find_rows(server, request, part);
         if (only >= 0 ? i != only : rows && part->count == 0 && !ticks) continue;

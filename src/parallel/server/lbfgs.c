@@ -23,7 +23,9 @@ typedef struct lbfgs {
     weft_lbfgs_options        options; /* defaults filled in */
     uint64_t                  run, evaluation, timeout_ns;
     bool                      coordinates, computes, over;
+    bool                      started;   /* it has said where the start is */
     uint8_t                   now;       /* POINT + now is the point; the other one the trial */
+    uint8_t                   trying;    /* of the coordinator: which of them the evaluation under way is at */
     weft_table              **tables;    /* [PAIRS + 2*history] */
     int32_t                   table_count;
     size_t                    bytes;     /* of what follows, [n] each, where it computes */
@@ -61,8 +63,11 @@ static weft_status run_commands(lbfgs *l) {
 
 /* --- units --- */
 
+/* The coordinator says with each question which evaluation is under way: who answers may have to be told (ledger.c). */
 static wefti_work ask_for(const lbfgs *l, wefti_work_kind kind) {
-    return (wefti_work){.run = l->run, .kind = (uint32_t)kind, .evaluation = l->evaluation, .computes = l->computes, .timeout_ns = l->timeout_ns};
+    bool begins = kind == WORK_ASK && l->coordinates && l->evaluation;
+    return (wefti_work){.run = l->run, .kind = (uint32_t)(begins ? WORK_BEGIN : kind), .evaluation = l->evaluation, .computes = l->computes, .ready = l->started,
+                        .timeout_ns = l->timeout_ns, .units = (uint64_t)l->problem->units, .point = l->trying, .once = l->options.once};
 }
 
 static weft_status evaluate_unit(lbfgs *l, const wefti_work *work, double *loss_out) {
@@ -144,16 +149,13 @@ static weft_status await(lbfgs *l, wefti_work work, wefti_work *complete_out) {
  * its gradient times the direction. */
 static weft_status evaluate(lbfgs *l, int32_t which, weft_lbfgs_report *report, double *slope_out) {
     const weft_lbfgs_problem *p = l->problem;
-    wefti_work                work, complete;
+    wefti_work                complete;
     int32_t                   x = POINT + which, g = GRADIENT + which;
     l->evaluation = l->evaluation ? l->evaluation + 1 : l->run << 32 | 1; /* tables remember those of earlier runs */
     l->commands[l->count++] = (wefti_vector_frame){.op = WEFTI_VECTOR_GATHER, .x = l->evaluation, .y = id_of(l, g), .number = (uint64_t)p->units};
     WEFTI_TRY(run_commands(l));
-    work = ask_for(l, WORK_BEGIN);
-    work.units = (uint64_t)p->units;
-    work.point = (uint8_t)which;
-    work.once = l->options.once;
-    WEFTI_TRY(await(l, work, &complete));
+    l->trying = (uint8_t)which;
+    WEFTI_TRY(await(l, ask_for(l, WORK_ASK), &complete));
     if (p->l2 != 0) say(l, WEFT_VECTOR_AXPY, x, g, p->l2);
     int32_t xx = say_dot(l, x, x), gg = say_dot(l, g, g), gd = slope_out ? say_dot(l, g, DIRECTION) : 0;
     WEFTI_TRY(run_commands(l));
@@ -372,6 +374,7 @@ static weft_status set_start(lbfgs *l, const double *start) {
         say(l, WEFT_VECTOR_FILL, DIRECTION, DIRECTION, 0);
         WEFTI_TRY(run_commands(l));
     }
+    l->started = true;
     return wefti_work_ask(l->server, &ready);
 }
 
@@ -401,8 +404,6 @@ weft_status weft_lbfgs_minimise(weft_server *server, const weft_lbfgs_problem *p
     lbfgs                          *l = NULL;
     if (!options) options = &defaults;
     WEFTI_TRY(check(server, problem, options));
-    if (server->twin)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "weft_lbfgs_minimise: the server has replicas, which its vectors have not; make one without .replicas");
     WEFTI_TRY(wefti_alloc(sizeof *l, "L-BFGS", &l));
     l->server = server;
     l->problem = problem;

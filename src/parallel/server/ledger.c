@@ -4,6 +4,11 @@
  * first. Where there is none, one that is under way elsewhere is given a second time, if the asker is likely to be done before: it is taken to need as
  * long as it did of late, and so is who has the unit, unless that is overdue. The first answer counts. Units of workers that have died or left are nobody's again.
  *
+ * Where servers have replicas and the first one dies, its replica has no list, and makes one of what it is told from then on: with each question the coordinator
+ * says which evaluation is under way, and all of its units are given out again. Gradients that servers have are not added twice, and losses come
+ * in the order of units, so no bit changes; what is lost is the work of that evaluation. We prefer that over a list on both, which would have to agree on who has
+ * what.
+ *
  * An evaluation is complete when every unit is done, and a unit is brought only after all servers have its gradient; so the sums are complete too. What comes
  * later is of no effect. The order in which losses are added is that of units. 10 bytes a unit, some for each worker. */
 #include <math.h>
@@ -36,7 +41,7 @@ typedef struct server_ledger {
     wefti_work     last;          /* over: what everybody is told */
 } server_ledger;
 
-enum { DONE = 255, COPIES_MOST = 2 };
+enum { DONE = 255, COPIES_MOST = 2, RUNS_KEPT = 8 };
 
 /* --- ledgers --- */
 
@@ -236,6 +241,14 @@ static void settle(weft_server *server, server_ledger *ledger) {
     if (is_finished(server, ledger)) free_ledger(server, ledger);
 }
 
+/* With replicas, ends are kept for workers that may ask here and do not: runs that long ago nobody is in any more. */
+static void forget_old(weft_server *server, uint64_t run) {
+    for (server_ledger *ledger = server->ledgers, *next; ledger; ledger = next) {
+        next = ledger->next;
+        if (ledger->over && !ledger->waiting && ledger->run + RUNS_KEPT <= run) free_ledger(server, ledger);
+    }
+}
+
 /* --- requests --- */
 
 void wefti_ledger_carry_out(weft_server *server, server_job *job) {
@@ -256,12 +269,13 @@ void wefti_ledger_carry_out(weft_server *server, server_job *job) {
     take_result(server, ledger, job->worker, work);
     let_go(ledger, job->worker);
     if (job->worker == COORDINATOR) ledger->coordinator_computes = work->computes;
-    if (work->kind == WORK_READY) ledger->ready = true;
+    if (work->kind == WORK_READY || work->ready) ledger->ready = true;
     if (ledger->evaluation == 0) ledger->timeout_ns = work->timeout_ns;
     if (work->kind == WORK_END && !ledger->over) {
         end_run(ledger, (weft_status)work->status, work->text);
         ledger->last.report = work->report;
         ledger->last.point = work->point;
+        forget_old(server, work->run);
     }
     if (!try_answer(server, ledger, job, work->kind == WORK_READY || work->kind == WORK_END)) {
         job->next = ledger->waiting;
@@ -308,7 +322,7 @@ static void look(weft_server *server, server_ledger *ledger, uint64_t now_ns) {
         end_run(ledger, WEFT_E_PEER, text);
     } else if (!computing && !ledger->complete) {
         end_run(ledger, WEFT_E_PEER, "no worker is left that computes units");
-    } else if (!ledger->ready && ledger->workers[COORDINATOR].arrived && is_away(server, starts)) {
+    } else if (!ledger->ready && ledger->evaluation == 0 && ledger->workers[COORDINATOR].arrived && is_away(server, starts)) {
         snprintf(text, sizeof text, "rank %d, which has the start, is gone", (int)starts);
         end_run(ledger, WEFT_E_PEER, text);
     } else if (!ledger->complete && !(ledger->evaluation == 0 && can_begin(server, ledger)) && now_ns > wefti_deadline_after(ledger->changed_ns, ledger->timeout_ns)) {

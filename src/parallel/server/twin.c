@@ -8,14 +8,19 @@
 #include <string.h>
 
 #include "parallel/server/keys.h"
+#include "parallel/server/work.h"
 
 static bool changes(wefti_frame_kind kind) {
     return kind == WEFTI_SERVER_CREATE || kind == WEFTI_SERVER_CLOCK || kind == WEFTI_SERVER_LEAVE || kind == WEFTI_SERVER_LOAD ||
-           (wefti_is_of_rows(kind) && kind != WEFTI_SERVER_PULL);
+           kind == WEFTI_SERVER_VECTORS || (wefti_is_of_rows(kind) && kind != WEFTI_SERVER_PULL);
+}
+/* Of what the list of units is told, only the end of a run: the rest is said again to whoever has the list (ledger.c). */
+static bool tells(const weft_request *request) {
+    return changes(request->kind) || (request->kind == WEFTI_SERVER_WORK && ((const wefti_work *)request->ask)->kind == WORK_END);
 }
 /* What the twin is asked for the shares that are lost. */
 static bool reads(wefti_frame_kind kind) {
-    return kind == WEFTI_SERVER_OPEN || kind == WEFTI_SERVER_SAVE || kind == WEFTI_SERVER_COMMIT || wefti_is_pull(kind);
+    return kind == WEFTI_SERVER_OPEN || kind == WEFTI_SERVER_SAVE || kind == WEFTI_SERVER_COMMIT || kind == WEFTI_SERVER_WORK || wefti_is_pull(kind);
 }
 
 bool wefti_twin_has(wefti_frame_kind kind) { return changes(kind) || reads(kind); }
@@ -50,12 +55,17 @@ static void start_one(weft_server *server, weft_request *request, wefti_frame_ki
         other->part = request->part;
         other->updates = request->updates;
         other->number = request->number;
+        other->evaluation = request->evaluation;
+        other->unit = request->unit;
+        other->ask = request->ask;
+        other->ask_bytes = request->ask_bytes;
+        other->answer_bytes = request->answer_bytes;
         other->of = request;
         other->for_lost = for_lost;
         if (wefti_is_of_files(kind)) status = copy_files(twin, request, other);
         weft_table *table = other->table;
         request->twins++;
-        if (status == WEFT_OK) status = wefti_client_start(twin, other, kind == WEFTI_SERVER_OPEN ? 0 : -1); /* it may be over with this */
+        if (status == WEFT_OK) status = wefti_client_start(twin, other, kind == WEFTI_SERVER_OPEN || kind == WEFTI_SERVER_WORK ? 0 : -1); /* it may be over with this */
         if (status == WEFT_OK && kind == WEFTI_SERVER_CLOCK) table->clock++;
         if (status != WEFT_OK) {
             request->twins--;
@@ -67,7 +77,7 @@ static void start_one(weft_server *server, weft_request *request, wefti_frame_ki
 
 void wefti_twin_start(weft_server *server, weft_request *request) {
     wefti_frame_kind kind = request->kind;
-    if (!changes(kind)) return;
+    if (!tells(request)) return;
     bool ticks = kind == WEFTI_SERVER_PUSH_PULL && request->table->options.staleness == 0;
     start_one(server, request, kind == WEFTI_SERVER_PUSH_PULL ? WEFTI_SERVER_PUSH : kind, false);
     if (ticks) start_one(server, request, WEFTI_SERVER_CLOCK, false);
@@ -89,6 +99,8 @@ void wefti_twin_ended(weft_request *other) {
         }
         if (other->for_lost && part->lost && other->kind == WEFTI_SERVER_SAVE && !other->parts[i].lost && other->status == WEFT_OK)
             memcpy((wefti_server_share *)(void *)request->shares->data + i, (wefti_server_share *)(void *)other->shares->data + i, sizeof(wefti_server_share));
+        if (request->ask && !other->parts[i].lost) memcpy(part->twin_reply, other->parts[i].reply_bytes, sizeof part->twin_reply);
+        if (other->for_lost && request->ask) part->from_twin = true;
         if (other->for_lost) part->lost = part->lost && (other->parts[i].lost || other->status != WEFT_OK);
         else part->twin_lost = part->twin_lost || other->parts[i].lost;
     }

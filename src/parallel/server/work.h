@@ -37,7 +37,7 @@ void wefti_gather_free(weft_server *server, served_table *table);
 
 typedef enum wefti_work_kind {
     WORK_READY, /* the start is on the servers */
-    WORK_BEGIN, /* the coordinator: an evaluation, and as ASK */
+    WORK_BEGIN, /* the coordinator: an evaluation, if it has not begun here, and as ASK */
     WORK_ASK,   /* for a unit, or for the end of the evaluation; of evaluation 0: for the start and all workers being there */
     WORK_END,   /* the coordinator: the run is over */
     /* Answers. */
@@ -58,7 +58,8 @@ typedef struct wefti_work {
     uint8_t  once;     /* BEGIN: no unit is given twice */
     uint8_t  point;    /* BEGIN, UNIT: which of two tables has the point, and gets the gradient */
     uint8_t  open;     /* NOTHING: others compute */
-    uint8_t  unused[3];
+    uint8_t  ready;    /* as if READY had been said before */
+    uint8_t  unused[2];
     struct {
         int64_t iteration, evaluations, given, repeated, end;
         double  loss, gradient_norm, point_norm, step;
