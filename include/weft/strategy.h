@@ -52,20 +52,21 @@ typedef struct weft_strategy {
     int32_t   chunks;     /* WEFT_INTERLEAVED: runs of layers that a rank has; stage s is rank s % pipeline's. 0: 2 */
     int32_t   sequence;   /* ranks that share each sample's time, the axis of attention's queries: each has a stretch of all that is computed along it, so that memory for
                              activations falls with their number, and keys and values go round (Liu et al. 2023). Parameters are whole on each; so is what is
-                             fed, which ranks cut. Same losses to rounding; same checkpoints. WEFT_E_INVALID where the program has no attention, ranks do not divide
-                             its queries, or an op needs all of time at once; WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, tensor, pipeline, expert, and
+                             fed, which ranks cut. Same losses to rounding; same checkpoints. Goes with all other axes. WEFT_E_INVALID where the program has no attention, ranks do not
+                             divide its queries, or an op needs all of time at once; WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and
                              weft_trainer_keep: not yet */
     int32_t   expert;     /* ranks that share the batch, as those along data do, and have the experts of every mixture in equal parts (weft_mixture_of_experts;
                              Lepikhin et al. 2020). A choice travels to the rank that has its expert and its result back, in as many bytes as there are
-                             choices. Same losses to rounding, same tokens dropped; checkpoints load under any mesh. WEFT_E_INVALID where the program has no
-                             mixture, or ranks do not divide a mixture's experts; WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, tensor, pipeline, and
-                             weft_trainer_keep: not yet */
-    int32_t   zero;       /* what ranks along data keep in parts (ZeRO: Rajbhandari et al. 2020): 1 solver states, 2 gradients too, 3 parameters too, which are
+                             choices. Same losses to rounding, same tokens dropped; checkpoints load under any mesh. Goes with all other axes: tensor splits each expert's
+                             matrices, and a long pipeline wants WEFT_GPIPE or one micro-batch, as balance and capacity are those of the whole batch.
+                             WEFT_E_INVALID where the program has no mixture, or ranks do not divide a mixture's experts; WEFT_E_UNSUPPORTED with
+                             WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep: not yet */
+    int32_t   zero;       /* what ranks along data, sequence and expert, who have the same parameters, keep in parts (ZeRO: Rajbhandari et al. 2020): 1 solver states, 2 gradients too, 3 parameters too, which are
                              gathered shortly before they are read, forth and back (weft_variables_get gives WEFT_E_STATE). Parts are runs of elements, padded to
                              cache lines; parameters of less than divide_bytes (0: 16 KiB) stay whole. A step sends as much as without up to 2, half as much again
                              with 3; from 2 on micro-batches are summed over ranks one by one. Same results as without, bit for bit where sums are taken in the
-                             same order, else to rounding (clip_norm, micro-batches from 2 on); checkpoints load under any stage and mesh. Beside tensor and
-                             pipeline, too. WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, sequence, expert, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
+                             same order, else to rounding (clip_norm, micro-batches from 2 on); checkpoints load under any stage and mesh. Beside all axes;
+                             parameters of experts are dealt out over those who have the same experts. WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
     weft_sync sync;
     int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
                              rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before

@@ -108,7 +108,7 @@ static void find_needs(cutter *c, weft_tensor *const *outputs, int32_t n_outputs
     }
     for (int32_t k = c->from->n_nodes - 1; k >= 0; k--) {
         const wefti_node *node = in_order(c, k);
-        if (training && node->op == WEFT_OP_UPDATE) *needs(c, &node->outputs[0], node->place - 1) = 1;
+        if ((training && node->op == WEFT_OP_UPDATE) || (wefti_op_is_message(node->op) && node->place > 0)) *needs(c, &node->outputs[0], node->place - 1) = 1;
         for (int32_t r = 0; r < c->cut->ranks; r++)
             for (int32_t i = 0; i < node->n_inputs && computes(c, node, r); i++) *needs(c, node->inputs[i], r) = 1;
     }

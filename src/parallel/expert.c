@@ -41,7 +41,6 @@ typedef struct piece {
 typedef struct evaluator {
     const wefti_tensor_split *split;
     const wefti_partition    *batch;
-    int64_t                   data_group;
     weft_graph               *to;
     piece                   **pieces; /* [n_nodes] -> [n_outputs] */
     trip                     *trips;
@@ -86,7 +85,8 @@ static int64_t ceil_of(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 /* The most rows that may come here. `unit`: choices of one row of the batch. */
 static int64_t room_for(const evaluator *e, int64_t unit, int64_t experts, double share) {
     int64_t most = ceil_of(ceil_of(e->batch->rows, e->batch->ranks), e->batch->micro) * unit * ranks_of(e);
-    double  limit = ((double)experts / ranks_of(e)) * (floor(share * (double)(e->batch->rows * unit)) + 1);
+    double  all = (double)(e->batch->rows * unit) * (e->split->stretches > 1 ? e->split->stretches : 1);
+    double  limit = ((double)experts / ranks_of(e)) * (floor(share * all) + 1);
     return share > 0 && limit < (double)most ? (int64_t)limit : most;
 }
 
@@ -192,12 +192,23 @@ static weft_tensor *window(evaluator *e, weft_tensor *tensor) {
 
 /* --- rules --- */
 
-static weft_tensor *copy_node(evaluator *e, const wefti_node *node, const wefti_attrs *attrs, weft_tensor *const *inputs) {
+/* What is emitted for a node is of its pass, its micro-batch and its stage; what only brings values to where they are wanted goes with these. */
+static void begin_node(evaluator *e, const wefti_node *node) {
     e->to->flags = node->flags;
     e->to->segment = node->segment;
-    weft_tensor *made = wefti_emit(e->to, node->op, attrs, inputs, node->n_inputs, node->name);
+    e->to->place = node->place;
+    e->to->micro = node->micro;
+}
+
+static void end_node(evaluator *e) {
     e->to->flags = 0;
-    e->to->segment = 0;
+    e->to->segment = e->to->place = e->to->micro = 0;
+}
+
+static weft_tensor *copy_node(evaluator *e, const wefti_node *node, const wefti_attrs *attrs, weft_tensor *const *inputs) {
+    begin_node(e, node);
+    weft_tensor *made = wefti_emit(e->to, node->op, attrs, inputs, node->n_inputs, node->name);
+    end_node(e);
     return made;
 }
 
@@ -217,13 +228,18 @@ static bool inputs_settled(const evaluator *e, const wefti_node *node) {
     return settled;
 }
 
+/* A sum of what all ranks of the group have. */
+static bool is_over_experts(const wefti_node *node) {
+    return node->op == WEFT_OP_ALL_REDUCE && (node->attrs.comm.group == 0 || (node->attrs.comm.group & wefti_mesh_group(WEFTI_MESH_EXPERT)));
+}
+
 static void by_local(evaluator *e, const wefti_node *node) {
     weft_tensor **inputs = wefti_graph_memory(e->to, sizeof *inputs * (size_t)(node->n_inputs + 1));
     if (!inputs) return;
     for (int32_t i = 0; i < node->n_inputs; i++) inputs[i] = local(e, node->inputs[i]);
     weft_tensor *made = copy_node(e, node, &node->attrs, inputs);
     if (node->op == WEFT_OP_ASSIGN) wefti_graph_effect(made);
-    give(e, node, LOCAL, NULL, inputs_settled(e, node) || node->op == WEFT_OP_ALL_REDUCE, made);
+    give(e, node, LOCAL, NULL, (inputs_settled(e, node) && !wefti_op_is_message(node->op)) || is_over_experts(node), made);
 }
 
 static int64_t unit_of(const evaluator *e, const char *name) {
@@ -269,16 +285,10 @@ static bool by_gather(evaluator *e, const wefti_node *node) {
     return true;
 }
 
-/* Zeros, on whatever rank: there is nothing that is counted more than once. */
-static bool is_zero(const weft_tensor *x) {
-    while (wefti_ops[x->node->op].family == WEFTI_VIEW || x->node->op == WEFT_OP_COPY) x = x->node->inputs[0];
-    return x->node->op == WEFT_OP_FULL && x->node->attrs.full.value == 0;
-}
-
 static bool by_scatter_add(evaluator *e, const wefti_node *node) {
     trip              *t = find_trip(e, node->inputs[1]);
     const weft_tensor *base = node->inputs[0];
-    if (!t || node->attrs.axis.axis != 0 || !is_zero(base) || !divides(e, base)) return false;
+    if (!t || node->attrs.axis.axis != 0 || !wefti_is_zero(base) || !divides(e, base)) return false;
     weft_shape shape = base->shape;
     shape.dim[0] /= ranks_of(e);
     weft_tensor *inputs[3] = {full(e, base->dtype, shape, 0), t->choice, away(e, node->inputs[2], t, 1)};
@@ -328,8 +338,10 @@ static bool by_all_reduce(evaluator *e, const wefti_node *node) {
     const piece *p = piece_of(e, node->inputs[0]);
     if (node->n_inputs != 1 || p->own != WINDOW || node->attrs.comm.reduce != WEFTI_REDUCE_SUM) return false;
     weft_tensor *input = own_of(e, node->inputs[0]);
-    bool         more = e->batch->ranks > ranks_of(e);
-    give(e, node, WINDOW, NULL, true, more ? communicate(e, WEFT_OP_ALL_REDUCE, input, e->data_group, 0) : input);
+    wefti_attrs  attrs = node->attrs;
+    attrs.comm.group &= ~wefti_mesh_group(WEFTI_MESH_EXPERT); /* the group's ranks have put together what is theirs */
+    bool settled = is_over_experts(node);
+    give(e, node, WINDOW, NULL, settled || p->settled, attrs.comm.group ? copy_node(e, node, &attrs, &input) : input);
     return true;
 }
 
@@ -349,7 +361,9 @@ static void leaf(evaluator *e, const wefti_node *node) {
             shape = wefti_window_shape(&e->split->windows[i].window, shape);
             own = WINDOW;
         }
+    begin_node(e, node);
     weft_tensor *made = wefti_emit_leaf(e->to, node->op, &node->attrs, node->outputs[0].dtype, shape, node->leaf, node->name);
+    end_node(e);
     if (node->op == WEFT_OP_STEP) e->to->step = made;
     give(e, node, own, NULL, node->op != WEFT_OP_INPUT || node->leaf->batch_axis < 0, made);
 }
@@ -380,7 +394,7 @@ static void mark_needed(evaluator *e, const weft_graph *from, weft_tensor *const
     for (int32_t i = 0; training && i < from->n_effects; i++) e->pieces[from->effects[i]->id][0].needed = true;
     for (int32_t id = from->n_nodes - 1; id >= 0; id--) {
         const wefti_node *node = from->nodes[id];
-        bool              needed = e->pieces[id][0].needed || (training && node->op == WEFT_OP_UPDATE);
+        bool              needed = e->pieces[id][0].needed || (training && node->op == WEFT_OP_UPDATE) || wefti_op_is_message(node->op);
         e->pieces[id][0].needed = needed;
         for (int32_t i = 0; needed && i < node->n_inputs; i++) e->pieces[node->inputs[i]->node->id][0].needed = true;
     }
@@ -400,9 +414,9 @@ static weft_status evaluate(evaluator *e, weft_graph *from, weft_tensor *const *
     return wefti_graph_status(e->to);
 }
 
-weft_status wefti_expert_graph(const wefti_tensor_split *split, const wefti_partition *batch, int64_t data_group, weft_graph *source,
+weft_status wefti_expert_graph(const wefti_tensor_split *split, const wefti_partition *batch, weft_graph *source,
                                weft_tensor *const *outputs, int32_t n_outputs, bool training, weft_graph **graph_out, weft_tensor **outputs_out) {
-    evaluator e = {.split = split, .batch = batch, .data_group = data_group};
+    evaluator e = {.split = split, .batch = batch};
     *graph_out = NULL;
     WEFTI_TRY(wefti_graph_status(source));
     WEFTI_TRY(weft_graph_create(&(weft_graph_options){.seed = source->seed, .name = source->name}, &e.to));

@@ -10,14 +10,13 @@
 #include "parallel/partition.h"
 #include "parallel/tensor.h"
 
-/* Finds the variables of experts in the graph of a batch rank (of a full batch), and deals them out. WEFT_E_INVALID where there is none, or one has a
+/* Finds the variables of experts in the graph of a batch rank (of a full batch), and deals them out; `stretches` ranks have each rows' tokens in parts. WEFT_E_INVALID where there is none, or one has a
  * number of experts that ranks do not divide. Nothing is kept of the graph. `split_out` is released with wefti_tensor_release. */
-WEFT_MUST_CHECK weft_status wefti_expert_choose(int32_t rank, int32_t ranks, int64_t group, const wefti_partition *batch, weft_graph *graph,
+WEFT_MUST_CHECK weft_status wefti_expert_choose(int32_t rank, int32_t ranks, int64_t group, int32_t stretches, const wefti_partition *batch, weft_graph *graph,
                                                 wefti_tensor_split *split_out);
 
-/* Writes the graph of one rank of `source`, which is what wefti_partition_graph gave for `batch`; `data_group` is attrs.comm.group of the ranks along
- * data. Outputs come back as the source has them, variables have the shapes of their windows. *graph_out is NULL on error. */
-WEFT_MUST_CHECK weft_status wefti_expert_graph(const wefti_tensor_split *split, const wefti_partition *batch, int64_t data_group, weft_graph *source,
+/* Writes the graph of one rank of `source`, which is what wefti_partition_graph gave for `batch`, or what the sequence rewrite made of that. Outputs come back as the source has them, variables have the shapes of their windows. *graph_out is NULL on error. */
+WEFT_MUST_CHECK weft_status wefti_expert_graph(const wefti_tensor_split *split, const wefti_partition *batch, weft_graph *source,
                                                weft_tensor *const *outputs, int32_t n_outputs, bool training, weft_graph **graph_out,
                                                weft_tensor **outputs_out);
 

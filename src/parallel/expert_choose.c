@@ -94,10 +94,11 @@ static weft_status write_notes(chooser *c) {
     return text->failed ? wefti_fail(WEFT_E_NO_MEMORY, "no memory for the text about experts") : WEFT_OK;
 }
 
-weft_status wefti_expert_choose(int32_t rank, int32_t ranks, int64_t group, const wefti_partition *batch, weft_graph *graph, wefti_tensor_split *split) {
+weft_status wefti_expert_choose(int32_t rank, int32_t ranks, int64_t group, int32_t stretches, const wefti_partition *batch, weft_graph *graph,
+                                wefti_tensor_split *split) {
     int64_t first;
     chooser c = {.split = split, .graph = graph};
-    *split = (wefti_tensor_split){.along = WEFTI_MESH_EXPERT, .rank = rank, .ranks = ranks, .group = group};
+    *split = (wefti_tensor_split){.along = WEFTI_MESH_EXPERT, .rank = rank, .ranks = ranks, .group = group, .stretches = stretches};
     weft_batch_share(batch->rows, batch->rank, batch->ranks, &first, &c.rows);
     split->windows_room = graph->n_leaves;
     weft_status status = wefti_alloc((size_t)graph->n_leaves * sizeof *split->windows, "windows on variables", &split->windows);

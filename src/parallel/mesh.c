@@ -1,6 +1,6 @@
 /* The mesh of a strategy. An axis that is left zero has one rank, but data, which takes the ranks that the others leave.
  *
- * Groups are made of the world once for a trainer: one message for each axis that is neither one rank nor all of them. */
+ * Groups are made of the world once for a trainer: a few messages for each axis that is neither one rank nor all of them, and for such axes together. */
 #include "parallel/mesh.h"
 
 #include <stdio.h>
@@ -63,12 +63,35 @@ int32_t wefti_mesh_rank(const wefti_mesh *mesh, const int32_t index[WEFTI_MESH_A
     return rank;
 }
 
-/* Of one axis, whose place in the parent's mesh counts from the slowest axis. */
-static weft_status open_axis(weft_group *world_group, wefti_mesh *mesh, int32_t axis) {
-    int32_t extents[WEFTI_MESH_AXES];
-    for (int32_t i = 0; i < WEFTI_MESH_AXES; i++) extents[i] = mesh->extent[WEFTI_MESH_AXES - 1 - i];
-    WEFTI_TRY(weft_group_along(world_group, extents, WEFTI_MESH_AXES, WEFTI_MESH_AXES - 1 - axis, &mesh->made[axis]));
-    mesh->groups[wefti_mesh_group((wefti_mesh_axis)axis)] = wefti_group_inside(mesh->made[axis]);
+/* The axes among them along which there is more than one rank. */
+static int64_t wide_of(const wefti_mesh *mesh, int64_t axes) {
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++)
+        if (mesh->extent[axis] == 1) axes &= ~wefti_mesh_group((wefti_mesh_axis)axis);
+    return axes;
+}
+
+int32_t wefti_mesh_ranks_along(const wefti_mesh *mesh, int64_t axes) {
+    int32_t ranks = 1;
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++)
+        if (axes >> axis & 1) ranks *= mesh->extent[axis];
+    return ranks;
+}
+
+int32_t wefti_mesh_rank_along(const wefti_mesh *mesh, int64_t axes) {
+    int32_t rank = 0;
+    for (int32_t axis = WEFTI_MESH_AXES - 1; axis >= 0; axis--)
+        if (axes >> axis & 1) rank = rank * mesh->extent[axis] + mesh->index[axis];
+    return rank;
+}
+
+int64_t wefti_mesh_group_along(const wefti_mesh *mesh, int64_t axes) { return wefti_mesh_is_data(mesh) ? 0 : wide_of(mesh, axes); }
+
+/* Of the ranks that share this one's places along all other axes: the first of them says which group it is. */
+static weft_status open_along(weft_group *world_group, wefti_mesh *mesh, int64_t axes, int32_t rank) {
+    int32_t first[WEFTI_MESH_AXES];
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++) first[axis] = axes >> axis & 1 ? 0 : mesh->index[axis];
+    WEFTI_TRY(weft_group_split(world_group, wefti_mesh_rank(mesh, first), rank, &mesh->made[axes]));
+    mesh->groups[axes] = wefti_group_inside(mesh->made[axes]);
     return WEFT_OK;
 }
 
@@ -77,14 +100,16 @@ weft_status wefti_mesh_make(weft_world *world, const weft_strategy *strategy, we
     weft_status status = wefti_mesh_of(strategy, world->rank, world->size, mesh);
     WEFTI_TRY(status);
     mesh->groups[0] = world->group;
-    for (int32_t axis = 0; axis < WEFTI_MESH_AXES && status == WEFT_OK; axis++) {
-        if (mesh->extent[axis] == 1) continue;
-        if (mesh->extent[axis] == world->size) {
-            mesh->groups[wefti_mesh_group((wefti_mesh_axis)axis)] = world->group;
+    for (int64_t axes = 1; axes < WEFTI_MESH_GROUPS && status == WEFT_OK; axes++) {
+        int64_t wide = wide_of(mesh, axes);
+        bool    one = (axes & (axes - 1)) == 0;
+        if (wide != axes || wefti_mesh_ranks_along(mesh, axes) == world->size) { /* of no axis: nobody; of fewer: they came before */
+            mesh->groups[axes] = wide == 0 ? NULL : wide == axes ? world->group : mesh->groups[wide];
             continue;
         }
+        if (!one && (axes & ~(int64_t)WEFTI_MESH_SAMPLES)) continue; /* nothing goes along these */
         if (!all) status = weft_group_create(world, NULL, &all);
-        if (status == WEFT_OK) status = open_axis(all, mesh, axis);
+        if (status == WEFT_OK) status = open_along(all, mesh, axes, world->rank);
     }
     weft_group_release(all);
     if (status != WEFT_OK) wefti_mesh_drop(mesh);
@@ -92,7 +117,7 @@ weft_status wefti_mesh_make(weft_world *world, const weft_strategy *strategy, we
 }
 
 void wefti_mesh_drop(wefti_mesh *mesh) {
-    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++) weft_group_release(mesh->made[axis]);
+    for (int32_t i = 0; i < WEFTI_MESH_GROUPS; i++) weft_group_release(mesh->made[i]);
     *mesh = (wefti_mesh){.extent = {0}};
 }
 

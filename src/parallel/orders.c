@@ -107,7 +107,7 @@ static void find_passes(sequencer *s) {
         bool              backward = node->flags & WEFTI_NODE_BACKWARD;
         for (int32_t i = 0; i < node->n_inputs && node->micro > 0; i++)
             backward |= node->inputs[i]->node->micro == node->micro && s->pass[node->inputs[i]->node->id] != FORWARD;
-        s->pass[id] = backward ? WEIGHTS : FORWARD;
+        s->pass[id] = !backward ? FORWARD : wefti_op_is_message(node->op) ? BACKWARD : WEIGHTS; /* another rank waits for a message */
     }
     for (int32_t id = graph->n_nodes - 1; id >= 0; id--) {
         const wefti_node *node = graph->nodes[id];
@@ -126,7 +126,8 @@ static void find_slots(sequencer *s) {
     for (int32_t id = 0; id < s->graph->n_nodes; id++) {
         const wefti_node *node = s->graph->nodes[id];
         int32_t           slot = 0;
-        if (node->place > 0 && node->micro > 0) slot = *slot_at(s, node->place - 1, s->pass[id], node->micro - 1);
+        if (node->op == WEFT_OP_RECEIVE && id > 0 && s->graph->nodes[id - 1]->op == WEFT_OP_SEND) slot = s->slot[id - 1]; /* of a ring: behind what is sent round */
+        if (slot == 0 && node->place > 0 && node->micro > 0) slot = *slot_at(s, node->place - 1, s->pass[id], node->micro - 1);
         for (int32_t i = 0; i < node->n_inputs; i++) {
             const wefti_node *input = node->inputs[i]->node;
             bool              same = input->place == 0 || node->place == 0 || rank_of(s, input) == rank_of(s, node);
@@ -189,7 +190,7 @@ static weft_status merge_rows(sequencer *s, int32_t *at) {
     for (int32_t rank = 0; rank < ranks && left > 0; rank++)
         if (at[rank] < s->begin[rank + 1])
             return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: the pipeline's order cannot be kept: '%s' of its rank %d needs what this rank or another computes "
-                              "later; something of all micro-batches (a batch norm) is needed by each. Use schedule = WEFT_GPIPE or accumulate = 1",
+                              "later; something of all micro-batches (a batch norm, the balance or capacity of a mixture of experts) is needed by each. Use schedule = WEFT_GPIPE or accumulate = 1",
                               s->graph->nodes[s->row[at[rank]]]->name, (int)rank);
     for (int32_t id = 0; id < s->graph->n_nodes; id++)
         if (!s->done[id] && is_ready(s, s->graph->nodes[id])) append(s, id);

@@ -315,7 +315,7 @@ static weft_tensor *make(evaluator *e, const wefti_node *node, int32_t m) {
     weft_tensor **inputs = wefti_graph_memory(e->to, sizeof *inputs * (size_t)(node->n_inputs + 1));
     if (!inputs) return &e->to->poison;
     for (int32_t i = 0; i < node->n_inputs; i++) {
-        bool base = node->op == WEFT_OP_SCATTER_ADD && i == 0 && outputs[0].layout.kind == WEFTI_PARTIAL;
+        bool base = node->op == WEFT_OP_SCATTER_ADD && i == 0 && outputs[0].layout.kind == WEFTI_PARTIAL && !wefti_is_zero(node->inputs[0]);
         inputs[i] = deliver(e, node, i, m); /* also where it is not used: every rank must emit the same messages */
         if (base && !brings_base(e, m)) inputs[i] = full(e, node->inputs[0]->dtype, node->inputs[0]->shape, 0);
     }

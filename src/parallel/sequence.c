@@ -158,11 +158,13 @@ static weft_status cut_inputs(chooser *c) {
                       (long long)c->time, c->attention->name);
 }
 
-/* Whether an op needs all of a tensor of which a rank has a stretch. What is as small as a parameter's gradient may be put together. */
+/* Whether an op needs all of a tensor of which a rank has a stretch. What is as small as a parameter's gradient may be put together, and
+ * what are a few whole numbers for each place, as choices of experts, which are counted in the order of all of them. */
 static bool needs_all(const chooser *c, const wefti_node *node, int32_t i) {
     const weft_tensor  *x = node->inputs[i];
     const wefti_layout *has = &wefti_tensor_value_of(&c->layouts, x)->layout, *want = &c->layouts.wanted[node->id][i];
     if (has->kind != WEFTI_SPLIT || wefti_layout_same(has, want) || node->op == WEFT_OP_UPDATE || node->op == WEFT_OP_ASSIGN) return false;
+    if (!weft_dtype_is_float(x->dtype)) return false;
     return weft_shape_elements(x->shape) >= c->rows * c->time;
 }
 

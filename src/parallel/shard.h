@@ -48,6 +48,12 @@ void wefti_shard_attrs(const wefti_node *node, const wefti_layout *wanted, const
  * tears rows apart. */
 bool wefti_shard_reshape(weft_shape input, weft_shape output, wefti_layout from, int64_t rows, wefti_layout *to_out);
 
+/* Zeros, on whatever rank: nothing that may be counted more than once. */
+static inline bool wefti_is_zero(const weft_tensor *x) {
+    while (wefti_ops[x->node->op].family == WEFTI_VIEW || x->node->op == WEFT_OP_COPY) x = x->node->inputs[0];
+    return x->node->op == WEFT_OP_FULL && x->node->attrs.full.value == 0;
+}
+
 static inline wefti_layout wefti_layout_whole(void) { return (wefti_layout){.kind = WEFTI_WHOLE}; }
 static inline wefti_layout wefti_layout_split(int32_t axis, int64_t unit) {
     return (wefti_layout){.kind = WEFTI_SPLIT, .axis = axis, .unit = unit};

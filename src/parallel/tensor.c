@@ -107,9 +107,7 @@ static weft_tensor *copy_node(evaluator *e, const wefti_node *node, const wefti_
 
 /* Partial sums that start from something start from it once. */
 static bool brings_base(const wefti_node *node, const wefti_layout *out, int32_t i) {
-    const wefti_node *base = node->n_inputs ? node->inputs[0]->node : NULL;
-    bool              zeros = base && base->op == WEFT_OP_FULL && base->attrs.full.value == 0;
-    return node->op == WEFT_OP_SCATTER_ADD && i == 0 && out->kind == WEFTI_PARTIAL && !zeros;
+    return node->op == WEFT_OP_SCATTER_ADD && i == 0 && out->kind == WEFTI_PARTIAL && !wefti_is_zero(node->inputs[0]);
 }
 
 static void make(evaluator *e, const wefti_node *node) {
@@ -247,7 +245,7 @@ static void emit_all(evaluator *e, weft_graph *from, weft_tensor *const *outputs
     for (int32_t id = 0; id < from->n_nodes && e->to->status == WEFT_OK; id++) {
         const wefti_node *node = from->nodes[id];
         if (!e->layouts.needed[id] || is_generator(node)) continue;
-        bool turn = wefti_ops[node->op].family == WEFTI_LEAF || (training && is_effect(from, node));
+        bool turn = wefti_ops[node->op].family == WEFTI_LEAF || wefti_op_is_message(node->op) || (training && is_effect(from, node));
         for (int32_t o = 0; o < node->n_outputs; o++) turn = turn || e->layouts.values[id][o].layout.kind != WEFTI_WHOLE || e->layouts.values[id][o].made;
         if (turn) (void)own(e, (weft_tensor *)&node->outputs[0]);
     }

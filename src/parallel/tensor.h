@@ -29,6 +29,7 @@ typedef struct wefti_tensor_split {
     wefti_mesh_axis along;                        /* tensor; expert and sequence (expert.h, sequence.h) are this too, with choices of their own */
     int32_t        rank, ranks;
     int64_t        group;                         /* attrs.comm.group */
+    int32_t        stretches;                     /* expert: ranks along time, who have other choices of the same rows; 0: 1 */
     wefti_sections pattern[WEFTI_PATTERNS_MAX];   /* [0] is one section */
     int32_t        n_patterns;
     wefti_named_window *windows; /* [n_windows] of parameters, their solver states and other states (sequence: of what is fed); names are owned */
@@ -45,6 +46,18 @@ void wefti_tensor_release(wefti_tensor_split *split);
 /* Writes the graph of one rank: outputs come back whole, variables have the shapes of their windows. *graph_out is NULL on error. */
 WEFT_MUST_CHECK weft_status wefti_tensor_graph(const wefti_tensor_split *split, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs,
                                                bool training, weft_graph **graph_out, weft_tensor **outputs_out);
+
+/* What a mesh splits beside rows, in the order in which a graph is rewritten: by time, by experts, by parameters. Each sees what the one before has left. */
+enum { WEFTI_SPLITS_MAX = 3 };
+typedef struct wefti_splits {
+    wefti_tensor_split  list[WEFTI_SPLITS_MAX];
+    int32_t             n;
+    wefti_named_window *windows; /* [n_windows] on variables, by all of them together; names are those of the splits */
+    int32_t             n_windows, windows_room;
+} wefti_splits;
+/* Fills the windows from the splits'. */
+WEFT_MUST_CHECK weft_status wefti_splits_join(wefti_splits *splits);
+void wefti_splits_release(wefti_splits *splits);
 
 /* --- for the files of this subject --- */
 
@@ -118,6 +131,9 @@ weft_tensor *wefti_tensor_whole(const struct wefti_tensor_emitter *emitter, weft
 /* What of a node's attributes follows from this rank's part. */
 void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs,
                         wefti_attrs *attrs);
+
+/* A RECEIVE of a ring stands right behind the SEND by which all ranks pass on what they have; NULL: the node is none. */
+const wefti_node *wefti_tensor_sent_before(const weft_graph *graph, const wefti_node *node);
 
 /* sequence.c: attention and its gradient, both along the time axis. */
 void wefti_sequence_attention(const struct wefti_tensor_emitter *emitter, const wefti_node *node, weft_tensor *const *inputs, weft_tensor **outputs_out);

@@ -267,6 +267,21 @@ static void rule_all_reduce(ruler *r) {
     }
 }
 
+/* What goes round a ring is split on all of its ranks alike. */
+static void rule_send(ruler *r) {
+    if (is_split(&r->s->inputs[0])) r->s->wanted[0] = r->s->outputs[0] = r->s->inputs[0];
+}
+static void rule_receive(ruler *r) {
+    const wefti_node *sent = wefti_tensor_sent_before(r->l->graph, r->s->node);
+    if (sent) r->s->outputs[0] = r->l->wanted[sent->id][0];
+}
+
+/* What comes from experts' ranks is cut as it was there; its rows are not. */
+static void rule_exchange(ruler *r) {
+    const wefti_layout *x = &r->s->inputs[0];
+    if ((is_split(x) && x->axis > 0) || is_sum(x)) r->s->wanted[0] = r->s->outputs[0] = *x;
+}
+
 /* Few numbers that are whole join a sum: one rank brings them. */
 static void rule_elementwise(ruler *r) {
     wefti_shard        *s = r->s;
@@ -326,7 +341,7 @@ static void rule_turn(ruler *r) {
     else by_batch(r);
 }
 
-/* Sums over both axes at once: all ranks of the world are along data and time. */
+/* Sums over both axes at once. */
 static void rule_all_reduce_of_stretches(ruler *r) {
     wefti_shard        *s = r->s;
     const wefti_layout *in = &s->inputs[0];
@@ -353,6 +368,9 @@ static rule *rule_of(weft_op op) {
     case WEFT_OP_UPDATE: return rule_update;
     case WEFT_OP_ASSIGN: return rule_assign;
     case WEFT_OP_ALL_REDUCE: return rule_all_reduce;
+    case WEFT_OP_SEND: return rule_send;
+    case WEFT_OP_RECEIVE: return rule_receive;
+    case WEFT_OP_EXCHANGE_ROWS: return rule_exchange;
     case WEFT_OP_CUSTOM:
     case WEFT_OP_CUSTOM_BACKWARD: return rule_whole;
     default: return wefti_op_is_elementwise(op) && op != WEFT_OP_DROPOUT ? rule_elementwise : by_batch;
@@ -422,6 +440,11 @@ wefti_tensor_way wefti_tensor_way_of(const wefti_node *node, const wefti_layout 
     }
 }
 
+const wefti_node *wefti_tensor_sent_before(const weft_graph *graph, const wefti_node *node) {
+    const wefti_node *before = node->op == WEFT_OP_RECEIVE && node->id > 0 ? graph->nodes[node->id - 1] : NULL;
+    return before && before->op == WEFT_OP_SEND && before->attrs.comm.group == node->attrs.comm.group ? before : NULL;
+}
+
 /* --- a whole graph --- */
 
 static void find_needed(wefti_tensor_layouts *l, weft_tensor *const *outputs, int32_t n_outputs, bool training) {
@@ -433,7 +456,7 @@ static void find_needed(wefti_tensor_layouts *l, weft_tensor *const *outputs, in
     for (int32_t i = 0; training && i < graph->n_effects; i++) l->needed[graph->effects[i]->id] = true;
     for (int32_t id = graph->n_nodes - 1; id >= 0; id--) {
         const wefti_node *node = graph->nodes[id];
-        l->needed[id] = l->needed[id] || (training && node->op == WEFT_OP_UPDATE);
+        l->needed[id] = l->needed[id] || (training && node->op == WEFT_OP_UPDATE) || wefti_op_is_message(node->op);
         for (int32_t i = 0; l->needed[id] && i < node->n_inputs; i++) {
             l->needed[node->inputs[i]->node->id] = true;
             wefti_tensor_value_of(l, node->inputs[i])->users++;

@@ -217,13 +217,15 @@ void wefti_tensor_emit_way(const emitter *e, wefti_tensor_way way, const wefti_n
                            weft_tensor **outputs_out) {
     e->to->flags = node->flags;
     e->to->segment = node->segment;
+    e->to->place = node->place;
+    e->to->micro = node->micro;
     if (way == WEFTI_BY_ROWS_OF_TABLE) outputs_out[0] = by_rows_of_table(e, node, inputs);
     else if (way == WEFTI_BY_RING) wefti_sequence_attention(e, node, inputs, outputs_out);
     else if (way == WEFTI_BY_MASK) outputs_out[0] = by_mask(e, node, outputs, inputs);
     else if (node->op == WEFT_OP_CROSS_ENTROPY) cross_entropy(e, node, inputs, outputs_out);
     else outputs_out[0] = cross_entropy_backward(e, node, inputs);
     e->to->flags = 0;
-    e->to->segment = 0;
+    e->to->segment = e->to->place = e->to->micro = 0;
 }
 
 /* --- attributes --- */
@@ -266,7 +268,11 @@ void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node,
         if (is_split(out) && out->axis == node->outputs[0].shape.rank - 2) attrs->rotary.offset += out->unit * split->rank;
         break;
     case WEFT_OP_ALL_REDUCE:
-        if (split->along == WEFTI_MESH_SEQUENCE && wanted[0].kind == WEFTI_PARTIAL && out->kind == WEFTI_WHOLE) attrs->comm.group = 0;
+        if (split->along == WEFTI_MESH_SEQUENCE && wanted[0].kind == WEFTI_PARTIAL && out->kind == WEFTI_WHOLE) attrs->comm.group |= split->group;
+        break;
+    case WEFT_OP_RECEIVE:
+    case WEFT_OP_EXCHANGE_ROWS:
+        if (is_split(out)) attrs->comm.global.dim[out->axis] /= split->ranks;
         break;
     case WEFT_OP_CONV2D_BACKWARD_INPUT:
     case WEFT_OP_CONV2D_BACKWARD_WEIGHT: conv_attrs(split, node, wanted, out, attrs); break;

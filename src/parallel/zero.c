@@ -49,9 +49,9 @@ static const wefti_window_of *window_named(const wefti_zero *zero, const char *n
 }
 
 /* This rank's elements. */
-static int64_t first_of(const evaluator *e, const wefti_zero_part *part) { return part->each * e->zero->rank; }
-static int64_t count_of(const evaluator *e, const wefti_zero_part *part) {
-    int64_t left = part->elements - first_of(e, part);
+static int64_t first_of(const wefti_zero_part *part) { return part->each * part->among.rank; }
+static int64_t count_of(const wefti_zero_part *part) {
+    int64_t left = part->elements - first_of(part);
     return left < 0 ? 0 : left < part->each ? left : part->each;
 }
 
@@ -59,9 +59,9 @@ static int64_t count_of(const evaluator *e, const wefti_zero_part *part) {
 
 static bool is_scalar_sum(const wefti_node *node) { return node->op == WEFT_OP_SUM && weft_shape_elements(node->outputs[0].shape) == 1; }
 
-/* A sum over the ranks along data. */
-static bool is_sum_over_data(const evaluator *e, const wefti_node *node) {
-    return node->op == WEFT_OP_ALL_REDUCE && node->n_inputs == 1 && node->attrs.comm.group == e->zero->group && node->attrs.comm.reduce == WEFTI_REDUCE_SUM;
+/* A sum over the ranks that have the parameter alike. */
+static bool is_sum_over(const wefti_zero_part *part, const wefti_node *node) {
+    return node->op == WEFT_OP_ALL_REDUCE && node->n_inputs == 1 && node->attrs.comm.group == part->among.group && node->attrs.comm.reduce == WEFTI_REDUCE_SUM;
 }
 
 /* Gradients that may be scattered, by their updates. */
@@ -72,7 +72,7 @@ static void find_gradients(evaluator *e) {
         if (node->op == WEFT_OP_CAST && node->inputs[0]->node->op == WEFT_OP_PARAMETER) e->part_of[id] = e->part_of[node->inputs[0]->node->id];
         if (node->op != WEFT_OP_UPDATE || !(e->part_of[id] = e->part_of[node->inputs[0]->node->id])) continue;
         const wefti_node *gradient = node->inputs[1]->node;
-        if (!is_sum_over_data(e, gradient)) continue;
+        if (!is_sum_over(e->part_of[id], gradient)) continue;
         e->roles[gradient->id] = SCATTERED;
         e->part_of[gradient->id] = e->part_of[id];
     }
@@ -147,9 +147,9 @@ static weft_tensor *gather(evaluator *e, const wefti_node *node, weft_tensor *pa
     const wefti_zero_part *how = e->part_of[node->id];
     wefti_attrs            attrs = wefti_no_attrs();
     if (wefti_poisoned(part)) return part;
-    attrs.comm.group = e->zero->group;
+    attrs.comm.group = how->among.group;
     attrs.comm.paced = 1;
-    attrs.comm.global = weft_shape(how->each * e->zero->ranks);
+    attrs.comm.global = weft_shape(how->each * how->among.ranks);
     weft_tensor *flat = emit(e, WEFT_OP_ALL_GATHER, &attrs, weft_reshape(part, weft_shape(how->each)), node->name);
     return weft_reshape(run_of(e, flat, 0, how->elements), node->outputs[0].shape);
 }
@@ -204,7 +204,7 @@ static weft_tensor *scatter(evaluator *e, const wefti_node *like, weft_tensor *s
     }
     wefti_attrs attrs = wefti_no_attrs();
     attrs.comm.reduce = WEFTI_REDUCE_SUM;
-    attrs.comm.group = e->zero->group;
+    attrs.comm.group = e->part_of[like->id]->among.group;
     attrs.comm.each = e->part_of[like->id]->each;
     attrs.comm.paced = e->zero->stage >= 2;
     return emit(e, WEFT_OP_REDUCE_SCATTER, &attrs, value(e, sum), like->name);
@@ -215,7 +215,7 @@ static weft_tensor *sum_parts(evaluator *e, const wefti_node *node) {
     wefti_attrs attrs = wefti_no_attrs(), comm = wefti_no_attrs();
     attrs.reduce.axes = 1;
     comm.comm.reduce = WEFTI_REDUCE_SUM;
-    comm.comm.group = e->zero->group;
+    comm.comm.group = e->part_of[node->id]->among.group;
     weft_tensor *own = emit(e, WEFT_OP_SUM, &attrs, value(e, node->inputs[0]), node->name);
     weft_tensor *all = emit(e, WEFT_OP_ALL_REDUCE, &comm, own, NULL);
     return weft_reshape(all, node->outputs[0].shape);
@@ -235,7 +235,7 @@ static weft_tensor *own_gradient(evaluator *e, const wefti_node *update) {
     weft_tensor           *gradient = update->inputs[1];
     const wefti_zero_part *part = e->part_of[update->id];
     if (e->roles[gradient->node->id] == SCATTERED) return value(e, gradient);
-    return run_of(e, value(e, gradient), first_of(e, part), count_of(e, part));
+    return run_of(e, value(e, gradient), first_of(part), count_of(part));
 }
 
 static weft_tensor *update(evaluator *e, const wefti_node *node) {
@@ -244,11 +244,11 @@ static weft_tensor *update(evaluator *e, const wefti_node *node) {
     weft_tensor           *inputs[3 + 8];
     if (node->n_inputs > (int32_t)(sizeof inputs / sizeof *inputs))
         return wefti_graph_fail(e->to, WEFT_E_INTERNAL, "update '%s' has more states than rules have", node->name);
-    attrs.update.part = (wefti_update_part){.count = count_of(e, part), .parts = e->zero->ranks};
+    attrs.update.part = (wefti_update_part){.count = count_of(part), .parts = part->among.ranks};
     if (e->zero->stage < 3) {
-        attrs.update.part.first = first_of(e, part);
+        attrs.update.part.first = first_of(part);
         attrs.update.part.each = part->each;
-        attrs.update.part.group = e->zero->group;
+        attrs.update.part.group = part->among.group;
     }
     for (int32_t i = 0; i < node->n_inputs; i++) inputs[i] = i == 1 ? own_gradient(e, node) : i == 2 ? value(e, node->inputs[i]) : e->made[node->inputs[i]->node->id];
     return wefti_emit(e->to, WEFT_OP_UPDATE, &attrs, inputs, node->n_inputs, node->name);
@@ -270,7 +270,7 @@ static weft_tensor *make(evaluator *e, const wefti_node *node) {
     if (node->op == WEFT_OP_CAST && is_fetched(e, node)) return NULL; /* for its readers alone */
     switch ((role)e->roles[node->id]) {
     case SCATTERED: return scatter(e, node, node->inputs[0]);
-    case SQUARED: return emit(e, WEFT_OP_SQUARE, &node->attrs, run_of(e, value(e, node->inputs[0]), 0, count_of(e, part)), node->name);
+    case SQUARED: return emit(e, WEFT_OP_SQUARE, &node->attrs, run_of(e, value(e, node->inputs[0]), 0, count_of(part)), node->name);
     case SUMMED: return sum_parts(e, node);
     default: return copy(e, node);
     }
@@ -321,5 +321,5 @@ weft_status wefti_zero_graph(const wefti_zero *zero, weft_graph *source, weft_te
         return WEFT_OK;
     }
     weft_graph_release(e.to);
-    return wefti_while(status, "keeping parameters in parts over %d ranks", zero->ranks);
+    return wefti_while(status, "keeping parameters in parts over %d ranks", zero->among.ranks);
 }

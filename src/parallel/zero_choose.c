@@ -37,10 +37,10 @@ static weft_status add_part(chooser *c, const wefti_node *update, const wefti_ze
         if (i == 1 || i == 2) continue;
         wefti_window_of window = window_of(c, update->inputs[i]->node->name);
         if (i == 0 && !kept) {
-            window.room_bytes = like->each * z->ranks * size;
+            window.room_bytes = like->each * like->among.ranks * size;
         } else {
-            window.parts = z->ranks;
-            window.part = z->rank;
+            window.parts = like->among.ranks;
+            window.part = like->among.rank;
             window.each = like->each;
             window.row = like->row;
         }
@@ -49,7 +49,7 @@ static weft_status add_part(chooser *c, const wefti_node *update, const wefti_ze
         WEFTI_TRY(add_window(c, update->inputs[i]->node->name, &window));
     }
     wefti_text_add(&z->notes, "  '%s' %s: %lld elements a rank%s\n", parameter->node->name, weft_shape_text(parameter->shape).text, (long long)like->each,
-                   like->row > 0 ? ", in whole rows" : like->each * z->ranks != like->elements ? ", padded" : "");
+                   like->row > 0 ? ", in whole rows" : like->each * like->among.ranks != like->elements ? ", padded" : "");
     return WEFT_OK;
 }
 
@@ -58,14 +58,14 @@ static weft_status consider(chooser *c, const wefti_node *update, int64_t least_
     const weft_tensor *parameter = update->inputs[0];
     wefti_window_of    window = window_of(c, parameter->node->name);
     weft_shape         shape = wefti_window_shape(&window, parameter->shape);
-    wefti_zero_part    part = {.elements = weft_shape_elements(shape), .row = update->attrs.update.group > 0 ? wefti_rule_row(shape) : 0};
-    if (part.elements == 0 || part.elements * (int64_t)weft_dtype_bytes(parameter->dtype) < least_bytes) {
+    wefti_zero_part    part = {.among = window.blocks > 1 ? z->experts : z->among, .elements = weft_shape_elements(shape), .row = update->attrs.update.group > 0 ? wefti_rule_row(shape) : 0};
+    if (part.among.ranks == 1 || part.elements == 0 || part.elements * (int64_t)weft_dtype_bytes(parameter->dtype) < least_bytes) {
         c->all += (double)part.elements * (double)weft_dtype_bytes(parameter->dtype) * (double)(update->n_inputs - 2);
         c->held += (double)part.elements * (double)weft_dtype_bytes(parameter->dtype) * (double)(update->n_inputs - 2);
         return WEFT_OK;
     }
-    part.each = wefti_variable_part_of(part.elements, parameter->dtype, z->ranks, 0).each;
-    if (part.row > 0) part.each = (part.elements / part.row + z->ranks - 1) / z->ranks * part.row;
+    part.each = wefti_variable_part_of(part.elements, parameter->dtype, part.among.ranks, 0).each;
+    if (part.row > 0) part.each = (part.elements / part.row + part.among.ranks - 1) / part.among.ranks * part.row;
     return add_part(c, update, &part);
 }
 
@@ -87,7 +87,7 @@ static weft_status choose(chooser *c, const weft_graph *graph, int64_t least_byt
 static void write_head(chooser *c, int32_t n_updates, int64_t least_bytes) {
     static const char *const what[] = {"", "solver states", "solver states and gradients", "solver states, gradients and parameters"};
     wefti_text_add(&c->zero->notes, "zero %d: %s in parts over %d ranks: each keeps %.0f of %.0f bytes of parameters and states; %d of %d parameters are below %lld "
-                   "bytes and stay whole\n", c->zero->stage, what[c->zero->stage], c->zero->ranks, c->held, c->all, n_updates - c->zero->n_parts, n_updates,
+                   "bytes and stay whole\n", c->zero->stage, what[c->zero->stage], c->zero->among.ranks, c->held, c->all, n_updates - c->zero->n_parts, n_updates,
                    (long long)least_bytes);
 }
 

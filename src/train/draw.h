@@ -18,7 +18,7 @@ typedef struct wefti_draw_event {
     int32_t  count;         /* operations of the graph; messages in one */
     int32_t  message;       /* START, WAIT: which of the lane's */
     int32_t  peer;          /* the other rank of a message between two; -1: a collective */
-    int32_t  axis;          /* attrs.comm.group: 0 all ranks, else the mesh's axis plus one */
+    int32_t  axis;          /* attrs.comm.group: 0 all ranks, else the mesh's axes, a bit each */
     int32_t  sequence;      /* among those of the same members, or between the same two and that way */
     uint64_t members;       /* a bit for each rank */
     double   flops;

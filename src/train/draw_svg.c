@@ -202,9 +202,14 @@ static double add_axes(wefti_text *t, const wefti_draw_scene *s, double x, doubl
         seen[axis] = true;
         snprintf(words, sizeof words, "rx=\"6\" fill=\"%s\" stroke=\"%s\"", tone_of(&s->bars[i])->fill, tone_of(&s->bars[i])->line);
         add_rectangle(t, words, x, y - 10, 24, 12);
-        snprintf(words, sizeof words, "along %s", axis == 0 ? "all" : wefti_mesh_name((wefti_mesh_axis)(axis - 1)));
+        int n = snprintf(words, sizeof words, "along %s", axis == 0 ? "all" : "");
+        for (int32_t a = WEFTI_MESH_AXES - 1, first = 1; a >= 0; a--)
+            if (axis & wefti_mesh_group((wefti_mesh_axis)a)) {
+                n += snprintf(words + n, sizeof words - (size_t)n, "%s%s", first ? "" : ", ", wefti_mesh_name((wefti_mesh_axis)a));
+                first = 0;
+            }
         add_words(t, "small", "start", x + 29, y, words);
-        x += 108;
+        x += 60 + 6.4 * n;
     }
     return x;
 }

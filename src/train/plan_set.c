@@ -2,7 +2,6 @@
  * its own when it first comes, in the same arena, so that from the second epoch on nothing is planned or allocated. */
 #include <string.h>
 
-#include "parallel/expert.h"
 #include "train/trainer.h"
 
 weft_status wefti_plan_set_open(wefti_plan_set *set, weft_world *world, const wefti_mesh *mesh, weft_graph *graph, weft_variables *variables,
@@ -42,17 +41,7 @@ static weft_tensor *before_reduction(weft_tensor *loss) {
     return loss->node->op == WEFT_OP_ALL_REDUCE ? loss->node->inputs[loss->index] : loss;
 }
 
-/* The rewrite behind the partition: by parameters. The graph is replaced, and outputs are. */
-static weft_status split_parameters(const wefti_sized_plan *sized, weft_graph **graph, weft_tensor **outputs, int32_t n_outputs, bool training) {
-    weft_graph *whole = *graph;
-    weft_status status = sized->tensor->along == WEFTI_MESH_EXPERT
-                             ? wefti_expert_graph(sized->tensor, &sized->partition, wefti_mesh_group(WEFTI_MESH_DATA), whole, outputs, n_outputs, training, graph, outputs)
-                             : wefti_tensor_graph(sized->tensor, whole, outputs, n_outputs, training, graph, outputs);
-    weft_graph_release(whole);
-    return status;
-}
-
-/* And by what ranks along data would have alike. */
+/* By what ranks would have alike. The graph is replaced, and outputs are. */
 static weft_status deal_out(const wefti_sized_plan *sized, weft_graph **graph, weft_tensor **outputs, int32_t n_outputs, bool training) {
     weft_graph *alike = *graph;
     weft_status status = wefti_zero_graph(sized->zero, alike, outputs, n_outputs, training, graph, outputs);
@@ -60,7 +49,7 @@ static weft_status deal_out(const wefti_sized_plan *sized, weft_graph **graph, w
     return status;
 }
 
-/* By the batch, then by parameters, then by what is alike, then by stages. */
+/* By the batch, then by time, experts and parameters, then by what is alike, then by stages. */
 static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const *outputs, int32_t n_outputs, bool training,
                            weft_graph **graph_out, weft_tensor **outputs_out) {
     const wefti_sized_plan *sized = context;
@@ -73,7 +62,8 @@ static weft_status rewrite(void *context, weft_graph *source, weft_tensor *const
         sized->whole[i] = outputs_out[i]->node->op != WEFT_OP_ALL_REDUCE;
         outputs_out[i] = before_reduction(outputs_out[i]);
     }
-    if (sized->tensor) WEFTI_TRY(split_parameters(sized, graph_out, outputs_out, n_outputs, training));
+    if (sized->splits)
+        WEFTI_TRY(wefti_splits_rewrite(sized->splits, sized->splits->n, &sized->partition, graph_out, outputs_out, n_outputs, training));
     if (sized->zero) WEFTI_TRY(deal_out(sized, graph_out, outputs_out, n_outputs, training));
     return staged ? wefti_pipeline_cut(sized, graph_out, outputs_out, n_outputs, training) : WEFT_OK;
 }
@@ -85,7 +75,7 @@ static wefti_partition partition_of(const wefti_plan_set *set, int64_t rows) {
     if (!set->mesh || wefti_mesh_is_data(set->mesh)) return p;
     p.rank = wefti_mesh_batch_rank(set->mesh);
     p.ranks = wefti_mesh_batch_ranks(set->mesh);
-    p.group = p.ranks == set->world->size ? 0 : wefti_mesh_group(WEFTI_MESH_DATA);
+    p.group = wefti_mesh_group_along(set->mesh, WEFTI_MESH_BATCH);
     return p;
 }
 
@@ -101,7 +91,7 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     WEFTI_TRY(wefti_alloc(sizeof *fresh, "a plan for a batch size", &fresh));
     fresh->partition = partition_of(set, rows);
     fresh->variables = set->variables;
-    fresh->tensor = set->tensor;
+    fresh->splits = set->splits;
     fresh->zero = set->zero;
     fresh->n_partial = set->n_partial;
     if (set->mesh) {
@@ -113,8 +103,8 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
     if (set->mesh) {
         options.groups = set->mesh->groups;
         options.n_groups = WEFTI_MESH_GROUPS;
-        options.notes[0] = set->tensor ? set->tensor->notes.bytes : NULL;
-        options.notes[1] = set->zero ? set->zero->notes.bytes : NULL;
+        for (int32_t i = 0; set->splits && i < set->splits->n; i++) options.notes[i] = set->splits->list[i].notes.bytes;
+        options.notes[WEFTI_SPLITS_MAX] = set->zero ? set->zero->notes.bytes : NULL;
     }
     options.base.outputs = set->outputs;
     options.base.n_outputs = set->n_outputs;

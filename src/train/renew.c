@@ -80,9 +80,10 @@ static weft_status check_kind(const weft_trainer *trainer, const char *call) {
     if (trainer->zero.stage > 0)
         return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with strategy.zero = %d nobody has a lost rank's part of the run: go on from a checkpoint", call,
                           trainer->program.strategy.zero);
-    if (trainer->tensor.ranks > 1 && trainer->tensor.along != WEFTI_MESH_TENSOR)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with strategy.%s = %d nobody takes a lost rank's place yet: go on from a checkpoint", call,
-                          wefti_mesh_name(trainer->tensor.along), trainer->tensor.ranks);
+    for (int32_t i = 0; i < trainer->splits.n; i++)
+        if (trainer->splits.list[i].along != WEFTI_MESH_TENSOR)
+            return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with strategy.%s = %d nobody takes a lost rank's place yet: go on from a checkpoint", call,
+                              wefti_mesh_name(trainer->splits.list[i].along), trainer->splits.list[i].ranks);
     if (trainer->program.strategy.sync == WEFT_ALLREDUCE) return WEFT_OK;
     return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with a parameter server (strategy.sync) the state lies on its servers, and is lost with one of them: "
                       "go on from a checkpoint, or train by WEFT_ALLREDUCE", call);

@@ -82,14 +82,16 @@ static size_t largest_part(const wefti_listing *listing) {
     return most;
 }
 
-/* Parts are counted along tensor (or expert), then along data. */
-static int32_t parts_along_tensor(const wefti_listed *it) { return it->window.ranks > 1 ? it->window.ranks : 1; }
-static int32_t parts_of(const wefti_listed *it) { return parts_along_tensor(it) * (it->window.parts > 1 ? it->window.parts : 1); }
+/* Parts are counted along tensor, then along expert, then along who else would have the same. */
+static int32_t at_least_one(int32_t n) { return n > 1 ? n : 1; }
+static int32_t parts_of(const wefti_listed *it) { return at_least_one(it->window.ranks) * at_least_one(it->window.blocks) * at_least_one(it->window.parts); }
 
 static wefti_window_of window_of_part(const wefti_listed *it, int32_t part) {
     wefti_window_of window = it->window;
-    window.rank = part % parts_along_tensor(it);
-    window.part = part / parts_along_tensor(it);
+    int32_t         ranks = at_least_one(window.ranks), blocks = at_least_one(window.blocks);
+    window.rank = part % ranks;
+    window.block = part / ranks % blocks;
+    window.part = part / ranks / blocks;
     return window;
 }
 
@@ -98,8 +100,14 @@ static int32_t holder_of(const weft_trainer *trainer, const wefti_listed *it, in
     int32_t         index[WEFTI_MESH_AXES];
     wefti_window_of window = window_of_part(it, part);
     memcpy(index, it->holder, sizeof index);
-    index[trainer->tensor.along] += window.rank;
-    index[WEFTI_MESH_DATA] += window.part;
+    index[WEFTI_MESH_TENSOR] += window.rank;
+    index[WEFTI_MESH_EXPERT] += window.block;
+    int64_t axes = window.blocks > 1 ? trainer->zero.experts.axes : trainer->zero.among.axes;
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES && window.parts > 1; axis++) { /* as wefti_mesh_rank_along counts */
+        if (!(axes >> axis & 1)) continue;
+        index[axis] += window.part % trainer->mesh.extent[axis];
+        window.part /= trainer->mesh.extent[axis];
+    }
     return wefti_mesh_rank(&trainer->mesh, index);
 }
 
@@ -123,7 +131,7 @@ weft_status wefti_parts_layout(const weft_trainer *trainer, uint64_t *layout_out
     uint64_t    hash = WEFTI_HASH_BEGIN;
     for (int32_t i = 0; i < listing.n && status == WEFT_OK; i++) {
         const wefti_listed *it = &listing.list[i];
-        const int64_t       numbers[] = {it->info.bytes, it->holder[WEFTI_MESH_PIPELINE], it->window.ranks, it->window.axis, it->window.n_sections};
+        const int64_t       numbers[] = {it->info.bytes, it->holder[WEFTI_MESH_PIPELINE], it->window.ranks, it->window.axis, it->window.n_sections, it->window.blocks};
         hash = wefti_hash(wefti_hash(hash, it->info.name, strlen(it->info.name)), numbers, sizeof numbers);
         hash = wefti_hash(hash, it->window.section, sizeof *it->window.section * (size_t)it->window.n_sections);
     }

@@ -9,41 +9,63 @@
 #include "parallel/sequence.h"
 #include "train/trainer.h"
 
-/* Along the axis beside data that there is; -1: none. */
-static int32_t axis_of(const wefti_mesh *mesh) {
-    static const wefti_mesh_axis axes[] = {WEFTI_MESH_TENSOR, WEFTI_MESH_SEQUENCE, WEFTI_MESH_EXPERT};
-    for (size_t i = 0; i < WEFTI_COUNT(axes); i++)
-        if (mesh->extent[axes[i]] > 1) return (int32_t)axes[i];
-    return -1;
+/* --- along time, experts and parameters --- */
+
+static weft_status rewrite_by(const wefti_tensor_split *split, const wefti_partition *batch, weft_graph **graph, weft_tensor **outputs, int32_t n, bool training) {
+    weft_graph *whole = *graph;
+    weft_status status = split->along == WEFTI_MESH_EXPERT ? wefti_expert_graph(split, batch, whole, outputs, n, training, graph, outputs)
+                                                           : wefti_tensor_graph(split, whole, outputs, n, training, graph, outputs);
+    weft_graph_release(whole);
+    return status;
 }
 
-static weft_status choose(weft_trainer *trainer, wefti_mesh_axis axis, weft_tensor **pruned_outputs, weft_tensor **outputs) {
+weft_status wefti_splits_rewrite(const wefti_splits *splits, int32_t n, const wefti_partition *batch, weft_graph **graph, weft_tensor **outputs, int32_t n_outputs,
+                                 bool training) {
+    for (int32_t i = 0; i < n; i++) WEFTI_TRY(rewrite_by(&splits->list[i], batch, graph, outputs, n_outputs, training));
+    return WEFT_OK;
+}
+
+static weft_status choose(weft_trainer *trainer, wefti_mesh_axis axis, const wefti_partition *batch, weft_graph *graph, weft_tensor *const *outputs) {
+    const wefti_mesh   *mesh = &trainer->mesh;
+    int32_t             n = trainer->n_outputs, rank = mesh->index[axis], ranks = mesh->extent[axis];
+    int64_t             group = wefti_mesh_group(axis);
+    wefti_tensor_split *split = &trainer->splits.list[trainer->splits.n];
+    weft_status status = axis == WEFTI_MESH_EXPERT     ? wefti_expert_choose(rank, ranks, group, mesh->extent[WEFTI_MESH_SEQUENCE], batch, graph, split)
+                         : axis == WEFTI_MESH_SEQUENCE ? wefti_sequence_choose(rank, ranks, group, graph, outputs, n, split)
+                                                       : wefti_tensor_choose(rank, ranks, group, graph, outputs, n, split);
+    if (status == WEFT_OK) trainer->splits.n++;
+    return status;
+}
+
+/* Each axis by what those before it have left. */
+static weft_status choose_all(weft_trainer *trainer, weft_tensor **pruned_outputs, weft_tensor **outputs) {
+    static const wefti_mesh_axis axes[] = {WEFTI_MESH_SEQUENCE, WEFTI_MESH_EXPERT, WEFTI_MESH_TENSOR};
     const wefti_mesh *mesh = &trainer->mesh;
-    int32_t           n = trainer->n_outputs, rank = mesh->index[axis], ranks = mesh->extent[axis];
-    int64_t           group = wefti_mesh_group(axis);
-    wefti_partition   first = {.ranks = wefti_mesh_batch_ranks(mesh), .micro = 1, .group = wefti_mesh_group(WEFTI_MESH_DATA)};
+    int32_t           n = trainer->n_outputs;
+    wefti_partition   first = {.ranks = wefti_mesh_batch_ranks(mesh), .micro = 1, .group = wefti_mesh_group_along(mesh, WEFTI_MESH_BATCH)};
     weft_graph       *pruned = NULL, *graph = NULL;
     weft_status       status = wefti_graph_rows(trainer->graph, &first.rows);
     if (status == WEFT_OK) status = wefti_plan_copy(trainer->graph, trainer->outputs, n, true, &pruned, pruned_outputs);
     if (status == WEFT_OK) status = wefti_partition_graph(&first, pruned, pruned_outputs, n, true, &graph, outputs);
-    if (status == WEFT_OK)
-        status = axis == WEFTI_MESH_EXPERT     ? wefti_expert_choose(rank, ranks, group, &first, graph, &trainer->tensor)
-                 : axis == WEFTI_MESH_SEQUENCE ? wefti_sequence_choose(rank, ranks, group, graph, outputs, n, &trainer->tensor)
-                                               : wefti_tensor_choose(rank, ranks, group, graph, outputs, n, &trainer->tensor);
+    for (size_t i = 0; i < WEFTI_COUNT(axes) && status == WEFT_OK; i++) {
+        if (mesh->extent[axes[i]] == 1) continue;
+        status = choose(trainer, axes[i], &first, graph, outputs);
+        if (status == WEFT_OK && i + 1 < WEFTI_COUNT(axes)) status = rewrite_by(&trainer->splits.list[trainer->splits.n - 1], &first, &graph, outputs, n, true);
+    }
     weft_graph_release(graph);
     weft_graph_release(pruned);
     return status;
 }
 
-static weft_status split_along_axis(weft_trainer *trainer) {
-    int32_t axis = axis_of(&trainer->mesh);
-    if (axis < 0) return WEFT_OK;
+static weft_status split_along_axes(weft_trainer *trainer) {
+    const wefti_mesh *mesh = &trainer->mesh;
+    if (mesh->extent[WEFTI_MESH_SEQUENCE] * mesh->extent[WEFTI_MESH_EXPERT] * mesh->extent[WEFTI_MESH_TENSOR] == 1) return WEFT_OK;
     size_t        bytes = (size_t)trainer->n_outputs * 2 * sizeof(weft_tensor *);
     weft_tensor **outputs = NULL;
     WEFTI_TRY(wefti_alloc(bytes, "a split", &outputs));
-    weft_status status = choose(trainer, (wefti_mesh_axis)axis, outputs, outputs + trainer->n_outputs);
+    weft_status status = choose_all(trainer, outputs, outputs + trainer->n_outputs);
     wefti_free(outputs, bytes);
-    return status;
+    return status == WEFT_OK ? wefti_splits_join(&trainer->splits) : status;
 }
 
 /* --- along data --- */
@@ -55,9 +77,7 @@ weft_status wefti_zero_check(const weft_world *world, const weft_program *progra
     if (s->divide_bytes < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: zero = %d deals out parameters of at least divide_bytes, which is %lld: a size, or 0 for %d", s->zero,
                           (long long)s->divide_bytes, WEFTI_ZERO_LEAST_BYTES);
-    const char *what = s->sequence > 1                           ? "sequence"
-                       : s->expert > 1                           ? "expert"
-                       : s->sync == WEFT_SERVER                  ? "sync = WEFT_SERVER: its servers keep solver states in parts"
+    const char *what = s->sync == WEFT_SERVER                    ? "sync = WEFT_SERVER: its servers keep solver states in parts"
                        : s->compress.codec != WEFT_COMPRESS_NONE ? "compress"
                        : program->solver.kind == WEFT_LBFGS      ? "L-BFGS"
                                                                  : NULL;
@@ -67,25 +87,29 @@ weft_status wefti_zero_check(const weft_world *world, const weft_program *progra
     return WEFT_OK;
 }
 
+static wefti_zero_ranks ranks_along(const wefti_mesh *mesh, int64_t axes) {
+    return (wefti_zero_ranks){wefti_mesh_rank_along(mesh, axes), wefti_mesh_ranks_along(mesh, axes), axes, wefti_mesh_group_along(mesh, axes)};
+}
+
 static weft_status split_along_data(weft_trainer *trainer) {
     const weft_strategy *s = &trainer->program.strategy;
     const wefti_mesh    *mesh = &trainer->mesh;
-    const wefti_windows  tensor = {trainer->tensor.windows, trainer->tensor.n_windows};
-    if (s->zero == 0 || mesh->extent[WEFTI_MESH_DATA] == 1) return WEFT_OK;
-    trainer->zero = (wefti_zero){.stage = s->zero, .rank = mesh->index[WEFTI_MESH_DATA], .ranks = mesh->extent[WEFTI_MESH_DATA],
-                                 .group = wefti_mesh_is_data(mesh) ? 0 : wefti_mesh_group(WEFTI_MESH_DATA),
+    const wefti_windows  others = {trainer->splits.windows, trainer->splits.n_windows};
+    if (s->zero == 0 || wefti_mesh_ranks_along(mesh, WEFTI_MESH_SAMPLES) == 1) return WEFT_OK;
+    trainer->zero = (wefti_zero){.stage = s->zero, .among = ranks_along(mesh, WEFTI_MESH_SAMPLES),
+                                 .experts = ranks_along(mesh, WEFTI_MESH_SAMPLES & ~wefti_mesh_group(WEFTI_MESH_EXPERT)),
                                  .staged = mesh->extent[WEFTI_MESH_PIPELINE] > 1};
-    return wefti_zero_choose(trainer->graph, &tensor, s->divide_bytes > 0 ? s->divide_bytes : WEFTI_ZERO_LEAST_BYTES, &trainer->zero);
+    return wefti_zero_choose(trainer->graph, &others, s->divide_bytes > 0 ? s->divide_bytes : WEFTI_ZERO_LEAST_BYTES, &trainer->zero);
 }
 
 weft_status wefti_trainer_split(weft_trainer *trainer) {
-    WEFTI_TRY(split_along_axis(trainer));
+    WEFTI_TRY(split_along_axes(trainer));
     return split_along_data(trainer);
 }
 
 wefti_windows wefti_trainer_windows(const weft_trainer *trainer) {
     if (trainer->zero.stage > 0) return (wefti_windows){trainer->zero.windows, trainer->zero.n_windows};
-    return (wefti_windows){trainer->tensor.windows, trainer->tensor.n_windows};
+    return (wefti_windows){trainer->splits.windows, trainer->splits.n_windows};
 }
 
 /* --- room --- */

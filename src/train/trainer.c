@@ -96,8 +96,6 @@ static weft_status check_axis(const wefti_mesh *mesh, wefti_mesh_axis axis, cons
                                 : s->compress.codec != WEFT_COMPRESS_NONE ? "compress"
                                 : program->solver.kind == WEFT_LBFGS      ? "L-BFGS"
                                                                           : NULL;
-    for (int32_t other = 0; other < WEFTI_MESH_AXES; other++)
-        if (other != (int32_t)axis && other != WEFTI_MESH_DATA && mesh->extent[other] > 1 && !(axis == WEFTI_MESH_TENSOR && other == WEFTI_MESH_PIPELINE)) what = wefti_mesh_name((wefti_mesh_axis)other);
     return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: %s = %d does not go with %s yet", wefti_mesh_name(axis), mesh->extent[axis], what) : WEFT_OK;
 }
 
@@ -185,7 +183,7 @@ static weft_status choose_outputs(weft_trainer *trainer) {
     return WEFT_OK;
 }
 
-static const wefti_tensor_split *tensor_of(const weft_trainer *trainer) { return trainer->tensor.ranks > 1 ? &trainer->tensor : NULL; }
+static const wefti_splits *splits_of(const weft_trainer *trainer) { return trainer->splits.n > 0 ? &trainer->splits : NULL; }
 
 static const wefti_zero *zero_of(const weft_trainer *trainer) { return trainer->zero.stage > 0 ? &trainer->zero : NULL; }
 
@@ -195,7 +193,7 @@ static weft_status open_plans(weft_trainer *trainer) {
                                   trainer->variables, trainer->outputs, trainer->n_outputs, true));
     trainer->plans.partial = served;
     trainer->plans.n_partial = trainer->training.n;
-    trainer->plans.tensor = tensor_of(trainer);
+    trainer->plans.splits = splits_of(trainer);
     trainer->plans.zero = zero_of(trainer);
     /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
     trainer->plans.options.bucket_bytes = served ? -1 : trainer->program.strategy.bucket_bytes;
@@ -230,20 +228,20 @@ static void close_station(wefti_station *station) {
     wefti_lbfgs_release(station->lbfgs);
     wefti_plan_set_close(&station->plans);
     weft_variables_release(station->variables);
-    wefti_tensor_release(&station->tensor);
+    wefti_splits_release(&station->splits);
     wefti_zero_release(&station->zero);
     wefti_mesh_drop(&station->mesh);
     *station = (wefti_station){0};
 }
 
 static wefti_station station_of(const weft_trainer *trainer) {
-    return (wefti_station){trainer->world, trainer->mesh, trainer->tensor, trainer->zero, trainer->variables, trainer->plans, trainer->lbfgs};
+    return (wefti_station){trainer->world, trainer->mesh, trainer->splits, trainer->zero, trainer->variables, trainer->plans, trainer->lbfgs};
 }
 
 static void set_station(weft_trainer *trainer, const wefti_station *station) {
     trainer->world = station->world;
     trainer->mesh = station->mesh;
-    trainer->tensor = station->tensor;
+    trainer->splits = station->splits;
     trainer->zero = station->zero;
     trainer->variables = station->variables;
     trainer->plans = station->plans;
@@ -487,7 +485,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
         weft_evaluator_release(evaluator);
         return status;
     }
-    evaluator->plans.tensor = tensor_of(trainer);
+    evaluator->plans.splits = splits_of(trainer);
     evaluator->plans.chunks = trainer->plans.chunks;
     evaluator->plans.zero = zero_of(trainer);
     evaluator->next = trainer->evaluators;

@@ -20,7 +20,7 @@
 /* A plan for one number of rows, with compression or without. The partition is the rewrite's context, so it stays where it is. */
 typedef struct wefti_sized_plan {
     wefti_partition          partition;
-    const wefti_tensor_split *tensor;   /* of the set */
+    const wefti_splits      *splits;    /* of the set */
     const wefti_zero        *zero;      /* of the set */
     wefti_pipeline           pipeline;
     int32_t                  place;     /* this rank's along the pipeline */
@@ -35,7 +35,7 @@ typedef struct wefti_sized_plan {
 typedef struct wefti_plan_set {
     weft_world        *world;
     const wefti_mesh  *mesh;     /* NULL: all of the world shares the batch */
-    const wefti_tensor_split *tensor; /* NULL: every rank has all parameters */
+    const wefti_splits *splits;  /* NULL: ranks have rows of the batch, and whatever is computed of these */
     const wefti_zero  *zero;     /* NULL: ranks along data have all alike */
     weft_graph        *graph;    /* retained by its plans */
     weft_variables    *variables;
@@ -121,7 +121,7 @@ typedef struct wefti_fit_sums {
 struct weft_trainer {
     weft_world     *world;
     wefti_mesh      mesh;      /* of the world, by the strategy */
-    wefti_tensor_split tensor; /* where the mesh has such an axis */
+    wefti_splits    splits;    /* where the mesh has such axes */
     wefti_zero      zero;      /* where the strategy asks for it, and there are ranks along data */
     weft_program    program;
     weft_graph     *graph;     /* retained */
@@ -181,7 +181,7 @@ void        wefti_served_states_release(wefti_served_states *states);
 typedef struct wefti_station {
     weft_world         *world;
     wefti_mesh          mesh;
-    wefti_tensor_split  tensor;
+    wefti_splits        splits;
     wefti_zero          zero;
     weft_variables     *variables;
     wefti_plan_set      plans;
@@ -193,7 +193,10 @@ typedef struct wefti_station {
 WEFT_MUST_CHECK weft_status wefti_trainer_move(weft_trainer *trainer, weft_world *world, wefti_station *left_out);
 /* Back to where it was. */
 void wefti_trainer_return(weft_trainer *trainer, const wefti_station *left);
-/* Chooses what of the program's parameters each rank has, along tensor and along data (split.c). */
+/* Rewrites a batch rank's graph by the first `n` splits, one after another: the graph is replaced, and outputs are (split.c). */
+WEFT_MUST_CHECK weft_status wefti_splits_rewrite(const wefti_splits *splits, int32_t n, const wefti_partition *batch, weft_graph **graph, weft_tensor **outputs,
+                                                 int32_t n_outputs, bool training);
+/* Chooses what of the program's parameters each rank has, along sequence, expert and tensor, and along data. */
 WEFT_MUST_CHECK weft_status wefti_trainer_split(weft_trainer *trainer);
 /* The windows that follow from it. */
 wefti_windows wefti_trainer_windows(const weft_trainer *trainer);

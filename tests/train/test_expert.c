@@ -53,7 +53,7 @@ Test(expert, what_is_not_there_is_refused) {
     split_fails("moe", two, "RUN_WITH", "compress", "WEFT_E_UNSUPPORTED", "expert = 2 does not go with compress");
     split_fails("moe", two, "RUN_WITH", "lbfgs", "WEFT_E_UNSUPPORTED", "expert = 2 does not go with L-BFGS");
     split_fails("moe", two, "RUN_WITH", "keep", "WEFT_E_UNSUPPORTED", "with strategy.expert = 2 nobody takes a lost rank's place yet");
-    split_fails("moe", (split){4, "expert=2,tensor=2"}, "RUN_WITH", "", "WEFT_E_UNSUPPORTED", "expert");
+    split_fails("moe", (split){8, "expert=2,pipeline=4,accumulate=4"}, "RUN_WITH", "", "WEFT_E_UNSUPPORTED", "something of all micro-batches");
     split_fails("moe", (split){3, "expert=3"}, "RUN_WITH", "", "WEFT_E_INVALID",
                 "'block0.experts.in.weight' [4, 32, 64] has 4 experts along axis 0, which 3 ranks do not divide evenly");
     split_fails("gpt", two, "RUN_WITH", "", "WEFT_E_INVALID", "the program has no mixture of experts to deal out");

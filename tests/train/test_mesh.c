@@ -3,24 +3,31 @@
 #include "train/mesh_table.h"
 
 Test(mesh, combinations_agree) { all_agree("gpt", 100, 1e-4, false); }
+Test(mesh, combinations_of_experts_agree) { all_agree("moe", 100, 1e-4, false); }
 
-Test(mesh, files) { files_are_those_of_one_process("gpt", false); }
+Test(mesh, files) {
+    files_are_those_of_one_process("gpt", false);
+    files_are_those_of_one_process("moe", false);
+}
 
-/* Of a variable that a stage has, a rank of its tensor group has a part. */
+/* Of a variable that a stage has, a rank of its tensor group has a part; one of experts is dealt out as such, then along an axis, then as it lies. */
 Test(mesh, axes_share_the_memory) {
     const struct {
-        const char *mesh;
+        const char *model, *mesh;
         int         ranks;
         double      most; /* of one process' bytes, at rank 0 */
-    } cases[] = {{"data=1", 1, 1}, {"tensor=2", 2, 0.53}, {"pipeline=2", 2, 0.56}, {"tensor=2,pipeline=2,accumulate=2", 4, 0.31}};
+    } cases[] = {{"gpt", "data=1", 1, 1},           {"gpt", "tensor=2", 2, 0.53},
+                 {"gpt", "pipeline=2", 2, 0.56},    {"gpt", "tensor=2,pipeline=2,accumulate=2", 4, 0.31},
+                 {"moe", "data=1", 1, 1},           {"moe", "expert=2", 2, 0.63},
+                 {"moe", "expert=2,tensor=2", 4, 0.35}, {"moe", "expert=2,sequence=2,zero=3,divide-bytes=1", 4, 0.28}};
     long all = 0;
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *text;
-        cr_assert_eq(run_mesh("gpt", "f32", cases[i].mesh, cases[i].ranks, 1, temporary_path("held"), &text), 0, "%s: %s", cases[i].mesh, text);
+        cr_assert_eq(run_mesh(cases[i].model, "f32", cases[i].mesh, cases[i].ranks, 1, temporary_path("held"), &text), 0, "%s: %s", cases[i].mesh, text);
         const char *at = strstr(text, "variables ");
         cr_assert_not_null(at, "%s: %s", cases[i].mesh, text);
         long held = strtol(at + 10, NULL, 10);
-        if (i == 0) all = held;
+        if (cases[i].ranks == 1) all = held;
         cr_expect(held > 0 && (double)held <= cases[i].most * (double)all, "%s: %ld bytes at rank 0 of %ld", cases[i].mesh, held, all);
         free(text);
     }
@@ -28,7 +35,8 @@ Test(mesh, axes_share_the_memory) {
 
 /* A pipeline has the bits of one process that accumulates as often, and so has what goes on from its file, under itself or as one process. */
 Test(mesh, runs_go_on_to_the_same_bits) {
-    const combination pipeline = {"pipeline=2,accumulate=2", 2, false}, three = {"pipeline=3,accumulate=2,schedule=gpipe", 3, false}, one = {"accumulate=2", 1, false};
+    const combination pipeline = {"pipeline=2,accumulate=2", 2, false, NULL}, three = {"pipeline=3,accumulate=2,schedule=gpipe", 3, false, NULL},
+                      one = {"accumulate=2", 1, false, NULL};
     const char       *whole = file_of("gpt", &one, 8, NULL), *half = file_of("gpt", &pipeline, 4, NULL), *alike = file_of("gpt", &one, 4, NULL);
     cr_expect(same_bytes(alike, half), "a pipeline's file of four steps differs from one process'");
     cr_expect(same_bytes(whole, file_of("gpt", &pipeline, 4, half)), "eight steps differ where a pipeline goes on from its own file");
@@ -36,10 +44,10 @@ Test(mesh, runs_go_on_to_the_same_bits) {
     cr_expect(same_bytes(whole, file_of("gpt", &three, 4, alike)), "eight steps differ where a pipeline goes on from one process' file");
 }
 
-static void fails(const char *words, int ranks, const char *variable, const char *value, const char *word, const char *hint) {
+static void fails(const char *model, const char *words, int ranks, const char *variable, const char *value, const char *word, const char *hint) {
     char *text;
     setenv(variable, value, 1);
-    int status = run_mesh("gpt", "f32", words, ranks, 10, temporary_path("failed"), &text);
+    int status = run_mesh(model, "f32", words, ranks, 10, temporary_path("failed"), &text);
     unsetenv(variable);
     cr_expect_neq(status, 0, "%s, %s=%s: %s", words, variable, value, text);
     cr_expect_not_null(strstr(text, word), "%s, %s=%s: '%s' lacks '%s'", words, variable, value, text, word);
@@ -49,10 +57,10 @@ static void fails(const char *words, int ranks, const char *variable, const char
 
 /* All ranks hear of a file that rank 0 cannot write or read, or not to its end, and nobody waits for parts. */
 Test(mesh, files_that_cannot_be) {
-    fails("pipeline=2,accumulate=2", 2, "RUN_SAVE", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
-    fails("data=2,pipeline=2", 4, "RUN_LOAD", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
+    fails("gpt", "pipeline=2,accumulate=2", 2, "RUN_SAVE", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
+    fails("gpt", "data=2,pipeline=2", 4, "RUN_LOAD", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
     const char *file = file_of("mlp", &alone, 0, NULL);
-    fails("pipeline=2", 2, "RUN_LOAD", file, "failed on rank 0", "tokens.weight");
+    fails("gpt", "pipeline=2", 2, "RUN_LOAD", file, "failed on rank 0", "tokens.weight");
 }
 
 Test(mesh, a_rank_that_dies_ends_all) {
@@ -61,6 +69,6 @@ Test(mesh, a_rank_that_dies_ends_all) {
         if (combinations[i].nightly) continue;
         snprintf(who, sizeof who, "%d", combinations[i].ranks - 1);
         snprintf(named, sizeof named, "rank %s failed", who);
-        fails(combinations[i].mesh, combinations[i].ranks, "RUN_DIE", who, "WEFT_E_PEER", named);
+        fails(combinations[i].model ? combinations[i].model : "gpt", combinations[i].mesh, combinations[i].ranks, "RUN_DIE", who, "WEFT_E_PEER", named);
     }
 }

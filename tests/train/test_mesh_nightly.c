@@ -3,7 +3,9 @@
 
 Test(mesh, combinations_agree) { all_agree("gpt", 100, 1e-4, true); }
 Test(mesh, perceptrons_agree) { all_agree("mlp", 100, 1e-4, true); }
+Test(mesh, combinations_of_experts_agree) { all_agree("moe", 100, 1e-4, true); }
 Test(mesh, files) {
     files_are_those_of_one_process("gpt", true);
     files_are_those_of_one_process("mlp", true);
+    files_are_those_of_one_process("moe", true);
 }

@@ -132,6 +132,9 @@ static inline bool wefti_op_is_elementwise(weft_op op) {
     return family == WEFTI_UNARY || family == WEFTI_BINARY || family == WEFTI_TERNARY;
 }
 
+/* From one rank to another, each of which does its half whether or not anything here reads what comes of it. */
+static inline bool wefti_op_is_message(weft_op op) { return op == WEFT_OP_SEND || op == WEFT_OP_RECEIVE; }
+
 /* The reductions that are fused with what they reduce. */
 static inline bool wefti_op_is_reduction(weft_op op) {
     return op == WEFT_OP_SUM || op == WEFT_OP_MEAN || op == WEFT_OP_MAX || op == WEFT_OP_MIN;

@@ -29,7 +29,7 @@ typedef struct wefti_plan_options {
     /* Groups by attrs.comm.group; NULL: only 0, the world's. A NULL entry is a group of this rank alone. */
     struct wefti_group *const *groups;
     int32_t                    n_groups;
-    const char                *notes[2]; /* what the strategy says of itself, for weft_plan_describe; live as long as the plan. NULL: nothing */
+    const char                *notes[4]; /* what the strategy says of itself, for weft_plan_describe; live as long as the plan. NULL: nothing */
 } wefti_plan_options;
 
 /* weft_plan_create with a strategy's rewrite. */

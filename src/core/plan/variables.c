@@ -351,9 +351,10 @@ static weft_status check_whole(const weft_variables *v, const wefti_variable *it
         return wefti_fail(WEFT_E_STATE, "rank %d: variable '%s' %s is dealt out over %d ranks by the strategy (zero), and this rank has part %d, %lld elements, "
                           "alone: weft_trainer_save and weft_trainer_load have all of it", v->rank, it->name, weft_shape_text(it->shape).text, w->parts,
                           w->part, (long long)w->each);
+    bool blocks = w->ranks <= 1;
     return wefti_fail(WEFT_E_STATE, "rank %d: variable '%s' %s is split along axis %d over %d ranks by the strategy, and this rank has part %d, %s, "
-                      "alone: weft_trainer_save and weft_trainer_load have all of it", v->rank, it->name, weft_shape_text(it->shape).text, w->axis,
-                      w->ranks, w->rank, weft_shape_text(wefti_window_shape(w, it->shape)).text);
+                      "alone: weft_trainer_save and weft_trainer_load have all of it", v->rank, it->name, weft_shape_text(it->shape).text, blocks ? 0 : w->axis,
+                      blocks ? w->blocks : w->ranks, blocks ? w->block : w->rank, weft_shape_text(wefti_window_shape(w, it->shape)).text);
 }
 
 weft_status weft_variables_get(const weft_variables *v, const char *name, void *values_out, size_t bytes) {

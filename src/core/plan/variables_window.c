@@ -3,14 +3,24 @@
 
 #include "core/plan/window.h"
 
-/* What the axis leaves. */
+/* This rank's block of rows, and how many elements come before it. */
+static weft_shape block_of(const wefti_window_of *window, weft_shape global, int64_t *before_out) {
+    *before_out = 0;
+    if (window->blocks <= 1) return global;
+    global.dim[0] /= window->blocks;
+    *before_out = weft_shape_elements(global) * window->block;
+    return global;
+}
+
+/* What the axis leaves of a block. */
 static weft_shape along_axis(const wefti_window_of *window, weft_shape global) {
     if (window->ranks > 1) global.dim[window->axis] /= window->ranks;
     return global;
 }
 
 weft_shape wefti_window_shape(const wefti_window_of *window, weft_shape global) {
-    if (window->parts <= 1) return along_axis(window, global);
+    int64_t before;
+    if (window->parts <= 1) return along_axis(window, block_of(window, global, &before));
     return window->row > 0 ? weft_shape(window->each / window->row, window->row) : weft_shape(window->each);
 }
 
@@ -47,9 +57,30 @@ static int64_t count_of(const wefti_window_of *window, weft_shape global, int64_
     return wefti_min_i64(window->each, elements - *first_out);
 }
 
+/* The place in a block of an element of what is here; -1: it is beyond the end. */
+static int64_t index_in_block(const wefti_window_of *window, weft_shape block, int64_t element) {
+    int64_t outer, inner, begin = 0, first;
+    if (window->parts > 1) {
+        if (element >= count_of(window, block, &first)) return -1;
+        element += first;
+    }
+    if (window->ranks <= 1) return element;
+    around(window, block, &outer, &inner);
+    int64_t own = block.dim[window->axis] / window->ranks;
+    int64_t behind = element % inner, along = element / inner % own, before = element / inner / own;
+    for (int32_t s = 0; s < window->n_sections; begin += window->section[s++]) {
+        int64_t count = window->section[s] / window->ranks;
+        if (along < count) return (before * block.dim[window->axis] + begin + count * window->rank + along) * inner + behind;
+        along -= count;
+    }
+    return -1; /* there is no such element */
+}
+
 static void copy(const wefti_window_of *window, weft_shape global, size_t size, char *whole, char *part, bool takes) {
     int64_t first, count;
-    if (wefti_window_is_whole(window)) {
+    global = block_of(window, global, &first);
+    whole += (size_t)first * size;
+    if (window->ranks <= 1 && window->parts <= 1) {
         copy_run(whole, part, (size_t)weft_shape_elements(global) * size, takes);
         return;
     }
@@ -61,7 +92,7 @@ static void copy(const wefti_window_of *window, weft_shape global, size_t size, 
     if (window->ranks <= 1) copy_run(whole + (size_t)first * size, part, (size_t)count * size, takes);
     else
         for (int64_t i = 0; i < count; i++)
-            copy_run(whole + (size_t)wefti_window_index(window, global, i) * size, part + (size_t)i * size, size, takes);
+            copy_run(whole + (size_t)index_in_block(window, global, i) * size, part + (size_t)i * size, size, takes);
     if (takes) memset(part + (size_t)count * size, 0, (size_t)(window->each - count) * size);
 }
 
@@ -74,19 +105,8 @@ void wefti_window_put(const wefti_window_of *window, weft_shape global, size_t s
 }
 
 int64_t wefti_window_index(const wefti_window_of *window, weft_shape global, int64_t element) {
-    int64_t outer, inner, begin = 0, first;
-    if (window->parts > 1) {
-        if (element >= count_of(window, global, &first)) return -1;
-        element += first;
-    }
-    if (window->ranks <= 1) return element;
-    around(window, global, &outer, &inner);
-    int64_t own = global.dim[window->axis] / window->ranks;
-    int64_t behind = element % inner, along = element / inner % own, before = element / inner / own;
-    for (int32_t s = 0; s < window->n_sections; begin += window->section[s++]) {
-        int64_t count = window->section[s] / window->ranks;
-        if (along < count) return (before * global.dim[window->axis] + begin + count * window->rank + along) * inner + behind;
-        along -= count;
-    }
-    return -1; /* there is no such element */
+    int64_t    before;
+    weft_shape block = block_of(window, global, &before);
+    int64_t    index = index_in_block(window, block, element);
+    return index < 0 ? -1 : before + index;
 }

@@ -9,14 +9,17 @@
 
 enum { WEFTI_SECTIONS_MAX = 8 };
 
-/* A variable is dealt out in two ways, one after the other; either may be left out.
+/* A variable is dealt out in three ways, one after the other; each may be left out.
  *
- * Along one axis. That consists of sections (queries, keys and values of one weight; mostly there is one), each of which is cut into `ranks`
+ * In blocks: runs of its rows along axis 0, as experts' are.
+ *
+ * Along one axis of what that leaves. That consists of sections (queries, keys and values of one weight; mostly there is one), each of which is cut into `ranks`
  * equal parts; a rank has its part of each section, one behind the other.
  *
  * Then what that leaves, in its order in memory: `parts` ranks have `each` elements one behind the other, the last ones fewer or none. All have
  * room for `each`; what is beyond the end is nobody's. */
 typedef struct wefti_window_of {
+    int32_t blocks, block; /* blocks 0 or 1: not dealt out in blocks */
     int32_t ranks, rank; /* ranks 0 or 1: not dealt out along an axis */
     int32_t axis;
     int32_t n_sections;
@@ -26,7 +29,7 @@ typedef struct wefti_window_of {
     int64_t room_bytes;  /* least room for what is here, in which ranks gather equal parts in place; 0: no more than it needs */
 } wefti_window_of;
 
-static inline bool wefti_window_is_whole(const wefti_window_of *window) { return window->ranks <= 1 && window->parts <= 1; }
+static inline bool wefti_window_is_whole(const wefti_window_of *window) { return window->blocks <= 1 && window->ranks <= 1 && window->parts <= 1; }
 
 /* The shape of a rank's part. */
 weft_shape wefti_window_shape(const wefti_window_of *window, weft_shape global);
