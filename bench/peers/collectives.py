@@ -84,6 +84,7 @@ def measure_weft(options, kind, wire, ranks, sizes):
     """Records by size, metric and case: in the exported region, and over shared memory with foreign buffers too."""
     records = []
     points = [] if kind in ("sendrecv", "latency") else ["--ranks", ranks]
+    points += ["--in-place"] if kind == "broadcast" else []  # as MPI_Bcast is
     with tempfile.TemporaryDirectory() as work:
         path = os.path.join(work, "weft.jsonl")
         for foreign in [[], ["--foreign"]] if wire == "shm" else [[]]:
@@ -160,14 +161,15 @@ class Comparison:
             record, limit = self.last[size, metric, case], [value for value in self.limits[place, size, metric, case] if value]
             for peer in self.peers:
                 theirs = self.theirs.get((place, peer, size, metric))
-                if not theirs:
+                if not theirs and peer not in self.given_up:
                     continue
-                peer_median, median = statistics.median(theirs), statistics.median(values)
+                median, peer_median = statistics.median(values), statistics.median(theirs) if theirs else None
+                ratio = {"ratio": None, "peer_did": f"not finish within {PATIENCE['seconds']:g} s"} if not theirs else {
+                    "ratio": round(peer_median / median if metric == "time" else median / peer_median, 3)}
                 yield {"bench": f"{kind}-{wire}", "case": case, "cores": place, "metric": metric, "unit": record["unit"],
                        "median": round(median, 4), "low": round(min(values), 4), "high": round(max(values), 4),
                        "runs": len(values), "limit": round(statistics.median(limit), 6) if limit else None,
-                       "algorithm": record.get("algorithm"), "peer": peer, "peer_median": peer_median, "peer_runs": len(theirs),
-                       "ratio": round(peer_median / median if metric == "time" else median / peer_median, 3)}
+                       "algorithm": record.get("algorithm"), "peer": peer, "peer_median": peer_median, "peer_runs": len(theirs or []), **ratio}
 
 
 def compare(options, kind, wire, ranks, sizes, rounds):

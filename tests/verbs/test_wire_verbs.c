@@ -1,6 +1,7 @@
 /* The verbs wire over the fake fabric, through the conformance suite of all wires: as it is, over devices side by side, and
  * where registering, posting or the device's limits get in the way. */
 #include <criterion/criterion.h>
+#include <poll.h>
 #include <stdlib.h>
 
 #include "fake_verbs.h"
@@ -34,6 +35,63 @@ Test(wire_verbs, conforms_over_devices_side_by_side) {
 Test(wire_verbs, conforms_where_no_buffer_can_be_registered) {
     fake_verbs_set()->refuse_buffers = true;
     conform(3);
+}
+
+/* --- sleeping on the completion queues' events --- */
+
+enum { SLEPT_MESSAGES = 30, MOST_WAKES = 8 }; /* wakes: of one message, of which a large one takes several completions */
+
+/* Until the operation is done, polling only when the descriptor says so. Gives the number of times it did. */
+static int sleep_until_done(rank_world *world, const wefti_wire_op *op) {
+    wefti_wire *wire = world->wire;
+    int         wakes = 0;
+    while (!op->done) {
+        if (wire->ops->arm(wire) == WEFT_OK) {
+            struct pollfd wait = {.fd = wire->ops->descriptor(wire), .events = POLLIN};
+            CHECK(poll(&wait, 1, 10000) == 1, "nothing woke it");
+            wakes++;
+        }
+        CHECK_OK(wefti_wire_progress(wire, world_now()));
+    }
+    CHECK_OK(op->status);
+    return wakes;
+}
+
+/* Rank 0 sends when rank 1 has gone to sleep, or, every third time, before that. */
+static void sleep_on_events(rank_world *world) {
+    static const size_t sizes[] = {0, 8, 5000, 300000};
+    _Atomic int64_t *asleep = &world->shared->note[0];
+    uint8_t *memory = malloc(sizes[3]);
+    int      wakes = 0;
+    CHECK(memory && world->wire->can.flags & WEFTI_WIRE_WAIT_DESCRIPTOR, "no memory, or no descriptor");
+    world_barrier(world);
+    for (int i = 0; i < SLEPT_MESSAGES; i++) {
+        size_t bytes = sizes[i % 4];
+        bool   late = i % 3 == 0; /* the receiver: what came before it armed is not lost */
+        if (world->rank == 0) {
+            while (!late && atomic_load(asleep) <= i) world->wire->host->sleep(world->wire->host->context, 100000);
+            if (!late) world->wire->host->sleep(world->wire->host->context, 3 * WEFTI_MILLISECOND_NS);
+            fill(memory, bytes, (uint32_t)i);
+        } else if (late) {
+            world->wire->host->sleep(world->wire->host->context, 3 * WEFTI_MILLISECOND_NS);
+        }
+        wefti_wire_op op = world->rank == 0 ? wefti_wire_send(1, WEFTI_TAG_TEST, memory, bytes) : wefti_wire_recv(0, WEFTI_TAG_TEST, memory, bytes);
+        op.flags = WEFTI_WIRE_SILENT;
+        world_post(world, &op);
+        if (world->rank == 1) atomic_store(asleep, i + 1);
+        wakes += sleep_until_done(world, &op);
+        CHECK(world->rank == 0 || filled(memory, bytes, (uint32_t)i), "message %d has other bytes", i);
+    }
+    CHECK(world->rank == 0 || wakes >= SLEPT_MESSAGES / 3, "it slept %d times only", wakes);
+    CHECK(wakes <= SLEPT_MESSAGES * MOST_WAKES, "it was woken %d times", wakes);
+    free(memory);
+    world_barrier(world);
+}
+Test(wire_verbs, sleeps_until_something_completes) { conformance_run_one(&plain, 2, "sleep_on_events", sleep_on_events); }
+Test(wire_verbs, sleeps_on_the_queues_of_all_devices) {
+    setenv("WEFT_VERBS_DEVICE", "all", 1);
+    fake_verbs_set()->devices = 3;
+    conformance_run_one(&plain, 2, "sleep_on_events", sleep_on_events);
 }
 
 /* --- collectives on top --- */
