@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "common/effort.h"
-#include "world.h"
+#include "rounds.h"
 
 enum { SEEDS = UNDER_ADDRESS_SANITIZER ? 60 : 200, MOST_SIZE = 7, MOST_DEATHS = 6 };
 #define PATIENCE_NS WEFTI_SECOND_NS
@@ -22,19 +22,13 @@ typedef struct death {
     uint64_t at_ns, again_ns; /* again_ns: when another one is started; 0: never */
 } death;
 
-/* The world that a rank was in last, and how far. */
-typedef struct view {
-    uint32_t seats; /* a bit for each member, as the sums say */
-    int32_t  size, rounds;
-} view;
-
 typedef struct scene {
     uint64_t random;
     int32_t  size, nodes[MOST_SIZE], death_count;
     wefti_sim_options options;
     death    deaths[MOST_DEATHS];
     uint64_t last_ns, replacement_ns, end_ns;
-    view     views[MOST_SIZE];
+    sim_view     views[MOST_SIZE];
     int32_t  hangs, fenced;  /* the rank that does, or -1; ranks that were ended for others */
     uint64_t hangs_ns;
     sim_world *world;
@@ -44,12 +38,7 @@ typedef struct scene {
 
 static scene of;
 
-static uint64_t draw(uint64_t below) { /* xorshift64* */
-    of.random ^= of.random >> 12;
-    of.random ^= of.random << 25;
-    of.random ^= of.random >> 27;
-    return (of.random * UINT64_C(2685821657736338717) >> 11) % below;
-}
+static uint64_t draw(uint64_t below) { return sim_draw(&of.random, below); }
 
 /* One rank is never struck: somebody must have the state. */
 static void draw_deaths(int32_t spared) {
@@ -114,44 +103,12 @@ static void plan(sim_world *world) {
 
 /* --- what a rank does --- */
 
-enum { SEATS, ROUND, ENDS, COUNT };
-
-/* Everyone's seat, the number of the round, and whether rank 0 says that it is the last. */
-static weft_status take_round(sim_rank *self, view *seen, bool *last_out) {
-    const wefti_host *host = self->transport->host;
-    int32_t           values[2][COUNT], size = self->transport->size;
-    values[0][SEATS] = (int32_t)1 << self->rank;
-    values[0][ROUND] = seen->rounds;
-    values[0][ENDS] = self->transport->rank == 0 && wefti_host_now(host) > of.end_ns;
-    memcpy(values[1], values[0], sizeof values[0]);
-    if (self->group) {
-        wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .send = values[0], .receive = values[1], .count = COUNT, .dtype = WEFT_I32, .op = WEFTI_REDUCE_SUM};
-        wefti_collective     *handle = NULL;
-        WEFTI_TRY(wefti_collective_start(self->group, &call, &handle));
-        WEFTI_TRY(wefti_collective_wait(handle, 0));
-    } else {
-        WEFTI_TRY(wefti_fault_status(self->transport->fault)); /* as weft_world_verdict */
-    }
-    uint32_t seats = (uint32_t)values[1][SEATS];
-    if ((seen->rounds && seats != seen->seats) || __builtin_popcount(seats) != size || !(seats >> self->rank & 1) || values[1][ROUND] != size * seen->rounds)
-        return wefti_fail(WEFT_E_INTERNAL, "round %d of %d ranks gave seats %x and rounds %d", (int)seen->rounds, (int)size, seats, (int)values[1][ROUND]);
-    *seen = (view){seats, size, seen->rounds + 1};
-    *last_out = values[1][ENDS] > 0;
-    return WEFT_OK;
-}
-
 static weft_status run_rounds(sim_rank *self) {
-    view *seen = &of.views[self->rank];
-    bool  last = false;
-    *seen = (view){0};
+    sim_view *seen = &of.views[self->rank];
+    *seen = (sim_view){0};
     of.worlds++;
     of.alone += self->transport->size == 1;
-    if (self->transport->size > 1) WEFTI_TRY(sim_rank_open(self, NULL, NULL, 2));
-    while (!last) {
-        WEFTI_TRY(take_round(self, seen, &last));
-        self->transport->host->sleep(self->transport->host->context, 30 * WEFTI_MILLISECOND_NS);
-    }
-    return WEFT_OK;
+    return sim_run_rounds(self, &of.end_ns, 30 * WEFTI_MILLISECOND_NS, seen);
 }
 
 static weft_status go_on(sim_rank *self) {
@@ -172,12 +129,12 @@ static weft_status go_on(sim_rank *self) {
 
 static const char *judge(const sim_world *world, char *words, size_t bytes) {
     uint32_t    alive = 0;
-    const view *one = NULL;
+    const sim_view *one = NULL;
     if (world->outcome != WEFT_OK) return world->words;
     for (int32_t rank = 0; rank < of.size; rank++) alive |= (uint32_t)!wefti_sim_is_gone(world->sim, rank) << rank;
     for (int32_t rank = 0; rank < of.size; rank++) {
         const sim_rank *self = &world->ranks[rank];
-        const view     *seen = &of.views[rank];
+        const sim_view     *seen = &of.views[rank];
         if (!(alive >> rank & 1)) continue;
         if (!self->ended || self->status != WEFT_OK) {
             snprintf(words, bytes, "rank %d (start %d) %s %s: %.400s", (int)rank, (int)self->start, self->ended ? "ended with" : "has not ended,", weft_status_name(self->status),

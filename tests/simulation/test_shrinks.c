@@ -11,16 +11,10 @@
 #include <string.h>
 
 #include "common/effort.h"
-#include "world.h"
+#include "rounds.h"
 
 enum { SEEDS = UNDER_ADDRESS_SANITIZER ? 200 : 600, MOST_SIZE = 9, MOST_FAULTS = 5, MOST_WORLDS = SIM_MOST_LOST + 1 };
 #define PATIENCE_NS WEFTI_SECOND_NS
-
-/* A world as one of its ranks saw it. */
-typedef struct view {
-    uint32_t seats; /* a bit for each member, as the sums say */
-    int32_t  size, rounds;
-} view;
 
 typedef struct scene {
     uint64_t random;
@@ -29,7 +23,7 @@ typedef struct scene {
     wefti_sim_fault   faults[MOST_FAULTS];
     uint64_t pause_ns, rounds_ns; /* between rounds; how long there are some at least, after the last fault */
     uint64_t end_ns;
-    view     views[MOST_SIZE][MOST_WORLDS];
+    sim_view     views[MOST_SIZE][MOST_WORLDS];
     int32_t  worlds[MOST_SIZE]; /* that each rank saw */
     uint64_t began_ns, called_ns; /* when all had opened; when the latest one began to shrink */
     uint64_t most_ns; /* that the ranks took to go on, after whatever happened last */
@@ -37,12 +31,7 @@ typedef struct scene {
 
 static scene of;
 
-static uint64_t draw(uint64_t below) { /* xorshift64* */
-    of.random ^= of.random >> 12;
-    of.random ^= of.random << 25;
-    of.random ^= of.random >> 27;
-    return (of.random * UINT64_C(2685821657736338717) >> 11) % below;
-}
+static uint64_t draw(uint64_t below) { return sim_draw(&of.random, below); }
 
 static bool is_struck(int32_t rank) {
     for (int32_t i = 0; i < of.fault_count; i++)
@@ -106,39 +95,8 @@ static void plan(sim_world *world) {
 
 /* --- what a rank does --- */
 
-enum { SEATS, ROUND, ENDS, COUNT };
-
-/* Everyone's seat, the number of the round, and whether rank 0 says that it is the last. */
-static weft_status take_round(sim_rank *self, view *seen, bool *last_out) {
-    const wefti_host *host = self->transport->host;
-    int32_t           values[2][COUNT], size = self->transport->size;
-    values[0][SEATS] = (int32_t)1 << self->rank;
-    values[0][ROUND] = seen->rounds;
-    values[0][ENDS] = self->transport->rank == 0 && wefti_host_now(host) > of.end_ns;
-    memcpy(values[1], values[0], sizeof values[0]);
-    if (self->group) {
-        wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .send = values[0], .receive = values[1], .count = COUNT, .dtype = WEFT_I32, .op = WEFTI_REDUCE_SUM};
-        wefti_collective     *handle = NULL;
-        WEFTI_TRY(wefti_collective_start(self->group, &call, &handle));
-        WEFTI_TRY(wefti_collective_wait(handle, 0));
-    }
-    uint32_t seats = (uint32_t)values[1][SEATS];
-    if ((seen->rounds && seats != seen->seats) || __builtin_popcount(seats) != size || !(seats >> self->rank & 1) || values[1][ROUND] != size * seen->rounds)
-        return wefti_fail(WEFT_E_INTERNAL, "round %d of %d ranks gave seats %x and rounds %d", (int)seen->rounds, (int)size, seats, (int)values[1][ROUND]);
-    *seen = (view){seats, size, seen->rounds + 1};
-    *last_out = values[1][ENDS] > 0;
-    return WEFT_OK;
-}
-
 static weft_status run_rounds(sim_rank *self) {
-    view *seen = &of.views[self->rank][of.worlds[self->rank]++];
-    bool  last = false;
-    if (self->transport->size > 1) WEFTI_TRY(sim_rank_open(self, NULL, NULL, 2));
-    while (!last) {
-        WEFTI_TRY(take_round(self, seen, &last));
-        self->transport->host->sleep(self->transport->host->context, of.pause_ns);
-    }
-    return WEFT_OK;
+    return sim_run_rounds(self, &of.end_ns, of.pause_ns, &of.views[self->rank][of.worlds[self->rank]++]);
 }
 
 static weft_status shrink(sim_rank *self) {
@@ -170,7 +128,7 @@ static const char *compare(const sim_world *world, char *words, size_t bytes) {
     for (int32_t a = 0; a < of.size; a++)
         for (int32_t b = 0; b < a; b++) {
             if (!world->ranks[a].ended || !world->ranks[b].ended || world->ranks[a].status != WEFT_OK || world->ranks[b].status != WEFT_OK) continue;
-            const view *one = &of.views[a][of.worlds[a] - 1], *other = &of.views[b][of.worlds[b] - 1];
+            const sim_view *one = &of.views[a][of.worlds[a] - 1], *other = &of.views[b][of.worlds[b] - 1];
             if (one->seats == other->seats && one->rounds == other->rounds) continue;
             snprintf(words, bytes, "rank %d ended in the world of seats %x after %d rounds, rank %d in that of %x after %d", (int)a, one->seats,
                      (int)one->rounds, (int)b, other->seats, (int)other->rounds);
