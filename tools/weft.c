@@ -5,8 +5,8 @@
  *   weft verify FILE                          every checksum
  *   weft list FILE                            arrays with dtype, shape and bytes, and the values of a run
  *
- * A checkpoint of any mesh is one file of whole arrays already: ranks write their parts into it together (weft_trainer_save). So there is nothing to put
- * together, and what `reshard` adds is the check, and leaving out what is the run's. Snapshots of a parameter server (weft_server_save) are files of another
+ * IN and FILE may be an index of several files (*.safetensors.index.json), as ranks write in parallel (weft_trainer_save): `reshard` makes one file of them. A
+ * checkpoint that is one file has whole arrays already, whatever the mesh; what `reshard` adds is the check, and leaving out what is the run's. Snapshots of a parameter server (weft_server_save) are files of another
  * kind: they are loaded and saved by a program. */
 #include <stdio.h>
 #include <stdlib.h>

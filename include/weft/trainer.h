@@ -104,7 +104,11 @@ struct weft_loader; /* weft/loader.h */
 
 /* Writes parameters, states, solver state, the step count and, where `loader` is not NULL, where it stands, to one safetensors file:
  * rank 0 writes, atomically (the last good file stays until the new one is on disk), and every rank returns its status. What other ranks alone have
- * comes to rank 0 while it writes, one variable at a time, so under every strategy the file is that of one process, and no rank holds all. */
+ * comes to rank 0 while it writes, one variable at a time, so under every strategy the file is that of one process, and no rank holds all.
+ *
+ * A path that ends in .safetensors.index.json is for large runs: every rank writes whole variables of its stage, about as many bytes each, to a file of its own
+ * beside it, at the same time; then rank 0 writes the index, as is usual for large models, which loads under any mesh. Until the index is there the former one and
+ * its files are as they were; then these go. WEFT_E_UNSUPPORTED with WEFT_SERVER, whose servers may outlive ranks. */
 WEFT_MUST_CHECK weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const struct weft_loader *loader);
 /* Goes on where a saved run stood, to the bit: rank 0 reads and sends. Any number of ranks may load what any other number saved, under any mesh.
  * Nothing is changed on an error: a file that is missing or corrupt, an array that the file lacks or has in another shape, arrays

@@ -12,6 +12,7 @@
 
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "io/shards.h"
 #include "io/source.h"
 
 enum { chunk_bytes = 1 << 20 };
@@ -32,6 +33,9 @@ struct weft_safetensors {
     pair                    *meta;  /* by key */
     uint64_t                *sum;   /* of each entry; NULL without a checksum */
     size_t                   count, capacity, meta_count, meta_capacity;
+    weft_safetensors       **shard; /* [n_shards] of an index: what is above is theirs, one file behind the other */
+    size_t                  *first; /* [n_shards] of `entry` */
+    size_t                   n_shards;
 };
 
 static const wefti_safetensors_type types[] = {
@@ -329,9 +333,63 @@ static weft_status map_data(weft_safetensors *file) {
     return WEFT_OK;
 }
 
+/* --- several files by an index --- */
+
+static weft_status open_shards(weft_safetensors *file, const wefti_shards *shards) {
+    size_t n = (size_t)shards->n;
+    WEFTI_TRY(wefti_alloc(n * sizeof *file->shard, "an index of files", &file->shard));
+    WEFTI_TRY(wefti_alloc(n * sizeof *file->first, "an index of files", &file->first));
+    file->n_shards = n;
+    for (size_t k = 0; k < n; k++) {
+        WEFTI_TRY(weft_safetensors_open(shards->path[k], &file->shard[k]));
+        file->first[k] = file->capacity;
+        file->capacity += file->shard[k]->count;
+        file->meta_capacity += file->shard[k]->meta_count;
+    }
+    WEFTI_TRY(wefti_alloc(file->capacity * sizeof *file->entry, "arrays of several files", &file->entry));
+    WEFTI_TRY(wefti_alloc(file->capacity * sizeof *file->named, "arrays of several files", &file->named));
+    return wefti_alloc(file->meta_capacity * sizeof *file->meta, "metadata of several files", &file->meta);
+}
+
+static weft_status join_shards(weft_safetensors *file) {
+    for (size_t k = 0; k < file->n_shards; k++) {
+        const weft_safetensors *shard = file->shard[k];
+        for (size_t i = 0; i < shard->count; i++, file->count++) {
+            file->entry[file->count] = shard->entry[i];
+            file->named[file->count] = &file->entry[file->count];
+        }
+        for (size_t i = 0; i < shard->meta_count; i++)
+            if (strcmp(shard->meta[i].key, WEFTI_SAFETENSORS_CHECKSUM) != 0) file->meta[file->meta_count++] = shard->meta[i];
+    }
+    if (file->count) qsort(file->named, file->count, sizeof(weft_safetensors_entry *), by_name);
+    if (file->meta_count) qsort(file->meta, file->meta_count, sizeof *file->meta, by_key);
+    for (size_t i = 1; i < file->count; i++)
+        if (strcmp(file->named[i - 1]->name, file->named[i]->name) == 0)
+            return wefti_fail(WEFT_E_CORRUPT, "'%s': two of its files have an array '%s'", file->path, file->named[i]->name);
+    return WEFT_OK;
+}
+
+static weft_status open_index(const char *path, weft_safetensors **file_out) {
+    weft_safetensors *file = NULL;
+    wefti_shards      shards = {.n = 0};
+    weft_status       status;
+    WEFTI_TRY(wefti_alloc(sizeof *file, "an index of safetensors files", &file));
+    file->descriptor = -1;
+    WEFTI_TRY_GOTO(wefti_copy_string(path, &file->path), done);
+    WEFTI_TRY_GOTO(wefti_shards_open(path, &shards), done);
+    WEFTI_TRY_GOTO(open_shards(file, &shards), done);
+    status = join_shards(file);
+done:
+    wefti_shards_close(&shards);
+    if (status != WEFT_OK) weft_safetensors_release(file);
+    else *file_out = file;
+    return status;
+}
+
 weft_status weft_safetensors_open(const char *path, weft_safetensors **file_out) {
     if (!file_out) return wefti_fail(WEFT_E_INVALID, "weft_safetensors_open: file_out is NULL");
     *file_out = NULL;
+    if (wefti_shards_is_index(path)) return open_index(path, file_out);
     weft_safetensors *file = NULL;
     weft_status       status;
     WEFTI_TRY(wefti_alloc(sizeof *file, "a safetensors file", &file));
@@ -389,6 +447,9 @@ static weft_status check_bools(const weft_safetensors *file, const weft_safetens
 weft_status weft_safetensors_read(const weft_safetensors *file, const weft_safetensors_entry *entry, void *data_out) {
     if (!file || !entry || (!data_out && entry->bytes > 0) || entry < file->entry || entry >= file->entry + file->count)
         return wefti_fail(WEFT_E_INVALID, "weft_safetensors_read: needs an entry of this file and where to write");
+    for (size_t k = file->n_shards; k-- > 0;)
+        if ((size_t)(entry - file->entry) >= file->first[k])
+            return weft_safetensors_read(file->shard[k], &file->shard[k]->entry[(size_t)(entry - file->entry) - file->first[k]], data_out);
     uint8_t    *out = data_out;
     wefti_xxh64 hash;
     wefti_xxh64_begin(&hash);
@@ -404,6 +465,8 @@ weft_status weft_safetensors_read(const weft_safetensors *file, const weft_safet
 
 weft_status weft_safetensors_verify(const weft_safetensors *file) {
     uint8_t *chunk = NULL;
+    for (size_t k = 0; k < file->n_shards; k++) WEFTI_TRY(weft_safetensors_verify(file->shard[k]));
+    if (file->n_shards > 0) return WEFT_OK;
     if (!file->sum) return wefti_fail(WEFT_E_NOT_FOUND, "'%s' has no checksum", file->path);
     WEFTI_TRY(wefti_alloc_raw(chunk_bytes, WEFTI_CACHE_LINE, "verifying checksums", &chunk));
     weft_status status = WEFT_OK;
@@ -425,6 +488,9 @@ weft_status weft_safetensors_verify(const weft_safetensors *file) {
 
 void weft_safetensors_release(weft_safetensors *file) {
     if (!file) return;
+    for (size_t k = 0; k < file->n_shards; k++) weft_safetensors_release(file->shard[k]);
+    if (file->first) wefti_free(file->first, file->n_shards * sizeof *file->first);
+    if (file->shard) wefti_free(file->shard, file->n_shards * sizeof(weft_safetensors *));
     if (file->mapping) munmap(file->mapping, file->file_bytes);
     if (file->descriptor >= 0) close(file->descriptor);
     if (file->header) wefti_free(file->header, file->header_bytes);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/iface/collective.h"
+#include "io/shards.h"
 #include "train/trainer.h"
 #include "weft/checkpoint.h"
 #include "weft/loader.h"
@@ -77,15 +78,28 @@ static weft_status add_variables(weft_trainer *trainer, weft_checkpoint_writer *
     for (int32_t i = 0; i < from->gatherer->listing.n; i++)
         if (!wefti_is_compress_error(from->gatherer->listing.list[i].info.name)) /* each rank has its own */
             WEFTI_TRY(add_variable(trainer, writer, from, i));
-    if (!trainer->lbfgs) return WEFT_OK;
-    wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
-    WEFTI_TRY(weft_checkpoint_add(writer, "weft.solver.lbfgs", WEFT_F64, weft_shape(state.n_values), state.values));
-    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.lbfgs_used", *state.used));
-    return weft_checkpoint_add_i64(writer, "weft.lbfgs_next", *state.next);
+    return WEFT_OK;
 }
 
-static weft_status write_file(wefti_gatherer *gatherer, const char *path, const weft_loader *loader, const wefti_compress_states *states,
-                              const wefti_served_states *served) {
+weft_status wefti_save_numbers(weft_trainer *trainer, const wefti_saved *saved, weft_checkpoint_writer *writer) {
+    if (trainer->lbfgs) {
+        wefti_lbfgs_state state = wefti_lbfgs_state_of(trainer->lbfgs);
+        WEFTI_TRY(weft_checkpoint_add(writer, "weft.solver.lbfgs", WEFT_F64, weft_shape(state.n_values), state.values));
+        WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.lbfgs_used", *state.used));
+        WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.lbfgs_next", *state.next));
+    }
+    WEFTI_TRY(wefti_compress_states_add(trainer, saved->states, writer));
+    WEFTI_TRY(wefti_served_states_add(trainer, saved->served, writer));
+    WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps));
+    WEFTI_TRY(weft_checkpoint_add_u64(writer, "weft.seed", trainer->graph->seed));
+    if (trainer->program.strategy.precision == WEFT_F16) {
+        WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loss_scale", trainer->scale.exponent));
+        WEFTI_TRY(weft_checkpoint_add_i64(writer, "weft.loss_scale_good", trainer->scale.good));
+    }
+    return saved->loader ? weft_loader_save_to(saved->loader, "train", writer) : WEFT_OK;
+}
+
+static weft_status write_file(wefti_gatherer *gatherer, const char *path, const wefti_saved *saved) {
     weft_trainer           *trainer = gatherer->trainer;
     weft_checkpoint_writer *writer = NULL;
     sources                 from = {.n = 0};
@@ -93,15 +107,7 @@ static weft_status write_file(wefti_gatherer *gatherer, const char *path, const 
     WEFTI_TRY_GOTO(open_sources(gatherer, &from), done);
     WEFTI_TRY_GOTO(weft_checkpoint_create(path, &writer), done);
     WEFTI_TRY_GOTO(add_variables(trainer, writer, &from), done);
-    WEFTI_TRY_GOTO(wefti_compress_states_add(trainer, states, writer), done);
-    WEFTI_TRY_GOTO(wefti_served_states_add(trainer, served, writer), done);
-    WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.step", trainer->steps), done);
-    WEFTI_TRY_GOTO(weft_checkpoint_add_u64(writer, "weft.seed", trainer->graph->seed), done);
-    if (trainer->program.strategy.precision == WEFT_F16) {
-        WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.loss_scale", trainer->scale.exponent), done);
-        WEFTI_TRY_GOTO(weft_checkpoint_add_i64(writer, "weft.loss_scale_good", trainer->scale.good), done);
-    }
-    if (loader) WEFTI_TRY_GOTO(weft_loader_save_to(loader, "train", writer), done);
+    WEFTI_TRY_GOTO(wefti_save_numbers(trainer, saved, writer), done);
     status = weft_checkpoint_commit(writer);
 done:
     weft_checkpoint_writer_release(writer);
@@ -109,12 +115,11 @@ done:
     return first_of(status, wefti_parts_end(trainer)); /* the others wait for it, whatever happened here */
 }
 
-static weft_status save(weft_trainer *trainer, const char *path, const weft_loader *loader, const wefti_compress_states *states,
-                        const wefti_served_states *served) {
+static weft_status save(weft_trainer *trainer, const char *path, const wefti_saved *saved) {
     wefti_gatherer gatherer;
-    weft_status    status = wefti_parts_open(trainer, &gatherer);
+    weft_status    status = wefti_parts_open(trainer, false, &gatherer);
     if (wefti_in_parts(trainer)) status = wefti_agree(trainer->world, status, "making ready to save the run");
-    if (status == WEFT_OK && trainer->world->rank == 0) status = write_file(&gatherer, path, loader, states, served);
+    if (status == WEFT_OK && trainer->world->rank == 0) status = write_file(&gatherer, path, saved);
     else if (status == WEFT_OK && wefti_in_parts(trainer)) status = wefti_parts_serve(&gatherer);
     wefti_parts_close(&gatherer);
     return wefti_agree(wefti_trainer_meets(trainer), status, "saving the run");
@@ -127,7 +132,8 @@ weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const wef
     WEFTI_TRY(wefti_served_refresh(trainer));
     weft_status           status = wefti_compress_states_gather(trainer, &states);
     if (status == WEFT_OK) status = wefti_served_states_gather(trainer, &served);
-    if (status == WEFT_OK) status = save(trainer, path, loader, &states, &served);
+    const wefti_saved saved = {loader, &states, &served};
+    if (status == WEFT_OK) status = wefti_shards_is_index(path) ? wefti_save_shards(trainer, path, &saved) : save(trainer, path, &saved);
     wefti_served_states_release(&served);
     wefti_compress_states_release(&states);
     return status;

@@ -165,37 +165,37 @@ static weft_status own_part(const wefti_gatherer *g, int32_t index, size_t bytes
     return device->vtable->host_memory ? WEFT_OK : device->vtable->read(device, g->part, memory, bytes);
 }
 
-/* One part on its way to rank 0, who puts it where it belongs. */
-static weft_status move_part(wefti_gatherer *g, const wefti_listed *it, int32_t part) {
+/* One part on its way to rank `to`, who puts it where it belongs. */
+static weft_status move_part(wefti_gatherer *g, const wefti_listed *it, int32_t part, int32_t to) {
     const weft_trainer *trainer = g->trainer;
     int32_t             from = holder_of(trainer, it, part), rank = trainer->world->rank;
     size_t              bytes = part_bytes_of(it);
     wefti_window_of     window = window_of_part(it, part);
     void               *values = g->part;
     if (rank == from) WEFTI_TRY(own_part(g, it->here, bytes, &values));
-    if (rank == from && rank != 0) return message(trainer, WEFTI_SEND, 0, values, bytes);
-    if (rank != 0) return WEFT_OK;
+    if (rank == from && rank != to) return message(trainer, WEFTI_SEND, to, values, bytes);
+    if (rank != to) return WEFT_OK;
     if (rank != from) WEFTI_TRY(message(trainer, WEFTI_RECEIVE, from, values, bytes));
     wefti_window_put(&window, it->info.shape, weft_dtype_bytes(it->info.dtype), values, g->whole);
     return WEFT_OK;
 }
 
-static weft_status gather(wefti_gatherer *g, int64_t index) {
+weft_status wefti_parts_gather(wefti_gatherer *g, int64_t index, int32_t to) {
     const wefti_listed *it = &g->listing.list[index];
-    for (int32_t part = 0; part < parts_of(it); part++) WEFTI_TRY(move_part(g, it, part));
+    for (int32_t part = 0; part < parts_of(it); part++) WEFTI_TRY(move_part(g, it, part, to));
     return WEFT_OK;
 }
 
 /* --- saving --- */
 
-weft_status wefti_parts_open(weft_trainer *trainer, wefti_gatherer *g) {
+weft_status wefti_parts_open(weft_trainer *trainer, bool everywhere, wefti_gatherer *g) {
     *g = (wefti_gatherer){.trainer = trainer, .latest = -1};
     WEFTI_TRY(wefti_listing_open(trainer, &g->listing));
     if (!wefti_in_parts(trainer)) return WEFT_OK;
     g->bytes = largest(&g->listing);
     g->part_bytes = largest_part(&g->listing);
     WEFTI_TRY(wefti_alloc(g->part_bytes, "a part of a variable", &g->part));
-    return trainer->world->rank == 0 ? wefti_alloc(g->bytes, "a whole variable", &g->whole) : WEFT_OK;
+    return trainer->world->rank == 0 || everywhere ? wefti_alloc(g->bytes, "a whole variable", &g->whole) : WEFT_OK;
 }
 
 void wefti_parts_close(wefti_gatherer *g) {
@@ -211,7 +211,7 @@ weft_status wefti_parts_fetch(void *context, uint64_t offset, uint64_t bytes, vo
     if (g->latest != one->index) {
         int64_t index = one->index;
         WEFTI_TRY(announce(g->trainer, &index));
-        WEFTI_TRY(gather(g, index));
+        WEFTI_TRY(wefti_parts_gather(g, index, 0));
         g->latest = one->index;
     }
     memcpy(out, (char *)g->whole + offset, (size_t)bytes);
@@ -228,7 +228,7 @@ weft_status wefti_parts_serve(wefti_gatherer *g) {
         int64_t index = THE_END;
         WEFTI_TRY(announce(g->trainer, &index));
         if (index == THE_END) return WEFT_OK;
-        WEFTI_TRY(gather(g, index));
+        WEFTI_TRY(wefti_parts_gather(g, index, 0));
     }
 }
 

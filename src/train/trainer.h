@@ -270,7 +270,7 @@ typedef struct wefti_gatherer {
     weft_trainer *trainer;
     wefti_listing listing;
     int32_t       latest; /* the variable that is here; -1: none */
-    void         *whole;  /* [bytes] rank 0 */
+    void         *whole;  /* [bytes] who gathers */
     void         *part;   /* [part_bytes] */
     size_t        bytes, part_bytes;
 } wefti_gatherer;
@@ -278,8 +278,10 @@ typedef struct wefti_gathered {
     wefti_gatherer *gatherer;
     int32_t         index; /* in the listing */
 } wefti_gathered;
-/* On every rank; what is open then has to be closed, whatever it gave. */
-WEFT_MUST_CHECK weft_status wefti_parts_open(weft_trainer *trainer, wefti_gatherer *gatherer_out);
+/* On every rank; what is open then has to be closed, whatever it gave. `everywhere`: any rank may gather, else rank 0. */
+WEFT_MUST_CHECK weft_status wefti_parts_open(weft_trainer *trainer, bool everywhere, wefti_gatherer *gatherer_out);
+/* Variable `index` of the listing at rank `to`, in its gatherer. All ranks call it, for the same variables in the same order. */
+WEFT_MUST_CHECK weft_status wefti_parts_gather(wefti_gatherer *gatherer, int64_t index, int32_t to);
 void wefti_parts_close(wefti_gatherer *gatherer);
 /* Rank 0 fetches (a weft_checkpoint_fetch, of a wefti_gathered) and ends, whatever happened, deals ended the same; the others serve until then. */
 weft_status wefti_parts_fetch(void *context, uint64_t offset, uint64_t bytes, void *out);
@@ -358,6 +360,16 @@ void        wefti_compress_states_release(wefti_compress_states *states);
 /* Reads what each rank of this world takes over, at rank 0, to memory as gather leaves it; and hands it out, collectively. */
 weft_status wefti_compress_states_read(weft_trainer *trainer, weft_checkpoint *file, wefti_compress_states *states_out);
 weft_status wefti_compress_states_deal(weft_trainer *trainer, const wefti_compress_states *states);
+
+/* What else than variables a file of the run has. */
+typedef struct wefti_saved {
+    const weft_loader           *loader; /* NULL: none */
+    const wefti_compress_states *states;
+    const wefti_served_states   *served;
+} wefti_saved;
+WEFT_MUST_CHECK weft_status wefti_save_numbers(weft_trainer *trainer, const wefti_saved *saved, weft_checkpoint_writer *writer);
+/* Each rank writes its part of the run to a file of its own, then rank 0 the index, `path` (save_shards.c). Collective. */
+WEFT_MUST_CHECK weft_status wefti_save_shards(weft_trainer *trainer, const char *path, const wefti_saved *saved);
 
 /* Names, over all ranks, whose data or share of the loss is not finite, or the gradient's norm where the loss is. Collective. */
 weft_status wefti_trainer_nan(weft_trainer *trainer, const weft_batch *batch, double loss, double norm, double own_loss);

@@ -90,13 +90,9 @@ static inline void all_agree(const char *model, int steps, double tolerance, boo
     free(one);
 }
 
-/* Of a run of some steps, the file. */
-static inline const char *file_of(const char *model, const combination *c, int steps, const char *load) {
-    char       *text;
-    static int  files;
-    char        name[32];
-    snprintf(name, sizeof name, "file-%d", files++);
-    const char *path = temporary_path(name);
+/* Of a run of some steps, what it saves at a path. */
+static inline const char *saved_at(const char *path, const char *model, const combination *c, int steps, const char *load) {
+    char *text;
     setenv("RUN_SAVE", path, 1);
     if (load) setenv("RUN_LOAD", load, 1);
     int status = run_mesh(model, "f64", c->mesh, c->ranks, steps, temporary_path("none"), &text);
@@ -105,6 +101,13 @@ static inline const char *file_of(const char *model, const combination *c, int s
     cr_assert_eq(status, 0, "%s: exit status %d: %s", c->mesh, status, text);
     free(text);
     return path;
+}
+
+static inline const char *file_of(const char *model, const combination *c, int steps, const char *load) {
+    static int files;
+    char       name[32];
+    snprintf(name, sizeof name, "file-%d", files++);
+    return saved_at(temporary_path(name), model, c, steps, load);
 }
 
 static inline bool same_bytes(const char *one, const char *other) {

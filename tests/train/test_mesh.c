@@ -1,5 +1,8 @@
 /* Combinations of axes by the strategy alone: a small character GPT on two ranks an axis has the losses of one process, files are those of one
  * process, runs go on under any other mesh, and a rank that dies ends all. The table is mesh_table.h; all of its rows: test_mesh_nightly.c. */
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "train/mesh_table.h"
 
 Test(mesh, combinations_agree) { all_agree("gpt", 100, 1e-4, false); }
@@ -61,6 +64,52 @@ Test(mesh, files_that_cannot_be) {
     fails("gpt", "data=2,pipeline=2", 4, "RUN_LOAD", "/nowhere/to/be/found", "failed on rank 0", "/nowhere/to/be");
     const char *file = file_of("mlp", &alone, 0, NULL);
     fails("gpt", "pipeline=2", 2, "RUN_LOAD", file, "failed on rank 0", "tokens.weight");
+}
+
+/* Each rank writes a file of its own: what one process makes of them is its file to the byte, and another mesh goes on from them. */
+Test(mesh, files_in_shards) {
+    const combination from[] = {{"data=2,tensor=2", 4, false, "gpt"}, {"sequence=2,zero=3,divide-bytes=1", 2, false, "gpt"}, {"expert=2,pipeline=2", 4, false, "moe"},
+                                {"data=2", 2, false, "gpt"}, {"data=1", 1, false, "gpt"}};
+    const combination to = {"tensor=2,pipeline=2,accumulate=2", 4, false, NULL};
+    for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "run%zu.safetensors.index.json", i);
+        const char *one = file_of(from[i].model, &alone, 3, NULL), *index = saved_at(temporary_path(name), from[i].model, &from[i], 0, one);
+        cr_expect(same_bytes(one, file_of(from[i].model, &alone, 0, index)), "%s: one process reads something else", from[i].mesh);
+        cr_expect(same_bytes(one, file_of(from[i].model, &to, 0, index)), "%s: another mesh reads something else", from[i].mesh);
+        snprintf(name, sizeof name, "run%zu-g1-%05d-of-%05d.safetensors", i, from[i].ranks, from[i].ranks);
+        cr_expect_eq(access(temporary_path(name), R_OK), 0, "%s: no file of the last rank", from[i].mesh);
+        (void)saved_at(index, from[i].model, &from[i], 0, one);
+        cr_expect_neq(access(temporary_path(name), R_OK), 0, "%s: the former files are still there", from[i].mesh);
+    }
+}
+
+/* A rank that cannot write its file leaves the former index and all of its files as they were, and so does one that never comes to it. */
+Test(mesh, former_shards_stay) {
+    const combination pair = {"pipeline=2,accumulate=2", 2, false, NULL};
+    const char       *one = file_of("gpt", &alone, 3, NULL), *index = saved_at(temporary_path("kept.safetensors.index.json"), "gpt", &pair, 0, one);
+    cr_assert_eq(mkdir(temporary_path("kept-g2-00002-of-00002.safetensors"), 0700), 0);
+    fails("gpt", pair.mesh, 2, "RUN_SAVE", index, "failed on rank 1", "kept-g2-00002-of-00002.safetensors");
+    cr_expect(same_bytes(one, file_of("gpt", &alone, 0, index)), "the former run is gone");
+    setenv("RUN_DIE", "1", 1);
+    fails("gpt", pair.mesh, 2, "RUN_SAVE", index, "WEFT_E_PEER", "rank 1 failed");
+    unsetenv("RUN_DIE");
+    cr_expect(same_bytes(one, file_of("gpt", &alone, 0, index)), "the former run is gone");
+}
+
+/* What is no index, or names what is not there, is said so. */
+Test(mesh, indices_that_are_wrong) {
+    static const struct {
+        const char *text, *word;
+    } cases[] = {{"{", "expected"}, {"{\"metadata\": {}}", "no weight_map"}, {"{\"weight_map\": {\"a\": 3}}", "the name of a file"},
+                 {"{\"weight_map\": {\"a\": \"../a.safetensors\"}}", "its own folder"}, {"{\"weight_map\": {\"a\": \"gone.safetensors\"}}", "gone.safetensors"},
+                 {"{\"more\": {}}", "has 'more'"}};
+    const char *path = temporary_path("wrong.safetensors.index.json");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        FILE *file = fopen(path, "w");
+        cr_assert(file && fputs(cases[i].text, file) >= 0 && fclose(file) == 0);
+        fails("gpt", "data=1", 1, "RUN_LOAD", path, cases[i].word, "wrong.safetensors.index.json");
+    }
 }
 
 Test(mesh, a_rank_that_dies_ends_all) {
