@@ -34,7 +34,7 @@ typedef struct weft_program {
     weft_solver      solver;
     weft_strategy    strategy;
     weft_tensor *const *wanted; /* [n_wanted] floating inputs of the graph whose gradients of L are wanted after each step (weft_trainer_gradient): for
-                                   what is trained elsewhere, as rows of a parameter server's tables. Copied. Not with strategy.pipeline yet */
+                                   what is trained elsewhere, as rows of a parameter server's tables. Copied */
     int32_t          n_wanted;
     bool             ignore_nan; /* go on where the loss is not finite: that step changes nothing and is counted as skipped */
     bool             trace;      /* keep what weft_plan_trace needs */

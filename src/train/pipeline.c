@@ -38,11 +38,14 @@ static weft_status own_leaves(const weft_graph *graph, int32_t place, int32_t ra
 }
 
 weft_status wefti_pipeline_variables(weft_trainer *trainer) {
-    weft_graph  *pruned = NULL, *own = NULL;
-    weft_tensor *outputs[WEFTI_OUT_FIRST_GRADIENT];
-    int32_t      ranks = trainer->mesh.extent[WEFTI_MESH_PIPELINE];
-    WEFTI_TRY(wefti_plan_copy(trainer->graph, trainer->outputs, WEFTI_OUT_FIRST_GRADIENT, true, &pruned, outputs));
-    weft_status status = wefti_stages_assign(pruned, ranks * wefti_pipeline_chunks(&trainer->program.strategy), false);
+    weft_graph   *pruned = NULL, *own = NULL;
+    weft_tensor **outputs = NULL;
+    int32_t       ranks = trainer->mesh.extent[WEFTI_MESH_PIPELINE];
+    size_t        bytes = (size_t)trainer->n_outputs * sizeof *outputs;
+    WEFTI_TRY(wefti_alloc(bytes, "a pipeline", &outputs));
+    weft_status status = wefti_plan_copy(trainer->graph, trainer->outputs, trainer->n_outputs, true, &pruned, outputs);
+    wefti_free(outputs, bytes);
+    if (status == WEFT_OK) status = wefti_stages_assign(pruned, ranks * wefti_pipeline_chunks(&trainer->program.strategy), false);
     if (status == WEFT_OK) {
         wefti_stages_keep(pruned, trainer->graph);
         status = own_leaves(trainer->graph, trainer->mesh.index[WEFTI_MESH_PIPELINE], ranks, &own);

@@ -213,8 +213,6 @@ static weft_status add_wanted(const weft_program *program, wefti_training *train
     if (program->n_wanted < 0 || program->n_wanted > WEFT_BATCH_MAX_FIELDS || (program->n_wanted > 0 && !program->wanted))
         return wefti_fail(WEFT_E_INVALID, "the program wants the gradients of %d inputs: 0 to %d, and an array of them", (int)program->n_wanted, WEFT_BATCH_MAX_FIELDS);
     if (program->n_wanted == 0) return WEFT_OK;
-    if (program->strategy.pipeline > 1)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: pipeline = %d does not go with gradients of inputs (program.wanted) yet", (int)program->strategy.pipeline);
     bool *mark = reachable(graph, program->loss);
     if (!mark) return wefti_graph_status(graph);
     for (int32_t i = 0; i < program->n_wanted; i++) {

@@ -1,4 +1,4 @@
-/* Gradients of inputs that a program wants: those of one process on each rank's rows, under data and tensor meshes, compared with differences of the loss;
+/* Gradients of inputs that a program wants: those of one process on each rank's rows, under data, tensor and pipeline meshes, compared with differences of the loss;
  * and what is refused. */
 #include <criterion/criterion.h>
 #include <math.h>
@@ -103,6 +103,11 @@ static void agrees(int32_t count, weft_strategy how) {
 
 Test(wanted, are_those_of_one_process_under_data) { agrees(2, (weft_strategy){.accumulate = 2}); }
 Test(wanted, are_those_of_one_process_beside_tensors) { agrees(4, (weft_strategy){.data = 2, .tensor = 2}); }
+Test(wanted, are_those_of_one_process_beside_stages) {
+    agrees(2, (weft_strategy){.pipeline = 2, .accumulate = 2});
+    agrees(4, (weft_strategy){.pipeline = 2, .data = 2, .accumulate = 3, .schedule = WEFT_ZERO_BUBBLE});
+    agrees(4, (weft_strategy){.pipeline = 2, .tensor = 2, .accumulate = 2, .schedule = WEFT_GPIPE});
+}
 Test(wanted, are_those_of_one_process_by_a_server) { agrees(2, (weft_strategy){.sync = WEFT_SERVER}); }
 
 /* Alone: as the loss changes where an input does. A step changes parameters, so each loss is that of a fresh trainer. */
