@@ -39,9 +39,9 @@ weft_status wefti_cuda_check(wefti_cuda *cuda, cudaError_t error, const char *wh
         if (cuda->broken == WEFT_OK)
             snprintf(cuda->inside->fault, sizeof cuda->inside->fault, "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
         cuda->broken = WEFT_E_DEVICE;
-        return wefti_fail(WEFT_E_DEVICE, "cuda:%d, %s: %s (%s). Kernels run later than they are launched, so it may have been an earlier one: "
-                          "WEFT_CUDA_CAPTURE=0 CUDA_LAUNCH_BLOCKING=1 tell which. This process cannot use the GPU any more",
-                          (int)cuda->ordinal, what, cudaGetErrorString(error), cudaGetErrorName(error));
+        return wefti_fail(WEFT_E_DEVICE, "cuda:%d, %s: %s (%s). Kernels run later than they are launched%s%s: WEFT_CUDA_CAPTURE=0 CUDA_LAUNCH_BLOCKING=1 tell "
+                          "which it was. This process cannot use the GPU any more", (int)cuda->ordinal, what, cudaGetErrorString(error), cudaGetErrorName(error),
+                          cuda->inside->launched[0] ? ", these last: " : "", cuda->inside->launched);
     }
     return wefti_fail(error == cudaErrorMemoryAllocation ? WEFT_E_NO_MEMORY : WEFT_E_DEVICE, "cuda:%d, %s: %s (%s)", (int)cuda->ordinal, what,
                       cudaGetErrorString(error), cudaGetErrorName(error));

@@ -27,6 +27,8 @@ struct wefti_cuda_inside {
     char description[160];
     uint8_t uuid[16];
     char fault[256]; /* what broke the device */
+    char launched[256]; /* what was launched last, for whoever meets a fault; "": nothing */
+    const void *noted;  /* the program that it is of; never followed, as it may be gone */
     /* memory.c */
     pthread_mutex_t   lock; /* of the blocks: collectives may free from another thread */
     wefti_cuda_block *blocks;

@@ -65,8 +65,8 @@ static weft_status out_of_memory(wefti_cuda *cuda, size_t size_bytes, const char
     size_t free_bytes = 0, total_bytes = 0;
     (void)cudaMemGetInfo(&free_bytes, &total_bytes);
     return wefti_fail(WEFT_E_NO_MEMORY,
-                      "cuda:%d has no %zu bytes for %s: this process holds %lld there, %zu of %zu are free; use a smaller batch or more "
-                      "micro-batches, or end what else runs on that GPU",
+                      "cuda:%d has no %zu bytes for %s: this process holds %lld there, %zu of %zu are free; use a smaller batch, more "
+                      "micro-batches, recomputation or sharding (strategy.accumulate, .recompute, .zero), or end what else runs on that GPU",
                       (int)cuda->ordinal, size_bytes, what, (long long)cuda->inside->held_bytes, free_bytes, total_bytes);
 }
 

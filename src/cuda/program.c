@@ -378,17 +378,72 @@ static weft_status profile(wefti_program *program, const wefti_launch *launch) {
     return WEFT_OK;
 }
 
+static const char *name_of(const step *self) { return self->call.name && *self->call.name ? self->call.name : wefti_ops[self->call.op].name; }
+
+/* The first operation that has an operand in the buffer. */
+static const step *user_of(const wefti_program *program, int32_t buffer) {
+    for (int32_t s = 0; s < program->n_steps; s++) {
+        const wefti_call *call = &program->steps[s].call;
+        for (int32_t i = 0; i < call->n_inputs + call->n_outputs; i++)
+            if ((i < call->n_inputs ? &call->inputs[i] : &call->outputs[i - call->n_inputs])->buffer == buffer) return &program->steps[s];
+    }
+    return NULL;
+}
+
+/* Addresses that this GPU does not reach would be a fault, after which no process uses it again. Looked at where they are new. */
+static weft_status check_addresses(const wefti_program *program, void *const *buffers) {
+    const wefti_cuda *cuda = program->cuda;
+    for (int32_t i = 0; i < program->n_buffers; i++) {
+        struct cudaPointerAttributes about;
+        if (!program->reads[i] || !buffers[i]) continue;
+        if (cudaPointerGetAttributes(&about, buffers[i]) != cudaSuccess) {
+            (void)cudaGetLastError();
+            continue; /* the launch will tell */
+        }
+        const step *user = user_of(program, i);
+        const char *op = user ? wefti_ops[user->call.op].name : "a program", *name = user ? name_of(user) : "";
+        if (about.type == cudaMemoryTypeUnregistered)
+            return wefti_fail(WEFT_E_INVALID, "%s '%s' was given memory of the host, %p, where it is due on cuda:%d: copy it there first", op, name, buffers[i],
+                              (int)cuda->ordinal);
+        if (about.type == cudaMemoryTypeDevice && about.device != cuda->ordinal)
+            return wefti_fail(WEFT_E_INVALID, "%s '%s' computes on cuda:%d and was given memory of cuda:%d: all of an operation is on one device", op, name,
+                              (int)cuda->ordinal, about.device);
+    }
+    return WEFT_OK;
+}
+
+/* New addresses: they are looked at, and remembered. */
+static weft_status take_addresses(wefti_program *program, void *const *buffers) {
+    program->has_latest = false;
+    WEFTI_TRY(check_addresses(program, buffers));
+    memcpy(program->latest, buffers, (size_t)program->n_buffers * sizeof *program->latest);
+    program->has_latest = true;
+    return WEFT_OK;
+}
+
+/* For whoever meets a fault later: what was launched last. */
+static void note_launch(const wefti_program *program) {
+    char *text = program->cuda->inside->launched;
+    if (program->n_steps == 0) return;
+    const step *first = &program->steps[0], *last = &program->steps[program->n_steps - 1];
+    if (program->n_steps == 1) snprintf(text, sizeof program->cuda->inside->launched, "%s '%.60s'", wefti_ops[first->call.op].name, name_of(first));
+    else snprintf(text, sizeof program->cuda->inside->launched, "%d operations from %s '%.60s' to %s '%.60s'", (int)program->n_steps,
+                  wefti_ops[first->call.op].name, name_of(first), wefti_ops[last->call.op].name, name_of(last));
+}
+
 weft_status wefti_cuda_launch_program(wefti_program *program, const wefti_launch *launch) {
     wefti_cuda *cuda = program->cuda;
     WEFTI_TRY(wefti_cuda_enter(cuda));
+    bool again = program->has_latest && same_addresses(program, program->latest, launch->buffers);
+    if (!again) WEFTI_TRY(take_addresses(program, launch->buffers));
+    if (cuda->inside->noted != program) note_launch(program);
+    cuda->inside->noted = program;
     if (launch->profile_ns) return profile(program, launch);
     if (!cuda->capture || program->uncapturable) return enqueue(program, 0, program->n_steps, launch);
     if (program->has_graphs && same_addresses(program, program->captured, launch->buffers)) return replay(program, launch);
-    if (program->has_latest && same_addresses(program, program->latest, launch->buffers)) {
+    if (again) {
         WEFTI_TRY(capture(program, launch));
         if (program->has_graphs) return replay(program, launch);
     }
-    memcpy(program->latest, launch->buffers, (size_t)program->n_buffers * sizeof *program->latest);
-    program->has_latest = true;
     return enqueue(program, 0, program->n_steps, launch);
 }

@@ -421,13 +421,19 @@ Test(cuda_device, stays_broken_after_a_fault_and_says_so) {
 #endif
     if (!wefti_cuda_kernels[WEFT_OP_ADD][0]) cr_skip_test("there is no kernel for add");
     wefti_device  *device = gpu_open((wefti_cuda_options){.no_capture = true});
-    wefti_program *program = two_calls(device);
-    void          *memory = NULL, *buffers[3] = {(void *)(uintptr_t)4096, (void *)(uintptr_t)8192, (void *)(uintptr_t)16384};
+    static const wefti_attrs none;
+    wefti_operand  add[3] = {vector(LENGTH, 0), vector(LENGTH, 1), vector(LENGTH, 2)};
+    wefti_call     call = {.op = WEFT_OP_ADD, .attrs = &none, .n_inputs = 2, .n_outputs = 1, .inputs = add, .outputs = add + 2, .name = "astray"};
+    wefti_program *program = NULL;
+    void          *memory = NULL, *buffers[3] = {allocate(device, LENGTH * 4), allocate(device, LENGTH * 4), allocate(device, LENGTH * 4)};
+    add[1].offset_bytes = (int64_t)1 << 42; /* nobody's */
+    OK(device->vtable->compile(device, &(wefti_segment){.calls = &call, .n_calls = 1, .n_buffers = 3}, &program));
     float          out[4];
     weft_status    status = device->vtable->launch(program, &(wefti_launch){.buffers = buffers});
     if (status == WEFT_OK) status = device->vtable->write(device, buffers[0], out, sizeof out);
     for (int i = 0; i < 3 && status == WEFT_OK; i++) status = device->vtable->read(device, out, buffers[2], sizeof out);
     cr_assert_eq(status, WEFT_E_DEVICE, "%s", weft_status_name(status));
+    cr_assert(strstr(weft_error_message(), "add 'astray'"), "%s", weft_error_message());
     if (wefti_cuda_of(device)->broken != WEFT_OK) {
         cr_assert_eq(device->vtable->allocate(device, 64, "a test", &memory), WEFT_E_DEVICE);
         cr_assert(strstr(weft_error_message(), "failed before"), "%s", weft_error_message());

@@ -16,6 +16,9 @@ typedef struct wefti_cuda_host_options {
     int32_t  multiprocessors; /* that the device says it has; 0: 3 */
     size_t   memory_bytes;    /* that it says it has; 0: 4 GiB */
     int32_t  capability;      /* ten times the major and the minor number; 0: 90 */
+    int32_t  driver;          /* version of the driver, as 11080 for 11.8; 0: a good one; -1: there is none */
+    bool     no_gpu;          /* the driver shows none */
+    int32_t  fault;           /* the so many-th launch from now on reaches out of memory; 0: none */
     bool     quiet;           /* failed launches are expected: no word on stderr */
 } wefti_cuda_host_options;
 

@@ -90,6 +90,7 @@ cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 block, void *
     return issue(on, about.name, [what] {
         std::string why;
         launches++;
+        if (options.fault > 0 && --options.fault == 0) return refuse(cudaErrorIllegalAddress, "kernel %s: a fault that was asked for", what.name.c_str());
         if (run_launch(what, chance, why)) return cudaSuccess;
         if (!options.quiet) fprintf(stderr, "cuda_host: %s\n", why.c_str());
         return refuse(cudaErrorLaunchFailure, "%s", why.c_str());
@@ -130,14 +131,21 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks_o
 
 /* --- devices --- */
 
-cudaError_t cudaGetDeviceCount(int *count_out) { return *count_out = 1, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *count_out) {
+    *count_out = 0;
+    if (options.driver) return refuse(cudaErrorInsufficientDriver, "the driver is version %d", (int)options.driver); /* also where there is none */
+    if (options.no_gpu) return refuse(cudaErrorNoDevice, "there is no GPU");
+    return *count_out = 1, cudaSuccess;
+}
 cudaError_t cudaGetDevice(int *device_out) { return *device_out = 0, cudaSuccess; }
 cudaError_t cudaSetDevice(int device) {
     WEFT_HOST_ENTER();
     return device == 0 ? cudaSuccess : refuse(cudaErrorInvalidDevice, "there is device 0 only, not %d", device);
 }
 cudaError_t cudaInitDevice(int device, unsigned, unsigned) { return cudaSetDevice(device); }
-cudaError_t cudaDriverGetVersion(int *version_out) { return *version_out = CUDART_VERSION, cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int *version_out) {
+    return *version_out = options.driver < 0 ? 0 : options.driver > 0 ? options.driver : CUDART_VERSION, cudaSuccess;
+}
 cudaError_t cudaRuntimeGetVersion(int *version_out) { return *version_out = CUDART_VERSION, cudaSuccess; }
 cudaError_t cudaDeviceReset(void) { return cudaSuccess; }
 cudaError_t cudaSetDeviceFlags(unsigned) { return cudaSuccess; }

@@ -12,6 +12,10 @@
 weft_status wefti_plan_bind_variables(weft_plan *plan, weft_variables *variables) {
     wefti_ir *ir = &plan->ir;
     int32_t  *index = NULL;
+    if (variables->device != ir->device && !(variables->device->vtable->host_memory && ir->device->vtable->host_memory))
+        return wefti_fail(WEFT_E_INVALID, "planning '%s': its variables are on a device '%s' of another world, and its operations compute on '%s': make variables "
+                          "in the plan's world, and copy them over with weft_variables_get and _set", plan->source->name, variables->device->vtable->kind,
+                          ir->device->vtable->kind);
     WEFTI_TRY(wefti_alloc((size_t)ir->n_variables * sizeof *index, "a plan", &index));
     for (int32_t i = 0; i < ir->n_variables; i++) {
         index[i] = weft_variables_find(variables, ir->variables[i].name);
@@ -203,7 +207,12 @@ weft_status weft_plan_commit(weft_plan *plan) {
     if (plan->committed) return WEFT_OK;
     weft_status status = commit_all(plan);
     if (status != WEFT_OK) {
+        weft_plan_totals totals;
+        weft_plan_totals_read(plan, &totals);
         wefti_plan_free_memory(plan); /* it may be tried again */
+        if (status == WEFT_E_NO_MEMORY)
+            return wefti_while(status, "preparing the plan of '%s', which takes %lld bytes in all, %lld of them variables and %lld intermediate values",
+                               plan->source->name, (long long)totals.total_bytes, (long long)totals.variable_bytes, (long long)totals.arena_bytes);
         return wefti_while(status, "preparing the plan of '%s'", plan->source->name);
     }
     plan->committed = true;
