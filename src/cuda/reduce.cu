@@ -167,17 +167,27 @@ template <typename T, int KIND, int TEAM, int N> static __global__ void __launch
 
 /* --- partial results --- */
 
+/* A block has COLUMNS neighbouring results, which are read together, and for each the 32 lanes that reduce.h speaks of. */
+enum { COLUMNS = BLOCK / WARP };
 template <typename T>
 static __global__ void __launch_bounds__(BLOCK)
     reduce_forward_partials_kernel(const typename total_of<T>::type *partials, int64_t pieces, int64_t kept, int32_t kind, void *to, double divisor,
                                    int32_t dtype) {
     typedef typename total_of<T>::type A;
-    int64_t k = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
-    if (k >= kept) return; /* whole warps */
-    A total = nothing(kind, A());
-    for (int64_t piece = threadIdx.x % WARP; piece < pieces; piece += WARP) total = combine(kind, total, partials[piece * kept + k]);
-    total = combine_warp(kind, total);
-    if (threadIdx.x % WARP == 0) store<T, A>(to, k, total, divisor, dtype);
+    __shared__ A  lanes[WARP][COLUMNS];
+    const int     x = (int)threadIdx.x % COLUMNS, lane = (int)threadIdx.x / COLUMNS;
+    const int64_t k = (int64_t)blockIdx.x * COLUMNS + x;
+    A             total = nothing(kind, A());
+    if (k < kept) {
+#pragma unroll 4
+        for (int64_t piece = lane; piece < pieces; piece += WARP) total = combine(kind, total, partials[piece * kept + k]);
+    }
+    lanes[lane][x] = total;
+    for (int width = WARP / 2; width > 0; width /= 2) {
+        __syncthreads();
+        if (lane < width) lanes[lane][x] = combine(kind, lanes[lane][x], lanes[lane + width][x]);
+    }
+    if (lane == 0 && k < kept) store<T, A>(to, k, lanes[0][x], divisor, dtype);
 }
 
 static int32_t kind_of(weft_op op) { return op == WEFT_OP_MAX ? MOST : op == WEFT_OP_MIN ? LEAST : ADD; }
@@ -186,7 +196,7 @@ template <typename T>
 static weft_status launch_partials(const wefti_cuda_run *run, const wefti_cuda_reduction *r, weft_op op, weft_dtype dtype, double divisor,
                                    const void *partials, void *to) {
     typedef typename total_of<T>::type A;
-    return wefti_cuda_launch(run, "reduce", (reduce_forward_partials_kernel<T>), wefti_cuda_blocks(r->kept, WARPS, 0), BLOCK, 0,
+    return wefti_cuda_launch(run, "reduce", (reduce_forward_partials_kernel<T>), wefti_cuda_blocks(r->kept, COLUMNS, 0), BLOCK, 0,
                              static_cast<const A *>(partials), r->pieces, r->kept, kind_of(op), to, divisor, (int32_t)dtype);
 }
 
