@@ -86,6 +86,7 @@ static void release(wefti_device *device) {
     .host_memory = false,                                                               \
     .fuses_reductions = FUSES_REDUCTIONS,                                               \
     .fuses_products = true,                                                             \
+    .fuses_rows = FUSES_REDUCTIONS,                                                     \
     .release = release,                                                                 \
     .allocate = wefti_cuda_allocate,                                                    \
     .deallocate = wefti_cuda_deallocate,                                                \

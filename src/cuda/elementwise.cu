@@ -416,6 +416,7 @@ static bool accepts_fused(const wefti_cuda *cuda, const wefti_call *call) {
     const wefti_fused *fused = call->attrs->fused.fused;
     int32_t            sources = call->n_inputs;
     (void)cuda;
+    if (wefti_fused_rows(fused) >= 0) return false;
     for (int32_t j = 0; j < fused->n_instructions; j++) sources += fused->instruction[j].op == WEFT_OP_DROPOUT;
     for (int32_t k = 0; k < fused->n_outputs; k++)
         if (fused->output[k].reduce >= 0) return false;

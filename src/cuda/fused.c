@@ -20,8 +20,7 @@ typedef struct prepared {
 } prepared;
 
 static bool accepts(const wefti_cuda *cuda, const wefti_call *call) {
-    (void)call;
-    return wefti_cuda_nvrtc_is_there(cuda, NULL);
+    return wefti_cuda_nvrtc_is_there(cuda, NULL) && wefti_cuda_fused_takes(call, call->attrs->fused.fused);
 }
 
 static size_t prepared_bytes_of(const wefti_call *call, int32_t n_instructions) {
@@ -62,7 +61,7 @@ static weft_status launch(const wefti_cuda_run *given, prepared *p) {
         return wefti_fail(WEFT_E_UNSUPPORTED, "fused '%s': %s is too large for one launch", given->call->name ? given->call->name : "",
                           weft_shape_text(given->call->outputs[0].shape).text);
     void *arguments[] = {p->words};
-    return wefti_cuda_check(given->cuda, cudaLaunchKernel(p->kernel, (dim3){(unsigned)p->loop.blocks, 1, 1}, (dim3){WEFTI_FUSED_BLOCK, 1, 1}, arguments,
+    return wefti_cuda_check(given->cuda, cudaLaunchKernel(p->kernel, (dim3){(unsigned)p->loop.blocks, 1, 1}, (dim3){(unsigned)p->loop.threads, 1, 1}, arguments,
                                                           0, given->stream), "fused");
 }
 
@@ -70,11 +69,14 @@ static weft_status launch(const wefti_cuda_run *given, prepared *p) {
 
 static int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
+/* What the kernel does not write where it belongs. */
+static bool is_reduced(const wefti_fused_output *out) { return out->reduce >= 0 && out->reduce != WEFT_OP_NORMALIZE; }
+
 /* Bytes of scratch for output k: partial results, or its elements and what reducing them takes. */
 static int64_t output_scratch(const wefti_call *call, const wefti_fused_loop *loop, int32_t k) {
     const wefti_fused        *fused = call->attrs->fused.fused;
     const wefti_fused_output *out = &fused->output[k];
-    if (out->reduce < 0) return 0;
+    if (!is_reduced(out)) return 0;
     if (wefti_cuda_fused_sums(loop, fused, k)) return aligned(loop->how.pieces * loop->how.kept * 8);
     wefti_cuda_reduction how = wefti_cuda_reduction_of(fused->space, out->axes);
     return aligned(weft_shape_elements(fused->space) * (int64_t)weft_dtype_bytes(call->outputs[k].dtype)) + aligned(wefti_cuda_reduction_scratch(&how));
@@ -114,14 +116,14 @@ static weft_status run(const wefti_cuda_run *given) {
     char              *room = given->scratch;
     if (!p->kernel) return wefti_cuda_fused.run(given);
     for (int32_t k = 0; k < given->call->n_outputs; k++) {
-        p->words[p->output_word + k] = (uint64_t)(uintptr_t)(fused->output[k].reduce < 0 ? given->outputs[k] : room);
+        p->words[p->output_word + k] = (uint64_t)(uintptr_t)(is_reduced(&fused->output[k]) ? (void *)room : given->outputs[k]);
         room += output_scratch(given->call, &p->loop, k);
     }
     WEFTI_TRY(launch(given, p));
     for (int32_t k = 0; k < given->call->n_outputs; k++) {
         const wefti_fused_output *out = &fused->output[k];
         char                     *from = (char *)(uintptr_t)p->words[p->output_word + k];
-        if (out->reduce < 0) continue;
+        if (!is_reduced(out)) continue;
         if (!wefti_cuda_fused_sums(&p->loop, fused, k)) {
             WEFTI_TRY(reduce_apart(given, k, from));
             continue;

@@ -5,20 +5,29 @@
 #include "cuda/nvrtc.h"
 #include "cuda/reduce.h"
 
-enum { WEFTI_FUSED_BLOCK = WEFTI_REDUCE_BLOCK, WEFTI_FUSED_LANES = 8 };
+enum {
+    WEFTI_FUSED_BLOCK = WEFTI_REDUCE_BLOCK,
+    WEFTI_FUSED_LANES = 8,
+    WEFTI_FUSED_HELD = 32,    /* elements of a row that a thread holds at most */
+    WEFTI_FUSED_STAYING = 396 /* blocks that go through all rows: three of 128 threads for each of 132 multiprocessors */
+};
 
-/* What a kernel goes through: each element once, or in the order of one of reduce.h's reductions, so that sums are made on the way. */
-typedef enum wefti_fused_walk { WEFTI_FUSED_FLAT, WEFTI_FUSED_ROWS, WEFTI_FUSED_COLUMNS } wefti_fused_walk;
+/* What a kernel goes through: each element once, or in the order of one of reduce.h's reductions, so that sums are made on
+ * the way, or row after row, each of which is normalised. */
+typedef enum wefti_fused_walk { WEFTI_FUSED_FLAT, WEFTI_FUSED_ROWS, WEFTI_FUSED_COLUMNS, WEFTI_FUSED_NORMALIZED } wefti_fused_walk;
 
 typedef struct wefti_fused_loop {
     wefti_fused_walk     walk;
-    wefti_cuda_reduction how;    /* ROWS, COLUMNS */
+    wefti_cuda_reduction how;    /* ROWS, COLUMNS; NORMALIZED: kept are a row's elements, reduced are rows, pieces are blocks */
     uint32_t             axes;   /* that are reduced away on the way */
     int32_t              lanes;  /* neighbours that a thread computes at a time */
     int64_t              blocks;
+    int32_t              threads, team; /* of a block; NORMALIZED: that share a row */
 } wefti_fused_loop;
 /* Follows from the call alone. */
 wefti_fused_loop wefti_cuda_fused_loop(const wefti_call *call, const wefti_fused *fused);
+/* Whether a kernel can be written for it. */
+bool wefti_cuda_fused_takes(const wefti_call *call, const wefti_fused *fused);
 /* Whether output k is summed on the way; then its word is the address of partial results, [pieces][kept]. Else a reduced output's word is
  * that of all its elements, which somebody has yet to reduce. */
 static inline bool wefti_cuda_fused_sums(const wefti_fused_loop *loop, const wefti_fused *fused, int32_t k) {

@@ -12,46 +12,10 @@
 #include <math.h>
 #include <string.h>
 
-#include "cuda/fused.h"
+#include "cuda/fused_writer.h"
 
 enum { BLOCK = WEFTI_FUSED_BLOCK, MOST_LANES = WEFTI_FUSED_LANES };
 enum { TEAM = 8, ACROSS = BLOCK / TEAM }; /* of a reduction by columns: threads that share some, and those side by side */
-
-/* How an input is read. */
-typedef enum access {
-    ONE,   /* a single element, for all */
-    FLAT,  /* as the space lies */
-    ROW,   /* neighbours along the last axis, LANES of which lie in one row */
-    SPLAT, /* LANES of the space have the same element */
-    EACH   /* element by element */
-} access;
-
-typedef struct input {
-    access  how;
-    bool    packed; /* FLAT and ROW: in aligned accesses */
-    int32_t word;   /* of its address */
-    int32_t stride_word;
-    bool    narrow; /* its offsets fit 32 bits */
-} input;
-
-enum { MOST_VIEWS = 4 * WEFTI_FUSED_MAX + 1 };
-typedef struct writer {
-    const wefti_call  *call;
-    const wefti_fused *fused;
-    wefti_text         text;
-    uint64_t          *words; /* the kernel's arguments; NULL while they are only counted */
-    int32_t            n_words, lanes, dim_word;
-    int64_t            elements;
-    wefti_fused_loop   loop;
-    int32_t            loop_word; /* of what a loop is told */
-    bool               small, in_rows, full, walks; /* full: there is no part of LANES at the end; walks: coordinates are needed */
-    wefti_cuda_view_of view[MOST_VIEWS];            /* of inputs, then of the dropouts' indices, then of the whole space */
-    int32_t            n_views;
-    input              inputs[3 * WEFTI_FUSED_MAX];
-    input              index[WEFTI_FUSED_MAX]; /* of an instruction that is DROPOUT */
-    int64_t            base[WEFTI_FUSED_MAX];
-    int32_t            attribute_word[WEFTI_FUSED_MAX], output_word;
-} writer;
 
 static uint64_t bits_of(double x) {
     uint64_t bits;
@@ -109,21 +73,59 @@ static bool is_leading(weft_shape space, uint32_t axes) {
     return true;
 }
 
+/* Rows are normalised by a warp each where 32 elements a thread are enough, else by the block; where rows are summed, blocks stay and go on,
+ * and each leaves a partial result. */
+static wefti_fused_loop rows_loop(const wefti_fused *fused, int32_t lanes) {
+    int32_t          rank = fused->space.rank, axes = fused->instruction[wefti_fused_rows(fused)].attrs.rows.axes;
+    wefti_fused_loop loop = {.walk = WEFTI_FUSED_NORMALIZED, .axes = (1u << (rank - axes)) - 1, .lanes = lanes};
+    int64_t          length = 1;
+    for (int32_t axis = rank - axes; axis < rank; axis++) length *= fused->space.dim[axis];
+    loop.how.kept = length;
+    loop.how.reduced = weft_shape_elements(fused->space) / length;
+    loop.team = length <= 32 * WEFTI_FUSED_HELD ? 32 : length <= 128 * WEFTI_FUSED_HELD ? 128 : 256;
+    loop.threads = loop.team < 128 ? 128 : loop.team;
+    int64_t each = loop.threads / loop.team;
+    loop.blocks = (loop.how.reduced + each - 1) / each;
+    for (int32_t k = 0; k < fused->n_outputs; k++) {
+        const wefti_fused_output *out = &fused->output[k];
+        if ((out->reduce == WEFT_OP_SUM || out->reduce == WEFT_OP_MEAN) && loop.blocks > WEFTI_FUSED_STAYING) loop.blocks = WEFTI_FUSED_STAYING;
+    }
+    loop.how.pieces = loop.blocks;
+    return loop;
+}
+
+bool wefti_cuda_fused_takes(const wefti_call *call, const wefti_fused *fused) {
+    int32_t rows = wefti_fused_rows(fused);
+    if (rows < 0) return true;
+    wefti_fused_loop loop = wefti_cuda_fused_loop(call, fused);
+    if (fused->instruction[rows].dtype == WEFT_F64 || loop.how.kept % loop.lanes || loop.how.kept > 256 * WEFTI_FUSED_HELD) return false;
+    if (loop.how.kept < 32 * loop.lanes / 2) return false; /* most threads of a warp would have nothing to do */
+    for (int32_t k = 0; k < fused->n_outputs; k++) { /* sums over all rows, in float */
+        const wefti_fused_output *out = &fused->output[k];
+        weft_dtype                dtype = fused->instruction[out->instruction].dtype;
+        if (out->reduce < 0 || out->reduce == WEFT_OP_NORMALIZE) continue;
+        if (!wefti_cuda_fused_sums(&loop, fused, k) || !weft_dtype_is_float(dtype) || dtype == WEFT_F64) return false;
+    }
+    return true;
+}
+
 /* The first sum that is made in an order that a kernel can go by. */
 wefti_fused_loop wefti_cuda_fused_loop(const wefti_call *call, const wefti_fused *fused) {
     wefti_fused_loop loop = {.walk = WEFTI_FUSED_FLAT, .lanes = lanes_of(call)};
     int64_t          part = (int64_t)BLOCK * loop.lanes;
+    if (wefti_fused_rows(fused) >= 0) return rows_loop(fused, loop.lanes);
+    loop.threads = BLOCK;
     loop.blocks = (weft_shape_elements(fused->space) + part - 1) / part;
     for (int32_t k = 0; k < fused->n_outputs; k++) {
         const wefti_fused_output *out = &fused->output[k];
         if (out->reduce != WEFT_OP_SUM && out->reduce != WEFT_OP_MEAN) continue;
         wefti_cuda_reduction how = wefti_cuda_reduction_of(fused->space, out->axes);
         if (how.by_rows && how.kept == 1 && how.team == BLOCK) {
-            return (wefti_fused_loop){WEFTI_FUSED_ROWS, how, out->axes, WEFTI_REDUCE_GROUP, how.pieces};
+            return (wefti_fused_loop){WEFTI_FUSED_ROWS, how, out->axes, WEFTI_REDUCE_GROUP, how.pieces, .threads = BLOCK};
         }
         if (!how.by_rows && how.team == TEAM && how.kept % loop.lanes == 0 && is_leading(fused->space, out->axes)) {
             int64_t across = (how.kept + ACROSS * loop.lanes - 1) / (ACROSS * loop.lanes);
-            return (wefti_fused_loop){WEFTI_FUSED_COLUMNS, how, out->axes, loop.lanes, across * how.pieces};
+            return (wefti_fused_loop){WEFTI_FUSED_COLUMNS, how, out->axes, loop.lanes, across * how.pieces, .threads = BLOCK};
         }
     }
     return loop;
@@ -173,7 +175,7 @@ static void look(writer *w) {
     w->full = w->elements % w->lanes == 0;
     add_word(w, (uint64_t)w->elements);
     w->loop_word = w->n_words;
-    if (w->loop.walk != WEFTI_FUSED_FLAT) {
+    if (w->loop.walk == WEFTI_FUSED_ROWS || w->loop.walk == WEFTI_FUSED_COLUMNS) {
         const wefti_cuda_reduction *how = &w->loop.how;
         add_word(w, (uint64_t)how->kept);
         add_word(w, (uint64_t)how->reduced);
@@ -218,53 +220,6 @@ static void look(writer *w) {
 }
 
 /* --- the text --- */
-
-#define ADD(...) wefti_text_add(&w->text, __VA_ARGS__)
-
-static const char *memory_type(weft_dtype dtype) {
-    switch (dtype) {
-    case WEFT_F32: return "float";
-    case WEFT_F64: return "double";
-    case WEFT_F16:
-    case WEFT_BF16: return "uint16_t";
-    case WEFT_I64: return "int64_t";
-    case WEFT_I32: return "int32_t";
-    default: return "uint8_t";
-    }
-}
-/* In what values of the dtype are computed. */
-static const char *wide_type(weft_dtype dtype) {
-    return dtype == WEFT_F64 ? "double" : weft_dtype_is_float(dtype) ? "float" : "int64_t";
-}
-/* The function that makes one of the other. */
-static const char *widening(weft_dtype dtype) {
-    return dtype == WEFT_F16 ? "s_of_f16" : dtype == WEFT_BF16 ? "s_of_bf16" : wide_type(dtype);
-}
-static const char *narrowing(weft_dtype dtype) {
-    return dtype == WEFT_F16 ? "s_to_f16" : dtype == WEFT_BF16 ? "s_to_bf16" : memory_type(dtype);
-}
-
-typedef struct value_text { char text[48]; } value_text;
-/* The value of a source in lane v. */
-static value_text value_of(const writer *w, int32_t source) {
-    value_text out;
-    if (source < 0) {
-        snprintf(out.text, sizeof out.text, "r%d", (int)(-1 - source));
-        return out;
-    }
-    access how = w->inputs[source].how;
-    if (how == ONE || how == SPLAT) snprintf(out.text, sizeof out.text, "x%d", (int)source);
-    else snprintf(out.text, sizeof out.text, "%s(x%d.e[v])", widening(w->call->inputs[source].dtype), (int)source);
-    return out;
-}
-static weft_dtype dtype_of(const writer *w, int32_t source) {
-    return source < 0 ? w->fused->instruction[-1 - source].dtype : w->call->inputs[source].dtype;
-}
-
-/* In what elements of the dtype are summed, as in reduce.cu. */
-static const char *total_type(weft_dtype dtype) { return wide_type(dtype); }
-static bool sums(const writer *w, int32_t k) { return wefti_cuda_fused_sums(&w->loop, w->fused, k); }
-static weft_dtype output_dtype(const writer *w, int32_t k) { return w->fused->instruction[w->fused->output[k].instruction].dtype; }
 
 /* Totals of what is summed on the way: one, or one a lane. */
 static void write_totals(writer *w) {
@@ -361,8 +316,7 @@ static void write_offset(writer *w, const input *in) {
         ADD("%s(%s)c%d * (%s)a.w[%d]", axis ? " + " : "", type, (int)axis, type, (int)(in->stride_word + axis));
 }
 
-/* Which inputs any instruction reads: the others are not loaded. */
-static bool is_read(const writer *w, int32_t source) {
+bool wefti_fused_is_read(const writer *w, int32_t source) {
     for (int32_t j = 0; j < w->fused->n_instructions; j++)
         for (int32_t k = 0; k < wefti_ops[w->fused->instruction[j].op].inputs_max; k++)
             if (w->fused->instruction[j].source[k] == source) return true;
@@ -402,7 +356,7 @@ static void write_walks(writer *w) {
     if (!w->in_rows) write_coordinates(w, "full || i + v < n ? i + v : i");
     for (int32_t i = 0; i < w->call->n_inputs; i++) {
         const input *in = &w->inputs[i];
-        if (in->how != EACH || !is_read(w, i)) continue;
+        if (in->how != EACH || !wefti_fused_is_read(w, i)) continue;
         ADD("x%d.e[v] = p%d[", (int)i, (int)i);
         write_offset(w, in);
         if (w->in_rows) ADD(" + v * (%s)a.w[%d]", in->narrow ? "uint32_t" : "int64_t", (int)(in->stride_word + last));
@@ -418,17 +372,16 @@ static void write_walks(writer *w) {
     ADD("}\n");
 }
 
-/* Whether the dropout's numbers are drawn four at a time: neighbours then share a block of Philox, whose step is one number. */
-static bool draws_blocks(const writer *w, int32_t j) {
+bool wefti_fused_draws_blocks(const writer *w, int32_t j) {
     int32_t step = w->fused->instruction[j].source[1];
     return w->index[j].how == FLAT && w->base[j] % 4 == 0 && w->lanes % 4 == 0 && step >= 0 && w->inputs[step].how == ONE;
 }
 
-static void write_loads(writer *w) {
+void wefti_fused_write_loads(writer *w) {
     bool each = false;
     if (w->walks && w->in_rows) write_coordinates(w, "i");
     for (int32_t i = 0; i < w->call->n_inputs; i++) {
-        if (!is_read(w, i)) continue;
+        if (!wefti_fused_is_read(w, i)) continue;
         write_load(w, i);
         each = each || w->inputs[i].how == EACH;
     }
@@ -437,7 +390,7 @@ static void write_loads(writer *w) {
         if (w->index[j].how == EACH) {
             ADD("uint64_t g%d[LANES];\n", (int)j);
             each = true;
-        } else if (draws_blocks(w, j)) {
+        } else if (wefti_fused_draws_blocks(w, j)) {
             ADD("uint32_t g%d[LANES];\n_Pragma(\"unroll\") for (int v = 0; v < LANES; v += 4) {\n"
                 "const s_words b = s_philox(a.w[%d], (uint64_t)x%d, (a.w[%d] + (uint64_t)i + v) / 4);\n"
                 "g%d[v] = b.word[0]; g%d[v + 1] = b.word[1]; g%d[v + 2] = b.word[2]; g%d[v + 3] = b.word[3]; }\n",
@@ -459,7 +412,7 @@ static void write_cast(writer *w, const wefti_fused_instruction *it, const char 
 static void write_dropout(writer *w, int32_t j, const char *x, const char *step) {
     const wefti_fused_instruction *it = &w->fused->instruction[j];
     int32_t                        word = w->attribute_word[j];
-    if (draws_blocks(w, j)) ADD("(s_keeps(g%d[v], ", (int)j);
+    if (wefti_fused_draws_blocks(w, j)) ADD("(s_keeps(g%d[v], ", (int)j);
     else if (w->index[j].how == EACH) ADD("(s_keeps_at(a.w[%d], (uint64_t)%s, g%d[v], ", (int)word, step, (int)j);
     else if (w->index[j].how == ONE) ADD("(s_keeps_at(a.w[%d], (uint64_t)%s, a.w[%d], ", (int)word, step, (int)word + 3);
     else ADD("(s_keeps_at(a.w[%d], (uint64_t)%s, a.w[%d] + (uint64_t)i + v, ", (int)word, step, (int)word + 3);
@@ -495,7 +448,7 @@ static void write_number(writer *w, int32_t j, const char *x, const char *y) {
     else ADD(", %d)", (int)it->dtype);
 }
 
-static void write_instruction(writer *w, int32_t j) {
+void wefti_fused_write_instruction(writer *w, int32_t j) {
     const wefti_fused_instruction *it = &w->fused->instruction[j];
     int32_t                        n = wefti_ops[it->op].inputs_max;
     value_text x = value_of(w, it->source[0]), y = value_of(w, it->source[n > 1 ? 1 : 0]), z = value_of(w, it->source[n > 2 ? 2 : 0]);
@@ -507,36 +460,34 @@ static void write_instruction(writer *w, int32_t j) {
     ADD(";\n");
 }
 
-static void write_stores(writer *w) {
-    for (int32_t k = 0; k < w->fused->n_outputs; k++) {
-        if (sums(w, k)) continue;
-        weft_dtype  dtype = output_dtype(w, k);
-        const char *type = memory_type(dtype);
-        bool        whole = w->fused->output[k].reduce < 0; /* else it lies at the beginning of some scratch */
-        int64_t     unit = wefti_min_i64(16, (int64_t)weft_dtype_bytes(dtype) * w->lanes);
-        int32_t     word = w->output_word + k;
-        if (!whole || w->call->outputs[k].offset_bytes % unit == 0)
-            ADD("if (full) *(pack<%s> *)((%s *)a.w[%d] + i) = y%d; else\n", type, type, (int)word, (int)k);
-        ADD("_Pragma(\"unroll\") for (int v = 0; v < LANES; v++) if (full || i + v < n) ((%s *)a.w[%d])[i + v] = y%d.e[v];\n", type, (int)word, (int)k);
-    }
+void wefti_fused_write_store(writer *w, int32_t k) {
+    weft_dtype  dtype = output_dtype(w, k);
+    const char *type = memory_type(dtype);
+    bool        whole = w->fused->output[k].reduce < 0; /* else it lies at the beginning of some scratch */
+    int64_t     unit = wefti_min_i64(16, (int64_t)weft_dtype_bytes(dtype) * w->lanes);
+    int32_t     word = w->output_word + k;
+    if (!whole || w->call->outputs[k].offset_bytes % unit == 0)
+        ADD("if (full) *(pack<%s> *)((%s *)a.w[%d] + i) = y%d; else\n", type, type, (int)word, (int)k);
+    ADD("_Pragma(\"unroll\") for (int v = 0; v < LANES; v++) if (full || i + v < n) ((%s *)a.w[%d])[i + v] = y%d.e[v];\n", type, (int)word, (int)k);
 }
 
 static void write_kernel(writer *w) {
     write_head(w);
-    write_loads(w);
+    wefti_fused_write_loads(w);
     for (int32_t k = 0; k < w->fused->n_outputs; k++) {
         if (sums(w, k)) ADD("%s z%d[LANES];\n", total_type(output_dtype(w, k)), (int)k);
         else ADD("pack<%s> y%d;\n", memory_type(output_dtype(w, k)), (int)k);
     }
     ADD("_Pragma(\"unroll\") for (int v = 0; v < LANES; v++) {\n");
-    for (int32_t j = 0; j < w->fused->n_instructions; j++) write_instruction(w, j);
+    for (int32_t j = 0; j < w->fused->n_instructions; j++) wefti_fused_write_instruction(w, j);
     for (int32_t k = 0; k < w->fused->n_outputs; k++) {
         int32_t j = w->fused->output[k].instruction;
         if (sums(w, k)) ADD("z%d[v] = full || i + v < n ? r%d : %s(0);\n", (int)k, (int)j, total_type(output_dtype(w, k)));
         else ADD("y%d.e[v] = %s(r%d);\n", (int)k, narrowing(output_dtype(w, k)), (int)j);
     }
     ADD("}\n");
-    write_stores(w);
+    for (int32_t k = 0; k < w->fused->n_outputs; k++)
+        if (!sums(w, k)) wefti_fused_write_store(w, k);
     write_sums(w);
     ADD("}\n");
     write_tail(w);
@@ -555,7 +506,8 @@ weft_status wefti_cuda_fused_write(const wefti_call *call, const wefti_fused *fu
     w->words = words;
     w->loop = wefti_cuda_fused_loop(call, fused);
     look(w);
-    write_kernel(w);
+    if (w->loop.walk == WEFTI_FUSED_NORMALIZED) wefti_fused_write_rows(w);
+    else write_kernel(w);
     *text_out = (wefti_fused_text){w->text, w->n_words, w->inputs[0].word, w->output_word, w->elements};
     if (call->n_inputs == 0) text_out->input_word = w->output_word;
     wefti_free(w, sizeof *w);

@@ -75,6 +75,7 @@ Test(cuda_conformance, fuses_without_changing_bits) {
     if (!wefti_cuda_kernels[WEFT_OP_FUSED][0]) cr_skip_test("there is no kernel for fused programs");
     wefti_device *device = gpu_open((wefti_cuda_options){0});
     conformance_fusion(device);
+    if (device->vtable->fuses_rows) conformance_fused_rows(device);
     close_device(device);
 }
 

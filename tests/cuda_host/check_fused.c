@@ -19,6 +19,8 @@ Test(cuda_on_stand_ins, compiles_fused_programs_without_changing_bits) {
     cr_assert(wefti_cuda_of(device)->nvrtc);
     conformance_programs = wanted ? atoi(wanted) : COMPILED_PROGRAMS;
     conformance_fusion(device);
+    cr_assert(device->vtable->fuses_rows);
+    conformance_fused_rows(device);
     cr_assert_not_null(wefti_cuda_of(device)->compiler, "nothing was compiled");
     device->vtable->release(device);
 }

@@ -8,7 +8,7 @@
 
 #include "core/iface/device.h"
 
-enum { MOST_INPUTS = 6, MOST_OUTPUTS = 3, MOST_OPERANDS = MOST_INPUTS + MOST_OUTPUTS };
+enum { MOST_INPUTS = 6, MOST_OUTPUTS = 5, MOST_OPERANDS = MOST_INPUTS + MOST_OUTPUTS };
 
 /* How an input lies in memory. */
 typedef enum layout {
@@ -74,7 +74,9 @@ void conformance_check(wefti_device *const *devices, int32_t n_devices);
 void conformance_same_bits(wefti_device *const *devices, int32_t n_devices);
 /* Runs fused programs whole and as one call an instruction, and compares bits. */
 void conformance_fusion(wefti_device *device);
-/* How many of them. */
+/* Runs fused programs that normalise rows, on a device that takes them, and compares with their definition. */
+void conformance_fused_rows(wefti_device *device);
+/* How many programs conformance_fusion runs. */
 extern int conformance_programs;
 
 /* What a call leaves to look at: its outputs, and the inputs that it changes. At most MOST_OUTPUTS. */

@@ -56,6 +56,7 @@ typedef struct wefti_device_vtable {
     bool        host_memory;      /* the host may read and write this device's memory */
     bool        fuses_reductions; /* takes FUSED calls with reduced outputs */
     bool        fuses_products;   /* takes some FUSED_MATMUL calls: query says which */
+    bool        fuses_rows;       /* takes FUSED calls that normalise rows; implies fuses_reductions */
     void (*release)(wefti_device *device);
     /* Memory of the device, aligned to at least 64 bytes, contents undefined. */
     weft_status (*allocate)(wefti_device *device, size_t size_bytes, const char *what, void **memory_out);

@@ -210,10 +210,12 @@ typedef struct wefti_operand {
 } wefti_operand;
 
 /* A fused program: elementwise ops over one iteration space, computed tile by tile without storing what is between,
- * each result rounded to its dtype as if it had been stored. Outputs are instructions' results, whole or reduced. */
+ * each result rounded to its dtype as if it had been stored. Outputs are instructions' results, whole or reduced. One of the instructions
+ * may normalise rows, the space's last attrs.rows.axes axes, on devices that say so (fuses_rows): NORMALIZE, or NORMALIZE_BACKWARD, whose
+ * third source is an input with an element for each row. */
 #define WEFTI_FUSED_MAX 32
 typedef struct wefti_fused_instruction {
-    weft_op     op;        /* UNARY, BINARY or TERNARY family */
+    weft_op     op;        /* UNARY, BINARY or TERNARY family; NORMALIZE, NORMALIZE_BACKWARD */
     weft_dtype  dtype;     /* of the result */
     int32_t     source[3]; /* i >= 0: input i of the call; -1-j: the result of instruction j */
     wefti_attrs attrs;
@@ -221,7 +223,7 @@ typedef struct wefti_fused_instruction {
 
 typedef struct wefti_fused_output {
     int32_t  instruction;
-    int32_t  reduce; /* -1: whole; else WEFT_OP_SUM, WEFT_OP_MEAN, WEFT_OP_MAX or WEFT_OP_MIN */
+    int32_t  reduce; /* -1: whole; else WEFT_OP_SUM, WEFT_OP_MEAN, WEFT_OP_MAX or WEFT_OP_MIN; WEFT_OP_NORMALIZE: that instruction's second result */
     uint32_t axes;   /* of the iteration space, reduced away; the output operand keeps them with size 1 */
     double   count;  /* MEAN's divisor; 0: the axes' extent */
 } wefti_fused_output;
@@ -237,6 +239,19 @@ typedef struct wefti_fused {
 static inline const wefti_fused *wefti_program_of(weft_op op, const wefti_attrs *attrs, int32_t *first_out) {
     *first_out = op == WEFT_OP_FUSED_MATMUL ? 2 : 0;
     return op == WEFT_OP_FUSED ? attrs->fused.fused : op == WEFT_OP_FUSED_MATMUL ? attrs->matmul.fused : NULL;
+}
+
+static inline bool wefti_op_normalizes(weft_op op) { return op == WEFT_OP_NORMALIZE || op == WEFT_OP_NORMALIZE_BACKWARD; }
+/* The instruction that normalises; -1: none. */
+static inline int32_t wefti_fused_rows(const wefti_fused *fused) {
+    for (int32_t j = 0; j < fused->n_instructions; j++)
+        if (wefti_op_normalizes(fused->instruction[j].op)) return j;
+    return -1;
+}
+/* Whether input i has an element for each row. */
+static inline bool wefti_fused_is_of_rows(const wefti_fused *fused, int32_t i) {
+    int32_t j = wefti_fused_rows(fused);
+    return j >= 0 && fused->instruction[j].op == WEFT_OP_NORMALIZE_BACKWARD && fused->instruction[j].source[2] == i;
 }
 
 #endif

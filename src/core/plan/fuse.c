@@ -5,6 +5,8 @@
  * reader outside *seals* a group. Reductions may still join a sealed group, for they need nothing but its values. A group that reads a
  * variable never moves behind the item that overwrites it. Views never join: what is read through a view must be stored. Neighbours
  * that read the same large value join, too, so that it is read once: a gradient that is scaled, summed, and multiplied and summed.
+ * Where the device takes it, a group has one normalisation of rows among its members: what makes the rows, and what is made of the result,
+ * is then computed on the way, and so are sums over all rows. Where such a group is refused, all groups grow again without that item in any.
  *
  * Before that, cheap producers that are read in several places, all of them elementwise, are copied into each (clone.c), so that they need
  * no memory. Every fused item has to be taken by the device; where it is refused the members stay. Each edge inside a group saves a
@@ -25,6 +27,7 @@ typedef struct group {
     int32_t  n_members, n_reductions;
     int32_t  member[WEFTI_FUSED_MAX]; /* items, in order */
     int64_t  key;                     /* where it stands */
+    int32_t  rows;                    /* the member that normalises rows; -1: none */
     bool     sealed;
 } group;
 
@@ -35,6 +38,7 @@ typedef struct fuser {
     int32_t    n_groups, groups_capacity;
     int32_t   *group_of; /* by item; -1: none */
     int32_t   *ended;    /* by value: wefti_ir_endings */
+    bool      *apart;    /* by item: normalisations whose groups were refused */
     size_t     n_items;
 } fuser;
 
@@ -48,6 +52,23 @@ static weft_shape group_space(const fuser *f, const group *g) { return space_of(
 static int32_t group_behind(const fuser *f, int32_t value) {
     int32_t producer = f->ir->values[f->ir->values[value].root].item;
     return producer < 0 || (size_t)producer >= f->n_items ? -1 : f->group_of[producer];
+}
+
+/* Whether all that a reduction adds up is what lies in different rows, of the group's normalisation if it has one. */
+static bool sums_rows(const fuser *f, const group *g, const wefti_item *item) {
+    if (g->rows < 0) return true;
+    int32_t rank = group_space(f, g).rank, rows = f->ir->items[g->rows].attrs->rows.axes;
+    return (item->op == WEFT_OP_SUM || item->op == WEFT_OP_MEAN) && item->attrs->reduce.axes == (1u << (rank - rows)) - 1;
+}
+/* Whether all reductions of a group are such sums beside that normalisation. */
+static bool sums_rows_of(const fuser *f, const group *g, int32_t rows) {
+    group with = *g;
+    with.rows = rows;
+    for (int32_t m = 0; m < g->n_members && rows >= 0; m++) {
+        const wefti_item *item = &f->ir->items[g->member[m]];
+        if (wefti_op_is_reduction(item->op) && !sums_rows(f, &with, item)) return false;
+    }
+    return true;
 }
 
 /* Whether `item` could be computed inside group `g`: what it reads of the group is read element by element. */
@@ -94,6 +115,7 @@ static void absorb(fuser *f, int32_t to, int32_t from) {
     memcpy(a->member, merged, (size_t)n * sizeof *merged);
     a->n_members = n;
     a->n_reductions += b->n_reductions;
+    if (b->rows >= 0) a->rows = b->rows;
     if (b->key > a->key) a->key = b->key;
     b->n_members = 0;
 }
@@ -113,7 +135,9 @@ static bool may_move(const fuser *f, const group *g, int64_t key) {
 static bool may_absorb(const fuser *f, int32_t to, int32_t from) {
     const group *a = &f->groups[to], *b = &f->groups[from];
     int32_t      large;
-    if (b->sealed || a->n_members + b->n_members > WEFTI_FUSED_MAX) return false;
+    int32_t      most = WEFTI_FUSED_MAX - (a->rows >= 0 || b->rows >= 0); /* a normalisation has two results */
+    if (b->sealed || a->n_members + b->n_members > most || (a->rows >= 0 && b->rows >= 0)) return false;
+    if (!sums_rows_of(f, a, b->rows) || !sums_rows_of(f, b, a->rows)) return false;
     if (!weft_shape_equal(group_space(f, a), group_space(f, b)) || !may_move(f, b, a->key)) return false;
     if (a->key - b->key > (int64_t)FAR * WEFTI_KEY_STEP) {
         outside_inputs(f, b, NULL, &large);
@@ -124,7 +148,7 @@ static bool may_absorb(const fuser *f, int32_t to, int32_t from) {
 
 static weft_status open_group(fuser *f, int32_t index, int32_t *group_out) {
     WEFTI_TRY(wefti_ir_room(&f->groups, f->n_groups, &f->groups_capacity, sizeof *f->groups));
-    f->groups[f->n_groups] = (group){.n_members = 1, .member = {index}, .key = f->ir->items[index].key};
+    f->groups[f->n_groups] = (group){.n_members = 1, .member = {index}, .key = f->ir->items[index].key, .rows = -1};
     f->group_of[index] = f->n_groups;
     *group_out = f->n_groups++;
     return WEFT_OK;
@@ -151,6 +175,7 @@ static void look_ahead(const fuser *f, const group *g, bool *reader_out, bool *r
 static bool should_join(const fuser *f, const group *a, const group *b) {
     bool reader = false, reduction = false;
     if (a->key - b->key > (int64_t)NEAR * WEFTI_KEY_STEP) return false;
+    if (a->rows >= 0 || b->rows >= 0) return true; /* what is made of sums waits (let_wait) */
     look_ahead(f, a, &reader, &reduction);
     look_ahead(f, b, &reader, &reduction);
     return !reader || !reduction;
@@ -195,7 +220,7 @@ static weft_status place_reduction(fuser *f, int32_t index) {
     if (item->attrs->reduce.axes == 0) return WEFT_OK;
     if (behind >= 0 && reads_in_step(f, item, behind)) {
         group *g = &f->groups[behind];
-        if (g->n_members == WEFTI_FUSED_MAX) return WEFT_OK;
+        if (g->n_members >= WEFTI_FUSED_MAX - 1 || !sums_rows(f, g, item)) return WEFT_OK;
         if (g->sealed && (item->flags & WEFTI_NODE_RECOMPUTED)) return WEFT_OK; /* it would be computed too early */
         if (!g->sealed && !may_move(f, g, item->key)) return WEFT_OK;
         g->member[g->n_members++] = index;
@@ -207,6 +232,22 @@ static weft_status place_reduction(fuser *f, int32_t index) {
     WEFTI_TRY(open_group(f, index, &own));
     f->groups[own].n_reductions = 1;
     join_neighbours(f, index);
+    return WEFT_OK;
+}
+
+/* A normalisation goes to the groups that make what it reads, and to neighbours of theirs that wait for no more than their sums. */
+static weft_status place_rows(fuser *f, int32_t index) {
+    const wefti_item *item = &f->ir->items[index];
+    int32_t           own;
+    if (weft_shape_elements(space_of(f->ir, item)) == 0) return WEFT_OK;
+    WEFTI_TRY(open_group(f, index, &own));
+    f->groups[own].rows = index;
+    for (int32_t i = 0; i < (item->op == WEFT_OP_NORMALIZE ? 1 : 2); i++) {
+        int32_t behind = group_behind(f, item->inputs[i]);
+        if (behind >= 0 && behind != own && reads_in_step(f, item, behind) && may_absorb(f, own, behind)) absorb(f, own, behind);
+    }
+    for (int32_t m = 0; m < f->groups[own].n_members; m++)
+        if (f->groups[own].member[m] != index) join_neighbours(f, f->groups[own].member[m]);
     return WEFT_OK;
 }
 
@@ -223,13 +264,52 @@ static void seal_around(fuser *f, int32_t index) {
     }
 }
 
+/* --- readers of sums --- */
+
+enum { SMALL = 1 << 16 /* elements */ };
+
+/* Whether the item makes something small of a sum, so that it may as well wait for who reads that. */
+static bool may_wait(const fuser *f, const wefti_item *item) {
+    const wefti_ir *ir = f->ir;
+    bool            of_sum = false;
+    if (!wefti_op_is_elementwise(item->op) || weft_shape_elements(ir->values[item->outputs[0]].shape) > SMALL) return false;
+    for (int32_t i = 0; i < item->n_inputs; i++) {
+        int32_t root = ir->values[item->inputs[i]].root;
+        if (f->ended[root] >= 0) return false;
+        of_sum = of_sum || (ir->values[root].item >= 0 && wefti_op_is_reduction(ir->items[ir->values[root].item].op));
+    }
+    return of_sum;
+}
+
+/* Moves such items to their first readers, lest they seal groups into which a normalisation would still come: what is made of a gradient's
+ * sum, a cast to f32, is read at the end of the backward pass. */
+static weft_status let_wait(fuser *f) {
+    wefti_ir *ir = f->ir;
+    bool      moved = false;
+    for (int32_t k = ir->n_order - 1; k >= 0; k--) {
+        wefti_item *item = &ir->items[ir->order[k]];
+        int64_t     first = INT64_MAX;
+        if (!may_wait(f, item)) continue;
+        for (int32_t u = f->uses.start[item->outputs[0]]; u < f->uses.start[item->outputs[0] + 1]; u++)
+            first = wefti_min_i64(first, ir->items[f->uses.users[u]].key);
+        if (first == INT64_MAX || first - 1 <= item->key) continue;
+        item->key = first - 1;
+        moved = true;
+    }
+    if (!moved) return WEFT_OK;
+    WEFTI_TRY(wefti_ir_settle(ir));
+    wefti_uses_release(&f->uses);
+    return wefti_ir_uses(ir, true, &f->uses);
+}
+
 static weft_status grow_groups(fuser *f) {
-    bool reductions = f->ir->device->vtable->fuses_reductions;
+    bool reductions = f->ir->device->vtable->fuses_reductions, rows = f->ir->device->vtable->fuses_rows;
     for (int32_t k = 0; k < f->ir->n_order; k++) {
         int32_t index = f->ir->order[k];
         weft_op op = f->ir->items[index].op;
         if (wefti_op_is_elementwise(op) && !(f->ir->items[index].flags & WEFTI_NODE_APART)) WEFTI_TRY(place_elementwise(f, index));
         else if (reductions && wefti_op_is_reduction(op)) WEFTI_TRY(place_reduction(f, index));
+        else if (rows && wefti_op_normalizes(op) && !f->apart[index]) WEFTI_TRY(place_rows(f, index));
         seal_around(f, index);
     }
     return WEFT_OK;
@@ -303,6 +383,14 @@ static void add_output(builder *b, const wefti_item *item, int32_t instruction) 
     b->outputs[b->fused->n_outputs++] = item->outputs[0];
 }
 
+/* What a row was multiplied with. */
+static void add_scale(builder *b, const wefti_item *item, int32_t instruction) {
+    int32_t rank = b->fused->space.rank;
+    b->fused->output[b->fused->n_outputs] = (wefti_fused_output){.instruction = instruction, .reduce = WEFT_OP_NORMALIZE,
+                                                                 .axes = (1u << rank) - (1u << (rank - item->attrs->rows.axes))};
+    b->outputs[b->fused->n_outputs++] = item->outputs[1];
+}
+
 static weft_status build_program(builder *b) {
     wefti_ir    *ir = b->f->ir;
     const group *g = &b->f->groups[b->g];
@@ -318,6 +406,7 @@ static weft_status build_program(builder *b) {
         }
         b->instruction_of[m] = add_instruction(b, item);
         if (needed_outside(b->f, item->outputs[0], b->g)) add_output(b, item, b->instruction_of[m]);
+        if (item->op == WEFT_OP_NORMALIZE && needed_outside(b->f, item->outputs[1], b->g)) add_scale(b, item, b->instruction_of[m]);
     }
     return WEFT_OK;
 }
@@ -370,6 +459,24 @@ static void drop_reductions(fuser *f, int32_t index) {
     if (n > 0) g->key = f->ir->items[g->member[n - 1]].key;
 }
 
+/* Tries the groups with a normalisation; *refused_out: one was refused, and its item is to stay apart. */
+static weft_status try_rows(fuser *f, bool *refused_out) {
+    *refused_out = false;
+    for (int32_t g = 0; g < f->n_groups; g++) {
+        builder b = {.f = f, .g = g};
+        int32_t item;
+        int64_t scratch_bytes;
+        if (f->groups[g].rows < 0 || f->groups[g].n_members < 2) continue;
+        WEFTI_TRY(build_program(&b));
+        WEFTI_TRY(add_fused(&b, &item));
+        weft_status status = wefti_item_query(f->ir, &f->ir->items[item], &scratch_bytes);
+        f->ir->items[item].dead = true;
+        if (status != WEFT_OK && status != WEFT_E_UNSUPPORTED) return status;
+        if (status != WEFT_OK) f->apart[f->groups[g].rows] = *refused_out = true;
+    }
+    return WEFT_OK;
+}
+
 static weft_status build_group(fuser *f, int32_t index) {
     while (f->groups[index].n_members >= 2) {
         builder b = {.f = f, .g = index};
@@ -401,9 +508,16 @@ weft_status wefti_pass_fuse(wefti_ir *ir) {
     WEFTI_TRY_GOTO(wefti_alloc(ended_bytes, "a plan", &f.ended), done);
     WEFTI_TRY_GOTO(wefti_ir_endings(ir, f.ended), done);
     WEFTI_TRY_GOTO(wefti_ir_uses(ir, true, &f.uses), done);
+    if (ir->device->vtable->fuses_rows) WEFTI_TRY_GOTO(let_wait(&f), done);
     WEFTI_TRY_GOTO(wefti_alloc(f.n_items * sizeof *f.group_of, "a plan", &f.group_of), done);
-    memset(f.group_of, 0xff, f.n_items * sizeof *f.group_of);
-    WEFTI_TRY_GOTO(grow_groups(&f), done);
+    WEFTI_TRY_GOTO(wefti_alloc(f.n_items * sizeof *f.apart, "a plan", &f.apart), done);
+    memset(f.apart, 0, f.n_items * sizeof *f.apart);
+    for (bool refused = true; refused;) {
+        memset(f.group_of, 0xff, f.n_items * sizeof *f.group_of);
+        f.n_groups = 0;
+        WEFTI_TRY_GOTO(grow_groups(&f), done);
+        WEFTI_TRY_GOTO(try_rows(&f, &refused), done);
+    }
     for (int32_t g = 0; g < f.n_groups; g++) WEFTI_TRY_GOTO(build_group(&f, g), done);
     status = wefti_ir_settle(ir);
 done:
@@ -411,5 +525,6 @@ done:
     wefti_free(f.ended, ended_bytes);
     wefti_free(f.groups, (size_t)f.groups_capacity * sizeof *f.groups);
     wefti_free(f.group_of, f.n_items * sizeof *f.group_of);
+    wefti_free(f.apart, f.n_items * sizeof *f.apart);
     return status;
 }

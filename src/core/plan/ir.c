@@ -322,14 +322,14 @@ static void operand_of(const wefti_value *value, wefti_operand *operand_out) {
     memcpy(operand_out->stride, value->stride, sizeof operand_out->stride);
 }
 
-/* The operand of a FUSED input, stretched over the iteration space. */
-static void expand_operand(wefti_operand *operand, weft_shape space) {
+/* The operand of a FUSED input, stretched over the iteration space; one with an element a row has its leading axes. */
+static void expand_operand(wefti_operand *operand, weft_shape space, bool of_rows) {
     wefti_operand own = *operand;
-    int32_t       missing = space.rank - own.shape.rank;
+    int32_t       missing = of_rows ? 0 : space.rank - own.shape.rank;
     operand->shape = space;
     for (int32_t axis = 0; axis < space.rank; axis++) {
         int32_t from = axis - missing;
-        operand->stride[axis] = from < 0 || own.shape.dim[from] == 1 ? 0 : own.stride[from];
+        operand->stride[axis] = from < 0 || from >= own.shape.rank || own.shape.dim[from] == 1 ? 0 : own.stride[from];
     }
 }
 
@@ -347,7 +347,7 @@ void wefti_item_call(const wefti_ir *ir, const wefti_item *item, wefti_operand *
     const wefti_fused *fused = wefti_program_of(item->op, item->attrs, &first);
     for (int32_t i = 0; i < item->n_inputs; i++) {
         operand_of(&ir->values[item->inputs[i]], &inputs[i]);
-        if (fused && i >= first) expand_operand(&inputs[i], fused->space);
+        if (fused && i >= first) expand_operand(&inputs[i], fused->space, item->op == WEFT_OP_FUSED && wefti_fused_is_of_rows(fused, i));
     }
     for (int32_t o = 0; o < item->n_outputs; o++) {
         operand_of(&ir->values[item->outputs[o]], &outputs[o]);

@@ -95,10 +95,41 @@ static weft_status check_elementwise(const wefti_call *call) {
     return WEFT_OK;
 }
 
+static weft_dtype wide_of(weft_dtype dtype) { return dtype == WEFT_F64 ? WEFT_F64 : WEFT_F32; }
+
+/* The axes of an instruction's rows, as a mask. */
+static uint32_t row_axes(weft_shape space, const wefti_fused_instruction *it) {
+    return (1u << space.rank) - (1u << (space.rank - it->attrs.rows.axes));
+}
+
+/* An instruction that normalises: the only one, of rows that there are. */
+static weft_status check_fused_rows(const wefti_call *call, int32_t j, const weft_dtype *in) {
+    const wefti_fused             *fused = call->attrs->fused.fused;
+    const wefti_fused_instruction *it = &fused->instruction[j];
+    bool                           backward = it->op == WEFT_OP_NORMALIZE_BACKWARD;
+    SHAPE(call->op == WEFT_OP_FUSED && wefti_fused_rows(fused) == j, "more than one instruction normalises");
+    SHAPE(it->attrs.rows.axes >= 1 && it->attrs.rows.axes <= fused->space.rank, "rows have more axes than the program's space, or none");
+    DTYPE(weft_dtype_is_float(it->dtype) && in[0] == it->dtype && (!backward || (in[1] == it->dtype && in[2] == wide_of(it->dtype))),
+          "an instruction has no such dtypes");
+    if (!backward) return WEFT_OK;
+    SHAPE(it->source[2] >= 0 && call->inputs[it->source[2]].shape.rank == fused->space.rank, "a row's scale is no input with the space's axes");
+    for (int32_t axis = fused->space.rank - it->attrs.rows.axes; axis < fused->space.rank; axis++)
+        SHAPE(call->inputs[it->source[2]].shape.dim[axis] == 1 || call->inputs[it->source[2]].stride[axis] == 0, "a row has more than one scale");
+    return WEFT_OK;
+}
+
 static weft_status check_fused_output(const wefti_call *call, const wefti_fused *fused, const wefti_fused_output *output, const wefti_operand *y) {
     SHAPE(output->instruction >= 0 && output->instruction < fused->n_instructions,
           "an output is no instruction's result");
-    DTYPE(y->dtype == fused->instruction[output->instruction].dtype, "an output has not its instruction's dtype");
+    const wefti_fused_instruction *it = &fused->instruction[output->instruction];
+    if (output->reduce == WEFT_OP_NORMALIZE) {
+        SHAPE(it->op == WEFT_OP_NORMALIZE, "an output is the second result of what has one only");
+        DTYPE(y->dtype == wide_of(it->dtype), "a row's scale is f32, or f64 where rows are");
+        SHAPE(output->axes == row_axes(fused->space, it) && wefti_operand_elements(y) == product(fused->space, output->axes, false),
+              "there is a scale for each row");
+        return WEFT_OK;
+    }
+    DTYPE(y->dtype == it->dtype, "an output has not its instruction's dtype");
     if (output->reduce < 0) {
         SHAPE(weft_shape_equal(y->shape, fused->space), "a whole output has not the program's space");
         return WEFT_OK;
@@ -125,12 +156,17 @@ static weft_status check_fused(const wefti_call *call) {
         SHAPE(broadcasts(call->inputs[i].shape, fused->space), "an input does not broadcast to the program's space");
     for (int32_t j = 0; j < fused->n_instructions; j++) {
         const wefti_fused_instruction *it = &fused->instruction[j];
-        SHAPE((unsigned)it->op < WEFT_OP_COUNT && wefti_op_is_elementwise(it->op), "an instruction is not elementwise");
+        SHAPE((unsigned)it->op < WEFT_OP_COUNT && (wefti_op_is_elementwise(it->op) || wefti_op_normalizes(it->op)),
+              "an instruction is not elementwise");
         weft_dtype in[3] = {WEFT_F32, WEFT_F32, WEFT_F32};
         for (int32_t k = 0; k < wefti_ops[it->op].inputs_max; k++) {
             int32_t source = it->source[k];
             SHAPE(source < fused->n_inputs && -1 - source < j, "an instruction reads what is not there yet");
             in[k] = source < 0 ? fused->instruction[-1 - source].dtype : call->inputs[source > 0 ? source + before : 0].dtype;
+        }
+        if (wefti_op_normalizes(it->op)) {
+            WEFTI_TRY(check_fused_rows(call, j, in));
+            continue;
         }
         DTYPE(weft_dtype_bytes(it->dtype) && dtypes_fit(it->op, in, it->dtype), "an instruction has no such dtypes");
         if (it->op == WEFT_OP_DROPOUT) WEFTI_TRY(check_window(call, &it->attrs.dropout.window, fused->space));
