@@ -92,7 +92,7 @@ typedef struct weft_strategy {
                              scale halved. Evaluators compute as the program is written. Not with L-BFGS */
     bool      fp8;        /* with WEFT_BF16: products of an activation with a parameter, and those of their gradients, are of 8-bit floats (Micikevicius et al.
                              2022): E4M3 for what goes forward, E5M2 for gradients, each tensor under a scale of its own, a power of two that follows from its
-                             largest magnitude then, so there is no state; sums f32, results bf16. Not the first product, into which no parameter has gone yet,
+                             largest magnitude then, so there is no state; sums f32 (of which Hopper's tensor cores keep about 14 bits), results bf16. Not the first product, into which no parameter has gone yet,
                              nor the last before the loss (all that no further such product follows), nor attention, convolutions and experts: these stay bf16. A
                              device or shape that has no such product falls back to bf16, and weft_plan_describe says why. GPUs from sm_89 on, sizes that divide by 16;
                              the CPU computes the same roundings, more slowly than bf16 */

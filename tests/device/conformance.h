@@ -62,6 +62,9 @@ void visit_rows(case_visitor visit, void *context);
 void visit_fp8(case_visitor visit, void *context);
 void visit_edges(case_visitor visit, void *context);
 
+/* What sums of 8-bit products may be off by, as a share of the sum of their magnitudes; f32's as of other products, where it is 0. Tensor cores of Hopper add
+ * them with about 14 bits. */
+extern double conformance_fp8_sums;
 /* Limits the suite to the cases that it takes, where it is set; WEFT_TEST_OPS="matmul,softmax" does by the names of ops. A limited suite
  * does not ask whether every op has cases. */
 extern bool (*conformance_takes)(const test_case *self);
