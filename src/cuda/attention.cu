@@ -129,6 +129,7 @@ template <typename W> static __device__ __forceinline__ W attention_sum(W v) {
 typedef struct attention_plan {
     wefti_cuda_heads is;
     int64_t          q[4], k[4], v[4], g[4], o[4], lse[3]; /* strides */
+    wefti_cuda_heads_out out[3];
     int64_t          blocks, chunks; /* of the rows that a kernel owns; of the columns of its result */
 } attention_plan;
 
@@ -150,17 +151,18 @@ struct attention_place {
     }
 };
 
-/* Writes the thread's 4 x 4 sums, each row times its factor. */
+/* Writes the thread's 4 x 4 sums, each row times its factor, into a result from a row on. */
 template <typename T, typename W>
-static __device__ __forceinline__ void attention_store(T *to, const W (&sum)[4][4], const W (&factor)[4], int64_t count, int64_t column,
-                                                       int64_t width) {
+static __device__ __forceinline__ void attention_store(T *to, const wefti_cuda_heads_out &out, int64_t b, int64_t h, int64_t first,
+                                                       const W (&sum)[4][4], const W (&factor)[4], int64_t count, int64_t column, int64_t width) {
+    to += out.first + b * out.batch + h * out.head + first * out.row;
     const int x = threadIdx.x % 16, y = threadIdx.x / 16;
 #pragma unroll
     for (int a = 0; a < 4; a++)
 #pragma unroll
         for (int c = 0; c < 4; c++)
             if (4 * y + a < count && column + 4 * x + c < width)
-                to[(4 * y + a) * width + column + 4 * x + c] = wefti_narrow<T>(sum[a][c] * factor[a]);
+                to[(4 * y + a) * out.row + column + 4 * x + c] = wefti_narrow<T>(sum[a][c] * factor[a]);
 }
 
 template <typename T, typename W = typename wefti_wide<T>::type>
@@ -203,7 +205,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS)
     W             factor[4];
 #pragma unroll
     for (int a = 0; a < 4; a++) factor[a] = total[a] == 0 ? (W)0 : 1 / total[a];
-    attention_store(o + row * is.value_depth, sum, factor, at.count, at.column, is.value_depth);
+    attention_store(o, plan.out[0], at.b, at.h, at.first, sum, factor, at.count, at.column, is.value_depth);
     for (int a = 0; a < 4; a++)
         if (x == 0 && at.column == 0 && 4 * y + a < at.count) lse[row + 4 * y + a] = most[a] + attention_log(total[a]);
 }
@@ -270,7 +272,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS)
         attention_gather(sum, keys, at.column, is.depth, &room);
     }
     const W one[4] = {1, 1, 1, 1};
-    attention_store(dq + row * is.depth, sum, one, at.count, at.column, is.depth);
+    attention_store(dq, plan.out[0], at.b, at.h, at.first, sum, one, at.count, at.column, is.depth);
 }
 
 template <typename T, typename W = typename wefti_wide<T>::type>
@@ -313,10 +315,9 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS)
                 attention_gather(dk_sum, queries, at.column, is.depth, &room);
             }
         }
-    const int64_t row = (at.b * is.key_heads + at.h) * is.keys + at.first;
-    const W       one[4] = {1, 1, 1, 1};
-    attention_store(dk + row * is.depth, dk_sum, one, at.count, at.column, is.depth);
-    attention_store(dv + row * is.value_depth, dv_sum, one, at.count, at.column, is.value_depth);
+    const W one[4] = {1, 1, 1, 1};
+    attention_store(dk, plan.out[1], at.b, at.h, at.first, dk_sum, one, at.count, at.column, is.depth);
+    attention_store(dv, plan.out[2], at.b, at.h, at.first, dv_sum, one, at.count, at.column, is.value_depth);
 }
 
 /* --- on the host --- */
@@ -330,6 +331,7 @@ static attention_plan attention_plan_of(const wefti_call *call, int32_t first) {
         plan.g[axis] = first ? in[0].stride[axis] : 0, plan.o[axis] = first ? in[4].stride[axis] : 0;
         if (axis < 3) plan.lse[axis] = first ? in[5].stride[axis] : 0;
     }
+    for (int which = 0; which < 3; which++) plan.out[which] = wefti_cuda_heads_result(call, which);
     plan.blocks = plan.chunks = 1;
     return plan;
 }
@@ -373,6 +375,7 @@ template <typename T> static weft_status attention_backward(const wefti_cuda_run
     const T       *v = (const T *)run->inputs[3], *o = (const T *)run->inputs[4];
     const W       *lse = (const W *)run->inputs[5];
     W             *delta = (W *)run->scratch;
+    const bool     by_rows = run->call->attrs->attention.by_rows;
     int64_t        rows = plan.is.batch * plan.is.heads * plan.is.queries;
     unsigned       grid = 0;
     weft_status    status = attention_cut(run, &plan, plan.is.heads, plan.is.queries, plan.is.depth, &grid);
@@ -386,7 +389,7 @@ template <typename T> static weft_status attention_backward(const wefti_cuda_run
     if (status == WEFT_OK) status = attention_cut(run, &plan, plan.is.key_heads, plan.is.keys, width, &grid);
     if (status == WEFT_OK && grid > 0)
         status = wefti_cuda_launch(run, "attention gradient", (attention_backward_keys_kernel<T, W>), grid, ATTENTION_THREADS, 0, g, q, k,
-                                   v, lse, (const W *)delta, (T *)run->outputs[1], (T *)run->outputs[2], plan);
+                                   v, lse, (const W *)delta, (T *)run->outputs[by_rows ? 0 : 1], (T *)run->outputs[by_rows ? 0 : 2], plan);
     return status;
 }
 

@@ -22,4 +22,19 @@ static inline wefti_cuda_heads wefti_cuda_heads_of(const wefti_call *call, int32
     return heads;
 }
 
+/* Where a result lies: elements from one batch, head and row to the next, and to the first. */
+typedef struct wefti_cuda_heads_out {
+    int64_t first, batch, head, row;
+} wefti_cuda_heads_out;
+/* Of o (which = 0 of ATTENTION), or of dq, dk and dv (which = 0, 1, 2 of its gradient). */
+static inline wefti_cuda_heads_out wefti_cuda_heads_result(const wefti_call *call, int32_t which) {
+    bool             backward = call->op == WEFT_OP_ATTENTION_BACKWARD;
+    wefti_cuda_heads is = wefti_cuda_heads_of(call, backward);
+    int64_t          depth = backward && which < 2 ? is.depth : is.value_depth, heads = backward && which > 0 ? is.key_heads : is.heads;
+    int64_t          rows = backward && which > 0 ? is.keys : is.queries, all = backward ? 3 * is.heads : is.heads;
+    wefti_cuda_heads_out packed = {0, heads * rows * depth, rows * depth, depth};
+    wefti_cuda_heads_out by_rows = {which * is.heads * depth, rows * all * depth, depth, all * depth};
+    return call->attrs->attention.by_rows ? by_rows : packed;
+}
+
 #endif

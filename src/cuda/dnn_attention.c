@@ -103,6 +103,10 @@ static wefti_cuda_dnn_attention describe(const wefti_cuda *cuda, const wefti_cal
     memcpy(what.q, q[0].stride, sizeof what.q);
     memcpy(what.k, q[1].stride, sizeof what.k);
     memcpy(what.v, q[2].stride, sizeof what.v);
+    for (int32_t i = 0; i < (backward ? 3 : 1); i++) {
+        wefti_cuda_heads_out out = wefti_cuda_heads_result(call, i);
+        memcpy(what.result[i], (int64_t[4]){out.batch, out.head, out.row, 1}, sizeof what.result[i]);
+    }
     if (!backward) return what;
     memcpy(what.g, call->inputs[0].stride, sizeof what.g);
     memcpy(what.o, call->inputs[4].stride, sizeof what.o);
@@ -130,6 +134,11 @@ static weft_status make_plan(wefti_cuda *cuda, made *self) {
     tidy(what.v, is->batch, is->key_heads, is->keys, is->value_depth);
     tidy(what.o, is->batch, is->heads, is->queries, is->value_depth);
     tidy(what.g, is->batch, is->heads, is->queries, is->value_depth);
+    if (self->backward) {
+        tidy(what.result[0], is->batch, is->heads, is->queries, is->depth);
+        tidy(what.result[1], is->batch, is->key_heads, is->keys, is->depth);
+        tidy(what.result[2], is->batch, is->key_heads, is->keys, is->value_depth);
+    } else tidy(what.result[0], is->batch, is->heads, is->queries, is->value_depth);
     wefti_cuda_dnn_begin(&graph, cuda->dnn);
     int32_t n = self->backward ? wefti_cuda_dnn_attention_backward(&graph, &what, operations)
                                : wefti_cuda_dnn_attention_forward(&graph, &what, operations);
@@ -248,7 +257,6 @@ static weft_status run_part(const wefti_cuda_run *run, const wefti_cuda_heads *i
     const wefti_cuda_dnn_attention *what = &self->by->what;
     binding                         b    = {.n = 0};
     int64_t head = key_head * (is->heads / is->key_heads), row = (batch * is->heads + head) * is->queries;
-    int64_t key  = (batch * is->key_heads + key_head) * is->keys;
     char   *queries = (char *)run->scratch + sum_bytes(what);
     bind(&b, WEFTI_DNN_G, past(run->inputs[0], what->g, batch, head));
     bind(&b, WEFTI_DNN_Q, past(run->inputs[1], what->q, batch, head));
@@ -256,9 +264,10 @@ static weft_status run_part(const wefti_cuda_run *run, const wefti_cuda_heads *i
     bind(&b, WEFTI_DNN_V, past(run->inputs[3], what->v, batch, key_head));
     bind(&b, WEFTI_DNN_O, past(run->inputs[4], what->o, batch, head));
     bind(&b, WEFTI_DNN_LSE, (const float *)run->inputs[5] + row);
-    bind(&b, WEFTI_DNN_DQ, (char *)run->outputs[0] + row * is->depth * 2);
-    bind(&b, WEFTI_DNN_DK, (char *)run->outputs[1] + key * is->depth * 2);
-    bind(&b, WEFTI_DNN_DV, (char *)run->outputs[2] + key * is->value_depth * 2);
+    for (int32_t i = 0; i < 3; i++) {
+        const char *first = (const char *)run->outputs[run->call->n_outputs == 1 ? 0 : i] + wefti_cuda_heads_result(run->call, i).first * 2;
+        bind(&b, WEFTI_DNN_DQ + i, past(first, what->result[i], batch, i == 0 ? head : key_head));
+    }
     bind(&b, WEFTI_DNN_SUM, run->scratch);
     bind(&b, WEFTI_DNN_ONE, &self->one);
     if (!what->ordered) {

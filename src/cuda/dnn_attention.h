@@ -16,7 +16,7 @@ typedef struct wefti_cuda_dnn_attention {
     wefti_cuda_heads is;
     weft_dtype       dtype;
     int32_t          ordered; /* backward: dq is added up in one order */
-    int64_t          q[4], k[4], v[4], o[4], g[4]; /* strides */
+    int64_t          q[4], k[4], v[4], o[4], g[4], result[3][4]; /* strides; results: o, or dq, dk and dv */
 } wefti_cuda_dnn_attention;
 
 enum { WEFTI_DNN_ATTENTION_OPERATIONS = 40 };

@@ -177,7 +177,7 @@ int32_t wefti_cuda_dnn_attention_forward(wefti_cuda_dnn_graph *graph, const weft
     tensor rest = of_float(&m, CUDNN_POINTWISE_LOG, sum, NULL, inner(&m, f, is->queries, 1));
     of_float(&m, CUDNN_POINTWISE_ADD, most, rest, whole(&m, WEFTI_DNN_LSE, f, is->heads, is->queries, 1));
     tensor p = of_float(&m, CUDNN_POINTWISE_DIV, power, sum, scores(&m, m.io));
-    product(&m, p, v, whole(&m, WEFTI_DNN_O, m.io, is->heads, is->queries, is->value_depth));
+    product(&m, p, v, outer(&m, WEFTI_DNN_O, m.io, is->batch, is->heads, is->queries, is->value_depth, what->result[0]));
     return m.n;
 }
 
@@ -190,7 +190,7 @@ static tensor across(maker *m, tensor x) {
 /* A gradient of keys or values: weights across times rows of queries, added up over the heads that share a key head. */
 static void gathered(maker *m, int64_t id, tensor weights, tensor rows, int64_t depth) {
     const wefti_cuda_heads *is = &m->what->is;
-    tensor                  result = whole(m, id, m->io, is->key_heads, is->keys, depth);
+    tensor                  result = outer(m, id, m->io, is->batch, is->key_heads, is->keys, depth, m->what->result[id - WEFTI_DNN_DQ]);
     if (is->heads == is->key_heads) product(m, weights, rows, result);
     else reduced(m, CUDNN_REDUCE_TENSOR_ADD, product(m, weights, rows, inner(m, m->io, is->keys, depth)), result);
 }
@@ -224,7 +224,7 @@ int32_t wefti_cuda_dnn_attention_backward(wefti_cuda_dnn_graph *graph, const wef
     ds = of_float(&m, CUDNN_POINTWISE_MUL, ds, scale, scores(&m, f));
     gathered(&m, WEFTI_DNN_DK, across(&m, ds), q, is->depth);
     tensor keys = reshaped(&m, k, inner_strided(&m, m.io, is->key_heads, is->keys, is->depth, what->k));
-    tensor dq = whole(&m, WEFTI_DNN_DQ, m.io, is->heads, is->queries, is->depth);
+    tensor dq = outer(&m, WEFTI_DNN_DQ, m.io, is->batch, is->heads, is->queries, is->depth, what->result[0]);
     if (what->ordered) product(&m, ds, keys, dq);
     else of_float(&m, CUDNN_POINTWISE_IDENTITY, product(&m, ds, keys, whole(&m, WEFTI_DNN_QUERIES, f, is->heads, is->queries, is->depth)), NULL, dq);
     return m.n;

@@ -1,4 +1,5 @@
 /* The CUDA device's own work on a GPU: memory and its accounts, copies in order, programs that are captured and replayed, errors. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -408,6 +409,82 @@ Test(cuda_device, computes_a_loss_with_its_gradient_to_the_same_bits) {
             (void)one_by_one, (void)both;
 #endif
         }
+    device->vtable->release(device);
+}
+
+/* --- attention by rows --- */
+
+enum { ATTENTION_BUFFERS = 11, SCRATCH = 10 }; /* g, q, k, v, o, lse, then dq, dk, dv or all three, and scratch */
+
+/* What attention and its gradient give, o, dq, dk, dv as [B, H, T, D] in f64 one after the other. */
+static void attention(wefti_device *device, weft_dtype dtype, weft_shape shape, int by_rows, double *out) {
+    int64_t       b = shape.dim[0], h = shape.dim[1], t = shape.dim[2], d = shape.dim[3], n = b * h * t * d;
+    size_t        bytes[ATTENTION_BUFFERS], each = weft_dtype_bytes(dtype);
+    wefti_operand x[ATTENTION_BUFFERS];
+    void         *buffers[ATTENTION_BUFFERS];
+    wefti_attrs   attrs;
+    uint8_t      *host = calloc((size_t)n, 3 * each);
+    memset(&attrs, 0, sizeof attrs);
+    attrs.attention.scale = 0.25, attrs.attention.causal = 1, attrs.attention.by_rows = by_rows;
+    for (int i = 0; i < SCRATCH; i++) {
+        x[i] = (wefti_operand){.dtype = i == 5 && dtype != WEFT_F64 ? WEFT_F32 : dtype, .buffer = i, .shape = i == 5 ? weft_shape(b, h, t) : shape};
+        if (by_rows && i == 4) x[i].shape = weft_shape(b, t, h * d);
+        if (by_rows && i == 6) x[i].shape = weft_shape(b, t, 3 * h, d);
+        wefti_contiguous_strides(x[i].shape, x[i].stride);
+        bytes[i] = (size_t)wefti_operand_elements(&x[i]) * weft_dtype_bytes(x[i].dtype);
+        buffers[i] = allocate(device, bytes[i]);
+        for (int64_t e = 0; e < n && i < 4; e++) wefti_store_f64(host, e, dtype, (double)((e * 37 + i * 11) % 101) / 50 - 1);
+        if (i < 4) OK(device->vtable->write(device, buffers[i], host, bytes[i]));
+    }
+    wefti_operand forward[5] = {x[1], x[2], x[3], x[4], x[5]}, seen = x[4];
+    seen.shape = shape;
+    if (by_rows) seen.stride[0] = t * h * d, seen.stride[1] = d, seen.stride[2] = h * d, seen.stride[3] = 1;
+    wefti_operand backward[9] = {x[0], x[1], x[2], x[3], seen, x[5], x[6], x[7], x[8]};
+    wefti_call    calls[2] = {{.op = WEFT_OP_ATTENTION, .attrs = &attrs, .n_inputs = 3, .n_outputs = 2, .inputs = forward, .outputs = forward + 3, .name = "attention"},
+                              {.op = WEFT_OP_ATTENTION_BACKWARD, .attrs = &attrs, .n_inputs = 6, .n_outputs = by_rows ? 1 : 3, .inputs = backward,
+                               .outputs = backward + 6, .name = "gradient"}};
+    int64_t       most = 0;
+    for (int c = 0; c < 2; c++) {
+        OK(device->vtable->query(device, &calls[c], &calls[c].scratch_bytes));
+        calls[c].scratch_buffer = SCRATCH;
+        if (calls[c].scratch_bytes > most) most = calls[c].scratch_bytes;
+    }
+    bytes[SCRATCH] = (size_t)most + 1;
+    buffers[SCRATCH] = allocate(device, bytes[SCRATCH]);
+    wefti_program *program = NULL;
+    OK(device->vtable->compile(device, &(wefti_segment){.calls = calls, .n_calls = 2, .n_buffers = ATTENTION_BUFFERS}, &program));
+    OK(device->vtable->launch(program, &(wefti_launch){.buffers = buffers}));
+    for (int r = 0; r < 4; r++) { /* o, dq, dk, dv */
+        int     from = r == 0 ? 4 : by_rows ? 6 : 5 + r;
+        int64_t heads = by_rows && r > 0 ? 3 * h : h, first = by_rows && r > 0 ? (r - 1) * h : 0;
+        OK(device->vtable->read(device, host, buffers[from], bytes[from]));
+        for (int64_t e = 0; e < n; e++) {
+            int64_t at_d = e % d, at_t = e / d % t, at_h = e / d / t % h, at_b = e / d / t / h;
+            out[r * n + e] = wefti_load_f64(host, by_rows ? ((at_b * t + at_t) * heads + first + at_h) * d + at_d : e, dtype);
+        }
+    }
+    device->vtable->release_program(program);
+    for (int i = 0; i < ATTENTION_BUFFERS; i++) device->vtable->deallocate(device, buffers[i], bytes[i]);
+    free(host);
+}
+
+/* cuDNN may take other engines for other strides: the 16-bit case that is large enough for it is compared to a rounding. */
+Test(cuda_device, lays_attention_by_rows) {
+    NEEDS_GPU();
+    static const struct { weft_dtype dtype; weft_shape shape; } cases[] = {
+        {WEFT_F32, {.rank = 4, .dim = {2, 3, 10, 5}}}, {WEFT_F64, {.rank = 4, .dim = {1, 2, 70, 3}}}, {WEFT_BF16, {.rank = 4, .dim = {2, 2, 9, 8}}}, {WEFT_BF16, {.rank = 4, .dim = {2, 3, 128, 64}}}};
+    static double by_heads[1 << 18], by_rows[1 << 18];
+    wefti_device *device = gpu_open((wefti_cuda_options){0});
+    cr_assert(device->vtable->attention_by_rows);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        size_t n = 4 * (size_t)weft_shape_elements(cases[i].shape);
+        double room = i == 3 ? 0.02 : 0;
+        cr_assert_leq(n, sizeof by_heads / sizeof *by_heads);
+        attention(device, cases[i].dtype, cases[i].shape, 0, by_heads);
+        attention(device, cases[i].dtype, cases[i].shape, 1, by_rows);
+        for (size_t e = 0; e < n; e++)
+            cr_assert_leq(fabs(by_heads[e] - by_rows[e]), room * (1 + fabs(by_heads[e])), "case %zu, element %zu: %g by heads, %g by rows", i, e, by_heads[e], by_rows[e]);
+    }
     device->vtable->release(device);
 }
 

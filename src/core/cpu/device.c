@@ -145,9 +145,14 @@ static weft_status check_rule(const wefti_call *call) {
                       weft_dtype_name(call->outputs[0].dtype));
 }
 
+static bool is_by_rows(const wefti_call *call) {
+    return (call->op == WEFT_OP_ATTENTION || call->op == WEFT_OP_ATTENTION_BACKWARD) && call->attrs->attention.by_rows;
+}
+
 static weft_status query(wefti_device *device, const wefti_call *call, int64_t *scratch_bytes_out) {
     cpu_device *cpu = cpu_of(device);
     *scratch_bytes_out = 0;
+    if (is_by_rows(call)) return wefti_fail(WEFT_E_UNSUPPORTED, "attention '%s' by rows: the CPU has it by heads", call->name ? call->name : "");
     WEFTI_TRY(wefti_call_check(call));
     WEFTI_TRY(check_rule(call));
     if (is_empty(call)) return WEFT_OK;

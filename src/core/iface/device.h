@@ -57,6 +57,7 @@ typedef struct wefti_device_vtable {
     bool        fuses_reductions; /* takes FUSED calls with reduced outputs */
     bool        fuses_products;   /* takes some FUSED_MATMUL calls: query says which */
     bool        fuses_rows;       /* takes FUSED calls that normalise rows; implies fuses_reductions */
+    bool        attention_by_rows; /* takes ATTENTION and its gradient with that attribute (op.h) */
     void (*release)(wefti_device *device);
     /* Memory of the device, aligned to at least 64 bytes, contents undefined. */
     weft_status (*allocate)(wefti_device *device, size_t size_bytes, const char *what, void **memory_out);

@@ -67,6 +67,9 @@
  *                    lse [B,H,T] (f32, for f64 f64); memory linear in T and S (Dao et al. 2022). Causal aligns the last query with the last key; with
  *                    attrs.attention.shift each sees so many more (fewer where negative). One that sees none has zeros, and lse -infinity
  *   ATTENTION_BACKWARD(g, q, k, v, o, lse) -> dq, dk, dv
+ *                    With attrs.attention.by_rows, which only planners ask for and only of devices that say attention_by_rows, results lie as
+ *                    products of rows have them: o as [B,T,H,Dv], and the gradient, where H = Hk, T = S, D = Dv, is one output that lies as
+ *                    [B,T,3*H,D]: dq, dk and dv of each row side by side
  *   MODE(a, b)       a while training, b otherwise: resolved by the planner
  *   FUSED_MATMUL(a, b, x...) -> y...[, sums] of matrices: what MATMUL(a, b) gives is input 0 of the program attrs.matmul.fused, whose space is [m, n] or
  *                    has m as several axes; x are its inputs from 1 on and y its outputs, the first of them whole. NULL: y is the product. What
@@ -188,7 +191,7 @@ typedef union wefti_attrs {
     struct { int32_t axes, rms; double eps; } rows;                                           /* NORMALIZE... */
     struct { double base; int64_t offset; int32_t inverse; } rotary;                          /* ROTARY */
     struct { int64_t ignored; int32_t has_ignored; double smoothing; } loss;                  /* CROSS_ENTROPY... */
-    struct { double scale; int64_t shift; int32_t causal; } attention;                        /* ATTENTION... */
+    struct { double scale; int64_t shift; int32_t causal, by_rows; } attention;                        /* ATTENTION... */
     struct { const struct wefti_rule *rule; double l2, decay, l1, group; wefti_update_part part; uint64_t key; } update; /* UPDATE; key: of bf16 */
     struct { int32_t reduce, axis; int64_t group; weft_shape global; int32_t peer, dtype; /* COMM family; peer, dtype: SEND, RECEIVE */
              int64_t each; int32_t paced; } comm; /* REDUCE_SCATTER, not 0: of what lies flat in memory, each member so many elements, the last ones

@@ -279,6 +279,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_exchange(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_simplify(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_views(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_fp8(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_heads(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_spaces(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_hazards(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_chunk(wefti_ir *ir);

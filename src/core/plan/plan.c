@@ -15,6 +15,7 @@ static const pass passes[] = {
     {"simplify", wefti_pass_simplify}, /* numbers known now, computations made twice */
     {"views", wefti_pass_views},       /* windows instead of copies */
     {"fp8", wefti_pass_fp8},           /* products in 8-bit floats, where they may be */
+    {"heads", wefti_pass_heads},       /* attention's results where products want them */
     {"spaces", wefti_pass_spaces},     /* elementwise ops in the shape of what they read */
     {"hazards", wefti_pass_hazards},   /* old values of variables that are read late */
     {"chunk", wefti_pass_chunk},       /* losses over many classes, some rows at a time */

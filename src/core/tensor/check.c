@@ -455,15 +455,24 @@ static weft_status check_attention(const wefti_call *call) {
     SHAPE(kd[0] == qd[0] && vd[0] == qd[0] && kd[1] == vd[1] && kd[1] > 0 && qd[1] % kd[1] == 0 && kd[2] == vd[2] &&
               kd[3] == qd[3],
           "q, k and v do not fit");
-    SHAPE(weft_shape_equal(o->shape, weft_shape(qd[0], qd[1], qd[2], vd[3])) &&
-              weft_shape_equal(lse->shape, weft_shape(qd[0], qd[1], qd[2])), "the output has another shape");
+    bool by_rows = call->attrs->attention.by_rows;
+    SHAPE(by_rows && !backward ? weft_shape_elements(o->shape) == weft_shape_elements(weft_shape(qd[0], qd[1], qd[2], vd[3]))
+                               : weft_shape_equal(o->shape, weft_shape(qd[0], qd[1], qd[2], vd[3])),
+          "the output has another shape");
+    SHAPE(weft_shape_equal(lse->shape, weft_shape(qd[0], qd[1], qd[2])), "the log-sum-exp has another shape");
     DTYPE(weft_dtype_is_float(dtype) && k->dtype == dtype && v->dtype == dtype && o->dtype == dtype &&
               lse->dtype == wide,
           "the op has no such dtypes");
     if (!backward) return WEFT_OK;
     SHAPE(weft_shape_equal(call->inputs[0].shape, o->shape), "the incoming gradient has another shape than the output");
     DTYPE(call->inputs[0].dtype == dtype, "the incoming gradient has another dtype");
-    for (int32_t i = 0; i < 3; i++) {
+    if (by_rows) {
+        SHAPE(weft_shape_equal(k->shape, q->shape) && weft_shape_equal(v->shape, q->shape) &&
+                  wefti_operand_elements(&call->outputs[0]) == 3 * wefti_operand_elements(q),
+              "gradients by rows are of q, k and v of one shape");
+        DTYPE(call->outputs[0].dtype == dtype, "the gradients have another dtype than their inputs");
+    }
+    for (int32_t i = 0; i < 3 && !by_rows; i++) {
         SHAPE(weft_shape_equal(call->outputs[i].shape, q[i].shape), "a gradient has another shape than its input");
         DTYPE(call->outputs[i].dtype == dtype, "a gradient has another dtype than its input");
     }
@@ -568,10 +577,15 @@ static weft_status check_fp8_matmul(const wefti_call *call) {
     return WEFT_OK;
 }
 
+/* How many the call must have; gradients by rows are one. */
+static int32_t outputs_of(const wefti_call *call, const wefti_op_info *info) {
+    return call->op == WEFT_OP_ATTENTION_BACKWARD && call->attrs && call->attrs->attention.by_rows ? 1 : info->outputs;
+}
+
 static weft_status check_operands(const wefti_call *call) {
     const wefti_op_info *info = &wefti_ops[call->op];
     if (call->n_inputs < info->inputs_min || (info->inputs_max != WEFTI_ANY && call->n_inputs > info->inputs_max) ||
-        (info->outputs == WEFTI_ANY ? call->n_outputs < 1 : call->n_outputs != info->outputs))
+        (info->outputs == WEFTI_ANY ? call->n_outputs < 1 : call->n_outputs != outputs_of(call, info)))
         return refuse(WEFT_E_INVALID, call, "wrong number of inputs or outputs");
     if (!call->attrs) return refuse(WEFT_E_INVALID, call, "there are no attributes");
     for (int32_t i = 0; i < call->n_inputs + call->n_outputs; i++) {
