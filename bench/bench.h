@@ -27,6 +27,7 @@ int bench_gemm(int argc, char **argv);
 int bench_experts(int argc, char **argv);
 int bench_codec(int argc, char **argv);
 int bench_cuda_matmul(int argc, char **argv);
+int bench_cuda_epilogue(int argc, char **argv);
 int bench_cuda_conv(int argc, char **argv);
 int bench_cuda_rows(int argc, char **argv);
 int bench_cuda_kernels(int argc, char **argv);

@@ -26,6 +26,7 @@ static const bench_command commands[] = {
     {"experts", "products of rows with the matrices that they chose, on the CPU device", bench_experts},
     {"codec", "codecs of gradients, on one thread", bench_codec},
     {"cuda-matmul", "matrix products of the CUDA device", bench_cuda_matmul},
+    {"cuda-epilogue", "matrix products of the CUDA device with what follows them", bench_cuda_epilogue},
     {"cuda-conv", "convolutions of the CUDA device", bench_cuda_conv},
     {"cuda-kernels", "elementwise, reductions, moves and updates of the CUDA device", bench_cuda_kernels},
     {"cuda-rows", "normalisation, softmax, cross-entropy of the CUDA device", bench_cuda_rows},

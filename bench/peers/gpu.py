@@ -34,7 +34,8 @@ LINES = {
     "gpt2-1": Line("GPT-2 124M, context 1024, batch 1, bf16", "gpt", 1, 2.0, ["eager", "graphs"], model="gpt2"),
     "mlp": Line("MLP 784-512-256-10, batch 64, f32", "mlp", 64, 2.0, ["eager", "graphs"], precision="f32"),
 }
-BENCHES = {"kernels": ["cuda-kernels"], "rows": ["cuda-rows"], "products": ["cuda-matmul"], "attention": ["cuda-attention"], "convolutions": ["cuda-conv"]}
+BENCHES = {"kernels": ["cuda-kernels"], "rows": ["cuda-rows"], "products": ["cuda-matmul"], "epilogues": ["cuda-epilogue"],
+           "attention": ["cuda-attention"], "convolutions": ["cuda-conv"]}
 TURNS, WARMUP, SECONDS = 2, 20, 460
 
 

@@ -86,9 +86,10 @@ static const char *take_outputs(const wefti_cuda *cuda, const wefti_call *call, 
         if (output->reduce < 0 && output->instruction == last && out->result < 0) out->result = k;
         else if (output->reduce < 0 && output->instruction == last - 1 && activation == WEFT_OP_GELU_TANH && out->stored < 0) out->stored = k;
         else if (output->reduce == WEFT_OP_SUM && output->instruction == last && output->axes == rows &&
-                 activation == WEFT_OP_GELU_TANH_BACKWARD && out->sums < 0 && wefti_cuda_nvrtc_is_there(cuda, NULL))
+                 activation == WEFT_OP_GELU_TANH_BACKWARD && out->sums < 0) {
+            if (!wefti_cuda_nvrtc_is_there(cuda, NULL)) return "without NVRTC there would be no kernel for its sums";
             out->sums = k;
-        else return "what stands in between is wanted, too";
+        } else return "what stands in between is wanted, too";
     }
     return out->result < 0 ? "the result is not stored" : NULL;
 }
@@ -186,6 +187,8 @@ static const char *refusal(const wefti_cuda *cuda, const wefti_call *call) {
     apart          parts;
     wefti_cuda_cut c;
     const char    *why = NULL;
+    const char    *wish = getenv("WEFT_CUDA_EPILOGUE");
+    if (wish && strcmp(wish, "0") == 0) return "WEFT_CUDA_EPILOGUE=0";
     if (!wefti_cuda_blas_load(&why)) return why;
     why = recognise(cuda, call, &how);
     if (why) return why;

@@ -219,6 +219,13 @@ Test(cuda_epilogues, are_left_where_nothing_is_fused) {
     cr_assert_eq(o.fused, 0);
 }
 
+Test(cuda_epilogues, are_left_where_the_environment_says_so) {
+    static outcome o;
+    setenv("WEFT_CUDA_EPILOGUE", "0", 1);
+    agree(mlp, weft_shape(ROWS, IN), 1e-5, &o);
+    cr_assert(o.fused == 0 && strstr(o.words, "WEFT_CUDA_EPILOGUE=0"), "%s", o.words);
+}
+
 Test(cuda_epilogues, are_left_without_the_library) {
     static outcome o;
     setenv("WEFT_CUDA_BLAS", "0", 1);

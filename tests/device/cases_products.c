@@ -41,7 +41,7 @@ static double follow(const wefti_fused *fused, const tensor *inputs, int64_t e, 
         const tensor                  *t = &inputs[other > 0 ? other + 1 : 0];
         double                         y = other > 0 ? t->f[e % t->n] : 0, u = 0.7978845608028654;
         *before = x;
-        *between += fabs(x);
+        *between += fabs(x) + fabs(y); /* what is added may be added in another order */
         switch (it->op) {
         case WEFT_OP_ADD: x += y; break;
         case WEFT_OP_RELU: x = x > 0 ? x : 0; break;

@@ -73,9 +73,9 @@
  *   MODE(a, b)       a while training, b otherwise: resolved by the planner
  *   FUSED_MATMUL(a, b, x...) -> y...[, sums] of matrices: what MATMUL(a, b) gives is input 0 of the program attrs.matmul.fused, whose space is [m, n] or
  *                    has m as several axes; x are its inputs from 1 on and y its outputs, the first of them whole. NULL: y is the product. What
- *                    stands between two instructions, and what column sums add up, may be wider than its dtype: only what is stored must
- *                    have been rounded. attrs.matmul.sums: the sums over the inner index of a's rows [m] or b's columns [n] (after the
- *                    transposes)
+ *                    stands between instructions, and what column sums add up, may be wider than its dtype: only what is stored must have been
+ *                    rounded; ADDs in a row may be done in any order. attrs.matmul.sums: the sums over the inner index of a's rows [m] or
+ *                    b's columns [n] (after the transposes)
  *   ASSIGN(state, x) stores x into the variable; the output is the new value
  *   UPDATE(parameter, gradient, hyper, state...) the solver rule attrs.update.rule, in place; hyper is f64[WEFTI_HYPER_COUNT]; the output is
  *                    the new parameter. Of a parameter in bf16, gradient and states are f32, and the new one is rounded stochastically, by numbers from
