@@ -37,7 +37,7 @@
  * ends with WEFT_E_PEER, which names it. With .replicas they are not: pushes, sets and ends of clocks go to both who hold a row, and end once
  * both have them, so nothing that was acknowledged is lost when one dies; requests go on with the other, those in flight too, and no worker
  * sees a status. With staleness 0 it has the same bits; where pushes are given to the rule as they come, floats may differ in rounding.
- * WEFT_E_PEER comes when both holders of a row have died. Snapshots are taken of who is left, too; one that is under way when a server dies may fail. Not with weft_lbfgs_minimise, nor with .spares
+ * WEFT_E_PEER comes when both holders of a row have died. Snapshots are taken of who is left, too; one that is under way when a server dies may fail. Not with .spares
  * (WEFT_E_UNSUPPORTED). A worker that dies in the middle of a push may leave it with one holder alone: it was not acknowledged.
  * A rank that the others have given up hears of it: its requests end with WEFT_E_PEER, which says so. A server that has lost the world's rank 0, as one
  * that is cut off has, waits before it leaves for workers that ask nothing no longer than its timeout.
