@@ -93,7 +93,8 @@ typedef struct request_part {
     server_buffer *pulled;      /* entries that came (entries.h) */
     size_t        pulled_bytes;
     bool          from_twin;    /* the answer to a question is in twin_reply */
-    uint8_t       frame_bytes[WEFTI_FRAME_BYTES], reply_bytes[WEFTI_REPLY_BYTES], twin_reply[WEFTI_REPLY_BYTES];
+    _Alignas(8) uint8_t frame_bytes[WEFTI_FRAME_BYTES]; /* read and written as what they hold */
+    _Alignas(8) uint8_t reply_bytes[WEFTI_REPLY_BYTES], twin_reply[WEFTI_REPLY_BYTES];
 } request_part;
 
 typedef enum request_state { REQUEST_FREE, REQUEST_FLYING, REQUEST_ENDED } request_state;
