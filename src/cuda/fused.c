@@ -119,6 +119,8 @@ static weft_status run(const wefti_cuda_run *given) {
         p->words[p->output_word + k] = (uint64_t)(uintptr_t)(is_reduced(&fused->output[k]) ? (void *)room : given->outputs[k]);
         room += output_scratch(given->call, &p->loop, k);
     }
+    wefti_cuda_partials partials[WEFTI_REDUCE_AT_ONCE];
+    int32_t             n = 0;
     WEFTI_TRY(launch(given, p));
     for (int32_t k = 0; k < given->call->n_outputs; k++) {
         const wefti_fused_output *out = &fused->output[k];
@@ -129,9 +131,12 @@ static weft_status run(const wefti_cuda_run *given) {
             continue;
         }
         double divisor = out->reduce != WEFT_OP_MEAN ? 1 : out->count != 0 ? out->count : (double)p->loop.how.reduced;
-        WEFTI_TRY(wefti_cuda_reduce_partials(given, &p->loop.how, (weft_op)out->reduce, given->call->outputs[k].dtype, divisor, from, given->outputs[k]));
+        partials[n++] = (wefti_cuda_partials){(weft_op)out->reduce, given->call->outputs[k].dtype, divisor, from, given->outputs[k]};
+        if (n < WEFTI_REDUCE_AT_ONCE) continue;
+        WEFTI_TRY(wefti_cuda_reduce_partials(given, &p->loop.how, partials, n));
+        n = 0;
     }
-    return WEFT_OK;
+    return n ? wefti_cuda_reduce_partials(given, &p->loop.how, partials, n) : WEFT_OK;
 }
 
 const wefti_cuda_kernel wefti_cuda_fused_compiled = {.name = "fused, compiled", .accepts = accepts, .scratch = scratch,

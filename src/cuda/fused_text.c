@@ -6,7 +6,8 @@
  * from how inputs lie; shapes, strides, addresses and attributes are arguments (words of 64 bits), so layers that differ in these share a
  * kernel.
  * Where the program has a sum over everything, or over leading axes, threads go through the elements as the kernels of reduce.cu do, and
- * add up in the same order, so that the sum has the bits that it would have apart. */
+ * add up in the same order, so that the sum has the bits that it would have apart. Threads that go down columns read what is the same in all
+ * rows once, and have several rows on their way at a time; so programs that read such inputs go down columns without a sum, too. */
 #include "core/tensor/operand.h"
 
 #include <math.h>
@@ -15,7 +16,12 @@
 #include "cuda/fused_writer.h"
 
 enum { BLOCK = WEFTI_FUSED_BLOCK, MOST_LANES = WEFTI_FUSED_LANES };
-enum { TEAM = 8, ACROSS = BLOCK / TEAM }; /* of a reduction by columns: threads that share some, and those side by side */
+enum {
+    AHEAD_BYTES = 96, /* that a thread going down columns has on their way: a fifth of the registers that it may have */
+    MOST_AHEAD = 4,
+    ROWS_EACH = 8,    /* that a thread goes through where there is no sum */
+    LEAST_WIDE = 8    /* threads side by side, for a whole cache line */
+};
 
 static uint64_t bits_of(double x) {
     uint64_t bits;
@@ -109,6 +115,35 @@ bool wefti_cuda_fused_takes(const wefti_call *call, const wefti_fused *fused) {
     return true;
 }
 
+/* Blocks of threads that go down columns. */
+static int64_t column_blocks(const wefti_cuda_reduction *how, int32_t lanes) {
+    int64_t wide = (int64_t)BLOCK / how->team * lanes;
+    return (how->kept + wide - 1) / wide * how->pieces;
+}
+
+/* Elements of the trailing axes, along which the input lies densely, if it is the same along all axes before; else 0. */
+static int64_t same_in_rows(const wefti_operand *x, weft_shape space) {
+    int64_t kept = 1;
+    int32_t axis = space.rank - 1;
+    for (; axis >= 0 && (space.dim[axis] == 1 || x->stride[axis] == kept); axis--) kept *= space.dim[axis];
+    for (; axis >= 0; axis--)
+        if (space.dim[axis] != 1 && x->stride[axis] != 0) return 0;
+    return kept;
+}
+
+/* Down the columns of an input that is the same in all rows; flat where there is none, or its rows do not divide well. */
+static void go_down(const wefti_call *call, const wefti_fused *fused, wefti_fused_loop *loop) {
+    int64_t elements = weft_shape_elements(fused->space), kept = 0, wide = BLOCK;
+    for (int32_t i = 0; i < call->n_inputs && (kept <= 1 || kept == elements); i++) kept = same_in_rows(&call->inputs[i], fused->space);
+    if (kept <= 1 || kept == elements || kept % loop->lanes != 0) return;
+    while (wide >= LEAST_WIDE && kept / loop->lanes % wide != 0) wide /= 2;
+    if (wide < LEAST_WIDE || elements / kept < ROWS_EACH) return;
+    wefti_cuda_reduction how = {.team = (int32_t)(BLOCK / wide), .kept = kept, .reduced = elements / kept};
+    how.per_piece = (int64_t)how.team * ROWS_EACH;
+    how.pieces = (how.reduced + how.per_piece - 1) / how.per_piece;
+    *loop = (wefti_fused_loop){WEFTI_FUSED_COLUMNS, how, UINT32_MAX, loop->lanes, column_blocks(&how, loop->lanes), .threads = BLOCK};
+}
+
 /* The first sum that is made in an order that a kernel can go by. */
 wefti_fused_loop wefti_cuda_fused_loop(const wefti_call *call, const wefti_fused *fused) {
     wefti_fused_loop loop = {.walk = WEFTI_FUSED_FLAT, .lanes = lanes_of(call)};
@@ -123,11 +158,10 @@ wefti_fused_loop wefti_cuda_fused_loop(const wefti_call *call, const wefti_fused
         if (how.by_rows && how.kept == 1 && how.team == BLOCK) {
             return (wefti_fused_loop){WEFTI_FUSED_ROWS, how, out->axes, WEFTI_REDUCE_GROUP, how.pieces, .threads = BLOCK};
         }
-        if (!how.by_rows && how.team == TEAM && how.kept % loop.lanes == 0 && is_leading(fused->space, out->axes)) {
-            int64_t across = (how.kept + ACROSS * loop.lanes - 1) / (ACROSS * loop.lanes);
-            return (wefti_fused_loop){WEFTI_FUSED_COLUMNS, how, out->axes, loop.lanes, across * how.pieces, .threads = BLOCK};
-        }
+        if (!how.by_rows && how.team > 1 && how.kept % loop.lanes == 0 && is_leading(fused->space, out->axes))
+            return (wefti_fused_loop){WEFTI_FUSED_COLUMNS, how, out->axes, loop.lanes, column_blocks(&how, loop.lanes), .threads = BLOCK};
     }
+    go_down(call, fused, &loop);
     return loop;
 }
 
@@ -158,9 +192,19 @@ static input look_at(const writer *w, const wefti_cuda_view_of *view, int64_t by
 
 static void add_strides(writer *w, input *in, const wefti_cuda_view_of *view) {
     in->stride_word = w->n_words;
-    if (in->how == ONE || in->how == FLAT) return;
+    if (in->how == ONE || in->how == FLAT || in->held) return;
     w->walks = true;
     for (int32_t axis = 0; axis < view->rank; axis++) add_word(w, (uint64_t)view->stride[axis]);
+}
+
+/* Whether threads that go down columns read the input before the loop, or some rows at a time. */
+static void look_down(const writer *w, int32_t i, input *in) {
+    const wefti_cuda_view_of *view = &w->view[i], *whole = &w->view[w->n_views - 1];
+    int32_t                   last = view->rank - 1;
+    if (w->loop.walk != WEFTI_FUSED_COLUMNS || !wefti_fused_is_read(w, i)) return;
+    in->ahead = in->how == FLAT && in->packed && w->full;
+    in->held = in->how == ROW && whole->dim[last] == w->loop.how.kept;
+    for (int32_t axis = 0; axis < last; axis++) in->held = in->held && view->stride[axis] == 0;
 }
 
 /* Looks at all operands, and lays the arguments out. */
@@ -180,12 +224,13 @@ static void look(writer *w) {
         add_word(w, (uint64_t)how->kept);
         add_word(w, (uint64_t)how->reduced);
         add_word(w, (uint64_t)how->per_piece);
-        add_word(w, (uint64_t)((how->kept + ACROSS * w->lanes - 1) / (ACROSS * w->lanes)));
+        add_word(w, (uint64_t)(w->loop.blocks / wefti_max_i64(1, how->pieces))); /* by columns: blocks side by side */
     }
     int32_t n = 0;
     for (int32_t i = 0; i < w->call->n_inputs; i++, n++) {
         const wefti_operand *x = &w->call->inputs[i];
         w->inputs[i] = look_at(w, &w->view[n], (int64_t)weft_dtype_bytes(x->dtype), x->offset_bytes);
+        look_down(w, i, &w->inputs[i]);
         w->inputs[i].word = add_word(w, 0); /* one after another */
     }
     w->output_word = w->n_words;
@@ -228,16 +273,54 @@ static void write_totals(writer *w) {
         if (sums(w, k)) ADD("%s t%d%s%s;\n", total_type(output_dtype(w, k)), (int)k, room, *room ? " = {}" : " = 0");
 }
 
+static void write_pointer(writer *w, int32_t i) {
+    const char *type = memory_type(w->call->inputs[i].dtype);
+    ADD("const %s *p%d = (const %s *)a.w[%d];\n", type, (int)i, type, (int)w->inputs[i].word);
+}
+
+/* Down columns: what is the same in all rows is read, and then rows, some at a time. */
+static void write_columns(writer *w) {
+    int     word = (int)w->loop_word, team = (int)w->loop.how.team, wide = BLOCK / team;
+    int64_t bytes = 0, ahead = MOST_AHEAD;
+    for (int32_t i = 0; i < w->call->n_inputs; i++)
+        if (w->inputs[i].ahead) bytes += (int64_t)weft_dtype_bytes(w->call->inputs[i].dtype) * w->lanes;
+    while (ahead > 1 && ahead * bytes > AHEAD_BYTES) ahead /= 2;
+    ADD("enum { TEAM = %d, WIDE = %d, AHEAD = %d };\n"
+        "const int64_t kept = (int64_t)a.w[%d], across = (int64_t)a.w[%d], piece = blockIdx.x / across;\n"
+        "const int x = (int)threadIdx.x %% WIDE, y = (int)threadIdx.x / WIDE;\n"
+        "const int64_t column = (((int64_t)blockIdx.x - piece * across) * WIDE + x) * LANES;\n"
+        "const int64_t begin = piece * (int64_t)a.w[%d], past = begin + (int64_t)a.w[%d];\n"
+        "const int64_t stop = past < (int64_t)a.w[%d] ? past : (int64_t)a.w[%d];\n"
+        "if (column < kept) {\n",
+        team, wide, (int)ahead, word, word + 3, word + 2, word + 2, word + 1, word + 1);
+    for (int32_t i = 0; i < w->call->n_inputs; i++) {
+        const char *type = memory_type(w->call->inputs[i].dtype);
+        if (!w->inputs[i].held && !w->inputs[i].ahead) continue;
+        write_pointer(w, i);
+        if (w->inputs[i].held) ADD("const pack<%s> x%d = *(const pack<%s> *)(p%d + column);\n", type, (int)i, type, (int)i);
+    }
+    ADD("for (int64_t first = begin + y; first < stop; first += TEAM * AHEAD) {\n");
+    for (int32_t i = 0; i < w->call->n_inputs; i++)
+        if (w->inputs[i].ahead) ADD("pack<%s> b%d[AHEAD];\n", memory_type(w->call->inputs[i].dtype), (int)i);
+    ADD("_Pragma(\"unroll\") for (int s = 0; s < AHEAD; s++) if (first + s * TEAM < stop) {\n"
+        "const index_t i = (index_t)((first + s * TEAM) * kept + column);\n(void)i;\n");
+    for (int32_t i = 0; i < w->call->n_inputs; i++)
+        if (w->inputs[i].ahead) ADD("b%d[s] = *(const pack<%s> *)(p%d + i);\n", (int)i, memory_type(w->call->inputs[i].dtype), (int)i);
+    ADD("}\n_Pragma(\"unroll\") for (int s = 0; s < AHEAD; s++) if (first + s * TEAM < stop) {\n"
+        "const index_t i = (index_t)((first + s * TEAM) * kept + column);\n");
+}
+
 static void write_head(writer *w) {
-    int word = (int)w->loop_word;
+    int  word = (int)w->loop_word;
+    bool columns = w->loop.walk == WEFTI_FUSED_COLUMNS;
     ADD("#include \"weft_scalars.h\"\n"
         "typedef %s index_t;\n"
         "enum { LANES = %d };\n"
         "template <typename T> struct alignas(sizeof(T) * LANES < 16 ? sizeof(T) * LANES : 16) pack { T e[LANES]; };\n"
         "struct arguments { uint64_t w[%d]; };\n"
-        "extern \"C\" __global__ void __launch_bounds__(%d) weft_fused(const arguments a) {\n"
+        "extern \"C\" __global__ void __launch_bounds__(%d%s) weft_fused(const arguments a) {\n"
         "const index_t n = (index_t)a.w[0];\n",
-        w->small ? "uint32_t" : "int64_t", (int)w->lanes, (int)w->n_words, BLOCK);
+        w->small ? "uint32_t" : "int64_t", (int)w->lanes, (int)w->n_words, BLOCK, columns ? ", 4" : "");
     write_totals(w);
     switch (w->loop.walk) {
     case WEFTI_FUSED_FLAT:
@@ -248,15 +331,7 @@ static void write_head(writer *w) {
             "for (int64_t at = begin + (int64_t)threadIdx.x * LANES; at < stop; at += %d * LANES) {\nconst index_t i = (index_t)at;\n",
             word + 2, word + 2, BLOCK);
         break;
-    default:
-        ADD("const int64_t kept = (int64_t)a.w[%d], across = (int64_t)a.w[%d], piece = blockIdx.x / across;\n"
-            "const int x = (int)threadIdx.x %% %d, y = (int)threadIdx.x / %d;\n"
-            "const int64_t column = (((int64_t)blockIdx.x - piece * across) * %d + x) * LANES;\n"
-            "const int64_t begin = piece * (int64_t)a.w[%d], past = begin + (int64_t)a.w[%d];\n"
-            "const int64_t stop = past < (int64_t)a.w[%d] ? past : (int64_t)a.w[%d];\n"
-            "if (column < kept) _Pragma(\"unroll 4\") for (int64_t row = begin + y; row < stop; row += %d) {\n"
-            "const index_t i = (index_t)(row * kept + column);\n",
-            word, word + 3, ACROSS, ACROSS, ACROSS, word + 2, word + 2, word + 1, word + 1, TEAM);
+    default: write_columns(w);
     }
     ADD("const bool full = %s;\n", w->full ? "true" : "i + LANES <= n");
 }
@@ -275,12 +350,12 @@ static void write_tail(writer *w) {
                 "if (threadIdx.x == 0) { for (int warp = 1; warp < %d; warp++) t%d = s_plus(t%d, parts%d[warp]); ((%s *)a.w[%d])[blockIdx.x] = t%d; }\n",
                 k, k, k, type, k, BLOCK / 32, k, k, BLOCK / 32, k, k, k, type, word, k);
         else
-            ADD("__shared__ %s parts%d[%d][%d * LANES];\n"
+            ADD("__shared__ %s parts%d[TEAM][WIDE * LANES];\n"
                 "for (int v = 0; v < LANES; v++) parts%d[y][x * LANES + v] = t%d[v];\n"
                 "__syncthreads();\n"
                 "if (y == 0 && column < kept) for (int v = 0; v < LANES; v++) { %s s = t%d[v];\n"
-                "for (int t = 1; t < %d; t++) s = s_plus(s, parts%d[t][x * LANES + v]); ((%s *)a.w[%d])[piece * kept + column + v] = s; }\n",
-                type, k, TEAM, ACROSS, k, k, type, k, TEAM, k, type, word);
+                "for (int t = 1; t < TEAM; t++) s = s_plus(s, parts%d[t][x * LANES + v]); ((%s *)a.w[%d])[piece * kept + column + v] = s; }\n",
+                type, k, k, k, type, k, k, type, word);
     }
 }
 
@@ -327,7 +402,12 @@ static void write_load(writer *w, int32_t i) {
     const input *in = &w->inputs[i];
     weft_dtype   dtype = w->call->inputs[i].dtype;
     const char  *type = memory_type(dtype);
-    ADD("const %s *p%d = (const %s *)a.w[%d];\n", type, (int)i, type, (int)in->word);
+    if (in->held) return;
+    if (in->ahead) {
+        ADD("const pack<%s> x%d = b%d[s];\n", type, (int)i, (int)i);
+        return;
+    }
+    write_pointer(w, i);
     switch (in->how) {
     case ONE: ADD("const %s x%d = %s(p%d[0]);\n", wide_type(dtype), (int)i, widening(dtype), (int)i); return;
     case SPLAT:
@@ -489,7 +569,7 @@ static void write_kernel(writer *w) {
     for (int32_t k = 0; k < w->fused->n_outputs; k++)
         if (!sums(w, k)) wefti_fused_write_store(w, k);
     write_sums(w);
-    ADD("}\n");
+    ADD(w->loop.walk == WEFTI_FUSED_COLUMNS ? "}\n}\n}\n" : "}\n");
     write_tail(w);
     ADD("}\n");
 }

@@ -18,6 +18,8 @@ typedef enum access {
 typedef struct input {
     access  how;
     bool    packed; /* FLAT and ROW: in aligned accesses */
+    bool    held;   /* ROW, by columns: the same in all rows, read once */
+    bool    ahead;  /* FLAT, by columns: read for several rows at a time, into an array */
     int32_t word;   /* of its address */
     int32_t stride_word;
     bool    narrow; /* its offsets fit 32 bits */

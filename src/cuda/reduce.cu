@@ -121,17 +121,18 @@ template <typename T, int KIND, int TEAM, bool PACKED> static __global__ void __
 
 /* N columns a thread; AHEAD rows are on their way at a time. */
 enum { AHEAD = 4 };
-template <typename T, int KIND, int TEAM, int N> static __global__ void __launch_bounds__(BLOCK, 4) reduce_forward_columns_kernel(WEFTI_IN_PLACE reduction r) {
+template <typename T, int KIND, int N>
+static __global__ void __launch_bounds__(BLOCK, WEFTI_REDUCE_COLUMN_RESIDENT) reduce_forward_columns_kernel(WEFTI_IN_PLACE reduction r) {
     typedef typename total_of<T>::type   A;
     typedef typename wefti_wide<T>::type W;
     typedef wefti_vector<T, N>           V;
-    const int    ACROSS = BLOCK / TEAM, kind = KIND == ANY ? r.kind : KIND;
-    __shared__ A parts[TEAM][ACROSS * N];
-    int64_t      across = (r.how.kept + ACROSS * N - 1) / (ACROSS * N), piece = blockIdx.x / across;
-    int32_t      x = (int32_t)threadIdx.x % ACROSS, y = (int32_t)threadIdx.x / ACROSS;
-    int64_t      k = ((int64_t)blockIdx.x - piece * across) * ACROSS * N + x * N;
-    int64_t      begin = piece * r.how.per_piece, end = begin + r.how.per_piece < r.how.reduced ? begin + r.how.per_piece : r.how.reduced;
-    A            total[N];
+    const int     team = r.how.team, wide = BLOCK / team, kind = KIND == ANY ? r.kind : KIND;
+    __shared__ A  parts[BLOCK * N]; /* [team][wide * N] */
+    int64_t       across = (r.how.kept + wide * N - 1) / (wide * N), piece = blockIdx.x / across;
+    int32_t       x = (int32_t)threadIdx.x % wide, y = (int32_t)threadIdx.x / wide;
+    int64_t       k = (((int64_t)blockIdx.x - piece * across) * wide + x) * N;
+    int64_t       begin = piece * r.how.per_piece, end = begin + r.how.per_piece < r.how.reduced ? begin + r.how.per_piece : r.how.reduced;
+    A             total[N];
 #pragma unroll
     for (int n = 0; n < N; n++) total[n] = nothing(kind, A());
     auto add = [&](const V &v) {
@@ -146,64 +147,94 @@ template <typename T, int KIND, int TEAM, int N> static __global__ void __launch
         const bool    even = r.reduced.space.rank == 1;
         auto          at = [&](int64_t i) { return reinterpret_cast<const V *>(from + (even ? i * stride : along(r.reduced, i))); };
         int64_t       i = begin + y;
-        for (; i + (AHEAD - 1) * TEAM < end; i += TEAM * AHEAD) {
+        for (; i + (AHEAD - 1) * team < end; i += team * AHEAD) {
             V rows[AHEAD];
 #pragma unroll
-            for (int a = 0; a < AHEAD; a++) rows[a] = *at(i + a * TEAM);
+            for (int a = 0; a < AHEAD; a++) rows[a] = *at(i + a * team);
 #pragma unroll
             for (int a = 0; a < AHEAD; a++) add(rows[a]);
         }
-        for (; i < end; i += TEAM) add(*at(i));
+        for (; i < end; i += team) add(*at(i));
     }
-    if (TEAM > 1) {
-        for (int n = 0; n < N; n++) parts[y][x * N + n] = total[n];
+    if (team > 1) {
+#pragma unroll
+        for (int n = 0; n < N; n++) parts[(y * wide + x) * N + n] = total[n];
         __syncthreads();
         if (y != 0) return;
         for (int n = 0; n < N; n++)
-            for (int t = 1; t < TEAM; t++) total[n] = combine(kind, total[n], parts[t][x * N + n]);
+            for (int t = 1; t < team; t++) total[n] = combine(kind, total[n], parts[(t * wide + x) * N + n]);
     }
     for (int n = 0; n < N && k + n < r.how.kept; n++) give<T>(r, piece, k + n, total[n]);
 }
 
 /* --- partial results --- */
 
+/* Several reductions that were cut alike: one a row of the grid. */
+typedef struct jobs {
+    struct {
+        const void *from;
+        void       *to;
+        double      divisor;
+        int32_t     kind, dtype;
+    } job[WEFTI_REDUCE_AT_ONCE];
+} jobs;
+
+template <typename A> SCALAR void store_as(void *to, int64_t i, A total, double divisor, int dtype) {
+    if constexpr (sizeof(A) == sizeof(float)) {
+        if (dtype == WEFT_BF16) store<__nv_bfloat16, A>(to, i, total, divisor, dtype);
+        else if (dtype == WEFT_F16) store<__half, A>(to, i, total, divisor, dtype);
+        else store<float, A>(to, i, total, divisor, dtype);
+    } else if constexpr (A(0.5) != A(0)) {
+        store<double, A>(to, i, total, divisor, dtype);
+    } else {
+        if (dtype == WEFT_I64) store<int64_t, A>(to, i, total, divisor, dtype);
+        else if (dtype == WEFT_I32) store<int32_t, A>(to, i, total, divisor, dtype);
+        else store<uint8_t, A>(to, i, total, divisor, dtype);
+    }
+}
+
 /* A block has COLUMNS neighbouring results, which are read together, and for each the 32 lanes that reduce.h speaks of. */
 enum { COLUMNS = BLOCK / WARP };
-template <typename T>
-static __global__ void __launch_bounds__(BLOCK)
-    reduce_forward_partials_kernel(const typename total_of<T>::type *partials, int64_t pieces, int64_t kept, int32_t kind, void *to, double divisor,
-                                   int32_t dtype) {
-    typedef typename total_of<T>::type A;
+template <typename A> static __global__ void __launch_bounds__(BLOCK) reduce_forward_partials_kernel(const jobs given, int64_t pieces, int64_t kept) {
     __shared__ A  lanes[WARP][COLUMNS];
+    const auto   &job = given.job[blockIdx.y];
+    const A      *partials = static_cast<const A *>(job.from);
     const int     x = (int)threadIdx.x % COLUMNS, lane = (int)threadIdx.x / COLUMNS;
     const int64_t k = (int64_t)blockIdx.x * COLUMNS + x;
-    A             total = nothing(kind, A());
+    A             total = nothing(job.kind, A());
     if (k < kept) {
 #pragma unroll 4
-        for (int64_t piece = lane; piece < pieces; piece += WARP) total = combine(kind, total, partials[piece * kept + k]);
+        for (int64_t piece = lane; piece < pieces; piece += WARP) total = combine(job.kind, total, partials[piece * kept + k]);
     }
     lanes[lane][x] = total;
     for (int width = WARP / 2; width > 0; width /= 2) {
         __syncthreads();
-        if (lane < width) lanes[lane][x] = combine(kind, lanes[lane][x], lanes[lane + width][x]);
+        if (lane < width) lanes[lane][x] = combine(job.kind, lanes[lane][x], lanes[lane + width][x]);
     }
-    if (lane == 0 && k < kept) store<T, A>(to, k, lanes[0][x], divisor, dtype);
+    if (lane == 0 && k < kept) store_as<A>(job.to, k, lanes[0][x], job.divisor, job.dtype);
 }
 
 static int32_t kind_of(weft_op op) { return op == WEFT_OP_MAX ? MOST : op == WEFT_OP_MIN ? LEAST : ADD; }
 
-template <typename T>
-static weft_status launch_partials(const wefti_cuda_run *run, const wefti_cuda_reduction *r, weft_op op, weft_dtype dtype, double divisor,
-                                   const void *partials, void *to) {
-    typedef typename total_of<T>::type A;
-    return wefti_cuda_launch(run, "reduce", (reduce_forward_partials_kernel<T>), wefti_cuda_blocks(r->kept, COLUMNS, 0), BLOCK, 0,
-                             static_cast<const A *>(partials), r->pieces, r->kept, kind_of(op), to, divisor, (int32_t)dtype);
+template <typename A> static weft_status launch_partials(const wefti_cuda_run *run, const wefti_cuda_reduction *r, const jobs &given, unsigned n) {
+    if (n == 0) return WEFT_OK;
+    return wefti_cuda_launch(run, "reduce", (reduce_forward_partials_kernel<A>), dim3(wefti_cuda_blocks(r->kept, COLUMNS, 0), n), BLOCK, 0, given, r->pieces,
+                             r->kept);
 }
 
-extern "C" weft_status wefti_cuda_reduce_partials(const wefti_cuda_run *run, const wefti_cuda_reduction *r, weft_op op, weft_dtype dtype,
-                                                  double divisor, const void *partials, void *to) {
-    WEFTI_DISPATCH_ANY(dtype, return launch_partials<T>(run, r, op, dtype, divisor, partials, to);)
-    return WEFT_OK;
+extern "C" weft_status wefti_cuda_reduce_partials(const wefti_cuda_run *run, const wefti_cuda_reduction *r, const wefti_cuda_partials *partials,
+                                                  int32_t n) {
+    jobs     of[3]; /* by what they are combined in: f32, f64, i64 */
+    unsigned count[3] = {0, 0, 0};
+    memset(of, 0, sizeof of);
+    for (int32_t i = 0; i < n; i++) {
+        const wefti_cuda_partials *p = &partials[i];
+        int                        which = p->dtype == WEFT_F64 ? 1 : weft_dtype_is_float(p->dtype) ? 0 : 2;
+        of[which].job[count[which]++] = {p->from, p->to, p->divisor, kind_of(p->op), (int32_t)p->dtype};
+    }
+    WEFTI_TRY(launch_partials<float>(run, r, of[0], count[0]));
+    WEFTI_TRY(launch_partials<double>(run, r, of[1], count[1]));
+    return launch_partials<int64_t>(run, r, of[2], count[2]);
 }
 
 /* --- launching --- */
@@ -258,8 +289,7 @@ template <typename T, int KIND, bool PACKED> static weft_status launch_rows(cons
 template <typename T, int KIND, int N> static weft_status launch_columns(const wefti_cuda_run *run, const reduction *r) {
     int64_t across = (int64_t)BLOCK / r->how.team * N, blocks = (r->how.kept + across - 1) / across * r->how.pieces;
     if (blocks > 0x7fffffff) return wefti_fail(WEFT_E_UNSUPPORTED, "%s: too many results for one launch", wefti_ops[run->call->op].name);
-    if (r->how.team == 1) return wefti_cuda_launch(run, "reduce", (reduce_forward_columns_kernel<T, KIND, 1, N>), (unsigned)blocks, BLOCK, 0, *r);
-    return wefti_cuda_launch(run, "reduce", (reduce_forward_columns_kernel<T, KIND, 8, N>), (unsigned)blocks, BLOCK, 0, *r);
+    return wefti_cuda_launch(run, "reduce", (reduce_forward_columns_kernel<T, KIND, N>), (unsigned)blocks, BLOCK, 0, *r);
 }
 
 /* The wide accesses are for floats: integers are seldom reduced. */
@@ -294,6 +324,7 @@ static weft_status run_reduce(const wefti_cuda_run *run) {
     r.divisor = run->call->op != WEFT_OP_MEAN ? 1 : attrs->reduce.count != 0 ? attrs->reduce.count : (double)r.how.reduced;
     WEFTI_DISPATCH_ANY(x->dtype, WEFTI_TRY(launch_reduction<T>(run, &r));)
     if (!r.partials) return WEFT_OK;
-    return wefti_cuda_reduce_partials(run, &r.how, run->call->op, x->dtype, r.divisor, r.partials, r.to);
+    wefti_cuda_partials partials = {run->call->op, x->dtype, r.divisor, r.partials, r.to};
+    return wefti_cuda_reduce_partials(run, &r.how, &partials, 1);
 }
 const wefti_cuda_kernel wefti_cuda_reduce = {.name = "reduce", .scratch = reduce_scratch, .run = run_reduce};

@@ -7,7 +7,7 @@
  *   from t*GROUP on, then those a team's GROUPs further, and so on; a group is combined as a balanced tree, and groups in order. The
  *   team's threads are combined by halves in each warp, and the warps in order.
  * - By columns, where neighbours are kept: a thread of `team` has every team-th element of a piece, in order; the team is combined in
- *   order.
+ *   order. Teams are the larger the fewer columns there are, so that a block always has whole cache lines.
  * Partial results are combined by halves in a warp whose lane l combines partial results l, l + 32, ... in order. */
 #ifndef WEFTI_CUDA_REDUCE_H
 #define WEFTI_CUDA_REDUCE_H
@@ -18,7 +18,9 @@ enum {
     WEFTI_REDUCE_GROUP = 8,    /* 16 bytes of a 16-bit type, two such accesses of f32 */
     WEFTI_REDUCE_BLOCK = 256,
     WEFTI_REDUCE_BLOCKS = 2112, /* as many pieces as keep a large GPU busy (two rounds of eight blocks on 132 multiprocessors), where there are few results */
-    WEFTI_REDUCE_COLUMNS = 128 /* that a block has in one go, for counting blocks: what they have follows from the dtype */
+    WEFTI_REDUCE_COLUMN_BLOCKS = 528, /* by columns: one round of four blocks, for a round that is not full is as long as one that is */
+    WEFTI_REDUCE_COLUMN_RESIDENT = 4,
+    WEFTI_REDUCE_COLUMN_BYTES = 16 /* of a row that a thread takes; counted for 16-bit elements: what it is follows from the dtype */
 };
 
 typedef struct wefti_cuda_reduction {
@@ -43,11 +45,13 @@ static inline wefti_cuda_reduction wefti_cuda_reduction_of(weft_shape space, uin
         blocks = r.kept;
         least = 4 * WEFTI_REDUCE_BLOCK * WEFTI_REDUCE_GROUP;
     } else {
+        int64_t across = WEFTI_REDUCE_BLOCK * WEFTI_REDUCE_COLUMN_BYTES / 2; /* columns of a block, were its team of one */
         r.team = r.reduced >= 32 ? 8 : 1;
-        blocks = (r.kept + WEFTI_REDUCE_COLUMNS - 1) / WEFTI_REDUCE_COLUMNS;
-        least = 64;
+        while (r.team > 1 && r.team < 32 && r.kept * r.team <= across / 2 && r.reduced >= 16 * r.team) r.team *= 2;
+        blocks = (r.kept * r.team + across - 1) / across;
+        least = 8 * (int64_t)r.team;
     }
-    int64_t most = r.reduced / least, wanted = blocks > 0 ? WEFTI_REDUCE_BLOCKS / blocks : 1;
+    int64_t most = r.reduced / least, wanted = blocks > 0 ? (r.by_rows ? WEFTI_REDUCE_BLOCKS : WEFTI_REDUCE_COLUMN_BLOCKS) / blocks : 1;
     r.pieces = wanted < most ? wanted : most;
     if (r.pieces < 1) r.pieces = 1;
     r.per_piece = (r.reduced + r.pieces - 1) / r.pieces;
@@ -66,10 +70,19 @@ static inline int64_t wefti_cuda_reduction_scratch(const wefti_cuda_reduction *r
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* Enqueues the last pass: `op` (SUM, MEAN, MAX, MIN) over the partial results, which are f32 for f32, f16 and bf16, f64 for f64 and i64
- * for integers; the divisor is MEAN's. */
-WEFT_MUST_CHECK weft_status wefti_cuda_reduce_partials(const wefti_cuda_run *run, const wefti_cuda_reduction *r, weft_op op, weft_dtype dtype,
-                                                       double divisor, const void *partials, void *to);
+/* Partial results of a reduction by `op` (SUM, MEAN, MAX, MIN), f32 for f32, f16 and bf16, f64 for f64 and i64 for integers; the divisor is
+ * MEAN's. */
+typedef struct wefti_cuda_partials {
+    weft_op     op;
+    weft_dtype  dtype;
+    double      divisor;
+    const void *from;
+    void       *to;
+} wefti_cuda_partials;
+enum { WEFTI_REDUCE_AT_ONCE = 8 };
+/* Enqueues the last pass over those of up to WEFTI_REDUCE_AT_ONCE reductions that were cut alike. */
+WEFT_MUST_CHECK weft_status wefti_cuda_reduce_partials(const wefti_cuda_run *run, const wefti_cuda_reduction *r, const wefti_cuda_partials *partials,
+                                                       int32_t n);
 #ifdef __cplusplus
 }
 #endif
