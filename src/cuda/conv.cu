@@ -20,12 +20,12 @@ enum {
 };
 #define PIECES_BYTES_MOST (INT64_C(64) << 20)
 
-/* Sizes of the forward convolution, and strides of the call's two inputs. */
+/* Sizes of the forward convolution, and strides of the call's two inputs and its output. */
 template <typename I> struct conv {
     I       batch, height, width, out_height, out_width, kernel_height, kernel_width;
     I       in_group, out_group; /* channels of a group */
     I       stride[2], pad[2], dilation[2];
-    I       a[4], b[4];
+    I       a[4], b[4], o[4];
     I       rows, columns, depth; /* of the product */
     int64_t groups;
 };
@@ -76,8 +76,8 @@ template <typename T_, typename I_> struct forward {
         return inside ? wefti_widen(x[offset4(c.a, at.first, group * c.in_group + k.first, h, v)]) : W(0);
     }
     static __device__ __forceinline__ int64_t out(const conv<I> &c, I group, I row, I column) {
-        I plane = c.out_height * c.out_width, n = column / plane;
-        return (static_cast<int64_t>(n) * c.groups * c.out_group + group * c.out_group + row) * plane + (column - n * plane);
+        triple<I> at = forward::column(c, column);
+        return offset4(c.o, at.first, group * c.out_group + row, at.second, at.third);
     }
 };
 
@@ -96,8 +96,8 @@ template <typename T_, typename I_> struct backward_input {
         return seen ? wefti_widen(g[offset4(c.a, at.first, group * c.out_group + k.first, p, q)]) : W(0);
     }
     static __device__ __forceinline__ int64_t out(const conv<I> &c, I group, I row, I column) {
-        I plane = c.height * c.width, n = column / plane;
-        return (static_cast<int64_t>(n) * c.groups * c.in_group + group * c.in_group + row) * plane + (column - n * plane);
+        triple<I> at = backward_input::column(c, column);
+        return offset4(c.o, at.first, group * c.in_group + row, at.second, at.third);
     }
 };
 
@@ -116,7 +116,8 @@ template <typename T_, typename I_> struct backward_weight {
         return inside ? wefti_widen(x[offset4(c.b, k.first, group * c.in_group + at.first, h, v)]) : W(0);
     }
     static __device__ __forceinline__ int64_t out(const conv<I> &c, I group, I row, I column) {
-        return static_cast<int64_t>(group * c.out_group + row) * c.columns + column;
+        triple<I> at = backward_weight::column(c, column);
+        return offset4(c.o, group * c.out_group + row, at.first, at.second, at.third);
     }
 };
 
@@ -250,7 +251,7 @@ template <typename I> static conv<I> conv_of(const wefti_call *call) {
         c.dilation[axis] = (I)(attrs->conv.dilation[axis] > 0 ? attrs->conv.dilation[axis] : 1);
         c.pad[axis]      = (I)attrs->conv.pad[2 * axis];
     }
-    for (int axis = 0; axis < 4; axis++) c.a[axis] = (I)call->inputs[0].stride[axis], c.b[axis] = (I)call->inputs[1].stride[axis];
+    for (int axis = 0; axis < 4; axis++) c.a[axis] = (I)call->inputs[0].stride[axis], c.b[axis] = (I)call->inputs[1].stride[axis], c.o[axis] = (I)call->outputs[0].stride[axis];
     I kernel = c.kernel_height * c.kernel_width, outputs = c.batch * c.out_height * c.out_width;
     bool to_input = call->op == WEFT_OP_CONV2D_BACKWARD_INPUT, to_weight = call->op == WEFT_OP_CONV2D_BACKWARD_WEIGHT;
     c.rows    = to_input ? c.in_group : c.out_group;

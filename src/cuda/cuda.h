@@ -59,7 +59,7 @@ struct wefti_cuda {
     wefti_device base; /* first */
     int32_t      ordinal, major, minor; /* compute capability */
     int32_t      multiprocessors, shared_most; /* bytes of shared memory that one block may have, opted in */
-    bool         tf32, capture, nvrtc, any_order;
+    bool         tf32, capture, nvrtc, any_order, channels_last; /* the last one: 16-bit convolutions want images so */
     cudaStream_t stream;
     weft_status  broken; /* WEFT_OK; else what every later call gives: a kernel fault cannot be mended in this process */
     struct wefti_cuda_blas *blas; /* cuBLASLt, opened on first use; NULL: not there (blas.c) */
@@ -140,6 +140,7 @@ extern const wefti_cuda_kernel wefti_cuda_occurrence, wefti_cuda_expert_matmul, 
 /* conv.cu: direct, for anything; dnn_conv.c: cuDNN */
 extern const wefti_cuda_kernel wefti_cuda_conv2d, wefti_cuda_conv2d_backward_input, wefti_cuda_conv2d_backward_weight, wefti_cuda_conv2d_dnn,
     wefti_cuda_conv2d_backward_input_dnn, wefti_cuda_conv2d_backward_weight_dnn;
+bool wefti_cuda_dnn_is_there(void);
 void wefti_cuda_dnn_close(wefti_cuda *cuda); /* when the device is released, after its programs */
 /* pool.cu */
 extern const wefti_cuda_kernel wefti_cuda_max_pool2d, wefti_cuda_max_pool2d_backward, wefti_cuda_max_pool2d_take, wefti_cuda_avg_pool2d,

@@ -60,6 +60,23 @@ static weft_status reduce(void *device, void *dst, const void *const *sources, i
     return wefti_fail(WEFT_E_UNSUPPORTED, "cuda:%d reduces nothing for collectives: they work in host memory", (int)((wefti_cuda *)device)->ordinal);
 }
 
+/* WEFT_CUDA_CHANNELS_LAST=1 wants it without cuDNN, too: our own kernels compute either way, and are made for the other. */
+static bool has_dnn(void) {
+#ifdef WEFT_HAVE_CUDNN
+    if (wefti_cuda_dnn_is_there()) return true;
+#endif
+    return getenv("WEFT_CUDA_CHANNELS_LAST") != NULL;
+}
+
+/* 16-bit convolutions: what tensor cores multiply lies channel by channel, and cuDNN turns images around that do not. What comes from
+ * such a convolution is pooled as it lies. */
+static bool channels_last(wefti_device *device, const wefti_call *call) {
+    weft_dtype dtype = call->outputs[0].dtype;
+    if (!wefti_cuda_of(device)->channels_last || weft_shape_elements(call->outputs[0].shape) == 0) return false;
+    if (wefti_ops[call->op].family != WEFTI_CONV) return true;
+    return (dtype == WEFT_BF16 || dtype == WEFT_F16) && call->attrs->conv.groups <= 1 && has_dnn();
+}
+
 static int32_t threads(wefti_device *device) { return wefti_cuda_of(device)->multiprocessors; }
 
 static void release(wefti_device *device) {
@@ -95,6 +112,7 @@ static void release(wefti_device *device) {
     .read = wefti_cuda_read,                                                            \
     .read_all = wefti_cuda_read_all,                                                    \
     .query = wefti_cuda_query,                                                          \
+    .channels_last = channels_last,                                                     \
     .compile = wefti_cuda_compile,                                                      \
     .release_program = wefti_cuda_release_program,                                      \
     .launch = wefti_cuda_launch_program,                                                \
@@ -179,6 +197,7 @@ static weft_status open_device(wefti_cuda *cuda, const wefti_cuda_options *optio
     cuda->any_order = options->any_order || !wish("WEFT_CUDA_DETERMINISTIC", true);
     cuda->capture = !options->no_capture && wish("WEFT_CUDA_CAPTURE", true);
     cuda->nvrtc = !options->no_fusion_compiler && wish("WEFT_CUDA_NVRTC", true);
+    cuda->channels_last = wish("WEFT_CUDA_CHANNELS_LAST", true);
     snprintf(cuda->inside->description, sizeof cuda->inside->description, "%.100s (sm_%d%d, %d multiprocessors, %.1f GiB)", properties.name,
              properties.major, properties.minor, properties.multiProcessorCount, (double)properties.totalGlobalMem / 0x1p30);
     if (cuda->major < 8)

@@ -31,6 +31,8 @@ const wefti_cuda_dnn_functions *wefti_cuda_dnn_load(const char **why_out) {
     return library.functions;
 }
 
+bool wefti_cuda_dnn_is_there(void) { return wefti_cuda_dnn_load(NULL) != NULL; }
+
 weft_status wefti_cuda_dnn_open(wefti_cuda *cuda) {
     if (cuda->dnn) return WEFT_OK;
     const char                     *why;

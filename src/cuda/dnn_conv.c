@@ -30,29 +30,38 @@ static const wefti_cuda_kernel *own_kernel(weft_op op) {
     }
 }
 
-/* Whether the operand lies densely, and with which strides; those of axes of size 1 are made to fit. */
-static bool layout_of(const wefti_operand *operand, int64_t stride_out[4]) {
-    const int64_t *dim = operand->shape.dim;
-    static const int order[2][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}}; /* axes from the fastest on: NCHW, NHWC */
-    for (int layout = 0; layout < 2; layout++) {
-        int64_t dense = 1;
-        bool    fits  = true;
-        for (int i = 0; i < 4; i++) {
-            int axis         = order[layout][i];
-            stride_out[axis] = dense;
-            fits             = fits && dim[axis] > 0 && (dim[axis] == 1 || operand->stride[axis] == dense);
-            dense *= dim[axis];
-        }
-        if (fits) return true;
+/* Whether the operand lies densely in the order N, C, H, W, or with the channels last, and with which strides; those of axes of size 1 are
+ * made to fit. */
+static bool lies_so(const wefti_operand *operand, bool last, int64_t stride_out[4]) {
+    static const int order[2][4] = {{3, 2, 1, 0}, {1, 3, 2, 0}}; /* axes from the fastest on */
+    const int64_t   *dim = operand->shape.dim;
+    int64_t          dense = 1;
+    bool             fits  = true;
+    for (int i = 0; i < 4; i++) {
+        int axis         = order[last][i];
+        stride_out[axis] = dense;
+        fits             = fits && dim[axis] > 0 && (dim[axis] == 1 || operand->stride[axis] == dense);
+        dense *= dim[axis];
     }
-    return false;
+    return fits;
+}
+
+/* The layouts of all three operands; false where one is not dense. What lies either way (a kernel of one element) is taken to lie as the
+ * others: cuDNN goes by strides. */
+static bool layouts_of(const operands *o, int64_t stride_out[3][4]) {
+    const wefti_operand *all[3] = {o->x, o->w, o->y};
+    bool                 last = false;
+    for (int i = 0; i < 3; i++) last = last || !lies_so(all[i], false, stride_out[i]);
+    for (int i = 0; i < 3; i++)
+        if (!lies_so(all[i], last, stride_out[i]) && !lies_so(all[i], !last, stride_out[i])) return false;
+    return true;
 }
 
 static bool accepts(const wefti_cuda *cuda, const wefti_call *call) {
     operands o = operands_of(call);
-    int64_t  stride[4];
+    int64_t  stride[3][4];
     (void)cuda;
-    return o.x->dtype != WEFT_F64 && layout_of(o.x, stride) && layout_of(o.w, stride) && layout_of(o.y, stride) && wefti_cuda_dnn_load(NULL);
+    return o.x->dtype != WEFT_F64 && layouts_of(&o, stride) && wefti_cuda_dnn_is_there();
 }
 
 static int64_t bytes_of(const wefti_operand *operand) {
@@ -105,10 +114,10 @@ static void fill_key(const wefti_call *call, key *out) {
         out->dilation[i] = call->attrs->conv.dilation[i] > 0 ? call->attrs->conv.dilation[i] : 1;
     }
     memcpy(out->pad, call->attrs->conv.pad, sizeof out->pad);
+    (void)layouts_of(&o, out->strides);
     for (int i = 0; i < 3; i++) {
         uint64_t bits = 16 | (uint64_t)all[i]->offset_bytes; /* buffers are aligned to 64 bytes */
         memcpy(out->dim[i], all[i]->shape.dim, sizeof out->dim[i]);
-        (void)layout_of(all[i], out->strides[i]);
         out->alignment[i] = (int64_t)(bits & (~bits + 1));
     }
 }

@@ -1,5 +1,6 @@
 /* Pooling in two dimensions, a thread an element of the result. Gradients are gathered: each element of the input's plane looks at the
- * windows that cover it, in row-major order, so nothing is added by chance.
+ * windows that cover it, in row-major order, so nothing is added by chance. Outputs lie as N, C, H, W or with channels last; neighbouring
+ * threads have neighbours in memory.
  *
  * MAX_POOL2D_BACKWARD may be handed any index at all. A first pass looks whether every index lies in its own window, as those of
  * MAX_POOL2D do; where one does not, the gradient is gathered from all of its plane, which is right and slow.
@@ -15,13 +16,24 @@ template <typename I> struct pooling {
     I       window[2], stride[2], top, left;
     I       x_stride[4], index_stride[4];
     int64_t total; /* elements of the output */
-    bool    exclude_pad, index64, windows_known;
+    bool    exclude_pad, index64, windows_known, last; /* last: outputs lie with channels last */
 };
 
 template <typename I> struct element { I n, c, row, column; };
 
-template <typename I> static __device__ __forceinline__ element<I> element_of(I i, I channels, I height, I width) {
+/* The i-th element of the output in memory. */
+template <typename I> static __device__ __forceinline__ element<I> element_of(const pooling<I> &p, I i, I height, I width) {
     element<I> e;
+    I          channels = p.channels;
+    if (p.last) {
+        I pixel = i / channels;
+        e.c     = i - pixel * channels;
+        I line  = pixel / width;
+        e.column = pixel - line * width;
+        e.n      = line / height;
+        e.row    = line - e.n * height;
+        return e;
+    }
     I          above = i / width;
     e.column         = i - above * width;
     I plane          = above / height;
@@ -62,7 +74,7 @@ static __global__ void __launch_bounds__(THREADS)
     max_pool2d_forward_element_kernel(pooling<I> p, const T *x, T *y, void *index) {
     POOL_INDEX;
     typedef typename wefti_wide<T>::type W;
-    element<I> e = element_of(i, p.channels, p.out_height, p.out_width);
+    element<I> e = element_of(p, i, p.out_height, p.out_width);
     I          top, bottom, left, right, origin = e.n * p.x_stride[0] + e.c * p.x_stride[1];
     int64_t    chosen = -1;
     W          best   = -INFINITY;
@@ -86,7 +98,7 @@ static __global__ void __launch_bounds__(THREADS)
     max_pool2d_backward_check_kernel(pooling<I> p, const void *index, int64_t outputs, int32_t *stray) {
     for (int64_t flat = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; flat < outputs;
          flat += static_cast<int64_t>(gridDim.x) * THREADS) {
-        element<I> e      = element_of(static_cast<I>(flat), p.channels, p.out_height, p.out_width);
+        element<I> e      = element_of(p, static_cast<I>(flat), p.out_height, p.out_width);
         int64_t    chosen = load_index(index, at4(p.index_stride, e), p.index64);
         if (chosen < 0 || chosen >= static_cast<int64_t>(p.height) * p.width) continue;
         I h = static_cast<I>(chosen / p.width), w = static_cast<I>(chosen % p.width), top, bottom, left, right;
@@ -101,7 +113,7 @@ static __global__ void __launch_bounds__(THREADS)
     max_pool2d_backward_gather_kernel(pooling<I> p, const T *g, const void *index, const int32_t *stray, T *dx) {
     POOL_INDEX;
     typedef typename wefti_wide<T>::type W;
-    element<I> e    = element_of(i, p.channels, p.height, p.width);
+    element<I> e    = element_of(p, i, p.height, p.width);
     int64_t    self = static_cast<int64_t>(e.row) * p.width + e.column;
     I          row = 0, row_end = p.out_height, first = 0, column_end = p.out_width;
     double     sum = 0;
@@ -122,7 +134,7 @@ static __global__ void __launch_bounds__(THREADS)
     max_pool2d_take_element_kernel(pooling<I> p, const T *x, const void *index, T *y) {
     POOL_INDEX;
     typedef typename wefti_wide<T>::type W;
-    element<I> e      = element_of(i, p.channels, p.out_height, p.out_width);
+    element<I> e      = element_of(p, i, p.out_height, p.out_width);
     int64_t    chosen = load_index(index, at4(p.index_stride, e), p.index64);
     if (chosen < 0 || chosen >= static_cast<int64_t>(p.height) * p.width) {
         y[i] = wefti_narrow<T>(W(0));
@@ -141,7 +153,7 @@ template <typename T, typename I>
 static __global__ void __launch_bounds__(THREADS) avg_pool2d_forward_element_kernel(pooling<I> p, const T *x, T *y) {
     POOL_INDEX;
     typedef typename wefti_wide<T>::type W;
-    element<I> e = element_of(i, p.channels, p.out_height, p.out_width);
+    element<I> e = element_of(p, i, p.out_height, p.out_width);
     I          top, bottom, left, right, origin = e.n * p.x_stride[0] + e.c * p.x_stride[1];
     W          sum = 0;
     window_of(e.row, p.stride[0], p.window[0], p.top, p.height, &top, &bottom);
@@ -155,7 +167,7 @@ template <typename T, typename I>
 static __global__ void __launch_bounds__(THREADS) avg_pool2d_backward_gather_kernel(pooling<I> p, const T *g, T *dx) {
     POOL_INDEX;
     typedef typename wefti_wide<T>::type W;
-    element<I> e = element_of(i, p.channels, p.height, p.width);
+    element<I> e = element_of(p, i, p.height, p.width);
     I          row, row_end, first, column_end;
     W          sum = 0;
     covering(e.row, p.stride[0], p.window[0], p.top, p.out_height, &row, &row_end);
@@ -194,6 +206,7 @@ template <typename I> static pooling<I> pooling_of(const wefti_call *call, weft_
     }
     if (call->n_inputs > 1) p.index64 = call->inputs[1].dtype == WEFT_I64;
     if (call->n_outputs > 1) p.index64 = call->outputs[1].dtype == WEFT_I64;
+    p.last = !wefti_operand_is_contiguous(&call->outputs[0]);
     return p;
 }
 

@@ -164,6 +164,13 @@ add_dependencies(cuda_host_train cuda_host_program_parity cuda_host_program_run 
 # The fused programs' compiler has a test of its own, and takes long here.
 set_tests_properties(cuda_host_train PROPERTIES ENVIRONMENT "WEFT_TEST_BIN=${weft_cuda_host_bin};WEFT_CUDA_NVRTC=0")
 
+# Images with channels last.
+add_executable(cuda_host_layout ${here}/check_layout.c)
+weft_cuda_host_program(cuda_host_layout)
+if(WEFT_SANITIZE)
+  target_compile_definitions(cuda_host_layout PRIVATE WEFT_SANITIZED)
+endif()
+
 # A CPU and a GPU in one graph.
 add_executable(cuda_host_mixed ${here}/check_mixed.c ${here}/../transport/ranks.c)
 weft_cuda_host_program(cuda_host_mixed)

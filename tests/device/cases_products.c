@@ -389,7 +389,7 @@ static void visit_conv(case_visitor visit, void *context, weft_dtype dtype, cons
     weft_shape x = weft_shape(row->n, row->c, row->h, row->w),
                w = weft_shape(row->o, row->c / row->groups, row->kh, row->kw);
     weft_shape y = weft_shape(row->n, row->o, oh, ow);
-    layout     other = how == PLAIN ? PLAIN : (layout)((how + 1) % LAYOUT_COUNT);
+    layout     other = how == PLAIN || how == LAST ? how : (layout)((how + 1) % LAYOUT_COUNT);
     test_case  cases[3] = {product_case(WEFT_OP_CONV2D, dtype, x, w, y, how, other),
                            product_case(WEFT_OP_CONV2D_BACKWARD_INPUT, dtype, y, w, x, how, other),
                            product_case(WEFT_OP_CONV2D_BACKWARD_WEIGHT, dtype, y, x, w, how, other)};
@@ -400,6 +400,7 @@ static void visit_conv(case_visitor visit, void *context, weft_dtype dtype, cons
         cases[k].attrs.conv.groups = row->groups;
         if (k == 1) cases[k].attrs.conv.input = x;
         if (k == 2) cases[k].attrs.conv.weight = w;
+        if (how == LAST) cases[k].outputs[0].layout = LAST;
         visit(context, &cases[k]);
     }
 }
@@ -435,9 +436,10 @@ static void visit_pool(case_visitor visit, void *context, weft_dtype dtype, cons
         memcpy(one.attrs.pool.pad, row->pad, sizeof row->pad);
         if (backward) one.attrs.pool.input = x;
         one.n_inputs = k == 1 || k == 2 ? 2 : 1;
-        one.inputs[1] = (argument){WEFT_I32, y, k == 2 ? how : PLAIN, -1, (double)(row->h * row->w), false};
+        one.inputs[1] = (argument){WEFT_I32, y, k == 2 || how == LAST ? how : PLAIN, -1, (double)(row->h * row->w), false};
         if (k == 0)
             one.n_outputs = 2, one.outputs[1] = (argument){.dtype = WEFT_I32, .shape = y}, one.derive = draw_ties;
+        if (how == LAST) one.outputs[0].layout = one.outputs[1].layout = LAST;
         visit(context, &one);
         if (k < 3) continue;
         one.attrs.pool.exclude_pad = 1;
@@ -459,5 +461,7 @@ void visit_products(case_visitor visit, void *context) {
         }
         for (size_t s = 0; s < WEFTI_COUNT(large_convs) && d < 2; s++)
             visit_conv(visit, context, floats[d], &large_convs[s], PLAIN);
+        for (size_t s = 0; s < WEFTI_COUNT(convs) && d % 2 == 0; s++) visit_conv(visit, context, floats[d], &convs[s], LAST);
+        for (size_t s = 0; s < WEFTI_COUNT(pools) && d % 2 == 0; s++) visit_pool(visit, context, floats[d], &pools[s], LAST);
     }
 }

@@ -23,6 +23,14 @@ static size_t lay(const argument *self, wefti_operand *operand) {
         }
         operand->offset_bytes = 3 * (int64_t)weft_dtype_bytes(self->dtype);
         break;
+    case LAST: {
+        static const int inner_first[4] = {1, 3, 2, 0};
+        for (int i = 0; i < 4; i++) {
+            operand->stride[inner_first[i]] = stride;
+            stride *= self->shape.dim[inner_first[i]] > 0 ? self->shape.dim[inner_first[i]] : 1;
+        }
+        break;
+    }
     case TURNED:
         for (int32_t axis = 0; axis < rank; axis++) {
             operand->stride[axis] = stride;
@@ -73,7 +81,7 @@ static bool give_operands(placed *p, const test_case *self, const tensor *inputs
     for (int32_t i = 0; i < self->n_inputs + self->n_outputs; i++) {
         bool            input = i < self->n_inputs;
         argument        one = input ? self->inputs[i] : self->outputs[i - self->n_inputs];
-        if (!input) one.layout = PLAIN;
+        if (!input && one.layout != LAST) one.layout = PLAIN;
         size_t bytes = lay(&one, &p->operands[i]);
         char  *host = malloc(bytes + GUARD);
         memset(host, FILL, bytes + GUARD);
@@ -115,6 +123,21 @@ static bool run_call(placed *p, const test_case *self, char why[256]) {
     return status == WEFT_OK;
 }
 
+/* The elements of `host` as they lie, in row-major order. Frees it. */
+static char *in_order(const wefti_operand *operand, char *host) {
+    size_t  bytes = weft_dtype_bytes(operand->dtype);
+    int64_t n = weft_shape_elements(operand->shape);
+    char   *ordered = malloc((size_t)n * bytes + 1);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t index[WEFT_MAX_RANK], offset = 0;
+        unravel(operand->shape, i, index);
+        for (int32_t axis = 0; axis < operand->shape.rank; axis++) offset += index[axis] * operand->stride[axis];
+        memcpy(ordered + (size_t)i * bytes, host + (size_t)offset * bytes, bytes);
+    }
+    free(host);
+    return ordered;
+}
+
 /* Reads outputs, and looks whether what lies behind each buffer is as it was. */
 static bool read_back(placed *p, const test_case *self, void **outputs_out, char why[256]) {
     for (int32_t i = 0; i < p->n_buffers; i++) {
@@ -127,6 +150,7 @@ static bool read_back(placed *p, const test_case *self, void **outputs_out, char
         if (self->in_place && output == 0) output = -1;
         if (self->in_place && i == 0) output = 0;
         if (i >= 3 && i < 3 + self->n_written) output = self->n_outputs + i - 3;
+        if (output >= 0 && output < self->n_outputs && self->outputs[output].layout == LAST) host = in_order(&p->operands[i], host);
         if (output >= 0) outputs_out[output] = host;
         else free(host);
     }

@@ -40,15 +40,21 @@ void conformance_visit(case_visitor visit, void *context) {
 }
 
 const char *case_name(const test_case *self) {
-    static const char *const layouts[LAYOUT_COUNT] = {"", " gapped", " turned", " repeated"};
+    static const char *const layouts[LAYOUT_COUNT + 1] = {"", " gapped", " turned", " repeated", " last"};
     static char              text[512];
     int used = snprintf(text, sizeof text, "%s%s", wefti_ops[self->op].name, self->in_place ? " in place" : "");
     for (int32_t i = 0; i < self->n_inputs && used < 400; i++)
         used += snprintf(text + used, sizeof text - (size_t)used, " %s%s%s", weft_dtype_name(self->inputs[i].dtype),
                          weft_shape_text(self->inputs[i].shape).text, layouts[self->inputs[i].layout]);
-    snprintf(text + used, sizeof text - (size_t)used, " -> %s%s", weft_dtype_name(self->outputs[0].dtype),
-             weft_shape_text(self->outputs[0].shape).text);
+    snprintf(text + used, sizeof text - (size_t)used, " -> %s%s%s", weft_dtype_name(self->outputs[0].dtype),
+             weft_shape_text(self->outputs[0].shape).text, layouts[self->outputs[0].layout]);
     return text;
+}
+
+/* Products are fused, and channels come last, only where the device asks for it. */
+static bool is_due(wefti_device *device, const test_case *one) {
+    if (one->op == WEFT_OP_FUSED_MATMUL && !device->vtable->fuses_products) return false;
+    return one->outputs[0].layout != LAST || device->vtable->channels_last;
 }
 
 /* How far a result may be off: some units in the last place of the result, and of the size of its terms. */
@@ -151,7 +157,7 @@ static void check_case(void *context, const test_case *one) {
     for (int32_t k = 0; k < results_of(one); k++) expected[k] = tensor_create(result_at(one, k).dtype, result_at(one, k).shape);
     define(one, inputs, expected);
     for (self->at = 0; self->at < self->n_devices; self->at++)
-        if (one->op != WEFT_OP_FUSED_MATMUL || self->devices[self->at]->vtable->fuses_products) check_on(self, self->devices[self->at], one, inputs, expected);
+        if (is_due(self->devices[self->at], one)) check_on(self, self->devices[self->at], one, inputs, expected);
     for (int32_t k = 0; k < results_of(one); k++) tensor_release(&expected[k]);
     for (int32_t i = 0; i < one->n_inputs; i++) tensor_release(&inputs[i]);
 }
@@ -180,9 +186,8 @@ static void compare_case(void *context, const test_case *one) {
     char   why[256];
     self->cases++;
     if (!is_worth_it(self, one)) return;
-    if (one->op == WEFT_OP_FUSED_MATMUL && !self->devices[0]->vtable->fuses_products) return;
     draw_inputs(one, inputs);
-    for (int32_t d = 0; d < self->n_devices; d++) {
+    for (int32_t d = 0; d < self->n_devices && is_due(self->devices[d], one); d++) {
         if (!compute(self->devices[d], one, inputs, d ? got : first, why)) complain(self, one, why);
         for (int32_t k = 0; d && k < results_of(one); k++) {
             size_t bytes = (size_t)weft_shape_elements(result_at(one, k).shape) * weft_dtype_bytes(result_at(one, k).dtype);

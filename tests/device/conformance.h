@@ -10,13 +10,14 @@
 
 enum { MOST_INPUTS = 6, MOST_OUTPUTS = 5, MOST_OPERANDS = MOST_INPUTS + MOST_OUTPUTS };
 
-/* How an input lies in memory. */
+/* How an input lies in memory, and an output where a device may be given one that is not contiguous. */
 typedef enum layout {
     PLAIN,    /* contiguous */
     GAPPED,   /* every other element of rows that are too long, from an odd origin */
     TURNED,   /* axes in reverse order */
     REPEATED, /* the first axis that is longer than 1 has stride 0 */
-    LAYOUT_COUNT
+    LAYOUT_COUNT,
+    LAST = LAYOUT_COUNT /* of four axes the second one innermost: in cases that ask for it, of CONV and POOL */
 } layout;
 
 typedef struct argument {

@@ -149,12 +149,20 @@ static bool is_by_rows(const wefti_call *call) {
     return (call->op == WEFT_OP_ATTENTION || call->op == WEFT_OP_ATTENTION_BACKWARD) && call->attrs->attention.by_rows;
 }
 
+/* Nobody is asked to leave images with channels last: kernels write outputs in order. */
+static weft_status check_layout(const wefti_call *call) {
+    if (call->n_outputs == 0 || wefti_operand_is_contiguous(&call->outputs[0])) return WEFT_OK;
+    return wefti_fail(WEFT_E_UNSUPPORTED, "cpu: %s '%s' is to leave channels last, which this device does not", wefti_ops[call->op].name,
+                      call->name ? call->name : "");
+}
+
 static weft_status query(wefti_device *device, const wefti_call *call, int64_t *scratch_bytes_out) {
     cpu_device *cpu = cpu_of(device);
     *scratch_bytes_out = 0;
     if (is_by_rows(call)) return wefti_fail(WEFT_E_UNSUPPORTED, "attention '%s' by rows: the CPU has it by heads", call->name ? call->name : "");
     WEFTI_TRY(wefti_call_check(call));
     WEFTI_TRY(check_rule(call));
+    WEFTI_TRY(check_layout(call));
     if (is_empty(call)) return WEFT_OK;
     const wefti_cpu_kernel *kernel = choose(cpu, call);
     if (kernel->scratch) *scratch_bytes_out = kernel->scratch(call, wefti_pool_threads(cpu->pool));

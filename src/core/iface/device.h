@@ -13,7 +13,8 @@ typedef struct wefti_device  wefti_device;
 typedef struct wefti_program wefti_program;
 
 /* One operation with its operands.
- * Preconditions: inputs may be any strided views (broadcast ones too); outputs are contiguous and overlap neither inputs nor
+ * Preconditions: inputs may be any strided views (broadcast ones too); outputs are contiguous (or those of a CONV or POOL call dense
+ * with channels last, as [N, H, W, C] seen as [N, C, H, W], on a device that asked for it) and overlap neither inputs nor
  * each other, except that (a) an output of an elementwise or FUSED call may be exactly an input's memory, with the same
  * strides and element size, where that output is whole (in place), and (b) ASSIGN and UPDATE write input 0 (UPDATE its
  * states too) in place: their output 0 is input 0's memory. RESHAPE, PERMUTE, SLICE, EXPAND reach a device only where the
@@ -70,6 +71,9 @@ typedef struct wefti_device_vtable {
     /* Whether the device can compute the call, and the scratch bytes that it wants. Pure; looks at everything but buffer
      * numbers, offsets and scratch, so the planner may ask before memory is laid out. WEFT_E_UNSUPPORTED says why not. */
     weft_status (*query)(wefti_device *device, const wefti_call *call, int64_t *scratch_bytes_out);
+    /* Whether the device would rather have the outputs of a CONV or POOL call with channels last, and, of a CONV call, images and kernels that
+     * it reads. NULL: never. Looks at what query looks at, but for strides. */
+    bool (*channels_last)(wefti_device *device, const wefti_call *call);
     weft_status (*compile)(wefti_device *device, const wefti_segment *segment, wefti_program **program_out);
     void (*release_program)(wefti_program *program);
     weft_status (*launch)(wefti_program *program, const wefti_launch *launch);

@@ -341,6 +341,16 @@ static void keep_axes(wefti_operand *operand, const wefti_fused *fused, int32_t 
     wefti_dense_strides(operand->shape, operand->stride);
 }
 
+/* [N, H, W, C] as the image that devices see. */
+static void turn_operand(wefti_operand *operand) {
+    const wefti_operand own = *operand;
+    static const int    from[4] = {0, 3, 1, 2};
+    for (int axis = 0; axis < 4; axis++) {
+        operand->shape.dim[axis] = own.shape.dim[from[axis]];
+        operand->stride[axis] = own.stride[from[axis]];
+    }
+}
+
 void wefti_item_call(const wefti_ir *ir, const wefti_item *item, wefti_operand *inputs, wefti_operand *outputs,
                      wefti_call *call_out) {
     int32_t            first;
@@ -352,6 +362,7 @@ void wefti_item_call(const wefti_ir *ir, const wefti_item *item, wefti_operand *
     for (int32_t o = 0; o < item->n_outputs; o++) {
         operand_of(&ir->values[item->outputs[o]], &outputs[o]);
         if (fused && o < fused->n_outputs && fused->output[o].reduce >= 0) keep_axes(&outputs[o], fused, o);
+        if (item->last) turn_operand(&outputs[o]);
     }
     *call_out = (wefti_call){.op = item->op, .attrs = item->attrs, .n_inputs = item->n_inputs,
                              .n_outputs = item->n_outputs, .inputs = inputs, .outputs = outputs,

@@ -66,6 +66,7 @@ typedef struct wefti_item {
     const wefti_attrs *attrs;
     const char        *name;
     bool               divided; /* UPDATE: of this rank's part; REDUCE_SCATTER, ALL_GATHER: of what is updated so, in place (divide.c) … */
+    bool               last;    /* CONV, POOL: the values that it computes are [N, H, W, C] (layout.c) */
     bool               by_message; /* … ALL_GATHER: of one parameter, sent; else it only lets ranks meet, who load or store the parts themselves */
     int32_t            landed;  /* COMM: it is waited for before this item at the latest (pace.c); -1: before its first reader */
     int32_t            n_inputs, n_outputs;
@@ -277,6 +278,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_resolve(wefti_ir *ir, weft_tensor *const 
 
 WEFT_MUST_CHECK weft_status wefti_pass_exchange(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_simplify(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_layout(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_views(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_fp8(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_heads(wefti_ir *ir);

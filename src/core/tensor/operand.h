@@ -32,6 +32,20 @@ static inline bool wefti_operand_is_contiguous(const wefti_operand *operand) {
     return true;
 }
 
+/* Whether an image [N, C, H, W] lies as [N, H, W, C] without gaps. */
+static inline bool wefti_operand_has_channels_last(const wefti_operand *operand) {
+    const int order[4] = {1, 3, 2, 0}; /* from the fastest on */
+    int64_t   stride = 1;
+    if (operand->shape.rank != 4) return false;
+    for (int i = 0; i < 4; i++) {
+        int64_t dim = operand->shape.dim[order[i]];
+        if (dim == 0) return true;
+        if (dim > 1 && operand->stride[order[i]] != stride) return false;
+        stride *= dim;
+    }
+    return true;
+}
+
 /* Strides of the operand over `space`, to which it broadcasts (aligned from the right); 0 along axes that it repeats.
  */
 static inline void wefti_operand_expand(const wefti_operand *operand, weft_shape space,
