@@ -5,7 +5,7 @@
  * of them are computed in f32 inside and rounded once. *Wide* ops (long sums, exponentials, logarithms, powers, comparisons, the
  * application's own) get their inputs cast back to the type that the user gave them. What the user feeds in (targets, weights of samples)
  * and what was computed wide and then spreads over an activation (batch statistics) is never rounded to meet it: there the activation is
- * widened.
+ * widened, until it is pooled or meets another one in a sum, for what comes of that is kept for long.
  *
  * With `fp8`, layers (products with a parameter) between the first and the last are marked: their operands may be rounded to 8-bit floats, and the
  * gradient's products then carry such marks too. What becomes of it is the planner's to say, device by device (core/plan/fp8.c).
@@ -64,6 +64,8 @@ typedef struct lowering {
     bool          *narrow; /* [n] MATMUL: its operands may be 8-bit floats */
     weft_tensor ***at;     /* [n] -> [n_outputs] what stands for the output now */
     weft_tensor ***cast;   /* [n] -> [n_outputs] the same, cast down; NULL: not made yet */
+    weft_tensor ***wide;   /* likewise, cast back to the type that the user gave it */
+    bool          *soft;   /* [n] of the user's type only because of what must not be rounded: an activation that statistics have scaled */
 } lowering;
 
 static weft_tensor *now(const lowering *l, const weft_tensor *tensor) { return l->at[tensor->node->id][tensor->index]; }
@@ -78,7 +80,12 @@ static weft_tensor *lowered(lowering *l, const weft_tensor *tensor) {
     return *kept;
 }
 
-static weft_tensor *widened(const lowering *l, const weft_tensor *tensor) { return weft_cast(now(l, tensor), tensor->dtype); }
+/* One cast for all who read it so: their gradients then come together before they are rounded. What is recomputed has its own. */
+static weft_tensor *widened(lowering *l, const weft_tensor *tensor) {
+    weft_tensor **kept = &l->wide[tensor->node->id][tensor->index];
+    if (*kept && (*kept)->node->segment == l->graph->segment) return *kept;
+    return *kept = weft_cast(now(l, tensor), tensor->dtype);
+}
 
 /* Whether input i of a following op is an f32 value that must not be rounded. */
 static bool is_precious(const lowering *l, const wefti_node *node, int32_t i) {
@@ -88,9 +95,20 @@ static bool is_precious(const lowering *l, const wefti_node *node, int32_t i) {
     return wefti_op_is_elementwise(node->op) && weft_shape_elements(x->shape) < weft_shape_elements(node->outputs[0].shape);
 }
 
+static bool is_activation(const lowering *l, const weft_tensor *x, weft_shape shape) {
+    return (is_low(l, x) || l->soft[x->node->id]) && weft_shape_equal(x->shape, shape);
+}
+
+/* Where two activations meet (a residual), their sum is an activation again, which is kept for long; what is pooled is kept, too. */
+static bool is_kept(const lowering *l, const wefti_node *node) {
+    weft_shape shape = node->outputs[0].shape;
+    if (wefti_ops[node->op].family == WEFTI_POOL) return is_activation(l, node->inputs[0], node->inputs[0]->shape);
+    return node->op == WEFT_OP_ADD && is_activation(l, node->inputs[0], shape) && is_activation(l, node->inputs[1], shape);
+}
+
 /* Of a following op: whether it is to compute in the low type. */
 static bool goes_low(const lowering *l, const wefti_node *node) {
-    bool low = false;
+    bool low = is_kept(l, node);
     for (int32_t i = 0; i < node->n_inputs; i++) {
         const weft_tensor *x = node->inputs[i];
         if ((weft_dtype_is_float(x->dtype) && x->dtype != WEFT_F32) || is_precious(l, node, i)) return false;
@@ -119,6 +137,8 @@ static weft_status lower_node(lowering *l, wefti_node *node) {
         inputs[i] = shrinks ? lowered(l, x) : is_low(l, x) ? widened(l, x) : now(l, x);
         changed |= inputs[i] != x;
     }
+    for (int32_t i = 0; i < node->n_inputs && how == FOLLOWING && !low; i++)
+        l->soft[node->id] |= node->outputs[0].dtype == WEFT_F32 && is_activation(l, node->inputs[i], node->outputs[0].shape);
     wefti_attrs attrs = node->attrs;
     if (l->narrow[node->id]) attrs.matmul.fp8[0] = attrs.matmul.fp8[1] = WEFTI_FP8_E4M3;
     weft_tensor *first = changed ? wefti_emit(l->graph, node->op, &attrs, inputs, node->n_inputs, node->name) : node->outputs;
@@ -136,7 +156,9 @@ static weft_status start(lowering *l, const weft_tensor *loss) {
     l->narrow = wefti_graph_memory(l->graph, n * sizeof *l->narrow);
     l->at = wefti_graph_memory(l->graph, n * sizeof *l->at);
     l->cast = wefti_graph_memory(l->graph, n * sizeof *l->cast);
-    if (!l->needed || !l->from || !l->narrow || !l->at || !l->cast) return wefti_graph_status(l->graph);
+    l->wide = wefti_graph_memory(l->graph, n * sizeof *l->wide);
+    l->soft = wefti_graph_memory(l->graph, n * sizeof *l->soft);
+    if (!l->needed || !l->from || !l->narrow || !l->at || !l->cast || !l->wide || !l->soft) return wefti_graph_status(l->graph);
     l->needed[loss->node->id] = true;
     for (int32_t i = 0; i < l->graph->n_effects; i++) l->needed[l->graph->effects[i]->id] = true;
     for (int32_t id = l->n - 1; id >= 0; id--) {
@@ -146,7 +168,8 @@ static weft_status start(lowering *l, const weft_tensor *loss) {
         size_t bytes = sizeof **l->at * (size_t)node->n_outputs;
         l->at[id] = wefti_graph_memory(l->graph, bytes);
         l->cast[id] = wefti_graph_memory(l->graph, bytes);
-        if (!l->at[id] || !l->cast[id]) return wefti_graph_status(l->graph);
+        l->wide[id] = wefti_graph_memory(l->graph, bytes);
+        if (!l->at[id] || !l->cast[id] || !l->wide[id]) return wefti_graph_status(l->graph);
         for (int32_t k = 0; k < node->n_outputs; k++) l->at[id][k] = &node->outputs[k];
     }
     return WEFT_OK;

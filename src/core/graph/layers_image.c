@@ -178,10 +178,13 @@ weft_tensor *weft_batch_norm_with(weft_tensor *x, const char *name, const weft_b
     weft_state_options state[2] = {{.dtype = dtype}, {.dtype = dtype, .init = weft_init_ones()}};
     running[0] = weft_state_with(graph, wefti_graph_join(graph, name, "running_mean"), channels, &state[0]);
     running[1] = weft_state_with(graph, wefti_graph_join(graph, name, "running_variance"), channels, &state[1]);
-    /* The centred input is written once for the variance and once for the result. They are one value, but apart their
-     * gradients are sums that need no second pass over the input. */
+    /* The variance does not depend on what it is taken around, here a number that happens to be the mean: so no gradient goes to the mean
+     * from there, which would be a sum over the whole input that is known to be zero. The term behind is zero, too, and its gradient's
+     * gradient is not. */
     statistic[0] = wefti_reduced(WEFT_OP_MEAN, wide, others, true);
-    statistic[1] = wefti_reduced(WEFT_OP_MEAN, weft_square(weft_sub(wide, statistic[0])), others, true);
+    weft_tensor *around = weft_detach(statistic[0]);
+    weft_tensor *spread = wefti_reduced(WEFT_OP_MEAN, weft_square(weft_sub(wide, around)), others, true);
+    statistic[1] = weft_sub(spread, weft_square(weft_sub(statistic[0], around)));
     if (!wefti_usable(statistic[1])) return &graph->poison;
     weft_tensor *count = wefti_extent(wide, others, dtype);
     weft_tensor *unbiased = weft_mul(statistic[1], weft_div(count, weft_maximum_scalar(weft_add_scalar(count, -1), 1)));

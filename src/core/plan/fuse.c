@@ -213,6 +213,14 @@ static weft_status place_elementwise(fuser *f, int32_t index) {
     return WEFT_OK;
 }
 
+/* Groups near by that read what a group reads, which nothing waits to join any more. */
+static void join_group(fuser *f, int32_t g) {
+    int32_t members[WEFTI_FUSED_MAX], n = f->groups[g].n_members;
+    memcpy(members, f->groups[g].member, (size_t)n * sizeof *members);
+    for (int32_t m = 0; m < n; m++)
+        if (!wefti_op_is_reduction(f->ir->items[members[m]].op)) join_neighbours(f, members[m]);
+}
+
 /* A reduction goes to the group that makes what it reads, or waits in one of its own for neighbours. */
 static weft_status place_reduction(fuser *f, int32_t index) {
     const wefti_item *item = &f->ir->items[index];
@@ -227,6 +235,7 @@ static weft_status place_reduction(fuser *f, int32_t index) {
         g->n_reductions++;
         if (!g->sealed) g->key = item->key;
         f->group_of[index] = behind;
+        if (!g->sealed) join_group(f, behind);
         return WEFT_OK;
     }
     WEFTI_TRY(open_group(f, index, &own));

@@ -21,6 +21,7 @@ static const pass passes[] = {
     {"hazards", wefti_pass_hazards},   /* old values of variables that are read late */
     {"chunk", wefti_pass_chunk},       /* losses over many classes, some rows at a time */
     {"epilogue", wefti_pass_epilogue}, /* products, with what is done to their results */
+    {"moments", wefti_pass_moments},   /* mean and variance in one pass */
     {"fuse", wefti_pass_fuse},         /* elementwise chains, with their reductions */
     {"divide", wefti_pass_divide},     /* large updates, by all ranks together */
     {"bucket", wefti_pass_bucket},     /* few large messages */

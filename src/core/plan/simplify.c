@@ -211,11 +211,17 @@ static void merge_equal(simplifier *s, int32_t index) {
 
 /* --- the walk --- */
 
+/* Whether the item reduces axes of size 1 alone, and divides by nothing. */
+static bool reduces_nothing(const wefti_ir *ir, const wefti_item *item) {
+    return wefti_op_is_reduction(item->op) && reduced_count(ir->values[item->inputs[0]].shape, item->attrs) == 1 &&
+           (item->op == WEFT_OP_MEAN || item->attrs->reduce.count == 0);
+}
+
 /* An input that the item hands on unchanged; -1: none. */
 static int32_t unchanged_input(const wefti_ir *ir, const wefti_item *item) {
     const wefti_value *out = &ir->values[item->outputs[0]];
     int32_t            kept = -1;
-    if (item->op == WEFT_OP_CAST) kept = item->inputs[0];
+    if (item->op == WEFT_OP_CAST || reduces_nothing(ir, item)) kept = item->inputs[0];
     if (item->op == WEFT_OP_MUL || item->op == WEFT_OP_DIV) {
         const wefti_value *a = &ir->values[item->inputs[0]], *b = &ir->values[item->inputs[1]];
         if (b->uniform && b->constant == 1) kept = item->inputs[0];
