@@ -129,6 +129,71 @@ static __global__ void __launch_bounds__(THREADS)
     dx[i] = wefti_narrow<T>(static_cast<W>(sum));
 }
 
+/* With channels last a thread has CHANNELS neighbours: places are found, and windows chosen, once for all of them. Of one plane the same numbers
+ * are added in the same order as above. */
+enum { CHANNELS = 8 };
+template <typename T, int N> struct __align__(sizeof(T) * N < 16 ? sizeof(T) * N : 16) run_of { T element[N]; };
+
+template <typename T>
+static __global__ void __launch_bounds__(THREADS) max_pool2d_forward_channels_kernel(pooling<int32_t> p, const T *x, T *y, int32_t *index) {
+    typedef typename wefti_wide<T>::type W;
+    typedef run_of<T, CHANNELS>          V;
+    int64_t flat = (static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x) * CHANNELS;
+    if (flat >= p.total) return;
+    int32_t          top, bottom, left, right, chosen[CHANNELS];
+    element<int32_t> e = element_of(p, static_cast<int32_t>(flat), p.out_height, p.out_width);
+    W                best[CHANNELS];
+    for (int c = 0; c < CHANNELS; c++) best[c] = -INFINITY, chosen[c] = -1;
+    window_of(e.row, p.stride[0], p.window[0], p.top, p.height, &top, &bottom);
+    window_of(e.column, p.stride[1], p.window[1], p.left, p.width, &left, &right);
+    for (int32_t h = top; h < bottom; h++)
+        for (int32_t w = left; w < right; w++) {
+            V v = *reinterpret_cast<const V *>(x + at4(p.x_stride, element<int32_t>{e.n, e.c, h, w}));
+#pragma unroll
+            for (int c = 0; c < CHANNELS; c++) {
+                W value = wefti_widen(v.element[c]);
+                if (chosen[c] >= 0 && (best[c] != best[c] || !(value != value || value > best[c]))) continue;
+                best[c]   = value;
+                chosen[c] = h * p.width + w;
+            }
+        }
+    V                        out;
+    run_of<int32_t, CHANNELS> places;
+#pragma unroll
+    for (int c = 0; c < CHANNELS; c++) out.element[c] = wefti_narrow<T>(best[c]), places.element[c] = chosen[c];
+    *reinterpret_cast<V *>(y + flat) = out;
+    *reinterpret_cast<run_of<int32_t, CHANNELS> *>(index + flat) = places;
+}
+
+template <typename T>
+static __global__ void __launch_bounds__(THREADS)
+    max_pool2d_backward_channels_kernel(pooling<int32_t> p, const T *g, const int32_t *index, const int32_t *stray, T *dx) {
+    typedef typename wefti_wide<T>::type W;
+    typedef run_of<T, CHANNELS>          V;
+    int64_t flat = (static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x) * CHANNELS;
+    if (flat >= p.total) return;
+    element<int32_t> e    = element_of(p, static_cast<int32_t>(flat), p.height, p.width);
+    int32_t          self = e.row * p.width + e.column, row = 0, row_end = p.out_height, first = 0, column_end = p.out_width;
+    double           sum[CHANNELS] = {};
+    if (p.windows_known && !*stray) {
+        covering(e.row, p.stride[0], p.window[0], p.top, p.out_height, &row, &row_end);
+        covering(e.column, p.stride[1], p.window[1], p.left, p.out_width, &first, &column_end);
+    }
+    for (; row < row_end; row++)
+        for (int32_t column = first; column < column_end; column++) {
+            element<int32_t>          from = {e.n, e.c, row, column};
+            run_of<int32_t, CHANNELS> chosen = *reinterpret_cast<const run_of<int32_t, CHANNELS> *>(index + at4(p.index_stride, from));
+            V                         v = *reinterpret_cast<const V *>(g + at4(p.x_stride, from));
+#pragma unroll
+            for (int c = 0; c < CHANNELS; c++)
+                if (chosen.element[c] == self) sum[c] += wefti_widen(v.element[c]);
+        }
+    V out;
+#pragma unroll
+    for (int c = 0; c < CHANNELS; c++) out.element[c] = wefti_narrow<T>(static_cast<W>(sum[c]));
+    *reinterpret_cast<V *>(dx + flat) = out;
+}
+
 template <typename T, typename I>
 static __global__ void __launch_bounds__(THREADS)
     max_pool2d_take_element_kernel(pooling<I> p, const T *x, const void *index, T *y) {
@@ -230,8 +295,35 @@ static int64_t reach_of(const wefti_call *call) {
     }                                                                \
     return WEFT_OK
 
+/* Whether threads may have runs of channels: operands that lie with channels last, and begin where runs do. */
+static bool in_runs(const wefti_cuda_run *run) {
+    const wefti_call *call = run->call;
+    const weft_dtype  dtype = call->outputs[0].dtype;
+    if ((dtype != WEFT_BF16 && dtype != WEFT_F16) || call->outputs[0].shape.dim[1] % CHANNELS || !wefti_planes_fit_32(call, reach_of(call))) return false;
+    for (int32_t i = 0; i < call->n_inputs + call->n_outputs; i++) {
+        const wefti_operand *one = i < call->n_inputs ? &call->inputs[i] : &call->outputs[i - call->n_inputs];
+        const void          *at = i < call->n_inputs ? run->inputs[i] : run->outputs[i - call->n_inputs];
+        if (one->dtype != dtype && one->dtype != WEFT_I32) return false;
+        if (!wefti_operand_has_channels_last(one) || (uintptr_t)at % 16) return false;
+    }
+    return wefti_operand_elements(&call->outputs[0]) > 0;
+}
+
+/* A statement for the 16-bit type T of a call in runs. */
+#define RUN_DISPATCH(dtype, ...)                                        \
+    if ((dtype) == WEFT_BF16) { typedef __nv_bfloat16 T; __VA_ARGS__ } \
+    else { typedef __half T; __VA_ARGS__ }
+
 static weft_status run_max(const wefti_cuda_run *run) {
     const wefti_call *call = run->call;
+    if (in_runs(run)) {
+        pooling<int32_t> p = pooling_of<int32_t>(call, call->inputs[0].shape, call->outputs[0].shape);
+        p.last = true;
+        RUN_DISPATCH(call->outputs[0].dtype, {
+            return wefti_cuda_launch(run, "max_pool2d", (max_pool2d_forward_channels_kernel<T>), dim3(wefti_cuda_blocks(p.total, THREADS * CHANNELS, 0)),
+                                     dim3(THREADS), 0, p, (const T *)run->inputs[0], (T *)run->outputs[0], (int32_t *)run->outputs[1]);
+        })
+    }
     POOL_DISPATCH(call, {
         pooling<I> p = pooling_of<I>(call, call->inputs[0].shape, call->outputs[0].shape);
         return wefti_cuda_launch(run, "max_pool2d", (max_pool2d_forward_element_kernel<T, I>), dim3(wefti_cuda_blocks(p.total, THREADS, 0)),
@@ -242,6 +334,16 @@ static weft_status run_max(const wefti_cuda_run *run) {
 static int64_t flag_scratch(const wefti_cuda *cuda, const wefti_call *call) {
     (void)cuda, (void)call;
     return (int64_t)sizeof(int32_t);
+}
+
+static weft_status run_max_backward_channels(const wefti_cuda_run *run, const int32_t *stray) {
+    pooling<int32_t> p = pooling_of<int32_t>(run->call, run->call->outputs[0].shape, run->call->inputs[0].shape);
+    p.last = true;
+    RUN_DISPATCH(run->call->outputs[0].dtype, {
+        return wefti_cuda_launch(run, "max_pool2d gradient", (max_pool2d_backward_channels_kernel<T>),
+                                 dim3(wefti_cuda_blocks(p.total, THREADS * CHANNELS, 0)), dim3(THREADS), 0, p, (const T *)run->inputs[0],
+                                 (const int32_t *)run->inputs[1], stray, (T *)run->outputs[0]);
+    })
 }
 
 static weft_status run_max_backward(const wefti_cuda_run *run) {
@@ -255,6 +357,7 @@ static weft_status run_max_backward(const wefti_cuda_run *run) {
             WEFTI_TRY(wefti_cuda_launch(run, "max_pool2d check", (max_pool2d_backward_check_kernel<I>),
                                         dim3(wefti_cuda_blocks(outputs, THREADS, CHECK_BLOCKS)), dim3(THREADS), 0, p,
                                         (const void *)run->inputs[1], outputs, stray));
+        if (in_runs(run)) return run_max_backward_channels(run, stray);
         return wefti_cuda_launch(run, "max_pool2d gradient", (max_pool2d_backward_gather_kernel<T, I>),
                                  dim3(wefti_cuda_blocks(p.total, THREADS, 0)), dim3(THREADS), 0, p, (const T *)run->inputs[0],
                                  (const void *)run->inputs[1], (const int32_t *)stray, (T *)run->outputs[0]);
