@@ -84,7 +84,7 @@ case_bad_options() {
     done
     ends 2 "there are: tiny gpt2 medium large xl" 0 train_gpt --model huge
     ends 2 "either --data FILE .* or --text FILE" 0 train_gpt --data ids
-    ends 2 "--precision bf17: .*it is f32, bf16 or f16" 0 train_gpt --precision bf17
+    ends 2 "--precision bf17: .*it is f32, bf16, f16 or fp8" 0 train_gpt --precision bf17
     ends 2 "there are mlp, cnn, resnet20 and resnet50" 0 train_images --model transformer
     ends 2 "there is no compression 'zip': there are none, bf16, fp8" 0 train_images --compress zip
     ends 2 "compress.ratio is 2" 0 train_images --compress topk:2
