@@ -59,6 +59,8 @@ static weft_status post(wefti_wire *self, wefti_wire_op *op) {
     /* Operation and step of the engine's tag are all that differs between messages of one group. */
     int tag = (int)((op->tag >> 20 & 0x3ffff) << 6 | (op->tag & 0x3f)), code;
     if (wire->count == MOST_UNDER_WAY) return WEFT_E_AGAIN;
+    /* Questions of ranks that wait in vain: no rank does here, and MPI would have to match them among all tags. */
+    if (op->peer < 0) return wefti_fail(WEFT_E_UNSUPPORTED, "smpi: what any rank may have sent is not received");
     if (op->bytes > INT_MAX) return wefti_fail(WEFT_E_OVERFLOW, "smpi: %zu bytes in one message", op->bytes);
     op->done = false;
     if (op->kind == WEFTI_WIRE_SEND) {
