@@ -116,7 +116,7 @@ build_image() {
     name=$(find "$root" -name 'librxe-rdmav*.so' | head -n 1)
     cp "$name" "$tree/usr/lib/x86_64-linux-gnu/libibverbs/"
     add_libraries "$name"
-    strip --strip-debug "$tree"/bin/{verbs_test_verbs_device,verbs_guest_ranks,weft-bench} 2>/dev/null || true
+    strip --strip-debug "$tree"/bin/{verbs_test_verbs_device,verbs_guest_ranks,weft-bench,fit_custom,train_clicks,train_gpt} 2>/dev/null || true
     add_modules "${modules[@]}"
     cp "$(find "$root" -path "*/modules/*" -name modules.builtin -print -quit)" "$tree/lib/modules/$version/"
     "$box" depmod -b "$tree" "$version"
@@ -129,7 +129,7 @@ build_image() {
 boot() { # boot PART OPTION...
     local part=$1
     shift
-    qemu-system-x86_64 -accel tcg,thread=multi -m 1024 -nographic -no-reboot -nodefaults -serial "file:$folder/$part.log" \
+    qemu-system-x86_64 -accel tcg,thread=multi -m 2048 -nographic -no-reboot -nodefaults -serial "file:$folder/$part.log" \
         -kernel "$(find "$root/boot" -name 'vmlinuz-*')" -initrd "$folder/image" \
         -append "console=ttyS0 quiet panic=-1 part=$part" "$@" </dev/null >"$folder/$part.qemu" 2>&1 &
     running+=($!)
