@@ -299,6 +299,7 @@ wefti_group *group_of_all(rank_world *world, const wefti_group_options *options)
     all.wire = world->wire;
     all.size = world->size;
     all.index = world->rank;
+    all.epoch = world->groups++;
     CHECK_OK(wefti_collective_engine_weft()->open(&all, &group));
     return group;
 }

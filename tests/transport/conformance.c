@@ -183,7 +183,7 @@ static void run_threads(const wire_setup *setup, int32_t ranks, shared_state *sh
     wefti_inproc_hub *hub = NULL;
     cr_assert_eq(wefti_inproc_hub_create(ranks, &hub), WEFT_OK);
     for (int32_t rank = 0; rank < ranks; rank++) {
-        starts[rank] = (rank_start){{NULL, rank, ranks, AS_THREADS, shared, hub, false}, setup, function};
+        starts[rank] = (rank_start){{.rank = rank, .size = ranks, .mode = AS_THREADS, .shared = shared, .hub = hub}, setup, function};
         cr_assert_eq(pthread_create(&threads[rank], NULL, run_thread, &starts[rank]), 0);
     }
     for (int32_t rank = 0; rank < ranks; rank++) pthread_join(threads[rank], NULL);
@@ -203,7 +203,7 @@ static void run_fibers(const wire_setup *setup, int32_t ranks, shared_state *sha
     cr_assert_eq(wefti_sim_create(&options, &sim), WEFT_OK);
     simulated = wefti_sim_host(sim, 0);
     for (int32_t rank = 0; rank < ranks; rank++) {
-        starts[rank] = (rank_start){{NULL, rank, ranks, AS_FIBERS, shared, sim, false}, setup, function};
+        starts[rank] = (rank_start){{.rank = rank, .size = ranks, .mode = AS_FIBERS, .shared = shared, .hub = sim}, setup, function};
         cr_assert_eq(wefti_sim_start(sim, rank, run_fiber, &starts[rank]), WEFT_OK);
     }
     int none = 0;
@@ -225,7 +225,7 @@ static void run_processes(const wire_setup *setup, int32_t ranks, shared_state *
         if (children[rank] == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             alarm(LIMIT_S * 5); /* a last resort: a whole case on a machine that others keep busy */
-            rank_start start = {{NULL, rank, ranks, AS_PROCESSES, shared, NULL, false}, setup, function};
+            rank_start start = {{.rank = rank, .size = ranks, .mode = AS_PROCESSES, .shared = shared}, setup, function};
             run_rank(&start);
             _exit(0);
         }
@@ -243,7 +243,7 @@ static void run_processes(const wire_setup *setup, int32_t ranks, shared_state *
 }
 
 void conformance_join(const wire_setup *setup, int32_t rank, int32_t size, shared_state *shared, void (*function)(rank_world *)) {
-    rank_start start = {{NULL, rank, size, AS_PROCESSES, shared, NULL, false}, setup, function};
+    rank_start start = {{.rank = rank, .size = size, .mode = AS_PROCESSES, .shared = shared}, setup, function};
     world_barrier(&start.world);
     if (rank == 0) {
         atomic_store(&shared->finished, 0);

@@ -37,6 +37,7 @@ typedef struct rank_world {
     rank_mode     mode;
     shared_state *shared;
     void         *hub;  /* inproc; fibers: the simulator */
+    uint16_t      groups; /* of all ranks, that the case has opened: one that uses an id again needs another epoch, as the library gives it */
     bool          gone; /* the case has closed the wire, or left it as a dead rank would */
 } rank_world;
 
