@@ -81,8 +81,10 @@ Test(overlap, hides_most_of_what_the_backward_pass_could_hide) { hides("zero=0",
 Test(overlap, adds_little_to_a_very_slow_link) { hides("zero=0", 6, 6); }
 /* In between, no gradient is there before the forward pass, a third of the computing, has ended; from then on the link is never idle. */
 Test(overlap, keeps_a_slow_link_busy) { hides("zero=0", 1.3, 1.0 / 3 + 1.3); }
-/* Gradients that are scattered leave as early, and parameters are gathered behind the layers before theirs, forth and back. */
+/* Gradients that are scattered leave as early, and parameters are gathered behind the layers before theirs, forth and back. Twice as many
+ * collectives as by sums want the cores for themselves, where all computes on them: a tenth is allowed for it. Gathered only where they are
+ * wanted, parameters make it 1.5 times as long. */
 Test(overlap, hides_scattered_gradients_and_gathered_parameters) {
-    hides("zero=2", 0.4, 1);
-    hides("zero=3", 0.4, 1);
+    hides("zero=2", 0.4, 1.1);
+    hides("zero=3", 0.4, 1.1);
 }
