@@ -16,7 +16,7 @@ static const wefti_sim_options stormy = {.seed = 4, .jitter_ns = 20000, .lost = 
 static const wire_setup sim = {.name = "sim", .mode = AS_FIBERS, .open = wefti_wire_sim_open, .simulated = &stormy};
 #endif
 
-enum { EVERY = UNDER_THREAD_SANITIZER ? 41 : UNDER_ADDRESS_SANITIZER ? 4 : 1 }; /* of the cases, in turn */
+enum { EVERY = UNDER_THREAD_SANITIZER ? 83 : UNDER_ADDRESS_SANITIZER ? 4 : 1 }; /* of the cases, in turn */
 
 /* Nodes of different sizes, and not one behind the other; of one size, few and large, and many and small. */
 static const int32_t nodes[][MOST_RANKS] = {{0, 0, 1, 0, 1, 2, 2, 0}, {0, 0, 0, 0, 1, 1, 1, 1}, {0, 1, 0, 1, 2, 2, 3, 3}};

@@ -3,10 +3,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/effort.h"
 #include "train/mesh_table.h"
 
-Test(mesh, combinations_agree) { all_agree("gpt", 100, 1e-4, false); }
-Test(mesh, combinations_of_experts_agree) { all_agree("moe", 100, 1e-4, false); }
+enum { STEPS = UNDER_ADDRESS_SANITIZER ? 20 : 100 };
+
+Test(mesh, combinations_agree) { all_agree("gpt", STEPS, 1e-4, false); }
+Test(mesh, combinations_of_experts_agree) { all_agree("moe", STEPS, 1e-4, false); }
 
 Test(mesh, files) {
     files_are_those_of_one_process("gpt", false);
