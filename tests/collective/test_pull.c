@@ -68,26 +68,22 @@ static void pulls_what_is_foreign(rank_world *world) {
     arenas_close(world, &memory);
 }
 
-/* Threads: what is mapped is pulled into what is not, and nothing is read through the kernel. */
-static void pulls_from_mapped_memory(rank_world *world) {
+static void reads_nothing(rank_world *world) {
     arenas memory;
     arenas_open(world, &memory, ARENA_BYTES);
     wefti_group *group = group_of_all(world, NULL);
     call_all(world, group, &memory, counts[1]);
-    CHECK(reads_of(group) == MAP_READS_NOT_ALL, "threads read nobody's memory through the kernel");
+    CHECK(reads_of(group) == MAP_READS_NOT_ALL, "the group reads through the kernel");
     CLOSE(group);
     arenas_close(world, &memory);
 }
 
+/* Threads: what is mapped is pulled into what is not, and nothing is read through the kernel. */
+static void pulls_from_mapped_memory(rank_world *world) { reads_nothing(world); }
+
 static void stages_where_the_system_refuses(rank_world *world) {
-    arenas memory;
-    arenas_open(world, &memory, ARENA_BYTES);
-    wefti_group *group = group_of_all(world, NULL);
     CHECK(wefti_wire_reads_peers(world->wire, NULL, world->size) == WEFT_E_UNSUPPORTED, "the wire was refused, and does not know");
-    call_all(world, group, &memory, counts[1]);
-    CHECK(reads_of(group) == MAP_READS_NOT_ALL, "the group reads");
-    CLOSE(group);
-    arenas_close(world, &memory);
+    reads_nothing(world);
 }
 
 /* The last rank is refused after a while; the call that finds out begins again at all members, those that are through included. */

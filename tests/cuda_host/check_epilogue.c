@@ -106,6 +106,12 @@ static void all_gradients(weft_graph *g, weft_tensor *loss, weft_tensor **more_o
     more_out[n] = NULL;
 }
 
+/* In f32, whatever they are computed in. */
+static void wide_gradients(weft_graph *g, weft_tensor *loss, weft_tensor **more_out) {
+    all_gradients(g, loss, more_out);
+    for (int32_t i = 0; more_out[i]; i++) more_out[i] = weft_cast(more_out[i], WEFT_F32);
+}
+
 /* --- where they are --- */
 
 static weft_tensor *mlp(weft_graph *g, weft_tensor *x, weft_tensor **more_out) {
@@ -129,8 +135,7 @@ static weft_tensor *block_in(weft_graph *g, weft_tensor *x, weft_dtype dtype, we
     weft_tensor *h = weft_gelu_tanh(weft_linear(weft_layer_norm(x, "norm"), "up", .out = 4 * WIDTH));
     x = weft_add(x, weft_linear(h, "down", .out = WIDTH));
     weft_tensor *loss = weft_mean(weft_square(weft_cast(x, WEFT_F32)));
-    all_gradients(g, loss, more_out);
-    for (int32_t i = 0; more_out[i]; i++) more_out[i] = weft_cast(more_out[i], WEFT_F32);
+    wide_gradients(g, loss, more_out);
     return loss;
 }
 static weft_tensor *block_bf16(weft_graph *g, weft_tensor *x, weft_tensor **more_out) { return block_in(g, x, WEFT_BF16, more_out); }
@@ -160,8 +165,7 @@ Test(cuda_epilogues, sum_the_gradient_of_gelu) {
 static weft_tensor *block_of_seven(weft_graph *g, weft_tensor *x, weft_tensor **more_out) {
     x = weft_cast(x, WEFT_BF16);
     weft_tensor *loss = weft_mean(weft_square(weft_cast(weft_gelu_tanh(weft_linear(x, "odd", .out = 7)), WEFT_F32)));
-    all_gradients(g, loss, more_out);
-    for (int32_t i = 0; more_out[i]; i++) more_out[i] = weft_cast(more_out[i], WEFT_F32);
+    wide_gradients(g, loss, more_out);
     return loss;
 }
 Test(cuda_epilogues, keep_to_what_the_library_takes) {
@@ -253,8 +257,7 @@ static weft_tensor *recomputed(weft_graph *g, weft_tensor *x, weft_tensor **more
     weft_tensor *h = weft_linear(weft_gelu_tanh(weft_linear(x, "up", .out = 4 * WIDTH)), "down", .out = WIDTH);
     weft_recompute_end(g);
     weft_tensor *loss = weft_mean(weft_square(weft_cast(weft_add(x, h), WEFT_F32)));
-    all_gradients(g, loss, more_out);
-    for (int32_t i = 0; more_out[i]; i++) more_out[i] = weft_cast(more_out[i], WEFT_F32);
+    wide_gradients(g, loss, more_out);
     return loss;
 }
 Test(cuda_epilogues, are_found_in_what_is_computed_again) {

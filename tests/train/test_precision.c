@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "common/files.h"
-#include "weft.h"
+#include "train/session.h"
 
 enum { ROWS = 32, CLASSES = 4, PIXELS = 2 * 8 * 8, CONTEXT = 12, LETTERS = 11, MOST = 60 };
 
@@ -30,28 +30,9 @@ static void make_data(void) {
     }
 }
 
-typedef struct session {
-    weft_world   *world;
-    weft_graph   *graph;
-    weft_trainer *trainer;
-    weft_batch    batch;
-} session;
-
 static void open_session(session *s) {
     make_data();
-    memset(s, 0, sizeof *s);
-    cr_assert_eq(weft_world_create(&(weft_world_options){.size = 1}, &s->world), WEFT_OK, "%s", weft_error_message());
-    cr_assert_eq(weft_graph_create(&(weft_graph_options){.seed = 5}, &s->graph), WEFT_OK);
-    s->batch = (weft_batch){.global_rows = ROWS, .local_rows = ROWS};
-}
-static void close_session(session *s) {
-    weft_trainer_release(s->trainer);
-    weft_graph_release(s->graph);
-    weft_world_release(s->world);
-}
-static weft_tensor *fed(session *s, const char *name, weft_dtype dtype, weft_shape shape, const void *data) {
-    s->batch.field[s->batch.field_count++] = (weft_batch_field){name, dtype, shape, (void *)(uintptr_t)data};
-    return weft_input(s->graph, name, dtype, shape);
+    begin_session(s, ROWS, (weft_graph_options){.seed = 5});
 }
 
 /* The networks. */
@@ -88,15 +69,7 @@ static weft_tensor *deep(session *s) {
 
 static void create(session *s, weft_tensor *loss, weft_strategy strategy, double clip) {
     weft_program program = {.loss = loss, .solver = weft_adamw(0.01, .clip_norm = clip), .strategy = strategy, .profile = true};
-    cr_assert_eq(weft_trainer_create(s->world, &program, &s->trainer), WEFT_OK, "%s", weft_error_message());
-}
-
-static void train(session *s, int steps, double *loss_out) {
-    weft_report report;
-    for (int i = 0; i < steps; i++) {
-        cr_assert_eq(weft_trainer_step(s->trainer, &s->batch, &report), WEFT_OK, "%s", weft_error_message());
-        loss_out[i] = report.loss;
-    }
+    begin_training(s, &program);
 }
 
 static void learns_alike(weft_tensor *(*network)(session *), weft_strategy strategy, double tolerance) {

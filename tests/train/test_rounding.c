@@ -5,37 +5,18 @@
 
 #include "common/files.h"
 #include "core/tensor/half.h"
-#include "weft.h"
+#include "train/session.h"
 
 enum { ROWS = 16, CONTEXT = 12, LETTERS = 11, MOST = 60, SLOW = 4000 };
 
 static int32_t letters[ROWS * CONTEXT], following[ROWS * CONTEXT];
 
-typedef struct session {
-    weft_world   *world;
-    weft_graph   *graph;
-    weft_trainer *trainer;
-    weft_batch    batch;
-} session;
-
 static void open_session(session *s, bool bf16, uint64_t seed) {
-    memset(s, 0, sizeof *s);
     for (int i = 0; i < ROWS * CONTEXT; i++) {
         letters[i] = (i / CONTEXT + i % CONTEXT * (i % CONTEXT)) % LETTERS;
         following[i] = (i / CONTEXT + (i % CONTEXT + 1) * (i % CONTEXT + 1)) % LETTERS;
     }
-    cr_assert_eq(weft_world_create(&(weft_world_options){.size = 1}, &s->world), WEFT_OK, "%s", weft_error_message());
-    cr_assert_eq(weft_graph_create(&(weft_graph_options){.seed = seed, .bf16_parameters = bf16}, &s->graph), WEFT_OK);
-    s->batch = (weft_batch){.global_rows = ROWS, .local_rows = ROWS};
-}
-static void close_session(session *s) {
-    weft_trainer_release(s->trainer);
-    weft_graph_release(s->graph);
-    weft_world_release(s->world);
-}
-static weft_tensor *fed(session *s, const char *name, weft_dtype dtype, weft_shape shape, const void *data) {
-    s->batch.field[s->batch.field_count++] = (weft_batch_field){name, dtype, shape, (void *)(uintptr_t)data};
-    return weft_input(s->graph, name, dtype, shape);
+    begin_session(s, ROWS, (weft_graph_options){.seed = seed, .bf16_parameters = bf16});
 }
 
 static weft_tensor *transformer(session *s) {
@@ -47,15 +28,7 @@ static weft_tensor *transformer(session *s) {
 }
 
 static void create(session *s, weft_tensor *loss, weft_solver solver, weft_strategy strategy) {
-    weft_program program = {.loss = loss, .solver = solver, .strategy = strategy};
-    cr_assert_eq(weft_trainer_create(s->world, &program, &s->trainer), WEFT_OK, "%s", weft_error_message());
-}
-static void train(session *s, int steps, double *loss_out) {
-    weft_report report;
-    for (int i = 0; i < steps; i++) {
-        cr_assert_eq(weft_trainer_step(s->trainer, &s->batch, &report), WEFT_OK, "%s", weft_error_message());
-        if (loss_out) loss_out[i] = report.loss;
-    }
+    begin_training(s, &(weft_program){.loss = loss, .solver = solver, .strategy = strategy});
 }
 
 /* One weight goes from 0 or 1 to 1.5 by steps of at most 1/1000: at 1, half of a unit of bf16 is 1/256. */
