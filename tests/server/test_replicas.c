@@ -111,6 +111,44 @@ Test(replicas, same_bits_in_one_request) {
     same_bits("shm", 4, &two_apart, 3);
 }
 
+/* Several clocks of one table at once: each pull sees the clocks before its own and no later one, by the replica, too. */
+static weft_status many_clocks(serving *self) {
+    enum { AT_ONCE = 5, ROUNDS = 40, FEW = 6 };
+    weft_table   *table = NULL, *other = NULL;
+    weft_request *flying[AT_ONCE] = {0};
+    int64_t       ones[FEW], got[AT_ONCE][FEW], before[FEW];
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "many", .rows = FEW, .dtype = WEFT_I64}, &table));
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "other", .rows = FEW, .dtype = WEFT_I64}, &other));
+    for (int i = 0; i < FEW; i++) ones[i] = self->rank + 1;
+    const int64_t all = self->workers * (self->workers + 1) / 2;
+    for (int clock = 0; clock < ROUNDS * AT_ONCE; clock++) {
+        int at = clock % AT_ONCE;
+        if (clock == ROUNDS * AT_ONCE / 2) kill_server(self, victim);
+        if (flying[at]) WEFTI_TRY(weft_request_wait(flying[at], 0));
+        for (int i = 0; i < FEW && flying[at]; i++)
+            EXPECT(got[at][i] == (clock - AT_ONCE + 1) * all, "clock %d, row %d: %lld", clock - AT_ONCE, i, (long long)got[at][i]);
+        WEFTI_TRY(weft_table_start_call(table, &(weft_table_call){.kind = WEFT_PUSH_PULL, .send = ones, .receive = got[at]}, &flying[at]));
+        if (clock % 7) continue;
+        weft_request *reading = NULL; /* in this clock, which ends while it is under way */
+        WEFTI_TRY(weft_table_push(other, NULL, ones));
+        WEFTI_TRY(weft_table_start_call(other, &(weft_table_call){.kind = WEFT_PULL, .receive = before}, &reading));
+        WEFTI_TRY(weft_table_clock(other));
+        WEFTI_TRY(weft_request_wait(reading, 0));
+        for (int i = 0; i < FEW; i++) EXPECT(before[i] == clock / 7 * all, "clock %d of the other, row %d: %lld", clock / 7, i, (long long)before[i]);
+    }
+    for (int at = 0; at < AT_ONCE; at++) WEFTI_TRY(weft_request_wait(flying[at], 0));
+    weft_table_release(table);
+    weft_table_release(other);
+    return WEFT_OK;
+}
+static void many_at_once(const char *wire, int32_t size, const weft_server_options *options, int32_t dies) {
+    victim = dies;
+    ranks_free(serve_case_with(wire, size, options, many_clocks, 1u << dies));
+}
+Test(replicas, several_clocks_at_once_shm) { many_at_once("shm", 5, &two_apart, 3); }
+Test(replicas, several_clocks_at_once_tcp) { many_at_once("tcp", 4, &two_apart, 2); }
+Test(replicas, several_clocks_at_once_without_thread) { many_at_once("shm", 4, &no_thread, 2); }
+
 /* What is left out of a push is left out of both. */
 Test(replicas, same_bits_in_fewer_bytes) {
     push = (weft_compression){.codec = WEFT_COMPRESS_TOP_K, .ratio = 0.1};

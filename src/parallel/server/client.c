@@ -62,6 +62,7 @@ weft_status wefti_client_take(weft_server *server, bool detached, weft_request *
     request->of = NULL;
     request->twins = 0;
     request->for_lost = request->over = request->again = false;
+    request->lined = request->reads = request->held = request->asks = false;
     *request_out = request;
     return WEFT_OK;
 }
@@ -89,6 +90,7 @@ void wefti_client_fail(weft_request *request, weft_status status, const char *te
 
 void wefti_client_end(weft_server *server, weft_request *request) {
     if (server->twin && wefti_twin_goes_on(server, request)) return;
+    if (request->lined) wefti_twin_leave(server, request);
     server->flying--;
     if (wefti_is_of_files(request->kind) && !request->of && wefti_client_follow(server, request)) return;
     if (request->of) {
@@ -483,6 +485,7 @@ weft_status wefti_client_start_brief(weft_server *server, weft_table *table, voi
     request->state = REQUEST_FLYING;
     request->deadline_ns = wefti_deadline_after(wefti_host_now(server->host), server->timeout_ns);
     server->flying++;
+    if (server->twin) wefti_twin_start(server, request);
     server->request_count++;
     server->value_bytes += (size_t)table->options.rows * table->row_bytes;
     server->moved_value_bytes += (size_t)table->options.rows * table->row_bytes;

@@ -112,6 +112,8 @@ struct weft_request {
     bool           for_lost;    /* … which lost some of its parts: these alone */
     int32_t        twins;       /* requests to the twin that have not ended */
     bool           over, again; /* its own parts have ended; what was lost was asked of the twin */
+    weft_request  *behind;      /* staleness 0 with replicas: the next of its table's line (twin.c), of which it … */
+    bool           lined, reads, held, asks; /* … is one; has rows to come; is yet to be given, is yet to ask the twin */
     int32_t        pending;     /* parts that have not ended */
     uint64_t       deadline_ns, clock;
     uint64_t       evaluation, unit;    /* GIVE */
@@ -162,6 +164,8 @@ struct weft_table {
     weft_keys         *keys;
     uint64_t           next_keys;
     wefti_coder       *coder;   /* NULL: nothing is coded (coded.h) */
+    weft_request      *line;    /* staleness 0 with replicas: requests under way, in their order (twin.c) */
+    bool               walks, changed; /* the line is being gone through; something in it has changed meanwhile */
     weft_status        trouble; /* of a request that nobody waited for; the next call tells */
     char               trouble_text[WEFTI_SERVER_TEXT_BYTES];
 };
@@ -390,6 +394,7 @@ void wefti_server_add_counts(weft_server *server, weft_server_counts *counts);
 bool wefti_twin_has(wefti_frame_kind kind);
 void wefti_twin_start(weft_server *server, weft_request *request); /* what goes to the twin beside a request that is being started */
 void wefti_twin_ended(weft_request *request); /* of the twin */
+void wefti_twin_leave(weft_server *server, weft_request *request); /* it has ended */
 /* A request's own parts have ended, or the last one of its twin's. True: more is to come; else its status says what became of all. */
 bool wefti_twin_goes_on(weft_server *server, weft_request *request);
 

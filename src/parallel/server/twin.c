@@ -3,7 +3,12 @@
  * Workers give what changes rows to both, and have it acknowledged once both have it; what only reads goes to the first, and to the twin where the first
  * has died, for the shares that it had. A sum of a clock is one of the workers' ranks in their order, so both have the same bits; what is given to a rule
  * as it comes may come in another order, and floats then differ in rounding. No server talks to another, and nothing is to be caught up with
- * after a death. Cost: rows, states and what is pushed twice. */
+ * after a death. Cost: rows, states and what is pushed twice.
+ *
+ * Of a table of staleness 0 a pull sees the clocks before its own and no later one. The first server sees to that, as it has the pull in the worker's order. The
+ * twin gets it, if ever, when the first has died, and must not have closed the pull's own clock by then: so the end of a clock is not given to the twin
+ * while rows are to come of a pull before it, and what is behind that in the table's line waits, too. Nobody waits in a circle: the rows of a clock need
+ * ends of earlier clocks alone. */
 #include <stdio.h>
 #include <string.h>
 
@@ -75,12 +80,92 @@ static void start_one(weft_server *server, weft_request *request, wefti_frame_ki
     if (status != WEFT_OK) wefti_client_fail(request, status, weft_error_message());
 }
 
+static bool ticks(const weft_request *request) {
+    return request->kind == WEFTI_SERVER_CLOCK || (request->kind == WEFTI_SERVER_PUSH_PULL && request->table->options.staleness == 0);
+}
+
+static void start_all(weft_server *server, weft_request *request) {
+    bool both = request->kind == WEFTI_SERVER_PUSH_PULL;
+    start_one(server, request, both ? WEFTI_SERVER_PUSH : request->kind, false);
+    if (both && ticks(request)) start_one(server, request, WEFTI_SERVER_CLOCK, false);
+}
+
+/* The twin is asked for what was lost. */
+static void ask_again(weft_server *server, weft_request *request) {
+    request->again = true;
+    request->over = false; /* it may be answered before this returns */
+    start_one(server, request, wefti_is_pull(request->kind) ? WEFTI_SERVER_PULL : request->kind, true);
+    request->over = true;
+}
+
+/* --- the line of a table of staleness 0 --- */
+
+/* The first whose turn has come to give or ask the twin something; NULL: none. */
+static weft_request *find_turn(const weft_table *table) {
+    bool reading = false;
+    for (weft_request *request = table->line; request; request = request->behind) {
+        if (request->held) return reading && ticks(request) ? NULL : request;
+        if (request->asks) return request;
+        reading = reading || request->reads;
+    }
+    return NULL;
+}
+
+/* Ends of requests come back here. */
+static void walk(weft_server *server, weft_table *table) {
+    table->changed = true;
+    if (table->walks) return;
+    table->walks = true;
+    while (table->changed) {
+        table->changed = false;
+        for (weft_request *request; (request = find_turn(table));) {
+            if (request->held) {
+                request->held = false;
+                start_all(server, request);
+                request->twins--; /* for being held */
+            } else {
+                request->asks = false;
+                ask_again(server, request);
+            }
+            if (request->over && request->twins == 0) wefti_client_end(server, request);
+        }
+    }
+    table->walks = false;
+}
+
 void wefti_twin_start(weft_server *server, weft_request *request) {
-    wefti_frame_kind kind = request->kind;
-    if (!tells(request)) return;
-    bool ticks = kind == WEFTI_SERVER_PUSH_PULL && request->table->options.staleness == 0;
-    start_one(server, request, kind == WEFTI_SERVER_PUSH_PULL ? WEFTI_SERVER_PUSH : kind, false);
-    if (ticks) start_one(server, request, WEFTI_SERVER_CLOCK, false);
+    weft_table *table = request->table;
+    bool        told = tells(request), reads_rows = wefti_is_pull(request->kind);
+    if (!table || table->options.staleness != 0 || !(told || reads_rows)) {
+        if (told) start_all(server, request);
+        return;
+    }
+    weft_request **end = &table->line;
+    while (*end) end = &(*end)->behind;
+    *end = request;
+    request->behind = NULL;
+    request->lined = true;
+    request->reads = reads_rows;
+    request->held = told;
+    request->twins += told;
+    if (told) walk(server, table);
+}
+
+/* Its rows are there, or nothing comes any more. */
+static void stop_reading(weft_server *server, weft_request *request) {
+    if (!request->reads) return;
+    request->reads = false;
+    request->twins++; /* it does not end in here */
+    walk(server, request->table);
+    request->twins--;
+}
+
+void wefti_twin_leave(weft_server *server, weft_request *request) {
+    weft_request **at = &request->table->line;
+    while (*at != request) at = &(*at)->behind;
+    *at = request->behind;
+    request->lined = request->reads = request->held = request->asks = false;
+    walk(server, request->table);
 }
 
 /* --- ending --- */
@@ -119,24 +204,45 @@ static void fail_share(weft_server *server, weft_request *request, int32_t share
     wefti_client_fail(request, WEFT_E_PEER, text);
 }
 
+static bool has_lost(const weft_server *server, const weft_request *request) {
+    for (int32_t i = 0; i < server->servers; i++)
+        if (request->parts[i].lost) return true;
+    return false;
+}
+
+/* Some clock has ended that the twin does not know of yet. */
+static bool holds(const weft_server *server) {
+    for (const weft_table *table = server->tables; table; table = table->next)
+        for (const weft_request *request = table->line; request; request = request->behind)
+            if (request->held) return true;
+    return false;
+}
+
+/* Somebody before it in the line is yet to give the twin something. */
+static bool is_early(const weft_request *request) {
+    const weft_request *other = request->lined ? request->table->line : request;
+    while (other != request && !other->held) other = other->behind;
+    return other != request;
+}
+
 bool wefti_twin_goes_on(weft_server *server, weft_request *request) {
-    bool lost = false;
-    if (!request->over || request->twins > 0) return true;
+    if (request->over && !has_lost(server, request)) stop_reading(server, request);
+    if (!request->over || request->twins > 0 || request->asks) return true;
     if (!wefti_twin_has(request->kind)) return false;
     for (int32_t i = 0; i < server->servers; i++) {
         const request_part *part = &request->parts[i];
-        lost = lost || part->lost;
         bool failed = part->lost && (part->twin_lost || (request->again && reads(request->kind)));
         if (failed) fail_share(server, request, i);
     }
-    if (!lost || request->status != WEFT_OK || request->again || !reads(request->kind)) return false;
-    if (request->kind == WEFTI_SERVER_SAVE && request->changes != server->changes) {
+    if (!has_lost(server, request) || request->status != WEFT_OK || request->again || !reads(request->kind)) return false;
+    if (request->kind == WEFTI_SERVER_SAVE && (request->changes != server->changes || holds(server))) {
         wefti_client_fail(request, WEFT_E_PEER, "a server died while the snapshot was being taken, and this worker has gone on since it asked for it: take another one");
         return false;
     }
-    request->again = true;
-    request->over = false; /* it may be answered before this returns */
-    start_one(server, request, wefti_is_pull(request->kind) ? WEFTI_SERVER_PULL : request->kind, true);
-    request->over = true;
+    if (is_early(request)) {
+        request->asks = true;
+        return true;
+    }
+    ask_again(server, request);
     return wefti_twin_goes_on(server, request);
 }
