@@ -25,6 +25,7 @@
  *                   entries.h   elements of its rows: what is not zero of wide ones, pushed and pulled by column
  *                   updates.h   what threads add up before it is pushed, with sums that have no order
  *                   vectors.h   its dense tables as vectors: arithmetic where they lie
+ *                   snapshot.h  its snapshots as files: verified, dealt out anew, made one
  *                   slices.h    tables larger than memory: blocks of data work through slices of rows
  *                   lbfgs.h     L-BFGS on it, with units of work that go to whoever is idle
  *                   coordinate.h  L1 and elastic-net problems: each rank its part of the weights, by schedule
@@ -69,6 +70,7 @@
 #include "weft/server.h"
 #include "weft/shape.h"
 #include "weft/slices.h"
+#include "weft/snapshot.h"
 #include "weft/solver.h"
 #include "weft/status.h"
 #include "weft/strategy.h"

@@ -348,7 +348,7 @@ WEFT_MUST_CHECK weft_status weft_table_call_rows(weft_table *table, weft_request
  * have called it, or the server's timeout has passed (WEFT_E_TIMEOUT names who has not). With .spares each server saves what it has at the clock.
  * Then rows are copied, which takes their memory (of tables with .memory_bytes: their room in the folder) once more and holds up requests as long as a copy takes, and written by a thread of the server's own.
  *
- * `path` is in a folder that all servers see by that name. A file for each server lies beside it, path.<digits>.K-of-N, in the safetensors format; the
+ * `path` is in a folder that all servers see by that name. A file for each server lies beside it, path.<digits>.K-of-N, in the safetensors format (weft/snapshot.h); the
  * one at `path` names them. It appears last, by a rename, once all are on the disk, so that `path` is the snapshot before, or this one, whole; files
  * of snapshots before it are removed then. `timeout_ns` of all of it; 0: 10 minutes. The request's errors: WEFT_E_MISMATCH (workers differ in path or
  * clock), WEFT_E_TIMEOUT, WEFT_E_NO_MEMORY, WEFT_E_PEER, what the file system says (WEFT_E_IO, a full disk with the file's name and size): then

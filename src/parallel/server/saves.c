@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "parallel/server/meeting.h"
-#include "parallel/server/saves.h"
+#include "parallel/server/saves_format.h"
 
 typedef struct save_table {
     served_table     *table;
@@ -176,8 +176,7 @@ static void name_share(weft_server *server, server_save *save) {
     struct timespec now = {0};
     clock_gettime(CLOCK_REALTIME, &now);
     uint64_t parts[] = {(uint64_t)now.tv_sec, (uint64_t)now.tv_nsec, (uint64_t)getpid(), save->number, (uint64_t)server->rank};
-    snprintf(save->share.suffix, sizeof save->share.suffix, ".%016llx.%d-of-%d",
-             (unsigned long long)wefti_mix(wefti_hash(WEFTI_HASH_BEGIN, parts, sizeof parts)), (int)save->index, (int)save->servers);
+    wefti_share_suffix(wefti_mix(wefti_hash(WEFTI_HASH_BEGIN, parts, sizeof parts)), save->index, save->servers, save->share.suffix);
     snprintf(save->file, sizeof save->file, "%s%s", save->path, save->share.suffix);
 }
 

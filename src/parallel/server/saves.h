@@ -15,6 +15,7 @@ typedef struct wefti_share_table {
     weft_dtype dtype, held;
     int64_t    width, total; /* .rows of the table's options */
     bool       sparse, counts, copied;
+    weft_table_split split; /* DEFAULT: not known */
     int32_t    states, rule, solver;
     uint64_t   first, rows, clock;
     size_t     bytes;

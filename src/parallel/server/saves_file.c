@@ -1,31 +1,14 @@
-/* The files of a snapshot. Arrays of a table T in a share: T.values [rows, width] in the held dtype, T.state.K alike, T.updates [rows] (I64) where
- * the rule counts them, T.keys [rows] (I64) of a sparse table; metadata T says what it is. Checksums are verified before a row is taken. */
+/* The files of a snapshot as servers write and read them (saves_format.h). Checksums are verified before a row is taken. */
 #include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "parallel/server/saves.h"
-#include "weft/safetensors.h"
+#include "parallel/server/saves_format.h"
+#include "weft/snapshot.h"
 
-enum { ARRAY_NAME_BYTES = WEFT_TABLE_NAME_BYTES + 32 };
-#define SHARE_KEY    "weft.server.share"    /* "1 INDEX SERVERS" */
-#define MANIFEST_KEY "weft.server.snapshot" /* "1 SERVERS" */
-
-/* --- parts of a table --- */
-
-/* Parts in the order of memory: values, states, then the others where they are kept. */
-static int32_t part_count(const wefti_share_table *share) { return 1 + share->states + share->counts + share->sparse; }
-static int32_t part_of(const wefti_share_table *share, int32_t i) {
-    if (i <= share->states) return i;
-    return share->counts && i == share->states + 1 ? WEFTI_PART_UPDATES : WEFTI_PART_KEYS;
-}
-static const char *part_name(const char *table, int32_t part, char text[ARRAY_NAME_BYTES]) {
-    if (part > 0) snprintf(text, ARRAY_NAME_BYTES, "%s.state.%d", table, (int)part - 1);
-    else snprintf(text, ARRAY_NAME_BYTES, "%s.%s", table, part == 0 ? "values" : part == WEFTI_PART_UPDATES ? "updates" : "keys");
-    return text;
-}
+/* --- copying --- */
 
 /* Bytes of a copy that is in a file are gone through so many at a time, so that few of them are in memory at once. */
 enum { REST_BYTES = 4 << 20, PAGE_BYTES = 4096 };
@@ -49,12 +32,14 @@ static weft_status copy_part(const served_table *table, const wefti_share_table 
 
 weft_status wefti_share_copy(const served_table *table, wefti_share_table *share) {
     const wefti_store *store = table->store;
+    int32_t            parts[WEFTI_SHARE_PARTS];
     *share = (wefti_share_table){.dtype = table->options.dtype, .held = wefti_store_held(store), .width = table->options.width,
-                                 .total = table->options.rows, .sparse = table->options.sparse, .counts = wefti_store_counts(store), .copied = true,
+                                 .total = table->options.rows, .sparse = table->options.sparse, .split = table->options.split, .counts = wefti_store_counts(store), .copied = true,
                                  .states = wefti_store_states(store), .rule = (int32_t)table->options.rule.kind,
                                  .solver = (int32_t)table->options.rule.solver.kind, .first = table->begin, .rows = (uint64_t)wefti_store_rows(store)};
     memcpy(share->name, table->spec.name, sizeof share->name);
-    for (int32_t i = 0; i < part_count(share); i++) share->bytes += share->rows * wefti_store_part_bytes(store, part_of(share, i));
+    const int32_t count = wefti_share_parts(share, parts);
+    for (int32_t i = 0; i < count; i++) share->bytes += share->rows * wefti_store_part_bytes(store, parts[i]);
     const char *folder = wefti_store_folder(store);
     share->mapped = folder;
     weft_status status = folder ? wefti_spill_map(folder, table->spec.name, share->bytes, &share->memory)
@@ -65,9 +50,9 @@ weft_status wefti_share_copy(const served_table *table, wefti_share_table *share
                            table->spec.name, (long long)wefti_store_rows(store));
     }
     uint8_t *to = share->memory;
-    for (int32_t i = 0; i < part_count(share) && status == WEFT_OK; i++) {
-        status = copy_part(table, share, part_of(share, i), to);
-        to += share->rows * wefti_store_part_bytes(store, part_of(share, i));
+    for (int32_t i = 0; i < count && status == WEFT_OK; i++) {
+        status = copy_part(table, share, parts[i], to);
+        to += share->rows * wefti_store_part_bytes(store, parts[i]);
     }
     if (status == WEFT_OK) return WEFT_OK;
     wefti_share_release(share);
@@ -83,30 +68,15 @@ void wefti_share_release(wefti_share_table *share) {
 
 /* --- writing --- */
 
-static weft_status declare(weft_safetensors_writer *writer, const wefti_share_table *share) {
-    char text[256], name[ARRAY_NAME_BYTES];
-    snprintf(text, sizeof text, "sparse %d dtype %s width %lld total %lld first %" PRIu64 " rows %" PRIu64 " clock %" PRIu64 " rule %d solver %d states %d",
-             share->sparse, weft_dtype_name(share->dtype), (long long)share->width, (long long)share->total, share->first, share->rows, share->clock,
-             (int)share->rule, (int)share->solver, (int)share->states);
-    WEFTI_TRY(weft_safetensors_writer_metadata(writer, share->name, text));
-    for (int32_t i = 0; i < part_count(share); i++) {
-        int32_t part = part_of(share, i);
-        WEFTI_TRY(weft_safetensors_writer_add(writer, part_name(share->name, part, name), part < 0 ? WEFT_I64 : share->held,
-                                              part < 0 ? weft_shape((int64_t)share->rows) : weft_shape((int64_t)share->rows, share->width)));
-    }
-    return WEFT_OK;
-}
-
 static weft_status write_table(weft_safetensors_writer *writer, const wefti_share_table *share) {
     const uint8_t *from = share->memory;
-    char           name[ARRAY_NAME_BYTES];
-    for (int32_t i = 0; i < part_count(share); i++) {
-        int32_t part = part_of(share, i);
-        size_t  row = part < 0 ? sizeof(int64_t) : (size_t)share->width * weft_dtype_bytes(share->held);
-        const size_t all = share->rows * row, most = share->mapped ? REST_BYTES : all;
+    char           name[WEFTI_SNAPSHOT_NAME_BYTES];
+    int32_t        parts[WEFTI_SHARE_PARTS], count = wefti_share_parts(share, parts);
+    for (int32_t i = 0; i < count; i++) {
+        const size_t all = share->rows * wefti_share_row_bytes(share, parts[i]), most = share->mapped ? REST_BYTES : all;
         for (size_t at = 0, some; at < all || (all == 0 && at == 0); at += some ? some : 1) {
             some = all - at < most ? all - at : most;
-            WEFTI_TRY(weft_safetensors_writer_write(writer, part_name(share->name, part, name), from + at, some));
+            WEFTI_TRY(weft_safetensors_writer_write(writer, wefti_share_part_name(share->name, parts[i], name), from + at, some));
             rest(share, from + at, some);
         }
         from += all;
@@ -116,12 +86,9 @@ static weft_status write_table(weft_safetensors_writer *writer, const wefti_shar
 
 weft_status wefti_share_write(const char *path, const wefti_share_table *tables, int32_t count, int32_t index, int32_t servers) {
     weft_safetensors_writer *writer = NULL;
-    char                     text[64];
     weft_status              status;
-    WEFTI_TRY_GOTO(weft_safetensors_writer_create(path, &writer), done);
-    snprintf(text, sizeof text, "1 %d %d", (int)index, (int)servers);
-    WEFTI_TRY_GOTO(weft_safetensors_writer_metadata(writer, SHARE_KEY, text), done);
-    for (int32_t i = 0; i < count; i++) WEFTI_TRY_GOTO(declare(writer, &tables[i]), done);
+    WEFTI_TRY_GOTO(wefti_share_begin(path, index, servers, &writer), done);
+    for (int32_t i = 0; i < count; i++) WEFTI_TRY_GOTO(wefti_share_declare(writer, &tables[i]), done);
     for (int32_t i = 0; i < count; i++) WEFTI_TRY_GOTO(write_table(writer, &tables[i]), done);
     status = weft_safetensors_writer_commit(writer);
 done:
@@ -155,7 +122,7 @@ static bool is_named(const char *name, const char *base, const wefti_server_shar
 /* Of snapshots before this one, and of those that came to nothing. What cannot be removed is left. */
 static void remove_old(const char *path, const wefti_server_share *shares, int32_t servers) {
     const char *base = base_of(path);
-    char        folder[WEFTI_FRAME_BYTES], whole[2 * WEFTI_FRAME_BYTES];
+    char        folder[WEFTI_FRAME_BYTES], whole[WEFTI_SNAPSHOT_PATH_BYTES];
     snprintf(folder, sizeof folder, "%.*s", (int)(base - path), path);
     DIR *list = opendir(folder[0] ? folder : ".");
     for (struct dirent *entry; list && (entry = readdir(list));)
@@ -172,7 +139,7 @@ weft_status wefti_manifest_write(const char *path, const wefti_server_share *sha
     weft_status              status;
     WEFTI_TRY_GOTO(weft_safetensors_writer_create(path, &writer), done);
     snprintf(text, sizeof text, "1 %d", (int)servers);
-    WEFTI_TRY_GOTO(weft_safetensors_writer_metadata(writer, MANIFEST_KEY, text), done);
+    WEFTI_TRY_GOTO(weft_safetensors_writer_metadata(writer, WEFT_SNAPSHOT_KEY, text), done);
     for (int32_t i = 0; i < servers; i++) {
         snprintf(key, sizeof key, "share.%d", (int)i);
         snprintf(text, sizeof text, "%s%s", base_of(path), shares[i].suffix);
@@ -187,24 +154,19 @@ done:
 
 /* --- loading --- */
 
-/* Where one table of a share is, and what its rows are. */
+/* One table of a share, and where its parts are. */
 typedef struct source {
-    const char *path;
-    int         sparse, rule, solver, states;
-    char        dtype[16];
-    long long   width, total;
-    uint64_t    first, rows, clock;
-    const weft_safetensors_entry *parts[2 + WEFTI_RULE_STATES + 1];
-    int32_t     part[2 + WEFTI_RULE_STATES + 1], count;
+    const char                   *path;
+    wefti_share_table             is;
+    const weft_safetensors_entry *parts[WEFTI_SHARE_PARTS];
+    int32_t                       part[WEFTI_SHARE_PARTS], count;
 } source;
 
 static weft_status read_source(const weft_safetensors *file, const char *path, const char *name, source *s) {
-    const char *text = weft_safetensors_metadata(file, name);
     *s = (source){.path = path};
-    if (text && sscanf(text, "sparse %d dtype %15s width %lld total %lld first %" SCNu64 " rows %" SCNu64 " clock %" SCNu64 " rule %d solver %d states %d",
-                       &s->sparse, s->dtype, &s->width, &s->total, &s->first, &s->rows, &s->clock, &s->rule, &s->solver, &s->states) == 10)
-        return WEFT_OK;
-    return wefti_fail(text ? WEFT_E_CORRUPT : WEFT_E_NOT_FOUND, "'%s': %s table '%s'", path, text ? "what it says cannot be read of" : "there is no", name);
+    WEFTI_TRY(wefti_share_find(file, path, name, &s->is, s->parts));
+    s->count = wefti_share_parts(&s->is, s->part);
+    return WEFT_OK;
 }
 
 static weft_status differ(const wefti_load_table *t, const char *what, long long saved, long long here) {
@@ -213,36 +175,18 @@ static weft_status differ(const wefti_load_table *t, const char *what, long long
 
 static weft_status check_source(const wefti_load_table *t, const source *s) {
     const weft_table_options *o = &t->table->options;
-    if (weft_dtype_of(s->dtype) != o->dtype)
-        return wefti_fail(WEFT_E_MISMATCH, "table '%s' is of %s in the snapshot and of %s here", t->table->spec.name, s->dtype, weft_dtype_name(o->dtype));
-    if (s->sparse != o->sparse) return differ(t, "sparse", s->sparse, o->sparse);
-    if (s->width != o->width) return differ(t, "a width of", s->width, o->width);
-    if (!s->sparse && (s->first > (uint64_t)s->total || s->rows > (uint64_t)s->total - s->first))
-        return wefti_fail(WEFT_E_CORRUPT, "'%s': table '%s' of %lld rows has %" PRIu64 " from %" PRIu64 " on", s->path, t->table->spec.name, s->total,
-                          s->rows, s->first);
-    if (!o->sparse && s->total != o->rows) return differ(t, "as many rows as", s->total, o->rows);
-    if (s->rule != (int)o->rule.kind) return differ(t, "a rule of kind", s->rule, o->rule.kind);
-    if (o->rule.kind == WEFT_TABLE_SOLVER && s->solver != (int)o->rule.solver.kind) return differ(t, "a solver of kind", s->solver, o->rule.solver.kind);
-    if (s->states != wefti_store_states(t->store)) return differ(t, "as many states as", s->states, wefti_store_states(t->store));
-    return WEFT_OK;
-}
-
-static weft_status find_part(const weft_safetensors *file, const wefti_load_table *t, source *s, int32_t part) {
-    char       name[ARRAY_NAME_BYTES];
-    weft_shape wanted = part < 0 ? weft_shape((int64_t)s->rows) : weft_shape((int64_t)s->rows, s->width);
-    const weft_safetensors_entry *entry = weft_safetensors_find(file, part_name(t->table->spec.name, part, name));
-    if (!entry || entry->dtype != (part < 0 ? WEFT_I64 : wefti_store_held(t->store)) || !weft_shape_equal(entry->shape, wanted))
-        return wefti_fail(WEFT_E_CORRUPT, "'%s': array '%s' of %s is %s", s->path, name, weft_shape_text(wanted).text, entry ? "another" : "missing");
-    s->parts[s->count] = entry;
-    s->part[s->count++] = part;
-    return WEFT_OK;
-}
-
-static weft_status find_parts(const weft_safetensors *file, const wefti_load_table *t, source *s) {
-    if (s->rows > INT64_MAX / 64) return wefti_fail(WEFT_E_CORRUPT, "'%s': table '%s' has %" PRIu64 " rows", s->path, t->table->spec.name, s->rows);
-    for (int32_t state = 0; state <= s->states; state++) WEFTI_TRY(find_part(file, t, s, state));
-    if (wefti_store_counts(t->store)) WEFTI_TRY(find_part(file, t, s, WEFTI_PART_UPDATES));
-    return s->sparse ? find_part(file, t, s, WEFTI_PART_KEYS) : WEFT_OK;
+    const wefti_share_table  *is = &s->is;
+    if (is->dtype != o->dtype)
+        return wefti_fail(WEFT_E_MISMATCH, "table '%s' is of %s in the snapshot and of %s here", o->name, weft_dtype_name(is->dtype), weft_dtype_name(o->dtype));
+    if (is->sparse != o->sparse) return differ(t, "sparse", is->sparse, o->sparse);
+    if (is->width != o->width) return differ(t, "a width of", is->width, o->width);
+    if (!o->sparse && is->total != o->rows) return differ(t, "as many rows as", is->total, o->rows);
+    if (is->rule != (int)o->rule.kind) return differ(t, "a rule of kind", is->rule, o->rule.kind);
+    if (o->rule.kind == WEFT_TABLE_SOLVER && is->solver != (int)o->rule.solver.kind) return differ(t, "a solver of kind", is->solver, o->rule.solver.kind);
+    if (is->states != wefti_store_states(t->store)) return differ(t, "as many states as", is->states, wefti_store_states(t->store));
+    if (is->held == wefti_store_held(t->store) && is->counts == wefti_store_counts(t->store)) return WEFT_OK;
+    return wefti_fail(WEFT_E_CORRUPT, "'%s': table '%s' has values of %s, %s numbers of updates", s->path, o->name, weft_dtype_name(is->held),
+                      is->counts ? "and" : "and no");
 }
 
 static weft_status put(const wefti_load_table *t, const source *s, const uint64_t *places, uint64_t begin, uint64_t from, uint64_t count) {
@@ -255,11 +199,11 @@ static weft_status put(const wefti_load_table *t, const source *s, const uint64_
 }
 
 static weft_status take_dense(wefti_load_table *t, const source *s) {
-    uint64_t begin = t->table->begin, end = begin + t->table->rows, last = s->first + s->rows;
-    uint64_t from = s->first > begin ? s->first : begin, to = last < end ? last : end;
+    uint64_t begin = t->table->begin, end = begin + t->table->rows, first = s->is.first, last = first + s->is.rows;
+    uint64_t from = first > begin ? first : begin, to = last < end ? last : end;
     if (from >= to) return WEFT_OK;
     t->filled += to - from;
-    return put(t, s, NULL, from - begin, from - s->first, to - from);
+    return put(t, s, NULL, from - begin, from - first, to - from);
 }
 
 static bool is_mine(const wefti_load_table *t, uint64_t key, int32_t index, int32_t servers) {
@@ -272,7 +216,7 @@ static bool is_mine(const wefti_load_table *t, uint64_t key, int32_t index, int3
 static weft_status take_sparse(wefti_load_table *t, const source *s, int32_t index, int32_t servers, bool own) {
     const weft_table_options *o = &t->table->options;
     const uint8_t            *keys = s->parts[s->count - 1]->data;
-    for (uint64_t i = 0; i < s->rows; i++) {
+    for (uint64_t i = 0; i < s->is.rows; i++) {
         uint64_t key, place;
         memcpy(&key, keys + i * sizeof key, sizeof key);
         bool fits = o->rows == 0 || key < (uint64_t)o->rows;
@@ -288,28 +232,18 @@ static weft_status take_sparse(wefti_load_table *t, const source *s, int32_t ind
     return WEFT_OK;
 }
 
-/* That it is the share which the manifest means: rows of one that is read twice would hide that another's are missing. */
-static weft_status check_share(const weft_safetensors *file, const char *path, int32_t share, int32_t saved) {
-    const char *text = weft_safetensors_metadata(file, SHARE_KEY);
-    int         version = 0, index = 0, servers = 0;
-    if (!text || sscanf(text, "%d %d %d", &version, &index, &servers) != 3) return wefti_fail(WEFT_E_CORRUPT, "'%s' is no share of a snapshot", path);
-    if (version != 1) return wefti_fail(WEFT_E_UNSUPPORTED, "'%s' is a share of version %d; this Weft reads version 1", path, version);
-    if (index == share && servers == saved) return weft_safetensors_verify(file);
-    return wefti_fail(WEFT_E_CORRUPT, "'%s' is share %d of %d, and the manifest names it as share %d of %d", path, index, servers, (int)share, (int)saved);
-}
-
 /* Share `share` of the `saved` that there are. */
 static weft_status take_share(const char *path, int32_t share, int32_t saved, wefti_load_table *tables, int32_t count, int32_t index, int32_t servers) {
     weft_safetensors *file = NULL;
     source            s;
     WEFTI_TRY(weft_safetensors_open(path, &file));
-    weft_status status = check_share(file, path, share, saved);
+    weft_status status = wefti_share_check(file, path, share, saved);
+    if (status == WEFT_OK) status = weft_safetensors_verify(file);
     for (int32_t i = 0; i < count && status == WEFT_OK; i++) {
         wefti_load_table *t = &tables[i];
         WEFTI_TRY_GOTO(read_source(file, path, t->table->spec.name, &s), done);
         WEFTI_TRY_GOTO(check_source(t, &s), done);
-        WEFTI_TRY_GOTO(find_parts(file, t, &s), done);
-        status = s.sparse ? take_sparse(t, &s, index, servers, saved == servers) : take_dense(t, &s);
+        status = s.is.sparse ? take_sparse(t, &s, index, servers, saved == servers) : take_dense(t, &s);
     }
 done:
     weft_safetensors_release(file);
@@ -319,13 +253,10 @@ done:
 /* With as many servers as saved it, each has its rows in its own share. */
 static weft_status take_shares(const char *path, const weft_safetensors *manifest, int32_t saved, wefti_load_table *tables, int32_t count,
                                int32_t index, int32_t servers) {
-    char key[32], whole[2 * WEFTI_FRAME_BYTES];
+    char whole[WEFTI_SNAPSHOT_PATH_BYTES];
     for (int32_t i = 0; i < saved; i++) {
         if (saved == servers && i != index) continue;
-        snprintf(key, sizeof key, "share.%d", (int)i);
-        const char *name = weft_safetensors_metadata(manifest, key);
-        if (!name || strchr(name, '/')) return wefti_fail(WEFT_E_CORRUPT, "the manifest does not name its share %d of %d", (int)i, (int)saved);
-        snprintf(whole, sizeof whole, "%.*s%s", (int)(base_of(path) - path), path, name);
+        WEFTI_TRY(wefti_manifest_share(manifest, path, i, saved, whole));
         WEFTI_TRY(take_share(whole, i, saved, tables, count, index, servers));
     }
     for (int32_t i = 0; i < count; i++)
@@ -337,13 +268,9 @@ static weft_status take_shares(const char *path, const weft_safetensors *manifes
 
 weft_status wefti_snapshot_fill(const char *path, wefti_load_table *tables, int32_t count, int32_t index, int32_t servers) {
     weft_safetensors *manifest = NULL;
-    int               version = 0, saved = 0;
+    int32_t           saved = 0;
     weft_status       status = weft_safetensors_open(path, &manifest);
-    const char       *text = status == WEFT_OK ? weft_safetensors_metadata(manifest, MANIFEST_KEY) : NULL;
-    if (status == WEFT_OK && (!text || sscanf(text, "%d %d", &version, &saved) != 2 || saved < 1 || saved > WEFTI_ALL_WORKERS))
-        status = wefti_fail(WEFT_E_CORRUPT, "this is no snapshot of a parameter server");
-    else if (status == WEFT_OK && version != 1)
-        status = wefti_fail(WEFT_E_UNSUPPORTED, "the snapshot is of version %d; this Weft reads version 1", version);
+    if (status == WEFT_OK) status = wefti_manifest_read(manifest, &saved);
     if (status == WEFT_OK) status = take_shares(path, manifest, saved, tables, count, index, servers);
     weft_safetensors_release(manifest);
     return status == WEFT_OK ? WEFT_OK : wefti_while(status, "loading the snapshot '%s'", path);
