@@ -37,7 +37,8 @@
  * the parameter's name, a copy of the parameter on each rank (POWER_SGD: also "weft.compress.basis/", the same everywhere). A
  * skipped step leaves it alone. Checkpoints hold what every rank has, so as many ranks go on to the same bits; another number of
  * ranks gets it dealt out anew, so that its sum is kept, and a program that does not compress drops it. With WEFT_SERVER it is kept by row beside the
- * table's handle, and is in no checkpoint: a run that goes on from one begins without it. */
+ * table's handle, and a trainer's checkpoints hold it as well ("weft.compress.pushes": how many pushes each rank has made, by which it rounds at random). Of a
+ * program's own tables it is in no snapshot: a run that goes on from one begins without it. */
 #ifndef WEFT_COMPRESSION_H
 #define WEFT_COMPRESSION_H
 

@@ -43,6 +43,7 @@ void wefti_compress_keep(wefti_compressed *one, weft_tensor *skip);
 
 #define WEFTI_COMPRESS_ERROR "weft.compress.error/"
 #define WEFTI_COMPRESS_BASIS "weft.compress.basis/"
+#define WEFTI_COMPRESS_PUSHES "weft.compress.pushes" /* to servers, by which random rounding draws */
 
 /* --- for the files of the codecs --- */
 

@@ -1,6 +1,7 @@
 /* What compression keeps, in checkpoints. Each rank has left something else out of the gradients it sent, so the file holds all of it, a
  * row for each rank, and as many ranks go on to the same bits. Where there are more or fewer, rank r takes the sum of rows r, r + ranks,
  * and so on: what matters to the sums to come is the sum of all rows, and that stays. A file without begins with nothing left out.
+ * Numbers of pushes, by which random rounding draws, stay each rank's own.
  *
  * Cost: rank 0 holds all rows while it writes or reads; the others one variable. */
 #include <stdio.h>
@@ -18,14 +19,18 @@ bool wefti_is_compress_basis(const char *name) { return begins(name, WEFTI_COMPR
 
 /* --- where it is --- */
 
-/* One that a rank keeps: a variable of its own, or of a parameter what it left out of pushes to the servers. */
+/* One that a rank keeps: a variable of its own, or of a parameter what it left out of pushes to the servers; before all, how many it has coded. */
 typedef struct state {
+    bool        begun, numbers; /* past the numbers of pushes; these are they */
     int32_t     next; /* where to look on */
     weft_table *table;
     char        name[1024];
+    weft_dtype  dtype; /* F32; I64 of numbers, which come first and so are aligned */
     weft_shape  shape;
-    size_t      bytes; /* of F32 */
+    size_t      bytes;
 } state;
+
+static bool is_coded(const weft_trainer *trainer) { return trainer->program.strategy.compress.codec != WEFT_COMPRESS_NONE; }
 
 static bool next_pushed(weft_trainer *trainer, state *s) {
     while (s->next < trainer->training.n) {
@@ -50,18 +55,40 @@ static bool next_variable(const weft_trainer *trainer, state *s) {
     return false;
 }
 
+static bool next_served(weft_trainer *trainer, state *s) {
+    if (!wefti_served_all_are_there(trainer->served)) return false;
+    s->numbers = !s->begun && is_coded(trainer);
+    s->begun = true;
+    if (!s->numbers) return next_pushed(trainer, s);
+    snprintf(s->name, sizeof s->name, "%s", WEFTI_COMPRESS_PUSHES);
+    s->shape = weft_shape(trainer->training.n);
+    return true;
+}
+
 /* The next one after `s`, which begins as zero. Ranks have the same ones; none where some are gone, with what they left out. */
 static bool next_state(weft_trainer *trainer, state *s) {
-    bool there = trainer->served ? wefti_served_all_are_there(trainer->served) && next_pushed(trainer, s) : next_variable(trainer, s);
-    s->bytes = there ? (size_t)weft_shape_elements(s->shape) * sizeof(float) : 0;
+    bool there = trainer->served ? next_served(trainer, s) : next_variable(trainer, s);
+    s->dtype = s->numbers ? WEFT_I64 : WEFT_F32;
+    s->bytes = there ? (size_t)weft_shape_elements(s->shape) * weft_dtype_bytes(s->dtype) : 0;
     return there;
 }
 
-static weft_status get(const weft_trainer *trainer, const state *s, float *values) {
-    return s->table ? wefti_table_kept(s->table, values, true) : weft_variables_get(trainer->variables, s->name, values, s->bytes);
+static void move_numbers(const weft_trainer *trainer, int64_t *numbers, bool out) {
+    for (int32_t i = 0; i < trainer->training.n; i++) {
+        weft_table *table = wefti_served_table(trainer->served, i);
+        if (out) numbers[i] = table ? (int64_t)wefti_table_pushes(table) : 0;
+        else if (table) wefti_table_set_pushes(table, (uint64_t)numbers[i]);
+    }
 }
-static weft_status set(const weft_trainer *trainer, const state *s, float *values) {
-    return s->table ? wefti_table_kept(s->table, values, false) : weft_variables_set(trainer->variables, s->name, WEFT_F32, s->shape, values);
+
+static weft_status move_one(const weft_trainer *trainer, const state *s, void *values, bool out) {
+    if (s->numbers) {
+        move_numbers(trainer, values, out);
+        return WEFT_OK;
+    }
+    if (s->table) return wefti_table_kept(s->table, values, out);
+    return out ? weft_variables_get(trainer->variables, s->name, values, s->bytes)
+               : weft_variables_set(trainer->variables, s->name, s->dtype, s->shape, values);
 }
 
 /* What all of them take, and the largest. */
@@ -97,9 +124,9 @@ static weft_status move(weft_trainer *trainer, const wefti_compress_states *stat
     for (state s = {0}; next_state(trainer, &s);) {
         wefti_collective_call call = {.kind = out ? WEFTI_GATHER : WEFTI_SCATTER, .dtype = WEFT_U8, .count = s.bytes,
                                       .send = out ? one : rows, .receive = out ? rows : one};
-        if (out) WEFTI_TRY(get(trainer, &s, one));
+        if (out) WEFTI_TRY(move_one(trainer, &s, one, true));
         WEFTI_TRY(wefti_collective_run(trainer->world->group, &call));
-        if (!out) WEFTI_TRY(set(trainer, &s, one));
+        if (!out) WEFTI_TRY(move_one(trainer, &s, one, false));
         if (rows) rows += ranks * s.bytes;
     }
     return WEFT_OK;
@@ -111,7 +138,10 @@ static weft_status move_all(weft_trainer *trainer, const wefti_compress_states *
     measure(trainer, &total, &largest);
     if (status == WEFT_OK && total) status = wefti_alloc_raw(largest, WEFTI_CACHE_LINE, "what compression keeps", &one);
     if (total || status != WEFT_OK) status = wefti_agree(wefti_trainer_meets(trainer), status, "moving what compression keeps");
-    if (status == WEFT_OK && total) status = move(trainer, states, one, out);
+    if (status == WEFT_OK && total) {
+        status = move(trainer, states, one, out);
+        if (trainer->served) status = wefti_agree(wefti_trainer_meets(trainer), status, "moving what compression keeps"); /* a rank may have died on the way */
+    }
     if (one) wefti_free(one, largest);
     return status;
 }
@@ -128,7 +158,7 @@ weft_status wefti_compress_states_add(weft_trainer *trainer, const wefti_compres
     const char *rows = states->memory;
     for (state s = {0}; rows && next_state(trainer, &s);) {
         weft_shape shape = weft_shape(trainer->world->size, weft_shape_elements(s.shape));
-        WEFTI_TRY(weft_checkpoint_add(writer, s.name, WEFT_F32, shape, rows));
+        WEFTI_TRY(weft_checkpoint_add(writer, s.name, s.dtype, shape, rows));
         rows += (size_t)trainer->world->size * s.bytes;
     }
     return WEFT_OK;
@@ -136,8 +166,8 @@ weft_status wefti_compress_states_add(weft_trainer *trainer, const wefti_compres
 
 /* --- reading --- */
 
-/* Reads an array of any number of f32; the caller frees it. */
-static weft_status read_whole(weft_checkpoint *file, const char *name, weft_dtype dtype, weft_shape shape, float **values_out, size_t *bytes_out) {
+/* Reads an array of any size; the caller frees it. */
+static weft_status read_whole(weft_checkpoint *file, const char *name, weft_dtype dtype, weft_shape shape, void **values_out, size_t *bytes_out) {
     *bytes_out = (size_t)weft_shape_elements(shape) * weft_dtype_bytes(dtype);
     *values_out = NULL;
     WEFTI_TRY(wefti_alloc_raw(*bytes_out, WEFTI_CACHE_LINE, "what compression kept", values_out));
@@ -157,20 +187,31 @@ static void deal_rows(const float *saved, int64_t n_saved, float *rows, int64_t 
         }
 }
 
-static weft_status read_state(const weft_trainer *trainer, weft_checkpoint *file, const state *s, float *rows) {
-    weft_dtype dtype;
-    weft_shape shape;
-    float     *saved;
-    size_t     bytes;
-    int64_t    elements = weft_shape_elements(s->shape);
-    if (!weft_checkpoint_find(file, s->name, &dtype, &shape)) return WEFT_OK; /* rows begin as zeros */
-    if (dtype != WEFT_F32 || shape.rank != 2 || shape.dim[1] != elements || shape.dim[0] < 1)
-        return wefti_fail(WEFT_E_SHAPE, "'%s' is %s %s, and should be f32 [ranks, %lld]", s->name, weft_dtype_name(dtype),
-                          weft_shape_text(shape).text, (long long)elements);
-    WEFTI_TRY(read_whole(file, s->name, dtype, shape, &saved, &bytes));
-    deal_rows(saved, shape.dim[0], rows, trainer->world->size, elements);
-    wefti_free(saved, bytes);
+static weft_status check_numbers(const int64_t *saved, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        if (saved[i] < 0) return wefti_fail(WEFT_E_CORRUPT, "'%s' has %lld pushes of a parameter", WEFTI_COMPRESS_PUSHES, (long long)saved[i]);
     return WEFT_OK;
+}
+
+static weft_status read_state(const weft_trainer *trainer, weft_checkpoint *file, const state *s, void *rows) {
+    weft_dtype  dtype;
+    weft_shape  shape;
+    void       *saved;
+    size_t      bytes;
+    int64_t     elements = weft_shape_elements(s->shape), ranks = trainer->world->size;
+    weft_status status = WEFT_OK;
+    if (!weft_checkpoint_find(file, s->name, &dtype, &shape)) return WEFT_OK; /* rows begin as zeros */
+    if (dtype != s->dtype || shape.rank != 2 || shape.dim[1] != elements || shape.dim[0] < 1)
+        return wefti_fail(WEFT_E_SHAPE, "'%s' is %s %s, and should be %s [ranks, %lld]", s->name, weft_dtype_name(dtype), weft_shape_text(shape).text,
+                          weft_dtype_name(s->dtype), (long long)elements);
+    WEFTI_TRY(read_whole(file, s->name, dtype, shape, &saved, &bytes));
+    if (!s->numbers) deal_rows(saved, shape.dim[0], rows, ranks, elements);
+    else {
+        status = check_numbers(saved, shape.dim[0] * elements);
+        memcpy(rows, saved, (size_t)wefti_min_i64(shape.dim[0], ranks) * s->bytes);
+    }
+    wefti_free(saved, bytes);
+    return status;
 }
 
 /* Arrays of compression that this program has no use for are read and dropped, so that they are not taken for somebody else's. */
@@ -178,7 +219,7 @@ static weft_status drop_unknown(weft_trainer *trainer, weft_checkpoint *file, co
     char       name[1024];
     weft_dtype dtype;
     weft_shape shape;
-    float     *saved;
+    void      *saved;
     size_t     bytes;
     snprintf(name, sizeof name, "%s%s", prefix, parameter);
     for (state s = {0}; next_state(trainer, &s);)
@@ -196,8 +237,9 @@ weft_status wefti_compress_states_read(weft_trainer *trainer, weft_checkpoint *f
         WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_ERROR, trainer->training.parameters[i]->node->name));
         WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_BASIS, trainer->training.parameters[i]->node->name));
     }
+    WEFTI_TRY(drop_unknown(trainer, file, WEFTI_COMPRESS_PUSHES, ""));
     for (state s = {0}; next_state(trainer, &s);) {
-        WEFTI_TRY(read_state(trainer, file, &s, (float *)rows));
+        WEFTI_TRY(read_state(trainer, file, &s, rows));
         rows += (size_t)trainer->world->size * s.bytes;
     }
     return WEFT_OK;
@@ -210,7 +252,7 @@ weft_status wefti_compress_basis_read(const weft_trainer *trainer, weft_checkpoi
     if (there && dtype == info->dtype && weft_shape_equal(shape, info->shape))
         return weft_checkpoint_read(file, info->name, dtype, shape, values_out);
     if (there) { /* of another rank: it begins anew */
-        float *saved;
+        void  *saved;
         size_t bytes;
         WEFTI_TRY(read_whole(file, info->name, dtype, shape, &saved, &bytes));
         wefti_free(saved, bytes);

@@ -225,6 +225,15 @@ Test(compress_resume, by_a_server) {
     resumes("bf16", 2, "tcp");
 }
 
+/* Random rounding goes on where it was, by the number of pushes: those of the warmup do not count. */
+Test(compress_resume, by_a_server_that_gets_what_was_rounded_at_random) {
+    setenv("COMPRESS_SERVER", "1", 1);
+    setenv("COMPRESS_WARMUP", "3", 1);
+    resumes("fixed8", 3, "shm");
+    setenv("COMPRESS_FEEDBACK", "1", 1);
+    resumes("fixed16", 2, "tcp");
+}
+
 /* What all ranks keep of the hidden layer, element by element; NULL where the file has nothing. */
 static double *kept_in(const char *path, int64_t *rows_out) {
     weft_checkpoint *file = NULL;

@@ -109,6 +109,11 @@ weft_status wefti_table_kept(weft_table *table, float *values, bool out) {
     return status;
 }
 
+uint64_t wefti_table_pushes(weft_table *table) { return table->coder ? table->coder->pushes : 0; }
+void     wefti_table_set_pushes(weft_table *table, uint64_t pushes) {
+    if (table->coder) table->coder->pushes = pushes;
+}
+
 static const weft_keys *keys_of(const weft_request *request) { return request->own_keys ? request->own_keys : request->call.keys; }
 static int64_t rows_of(const weft_request *request) { return keys_of(request) ? keys_of(request)->count : request->table->options.rows; }
 

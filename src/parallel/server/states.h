@@ -16,4 +16,8 @@ WEFT_MUST_CHECK weft_status wefti_table_start_state(weft_table *table, weft_requ
 bool wefti_table_keeps(const weft_table *table); /* there may be something */
 WEFT_MUST_CHECK weft_status wefti_table_kept(weft_table *table, float *values, bool out);
 
+/* How many coded pushes of this table this worker has made: random rounding draws by it. Not beside a push. */
+uint64_t wefti_table_pushes(weft_table *table);
+void     wefti_table_set_pushes(weft_table *table, uint64_t pushes);
+
 #endif
