@@ -112,7 +112,11 @@ struct weft_loader; /* weft/loader.h */
 WEFT_MUST_CHECK weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const struct weft_loader *loader);
 /* Goes on where a saved run stood, to the bit: rank 0 reads and sends. Any number of ranks may load what any other number saved, under any mesh.
  * Nothing is changed on an error: a file that is missing or corrupt, an array that the file lacks or has in another shape, arrays
- * that this program does not know (all named), a graph with random nodes that has another seed (WEFT_E_MISMATCH). */
+ * that this program does not know (all named), a graph with random nodes that has another seed (WEFT_E_MISMATCH).
+ *
+ * With WEFT_SERVER ranks may die meanwhile, or have died: the lowest that is there reads, as it writes in weft_trainer_save, and those who are left go on. Where the
+ * one that reads dies, or a rank while what compression kept is dealt out, all get WEFT_E_PEER; so they do where a server dies without replicas. After WEFT_E_PEER
+ * parameters may be of either run: load again. */
 WEFT_MUST_CHECK weft_status weft_trainer_load(weft_trainer *trainer, const char *path, struct weft_loader *loader);
 
 /* --- going on without a lost rank, or with another one in its place (weft_world_shrink) ---

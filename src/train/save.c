@@ -1,6 +1,6 @@
 /* Saving and loading a run. One file, written by rank 0, since under data parallelism every rank has the same variables (where ranks have parts:
- * save_split.c); loading sends rank 0's copy to the others, so that only its file system matters and all ranks begin with the same bits. Everything is
- * read and checked before the first variable changes. Names: parameters and states under their own; the rest under "weft.". */
+ * save_split.c); loading sends rank 0's copy to the others, so that only its file system matters and all ranks begin with the same bits. Where training goes by a
+ * server it is the lowest rank that is there (lead.c), and parameters come from the servers. Everything is read and checked before the first variable changes. Names: parameters and states under their own; the rest under "weft.". */
 #include <string.h>
 
 #include "core/iface/collective.h"
@@ -115,25 +115,28 @@ done:
     return first_of(status, wefti_parts_end(trainer)); /* the others wait for it, whatever happened here */
 }
 
-static weft_status save(weft_trainer *trainer, const char *path, const wefti_saved *saved) {
+static weft_status save(weft_trainer *trainer, const char *path, const wefti_saved *saved, int32_t lead) {
     wefti_gatherer gatherer;
     weft_status    status = wefti_parts_open(trainer, false, &gatherer);
     if (wefti_in_parts(trainer)) status = wefti_agree(trainer->world, status, "making ready to save the run");
-    if (status == WEFT_OK && trainer->world->rank == 0) status = write_file(&gatherer, path, saved);
+    if (status == WEFT_OK && trainer->world->rank == lead) status = write_file(&gatherer, path, saved);
     else if (status == WEFT_OK && wefti_in_parts(trainer)) status = wefti_parts_serve(&gatherer);
     wefti_parts_close(&gatherer);
-    return wefti_agree(wefti_trainer_meets(trainer), status, "saving the run");
+    return wefti_agree_with(trainer, lead, status, "saving the run");
 }
 
 weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_save: the %s is NULL", trainer ? "path" : "trainer");
     wefti_compress_states states;
     wefti_served_states   served = {0};
+    int32_t               lead = 0;
     WEFTI_TRY(wefti_served_refresh(trainer));
-    weft_status           status = wefti_compress_states_gather(trainer, &states);
-    if (status == WEFT_OK) status = wefti_served_states_gather(trainer, &served);
+    WEFTI_TRY(wefti_lead(trainer, &lead));
+    weft_status status = wefti_compress_states_gather(trainer, &states);
+    if (trainer->served && trainer->world->rank == lead && status == WEFT_OK) status = wefti_served_states_gather(trainer, &served);
+    if (trainer->served) status = wefti_agree_with(trainer, lead, status, "fetching the solver's states from the server");
     const wefti_saved saved = {loader, &states, &served};
-    if (status == WEFT_OK) status = wefti_shards_is_index(path) ? wefti_save_shards(trainer, path, &saved) : save(trainer, path, &saved);
+    if (status == WEFT_OK) status = wefti_shards_is_index(path) ? wefti_save_shards(trainer, path, &saved) : save(trainer, path, &saved, lead);
     wefti_served_states_release(&served);
     wefti_compress_states_release(&states);
     return status;
@@ -292,8 +295,38 @@ weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader,
     return WEFT_OK;
 }
 
-/* What rank 0 read becomes every rank's, in the loader first, which may refuse. */
-static weft_status take_over(weft_trainer *trainer, weft_loader *loader, contents *c) {
+/* What no server has, by the lead's copy; parameters follow from the servers. */
+static weft_status take_over_rest(weft_trainer *trainer, weft_loader *loader, const wefti_snapshot *s) {
+    size_t at = 0;
+    if (loader) WEFTI_TRY(weft_loader_restore(loader, &s->numbers.loader));
+    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
+        weft_variable_info info;
+        if (!wefti_snapshot_holds(trainer, s->bases, i, &info)) continue;
+        if (!wefti_served_has(trainer, info.name)) WEFTI_TRY(wefti_variables_put(trainer->variables, i, s->bytes + at));
+        at = wefti_snapshot_next(at, info.bytes);
+    }
+    wefti_snapshot_take_numbers(trainer, s);
+    return WEFT_OK;
+}
+
+static weft_status take_over_served(weft_trainer *trainer, weft_loader *loader, wefti_snapshot *s, int32_t lead) {
+    size_t      at = 0;
+    weft_status status = wefti_lead_sends(trainer, lead, &s->numbers, sizeof s->numbers);
+    for (int32_t i = 0; i < weft_variables_count(trainer->variables) && status == WEFT_OK; i++) {
+        weft_variable_info info;
+        if (!wefti_snapshot_holds(trainer, s->bases, i, &info)) continue;
+        if (!wefti_served_has(trainer, info.name)) status = wefti_lead_sends(trainer, lead, s->bytes + at, info.bytes);
+        at = wefti_snapshot_next(at, info.bytes);
+    }
+    status = wefti_agree_with(trainer, lead, status, "sending the run");
+    if (status == WEFT_OK)
+        status = trainer->world->rank == lead ? wefti_snapshot_take_over(trainer, loader, s) : take_over_rest(trainer, loader, s);
+    return wefti_agree_with(trainer, lead, status, "taking over the run");
+}
+
+/* What was read becomes every rank's, in the loader first, which may refuse. */
+static weft_status take_over(weft_trainer *trainer, weft_loader *loader, contents *c, int32_t lead) {
+    if (trainer->served) return take_over_served(trainer, loader, &c->run, lead);
     if (!wefti_in_parts(trainer)) {
         WEFTI_TRY(wefti_snapshot_send(trainer->world, 0, &c->run));
         return wefti_agree(trainer->world, wefti_snapshot_take_over(trainer, loader, &c->run), "taking over the run");
@@ -307,16 +340,18 @@ static weft_status take_over(weft_trainer *trainer, weft_loader *loader, content
 
 weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_load: the %s is NULL", trainer ? "path" : "trainer");
-    contents    c = {0};
-    bool        parts = wefti_in_parts(trainer);
+    contents c = {0};
+    bool     parts = wefti_in_parts(trainer);
+    int32_t  lead = 0;
+    WEFTI_TRY(wefti_lead(trainer, &lead));
     weft_status status = parts ? wefti_deal_open(trainer, &c.dealer) : wefti_snapshot_open(trainer, true, &c.run);
     if (parts) status = wefti_agree(trainer->world, status, "making ready to load the run");
-    if (status == WEFT_OK && trainer->world->rank == 0) status = read_file(trainer, path, loader, &c);
+    if (status == WEFT_OK && trainer->world->rank == lead) status = read_file(trainer, path, loader, &c);
     else if (status == WEFT_OK && parts) status = wefti_deal_follow(&c.dealer);
-    status = wefti_agree(trainer->world, status, "loading the run");
-    if (status == WEFT_OK) status = take_over(trainer, loader, &c);
+    status = wefti_agree_with(trainer, lead, status, "loading the run");
+    if (status == WEFT_OK) status = take_over(trainer, loader, &c, lead);
     if (status == WEFT_OK) status = wefti_compress_states_deal(trainer, &c.states);
-    if (status == WEFT_OK && trainer->served) status = wefti_served_restore(trainer, &c.served);
+    if (status == WEFT_OK && trainer->served) status = wefti_served_restore(trainer, &c.served, lead);
     wefti_served_states_release(&c.served);
     wefti_compress_states_release(&c.states);
     wefti_snapshot_close(&c.run);

@@ -112,7 +112,7 @@ static int32_t holder_of(const weft_trainer *trainer, const wefti_listed *it, in
 }
 
 bool wefti_listed_is_here(const weft_trainer *trainer, const wefti_listed *it) {
-    return wefti_window_is_whole(&it->window) && holder_of(trainer, it, 0) == trainer->world->rank;
+    return !wefti_in_parts(trainer) || (wefti_window_is_whole(&it->window) && holder_of(trainer, it, 0) == trainer->world->rank);
 }
 
 int32_t wefti_parts_count(const weft_trainer *trainer) { return trainer->mesh.extent[WEFTI_MESH_PIPELINE] * trainer->mesh.extent[WEFTI_MESH_TENSOR]; }

@@ -124,7 +124,7 @@ weft_status wefti_served_create(weft_trainer *trainer) {
     weft_status status = WEFT_OK;
     for (int32_t i = 0; i < trainer->served->n && status == WEFT_OK; i++) status = open_parameter(trainer, i);
     WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), status, "making the server's tables"));
-    return wefti_served_restore(trainer, NULL);
+    return wefti_served_restore(trainer, NULL, 0);
 }
 
 static weft_status finish(struct wefti_served *served, weft_status status);
@@ -218,13 +218,32 @@ weft_server *wefti_served_server(struct wefti_served *served) { return served ? 
 
 static weft_status push_sums(weft_trainer *trainer, double rate);
 
-/* Collective: nobody is in a step, so all that was pushed has come. */
-weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states) {
-    weft_status status = wefti_agree(wefti_trainer_meets(trainer), WEFT_OK, "meeting");
-    if (status == WEFT_OK && trainer->world->rank == 0) status = set_all(trainer);
-    if (status == WEFT_OK && trainer->world->rank == 0 && states) status = wefti_served_states_set(trainer, states);
+bool wefti_served_has(const weft_trainer *trainer, const char *variable) {
+    for (int32_t i = 0; i < trainer->served->n; i++)
+        if (trainer->served->parameters[i].table && strcmp(trainer->training.parameters[i]->node->name, variable) == 0) return true;
+    return false;
+}
+
+/* What is under way, or was added up to be pushed, is of a run that is being left. */
+static weft_status drop_steps(struct wefti_served *served) {
+    weft_status status = finish(served, WEFT_OK), pushed = finish_pushes(served);
+    for (int32_t i = 0; i < served->n; i++)
+        if (served->parameters[i].sum) memset(served->parameters[i].sum, 0, served->parameters[i].bytes);
+    served->summed = 0;
+    served->pulled = false;
+    return status != WEFT_OK ? status : pushed;
+}
+
+/* Nobody is in a step once all have dropped theirs, so all that was pushed has come. */
+weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states, int32_t lead) {
+    const bool leads = trainer->world->rank == lead;
+    WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), drop_steps(trainer->served), "ending what was under way"));
+    weft_status status = leads ? set_all(trainer) : WEFT_OK;
+    if (status == WEFT_OK && leads && states) status = wefti_served_states_set(trainer, states);
+    WEFTI_TRY(wefti_agree_with(trainer, lead, status, "giving the parameters to the server"));
     trainer->served->refreshed = trainer->steps;
-    return wefti_agree(wefti_trainer_meets(trainer), status, "giving the parameters to the server");
+    if (!states) return WEFT_OK; /* a new run: all ranks have drawn the same */
+    return wefti_agree(wefti_trainer_meets(trainer), leads ? WEFT_OK : pull_all(trainer), "fetching the parameters from the server");
 }
 
 weft_status wefti_served_refresh(weft_trainer *trainer) {

@@ -1,5 +1,5 @@
 /* Solver states that a parameter server keeps, in checkpoints: under the names that states of a run by allreduce have, so that a run may go on under either.
- * Rank 0 fetches and gives all of them; it holds them while it writes or reads. A file without them begins them anew. */
+ * One rank (lead.c) fetches and gives all of them; it holds them while it writes or reads. A file without them begins them anew. */
 #include <stdio.h>
 #include <string.h>
 
@@ -54,7 +54,7 @@ void wefti_served_states_release(wefti_served_states *states) {
     *states = (wefti_served_states){0};
 }
 
-/* --- between the servers and rank 0 --- */
+/* --- between the servers and the lead --- */
 
 static weft_status move(const weft_trainer *trainer, const wefti_served_states *states, weft_request_kind kind) {
     state s = {0};
@@ -68,7 +68,7 @@ static weft_status move(const weft_trainer *trainer, const wefti_served_states *
 }
 
 weft_status wefti_served_states_gather(weft_trainer *trainer, wefti_served_states *states) {
-    if (!trainer->served || trainer->world->rank != 0 || rule_of(trainer)->n_states == 0) return WEFT_OK;
+    if (rule_of(trainer)->n_states == 0) return WEFT_OK;
     WEFTI_TRY(make_room(trainer, states));
     return move(trainer, states, WEFT_PULL);
 }
@@ -77,7 +77,7 @@ weft_status wefti_served_states_set(const weft_trainer *trainer, const wefti_ser
     return states->memory ? move(trainer, states, WEFT_SET) : WEFT_OK;
 }
 
-/* --- between rank 0 and the file --- */
+/* --- between the lead and the file --- */
 
 weft_status wefti_served_states_add(const weft_trainer *trainer, const wefti_served_states *states, weft_checkpoint_writer *writer) {
     state s = {0};

@@ -159,18 +159,19 @@ struct weft_server *wefti_served_server(struct wefti_served *served); /* NULL gi
  * Collective. */
 weft_status wefti_served_refresh(weft_trainer *trainer);
 typedef struct wefti_served_states wefti_served_states;
-/* Gives rank 0's variables to the servers, and its states where it has some. Collective. */
-weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states);
+/* Gives the lead's variables to the servers, and its states where it has some; the others get them. Collective. */
+weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states, int32_t lead);
+bool        wefti_served_has(const weft_trainer *trainer, const char *variable); /* it is a parameter, and on servers */
 struct weft_table *wefti_served_table(const struct wefti_served *served, int32_t parameter); /* NULL where it has no elements */
 
-/* Solver states of the servers, at rank 0 (served_states.c). */
+/* Solver states of the servers, at the lead (served_states.c). */
 struct wefti_served_states {
     uint8_t *memory; /* NULL: there are none */
     size_t   size_bytes;
     int64_t *updates; /* [n] that each parameter's rows have had */
     int32_t  n;
 };
-/* Rank 0 alone talks to the servers; nobody may be in a step. */
+/* One rank alone talks to the servers; nobody may be in a step. */
 weft_status wefti_served_states_gather(weft_trainer *trainer, wefti_served_states *states);
 weft_status wefti_served_states_set(const weft_trainer *trainer, const wefti_served_states *states);
 weft_status wefti_served_states_add(const weft_trainer *trainer, const wefti_served_states *states, weft_checkpoint_writer *writer);
@@ -341,6 +342,13 @@ wefti_lbfgs_state wefti_lbfgs_state_of(struct wefti_lbfgs *lbfgs);
  * failing rank's status and says which rank it was and what it was `doing`. Collective. */
 weft_status wefti_agree(weft_world *world, weft_status own, const char *doing);
 
+/* Who reads and writes files for all ranks: rank 0; with a server, the lowest rank that is there. Collective. (lead.c) */
+WEFT_MUST_CHECK weft_status wefti_lead(weft_trainer *trainer, int32_t *lead_out);
+/* As wefti_agree; WEFT_E_PEER on all where the lead took no part. Collective. */
+WEFT_MUST_CHECK weft_status wefti_agree_with(weft_trainer *trainer, int32_t lead, weft_status own, const char *doing);
+/* The lead's bytes become all ranks'. Collective. */
+WEFT_MUST_CHECK weft_status wefti_lead_sends(weft_trainer *trainer, int32_t lead, void *bytes, size_t size_bytes);
+
 /* --- what compression keeps on each rank (compress_state.c) --- */
 
 /* Whether a variable is one rank's own: what it left out of gradients. */
@@ -349,7 +357,8 @@ bool wefti_is_compress_error(const char *name);
 bool        wefti_is_compress_basis(const char *name);
 weft_status wefti_compress_basis_read(const weft_trainer *trainer, weft_checkpoint *file, const weft_variable_info *info, void *values_out);
 /* Gathers all ranks' at rank 0, in memory that lives until it is released, and adds them to the file that is being written (NULL on the
- * other ranks): "weft.compress.error/<parameter>" [ranks, shape...]. Collective. */
+ * other ranks): "weft.compress.error/<parameter>" [ranks, shape...], and of training by a server how many pushes of each parameter were coded,
+ * "weft.compress.pushes" [ranks, parameters]. Collective. */
 typedef struct wefti_compress_states {
     void *memory; /* [ranks] of each variable, one behind the other; NULL: there are none */
     size_t size_bytes;
