@@ -227,6 +227,19 @@ static weft_status connect_wire(wefti_transport *transport, wefti_wire *wire, co
     return status == WEFT_OK ? wait_for_links(transport, wire, deadline_ns) : status;
 }
 
+/* All have it, or nobody: to whoever still connects, one who has closed it already would look like one who has died. */
+static weft_status agree_on_links(wefti_transport *transport, weft_status status) {
+    uint8_t mine = (uint8_t)status, *all = NULL;
+    char    why[WEFTI_MESSAGE_BYTES];
+    snprintf(why, sizeof why, "%s", weft_error_message());
+    WEFTI_TRY(make_room((transport_inside *)transport, sizeof *all, &all));
+    weft_status said = wefti_transport_exchange(transport, "links of another wire", &mine, sizeof mine, all);
+    if (status != WEFT_OK) return wefti_fail(status, "%s", why);
+    for (int32_t rank = 0; said == WEFT_OK && rank < transport->size; rank++)
+        if (all[rank] != WEFT_OK) said = wefti_fail(WEFT_E_PEER, "rank %d could not connect to the other ranks (its own message says why)", (int)rank);
+    return said;
+}
+
 /* The address of this host that others reach, as text. */
 static void find_interface(transport_inside *inside, char interface_out[64]) {
     snprintf(interface_out, 64, "%s", inside->place.interface);
@@ -303,6 +316,7 @@ weft_status wefti_transport_open_wire(wefti_transport *transport, const char *wh
     if (status != WEFT_OK) wefti_transport_fail(transport, status, weft_error_message());
     WEFTI_TRY(status);
     status = connect_wire(transport, wire, what, wefti_deadline_after(wefti_host_now(transport->host), transport->timeout_ns));
+    status = agree_on_links(transport, status);
     if (status != WEFT_OK) wire->ops->close(wire, 0);
     else *wire_out = wire;
     return status;

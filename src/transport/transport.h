@@ -91,7 +91,8 @@ void wefti_transport_close(wefti_transport *transport);
 WEFT_MUST_CHECK weft_status wefti_transport_exchange(wefti_transport *transport, const char *name, const void *mine,
                                                      size_t bytes, void *all_out);
 /* Another wire of the kind that the world has, connected to all ranks (with one: to itself), for whoever wants faults of his own. `what` is
- * compared as exchange's name is. Collective; blocks. The caller closes it, before the transport. */
+ * compared as exchange's name is. Collective; blocks. The caller closes it, before the transport: that no rank has before all are connected,
+ * and nobody has it where one could not. */
 WEFT_MUST_CHECK weft_status wefti_transport_open_wire(wefti_transport *transport, const char *what, wefti_wire **wire_out);
 /* Asks every rank what it has been doing, as text (control.h). With one rank: its own. */
 WEFT_MUST_CHECK weft_status wefti_transport_ask(wefti_transport *transport, uint64_t timeout_ns, wefti_text *text_out);

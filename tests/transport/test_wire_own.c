@@ -69,6 +69,54 @@ Test(wire_own, is_taken_unless_another_is_asked_for) {
     meet_well();
 }
 
+/* --- wires beside a world's own, as the parameter server's are --- */
+
+static uint64_t       slow_until_ns; /* rank 0 takes its link to rank 1 for one that still connects until then … */
+static weft_wire_link slow_link_is;  /* … and for this afterwards */
+
+static weft_wire_link slow_link(void *wire, int32_t peer) {
+    if (peer != 1 || !slow_until_ns) return local_wire.link(wire, peer);
+    return ranks_now() < slow_until_ns ? WEFT_WIRE_CONNECTING : slow_link_is;
+}
+
+static weft_status open_beside(ranks *all, int32_t rank) {
+    weft_wire_kind   slow = local_wire;
+    wefti_transport *transport = NULL;
+    wefti_wire      *wire = NULL;
+    (void)all;
+    slow.link = slow_link;
+    WEFTI_TRY(wefti_transport_open(&(wefti_transport_options){.own_wire = &slow}, &transport));
+    if (rank == 0) slow_until_ns = ranks_now() + 150 * WEFTI_MILLISECOND_NS;
+    weft_status status = wefti_transport_open_wire(transport, "a test", &wire);
+    slow_until_ns = 0;
+    if (status == WEFT_OK) wire->ops->close(wire, WEFTI_SECOND_NS);
+    wefti_transport_close(transport);
+    return status;
+}
+
+static ranks *open_beside_on_3(weft_wire_link ends_as) {
+    slow_link_is = ends_as;
+    ranks *all = ranks_start(3, open_beside);
+    ranks_join(all);
+    return all;
+}
+
+Test(wire_own, who_closes_one_at_once_is_no_fault_to_who_still_connects) {
+    ranks *all = open_beside_on_3(WEFT_WIRE_UP);
+    for (int32_t rank = 0; rank < 3; rank++) cr_expect_eq(all->results[rank].status, WEFT_OK, "rank %d: %s", (int)rank, all->results[rank].message);
+    ranks_free(all);
+}
+
+Test(wire_own, one_that_a_rank_cannot_connect_is_nobodys) {
+    ranks *all = open_beside_on_3(WEFT_WIRE_DOWN);
+    for (int32_t rank = 0; rank < 3; rank++) {
+        const char *part = rank ? "rank 0 could not connect" : "the local link to rank 1 broke while the ranks connected";
+        cr_expect_eq(all->results[rank].status, WEFT_E_PEER, "rank %d: %s", (int)rank, all->results[rank].message);
+        cr_expect(strstr(all->results[rank].message, part), "rank %d: %s", (int)rank, all->results[rank].message);
+    }
+    ranks_free(all);
+}
+
 Test(wire_own, stays_inside_the_host_where_the_rest_is_encrypted) {
     wefti_wire        *wire = NULL;
     weft_wire_kind     far = local_wire;
