@@ -74,10 +74,12 @@ typedef struct weft_strategy {
                              statistics are then each rank's own. Evaluators and saving see all that was pushed.
                              A rank that dies is waited for by nobody, whatever the staleness, if its share of the parameters is not lost (.replicas, or .servers that
                              leave it out): losses, counts and batch statistics are then those of the others, as if its rows were like theirs, and so are sums
-                             of evaluators. The run goes on with all calls but weft_trainer_load; only rank 0 can save */
+                             of evaluators. The run goes on with all calls; files are read and written by the lowest rank that is there */
     int32_t   push, fetch; /* WEFT_SERVER with staleness: gradients are added up over so many steps and then pushed, and parameters pulled every so
                              many steps; between pulls a rank goes on from its own by plain steps along its gradients. 0: 1. Downpour's n_push and
                              n_fetch: a worker moves M*(1/push + 1/fetch) bytes a step, M being those of the parameters */
+    int64_t   warm_start; /* WEFT_SERVER with staleness: so many steps at the beginning rank 0 takes alone, so that the others begin near enough for old parameters
+                             to do no harm (Downpour's warm start). Their steps meanwhile do nothing, and the last of them waits for rank 0's */
     bool      overlap;    /* WEFT_SERVER with staleness: a step computes while its predecessor's gradient is pushed and its successor's parameters are
                              pulled, which are then one step older. Not with push or fetch beyond 1. Costs a copy of gradients and parameters */
     int32_t   servers;    /* WEFT_SERVER: so many ranks keep the parameters, the last ones, beside their work; 0: all */
@@ -127,7 +129,7 @@ WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, c
 
 /* Reads settings, "data=2,tensor=2 schedule=gpipe": NAME=VALUE, with commas or blanks between, into a strategy of which what the text does not name stays as it
  * is. Names are those of the fields: data, tensor, pipeline, sequence, expert (numbers of ranks); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
- * server:STALENESS, server:async); servers, replicas, push, fetch, overlap (0, 1), accumulate; precision (f32, bf16, f16, fp8: bf16 with .fp8); compress (as
+ * server:STALENESS, server:async); servers, replicas, push, fetch, warm-start, overlap (0, 1), accumulate; precision (f32, bf16, f16, fp8: bf16 with .fp8); compress (as
  * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes, loss-chunk-rows; recompute, automatic (0, 1; "auto" alone is the
  * latter), memory-bytes. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a
  * value out of range, a name that stands twice; the strategy is then unchanged. Whether it fits a world is for weft_trainer_create to say. Any

@@ -39,6 +39,7 @@ static const setting settings[] = {
     {"replicas", WHOLE, AT(replicas), 0, 1, "0 or 1"},
     {"push", WHOLE, AT(push), 0, INT32_MAX, "a number of steps"},
     {"fetch", WHOLE, AT(fetch), 0, INT32_MAX, "a number of steps"},
+    {"warm-start", WIDE, AT(warm_start), 0, INT64_MAX, "a number of steps"},
     {"overlap", FLAG, AT(overlap), 0, 1, "0 or 1"},
     {"accumulate", WHOLE, AT(accumulate), 0, MOST_RANKS, "a number of micro-batches"},
     {"precision", PRECISION, AT(precision), 0, 0, "f32, bf16, f16 or fp8"},

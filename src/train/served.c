@@ -324,6 +324,9 @@ static weft_status exchange_sums(weft_trainer *trainer, weft_plan *plan, bool pu
 
 /* --- steps with it --- */
 
+/* Of the first steps, which rank 0 takes alone. */
+static bool is_warming(const weft_trainer *trainer) { return trainer->steps < trainer->program.strategy.warm_start && trainer->world->size > 1; }
+
 /* Pushes what has been added up. */
 static weft_status push_sums(weft_trainer *trainer, double rate) {
     struct wefti_served *served = trainer->served;
@@ -370,7 +373,7 @@ static weft_status exchange_stale(weft_trainer *trainer, weft_plan *plan, bool p
     bool fetches = served->taken % served->fetch == 0;
     if (push) WEFTI_TRY(give(trainer, plan, rate, fetches));
     if (served->taken % served->push == 0) WEFTI_TRY(push_sums(trainer, rate));
-    if (trainer->program.strategy.staleness > 0) WEFTI_TRY(end_clocks(served));
+    if (trainer->program.strategy.staleness > 0 && !is_warming(trainer)) WEFTI_TRY(end_clocks(served));
     return fetches ? pull_all(trainer) : WEFT_OK;
 }
 
@@ -403,7 +406,22 @@ static weft_status end_overlapped(weft_trainer *trainer, weft_plan *plan, bool p
         weft_table_call call = {.kind = WEFT_PUSH, .send = one->sum, .rate = rate, .plain = served->plain};
         WEFTI_TRY(weft_table_start_call(one->table, &call, &one->pushed));
     }
-    return trainer->program.strategy.staleness > 0 ? end_clocks(served) : WEFT_OK;
+    return trainer->program.strategy.staleness > 0 && !is_warming(trainer) ? end_clocks(served) : WEFT_OK;
+}
+
+/* --- a warm start --- */
+
+/* Rank 0 in it ends no clock, so it waits for nobody; the others do nothing. After the last step all have what it came to. Rank 0 may die: then the others
+ * begin from what there is. */
+static weft_status end_warm_step(weft_trainer *trainer, double rate) {
+    struct wefti_served *served = trainer->served;
+    if (trainer->steps + 1 < trainer->program.strategy.warm_start) return WEFT_OK;
+    weft_status status = finish(served, WEFT_OK);
+    if (status == WEFT_OK) status = finish_pushes(served);
+    if (status == WEFT_OK) status = push_sums(trainer, rate);
+    served->pulled = false;
+    WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), status, "the warm start"));
+    return pull_all(trainer);
 }
 
 /* --- a step --- */
@@ -430,6 +448,10 @@ weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, we
     report->rate = hyper[WEFTI_HYPER_RATE];
     report->evaluations = 1;
     report->staleness = strategy->staleness < 0 ? -1 : strategy->staleness + strategy->overlap;
+    if (is_warming(trainer) && trainer->world->rank != 0) {
+        report->skipped = true;
+        return end_warm_step(trainer, 1);
+    }
     if (strategy->overlap) WEFTI_TRY(begin_overlapped(trainer));
     if (rows > 0) WEFTI_TRY(compute(trainer, batch, rows, hyper, &plan, losses));
     if (plan) report->wait_ns = wefti_plan_wait_ns(plan);
@@ -440,6 +462,7 @@ weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, we
     WEFTI_TRY(served->sums        ? exchange_sums(trainer, plan, push, rate)
               : strategy->overlap ? end_overlapped(trainer, plan, push, rate)
                                   : exchange_stale(trainer, plan, push, rate));
+    if (is_warming(trainer)) WEFTI_TRY(end_warm_step(trainer, rate));
     report->wait_ns += served->waited_ns;
     if (finite || trainer->program.ignore_nan) return WEFT_OK;
     if (served->sums) return wefti_trainer_nan(trainer, batch, losses[0], 0, losses[1]);

@@ -151,18 +151,18 @@ static weft_status check_sync(const weft_program *program) {
         if (wefti_codec_of((int32_t)s->compress.codec)->exchange == WEFTI_CODEC_SERVED)
             return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: compress.codec %s is for sync = WEFT_SERVER; sums over ranks go with bf16, fp8, fp8-e5m2, topk, powersgd",
                               wefti_codec_of((int32_t)s->compress.codec)->name);
-        if (s->staleness == 0 && s->servers == 0 && s->replicas == 0 && s->push == 0 && s->fetch == 0 && !s->overlap) return WEFT_OK;
-        return wefti_fail(WEFT_E_INVALID, "strategy: staleness %d, servers %d, replicas %d, push %d, fetch %d, overlap %d are for sync = WEFT_SERVER",
-                          (int)s->staleness, (int)s->servers, (int)s->replicas, (int)s->push, (int)s->fetch, s->overlap);
+        if (s->staleness == 0 && s->servers == 0 && s->replicas == 0 && s->push == 0 && s->fetch == 0 && s->warm_start == 0 && !s->overlap) return WEFT_OK;
+        return wefti_fail(WEFT_E_INVALID, "strategy: staleness %d, servers %d, replicas %d, push %d, fetch %d, warm_start %lld, overlap %d are for sync = WEFT_SERVER",
+                          (int)s->staleness, (int)s->servers, (int)s->replicas, (int)s->push, (int)s->fetch, (long long)s->warm_start, s->overlap);
     }
     if (s->staleness < WEFT_TABLE_ASYNCHRONOUS || s->servers < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: staleness %d (0, more, or WEFT_TABLE_ASYNCHRONOUS), servers %d (not negative)", (int)s->staleness,
                           (int)s->servers);
-    if (s->push < 0 || s->fetch < 0)
-        return wefti_fail(WEFT_E_INVALID, "strategy: push %d, fetch %d: neither may be negative", (int)s->push, (int)s->fetch);
-    if (s->staleness == 0 && (s->push > 1 || s->fetch > 1 || s->overlap))
-        return wefti_fail(WEFT_E_INVALID, "strategy: push %d, fetch %d, overlap %d want staleness: without it a step needs what the step before came to",
-                          (int)s->push, (int)s->fetch, s->overlap);
+    if (s->push < 0 || s->fetch < 0 || s->warm_start < 0)
+        return wefti_fail(WEFT_E_INVALID, "strategy: push %d, fetch %d, warm_start %lld: none may be negative", (int)s->push, (int)s->fetch, (long long)s->warm_start);
+    if (s->staleness == 0 && (s->push > 1 || s->fetch > 1 || s->warm_start || s->overlap))
+        return wefti_fail(WEFT_E_INVALID, "strategy: push %d, fetch %d, warm_start %lld, overlap %d want staleness: without it a step needs what the step before came to",
+                          (int)s->push, (int)s->fetch, (long long)s->warm_start, s->overlap);
     if (s->overlap && (s->push > 1 || s->fetch > 1))
         return wefti_fail(WEFT_E_INVALID, "strategy: overlap with push %d, fetch %d: it pushes and pulls in every step", (int)s->push, (int)s->fetch);
     const char *what = program->solver.kind == WEFT_LBFGS                 ? "L-BFGS: its steps need whole vectors"

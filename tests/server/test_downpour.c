@@ -30,6 +30,8 @@ typedef struct outcome {
     int    steps, staleness;
     double seconds, longest, median, loss; /* of all steps, the longest, the one in the middle; of the rows at the end */
     double sent, received;                 /* bytes that the steps moved */
+    double early;                          /* … of them sent in the steps of the warm start */
+    double warm;                           /* the loss with the parameters after it */
     double bytes;                          /* of the parameters */
 } outcome;
 static outcome *outcomes;
@@ -63,7 +65,7 @@ static double mean_square(const float *w, const float *x, const float *y) {
 
 static int by_length(const void *a, const void *b) { return *(const double *)a < *(const double *)b ? -1 : 1; }
 
-static weft_status take_steps(weft_trainer *trainer, weft_loader *loader, int32_t rank, outcome *out) {
+static weft_status take_steps(weft_trainer *trainer, weft_loader *loader, int32_t rank, const float *x, const float *y, float *w, outcome *out) {
     static double lengths[MOST_STEPS];
     weft_server_counts before = {0}, after = {0};
     weft_server       *server = weft_trainer_server(trainer);
@@ -81,6 +83,11 @@ static weft_status take_steps(weft_trainer *trainer, weft_loader *loader, int32_
         lengths[out->steps++] = length;
         if (length > out->longest) out->longest = length;
         out->staleness = report.staleness;
+        if (out->steps != how.strategy.warm_start) continue;
+        weft_server_count(server, &after);
+        out->early = (double)(after.sent_bytes - before.sent_bytes);
+        WEFTI_TRY(weft_variables_get(weft_trainer_variables(trainer), "layer.weight", w, (size_t)how.width * sizeof *w));
+        out->warm = mean_square(w, x, y);
     }
     out->seconds = (double)(ranks_now() - begin_ns) * 1e-9;
     qsort(lengths, (size_t)out->steps, sizeof *lengths, by_length);
@@ -160,7 +167,7 @@ static weft_status train(weft_world *world, int32_t rank, const float *x, const 
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     out->bytes = (double)how.width * sizeof(float);
     if (how.load && (status = weft_trainer_load(trainer, how.load, NULL)) != WEFT_OK) goto done;
-    if ((status = take_steps(trainer, loader, rank, out)) != WEFT_OK) goto done;
+    if ((status = take_steps(trainer, loader, rank, x, y, w, out)) != WEFT_OK) goto done;
     if (weft_trainer_server(trainer)) status = final_loss(trainer, x, y, w, out);
     else if (how.load == NULL) status = weft_variables_get(weft_trainer_variables(trainer), "layer.weight", w, (size_t)how.width * sizeof *w);
     if (!weft_trainer_server(trainer)) out->loss = mean_square(w, x, y);
@@ -255,6 +262,30 @@ Test(downpour, ends_where_it_has_to) {
         int wanted = others[i].staleness < 0 ? -1 : others[i].staleness + others[i].overlap;
         cr_expect(outcomes[0].staleness == wanted, "strategy %zu reports staleness %d, not %d", i, outcomes[0].staleness, wanted);
     }
+}
+
+/* Rank 0 takes the first steps alone: nobody else pushes, all begin from what it came to, and end where they have to; with bounded staleness, too, where it
+ * would otherwise wait for the others' clocks. It begins with a loss of about 9. */
+Test(downpour, a_warm_start_is_one_ranks) {
+    enum { WARM = 300 };
+    const weft_strategy strategies[] = {{.staleness = WEFT_TABLE_ASYNCHRONOUS, .servers = 1}, {.staleness = 2, .push = 7, .fetch = 2}, {.staleness = 1, .overlap = true}};
+    for (int i = 0; i < 3; i++) {
+        weft_strategy strategy = strategies[i];
+        strategy.warm_start = WARM;
+        double loss = learns(strategy, 0.05, 0);
+        cr_expect_lt(loss, 0.05, "strategy %d: %.5f", i, loss);
+        cr_expect(outcomes[0].warm < (i == 1 ? 2 : 0.2) && outcomes[0].warm > 0, "strategy %d: %.5f after the warm start", i, outcomes[0].warm);
+        for (int rank = 1; rank < 3; rank++) {
+            cr_expect_eq(outcomes[rank].warm, outcomes[0].warm, "strategy %d, rank %d begins at %.9g, rank 0 at %.9g", i, rank, outcomes[rank].warm, outcomes[0].warm);
+            cr_expect_eq(outcomes[rank].steps, LEARNING_STEPS);
+        }
+        if (i == 0) cr_expect_lt(outcomes[1].early, outcomes[1].bytes * 10, "rank 1 sent %.0f bytes in it", outcomes[1].early);
+    }
+    /* Rank 0 dies in it: the others begin without it. */
+    how.kill_rank = 0;
+    how.kill_step = WARM / 2;
+    double loss = learns((weft_strategy){.staleness = 3, .servers = 1, .warm_start = WARM}, 0.05, 1u << 0);
+    cr_expect_lt(loss, 0.06, "%.5f without rank 0", loss);
 }
 
 /* A worker that is killed holds nobody up for a second, and changes the end by less than two in a hundred. */

@@ -105,6 +105,9 @@ Test(served, refuses_what_it_cannot_do) {
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .push = -1}}, WEFT_E_INVALID, "push -1");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .fetch = 2}}, WEFT_E_INVALID, "want staleness");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .overlap = true}}, WEFT_E_INVALID, "want staleness");
+    refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .warm_start = 5}}, WEFT_E_INVALID, "want staleness");
+    refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .staleness = 1, .warm_start = -1}}, WEFT_E_INVALID, "warm_start -1");
+    refuses((weft_program){.strategy = {.warm_start = 5}}, WEFT_E_INVALID, "are for sync = WEFT_SERVER");
     refuses((weft_program){.strategy = {.sync = WEFT_SERVER, .staleness = 1, .overlap = true, .push = 2}}, WEFT_E_INVALID, "overlap with push 2");
     refuses((weft_program){.strategy = {.overlap = true}}, WEFT_E_INVALID, "are for sync = WEFT_SERVER");
     refuses((weft_program){.strategy = {.staleness = 3}}, WEFT_E_INVALID, "are for sync = WEFT_SERVER");
