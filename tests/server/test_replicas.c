@@ -149,6 +149,36 @@ Test(replicas, several_clocks_at_once_shm) { many_at_once("shm", 5, &two_apart, 
 Test(replicas, several_clocks_at_once_tcp) { many_at_once("tcp", 4, &two_apart, 2); }
 Test(replicas, several_clocks_at_once_without_thread) { many_at_once("shm", 4, &no_thread, 2); }
 
+/* A table goes while ends of its clocks are on their way. */
+static weft_status let_go(serving *self) {
+    int64_t one[ROWS], got[ROWS];
+    for (int i = 0; i < ROWS; i++) one[i] = 1;
+    for (int turn = 0; turn < 60; turn++) {
+        weft_table *table = NULL;
+        char        name[16];
+        snprintf(name, sizeof name, "go %d", turn);
+        WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = name, .rows = ROWS, .dtype = WEFT_I64}, &table));
+        if (turn == 30) kill_server(self, victim);
+        WEFTI_TRY(weft_table_push(table, NULL, one));
+        for (int clock = 0; clock < 5; clock++) WEFTI_TRY(weft_table_clock(table));
+        weft_table_release(table);
+        if (turn % 20 != 19) continue;
+        WEFTI_TRY(serving_meet(self));
+        WEFTI_TRY(weft_table_open(self->server, name, &table));
+        WEFTI_TRY(weft_table_clock(table));
+        WEFTI_TRY(weft_table_pull(table, NULL, got));
+        for (int i = 0; i < ROWS; i++) EXPECT(got[i] == self->workers, "turn %d, row %d: %lld", turn, i, (long long)got[i]);
+        weft_table_release(table);
+    }
+    return WEFT_OK;
+}
+static void let_go_of(const char *wire, int32_t dies) {
+    victim = dies;
+    ranks_free(serve_case_with(wire, 4, &two_apart, let_go, 1u << dies));
+}
+Test(replicas, tables_are_let_go_of_shm) { let_go_of("shm", 2); }
+Test(replicas, tables_are_let_go_of_tcp) { let_go_of("tcp", 3); }
+
 /* What is left out of a push is left out of both. */
 Test(replicas, same_bits_in_fewer_bytes) {
     push = (weft_compression){.codec = WEFT_COMPRESS_TOP_K, .ratio = 0.1};

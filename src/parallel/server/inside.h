@@ -395,6 +395,7 @@ bool wefti_twin_has(wefti_frame_kind kind);
 void wefti_twin_start(weft_server *server, weft_request *request); /* what goes to the twin beside a request that is being started */
 void wefti_twin_ended(weft_request *request); /* of the twin */
 void wefti_twin_leave(weft_server *server, weft_request *request); /* it has ended */
+void wefti_twin_let_go(weft_server *server, weft_table *table); /* the table goes, and what is under way goes on without it */
 /* A request's own parts have ended, or the last one of its twin's. True: more is to come; else its status says what became of all. */
 bool wefti_twin_goes_on(weft_server *server, weft_request *request);
 

@@ -133,6 +133,7 @@ void weft_table_release(weft_table *table) {
     weft_server *server = table->server;
     while (table->keys) weft_keys_release(table->keys);
     pthread_mutex_lock(&server->lock);
+    if (server->twin) wefti_twin_let_go(server, table);
     for (weft_request *request = server->all_details; request; request = request->all)
         if (request->table == table) request->table = NULL; /* it is on its way already */
     for (weft_request *request = server->twin ? server->twin->all_details : NULL; request; request = request->all)

@@ -204,6 +204,19 @@ static void fail_share(weft_server *server, weft_request *request, int32_t share
     wefti_client_fail(request, WEFT_E_PEER, text);
 }
 
+void wefti_twin_let_go(weft_server *server, weft_table *table) {
+    while (table->line) {
+        weft_request *request = table->line;
+        table->line = request->behind;
+        request->lined = request->reads = request->asks = false;
+        if (!request->held) continue;
+        request->held = false;
+        start_all(server, request);
+        request->twins--;
+        if (request->over && request->twins == 0) wefti_client_end(server, request);
+    }
+}
+
 static bool has_lost(const weft_server *server, const weft_request *request) {
     for (int32_t i = 0; i < server->servers; i++)
         if (request->parts[i].lost) return true;
