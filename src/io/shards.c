@@ -1,6 +1,8 @@
 /* Indices of several safetensors files: one JSON object of "metadata" (numbers and texts) and "weight_map" (array to file). */
 #include "io/shards.h"
 
+#include <dirent.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,6 +20,30 @@ bool wefti_shards_is_index(const char *path) {
 weft_status wefti_shards_path(const char *index, int64_t generation, int32_t k, int32_t n, wefti_text *path) {
     wefti_text_add(path, "%.*s-g%lld-%05d-of-%05d.safetensors", (int)(strlen(index) - (sizeof suffix - 1)), index, (long long)generation, (int)k + 1, (int)n);
     return path->failed ? wefti_fail(WEFT_E_NO_MEMORY, "no memory for the path of a checkpoint's file") : WEFT_OK;
+}
+
+/* Whether a name in the index' folder is that of a file of an earlier generation, or is what a sink hides of one (io/sink.c). `prefix` is the index' own. */
+static bool is_before(const char *name, const char *prefix, size_t length, int64_t generation) {
+    long long g = 0;
+    int       k = 0, n = 0, end = 0;
+    if (*name == '.') name++;
+    if (strncmp(name, prefix, length) != 0 || sscanf(name + length, "-g%18lld-%9d-of-%9d.safetensors%n", &g, &k, &n, &end) != 3 || end == 0) return false;
+    const char *rest = name + length + end;
+    return g > 0 && g < generation && (*rest == '\0' || strcmp(rest, ".weft-partial") == 0);
+}
+
+void wefti_shards_remove_before(const char *index, int64_t generation) {
+    const char *slash = strrchr(index, '/'), *prefix = slash ? slash + 1 : index;
+    size_t      length = strlen(prefix) - (sizeof suffix - 1);
+    wefti_text  folder = {0};
+    wefti_text_add(&folder, "%.*s", slash ? (int)(slash - index) + 1 : 2, slash ? index : "./");
+    DIR *listing = folder.failed ? NULL : opendir(folder.bytes);
+    for (const struct dirent *entry; listing && (entry = readdir(listing));) {
+        if (!is_before(entry->d_name, prefix, length, generation)) continue;
+        (void)unlinkat(dirfd(listing), entry->d_name, 0);
+    }
+    if (listing) closedir(listing);
+    wefti_text_release(&folder);
 }
 
 /* A file of the index' own folder. */

@@ -19,5 +19,7 @@ WEFT_MUST_CHECK weft_status wefti_shards_open(const char *index, wefti_shards *s
 void wefti_shards_close(wefti_shards *shards);
 /* The path of file `k` of `n` beside the index. Generations have different files, so an index and its files stay whole until the next ones are. */
 WEFT_MUST_CHECK weft_status wefti_shards_path(const char *index, int64_t generation, int32_t k, int32_t n, wefti_text *path_out);
+/* Removes what is beside the index of generations before `generation`: their files, and what their writers left half written. What cannot be removed harms nobody. */
+void wefti_shards_remove_before(const char *index, int64_t generation);
 
 #endif

@@ -6,7 +6,6 @@
  *
  * Files of a new index have new names: the former index and its files stay whole until the new index, written last, has taken their place. Memory: one variable. */
 #include <string.h>
-#include <unistd.h>
 
 #include "core/iface/collective.h"
 #include "io/json.h"
@@ -27,7 +26,6 @@ typedef struct sharder {
     }             *fetched; /* [n] */
     int32_t        n, n_files, at; /* variables; those before `at` have been moved */
     int64_t        bytes, generation;
-    wefti_shards   former;
 } sharder;
 
 static const wefti_listed *listed(const sharder *s, int32_t i) { return &s->gatherer.listing.list[i]; }
@@ -144,17 +142,13 @@ static weft_status write_index(const sharder *s) {
     return status;
 }
 
-/* What the former index had goes once nobody needs it; what cannot be removed harms nobody. */
-static void remove_former(const sharder *s) {
-    if (s->former.generation == 0) return; /* another program's */
-    for (int32_t i = 0; i < s->former.n; i++) (void)unlink(s->former.path[i]);
-}
-
 /* The number of this index, by the one that is there. */
 static weft_status number_index(sharder *s) {
-    weft_status status = rank_of(s) == 0 ? wefti_shards_open(s->index, &s->former) : WEFT_OK;
+    wefti_shards former = {.n = 0};
+    weft_status  status = rank_of(s) == 0 ? wefti_shards_open(s->index, &former) : WEFT_OK;
     if (status == WEFT_E_NOT_FOUND) status = WEFT_OK;
-    s->generation = s->former.generation + 1;
+    s->generation = former.generation + 1;
+    wefti_shards_close(&former);
     status = wefti_agree(s->trainer->world, status, "reading the index that is there");
     if (status != WEFT_OK || s->trainer->world->size == 1) return status;
     wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_I64, .send = &s->generation, .receive = &s->generation, .count = 1};
@@ -176,7 +170,6 @@ static void close_sharder(sharder *s) {
     wefti_free(s->writer, (size_t)s->n * sizeof *s->writer);
     wefti_free(s->fetched, (size_t)s->n * sizeof *s->fetched);
     wefti_free(s->file, (size_t)s->trainer->world->size * sizeof *s->file);
-    wefti_shards_close(&s->former);
     wefti_parts_close(&s->gatherer);
 }
 
@@ -190,7 +183,7 @@ weft_status wefti_save_shards(weft_trainer *trainer, const char *path, const wef
         weft_status wrote = write_file(&s, saved), moved = go_on(&s, s.n);
         status = wefti_agree(trainer->world, wrote != WEFT_OK ? wrote : moved, "writing its part of the run");
         if (status == WEFT_OK) status = wefti_agree(trainer->world, rank_of(&s) == 0 ? write_index(&s) : WEFT_OK, "writing the index of the run");
-        if (status == WEFT_OK) remove_former(&s);
+        if (status == WEFT_OK && rank_of(&s) == 0) wefti_shards_remove_before(path, s.generation);
     }
     close_sharder(&s);
     return status;

@@ -1,5 +1,6 @@
 /* Combinations of axes by the strategy alone: a small character GPT on two ranks an axis has the losses of one process, files are those of one
  * process, runs go on under any other mesh, and a rank that dies ends all. The table is mesh_table.h; all of its rows: test_mesh_nightly.c. */
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -98,6 +99,69 @@ Test(mesh, former_shards_stay) {
     fails("gpt", pair.mesh, 2, "RUN_SAVE", index, "WEFT_E_PEER", "rank 1 failed");
     unsetenv("RUN_DIE");
     cr_expect(same_bytes(one, file_of("gpt", &alone, 0, index)), "the former run is gone");
+}
+
+/* One more step from `one` on, which writes over `index` and ends in the middle of a call of a rank's disk; its exit status. */
+static int dies_at(const combination *c, const char *one, const char *index, int rank, int call) {
+    char  who[32], *text;
+    snprintf(who, sizeof who, "%d:%d", rank, call);
+    setenv("RUN_DISK_DIES", who, 1);
+    setenv("RUN_LOAD", one, 1);
+    setenv("RUN_SAVE", index, 1);
+    int status = run_mesh("mlp", "f64", c->mesh, c->ranks, 1, temporary_path("none"), &text);
+    unsetenv("RUN_DISK_DIES");
+    unsetenv("RUN_LOAD");
+    unsetenv("RUN_SAVE");
+    free(text);
+    return status;
+}
+
+/* Whether the index is the next run, else it must be the former one. */
+static bool is_next(const char *one, const char *next, const char *index, const char *what, int call) {
+    const char *left = file_of("mlp", &alone, 0, index);
+    bool        later = same_bytes(next, left);
+    cr_expect(later || same_bytes(one, left), "%s, call %d: the run is neither the former nor the next one", what, call);
+    return later;
+}
+
+static int files_beside(const char *index) {
+    char  command[1024], n[16] = "";
+    snprintf(command, sizeof command, "ls -A $(dirname %s) | grep -c '^[.]*mortal-g'", index);
+    FILE *pipe = popen(command, "r");
+    cr_assert(pipe && fgets(n, sizeof n, pipe));
+    pclose(pipe);
+    return atoi(n);
+}
+
+/* Wherever in its writing a rank dies, the index is the former run or the next one, whole; the next to be saved goes over what was left, and no file stays that no
+ * index names. One process at every call, which has all kinds of them; of two, each in the middle of its file and before that is renamed, and at the index. */
+Test(mesh, ranks_that_die_while_they_write) {
+    const combination pair = {"pipeline=2", 2, false, NULL};
+    const struct {
+        int  rank, call;
+        bool next;
+    } moments[] = {{1, 3, false}, {1, 13, false}, {0, 9, false}, {0, 11, false}, {0, 13, true}};
+    setenv("RUN_SOLVER", "sgd", 1);
+    const char *one = file_of("mlp", &alone, 3, NULL), *next = file_of("mlp", &alone, 1, one), *index = temporary_path("mortal.safetensors.index.json");
+    int         former = 0, later = 0, call = 0, status = 1;
+    (void)saved_at(index, "mlp", &alone, 0, one);
+    while (status != 0 && call < 100) {
+        status = dies_at(&alone, one, index, 0, ++call);
+        cr_assert(status == 0 || status == 128 + SIGKILL, "call %d: exit status %d", call, status);
+        bool after = is_next(one, next, index, "one process", call);
+        cr_expect(after || later == 0, "call %d: the former run behind the next one", call);
+        if (after) (void)saved_at(index, "mlp", &alone, 0, one);
+        former += !after;
+        later += after;
+    }
+    cr_expect(status == 0 && former >= 15 && later >= 3, "%d calls before the index was there, %d behind", former, later);
+    for (size_t i = 0; i < sizeof moments / sizeof *moments; i++) {
+        cr_expect_neq(dies_at(&pair, one, index, moments[i].rank, moments[i].call), 0, "rank %d did not die at %d", moments[i].rank, moments[i].call);
+        cr_expect_eq(is_next(one, next, index, "two ranks", moments[i].call), moments[i].next, "rank %d, call %d", moments[i].rank, moments[i].call);
+    }
+    (void)saved_at(index, "mlp", &pair, 0, one);
+    cr_expect_eq(files_beside(index), 2, "%d files are beside the index, of two", files_beside(index));
+    unsetenv("RUN_SOLVER");
 }
 
 /* What is no index, or names what is not there, is said so. */

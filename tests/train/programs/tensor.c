@@ -3,7 +3,7 @@
  * RUN_CAPACITY, RUN_CHOICES: of moe's mixtures. RUN_CONTEXT: letters of a sample. RUN_ROTARY: places by turning,
  * and fewer heads of keys than of queries. RUN_MIX: something that needs all letters at once.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
- * RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET, RUN_ROOM: the
+ * RUN_DISK_DIES: in the middle of saving (mortal_disk.h). RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET, RUN_ROOM: the
  * strategy's zero, divide_bytes, bucket_bytes and memory_bytes. RUN_SOLVER, RUN_OMEGA, RUN_PRECISION: another solver, l1, group or l2, bf16 or f16. After the steps the
  * loss of a batch is evaluated and written, too. */
 #include <math.h>
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "train/programs/far_world.h"
+#include "train/programs/mortal_disk.h"
 #include "weft.h"
 
 enum { ROWS = 60, BATCH = 16, CLASSES = 8, PIXELS = 2 * 8 * 8, LETTERS = 48, MOST_CONTEXT = 512 };
@@ -203,6 +204,7 @@ int main(int argc, char **argv) {
     if (load && (status = weft_trainer_load(trainer, load, loader)) != WEFT_OK) goto done;
     if ((status = train(trainer, loader, atol(argv[4]), out)) != WEFT_OK) goto done;
     if (!save && (status = evaluate(trainer, loader, program.loss, dtype, out)) != WEFT_OK) goto done;
+    disk_count(weft_world_rank(world));
     if (save && (status = weft_trainer_save(trainer, save, loader)) != WEFT_OK) goto done;
     weft_plan_totals_read(weft_trainer_plan(trainer), &totals);
     if (weft_world_rank(world) != 0) goto done;
