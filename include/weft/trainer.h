@@ -110,7 +110,8 @@ struct weft_loader; /* weft/loader.h */
  * beside it, at the same time; then rank 0 writes the index, as is usual for large models, which loads under any mesh. Until the index is there the former one and
  * its files are as they were; then these go. WEFT_E_UNSUPPORTED with WEFT_SERVER, whose servers may outlive ranks. */
 WEFT_MUST_CHECK weft_status weft_trainer_save(weft_trainer *trainer, const char *path, const struct weft_loader *loader);
-/* Goes on where a saved run stood, to the bit: rank 0 reads and sends. Any number of ranks may load what any other number saved, under any mesh.
+/* Goes on where a saved run stood, to the bit: rank 0 reads and sends. Where ranks have parts of the run and all find the same file at the path (by its checksums), as on a
+ * shared file system, they read it together, each about as much, and each byte once. Any number of ranks may load what any other number saved, under any mesh.
  * Nothing is changed on an error: a file that is missing or corrupt, an array that the file lacks or has in another shape, arrays
  * that this program does not know (all named), a graph with random nodes that has another seed (WEFT_E_MISMATCH).
  *

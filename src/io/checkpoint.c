@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/base.h"
+#include "io/checkpoint.h"
 #include "io/number.h"
-#include "weft/checkpoint.h"
+#include "io/safetensors.h"
 #include "weft/safetensors.h"
 
 #define VALUE_PREFIX "weft.value."
@@ -184,10 +184,9 @@ bool weft_checkpoint_find(const weft_checkpoint *checkpoint, const char *name, w
     return entry != NULL;
 }
 
-weft_status weft_checkpoint_read(weft_checkpoint *checkpoint, const char *name, weft_dtype dtype, weft_shape shape,
-                                 void *data_out) {
+static weft_status find_array(const weft_checkpoint *checkpoint, const char *name, weft_dtype dtype, weft_shape shape, const weft_safetensors_entry **entry_out) {
     if (!checkpoint || !name) return wefti_fail(WEFT_E_INVALID, "weft_checkpoint_read: needs a checkpoint and a name");
-    const weft_safetensors_entry *entry = weft_safetensors_find(checkpoint->file, name);
+    const weft_safetensors_entry *entry = *entry_out = weft_safetensors_find(checkpoint->file, name);
     if (!entry)
         return wefti_fail(WEFT_E_NOT_FOUND, "checkpoint '%s' has no array '%s' (%s %s was asked for)", checkpoint->path, name,
                           weft_dtype_name(dtype), weft_shape_text(shape).text);
@@ -198,10 +197,30 @@ weft_status weft_checkpoint_read(weft_checkpoint *checkpoint, const char *name, 
     if (!weft_shape_equal(entry->shape, shape))
         return wefti_fail(WEFT_E_SHAPE, "checkpoint '%s' has array '%s' with shape %s; %s was asked for", checkpoint->path,
                           name, weft_shape_text(entry->shape).text, weft_shape_text(shape).text);
-    WEFTI_TRY(weft_safetensors_read(checkpoint->file, entry, data_out));
-    checkpoint->read[entry - weft_safetensors_at(checkpoint->file, 0)] = true;
     return WEFT_OK;
 }
+
+static void note_read(weft_checkpoint *checkpoint, const weft_safetensors_entry *entry) {
+    checkpoint->read[entry - weft_safetensors_at(checkpoint->file, 0)] = true;
+}
+
+weft_status weft_checkpoint_read(weft_checkpoint *checkpoint, const char *name, weft_dtype dtype, weft_shape shape,
+                                 void *data_out) {
+    const weft_safetensors_entry *entry;
+    WEFTI_TRY(find_array(checkpoint, name, dtype, shape, &entry));
+    WEFTI_TRY(weft_safetensors_read(checkpoint->file, entry, data_out));
+    note_read(checkpoint, entry);
+    return WEFT_OK;
+}
+
+weft_status wefti_checkpoint_expect(weft_checkpoint *checkpoint, const char *name, weft_dtype dtype, weft_shape shape) {
+    const weft_safetensors_entry *entry;
+    WEFTI_TRY(find_array(checkpoint, name, dtype, shape, &entry));
+    note_read(checkpoint, entry);
+    return WEFT_OK;
+}
+
+uint64_t wefti_checkpoint_fingerprint(const weft_checkpoint *checkpoint) { return wefti_safetensors_fingerprint(checkpoint->file); }
 
 /* The text of a value behind its type. */
 static weft_status find_value(const weft_checkpoint *checkpoint, const char *key, const char *type, const char **text_out) {

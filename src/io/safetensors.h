@@ -25,4 +25,7 @@ typedef struct wefti_safetensors_type {
 const wefti_safetensors_type *wefti_safetensors_type_named(const char *text);
 const wefti_safetensors_type *wefti_safetensors_type_of(weft_dtype dtype);
 
+/* Of all arrays' names, places and checksums, in all files of an index; 0 where an array has no checksum. */
+uint64_t wefti_safetensors_fingerprint(const weft_safetensors *file);
+
 #endif

@@ -303,6 +303,22 @@ static weft_status check_sum(const weft_safetensors *file, const weft_safetensor
                       (unsigned long long)entry->bytes);
 }
 
+uint64_t wefti_safetensors_fingerprint(const weft_safetensors *file) {
+    wefti_xxh64 hash;
+    wefti_xxh64_begin(&hash);
+    for (size_t k = 0; k < file->n_shards; k++) {
+        uint64_t shard = wefti_safetensors_fingerprint(file->shard[k]);
+        if (shard == 0) return 0;
+        wefti_xxh64_add(&hash, &shard, sizeof shard);
+    }
+    if (file->n_shards > 0) return wefti_xxh64_end(&hash);
+    if (!file->sum) return 0;
+    for (size_t i = 0; i < file->count; i++) wefti_xxh64_add(&hash, file->entry[i].name, strlen(file->entry[i].name) + 1);
+    wefti_xxh64_add(&hash, &file->data_at, sizeof file->data_at);
+    wefti_xxh64_add(&hash, file->sum, file->count * sizeof *file->sum);
+    return wefti_xxh64_end(&hash);
+}
+
 /* ---- opening and reading ---- */
 
 static weft_status read_header(weft_safetensors *file) {

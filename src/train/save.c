@@ -254,7 +254,7 @@ static weft_status read_file(weft_trainer *trainer, const char *path, weft_loade
     weft_status      status = weft_checkpoint_open(path, &file);
     if (status == WEFT_OK) status = read_contents(trainer, file, loader, s);
     weft_checkpoint_release(file);
-    status = first_of(status, wefti_parts_end(trainer)); /* the others follow until then */
+    if (wefti_in_parts(trainer)) status = first_of(status, wefti_deal_end(&s->dealer)); /* the others follow until then */
     return status == WEFT_OK ? WEFT_OK : wefti_while(status, "loading '%s'", path);
 }
 
@@ -338,6 +338,11 @@ static weft_status take_over(weft_trainer *trainer, weft_loader *loader, content
     return wefti_agree(trainer->world, status, "taking over the run");
 }
 
+static weft_status share(wefti_dealer *dealer, const char *path) {
+    weft_status status = wefti_deal_share(dealer);
+    return status == WEFT_OK ? WEFT_OK : wefti_while(status, "loading '%s'", path);
+}
+
 weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_loader *loader) {
     if (!trainer || !path) return wefti_fail(WEFT_E_INVALID, "weft_trainer_load: the %s is NULL", trainer ? "path" : "trainer");
     contents c = {0};
@@ -346,9 +351,11 @@ weft_status weft_trainer_load(weft_trainer *trainer, const char *path, weft_load
     WEFTI_TRY(wefti_lead(trainer, &lead));
     weft_status status = parts ? wefti_deal_open(trainer, &c.dealer) : wefti_snapshot_open(trainer, true, &c.run);
     if (parts) status = wefti_agree(trainer->world, status, "making ready to load the run");
+    if (parts && status == WEFT_OK) status = wefti_deal_meet(&c.dealer, path);
     if (status == WEFT_OK && trainer->world->rank == lead) status = read_file(trainer, path, loader, &c);
     else if (status == WEFT_OK && parts) status = wefti_deal_follow(&c.dealer);
     status = wefti_agree_with(trainer, lead, status, "loading the run");
+    if (status == WEFT_OK && c.dealer.file) status = wefti_agree(trainer->world, share(&c.dealer, path), "reading its part of the run");
     if (status == WEFT_OK) status = take_over(trainer, loader, &c, lead);
     if (status == WEFT_OK) status = wefti_compress_states_deal(trainer, &c.states);
     if (status == WEFT_OK && trainer->served) status = wefti_served_restore(trainer, &c.served, lead);

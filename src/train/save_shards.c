@@ -34,23 +34,12 @@ static int32_t rank_of(const sharder *s) { return s->trainer->world->rank; }
 /* --- who writes what --- */
 
 static weft_status choose_writers(sharder *s) {
-    const wefti_mesh *mesh = &s->trainer->mesh;
-    int32_t           ranks = s->trainer->world->size;
-    int64_t          *load = NULL;
+    int32_t  ranks = s->trainer->world->size;
+    int64_t *load = NULL;
     WEFTI_TRY(wefti_alloc((size_t)ranks * sizeof *load, "writers of a checkpoint", &load));
-    for (int32_t i = 0; i < s->n; i++) {
-        const wefti_listed *it = listed(s, i);
-        s->writer[i] = -1;
-        if (wefti_is_compress_error(it->info.name)) continue; /* each rank has its own, and rank 0 all of them */
-        for (int32_t r = 0; r < ranks; r++) {
-            int32_t place[WEFTI_MESH_AXES];
-            wefti_mesh_place(mesh, r, place);
-            if (place[WEFTI_MESH_PIPELINE] == it->holder[WEFTI_MESH_PIPELINE] && (s->writer[i] < 0 || load[r] < load[s->writer[i]])) s->writer[i] = r;
-        }
-        load[s->writer[i]] += it->info.bytes + 1;
-        s->bytes += it->info.bytes;
-    }
+    wefti_parts_movers(s->trainer, &s->gatherer.listing, s->writer, load);
     for (int32_t r = 0; r < ranks; r++) s->file[r] = r == 0 || load[r] > 0 ? s->n_files++ : -1;
+    for (int32_t i = 0; i < s->n; i++) s->bytes += s->writer[i] >= 0 ? listed(s, i)->info.bytes : 0;
     wefti_free(load, (size_t)ranks * sizeof *load);
     return WEFT_OK;
 }

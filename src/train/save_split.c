@@ -4,10 +4,15 @@
  * Which variables there are, and who has them, every rank knows alike (wefti_listing). Rank 0 drives: it says to all which variable comes next, and
  * its end too, so the others follow it wherever a disk stops it. Saving: those who hold the variable's parts send them to rank 0, so no rank ever
  * holds more than one whole variable; whoever has a copy only listens. Loading: rank 0 reads the variable and sends it to all, and every rank
- * lays its part aside; they become the run's once everything has been read, and is good. */
+ * lays its part aside; they become the run's once everything has been read, and is good.
+ *
+ * Where all ranks find the same file, as its checksums say, they read it together: as those who write shards, each has variables of its stage, of which there are
+ * about as many bytes for each. In a round every rank reads its next variable and then sends its parts to who has them, all in one order. So each byte is read
+ * once, by somebody who checks all of its variable, whoever has a part; and a rank without neighbours in its stage reads what it has, and sends nothing. */
 #include <string.h>
 
 #include "core/iface/collective.h"
+#include "io/checkpoint.h"
 #include "train/trainer.h"
 
 enum { THE_END = -1 };
@@ -140,6 +145,35 @@ weft_status wefti_parts_layout(const weft_trainer *trainer, uint64_t *layout_out
     return status;
 }
 
+/* Which part of a variable a rank has; -1: none. The other way round than holder_of. */
+static int32_t part_of(const weft_trainer *trainer, const wefti_listed *it, int32_t rank) {
+    int32_t place[WEFTI_MESH_AXES], ranks = at_least_one(it->window.ranks), blocks = at_least_one(it->window.blocks), part = 0, stride = 1;
+    int64_t axes = it->window.blocks > 1 ? trainer->zero.experts.axes : trainer->zero.among.axes;
+    wefti_mesh_place(&trainer->mesh, rank, place);
+    if (place[WEFTI_MESH_PIPELINE] != it->holder[WEFTI_MESH_PIPELINE]) return -1;
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES && it->window.parts > 1; axis++) {
+        if (!(axes >> axis & 1)) continue;
+        part += place[axis] * stride;
+        stride *= trainer->mesh.extent[axis];
+    }
+    part = part * blocks + (blocks > 1 ? place[WEFTI_MESH_EXPERT] : 0);
+    return part * ranks + (ranks > 1 ? place[WEFTI_MESH_TENSOR] : 0);
+}
+
+void wefti_parts_movers(const weft_trainer *trainer, const wefti_listing *listing, int32_t *mover, int64_t *load) {
+    for (int32_t i = 0; i < listing->n; i++) {
+        const wefti_listed *it = &listing->list[i];
+        mover[i] = -1;
+        if (wefti_is_compress_error(it->info.name)) continue; /* each rank has its own, and rank 0 all of them */
+        for (int32_t r = 0; r < trainer->world->size; r++) {
+            int32_t place[WEFTI_MESH_AXES];
+            wefti_mesh_place(&trainer->mesh, r, place);
+            if (place[WEFTI_MESH_PIPELINE] == it->holder[WEFTI_MESH_PIPELINE] && (mover[i] < 0 || load[r] < load[mover[i]])) mover[i] = r;
+        }
+        load[mover[i]] += it->info.bytes + 1;
+    }
+}
+
 /* --- what all say and send --- */
 
 static weft_status broadcast(const weft_trainer *trainer, void *bytes, size_t size_bytes) {
@@ -234,58 +268,145 @@ weft_status wefti_parts_serve(wefti_gatherer *g) {
 
 /* --- loading --- */
 
+static unsigned char *own_slot(const wefti_dealer *d, int32_t i) { return d->own + d->at[i]; }
+
 /* Lays this rank's part of what has come aside. */
-static void lay_aside(wefti_dealer *d, const wefti_listed *it) {
-    if (it->here < 0) return;
-    wefti_window_take(&it->window, it->info.shape, weft_dtype_bytes(it->info.dtype), d->whole, d->own + d->at);
-    d->at = wefti_snapshot_next(d->at, (int64_t)part_bytes_of(it));
+static void lay_aside(wefti_dealer *d, int32_t i) {
+    const wefti_listed *it = &d->listing.list[i];
+    if (it->here >= 0) wefti_window_take(&it->window, it->info.shape, weft_dtype_bytes(it->info.dtype), d->whole, own_slot(d, i));
 }
 
 weft_status wefti_deal_open(weft_trainer *trainer, wefti_dealer *d) {
     *d = (wefti_dealer){.trainer = trainer};
     WEFTI_TRY(wefti_listing_open(trainer, &d->listing));
-    for (int32_t i = 0; i < d->listing.n; i++)
+    WEFTI_TRY(wefti_alloc((size_t)d->listing.n * sizeof *d->at, "this rank's part of a run", &d->at));
+    for (int32_t i = 0; i < d->listing.n; i++) {
+        d->at[i] = d->own_bytes;
         if (d->listing.list[i].here >= 0) d->own_bytes = wefti_snapshot_next(d->own_bytes, (int64_t)part_bytes_of(&d->listing.list[i]));
+    }
     d->whole_bytes = largest(&d->listing);
+    d->part_bytes = largest_part(&d->listing);
     WEFTI_TRY(wefti_alloc(d->own_bytes, "this rank's part of a run", &d->own));
+    WEFTI_TRY(wefti_alloc(d->part_bytes, "a part of a variable", &d->part));
     return wefti_alloc(d->whole_bytes, "a whole variable", &d->whole);
 }
 
 void wefti_deal_close(wefti_dealer *d) {
+    weft_checkpoint_release(d->file);
+    wefti_free(d->at, (size_t)d->listing.n * sizeof *d->at);
     wefti_free(d->own, d->own_bytes);
+    wefti_free(d->part, d->part_bytes);
     wefti_free(d->whole, d->whole_bytes);
     wefti_listing_close(&d->listing);
     *d = (wefti_dealer){0};
 }
 
+/* --- loading by rank 0 --- */
+
 weft_status wefti_deal_read(wefti_dealer *d, weft_checkpoint *file) {
     for (int64_t i = 0; i < d->listing.n; i++) {
-        const wefti_listed *it = &d->listing.list[i];
-        WEFTI_TRY(weft_checkpoint_read(file, it->info.name, it->info.dtype, it->info.shape, d->whole));
+        const weft_variable_info *info = &d->listing.list[i].info;
+        if (d->file) { /* it is read by all, once this rank has looked through it */
+            WEFTI_TRY(wefti_checkpoint_expect(file, info->name, info->dtype, info->shape));
+            continue;
+        }
+        WEFTI_TRY(weft_checkpoint_read(file, info->name, info->dtype, info->shape, d->whole));
         WEFTI_TRY(announce(d->trainer, &i));
-        WEFTI_TRY(broadcast(d->trainer, d->whole, (size_t)it->info.bytes));
-        lay_aside(d, it);
+        WEFTI_TRY(broadcast(d->trainer, d->whole, (size_t)info->bytes));
+        lay_aside(d, (int32_t)i);
     }
     return WEFT_OK;
 }
 
+weft_status wefti_deal_end(const wefti_dealer *d) { return d->file ? WEFT_OK : wefti_parts_end(d->trainer); }
+
 weft_status wefti_deal_follow(wefti_dealer *d) {
-    for (;;) {
+    while (!d->file) {
         int64_t index = THE_END;
         WEFTI_TRY(announce(d->trainer, &index));
         if (index == THE_END) return WEFT_OK;
         WEFTI_TRY(broadcast(d->trainer, d->whole, (size_t)d->listing.list[index].info.bytes));
-        lay_aside(d, &d->listing.list[index]);
+        lay_aside(d, (int32_t)index);
     }
+    return WEFT_OK;
+}
+
+/* --- loading by all --- */
+
+weft_status wefti_deal_meet(wefti_dealer *d, const char *path) {
+    weft_world *world = d->trainer->world;
+    int64_t     mark = weft_checkpoint_open(path, &d->file) == WEFT_OK ? (int64_t)(wefti_checkpoint_fingerprint(d->file) >> 1) : 0, marks[2] = {mark, -mark};
+    wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I64, .op = WEFTI_REDUCE_MIN, .send = marks, .receive = marks, .count = 2};
+    weft_status           status = wefti_collective_run(world->group, &call);
+    if (status == WEFT_OK && mark != 0 && marks[0] == -marks[1]) return WEFT_OK;
+    weft_checkpoint_release(d->file); /* rank 0 opens it again, and says what is wrong with it */
+    d->file = NULL;
+    return status;
+}
+
+/* Variable `i` from who has read it to all who have some of it. */
+static weft_status hand_out(wefti_dealer *d, int32_t i, int32_t reader) {
+    const wefti_listed *it = &d->listing.list[i];
+    const weft_trainer *trainer = d->trainer;
+    int32_t             rank = trainer->world->rank;
+    size_t              bytes = part_bytes_of(it), size = weft_dtype_bytes(it->info.dtype);
+    if (rank == reader) lay_aside(d, i);
+    if (wefti_window_is_whole(&it->window) && trainer->mesh.extent[WEFTI_MESH_PIPELINE] == 1) {
+        wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_U8, .root = reader, .send = own_slot(d, i), .receive = own_slot(d, i), .count = bytes,
+                                      .timeout_ns = WEFTI_AGREE_LIMIT_NS};
+        return wefti_collective_run(trainer->world->group, &call);
+    }
+    for (int32_t to = 0; to < trainer->world->size; to++) {
+        int32_t part = to == reader ? -1 : part_of(trainer, it, to);
+        if (part < 0) continue;
+        if (rank == to) WEFTI_TRY(message(trainer, WEFTI_RECEIVE, reader, own_slot(d, i), bytes));
+        if (rank != reader) continue;
+        wefti_window_of window = window_of_part(it, part);
+        wefti_window_take(&window, it->info.shape, size, d->whole, d->part);
+        WEFTI_TRY(message(trainer, WEFTI_SEND, to, d->part, bytes));
+    }
+    return WEFT_OK;
+}
+
+/* Who cannot read goes on with the others to the end. */
+static weft_status read_rounds(wefti_dealer *d, const int32_t *reader, int32_t *next) {
+    int32_t     n = d->listing.n, ranks = d->trainer->world->size, rank = d->trainer->world->rank, left = ranks;
+    weft_status status = WEFT_OK;
+    for (int32_t round = 0; left > 0; round++) {
+        left = 0;
+        for (int32_t r = 0; r < ranks; r++) {
+            for (next[r] += round > 0; next[r] < n && reader[next[r]] != r;) next[r]++;
+            if (next[r] > n) next[r] = n;
+            left += next[r] < n;
+        }
+        const weft_variable_info *info = next[rank] < n ? &d->listing.list[next[rank]].info : NULL;
+        if (info && status == WEFT_OK) status = weft_checkpoint_read(d->file, info->name, info->dtype, info->shape, d->whole);
+        for (int32_t r = 0; r < ranks; r++)
+            if (next[r] < n) WEFTI_TRY(hand_out(d, next[r], r));
+    }
+    return status;
+}
+
+weft_status wefti_deal_share(wefti_dealer *d) {
+    size_t      n = (size_t)d->listing.n, ranks = (size_t)d->trainer->world->size;
+    int32_t    *reader = NULL, *next = NULL;
+    int64_t    *load = NULL;
+    weft_status status = wefti_alloc(n * sizeof *reader, "readers of a checkpoint", &reader);
+    if (status == WEFT_OK) status = wefti_alloc(ranks * sizeof *next, "readers of a checkpoint", &next);
+    if (status == WEFT_OK) status = wefti_alloc(ranks * sizeof *load, "readers of a checkpoint", &load);
+    status = wefti_agree(d->trainer->world, status, "making ready to read the run");
+    if (status == WEFT_OK) {
+        wefti_parts_movers(d->trainer, &d->listing, reader, load);
+        status = read_rounds(d, reader, next);
+    }
+    wefti_free(reader, n * sizeof *reader);
+    wefti_free(next, ranks * sizeof *next);
+    wefti_free(load, ranks * sizeof *load);
+    return status;
 }
 
 weft_status wefti_deal_take_over(const wefti_dealer *d) {
-    size_t at = 0;
-    for (int32_t i = 0; i < d->listing.n; i++) {
-        const wefti_listed *it = &d->listing.list[i];
-        if (it->here < 0) continue;
-        WEFTI_TRY(wefti_variables_put(d->trainer->variables, it->here, d->own + at));
-        at = wefti_snapshot_next(at, (int64_t)part_bytes_of(it));
-    }
+    for (int32_t i = 0; i < d->listing.n; i++)
+        if (d->listing.list[i].here >= 0) WEFTI_TRY(wefti_variables_put(d->trainer->variables, d->listing.list[i].here, own_slot(d, i)));
     return WEFT_OK;
 }

@@ -289,19 +289,31 @@ weft_status wefti_parts_fetch(void *context, uint64_t offset, uint64_t bytes, vo
 WEFT_MUST_CHECK weft_status wefti_parts_end(const weft_trainer *trainer);
 WEFT_MUST_CHECK weft_status wefti_parts_serve(wefti_gatherer *gatherer);
 
-/* A run that rank 0 reads, on its way to all: what is this rank's of it. */
+/* Who moves a variable between the ranks and its file: of its stage's ranks, which all have it or a part, whoever has fewest bytes so far. `mover` [n] ranks, -1: nobody;
+ * `load` [ranks], zero before. */
+void wefti_parts_movers(const weft_trainer *trainer, const wefti_listing *listing, int32_t *mover, int64_t *load);
+
+/* A run that is read, on its way to all: what is this rank's of it. */
 typedef struct wefti_dealer {
-    weft_trainer  *trainer;
-    wefti_listing  listing;
-    void          *whole; /* [whole_bytes] one variable */
-    unsigned char *own;   /* [own_bytes] this rank's parts, each from a multiple of 64 on */
-    size_t         whole_bytes, own_bytes, at;
+    weft_trainer    *trainer;
+    wefti_listing    listing;
+    weft_checkpoint *file;  /* that all ranks have open; NULL: rank 0 alone reads */
+    void            *whole; /* [whole_bytes] one variable */
+    void            *part;  /* [part_bytes] somebody's part of one */
+    unsigned char   *own;   /* [own_bytes] this rank's parts, each from a multiple of 64 on */
+    size_t          *at;    /* [n] where in them */
+    size_t           whole_bytes, part_bytes, own_bytes;
 } wefti_dealer;
 WEFT_MUST_CHECK weft_status wefti_deal_open(weft_trainer *trainer, wefti_dealer *dealer_out);
 void wefti_deal_close(wefti_dealer *dealer);
-/* Rank 0 reads all variables, and then ends by wefti_parts_end, whatever happened; the others follow until then. */
+/* Whether all ranks find the same at a path; sets `file`. Collective. */
+WEFT_MUST_CHECK weft_status wefti_deal_meet(wefti_dealer *dealer, const char *path);
+/* Rank 0 reads all variables, or only looks for them where there is a `file`, and then ends, whatever happened; the others follow until then. */
 WEFT_MUST_CHECK weft_status wefti_deal_read(wefti_dealer *dealer, weft_checkpoint *file);
+WEFT_MUST_CHECK weft_status wefti_deal_end(const wefti_dealer *dealer);
 WEFT_MUST_CHECK weft_status wefti_deal_follow(wefti_dealer *dealer);
+/* All read `file`. Collective; a rank's status is its own. */
+WEFT_MUST_CHECK weft_status wefti_deal_share(wefti_dealer *dealer);
 /* The variables become what came. */
 WEFT_MUST_CHECK weft_status wefti_deal_take_over(const wefti_dealer *dealer);
 

@@ -101,6 +101,73 @@ Test(mesh, former_shards_stay) {
     cr_expect(same_bytes(one, file_of("gpt", &alone, 0, index)), "the former run is gone");
 }
 
+/* What every rank read of a run's file, in a run that saves what it loaded. */
+static void bytes_read(const combination *c, const char *load, const char *save, long *bytes) {
+    char *text;
+    setenv("RUN_READS", "1", 1);
+    setenv("RUN_LOAD", load, 1);
+    setenv("RUN_SAVE", save, 1);
+    cr_assert_eq(run_mesh("gpt", "f64", c->mesh, c->ranks, 0, temporary_path("none"), &text), 0, "%s: %s", c->mesh, text);
+    unsetenv("RUN_SAVE");
+    unsetenv("RUN_LOAD");
+    unsetenv("RUN_READS");
+    for (int r = 0; r < c->ranks; r++) {
+        char word[32];
+        snprintf(word, sizeof word, "rank %d read ", r);
+        const char *at = strstr(text, word);
+        cr_assert_not_null(at, "%s: %s", c->mesh, text);
+        bytes[r] = strtol(at + strlen(word), NULL, 10);
+    }
+    free(text);
+}
+
+/* Ranks that find the same file read about equally much of it, of their stage's variables, and each byte once, but for headers. */
+Test(mesh, ranks_read_together) {
+    const combination from = {"pipeline=2", 2, false, NULL}, to[] = {{"pipeline=2", 2, false, NULL}, {"data=2,tensor=2,zero=3,divide-bytes=1", 4, false, NULL}};
+    const char       *one = file_of("gpt", &alone, 3, NULL), *index = saved_at(temporary_path("shared.safetensors.index.json"), "gpt", &from, 0, one);
+    const char       *files[] = {one, index}, *back = temporary_path("back");
+    struct stat       facts;
+    cr_assert_eq(stat(one, &facts), 0);
+    for (size_t i = 0; i < 2 * sizeof to / sizeof *to; i++) {
+        const combination *c = &to[i / 2];
+        long               bytes[4], all = 0, most = 0;
+        bytes_read(c, files[i % 2], back, bytes);
+        cr_expect(same_bytes(one, back), "%s: another run was loaded", c->mesh);
+        for (int r = 0; r < c->ranks; r++) {
+            long without = bytes[r] - (r == 0 ? 2 : 1) * 2 * 15000; /* headers, read and verified; by rank 0 once more */
+            all += without > 0 ? without : 0;
+            most = without > most ? without : most;
+        }
+        cr_expect(all <= facts.st_size, "%s: %ld bytes were read of %ld", c->mesh, all, (long)facts.st_size);
+        cr_expect((double)most <= 1.2 * (double)facts.st_size / c->ranks, "%s: one read %ld bytes of %ld", c->mesh, most, (long)facts.st_size);
+    }
+}
+
+/* Where others find no file, or another one, it is rank 0's that counts. */
+Test(mesh, what_rank_0_reads_counts) {
+    const combination pair = {"pipeline=2", 2, false, NULL}, four = {"tensor=2,data=2,zero=2,divide-bytes=1", 4, false, NULL};
+    const char       *one = file_of("gpt", &alone, 3, NULL), *other = file_of("gpt", &alone, 2, NULL), *apart[] = {"/nowhere/to/be/found", other};
+    for (int i = 0; i < 2; i++) {
+        setenv("RUN_APART", apart[i], 1);
+        cr_expect(same_bytes(one, file_of("gpt", i ? &four : &pair, 0, one)), "others look at %s", apart[i]);
+        unsetenv("RUN_APART");
+    }
+}
+
+/* Damage that only one rank comes to is heard of by all. */
+Test(mesh, damage_is_found_by_who_reads) {
+    const combination pair = {"pipeline=2", 2, false, NULL};
+    const char       *index = saved_at(temporary_path("damaged.safetensors.index.json"), "gpt", &pair, 3, NULL);
+    FILE             *file = fopen(temporary_path("damaged-g1-00002-of-00002.safetensors"), "r+");
+    cr_assert(file && fseek(file, -9, SEEK_END) == 0 && fputc(77, file) == 77 && fclose(file) == 0);
+    char *text;
+    setenv("RUN_LOAD", index, 1);
+    cr_expect_eq(run_mesh("gpt", "f64", pair.mesh, 2, 0, temporary_path("none"), &text), 1, "%s", text);
+    unsetenv("RUN_LOAD");
+    cr_expect(strstr(text, "damaged-g1-00002-of-00002.safetensors': the checksum of array 'weft.solver.adam"), "%s", text);
+    free(text);
+}
+
 /* One more step from `one` on, which writes over `index` and ends in the middle of a call of a rank's disk; its exit status. */
 static int dies_at(const combination *c, const char *one, const char *index, int rank, int call) {
     char  who[32], *text;

@@ -3,7 +3,8 @@
  * RUN_CAPACITY, RUN_CHOICES: of moe's mixtures. RUN_CONTEXT: letters of a sample. RUN_ROTARY: places by turning,
  * and fewer heads of keys than of queries. RUN_MIX: something that needs all letters at once.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
- * RUN_DISK_DIES: in the middle of saving (mortal_disk.h). RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET, RUN_ROOM: the
+ * RUN_APART: the path where the other ranks look for it.
+ * RUN_READS: every rank says how much it read. RUN_DISK_DIES: in the middle of saving (mortal_disk.h). RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET, RUN_ROOM: the
  * strategy's zero, divide_bytes, bucket_bytes and memory_bytes. RUN_SOLVER, RUN_OMEGA, RUN_PRECISION: another solver, l1, group or l2, bf16 or f16. After the steps the
  * loss of a batch is evaluated and written, too. */
 #include <math.h>
@@ -201,7 +202,9 @@ int main(int argc, char **argv) {
     if ((status = open_data(argv[1], dtype, &program.strategy, world, &loader)) != WEFT_OK) goto done;
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
     if (with && (status = ask(with, trainer, loader)) != WEFT_OK) goto done;
+    if (load && getenv("RUN_APART") && weft_world_rank(world) > 0) load = getenv("RUN_APART");
     if (load && (status = weft_trainer_load(trainer, load, loader)) != WEFT_OK) goto done;
+    if (getenv("RUN_READS")) printf("rank %d read %lld\n", weft_world_rank(world), disk_read_bytes);
     if ((status = train(trainer, loader, atol(argv[4]), out)) != WEFT_OK) goto done;
     if (!save && (status = evaluate(trainer, loader, program.loss, dtype, out)) != WEFT_OK) goto done;
     disk_count(weft_world_rank(world));
