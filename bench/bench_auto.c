@@ -20,7 +20,7 @@ typedef struct auto_options {
     double      ranks, windows, steps;
 } auto_options;
 
-/* --- programs: those of train_images and train_gpt --- */
+/* --- programs: those of train_images and train_gpt, and a GPT of experts --- */
 
 typedef struct task {
     weft_graph   *graph;
@@ -50,9 +50,10 @@ static weft_tensor *cnn(weft_graph *g, task *t) {
     return weft_cross_entropy(weft_linear(weft_relu(weft_linear(weft_flatten(x), "hidden", .out = 128)), "head", .out = 10), y);
 }
 
-static weft_tensor *gpt(weft_graph *g, task *t) {
+/* A GPT whose blocks have a perceptron, or a mixture of them. */
+static weft_tensor *transformer(weft_graph *g, task *t, bool mixed) {
     enum { ROWS = 8, CONTEXT = 64, WIDTH = 128, LETTERS = 256, LAYERS = 4 };
-    weft_tensor *x = weft_input(g, "x", WEFT_I32, weft_shape(ROWS, CONTEXT)), *y = weft_input(g, "y", WEFT_I32, weft_shape(ROWS, CONTEXT));
+    weft_tensor *extra = NULL, *x = weft_input(g, "x", WEFT_I32, weft_shape(ROWS, CONTEXT)), *y = weft_input(g, "y", WEFT_I32, weft_shape(ROWS, CONTEXT));
     t->batch.field[0] = (weft_batch_field){"x", WEFT_I32, weft_shape(ROWS, CONTEXT), labels};
     t->batch.field[1] = (weft_batch_field){"y", WEFT_I32, weft_shape(ROWS, CONTEXT), labels};
     weft_tensor *table = weft_parameter(g, "letters", weft_shape(LETTERS, WIDTH), .init = weft_init_normal(0, 0.02));
@@ -62,13 +63,21 @@ static weft_tensor *gpt(weft_graph *g, task *t) {
         snprintf(name, sizeof name, "block%d", i);
         weft_scope_push(g, name);
         x = weft_add(x, weft_self_attention(weft_layer_norm(x, "norm1"), "attention", .heads = 4, .causal = true));
-        x = weft_add(x, weft_linear(weft_gelu_tanh(weft_linear(weft_layer_norm(x, "norm2"), "up", .out = 4 * WIDTH)), "down", .out = WIDTH));
+        weft_tensor *balance, *h = weft_layer_norm(x, "norm2");
+        if (mixed) h = weft_mixture_of_experts(h, "experts", .experts = 8, .choices = 2, .hidden = 2 * WIDTH, .capacity = 1.25, .balance_out = &balance);
+        else h = weft_linear(weft_gelu_tanh(weft_linear(h, "up", .out = 4 * WIDTH)), "down", .out = WIDTH);
+        if (mixed) extra = extra ? weft_add(extra, balance) : balance;
+        x = weft_add(x, h);
         weft_scope_pop(g);
     }
-    return weft_cross_entropy(weft_linear(weft_layer_norm(x, "norm"), "head", .weight = table), y);
+    weft_tensor *loss = weft_cross_entropy(weft_linear(weft_layer_norm(x, "norm"), "head", .weight = table), y);
+    return mixed ? weft_add(loss, weft_mul_scalar(extra, 0.01)) : loss;
 }
 
-static const struct { const char *name; weft_tensor *(*build)(weft_graph *g, task *t); } programs[] = {{"mlp", mlp}, {"cnn", cnn}, {"gpt", gpt}};
+static weft_tensor *gpt(weft_graph *g, task *t) { return transformer(g, t, false); }
+static weft_tensor *moe(weft_graph *g, task *t) { return transformer(g, t, true); }
+
+static const struct { const char *name; weft_tensor *(*build)(weft_graph *g, task *t); } programs[] = {{"mlp", mlp}, {"cnn", cnn}, {"gpt", gpt}, {"moe", moe}};
 enum { PROGRAMS = sizeof programs / sizeof *programs };
 
 static weft_status begin(weft_world *world, int which, weft_strategy strategy, task *t) {
@@ -187,7 +196,7 @@ static int run_rank(bench_rank *rank) {
 int bench_auto(int argc, char **argv) {
     auto_options       o = {.wire = "shm", .ranks = 2, .windows = 9, .steps = 5};
     const bench_option options[] = {{"wire", "shm or tcp", BENCH_TEXT, &o.wire},
-                                    {"program", "mlp, cnn or gpt; all where it is not given", BENCH_TEXT, &o.program},
+                                    {"program", "mlp, cnn, gpt or moe; all where it is not given", BENCH_TEXT, &o.program},
                                     {"ranks", "that are split over", BENCH_NUMBER, &o.ranks},
                                     {"windows", "turns that each strategy gets", BENCH_NUMBER, &o.windows},
                                     {"steps", "of a turn", BENCH_NUMBER, &o.steps},

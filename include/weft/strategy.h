@@ -109,7 +109,7 @@ typedef struct weft_strategy {
     weft_compression compress; /* what gradients are sent as; zero: as they are. Not with L-BFGS */
     bool      recompute;  /* keep less for the backward pass: what scopes of the program ("block3.…") compute inside is computed again, as between
                              weft_recompute_begin and _end. Same bits. Where there are two such scopes at least and the program has no segments of its own */
-    bool      automatic;  /* choose what is left zero of data, tensor, pipeline, schedule, accumulate, zero and recompute: by what the program costs, what ranks
+    bool      automatic;  /* choose what is left zero of data, tensor, pipeline, sequence, expert, schedule, accumulate, zero and recompute: by what the program costs, what ranks
                              and links are measured to do, and what memory they have. weft_trainer_describe says why. WEFT_E_NO_MEMORY where nothing fits: what
                              would. The model is that of src/parallel/automatic.h; takes some planning and some tens of milliseconds */
     int64_t   memory_bytes; /* that a rank may hold. automatic: what is chosen by; 0: a host's memory by its ranks, and of GPUs any. Else: WEFT_E_NO_MEMORY

@@ -33,21 +33,52 @@ static wefti_auto_link link_of(const wefti_auto_machine *m, int32_t stride, int3
 
 static double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
-/* What the rank with most to do has of tensor- and pipeline-split together: the stage's share of the tensor rank's part. */
-static wefti_auto_split combined(const wefti_auto_costs *c, const wefti_auto_split *tensor, const wefti_auto_split *stage) {
-    const wefti_auto_split *whole = &c->tensor[0];
-    wefti_auto_split        s = *tensor;
-    if (!stage) return s;
-    double share = ratio(stage->work.flops + stage->work.bytes, whole->work.flops + whole->work.bytes), parameters = ratio(stage->parameter_bytes, whole->parameter_bytes);
-    s.work = (wefti_auto_work){tensor->work.flops * ratio(stage->work.flops, whole->work.flops), tensor->work.bytes * ratio(stage->work.bytes, whole->work.bytes),
-                               tensor->work.ops * ratio(stage->work.ops, whole->work.ops)};
-    s.update_bytes = tensor->update_bytes * parameters;
-    s.messages = tensor->messages * share;
-    s.message_bytes = tensor->message_bytes * share;
-    s.parameter_bytes = tensor->parameter_bytes * parameters;
-    s.state_bytes = tensor->state_bytes * ratio(stage->state_bytes, whole->state_bytes);
-    s.kept_bytes = tensor->kept_bytes * ratio(stage->kept_bytes, whole->kept_bytes);
-    if (whole->recompute_bytes >= 0) s.recompute_bytes = tensor->recompute_bytes * ratio(stage->recompute_bytes, whole->recompute_bytes);
+static int32_t extent(int32_t asked) { return asked > 1 ? asked : 1; }
+
+/* Ranks that have parameters alike, but for those of experts, and those that have experts' alike. */
+static int32_t alike(const weft_strategy *s) { return s->data * extent(s->sequence) * extent(s->expert); }
+static int32_t experts_alike(const weft_strategy *s) { return s->data * extent(s->sequence); }
+
+/* What a mesh splits a program by; NULL where an axis has one rank. */
+typedef struct splits {
+    const wefti_auto_split *tensor, *stage, *stretch, *expert;
+} splits;
+
+/* false: the program has no such split. */
+static bool find_splits(const wefti_auto_costs *c, const weft_strategy *s, splits *x) {
+    *x = (splits){.tensor = split_of(c->tensor, c->n_tensor, s->tensor)};
+    if (s->pipeline > 1) x->stage = split_of(c->pipeline, c->n_pipeline, s->pipeline);
+    if (extent(s->sequence) > 1) x->stretch = split_of(c->sequence, c->n_sequence, s->sequence);
+    if (extent(s->expert) > 1) x->expert = split_of(c->expert, c->n_expert, s->expert);
+    return x->tensor && (x->stage || s->pipeline == 1) && (x->stretch || extent(s->sequence) == 1) && (x->expert || extent(s->expert) == 1);
+}
+
+/* What is left of what a rank has, where another axis leaves this share of the whole program. */
+static void shrink(wefti_auto_split *own, const wefti_auto_split *whole, const wefti_auto_split *part) {
+    double parameters = ratio(part->parameter_bytes, whole->parameter_bytes);
+    own->work.flops *= ratio(part->work.flops, whole->work.flops);
+    own->work.bytes *= ratio(part->work.bytes, whole->work.bytes);
+    own->work.ops *= ratio(part->work.ops, whole->work.ops);
+    own->update_bytes *= parameters;
+    own->parameter_bytes *= parameters;
+    own->state_bytes *= ratio(part->state_bytes, whole->state_bytes);
+    own->kept_bytes *= ratio(part->kept_bytes, whole->kept_bytes);
+    if (whole->recompute_bytes >= 0) own->recompute_bytes *= ratio(part->recompute_bytes, whole->recompute_bytes);
+}
+
+static double share_of(const wefti_auto_split *part, const wefti_auto_split *whole) {
+    return part ? ratio(part->work.flops + part->work.bytes, whole->work.flops + whole->work.bytes) : 1;
+}
+
+/* What the rank with most to do has of all splits together: each axis' share of the tensor rank's part. Messages are of its tensors alone. */
+static wefti_auto_split combined(const wefti_auto_costs *c, const splits *x) {
+    const wefti_auto_split *whole = &c->tensor[0], *parts[] = {x->stage, x->stretch, x->expert};
+    wefti_auto_split        s = *x->tensor;
+    for (size_t i = 0; i < WEFTI_COUNT(parts); i++)
+        if (parts[i]) shrink(&s, whole, parts[i]);
+    s.messages *= share_of(x->stage, whole);
+    s.message_bytes *= share_of(x->stage, whole) * share_of(x->stretch, whole);
+    if (x->expert) s.expert_bytes = s.parameter_bytes * ratio(x->expert->expert_bytes, x->expert->parameter_bytes);
     return s;
 }
 
@@ -66,47 +97,76 @@ static double bubble(const wefti_auto_costs *c, const weft_strategy *s) {
     return (s->pipeline - 1) * (s->schedule == WEFT_ZERO_BUBBLE ? 1 - (1 - c->forward_share) / 2 : 1) / chunks_of(s);
 }
 
+/* Of parameters, gradients or states a rank's part, where ZeRO deals them out. */
+static double dealt(const weft_strategy *s, const wefti_auto_split *own, double bytes, bool out) {
+    double experts = bytes * ratio(own->expert_bytes, own->parameter_bytes);
+    return out ? (bytes - experts) / alike(s) + experts / experts_alike(s) : bytes;
+}
+
 static double memory_of(const weft_strategy *s, const wefti_auto_split *own, int32_t micro) {
-    double d = s->data;
-    double parameters = own->parameter_bytes / (s->zero >= 3 ? d : 1), gradients = own->parameter_bytes / (s->zero >= 2 ? d : 1);
-    double states = own->state_bytes / (s->zero >= 1 ? d : 1), kept = s->recompute ? own->recompute_bytes : own->kept_bytes;
-    return parameters + gradients + states + kept / (d * micro) * in_flight(s, micro);
+    double parameters = dealt(s, own, own->parameter_bytes, s->zero >= 3), gradients = dealt(s, own, own->parameter_bytes, s->zero >= 2);
+    double states = dealt(s, own, own->state_bytes, s->zero >= 1), kept = s->recompute ? own->recompute_bytes : own->kept_bytes;
+    return parameters + gradients + states + kept / ((double)s->data * extent(s->expert) * micro) * in_flight(s, micro);
 }
 
 /* What of the messages of gradients nothing hides: by how long the last backward pass is. */
 static double exposed(const wefti_auto_costs *c, const weft_strategy *s, const wefti_auto_machine *m, const wefti_auto_split *own, double micro_seconds) {
-    if (s->data == 1) return 0;
-    wefti_auto_link link = link_of(m, s->tensor, s->data);
-    double          buckets = fmax(1, ceil(own->parameter_bytes / BUCKET_BYTES)), all = all_reduce(link, s->data, buckets, own->parameter_bytes);
+    if (alike(s) == 1) return 0;
+    wefti_auto_link link = link_of(m, s->tensor, alike(s));
+    double          dense = own->parameter_bytes - own->expert_bytes, buckets = fmax(1, ceil(dense / BUCKET_BYTES)), of_experts = ceil(own->expert_bytes / BUCKET_BYTES);
+    double          all = all_reduce(link, alike(s), buckets, dense) + all_reduce(link, experts_alike(s), of_experts, own->expert_bytes);
     double          backward = (1 - c->forward_share) * micro_seconds;
     double          often = s->zero >= 2 && s->accumulate > 1 ? s->accumulate : 1; /* parts of gradients are not kept whole: each micro-batch is summed */
+    buckets += of_experts;
     if (s->zero == 1 || s->zero == 2) return all / 2 + often * fmax(all / 2 - backward, all / 2 / buckets);
     if (s->zero == 3) return often * fmax(1.5 * all - micro_seconds, all / buckets);
     return fmax(all - backward, all / buckets);
 }
 
+/* What a micro-batch of 1 / pieces of the batch waits for besides. Ranks of a tensor group have heads in parts, and rows that travel whole. */
+static double round_the_ring(const wefti_auto_machine *m, const weft_strategy *s, const splits *x, double stage, double pieces) {
+    if (!x->stretch) return 0;
+    wefti_auto_link link = link_of(m, s->tensor, s->sequence);
+    return stage * (x->stretch->messages * link.alpha + x->stretch->message_bytes / pieces / s->tensor * link.beta);
+}
+static double to_experts(const wefti_auto_machine *m, const weft_strategy *s, const splits *x, double stage, double stretch, double pieces) {
+    if (!x->expert) return 0;
+    wefti_auto_link link = link_of(m, s->tensor * extent(s->sequence), s->expert);
+    double          others = s->expert - 1;
+    return stage * (x->expert->messages * others * link.alpha + stretch * x->expert->message_bytes / pieces * others / s->expert * link.beta);
+}
+
+static double idle_of(const wefti_auto_costs *c, const wefti_auto_machine *m, const weft_strategy *s, const splits *x, double pieces, int32_t micro, double busy) {
+    if (s->pipeline == 1) return 0;
+    wefti_auto_link link = link_of(m, s->tensor * alike(s), s->pipeline);
+    double          stretch = extent(s->sequence);
+    double          pass = chunks_of(s) * (x->stage->messages / 2 * link.alpha + x->stage->message_bytes / 2 / pieces / s->tensor / stretch * link.beta);
+    return bubble(c, s) * busy + 2 * (s->pipeline - 1) * pass + micro * fmax(0, 2 * pass - busy);
+}
+
 wefti_auto_candidate wefti_auto_judge(const wefti_auto_costs *c, const wefti_auto_machine *m, const weft_strategy *s) {
     wefti_auto_candidate    it = {.strategy = *s};
-    const wefti_auto_split *tensor = split_of(c->tensor, c->n_tensor, s->tensor), *stage = split_of(c->pipeline, c->n_pipeline, s->pipeline);
+    const wefti_auto_split *whole = &c->tensor[0];
     int32_t                 micro = s->accumulate > 0 ? s->accumulate : 1;
-    bool whole = !tensor || (s->pipeline > 1 && (!stage || !split_of(c->pipeline, c->n_pipeline, s->pipeline * chunks_of(s))));
-    if (whole) return (wefti_auto_candidate){.strategy = *s, .seconds = INFINITY, .memory_bytes = INFINITY};
-    wefti_auto_split own = combined(c, tensor, s->pipeline > 1 ? stage : NULL);
-    double           again = s->recompute ? 1 + c->forward_share : 1, pieces = (double)s->data * micro;
+    splits                  x;
+    if (!find_splits(c, s, &x) || (s->pipeline > 1 && !split_of(c->pipeline, c->n_pipeline, s->pipeline * chunks_of(s))))
+        return (wefti_auto_candidate){.strategy = *s, .seconds = INFINITY, .memory_bytes = INFINITY};
+    wefti_auto_split own = combined(c, &x);
+    double           again = s->recompute ? 1 + c->forward_share : 1, pieces = (double)s->data * extent(s->expert) * micro;
     double           parameters = (micro > 1 ? 6 : 3) * own.parameter_bytes / m->bytes; /* read twice, gradients written; and added up */
     double           computing = again * (seconds_of(m, &own.work) / pieces + own.work.ops * m->op_seconds) + parameters;
-    double           waiting = again * all_reduce(link_of(m, 1, s->tensor), s->tensor, own.messages, own.message_bytes / pieces);
+    double           tensors = again * all_reduce(link_of(m, 1, s->tensor), s->tensor, own.messages, own.message_bytes / pieces);
+    double           ring = again * round_the_ring(m, s, &x, share_of(x.stage, whole), pieces);
+    double           choices = again * to_experts(m, s, &x, share_of(x.stage, whole), share_of(x.stretch, whole), pieces), busy = computing + tensors + ring + choices;
     it.computing = micro * computing;
-    it.tensors = micro * waiting;
-    if (s->pipeline > 1) {
-        wefti_auto_link link = link_of(m, s->tensor * s->data, s->pipeline);
-        double          pass = chunks_of(s) * (stage->messages / 2 * link.alpha + stage->message_bytes / 2 / pieces / s->tensor * link.beta);
-        it.idle = bubble(c, s) * (computing + waiting) + 2 * (s->pipeline - 1) * pass + micro * fmax(0, 2 * pass - computing - waiting);
-    }
-    it.gradients = exposed(c, s, m, &own, computing + waiting);
-    bool parts = s->zero >= 1 || (m->shares_updates && s->divide_bytes >= 0 && s->tensor == 1 && s->pipeline == 1);
-    it.updating = own.update_bytes / m->bytes / (parts ? s->data : 1);
-    it.seconds = it.computing + it.tensors + it.idle + it.gradients + it.updating;
+    it.tensors = micro * tensors;
+    it.ring = micro * ring;
+    it.choices = micro * choices;
+    it.idle = idle_of(c, m, s, &x, pieces, micro, busy);
+    it.gradients = exposed(c, s, m, &own, busy);
+    bool parts = s->zero >= 1 || (m->shares_updates && s->divide_bytes >= 0 && alike(s) == m->ranks);
+    it.updating = dealt(s, &own, own.update_bytes, parts) / m->bytes;
+    it.seconds = it.computing + it.tensors + it.ring + it.choices + it.idle + it.gradients + it.updating;
     it.memory_bytes = memory_of(s, &own, micro);
     it.fits = m->memory_bytes <= 0 || it.memory_bytes <= USABLE * m->memory_bytes;
     return it;
@@ -143,7 +203,7 @@ static weft_status vary(search *x, weft_strategy strategy) {
     const weft_strategy *asked = x->asked;
     int32_t last = strategy.pipeline > 1 && strategy.accumulate > 1 && asked->schedule == WEFT_1F1B ? WEFT_ZERO_BUBBLE : (int32_t)asked->schedule;
     for (int32_t order = asked->schedule; order <= last; order++)
-        for (int32_t zero = asked->zero; zero <= (strategy.data > 1 && asked->zero == 0 ? 3 : asked->zero); zero++)
+        for (int32_t zero = asked->zero; zero <= (alike(&strategy) > 1 && asked->zero == 0 ? 3 : asked->zero); zero++)
             for (int32_t again = asked->recompute; again <= (x->costs->tensor[0].recompute_bytes >= 0); again++) {
                 weft_strategy each = strategy;
                 each.schedule = (weft_pipeline_order)order;
@@ -154,26 +214,49 @@ static weft_status vary(search *x, weft_strategy strategy) {
     return WEFT_OK;
 }
 
-static weft_status try_mesh(search *x, int32_t data, int32_t tensor, int32_t pipeline) {
+static bool is_open(int32_t asked, int32_t ranks) { return asked == 0 || asked == ranks; }
+
+/* `mesh` has the extents, and else nothing. */
+static weft_status try_mesh(search *x, weft_strategy mesh) {
     const weft_strategy *asked = x->asked;
     weft_strategy        strategy = *asked;
-    if ((asked->data > 0 && asked->data != data) || (asked->tensor > 0 && asked->tensor != tensor) || (asked->pipeline > 0 && asked->pipeline != pipeline)) return WEFT_OK;
-    if (x->costs->rows > 0 && data > x->costs->rows) return WEFT_OK;
+    int64_t              shares = (int64_t)mesh.data * mesh.expert;
+    if (!is_open(asked->data, mesh.data) || !is_open(asked->tensor, mesh.tensor) || !is_open(asked->pipeline, mesh.pipeline) || !is_open(asked->sequence, mesh.sequence) ||
+        !is_open(asked->expert, mesh.expert) || (x->costs->rows > 0 && shares > x->costs->rows))
+        return WEFT_OK;
     strategy.automatic = false;
-    strategy.data = data;
-    strategy.tensor = tensor;
-    strategy.pipeline = pipeline;
+    strategy.data = mesh.data;
+    strategy.tensor = mesh.tensor;
+    strategy.pipeline = mesh.pipeline;
+    if (mesh.sequence > 1) strategy.sequence = mesh.sequence;
+    if (mesh.expert > 1) strategy.expert = mesh.expert;
     if (asked->accumulate > 0) return vary(x, strategy);
-    for (int32_t micro = 1; micro <= MOST_MICRO && (micro == 1 || (int64_t)micro * data <= x->costs->rows); micro *= 2) {
+    for (int32_t micro = 1; micro <= MOST_MICRO && (micro == 1 || micro * shares <= x->costs->rows); micro *= 2) {
         strategy.accumulate = micro;
         WEFTI_TRY(vary(x, strategy));
     }
     return WEFT_OK;
 }
 
+/* Each way to write the ranks as a product of five extents, of which data takes what the others leave. */
+static weft_status try_meshes(search *x) {
+    int32_t ranks = x->machine->ranks;
+    for (int32_t tensor = 1; tensor <= ranks; tensor++)
+        for (int32_t pipeline = 1; ranks % tensor == 0 && pipeline <= ranks / tensor; pipeline++)
+            for (int32_t sequence = 1; ranks / tensor % pipeline == 0 && sequence <= ranks / tensor / pipeline; sequence++)
+                for (int32_t expert = 1; ranks / tensor / pipeline % sequence == 0 && expert <= ranks / tensor / pipeline / sequence; expert++) {
+                    int32_t left = ranks / tensor / pipeline / sequence;
+                    if (left % expert != 0 || (sequence > 1 && !split_of(x->costs->sequence, x->costs->n_sequence, sequence)) ||
+                        (expert > 1 && !split_of(x->costs->expert, x->costs->n_expert, expert)))
+                        continue;
+                    WEFTI_TRY(try_mesh(x, (weft_strategy){.data = left / expert, .tensor = tensor, .pipeline = pipeline, .sequence = sequence, .expert = expert}));
+                }
+    return WEFT_OK;
+}
+
 /* Equal ones by what is simpler: fewer kinds of splits, ZeRO, recomputation, micro-batches. */
 static int complexity(const weft_strategy *s) {
-    return 1000 * ((s->tensor > 1) + (s->pipeline > 1)) + 300 * s->recompute + 100 * s->zero + 50 * (s->schedule != WEFT_1F1B) + s->accumulate;
+    return 1000 * ((s->tensor > 1) + (s->pipeline > 1) + (s->sequence > 1) + (s->expert > 1)) + 300 * s->recompute + 100 * s->zero + 50 * (s->schedule != WEFT_1F1B) + s->accumulate;
 }
 
 static int better_first(const void *left, const void *right) {
@@ -197,9 +280,7 @@ weft_status wefti_auto_search(const wefti_auto_costs *costs, const wefti_auto_ma
                               wefti_auto_choice *choice) {
     search x = {costs, machine, asked, allows, context, choice};
     *choice = (wefti_auto_choice){.n = 0};
-    for (int32_t tensor = 1; tensor <= machine->ranks; tensor++)
-        for (int32_t pipeline = 1; machine->ranks % tensor == 0 && pipeline <= machine->ranks / tensor; pipeline++)
-            if (machine->ranks / tensor % pipeline == 0) WEFTI_TRY(try_mesh(&x, machine->ranks / tensor / pipeline, tensor, pipeline));
+    WEFTI_TRY(try_meshes(&x));
     if (choice->n == 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: nothing that goes with %s makes %d ranks: an axis does not divide them, the batch has fewer rows (%lld), or what is asked for "
                           "does not go together", weft_strategy_text(asked).text, (int)machine->ranks, (long long)costs->rows);
@@ -227,23 +308,27 @@ static void add_bytes(wefti_text *text, double bytes) {
 static void add_parts(wefti_text *text, const wefti_auto_candidate *it) {
     add_time(text, "", it->computing, " computing");
     if (it->tensors > 0) add_time(text, ", ", it->tensors, " for parts of tensors");
+    if (it->ring > 0) add_time(text, ", ", it->ring, " for keys and values that go round");
+    if (it->choices > 0) add_time(text, ", ", it->choices, " for choices of experts");
     if (it->idle > 0) add_time(text, ", ", it->idle, " idle in the pipeline");
     if (it->gradients > 0) add_time(text, ", ", it->gradients, " for gradients");
     add_time(text, ", ", it->updating, " updating");
 }
 
-/* The best of those that are split along `axis` alone (0 data, 1 tensor, 2 pipeline); NULL: none. */
+enum { ALONG = 5 };
+
+/* The best of those that are split along `axis` alone (0 data, 1 tensor, 2 pipeline, 3 sequence, 4 expert); NULL: none. */
 static const wefti_auto_candidate *best_along(const wefti_auto_choice *choice, int axis) {
     for (int32_t i = 0; i < choice->n; i++) {
         const weft_strategy *s = &choice->candidates[i].strategy;
-        bool                 along[] = {s->data > 1, s->tensor > 1, s->pipeline > 1};
-        if (along[axis] && along[0] + along[1] + along[2] == 1) return &choice->candidates[i];
+        bool                 along[ALONG] = {s->data > 1, s->tensor > 1, s->pipeline > 1, s->sequence > 1, s->expert > 1};
+        if (along[axis] && along[0] + along[1] + along[2] + along[3] + along[4] == 1) return &choice->candidates[i];
     }
     return NULL;
 }
 
 static void add_alternative(wefti_text *text, const wefti_auto_choice *choice, const wefti_auto_machine *m, int axis) {
-    static const char *const    names[] = {"data", "tensors", "a pipeline"};
+    static const char *const    names[] = {"data", "tensors", "a pipeline", "time", "experts"};
     const wefti_auto_candidate *first = &choice->candidates[0], *it = best_along(choice, axis);
     if (!it || it == first) return;
     wefti_text_add(text, "  by %s alone, %s: ", names[axis], weft_strategy_text(&it->strategy).text);
@@ -271,7 +356,7 @@ void wefti_auto_explain(const wefti_auto_choice *choice, const wefti_auto_machin
     if (m->memory_bytes > 0) wefti_text_add(text, " of ");
     if (m->memory_bytes > 0) add_bytes(text, m->memory_bytes);
     wefti_text_add(text, "\n");
-    for (int axis = 0; axis < 3; axis++) add_alternative(text, choice, m, axis);
+    for (int axis = 0; axis < ALONG; axis++) add_alternative(text, choice, m, axis);
     for (int32_t i = 1; i < choice->n_fitting && i <= 5; i++) {
         wefti_text_add(text, "%s  %2d. %s: ", i == 1 ? "next to it:\n" : "", (int)i + 1, weft_strategy_text(&choice->candidates[i].strategy).text);
         add_time(text, "", choice->candidates[i].seconds, "");

@@ -2,13 +2,17 @@
  * time for. A function of three descriptions (what the program costs, what the machines can, what the user has fixed) and of nothing else, so that all
  * ranks choose alike, and clusters that do not exist can be asked about.
  *
- * The model, of a step of B rows on D x T x P ranks in M micro-batches, with a all-reduce of V bytes on n ranks costing a(n, V) = 2 log2(n) alpha +
- * 2 (n-1)/n V beta:
- *   micro      = (flops / F + traffic / W) / (D M) + 3 parameters / W + operations x launch + messages x a(T, bytes)
- *                of the slowest stage; with more than one, adding up gradients, 3 parameters / W; recomputing: the forward pass again
+ * The model, of a step of B rows on D x E x S x T x P ranks (data, experts, time, tensors, stages) in M micro-batches, with a all-reduce of V bytes on n ranks costing
+ * a(n, V) = 2 log2(n) alpha + 2 (n-1)/n V beta:
+ *   micro      = (flops / F + traffic / W) / (D E M) + 3 parameters / W + operations x launch + messages x a(T, bytes)
+ *                of the slowest stage, and of the rank whose stretch of time has most to do; with more than one, adding up gradients, 3 parameters / W; recomputing: the
+ *                forward pass again
+ *   ring       = messages alpha + bytes beta, of the blocks of keys, values and their gradients that a rank sends on: taken as if nothing hid them    (Liu et al. 2023)
+ *   choices    = (E - 1) messages alpha + (E - 1)/E bytes beta, of rows that travel to their experts and back                                   (Lepikhin et al. 2020)
+ *                both of each micro-batch, as what tensors wait for
  *   pipeline   = (M + (P - 1) / v) micro + 2 (P - 1) passes, v being the runs of layers of a rank: 1 but for interleaving, with v times the messages; by zero
  *                bubble (P - 1) (micro - the gradients of weights, half of the backward pass)             (Narayanan et al. 2019, 2021; Qi et al. 2023)
- *   gradients  = a(D, gradients), of which hides what the last backward pass is long, but never the last bucket; ZeRO 1 and 2: the half that brings parameters
+ *   gradients  = a(D E S, gradients), of experts' a(D S, gradients), of which hides what the last backward pass is long, but never the last bucket; ZeRO 1 and 2: the half that brings parameters
  *                back hides behind nothing; 3: half as much again, behind both passes; from 2 on for each micro-batch (Rajbhandari et al. 2020)
  *   update     = traffic of parameters, gradients and states / W; by parts where ranks share it
  * Memory of a rank: parameters, gradients and states, each in parts by ZeRO, and what is kept of the micro-batches in flight: P at most by 1F1B and zero bubble, some
@@ -30,18 +34,20 @@ typedef struct wefti_auto_split {
     int32_t         ranks;
     wefti_auto_work work;             /* forward and backward; traffic without that of parameters, which are read twice, and their gradients */
     double          update_bytes;     /* traffic of the updates */
-    double          messages, message_bytes; /* tensors: all-reduces, their operands; pipeline: tensors that pass between two stages, both ways */
+    double          messages, message_bytes; /* tensors: all-reduces, their operands; pipeline: tensors that pass between two stages, both ways; time: blocks that go
+                                                round; experts: exchanges, rows that travel */
     double          parameter_bytes, state_bytes;
+    double          expert_bytes;     /* of experts: what of the parameters is of experts that are dealt out */
     double          kept_bytes;       /* between forward and backward pass */
     double          recompute_bytes;  /* the same where scopes are computed again; negative: there is nothing to compute again */
 } wefti_auto_split;
 
-/* [0] of tensors is the program by itself. */
+/* [0] of tensors is the program by itself; of the other axes there are only splits of two ranks and more. */
 typedef struct wefti_auto_costs {
     int64_t          rows;
     double           forward_share; /* of the work */
-    wefti_auto_split tensor[WEFTI_AUTO_SPLITS], pipeline[WEFTI_AUTO_SPLITS];
-    int32_t          n_tensor, n_pipeline;
+    wefti_auto_split tensor[WEFTI_AUTO_SPLITS], pipeline[WEFTI_AUTO_SPLITS], sequence[WEFTI_AUTO_SPLITS], expert[WEFTI_AUTO_SPLITS];
+    int32_t          n_tensor, n_pipeline, n_sequence, n_expert;
 } wefti_auto_costs;
 
 typedef struct wefti_auto_link {
@@ -57,9 +63,9 @@ typedef struct wefti_auto_machine {
 } wefti_auto_machine;
 
 typedef struct wefti_auto_candidate {
-    weft_strategy strategy; /* .automatic is off, all extents are set */
+    weft_strategy strategy; /* .automatic is off, all extents are set; sequence and expert may be 0 for 1 */
     bool          fits;
-    double        seconds, computing, tensors, idle, gradients, updating; /* of a step; the first is the sum of the others */
+    double        seconds, computing, tensors, ring, choices, idle, gradients, updating; /* of a step; the first is the sum of the others */
     double        memory_bytes;
 } wefti_auto_candidate;
 

@@ -11,6 +11,8 @@
 #include "core/iface/collective.h"
 #include "parallel/automatic.h"
 #include "parallel/cut.h"
+#include "parallel/expert.h"
+#include "parallel/sequence.h"
 #include "train/trainer.h"
 #include "weft/collective.h"
 
@@ -139,41 +141,75 @@ static weft_status assess_whole(assessor *a) {
     return WEFT_OK;
 }
 
-/* The graph of a tensor rank, where the others share the batch. */
-static weft_status tensor_graph(const assessor *a, int32_t ranks, int32_t data, weft_graph **graph_out) {
-    wefti_partition    part = {.ranks = data, .micro = 1, .group = wefti_mesh_group(WEFTI_MESH_DATA)};
+/* The graph of a rank that shares something else than the batch with `ranks` along an axis, where `shares` share the batch: of those along time the last, which sees most. */
+static weft_status graph_along(const assessor *a, wefti_mesh_axis axis, int32_t ranks, int32_t shares, weft_graph **graph_out) {
+    wefti_partition    part = {.ranks = shares, .micro = 1, .rows = a->costs->rows, .group = wefti_mesh_group(WEFTI_MESH_DATA)};
+    int64_t            group = wefti_mesh_group(axis);
     weft_graph        *dealt = NULL;
     weft_tensor       *there[WEFTI_OUT_FIRST_GRADIENT], *outputs[WEFTI_OUT_FIRST_GRADIENT];
     wefti_tensor_split split = {.ranks = 0};
     weft_status        status = wefti_partition_graph(&part, a->pruned, a->outputs, WEFTI_OUT_FIRST_GRADIENT, true, &dealt, there);
-    if (status == WEFT_OK) status = wefti_tensor_choose(0, ranks, wefti_mesh_group(WEFTI_MESH_TENSOR), dealt, there, WEFTI_OUT_FIRST_GRADIENT, &split);
-    if (status == WEFT_OK) status = wefti_tensor_graph(&split, dealt, there, WEFTI_OUT_FIRST_GRADIENT, true, graph_out, outputs);
+    if (status == WEFT_OK)
+        status = axis == WEFTI_MESH_TENSOR     ? wefti_tensor_choose(0, ranks, group, dealt, there, WEFTI_OUT_FIRST_GRADIENT, &split)
+                 : axis == WEFTI_MESH_SEQUENCE ? wefti_sequence_choose(ranks - 1, ranks, group, dealt, there, WEFTI_OUT_FIRST_GRADIENT, &split)
+                                               : wefti_expert_choose(0, ranks, group, 1, &part, dealt, &split);
+    if (status == WEFT_OK)
+        status = axis == WEFTI_MESH_EXPERT ? wefti_expert_graph(&split, &part, dealt, there, WEFTI_OUT_FIRST_GRADIENT, true, graph_out, outputs)
+                                           : wefti_tensor_graph(&split, dealt, there, WEFTI_OUT_FIRST_GRADIENT, true, graph_out, outputs);
     wefti_tensor_release(&split);
     weft_graph_release(dealt);
     return status;
 }
 
-static weft_status assess_tensors(assessor *a, int32_t ranks) {
+/* What a node sends along the axis, in rows of this rank; 0: nothing. Of time the sums of gradients are none of its messages, as they are one with those along data; of
+ * experts a buffer has room for more than what travels. */
+static double sent_along(const wefti_node *node, wefti_mesh_axis axis) {
+    double in = 0, out = bytes_of(&node->outputs[0]);
+    if (wefti_ops[node->op].family != WEFTI_COMM || node->attrs.comm.group != wefti_mesh_group(axis)) return 0;
+    if (axis == WEFTI_MESH_SEQUENCE && node->op != WEFT_OP_SEND) return 0;
+    if (axis == WEFTI_MESH_EXPERT && node->op != WEFT_OP_EXCHANGE_ROWS) return node->op == WEFT_OP_ALL_TO_ALL ? 8 : 0;
+    if (axis == WEFTI_MESH_EXPERT) return fmin(bytes_of(node->inputs[0]), out);
+    for (int32_t i = 0; i < node->n_inputs; i++) in += bytes_of(node->inputs[i]);
+    return in;
+}
+
+/* Of parameters that have another shape than in the whole program. */
+static double expert_bytes(weft_graph *graph, weft_graph *whole) {
+    double bytes = 0;
+    for (int32_t i = 0; i < weft_graph_parameter_count(graph); i++) {
+        const weft_tensor *part = weft_graph_parameter(graph, i), *all = weft_graph_find(whole, part->node->name);
+        if (all && !weft_shape_equal(all->shape, part->shape)) bytes += bytes_of(part);
+    }
+    return bytes;
+}
+
+/* A program that has nothing to split along an axis has no such split. */
+static weft_status assess_along(assessor *a, wefti_mesh_axis axis, int32_t ranks, wefti_auto_split *list, int32_t *n) {
     tally             t;
     weft_graph       *graph = NULL;
-    int32_t           data = a->trainer->world->size / ranks;
-    wefti_auto_split *to = &a->costs->tensor[a->costs->n_tensor];
-    if (a->costs->rows > 0 && data > a->costs->rows) data = (int32_t)a->costs->rows;
+    int32_t           shares = a->trainer->world->size / (axis == WEFTI_MESH_EXPERT ? 1 : ranks);
+    wefti_auto_split *to = &list[*n];
+    if (*n == WEFTI_AUTO_SPLITS) return WEFT_OK;
+    if (a->costs->rows > 0 && shares > a->costs->rows) shares = (int32_t)a->costs->rows;
     *to = (wefti_auto_split){.ranks = ranks, .recompute_bytes = -1};
-    WEFTI_TRY(tensor_graph(a, ranks, data, &graph));
+    WEFTI_TRY(graph_along(a, axis, ranks, shares, &graph));
     weft_status status = tally_open(&t, graph);
     for (int32_t id = 0; id < graph->n_nodes && status == WEFT_OK; id++) {
-        const wefti_node *node = graph->nodes[id];
-        add_node(&t, node, data, to);
-        if (wefti_ops[node->op].family != WEFTI_COMM || node->attrs.comm.group != wefti_mesh_group(WEFTI_MESH_TENSOR)) continue;
-        to->messages++;
-        for (int32_t i = 0; i < node->n_inputs; i++) to->message_bytes += bytes_of(node->inputs[i]) * data;
+        double sent = sent_along(graph->nodes[id], axis);
+        add_node(&t, graph->nodes[id], shares, to);
+        to->messages += sent > 0;
+        to->message_bytes += sent * shares;
     }
-    if (status == WEFT_OK && a->scopes) add_recomputed(&t, 0, data, to);
-    to->work.bytes = fmax(to->work.bytes - 3 * data * to->parameter_bytes, 0);
+    if (status == WEFT_OK && a->scopes) add_recomputed(&t, 0, shares, to);
+    to->work.bytes = fmax(to->work.bytes - 3 * shares * to->parameter_bytes, 0);
+    if (axis == WEFTI_MESH_EXPERT) { /* its products are written for as many rows as may come, and compute those that do */
+        to->work.flops = a->costs->tensor[0].work.flops;
+        to->work.bytes = a->costs->tensor[0].work.bytes;
+        to->expert_bytes = expert_bytes(graph, a->pruned);
+    }
     if (status == WEFT_OK) tally_close(&t);
     weft_graph_release(graph);
-    if (status == WEFT_OK) a->costs->n_tensor++;
+    if (status == WEFT_OK) ++*n;
     return status;
 }
 
@@ -227,6 +263,14 @@ static weft_status assess_stages(assessor *a, int32_t ranks) {
 /* Whether the strategy leaves this extent of an axis open. */
 static bool is_open(int32_t asked, int32_t ranks) { return asked == 0 || asked == ranks; }
 
+/* Along time and experts, if the program has such; what it has not is said where it was asked for. */
+static weft_status assess_if_there(assessor *a, wefti_mesh_axis axis, int32_t asked, int32_t ranks) {
+    wefti_auto_costs *costs = a->costs;
+    if (!is_open(asked, ranks)) return WEFT_OK;
+    weft_status status = axis == WEFTI_MESH_EXPERT ? assess_along(a, axis, ranks, costs->expert, &costs->n_expert) : assess_along(a, axis, ranks, costs->sequence, &costs->n_sequence);
+    return status == WEFT_E_INVALID && asked == 0 ? WEFT_OK : status;
+}
+
 weft_status wefti_automatic_costs(const weft_trainer *trainer, wefti_auto_costs *costs) {
     assessor             a = {.trainer = trainer, .costs = costs};
     const weft_strategy *asked = &trainer->program.strategy;
@@ -235,11 +279,12 @@ weft_status wefti_automatic_costs(const weft_trainer *trainer, wefti_auto_costs 
     if (status == WEFT_OK) status = build_copy(&a);
     if (status == WEFT_OK) status = assess_whole(&a);
     for (int32_t n = 2; n <= trainer->world->size && status == WEFT_OK; n++) {
-        if (trainer->world->size % n != 0) continue;
-        bool served = asked->sync == WEFT_SERVER;
-        if (is_open(asked->tensor, n) && !served && costs->n_tensor < WEFTI_AUTO_SPLITS) status = assess_tensors(&a, n);
-        if (status == WEFT_OK && is_open(asked->pipeline, n) && !served) status = assess_stages(&a, n);
-        if (status == WEFT_OK && is_open(asked->pipeline, n) && !served) status = assess_stages(&a, 2 * n); /* for interleaving */
+        if (trainer->world->size % n != 0 || asked->sync == WEFT_SERVER) continue;
+        if (is_open(asked->tensor, n)) status = assess_along(&a, WEFTI_MESH_TENSOR, n, costs->tensor, &costs->n_tensor);
+        if (status == WEFT_OK) status = assess_if_there(&a, WEFTI_MESH_SEQUENCE, asked->sequence, n);
+        if (status == WEFT_OK) status = assess_if_there(&a, WEFTI_MESH_EXPERT, asked->expert, n);
+        if (status == WEFT_OK && is_open(asked->pipeline, n)) status = assess_stages(&a, n);
+        if (status == WEFT_OK && is_open(asked->pipeline, n)) status = assess_stages(&a, 2 * n); /* for interleaving */
     }
     weft_graph_release(a.pruned);
     weft_graph_release(a.built);
@@ -404,9 +449,6 @@ weft_status wefti_automatic_choose(weft_trainer *trainer) {
     wefti_auto_choice *choice = &trainer->choice;
     weft_strategy     *strategy = &trainer->program.strategy;
     if (!strategy->automatic) return WEFT_OK;
-    if (strategy->sequence > 1 || strategy->expert > 1)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: automatic does not go with sequence = %d, expert = %d yet: say the other axes, too", strategy->sequence,
-                          strategy->expert);
     weft_status status = wefti_automatic_costs(trainer, &costs);
     status = wefti_agree(trainer->world, status, "assessing the program");
     if (status == WEFT_OK) status = wefti_automatic_measure(trainer->world, (double)strategy->memory_bytes, &machine);

@@ -40,7 +40,8 @@ static weft_strategy best_of(const wefti_auto_costs *c, const wefti_auto_machine
     asked.automatic = true;
     cr_assert_eq(wefti_auto_search(c, m, &asked, allows, NULL, &choice), WEFT_OK, "%s", weft_error_message());
     weft_strategy found = choice.candidates[0].strategy;
-    cr_expect(!found.automatic && found.data * found.tensor * found.pipeline == m->ranks && choice.candidates[0].fits);
+    int32_t others = (found.sequence > 1 ? found.sequence : 1) * (found.expert > 1 ? found.expert : 1);
+    cr_expect(!found.automatic && found.data * found.tensor * found.pipeline * others == m->ranks && choice.candidates[0].fits);
     for (int32_t i = 1; i < choice.n_fitting; i++) cr_expect(choice.candidates[i].seconds >= choice.candidates[i - 1].seconds * (1 - 1e-8));
     wefti_auto_release(&choice);
     return found;
@@ -114,6 +115,76 @@ Test(automatic, the_model_is_what_it_says) {
     cr_expect(NEAR(wefti_auto_judge(&c, &m, &s).idle, (micro + waiting) / 2 + 4 * pass));
     s.schedule = WEFT_ZERO_BUBBLE;
     cr_expect(NEAR(wefti_auto_judge(&c, &m, &s).idle, (micro + waiting) * 2 / 3 + 2 * pass));
+}
+
+/* A rank of two along time has half of all that is computed, and messages that go round; one of two along experts has half of them, here half of the parameters. */
+static wefti_auto_costs with_time_and_experts(int64_t rows, double flops, double parameters, double kept) {
+    wefti_auto_costs        c = layered(rows, flops, parameters, kept, 1e6);
+    const wefti_auto_split *whole = &c.tensor[0];
+    for (int32_t n = 2; n <= 8; n *= 2) {
+        wefti_auto_split each = *whole;
+        each.ranks = n;
+        each.work.flops /= n;
+        each.kept_bytes /= n;
+        each.work.ops *= 2;
+        each.messages = 8 * 24 * (n - 1);
+        each.message_bytes = each.messages * 1e6 / n;
+        c.sequence[c.n_sequence++] = each;
+        each = *whole;
+        each.ranks = n;
+        each.expert_bytes = parameters / 2 / n;
+        each.parameter_bytes = parameters / 2 + each.expert_bytes;
+        each.state_bytes = 2 * each.parameter_bytes;
+        each.update_bytes = 7 * each.parameter_bytes;
+        each.messages = 10;
+        each.message_bytes = 8e6;
+        c.expert[c.n_expert++] = each;
+    }
+    return c;
+}
+
+Test(automatic, the_model_of_time_and_experts_is_what_it_says) {
+    wefti_auto_costs     c = with_time_and_experts(64, 3e12, 4e9, 8e9);
+    wefti_auto_machine   m = cluster(8, 0);
+    wefti_auto_candidate it = wefti_auto_judge(&c, &m, &(weft_strategy){.data = 2, .tensor = 1, .pipeline = 1, .sequence = 2, .expert = 2, .accumulate = 4});
+    double parameters = 3e9, micro = 3e12 / 2 / 1e14 / 16 + 6 * parameters / 1e12 + 200 * 1e-6;
+    cr_expect(NEAR(it.computing, 4 * micro), "%g, not %g", it.computing, 4 * micro);
+    double ring = 192 * 1e-6 + 192 * 1e6 / 2 / 16 * 1e-11, choices = 10 * 1e-6 + 0.5 * 8e6 / 2 / 16 * 1e-11;
+    cr_expect(NEAR(it.ring, 4 * ring) && NEAR(it.choices, 4 * choices) && it.tensors == 0 && it.idle == 0, "%g, %g", it.ring, it.choices);
+    double dense = ceil(2e9 / (4 << 20)), experts = ceil(1e9 / (4 << 20)); /* over 8 ranks, and over the 4 that have the same ones */
+    double all = dense * 6 * 1e-6 + 2.0 * 7 / 8 * 2e9 * 1e-11 + experts * 4 * 1e-6 + 2.0 * 3 / 4 * 1e9 * 1e-11;
+    cr_expect(NEAR(it.gradients, fmax(all - 2.0 / 3 * (micro + ring + choices), all / (dense + experts))), "%g", it.gradients);
+    cr_expect(NEAR(it.seconds, it.computing + it.ring + it.choices + it.gradients + it.updating));
+    cr_expect(NEAR(it.memory_bytes, 4 * parameters + 8e9 / 2 / 16), "%g", it.memory_bytes);
+    it = wefti_auto_judge(&c, &m, &(weft_strategy){.data = 2, .tensor = 1, .pipeline = 1, .sequence = 2, .expert = 2, .accumulate = 4, .zero = 3});
+    cr_expect(NEAR(it.memory_bytes, 4 * (2e9 / 8 + 1e9 / 4) + 8e9 / 2 / 16), "ZeRO 3 holds %g", it.memory_bytes);
+    cr_expect(!isfinite(wefti_auto_judge(&c, &m, &(weft_strategy){.data = 1, .tensor = 1, .pipeline = 1, .sequence = 3}).seconds));
+}
+
+static bool whole_models(void *context, const weft_strategy *s) {
+    (void)context;
+    return s->zero == 0 && s->tensor == 1 && s->pipeline == 1 && !s->recompute;
+}
+
+/* One long row is not for two data ranks; experts that fill a rank are dealt out. */
+Test(automatic, time_and_experts_are_dealt_out_where_memory_wants_it) {
+    wefti_auto_costs   c = with_time_and_experts(1, 1e15, 1e9, 100e9);
+    wefti_auto_machine m = cluster(8, 20e9);
+    weft_strategy      s = best_of(&c, &m, (weft_strategy){0}, whole_models);
+    cr_expect(s.sequence == 8 && s.data == 1, "%s", weft_strategy_text(&s).text);
+    c = with_time_and_experts(64, 1e15, 20e9, 1e9);
+    m = cluster(8, 65e9);
+    s = best_of(&c, &m, (weft_strategy){0}, whole_models);
+    cr_expect(s.expert >= 2 && s.sequence <= 1, "%s", weft_strategy_text(&s).text);
+    s = best_of(&c, &m, (weft_strategy){.sequence = 2, .expert = 4}, NULL);
+    cr_expect(s.expert == 4 && s.sequence == 2, "%s", weft_strategy_text(&s).text);
+    wefti_auto_choice choice;
+    wefti_text        text = {0};
+    cr_assert_eq(wefti_auto_search(&c, &m, &(weft_strategy){.automatic = true}, whole_models, NULL, &choice), WEFT_OK);
+    wefti_auto_explain(&choice, &m, &text);
+    cr_expect(strstr(text.bytes, " for choices of experts") && strstr(text.bytes, "by time alone, "), "%s", text.bytes);
+    wefti_text_release(&text);
+    wefti_auto_release(&choice);
 }
 
 /* Rajbhandari et al.: of 16 bytes a parameter, here 4 of each kind: parameter, gradient, two states. */

@@ -11,17 +11,24 @@
 
 enum { BATCH = 8, CONTEXT = 8, LETTERS = 20, WIDTH = 16, STEPS = 6 };
 
+static bool mixed; /* with mixtures of experts */
+
 static weft_tensor *gpt(weft_graph *g) {
-    weft_tensor *x = weft_input(g, "x", WEFT_I32, weft_shape(BATCH, CONTEXT)), *y = weft_input(g, "y", WEFT_I32, weft_shape(BATCH, CONTEXT));
+    weft_tensor *extra = NULL, *x = weft_input(g, "x", WEFT_I32, weft_shape(BATCH, CONTEXT)), *y = weft_input(g, "y", WEFT_I32, weft_shape(BATCH, CONTEXT));
     weft_tensor *table = weft_parameter(g, "letters", weft_shape(LETTERS, WIDTH), .init = weft_init_normal(0, 0.1));
     x = weft_embedding(x, "embedding", .weight = table);
     for (int i = 0; i < 2; i++) {
         weft_scope_push(g, i == 0 ? "block0" : "block1");
         x = weft_add(x, weft_self_attention(weft_layer_norm(x, "norm1"), "attention", .heads = 2, .causal = true));
-        x = weft_add(x, weft_dropout(weft_linear(weft_gelu_tanh(weft_linear(weft_layer_norm(x, "norm2"), "up", .out = 4 * WIDTH)), "down", .out = WIDTH), 0.1));
+        weft_tensor *balance, *y2 = weft_layer_norm(x, "norm2");
+        if (mixed) y2 = weft_mixture_of_experts(y2, "experts", .experts = 4, .choices = 2, .hidden = 2 * WIDTH, .capacity = 1, .balance_out = &balance);
+        else y2 = weft_linear(weft_gelu_tanh(weft_linear(y2, "up", .out = 4 * WIDTH)), "down", .out = WIDTH);
+        if (mixed) extra = extra ? weft_add(extra, balance) : balance;
+        x = weft_add(x, weft_dropout(y2, 0.1));
         weft_scope_pop(g);
     }
-    return weft_cross_entropy(weft_linear(weft_layer_norm(x, "norm"), "head", .weight = table), y);
+    weft_tensor *loss = weft_cross_entropy(weft_linear(weft_layer_norm(x, "norm"), "head", .weight = table), y);
+    return extra ? weft_add(loss, weft_mul_scalar(extra, 0.01)) : loss;
 }
 
 static weft_status begin(weft_world *world, weft_strategy how, weft_graph **graph_out, weft_trainer **trainer_out) {
@@ -66,7 +73,9 @@ static weft_status compare(ranks *all, int32_t rank) {
     if (status == WEFT_OK && (!strstr(text, "chosen of ") || !strstr(text, "because a step should take ")))
         status = wefti_fail(WEFT_E_INTERNAL, "no reasons are given: %s", text);
     const weft_strategy *chosen = status == WEFT_OK ? weft_trainer_strategy(many) : NULL;
-    if (chosen && (chosen->automatic || chosen->data * chosen->tensor * chosen->pipeline != world->size || (asked.tensor > 0 && chosen->tensor != asked.tensor)))
+    int32_t others = chosen ? (chosen->sequence > 1 ? chosen->sequence : 1) * (chosen->expert > 1 ? chosen->expert : 1) : 0;
+    if (chosen && (chosen->automatic || chosen->data * chosen->tensor * chosen->pipeline * others != world->size || (asked.tensor > 0 && chosen->tensor != asked.tensor) ||
+                   (asked.sequence > 0 && chosen->sequence != asked.sequence) || (asked.expert > 0 && chosen->expert != asked.expert)))
         status = wefti_fail(WEFT_E_INTERNAL, "%s was chosen", weft_strategy_text(chosen).text);
     for (int s = 0; s < STEPS && status == WEFT_OK; s++) {
         if ((status = step(many, s, &got)) != WEFT_OK || (status = step(alone, s, &want)) != WEFT_OK) break;
@@ -93,6 +102,38 @@ static void agrees(int32_t n, weft_strategy how) {
 Test(automatic, trains_as_one_process_does) { agrees(2, (weft_strategy){0}); }
 Test(automatic, trains_on_four_ranks) { agrees(4, (weft_strategy){0}); }
 Test(automatic, leaves_alone_what_is_set) { agrees(4, (weft_strategy){.tensor = 2}); }
+Test(automatic, knows_time) { agrees(4, (weft_strategy){.sequence = 2}); }
+Test(automatic, knows_experts) {
+    mixed = true;
+    agrees(4, (weft_strategy){.expert = 2});
+}
+static weft_status ask_for_what_is_not_there(ranks *all, int32_t rank) {
+    weft_world   *world = NULL;
+    weft_graph   *graph = NULL;
+    weft_trainer *trainer = NULL;
+    (void)all, (void)rank;
+    WEFTI_TRY(weft_world_create(&(weft_world_options){.threads = {.count = 1}, .timeout_ns = 20 * (int64_t)WEFTI_SECOND_NS}, &world));
+    weft_status got = begin(world, (weft_strategy){.automatic = true, .expert = 2}, &graph, &trainer), status = WEFT_OK;
+    if (got != WEFT_E_INVALID || !strstr(weft_error_message(), "no mixture of experts"))
+        status = wefti_fail(WEFT_E_INTERNAL, "experts that are not there: %s: %s", weft_status_name(got), weft_error_message());
+    weft_trainer_release(trainer);
+    weft_graph_release(graph);
+    weft_world_release(world);
+    return status;
+}
+
+Test(automatic, says_what_the_program_has_not) {
+    ranks *all = ranks_start(2, ask_for_what_is_not_there);
+    ranks_join(all);
+    for (int32_t r = 0; r < 2; r++)
+        cr_expect(atomic_load(&all->results[r].finished) && all->results[r].status == WEFT_OK, "rank %d: %s", (int)r, all->results[r].message);
+    ranks_free(all);
+}
+
+Test(automatic, chooses_among_all_axes) {
+    mixed = true;
+    agrees(4, (weft_strategy){0});
+}
 Test(automatic, goes_by_a_server_where_it_is_told_to) { agrees(2, (weft_strategy){.sync = WEFT_SERVER}); }
 
 /* A rank that may hold less than what sharing the batch takes has parts of something; one that may hold nothing is told what it would need. */
