@@ -49,7 +49,6 @@ Test(sequence, what_is_not_there_is_refused) {
     split_fails("gpt", two, "RUN_WITH", "server", "WEFT_E_UNSUPPORTED", "sequence = 2 does not go with sync = WEFT_SERVER");
     split_fails("gpt", two, "RUN_WITH", "lbfgs", "WEFT_E_UNSUPPORTED", "sequence = 2 does not go with L-BFGS");
     split_fails("gpt", two, "RUN_WITH", "keep", "WEFT_E_UNSUPPORTED", "with strategy.sequence = 2 nobody takes a lost rank's place yet");
-    split_fails("gpt", (split){4, "sequence=2,automatic=1"}, "RUN_WITH", "", "WEFT_E_UNSUPPORTED", "automatic does not go with sequence = 2, expert = 0 yet");
     split_fails("gpt", (split){3, "sequence=3"}, "RUN_WITH", "", "WEFT_E_INVALID", "have 16 places along axis 2, which 3 ranks do not divide evenly");
     split_fails("mlp", two, "RUN_WITH", "", "WEFT_E_INVALID", "the program has no attention, whose queries' axis is time");
     split_fails("gpt", two, "RUN_MIX", "1", "WEFT_E_INVALID", "needs all 16 along axis");
