@@ -155,12 +155,20 @@ static double formula(const char *codec, double n, double ranks) {
     return 8 * 4 * (64 + 96) * share;
 }
 
-/* A collective's messages carry one opening of 64 bytes a rank; no byte is sent twice by rings, or between two ranks. */
+/* A collective's messages carry one opening of 64 bytes a rank; no byte is sent twice by rings, or between two ranks. Who waits long for another asks it by
+ * 32 bytes more: on a machine so busy it is tried again. */
 static void sends_by_formula(const char *codec, int ranks, double uncompressed) {
-    double counted = 0;
-    char  *text = run(ranks, "tcp", codec, 3, temporary_path("counted"), NULL);
-    for (const char *at = text; (at = strstr(at, "counted ")); at += 8) counted += atof(at + 8);
-    double due = figure(text, "due ") + 64 * ranks * figure(text, "collectives "), planned = figure(text, "planned ");
+    double counted = 0, due = 1;
+    char  *text = NULL;
+    for (int turn = 0; turn < 5 && counted != due; turn++) {
+        free(text);
+        counted = 0;
+        text = run(ranks, "tcp", codec, 3, temporary_path("counted"), NULL);
+        for (const char *at = text; (at = strstr(at, "counted ")); at += 8) counted += atof(at + 8);
+        due = figure(text, "due ") + 64 * ranks * figure(text, "collectives ");
+        if (counted < due || fmod(counted - due, 32) != 0) break;
+    }
+    double planned = figure(text, "planned ");
     cr_assert_eq(counted, due, "%s on %d ranks: %.0f bytes were counted on the wires, it should be %.0f", codec, ranks, counted, due);
     double said = uncompressed - formula("none", HIDDEN, ranks) + formula(codec, HIDDEN, ranks);
     cr_assert(fabs(planned - said) <= 2, "%s on %d ranks: the plan has %.0f bytes, by the formula it is %.1f", codec, ranks, planned, said); /* thirds are cut */
