@@ -54,6 +54,8 @@ typedef struct weft_report {
     int32_t  straggler;       /* the rank that all others wait for of late (weft_world_straggler); -1: nobody in particular, or WEFT_SERVER */
     double   straggler_share; /* by which share of the time they wait longer than it */
     int32_t  staleness;       /* WEFT_SERVER: steps of the other ranks that this one's parameters may lack, that of overlap included; -1: any number */
+    int32_t  lost;            /* WEFT_SERVER without staleness: ranks that took no part in it, the same number on all; else 1 where some rank is known to be gone.
+                                 Then weft_world_shrink and weft_trainer_renew go on in a world without them, in which all rows have replicas again */
     int32_t  evaluations;     /* of loss and gradient: 1, or more for L-BFGS, which assigns states at the first of them only */
 } weft_report;
 
@@ -132,7 +134,8 @@ WEFT_MUST_CHECK weft_status weft_trainer_load(weft_trainer *trainer, const char 
  * Variables are updated in place, so those of a step that a fault ended may be torn; this copy is never: it is replaced when the next
  * one is whole. Waits for no other rank, and ranks need not keep the same steps. Redundancy: every rank has all, so any one that is left is
  * enough; two copies of the trainer's variables a rank, and the time to copy them at each call. Not kept: what compression left out of
- * gradients, and its bases. `loader` may be NULL. WEFT_E_INVALID, WEFT_E_NO_MEMORY, WEFT_E_DEVICE; WEFT_E_UNSUPPORTED with WEFT_SERVER and with strategy.zero.
+ * gradients, and its bases. `loader` may be NULL. WEFT_E_INVALID, WEFT_E_NO_MEMORY, WEFT_E_DEVICE; WEFT_E_UNSUPPORTED with strategy.zero, and with WEFT_SERVER, where
+ * nothing is to be kept.
  *
  * With strategy.tensor or pipeline a rank keeps its parts of the run, and those it kept the time before: enough while of the ranks that differ along data alone
  * one is left, and all keep the same steps. */
@@ -145,12 +148,17 @@ int64_t weft_trainer_kept(const weft_trainer *trainer);
  * that came into `world` in place of a lost one creates its trainer there, and makes this call with the same world. What follows is, to the bit,
  * what a run of that world's ranks does which loaded a checkpoint that was saved after that step (without compression).
  *
+ * With WEFT_SERVER nothing is kept or done again: rows, solver states and what compression left out come along with the servers, those of lost ranks from their replicas
+ * (WEFT_E_PEER where there are none: load a checkpoint), and afterwards all have replicas again, so that the next fault loses nothing either. Steps go on meanwhile without
+ * a lost rank, so there is no hurry: report.lost says when to, without staleness in the same step on all ranks; asynchronous ones all go on from where rank 0 stands. Not with a bounded staleness
+ * (WEFT_E_UNSUPPORTED). If fewer ranks are left than strategy.servers, all of them serve.
+ *
  * The trainer's evaluators come along; the loader goes on with the new rank's share (other loaders: weft_loader_share). What was borrowed of the
  * trainer, its variables and its plan, is gone. `world` must live as long as the trainer; the one before may be released.
  * Collective; blocks. On an error the trainer is where it was, the loader may stand elsewhere, and the call may be made again, also with a
  * later world: WEFT_E_NOT_FOUND where no rank has a copy, or nobody some part of it (load a checkpoint), WEFT_E_MISMATCH where it is of another program or
  * loader, or its parts are dealt out otherwise on so many ranks; WEFT_E_INVALID where the strategy demands another number of ranks; WEFT_E_UNSUPPORTED with
- * WEFT_SERVER and with strategy.zero; those of weft_trainer_create. */
+ * strategy.zero; those of weft_trainer_create. */
 WEFT_MUST_CHECK weft_status weft_trainer_renew(weft_trainer *trainer, weft_world *world, struct weft_loader *loader);
 
 /* --- evaluation --- */

@@ -52,7 +52,7 @@ static void take_spare(kept *k) {
     k->any = true;
 }
 
-static weft_status fill(weft_trainer *trainer, const weft_loader *loader, wefti_snapshot *s) {
+weft_status wefti_snapshot_take(weft_trainer *trainer, const weft_loader *loader, wefti_snapshot *s) {
     size_t  at = 0;
     int32_t n = weft_variables_count(trainer->variables);
     memset(&s->numbers, 0, sizeof s->numbers);
@@ -85,15 +85,15 @@ static weft_status check_kind(const weft_trainer *trainer, const char *call) {
             return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with strategy.%s = %d nobody takes a lost rank's place yet: go on from a checkpoint", call,
                               wefti_mesh_name(trainer->splits.list[i].along), trainer->splits.list[i].ranks);
     if (trainer->program.strategy.sync == WEFT_ALLREDUCE) return WEFT_OK;
-    return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with a parameter server (strategy.sync) the state lies on its servers, and is lost with one of them: "
-                      "go on from a checkpoint, or train by WEFT_ALLREDUCE", call);
+    return wefti_fail(WEFT_E_UNSUPPORTED, "%s: with a parameter server (strategy.sync) the state lies on its servers, and nothing is kept beside: with .replicas steps and "
+                      "weft_trainer_renew go on without a rank, else from a checkpoint", call);
 }
 
 weft_status weft_trainer_keep(weft_trainer *trainer, const weft_loader *loader) {
     if (!trainer) return wefti_fail(WEFT_E_INVALID, "weft_trainer_keep: the trainer is NULL");
     WEFTI_TRY(check_kind(trainer, "weft_trainer_keep"));
     WEFTI_TRY(open_spare(trainer));
-    WEFTI_TRY(fill(trainer, loader, &trainer->kept->spare));
+    WEFTI_TRY(wefti_snapshot_take(trainer, loader, &trainer->kept->spare));
     take_spare(trainer->kept);
     return WEFT_OK;
 }
@@ -261,6 +261,7 @@ static weft_status receive(weft_trainer *trainer, weft_loader *loader) {
 weft_status weft_trainer_renew(weft_trainer *trainer, weft_world *world, weft_loader *loader) {
     if (!trainer || !world)
         return wefti_fail(WEFT_E_INVALID, "weft_trainer_renew: the %s is NULL", trainer ? "world" : "trainer");
+    if (trainer->served) return wefti_served_renew(trainer, world, loader);
     WEFTI_TRY(check_kind(trainer, "weft_trainer_renew"));
     wefti_station left = {0};
     int64_t       steps = trainer->steps;

@@ -309,7 +309,7 @@ static weft_status take_over_rest(weft_trainer *trainer, weft_loader *loader, co
     return WEFT_OK;
 }
 
-static weft_status take_over_served(weft_trainer *trainer, weft_loader *loader, wefti_snapshot *s, int32_t lead) {
+static weft_status send_rest(weft_trainer *trainer, wefti_snapshot *s, int32_t lead) {
     size_t      at = 0;
     weft_status status = wefti_lead_sends(trainer, lead, &s->numbers, sizeof s->numbers);
     for (int32_t i = 0; i < weft_variables_count(trainer->variables) && status == WEFT_OK; i++) {
@@ -318,10 +318,18 @@ static weft_status take_over_served(weft_trainer *trainer, weft_loader *loader, 
         if (!wefti_served_has(trainer, info.name)) status = wefti_lead_sends(trainer, lead, s->bytes + at, info.bytes);
         at = wefti_snapshot_next(at, info.bytes);
     }
-    status = wefti_agree_with(trainer, lead, status, "sending the run");
-    if (status == WEFT_OK)
-        status = trainer->world->rank == lead ? wefti_snapshot_take_over(trainer, loader, s) : take_over_rest(trainer, loader, s);
-    return wefti_agree_with(trainer, lead, status, "taking over the run");
+    return wefti_agree_with(trainer, lead, status, "sending the run");
+}
+
+weft_status wefti_snapshot_share_rest(weft_trainer *trainer, weft_loader *loader, wefti_snapshot *s, int32_t lead) {
+    WEFTI_TRY(send_rest(trainer, s, lead));
+    return wefti_agree_with(trainer, lead, take_over_rest(trainer, loader, s), "taking over the run");
+}
+
+static weft_status take_over_served(weft_trainer *trainer, weft_loader *loader, wefti_snapshot *s, int32_t lead) {
+    if (trainer->world->rank != lead) return wefti_snapshot_share_rest(trainer, loader, s, lead);
+    WEFTI_TRY(send_rest(trainer, s, lead));
+    return wefti_agree_with(trainer, lead, wefti_snapshot_take_over(trainer, loader, s), "taking over the run"); /* for the servers */
 }
 
 /* What was read becomes every rank's, in the loader first, which may refuse. */

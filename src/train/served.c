@@ -42,6 +42,7 @@ struct wefti_served {
     int32_t           push, fetch;
     int64_t           taken, summed; /* steps; those whose gradients are in the sums */
     int64_t           refreshed;  /* the step after which variables were last what servers have; -1 */
+    bool              moved;      /* it has come from another world with its rows */
     uint64_t          waited_ns;
 };
 
@@ -90,12 +91,29 @@ static weft_status open_parameter(weft_trainer *trainer, int32_t index) {
     weft_table_options options = {.name = name, .rows = elements / width, .width = width, .dtype = parameter->dtype,
                                   .rule = rule_of(&trainer->program, parameter), .staleness = trainer->program.strategy.staleness,
                                   .push = push_of(trainer, parameter)};
-    WEFTI_TRY(weft_table_create(served->server, &options, &one->table));
+    if (!one->table) WEFTI_TRY(weft_table_create(served->server, &options, &one->table));
     bool host = trainer->world->device->vtable->host_memory, overlap = trainer->program.strategy.overlap;
-    if (served->push > 1 || overlap) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->sum));
-    if (!host) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->gradient));
-    if (!host || overlap) return wefti_alloc(one->bytes, "a parameter's copy", &one->value);
+    if ((served->push > 1 || overlap) && !one->sum) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->sum));
+    if (!host && !one->gradient) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->gradient));
+    if (!host || overlap) return one->value ? WEFT_OK : wefti_alloc(one->bytes, "a parameter's copy", &one->value);
     return find_memory(trainer, parameter, &one->variable);
+}
+
+static weft_status open_meeting(weft_trainer *trainer) {
+    struct wefti_served *served = trainer->served;
+    if (trainer->world->size == 1) return WEFT_OK;
+    WEFTI_TRY(wefti_meeting_open(served->server, trainer->world->group, &served->meeting));
+    trainer->met = *trainer->world;
+    trainer->met.group = served->meeting;
+    trainer->met.device_group = NULL;
+    trainer->met.groups = NULL;
+    return WEFT_OK;
+}
+
+static weft_server_options options_of(const weft_trainer *trainer) {
+    const weft_strategy *strategy = &trainer->program.strategy;
+    return (weft_server_options){.servers = strategy->servers, .replicas = strategy->replicas, .functions = &wefti_meeting_rule, .function_count = 1,
+                                 .in_flight = (int32_t)wefti_min_i64(4096, 2 * (int64_t)trainer->training.n + 18)};
 }
 
 weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **served_out) {
@@ -108,15 +126,35 @@ weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **serve
     served->push = trainer->program.strategy.push > 0 ? trainer->program.strategy.push : 1;
     served->fetch = trainer->program.strategy.fetch > 0 ? trainer->program.strategy.fetch : 1;
     WEFTI_TRY(wefti_alloc((size_t)served->n * sizeof *served->parameters, "training by a server", &served->parameters));
-    weft_server_options options = {.servers = trainer->program.strategy.servers, .replicas = trainer->program.strategy.replicas,
-                                   .in_flight = (int32_t)wefti_min_i64(4096, 2 * (int64_t)served->n + 18), .functions = &wefti_meeting_rule, .function_count = 1};
+    weft_server_options options = options_of(trainer);
     WEFTI_TRY(weft_server_create(trainer->world, &options, &served->server));
-    if (trainer->world->size == 1) return WEFT_OK;
-    WEFTI_TRY(wefti_meeting_open(served->server, trainer->world->group, &served->meeting));
-    trainer->met = *trainer->world;
-    trainer->met.group = served->meeting;
-    trainer->met.device_group = NULL;
-    trainer->met.groups = NULL;
+    return open_meeting(trainer);
+}
+
+static weft_status drop_steps(struct wefti_served *served);
+
+/* As the strategy has it, while there are ranks enough: then all serve, and one alone has no replica. */
+weft_status wefti_served_move(weft_trainer *trainer) {
+    struct wefti_served *served = trainer->served;
+    weft_server_options  options = options_of(trainer);
+    weft_status          dropped = drop_steps(served); /* of ranks that are gone: what was lost of them is told by the next */
+    (void)dropped;
+    if (options.servers > trainer->world->size) options.servers = 0;
+    if (options.servers == 1 || trainer->world->size == 1) options.replicas = 0;
+    WEFTI_TRY(weft_server_resize(served->server, trainer->world, &options, NULL));
+    wefti_meeting_leave(served->meeting);
+    served->meeting = NULL;
+    trainer->met = (weft_world){0};
+    served->moved = true;
+    return open_meeting(trainer);
+}
+
+/* Its variables are others again. */
+weft_status wefti_served_find(weft_trainer *trainer) {
+    for (int32_t i = 0; i < trainer->served->n; i++) {
+        served_parameter *one = &trainer->served->parameters[i];
+        if (one->variable) WEFTI_TRY(find_memory(trainer, trainer->training.parameters[i], &one->variable));
+    }
     return WEFT_OK;
 }
 
@@ -238,12 +276,24 @@ static weft_status drop_steps(struct wefti_served *served) {
 weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states, int32_t lead) {
     const bool leads = trainer->world->rank == lead;
     WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), drop_steps(trainer->served), "ending what was under way"));
-    weft_status status = leads ? set_all(trainer) : WEFT_OK;
+    weft_status status = leads && !trainer->served->moved ? set_all(trainer) : WEFT_OK;
+    trainer->served->moved = false;
     if (status == WEFT_OK && leads && states) status = wefti_served_states_set(trainer, states);
     WEFTI_TRY(wefti_agree_with(trainer, lead, status, "giving the parameters to the server"));
     trainer->served->refreshed = trainer->steps;
     if (!states) return WEFT_OK; /* a new run: all ranks have drawn the same */
     return wefti_agree(wefti_trainer_meets(trainer), leads ? WEFT_OK : pull_all(trainer), "fetching the parameters from the server");
+}
+
+weft_status wefti_served_pull(weft_trainer *trainer) {
+    trainer->served->refreshed = trainer->steps;
+    return pull_all(trainer);
+}
+
+int32_t wefti_served_lost(const weft_trainer *trainer) {
+    const struct wefti_served *served = trainer->served;
+    if (!served->sums) return wefti_fault_status(trainer->world->fault) != WEFT_OK;
+    return served->meeting ? served->meeting->size - wefti_meeting_members(served->meeting) : 0;
 }
 
 weft_status wefti_served_refresh(weft_trainer *trainer) {

@@ -218,7 +218,7 @@ static weft_status settle(weft_trainer *trainer) {
     bool                staged = trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1;
     WEFTI_TRY(staged ? wefti_pipeline_variables(trainer) : wefti_variables_create(trainer->world, trainer->graph, &windows, &trainer->variables));
     if (trainer->program.strategy.sync == WEFT_ALLREDUCE && wefti_mesh_is_data(&trainer->mesh)) WEFTI_TRY(wefti_variables_share(trainer->variables, trainer->world));
-    if (trainer->program.strategy.sync == WEFT_SERVER) WEFTI_TRY(wefti_served_open(trainer, &trainer->served));
+    if (trainer->program.strategy.sync == WEFT_SERVER) WEFTI_TRY(trainer->served ? wefti_served_move(trainer) : wefti_served_open(trainer, &trainer->served));
     WEFTI_TRY(open_plans(trainer));
     if (trainer->served) return wefti_served_create(trainer);
     return trainer->program.solver.kind == WEFT_LBFGS ? wefti_lbfgs_create(trainer, &trainer->lbfgs) : WEFT_OK;
@@ -435,6 +435,7 @@ weft_status weft_trainer_step(weft_trainer *trainer, const weft_batch *batch, we
                                           : run_step(trainer, batch, &report);
     report.step_ns = wefti_host_now(wefti_host_system()) - begin;
     report.step = trainer->steps + 1;
+    report.lost = trainer->served ? wefti_served_lost(trainer) : 0;
     report.straggler = weft_world_straggler(trainer->world, &report.straggler_share);
     if (report_out) *report_out = report;
     if (status != WEFT_OK)
@@ -496,7 +497,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
 
 void wefti_trainer_leave(weft_trainer *trainer, wefti_station *left) {
     for (weft_evaluator *it = trainer->evaluators; it; it = it->next) {
-        wefti_plan_set_move(&it->plans, trainer->world, trainer->variables);
+        wefti_plan_set_move(&it->plans, wefti_trainer_meets(trainer), trainer->variables);
         it->latest = NULL;
     }
     close_station(left);

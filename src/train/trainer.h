@@ -151,6 +151,13 @@ static inline weft_world *wefti_trainer_meets(weft_trainer *trainer) { return tr
 /* Training by a parameter server. The links, by which plans may reduce from then on, and then the tables. Both collective. */
 weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **served_out);
 weft_status wefti_served_create(weft_trainer *trainer);
+/* Instead of open where the trainer has come to another world: its rows come along. On an error they are where they were, or in the split of a later call. Collective,
+ * with ranks that open. */
+WEFT_MUST_CHECK weft_status wefti_served_move(weft_trainer *trainer);
+WEFT_MUST_CHECK weft_status wefti_served_find(weft_trainer *trainer); /* after its variables have been replaced */
+WEFT_MUST_CHECK weft_status wefti_served_pull(weft_trainer *trainer); /* parameters from the servers */
+/* Ranks that took no part in the latest step; with staleness, whether anybody is known to be gone. */
+int32_t wefti_served_lost(const weft_trainer *trainer);
 void        wefti_served_release(struct wefti_served *served);
 weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, weft_report *report);
 bool wefti_served_all_are_there(const struct wefti_served *served); /* nobody of the world is known to have died */
@@ -319,6 +326,12 @@ WEFT_MUST_CHECK weft_status wefti_deal_take_over(const wefti_dealer *dealer);
 
 /* The trainer, and the loader where there is one, go on from it. The loader may refuse, so it comes first. */
 weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader, const wefti_snapshot *snapshot);
+/* Sends the lead's numbers and what no server has, and takes them over on all ranks; parameters are the servers'. Collective. */
+WEFT_MUST_CHECK weft_status wefti_snapshot_share_rest(weft_trainer *trainer, weft_loader *loader, wefti_snapshot *snapshot, int32_t lead);
+/* What the trainer has now, and where `loader` (NULL: none) stands. */
+WEFT_MUST_CHECK weft_status wefti_snapshot_take(weft_trainer *trainer, const weft_loader *loader, wefti_snapshot *snapshot);
+/* weft_trainer_renew with a server (served_renew.c). */
+WEFT_MUST_CHECK weft_status wefti_served_renew(weft_trainer *trainer, weft_world *world, weft_loader *loader);
 
 /* --- pipelines (pipeline.c) --- */
 

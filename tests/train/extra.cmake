@@ -13,7 +13,7 @@ endif()
 if(TARGET train_test_renew) # whose ranks are its own processes: weftrun ends them all when one dies
   target_sources(train_test_renew PRIVATE ${CMAKE_CURRENT_LIST_DIR}/../transport/ranks.c)
 endif()
-foreach(suite automatic bubble draw pipeline planning renew_parts served_faults wanted)
+foreach(suite automatic bubble draw pipeline planning renew_parts served_faults served_renew wanted)
   if(TARGET train_test_${suite})
     target_sources(train_test_${suite} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/../transport/ranks.c)
   endif()

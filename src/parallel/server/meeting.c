@@ -137,7 +137,9 @@ static weft_status add_table(meeting *m, const wefti_collective_call *call, meet
     bool           whole = is_whole(call->dtype);
     WEFTI_TRY(wefti_alloc(sizeof *at, "reductions by the server", &at));
     *at = (meeting_table){.count = call->count, .whole = whole, .parts = is_part(call)};
-    snprintf(name, sizeof name, WEFTI_MEETING_PREFIX "%s%s.%zu", whole ? "i64" : "f64", at->parts ? ".parts" : "", call->count);
+    /* Of this split of the server alone: whoever comes into it begins with the others. */
+    snprintf(name, sizeof name, WEFTI_MEETING_PREFIX "%llu.%s%s.%zu", (unsigned long long)m->server->generation, whole ? "i64" : "f64", at->parts ? ".parts" : "",
+             call->count);
     weft_table_options options = {.name = name, .rows = 1, .width = (int64_t)width_of(m, at), .dtype = whole ? WEFT_I64 : WEFT_F64,
                                   .rule = {.kind = WEFT_TABLE_USER, .function = wefti_meeting_rule.name}};
     weft_status        status = weft_table_create(m->server, &options, &at->table);
@@ -281,6 +283,11 @@ void wefti_meeting_close(wefti_group *group) {
     for (int i = 0; i < OPERATIONS; i++)
         if (m->operations[i].memory) wefti_free(m->operations[i].memory, m->operations[i].room);
     wefti_free(m, sizeof *m);
+}
+
+void wefti_meeting_leave(wefti_group *group) {
+    for (meeting_table *at = group ? ((meeting *)group)->tables : NULL; at; at = at->next) weft_table_release(at->table);
+    wefti_meeting_close(group);
 }
 
 int32_t wefti_meeting_members(const wefti_group *group) { return ((const meeting *)group)->members; }

@@ -18,6 +18,8 @@ static inline bool wefti_meeting_owns(const char *table) { return strncmp(table,
 WEFT_MUST_CHECK weft_status wefti_meeting_open(weft_server *server, wefti_group *over, wefti_group **group_out);
 /* After the server was released. NULL is fine. */
 void wefti_meeting_close(wefti_group *group);
+/* Before another split of the server, which goes on: its tables there stay as they are. */
+void wefti_meeting_leave(wefti_group *group);
 /* How many took part in the reduction that ended last: all, at first. The same on all who are there. */
 int32_t wefti_meeting_members(const wefti_group *group);
 
