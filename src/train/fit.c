@@ -368,6 +368,16 @@ static weft_status take_share(fit *f, weft_loader *loader) {
     return loader ? weft_loader_share(loader, wefti_trainer_data_rank(f->trainer), wefti_trainer_data_ranks(f->trainer)) : WEFT_OK;
 }
 
+static weft_status open_evaluator(fit *f) {
+    const weft_fit_options *o = f->options;
+    weft_tensor            *outputs[2];
+    int32_t                 n = 0;
+    if (f->evaluator || !o->test) return WEFT_OK;
+    if (o->test_loss) outputs[n++] = o->test_loss;
+    if (o->test_correct) outputs[n++] = o->test_correct;
+    return n ? weft_evaluator_create(f->trainer, outputs, n, &f->evaluator) : WEFT_OK;
+}
+
 static weft_status open_files(fit *f) {
     const weft_fit_options *o = f->options;
     if (o->resume && !o->checkpoint_path) return wefti_fail(WEFT_E_INVALID, "weft_fit: resume needs checkpoint_path");
@@ -386,13 +396,7 @@ static weft_status open_files(fit *f) {
     f->result.epochs = place.epoch;
     if (late) remember(f);
     WEFTI_TRY(open_log(f, late || (o->resume && f->result.steps > 0)));
-    if (o->test && (o->test_loss || o->test_correct)) {
-        weft_tensor *outputs[2];
-        int32_t      n = 0;
-        if (o->test_loss) outputs[n++] = o->test_loss;
-        if (o->test_correct) outputs[n++] = o->test_correct;
-        WEFTI_TRY(weft_evaluator_create(f->trainer, outputs, n, &f->evaluator));
-    }
+    WEFTI_TRY(open_evaluator(f));
     WEFTI_TRY(try_paths(f));
     return late ? WEFT_OK : log_start(f);
 }
@@ -483,6 +487,7 @@ static weft_status reopen(fit *f, const char *fault, int64_t step, double begun)
     WEFTI_TRY(take_share(f, f->options->test));
     roll_back(f);
     WEFTI_TRY(open_log(f, true));
+    WEFTI_TRY(open_evaluator(f)); /* the fault may have come before it was there, on this rank alone */
     return log_renewed(f, fault, step, seconds() - begun);
 }
 

@@ -2,7 +2,8 @@
  * FATE has a letter for each rank: k, killed once the log tells of step 20; t, so the first two times; e, an error exit then; r, exits with an
  * error where it is a replacement, its first start being killed; d, is killed then at once; c, is so when it has come in; l, comes late then, when
  * the others have gone on; z, too late, when they have ended; s, is stopped;
- * h, its main thread hangs; H, all its threads do; . lives. Ranks write their parameters to OUT-RANK when all is done,
+ * h, its main thread hangs; H, all its threads do; x, whose replacement kills the next rank WEFT_TEST_MOMENT_US after it began to come in; y, just before it asks for
+ * the run's state; . lives. Ranks write their parameters to OUT-RANK when all is done,
  * RANK being that of the world at the end, and print the accuracy. What is at CHECKPOINT is gone on from. */
 #include <dirent.h>
 #include <math.h>
@@ -87,6 +88,37 @@ static weft_status write_all(weft_trainer *trainer, const char *out) {
     return status;
 }
 
+/* --- another one dies when one comes in --- */
+
+static pid_t next_rank;
+
+static void *kill_next(void *none) {
+    const char *moment = getenv("WEFT_TEST_MOMENT_US");
+    usleep(moment ? (useconds_t)atoi(moment) : 0);
+    kill(next_rank, SIGKILL);
+    return none;
+}
+
+/* Ranks tell by a file which process they are. */
+static FILE *open_number(const char *out, int rank, const char *mode) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s-%d.process", out, rank);
+    return fopen(path, mode);
+}
+
+static bool tell_number(const char *out, int rank) {
+    FILE *file = open_number(out, rank, "w");
+    return file && fprintf(file, "%d\n", (int)getpid()) > 0 && fclose(file) == 0;
+}
+
+static bool find_next(const char *out, int rank) {
+    const char *size = getenv("WEFT_WORLD_SIZE");
+    FILE       *file = open_number(out, (rank + 1) % (size ? atoi(size) : 1), "r");
+    bool        known = file && fscanf(file, "%d", &next_rank) == 1;
+    if (file) fclose(file);
+    return known;
+}
+
 int main(int argc, char **argv) {
     static float   x[ROWS][CLASSES];
     static int32_t y[ROWS];
@@ -118,6 +150,10 @@ int main(int argc, char **argv) {
         for (int k = 0; k < CLASSES; k++) x[i][k] = (float)(k == y[i]) + 0.01f * (float)(i % 7);
     }
     const char *timeout = getenv("WEFT_TEST_TIMEOUT_MS");
+    if (strpbrk(argv[3], "xy") && !tell_number(argv[1], rank ? atoi(rank) : 0)) return 5;
+    bool kills = (fate == 'x' || fate == 'y') && start == 1;
+    if (kills && !find_next(argv[1], atoi(rank))) return 6;
+    if (kills && fate == 'x' && pthread_create(&killer, NULL, kill_next, NULL) != 0) return 3;
     if ((status = weft_world_create(&(weft_world_options){.timeout_ns = (timeout ? atoi(timeout) : 20000) * INT64_C(1000000)}, &world)) != WEFT_OK) goto done;
     if (weft_world_is_replacement(world) != (start > 0)) return 4;
     if (fate == 'c' && start == 1) raise(SIGKILL);
@@ -136,6 +172,7 @@ int main(int argc, char **argv) {
     if ((status = weft_trainer_create(world, &(weft_program){.loss = loss, .solver = weft_adam(0.003)}, &trainer)) != WEFT_OK) goto done;
     weft_fit_options options = {.test = test, .test_correct = correct, .log_path = log_path, .log_every = 1, .max_steps = argc > 4 ? atol(argv[4]) : 400,
                                 .progress = progress = open_progress(), .checkpoint_path = argc > 5 ? argv[5] : NULL, .resume = argc > 5};
+    if (kills && fate == 'y') kill(next_rank, SIGKILL);
     if ((status = weft_fit(trainer, loader, &options, &result)) != WEFT_OK) goto done;
     printf("accuracy %.3f, %d ranks\n", result.test_accuracy, (int)weft_world_size(weft_trainer_world(trainer)));
     status = write_all(trainer, argv[1]);
