@@ -1,6 +1,7 @@
 /* What single passes promise: pruning and modes, old values of variables, views, fusion, schedules, arenas, strategies, speed. */
 #include <time.h>
 
+#include "core/tensor/half.h"
 #include "plan/fake_group.h"
 #include "plan/support.h"
 
@@ -129,6 +130,34 @@ Test(plan_passes, fusion_saves_traffic_and_follows_layers_through_reshapes) {
     weft_plan_release(fused);
     weft_plan_release(plain);
     close_scene(&s);
+}
+
+/* Mean and variance of 16-bit numbers, reduced axes kept or not: what is not kept may be stretched along another axis than the one that was reduced. */
+static void moments(int32_t axis, bool keep) {
+    enum { N = 6 };
+    scene        s = open_scene();
+    weft_tensor *x = weft_cast(weft_input(s.g, "x", WEFT_BF16, weft_shape(N, N)), WEFT_F32);
+    weft_tensor *mean = weft_mean(x, .axes = weft_axes(axis), .keep = keep);
+    weft_tensor *variance = weft_mean(weft_square(weft_sub(x, mean)), .axes = weft_axes(axis), .keep = keep);
+    weft_plan   *plans[2];
+    uint16_t     data[N * N];
+    float        out[2][2][N];
+    for (int i = 0; i < N * N; i++) data[i] = wefti_f32_to_bf16((float)(30 * (i % N) - 7 * (i / N)) + 0.5f * (float)(i * i % 5));
+    for (int plain = 0; plain < 2; plain++) {
+        plans[plain] = plan_of(s.world, s.g, false, (weft_plan_options){.no_fusion = plain}, LIST(mean, variance));
+        OK(weft_plan_run(plans[plain], &(weft_feed){"x", WEFT_BF16, weft_shape(N, N), data}, 1));
+        for (int o = 0; o < 2; o++) OK(weft_plan_fetch(plans[plain], o, out[plain][o], sizeof out[plain][o]));
+    }
+    for (int o = 0; o < 2; o++)
+        for (int i = 0; i < N; i++)
+            cr_assert_float_eq(out[0][o][i], out[1][o][i], 1e-4f * fabsf(out[1][o][i]), "axis %d, keep %d, output %d[%d]: %g, %g without fusion", (int)axis, keep, o, i,
+                               (double)out[0][o][i], (double)out[1][o][i]);
+    for (int plain = 0; plain < 2; plain++) weft_plan_release(plans[plain]);
+    close_scene(&s);
+}
+Test(plan_passes, moments_are_those_of_their_own_axes) {
+    for (int32_t axis = 0; axis < 2; axis++)
+        for (int keep = 0; keep < 2; keep++) moments(axis, keep);
 }
 
 Test(plan_passes, numbers_are_folded_and_computations_merged) {

@@ -26,6 +26,7 @@ static bool match(const wefti_ir *ir, const wefti_item *item, int32_t *x_out, in
     if (!(mean = producer(ir, *mean_out)) || mean->op != WEFT_OP_MEAN || mean->inputs[0] != *x_out) return false;
     if (memcmp(mean->attrs, item->attrs, sizeof *item->attrs) != 0) return false;
     if (!weft_shape_equal(ir->values[*mean_out].shape, ir->values[item->outputs[0]].shape)) return false;
+    if (ir->values[*mean_out].shape.rank != ir->values[*x_out].shape.rank) return false; /* without reduced axes it may be stretched along others */
     if (!(cast = producer(ir, *x_out)) || cast->op != WEFT_OP_CAST || ir->values[*x_out].dtype != WEFT_F32) return false;
     const wefti_value *narrow = &ir->values[cast->inputs[0]];
     int32_t            behind = ir->values[narrow->root].item;
