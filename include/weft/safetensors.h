@@ -41,7 +41,8 @@ typedef struct weft_safetensors_entry {
 } weft_safetensors_entry;
 
 /* Opens and checks `path`: a file, or where its name ends in .safetensors.index.json an index of several (a JSON object with a "weight_map" from arrays to files
- * of its folder), whose arrays and metadata are then as of one file; WEFT_E_CORRUPT where two have the same. Offsets are those within each. *file_out gets one reference, NULL on error. WEFT_E_NOT_FOUND, WEFT_E_IO, WEFT_E_CORRUPT with
+ * of its folder), whose arrays and metadata are then as of one file: WEFT_E_CORRUPT where two have the same array, while of metadata that several have the
+ * first one's counts. Offsets are those within each. *file_out gets one reference, NULL on error. WEFT_E_NOT_FOUND, WEFT_E_IO, WEFT_E_CORRUPT with
  * the offset or name at fault; WEFT_E_UNSUPPORTED for an array of more than WEFT_MAX_RANK dimensions. */
 WEFT_MUST_CHECK weft_status weft_safetensors_open(const char *path, weft_safetensors **file_out);
 

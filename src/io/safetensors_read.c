@@ -354,8 +354,8 @@ static weft_status map_data(weft_safetensors *file) {
 static weft_status open_shards(weft_safetensors *file, const wefti_shards *shards) {
     size_t n = (size_t)shards->n;
     WEFTI_TRY(wefti_alloc(n * sizeof *file->shard, "an index of files", &file->shard));
-    WEFTI_TRY(wefti_alloc(n * sizeof *file->first, "an index of files", &file->first));
     file->n_shards = n;
+    WEFTI_TRY(wefti_alloc(n * sizeof *file->first, "an index of files", &file->first));
     for (size_t k = 0; k < n; k++) {
         WEFTI_TRY(weft_safetensors_open(shards->path[k], &file->shard[k]));
         file->first[k] = file->capacity;
@@ -367,6 +367,22 @@ static weft_status open_shards(weft_safetensors *file, const wefti_shards *shard
     return wefti_alloc(file->meta_capacity * sizeof *file->meta, "metadata of several files", &file->meta);
 }
 
+/* `value_at` is here the order of files. */
+static int by_key_and_file(const void *a, const void *b) {
+    const pair *x = a, *y = b;
+    int         order = by_key(a, b);
+    return order ? order : x->value_at < y->value_at ? -1 : x->value_at > y->value_at;
+}
+
+/* What is said of the whole ("format") stands in every file: the first one's word is kept. */
+static void join_metadata(weft_safetensors *file) {
+    size_t kept = 0;
+    if (file->meta_count) qsort(file->meta, file->meta_count, sizeof *file->meta, by_key_and_file);
+    for (size_t i = 0; i < file->meta_count; i++)
+        if (kept == 0 || by_key(&file->meta[kept - 1], &file->meta[i]) != 0) file->meta[kept++] = file->meta[i];
+    file->meta_count = kept;
+}
+
 static weft_status join_shards(weft_safetensors *file) {
     for (size_t k = 0; k < file->n_shards; k++) {
         const weft_safetensors *shard = file->shard[k];
@@ -375,10 +391,11 @@ static weft_status join_shards(weft_safetensors *file) {
             file->named[file->count] = &file->entry[file->count];
         }
         for (size_t i = 0; i < shard->meta_count; i++)
-            if (strcmp(shard->meta[i].key, WEFTI_SAFETENSORS_CHECKSUM) != 0) file->meta[file->meta_count++] = shard->meta[i];
+            if (strcmp(shard->meta[i].key, WEFTI_SAFETENSORS_CHECKSUM) != 0)
+                file->meta[file->meta_count++] = (pair){shard->meta[i].key, shard->meta[i].value, k};
     }
     if (file->count) qsort(file->named, file->count, sizeof(weft_safetensors_entry *), by_name);
-    if (file->meta_count) qsort(file->meta, file->meta_count, sizeof *file->meta, by_key);
+    join_metadata(file);
     for (size_t i = 1; i < file->count; i++)
         if (strcmp(file->named[i - 1]->name, file->named[i]->name) == 0)
             return wefti_fail(WEFT_E_CORRUPT, "'%s': two of its files have an array '%s'", file->path, file->named[i]->name);

@@ -51,6 +51,7 @@ static weft_status add_file(wefti_shards *s, const char *index, const char *name
     const char *slash = strrchr(index, '/');
     wefti_text  path = {0};
     if (!*name || strchr(name, '/')) return wefti_fail(WEFT_E_CORRUPT, "'%s' names the file '%s': names are those of files in its own folder", index, name);
+    if (wefti_shards_is_index(name)) return wefti_fail(WEFT_E_CORRUPT, "'%s' names the file '%s', which is an index too: arrays are in files of their own", index, name);
     wefti_text_add(&path, "%.*s%s", slash ? (int)(slash - index) + 1 : 0, index, name);
     weft_status status = path.failed ? wefti_fail(WEFT_E_NO_MEMORY, "no memory for an index of files") : WEFT_OK;
     for (int32_t i = s->n - 1; i >= 0 && status == WEFT_OK; i--)

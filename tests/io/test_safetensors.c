@@ -296,6 +296,47 @@ Test(safetensors, reads_what_others_write) {
     weft_safetensors_release(file);
 }
 
+/* --- several files by an index --- */
+
+static const char *made_index(const char *text) {
+    const char *path = scratch("made.safetensors.index.json");
+    write_file(path, text, strlen(text));
+    return path;
+}
+
+static void write_shard(const char *name, const char *array, const char *format) {
+    weft_safetensors_writer *writer = NULL;
+    OK(weft_safetensors_writer_create(scratch(name), &writer));
+    OK(weft_safetensors_writer_add(writer, array, WEFT_F32, weft_shape(6)));
+    OK(weft_safetensors_writer_metadata(writer, "format", format));
+    OK(weft_safetensors_writer_metadata(writer, array, "here"));
+    OK(weft_safetensors_writer_write(writer, array, weights, sizeof weights));
+    OK(weft_safetensors_writer_commit(writer));
+    weft_safetensors_writer_release(writer);
+}
+
+Test(safetensors, metadata_of_several_files_is_once_there) {
+    weft_safetensors *file = NULL;
+    write_shard("a.safetensors", "a", "pt");
+    write_shard("b.safetensors", "b", "np");
+    OK(weft_safetensors_open(made_index("{\"metadata\": {\"total_size\": 48}, \"weight_map\": {\"b\": \"b.safetensors\", \"a\": \"a.safetensors\"}}"), &file));
+    cr_assert_eq(weft_safetensors_count(file), 2);
+    cr_assert_eq(weft_safetensors_metadata_count(file), 3);
+    cr_assert_str_eq(weft_safetensors_metadata(file, "format"), "np", "of the file that is named first");
+    cr_assert_str_eq(weft_safetensors_metadata(file, "a"), "here");
+    cr_assert_str_eq(weft_safetensors_metadata(file, "b"), "here");
+    weft_safetensors_release(file);
+    cr_assert_eq(held(), 0);
+}
+
+Test(safetensors, refuses_indices_in_an_index) {
+    weft_safetensors *file = NULL;
+    cr_assert_eq(weft_safetensors_open(made_index("{\"weight_map\": {\"a\": \"made.safetensors.index.json\"}}"), &file), WEFT_E_CORRUPT);
+    cr_assert(message_has("is an index too"), "%s", weft_error_message());
+    cr_assert_null(file);
+    cr_assert_eq(held(), 0);
+}
+
 Test(safetensors, refuses_bools_that_are_neither) {
     weft_safetensors *file = NULL;
     const char       *path = made("{\"a\":{\"dtype\":\"BOOL\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2);
