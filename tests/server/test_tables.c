@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "serving.h"
 
@@ -380,6 +381,21 @@ static weft_status small_pulls(serving *self, int32_t staleness) {
 static weft_status small_sums(serving *self) { return small_pulls(self, 0); }
 static weft_status small_at_once(serving *self) { return small_pulls(self, WEFT_TABLE_ASYNCHRONOUS); }
 Test(tables, small_pulls_wait_for_clocks) { serve_case("shm", 3, &one_apart, small_sums); }
+/* A timeout that the short form of a request has no room for. */
+static weft_status late_clock(serving *self) {
+    weft_table *table = NULL;
+    float       got = 0;
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "late", .rows = 1, .dtype = WEFT_F32}, &table));
+    if (self->rank == 1) nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    WEFTI_TRY(weft_table_clock(table));
+    WEFTI_TRY(weft_table_pull(table, NULL, &got));
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(tables, small_pulls_may_wait_for_ever) {
+    const weft_server_options for_ever = {.servers = 1, .dedicated = true, .timeout_ns = INT64_MAX};
+    serve_case("shm", 3, &for_ever, late_clock);
+}
 Test(tables, small_pulls_of_two_servers) { serve_case("shm", 4, &two_apart, small_at_once); }
 Test(tables, small_pulls_tcp) { serve_case("tcp", 2, &beside, small_at_once); }
 

@@ -466,8 +466,9 @@ static void start_brief_part(weft_server *server, request_part *part, uint32_t t
 }
 
 weft_status wefti_client_start_brief(weft_server *server, weft_table *table, void *receive, weft_request **request_out) {
-    weft_request *request = NULL;
-    if (server->failed != WEFT_OK || server->pending || server->unposted) return WEFT_E_AGAIN;
+    weft_request  *request = NULL;
+    const uint64_t timeout = (server->timeout_ns >> 20) + 1; /* as the short form has it */
+    if (server->failed != WEFT_OK || server->pending || server->unposted || timeout > UINT32_MAX) return WEFT_E_AGAIN;
     WEFTI_TRY(wefti_client_take(server, false, &request));
     request->kind = WEFTI_SERVER_PULL;
     request->table = table;
@@ -480,7 +481,7 @@ weft_status wefti_client_start_brief(weft_server *server, weft_table *table, voi
         request->parts[i].pending = 0;
         if (request->parts[i].count == 0) continue;
         request->pending++;
-        start_brief_part(server, &request->parts[i], (uint32_t)(server->timeout_ns >> 20) + 1);
+        start_brief_part(server, &request->parts[i], (uint32_t)timeout);
     }
     request->state = REQUEST_FLYING;
     request->deadline_ns = wefti_deadline_after(wefti_host_now(server->host), server->timeout_ns);
