@@ -136,7 +136,7 @@ static inline weft_init weft_init_xavier_uniform(void) { return weft_init_of(WEF
 static inline weft_init weft_init_xavier_normal(void) { return weft_init_of(WEFT_INIT_XAVIER_NORMAL, 0, 0); }
 
 typedef struct weft_parameter_options {
-    weft_dtype dtype; /* F32 or F64: solvers update no other */
+    weft_dtype dtype; /* F32, F64, or BF16, which only solvers with .stochastic_rounding update */
     weft_init  init;
     bool       frozen;        /* never updated */
     bool       unregularised; /* left out of the regulariser, as biases and norm scales are */

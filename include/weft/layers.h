@@ -1,8 +1,8 @@
 /* Layers: parameters and the math on them, under one name.
  *
  * A layer called "conv1" makes the parameters "conv1.weight" and "conv1.bias" (with the open scope before them) and
- * names its result "conv1". Its parameters are F64 where x is F64, otherwise F32; with f16 or bf16 inputs they are cast
- * where they are used. To share a parameter, give its tensor in the options. A layer without a name is called after its
+ * names its result "conv1". Its parameters are F64 where x is F64, otherwise F32, or BF16 where the graph says so
+ * (weft_graph_options.bf16_parameters); they are cast to what x is where they are used. To share a parameter, give its tensor in the options. A layer without a name is called after its
  * kind and a number. Errors are the graph's (see weft/graph.h). Source: src/core/graph/layers_*.c. */
 #ifndef WEFT_LAYERS_H
 #define WEFT_LAYERS_H
@@ -26,7 +26,7 @@ weft_tensor *weft_linear_with(weft_tensor *x, const char *name, const weft_linea
 
 typedef struct weft_embedding_options {
     int64_t      count, size;
-    weft_dtype   dtype;  /* of the table: F32 or F64 */
+    weft_dtype   dtype;  /* of the table and its rows: F32, F64 or BF16. F32 with bf16_parameters: the table is BF16, and rows are cast to F32 */
     weft_init    init;   /* default: normal(0, 1) */
     weft_tensor *weight; /* [count, size]: used instead of a new one */
 } weft_embedding_options;

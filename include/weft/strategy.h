@@ -88,7 +88,7 @@ typedef struct weft_strategy {
     int32_t   accumulate; /* micro-batches that a rank computes one after another before an update; 0: 1. Exact: the result is that
                              of the whole batch. Batch statistics need all micro-batches up to them at once */
     weft_dtype precision; /* what matrix products, convolutions, attention and what lies between them are computed in. WEFT_F32 (0): as the
-                             program is written. WEFT_BF16, WEFT_F16: f32 parameters are cast where they are used and stay f32 where they are
+                             program is written. WEFT_BF16, WEFT_F16: parameters are cast where they are used, and f32 ones stay so where they are
                              updated, as do gradients, norms and reductions over ranks; long sums, exponentials and losses stay f32
                              (Micikevicius et al. 2018). F16 scales the loss by itself: a step whose gradient overflows is skipped and the
                              scale halved. Evaluators compute as the program is written. Not with L-BFGS */

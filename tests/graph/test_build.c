@@ -221,6 +221,8 @@ Test(graph_build, refuses_bad_layers) {
     assert_wrong(weft_embedding(weft_input(graph, "i", WEFT_I32, weft_shape(2)), "e", .size = 3), WEFT_E_INVALID,
                  "embedding 'e'");
     assert_wrong(weft_embedding(X(2), "e", .count = 2, .size = 3), WEFT_E_DTYPE, "gather 'e'");
+    assert_wrong(weft_embedding(weft_input(graph, "i", WEFT_I32, weft_shape(2)), "e", .count = 2, .size = 3, .dtype = WEFT_I32), WEFT_E_DTYPE,
+                 "f32, f64 or bf16, not i32");
     assert_wrong(weft_conv2d(X(2, 3), "c", .filters = 1, .kernel = 1), WEFT_E_SHAPE,
                  "conv2d 'c' of x [2, 3]: the image must be");
     assert_wrong(weft_conv2d(X(2, 3, 4, 4), "c", .filters = 1), WEFT_E_INVALID, ".kernel must be at least 1");

@@ -60,14 +60,14 @@ weft_tensor *weft_embedding_with(weft_tensor *index, const char *name, const wef
             return wefti_graph_fail(graph, WEFT_E_INVALID,
                                     "embedding '%s': .count and .size must be at least 1, not %lld and %lld", name,
                                     (long long)o.count, (long long)o.size);
-        weft_parameter_options parameter = {.dtype = wefti_layer_dtype(graph, o.dtype), .init = default_to(o.init, weft_init_normal(0, 1))};
+        weft_parameter_options parameter = {.dtype = o.dtype == WEFT_F32 ? wefti_layer_dtype(graph, o.dtype) : o.dtype, .init = default_to(o.init, weft_init_normal(0, 1))};
         o.weight = weft_parameter_with(graph, wefti_graph_join(graph, name, "weight"), weft_shape(o.count, o.size),
                                        &parameter);
     }
     weft_tensor *inputs[2] = {o.weight, index};
     wefti_attrs  attrs = wefti_no_attrs();
     weft_tensor *rows = wefti_apply(WEFT_OP_GATHER, &attrs, inputs, 2, name);
-    return graph->bf16_parameters ? weft_cast(rows, wefti_wide(o.dtype)) : rows;
+    return graph->bf16_parameters ? weft_cast(rows, wefti_wide(rows->dtype)) : rows;
 }
 
 /* ---- normalisation over rows ---- */
