@@ -424,10 +424,20 @@ weft_status wefti_automatic_measure(weft_world *world, double memory_bytes, weft
 
 /* --- the choice --- */
 
+/* Whether a parameter of bf16 is trained, which is not dealt out. */
+static bool trains_bf16(const weft_graph *graph) {
+    for (int32_t i = 0; i < graph->n_leaves; i++) {
+        const wefti_node *leaf = graph->leaves[i];
+        if (leaf->op == WEFT_OP_PARAMETER && !leaf->leaf->frozen && leaf->outputs[0].dtype == WEFT_BF16) return true;
+    }
+    return false;
+}
+
 static bool allows(void *context, const weft_strategy *strategy) {
     const weft_trainer *trainer = context;
     weft_program        program = trainer->program;
     program.strategy = *strategy;
+    if (strategy->zero > 0 && trains_bf16(program.loss->graph)) return false;
     return wefti_trainer_check(trainer->world, &program) == WEFT_OK;
 }
 
