@@ -53,6 +53,19 @@ Test(cpu_create, refuses_an_instruction_set_that_is_not_there) {
     }
 }
 
+/* Devices without epilogues are not asked for them by planners; whoever asks all the same hears it. */
+Test(cpu_device, refuses_products_with_epilogues) {
+    wefti_attrs   attrs = {.matmul = {.trans_a = 1, .sums = WEFTI_SUMS_A}};
+    wefti_operand inputs[2] = {operand(WEFT_F32, weft_shape(4, 3), 0), operand(WEFT_F32, weft_shape(4, 5), 1)};
+    wefti_operand outputs[2] = {operand(WEFT_F32, weft_shape(3, 5), 2), operand(WEFT_F32, weft_shape(3), 3)};
+    wefti_call    call = {.op = WEFT_OP_FUSED_MATMUL, .attrs = &attrs, .n_inputs = 2, .n_outputs = 2, .inputs = inputs, .outputs = outputs, .name = "y"};
+    wefti_device *device = create(WEFTI_CPU_AUTO, 1);
+    int64_t       scratch;
+    cr_assert_eq(device->vtable->query(device, &call, &scratch), WEFT_E_UNSUPPORTED, "%s", weft_error_message());
+    cr_assert_not_null(strstr(weft_error_message(), "fused_matmul 'y'"), "%s", weft_error_message());
+    device->vtable->release(device);
+}
+
 /* Scratch of attention over as many keys as queries. */
 static double attention_scratch(wefti_device *device, weft_op op, int64_t length) {
     wefti_attrs   attrs = {.attention = {.scale = 0.125, .causal = 1}};

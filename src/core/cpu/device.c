@@ -165,6 +165,7 @@ static weft_status query(wefti_device *device, const wefti_call *call, int64_t *
     WEFTI_TRY(check_layout(call));
     if (is_empty(call)) return WEFT_OK;
     const wefti_cpu_kernel *kernel = choose(cpu, call);
+    if (!kernel) return wefti_fail(WEFT_E_UNSUPPORTED, "cpu: there is no kernel for %s '%s'", wefti_ops[call->op].name, call->name ? call->name : "");
     if (kernel->scratch) *scratch_bytes_out = kernel->scratch(call, wefti_pool_threads(cpu->pool));
     return WEFT_OK;
 }

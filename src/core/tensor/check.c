@@ -103,8 +103,7 @@ static uint32_t row_axes(weft_shape space, const wefti_fused_instruction *it) {
 }
 
 /* An instruction that normalises: the only one, of rows that there are. */
-static weft_status check_fused_rows(const wefti_call *call, int32_t j, const weft_dtype *in) {
-    const wefti_fused             *fused = call->attrs->fused.fused;
+static weft_status check_fused_rows(const wefti_call *call, const wefti_fused *fused, int32_t j, const weft_dtype *in) {
     const wefti_fused_instruction *it = &fused->instruction[j];
     bool                           backward = it->op == WEFT_OP_NORMALIZE_BACKWARD;
     SHAPE(call->op == WEFT_OP_FUSED && wefti_fused_rows(fused) == j, "more than one instruction normalises");
@@ -165,7 +164,7 @@ static weft_status check_fused(const wefti_call *call) {
             in[k] = source < 0 ? fused->instruction[-1 - source].dtype : call->inputs[source > 0 ? source + before : 0].dtype;
         }
         if (wefti_op_normalizes(it->op)) {
-            WEFTI_TRY(check_fused_rows(call, j, in));
+            WEFTI_TRY(check_fused_rows(call, fused, j, in));
             continue;
         }
         DTYPE(weft_dtype_bytes(it->dtype) && dtypes_fit(it->op, in, it->dtype), "an instruction has no such dtypes");
