@@ -31,7 +31,8 @@ typedef struct weft_world weft_world;
  *   WEFT_NCCL                        as .nccl; NCCL reads its own variables (NCCL_SOCKET_IFNAME, NCCL_DEBUG, ...) besides
  *   WEFT_CUDA_TF32=1                 f32 products and convolutions on a GPU may round their factors to 10 bits (tf32), which is quicker
  *   WEFT_CUDA_CAPTURE=0              launch kernels one by one, not as graphs; WEFT_CUDA_NVRTC=0: no kernels compiled at run time;
- *   WEFT_CUDA_EPILOGUE=0             products by themselves, and what follows them by kernels of Weft's. For debugging, and to compare
+ *   WEFT_CUDA_EPILOGUE=0             products by themselves, and what follows them by kernels of Weft's;
+ *   WEFT_CUDA_CHANNELS_LAST=0        images of 16-bit convolutions in the program's order. For debugging, and to compare
  *   WEFT_INTERFACE                   interface of this host to bind to, by name (eth0) or address; loopback where not set. Another one demands
  *   WEFT_SECRET, WEFT_SECRET_FILE    a secret of 16 bytes or more, the same on every rank: itself, or a file that only its owner can read
  *   WEFT_ENCRYPT=1                   as .encrypt
