@@ -49,12 +49,6 @@ static bool is_member(const chain *c, int32_t item) {
     return c->beside == item;
 }
 
-static bool is_output(const wefti_ir *ir, int32_t root) {
-    for (int32_t o = 0; o < ir->n_outputs; o++)
-        if (ir->values[ir->outputs[o]].root == root) return true;
-    return false;
-}
-
 /* --- growing --- */
 
 static uint32_t all_but_last(weft_shape shape) { return (1u << (shape.rank - 1)) - 1; }
@@ -74,7 +68,7 @@ static bool reads_gate(const fuser *f, const wefti_item *item, int32_t root) {
 /* Whether what member m makes is needed in memory. */
 static bool is_needed(const fuser *f, const chain *c, int32_t m) {
     bool gated = m + 1 < c->n_members && f->ir->items[c->member[m + 1]].op == WEFT_OP_RELU;
-    if (m + 1 == c->n_members || is_output(f->ir, c->value[m])) return true;
+    if (m + 1 == c->n_members || wefti_ir_is_output(f->ir, c->value[m])) return true;
     for (int32_t u = f->uses.start[c->value[m]]; u < f->uses.start[c->value[m] + 1]; u++) {
         const wefti_item *user = &f->ir->items[f->uses.users[u]];
         if (!is_member(c, f->uses.users[u]) && !(gated && reads_gate(f, user, c->value[m]))) return true;
@@ -111,7 +105,7 @@ static int32_t follower(const fuser *f, const chain *c) {
         int32_t user = f->uses.users[u];
         if (found < 0 || ir->items[user].key < ir->items[found].key) found = user;
     }
-    if (found < 0 || c->n_members == MOST_MEMBERS || is_output(ir, last)) return -1;
+    if (found < 0 || c->n_members == MOST_MEMBERS || wefti_ir_is_output(ir, last)) return -1;
     const wefti_item *item = &ir->items[found];
     if (item->dead || !wefti_op_is_elementwise(item->op) || item->flags & WEFTI_NODE_APART ||
         (item->flags ^ product->flags) & WEFTI_NODE_RECOMPUTED || c->n_inputs + item->n_inputs - 1 > MOST_MEMBERS + 2)

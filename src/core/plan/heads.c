@@ -47,12 +47,6 @@ static weft_status ask_for_rows(wefti_ir *ir, int32_t item) {
     return WEFT_OK;
 }
 
-static bool is_output(const wefti_ir *ir, int32_t root) {
-    for (int32_t o = 0; o < ir->n_outputs; o++)
-        if (ir->values[ir->outputs[o]].root == root) return true;
-    return false;
-}
-
 /* Whether all who read the root read it as it is, or turned as the copy does; they go on to do so when it lies by rows. */
 static bool is_read_plainly(const wefti_ir *ir, const wefti_uses *uses, int32_t root) {
     for (int32_t u = uses->start[root]; u < uses->start[root + 1]; u++) {
@@ -68,7 +62,7 @@ static weft_status turn_result(wefti_ir *ir, const wefti_uses *uses, int32_t ite
     wefti_item *copy = &ir->items[item];
     int32_t     root = ir->values[copy->inputs[0]].root, attention = ir->values[root].item, result = copy->outputs[0];
     if (attention < 0 || ir->values[result].root != result || ir->items[attention].op != WEFT_OP_ATTENTION || ir->values[root].output != 0 || ir->items[attention].attrs->attention.by_rows ||
-        !is_turned(ir, copy->inputs[0], root) || is_output(ir, root) || !is_read_plainly(ir, uses, root))
+        !is_turned(ir, copy->inputs[0], root) || wefti_ir_is_output(ir, root) || !is_read_plainly(ir, uses, root))
         return WEFT_OK;
     for (int32_t u = uses->start[root]; u < uses->start[root + 1]; u++) {
         const wefti_item *user = &ir->items[uses->users[u]];
@@ -88,7 +82,7 @@ static weft_status turn_result(wefti_ir *ir, const wefti_uses *uses, int32_t ite
 /* Whether input i of the CONCAT is output i of the gradient, turned, and nobody else wants that. */
 static bool is_own_gradient(const wefti_ir *ir, const wefti_uses *uses, const wefti_item *concat, int32_t i, int32_t attention) {
     int32_t root = ir->values[concat->inputs[i]].root;
-    return ir->values[root].item == attention && ir->values[root].output == i && is_turned(ir, concat->inputs[i], root) && !is_output(ir, root) &&
+    return ir->values[root].item == attention && ir->values[root].output == i && is_turned(ir, concat->inputs[i], root) && !wefti_ir_is_output(ir, root) &&
            uses->start[root + 1] - uses->start[root] == 1;
 }
 

@@ -238,6 +238,12 @@ bool wefti_reshape_strides(const wefti_value *value, weft_shape shape, int64_t *
 void wefti_dense_strides(weft_shape shape, int64_t *stride_out);
 /* Strides of `value`, stretched over `space`, when the space is seen as `shape`; false where there are none; spaces.c. */
 bool wefti_stretched_strides(const wefti_value *value, weft_shape space, weft_shape shape, int64_t *stride_out);
+/* Whether an output of the plan shows the root's memory. Linear in outputs: whoever asks for all values makes a table. */
+static inline bool wefti_ir_is_output(const wefti_ir *ir, int32_t root) {
+    for (int32_t o = 0; o < ir->n_outputs; o++)
+        if (ir->values[ir->outputs[o]].root == root) return true;
+    return false;
+}
 /* Whether the item changes a variable, and which inputs those are. */
 static inline bool wefti_item_writes(const wefti_item *item, int32_t input) {
     if (item->op == WEFT_OP_ASSIGN) return input == 0;
@@ -248,7 +254,7 @@ static inline bool wefti_item_has_effect(const wefti_item *item) {
     return item->op == WEFT_OP_ASSIGN || item->op == WEFT_OP_UPDATE || (item->op == WEFT_OP_ALL_GATHER && item->divided);
 }
 /* SEND, RECEIVE: between two members, who match them by their order. */
-static inline bool wefti_item_is_point(const wefti_item *item) { return item->op == WEFT_OP_SEND || item->op == WEFT_OP_RECEIVE; }
+static inline bool wefti_item_is_point(const wefti_item *item) { return wefti_op_is_message(item->op); }
 /* Whether the item is needed though nobody reads what it computes: another rank counts on it. */
 static inline bool wefti_item_acts(const wefti_item *item) { return wefti_item_has_effect(item) || wefti_item_is_point(item); }
 static inline bool wefti_item_is_comm(const wefti_item *item) { return wefti_ops[item->op].family == WEFTI_COMM; }
