@@ -125,6 +125,12 @@ typedef struct worker {
     int32_t     rank;
     weft_table *table[STORY_TABLES];
     weft_keys  *keys[STORY_TABLES][STORY_PATTERNS];
+    struct {
+        weft_request *request; /* NULL: none */
+        int64_t       clock;
+        int           pattern;
+        uint64_t      began_ns;
+    } ahead[STORY_TABLES];
 } worker;
 
 static uint64_t now_of(const worker *self) { return wefti_host_now(self->mine->links.host); }
@@ -168,9 +174,9 @@ static void unpack(worker *self, int32_t t, int pattern) {
             memcpy(self->mine->receive + (size_t)(row * table->width + from->columns[at]) * element, (const uint8_t *)from->values + (size_t)at * element, element);
 }
 
-static weft_status start(worker *self, int32_t t, weft_request_kind kind, int pattern, const void *send, weft_request **request_out) {
+static weft_status start(worker *self, int32_t t, weft_request_kind kind, int pattern, const void *send, void *receive, weft_request **request_out) {
     const story_table *table = &self->of->table[t];
-    weft_table_call    call = {.kind = kind, .send = send, .receive = self->mine->receive};
+    weft_table_call    call = {.kind = kind, .send = send, .receive = receive};
     bool               whole = !table->options.sparse && pattern == 0;
     if (table->lists && !whole) {
         call.rows = table->list[pattern];
@@ -194,10 +200,27 @@ static weft_status end(worker *self, weft_request *request, uint64_t began_ns) {
 static weft_status pull(worker *self, int32_t t, int pattern, bool final) {
     weft_request *request = NULL;
     uint64_t      began_ns = now_of(self);
-    WEFTI_TRY(start(self, t, WEFT_PULL, pattern, NULL, &request));
+    WEFTI_TRY(start(self, t, WEFT_PULL, pattern, NULL, self->mine->receive, &request));
     WEFTI_TRY(end(self, request, began_ns));
     unpack(self, t, pattern);
     return story_check(self->of, &self->of->table[t], self->rank, weft_table_time(self->table[t]), pattern, self->mine->receive, final);
+}
+
+/* One that is under way while the worker ends the clock that it is in: it sees the clocks before all the same. */
+static weft_status begin_ahead(worker *self, int32_t t) {
+    int pattern = (int)draw(&self->mine->random, STORY_PATTERNS);
+    self->ahead[t].pattern = pattern;
+    self->ahead[t].clock = weft_table_time(self->table[t]);
+    self->ahead[t].began_ns = now_of(self);
+    return start(self, t, WEFT_PULL, pattern, NULL, self->mine->ahead[t], &self->ahead[t].request);
+}
+
+static weft_status end_ahead(worker *self, int32_t t) {
+    weft_request *request = self->ahead[t].request;
+    self->ahead[t].request = NULL;
+    if (!request) return WEFT_OK;
+    WEFTI_TRY(end(self, request, self->ahead[t].began_ns));
+    return story_check(self->of, &self->of->table[t], self->rank, self->ahead[t].clock, self->ahead[t].pattern, self->mine->ahead[t], false);
 }
 
 static void sent_again(weft_server *server, server_event *event) {
@@ -244,7 +267,8 @@ static weft_status push_all(worker *self, int32_t t, int32_t clock) {
         story_fill(table, of->workers, self->rank, first + started, self->mine->send[started]);
         tally->started = first + started + 1;
         if (both && table->options.staleness == 0) tally->clock++;
-        status = start(self, t, both ? WEFT_PUSH_PULL : WEFT_PUSH, table->pattern[self->rank][first + started], self->mine->send[started], &requests[started]);
+        status = start(self, t, both ? WEFT_PUSH_PULL : WEFT_PUSH, table->pattern[self->rank][first + started], self->mine->send[started],
+                       self->mine->receive, &requests[started]);
         if (status == WEFT_OK) started++;
         while (ended < started && (!overlap || status != WEFT_OK || started == table->pushes)) {
             weft_status how = end(self, requests[ended], began_ns);
@@ -271,8 +295,9 @@ static weft_status one_clock(worker *self, int32_t t, int32_t clock) {
         table->tally[self->rank].clock++;
         WEFTI_TRY(weft_table_clock(self->table[t]));
     }
+    WEFTI_TRY(end_ahead(self, t));
     if (draw(&self->mine->random, 4)) WEFTI_TRY(pull(self, t, (int)draw(&self->mine->random, STORY_PATTERNS), false));
-    return WEFT_OK;
+    return sum && !table->entries && draw(&self->mine->random, 2) ? begin_ahead(self, t) : WEFT_OK;
 }
 
 static weft_status open_table(worker *self, int32_t t) {
@@ -302,7 +327,7 @@ static weft_status settle(worker *self) {
     return WEFT_OK;
 }
 
-static weft_status work(worker *self) {
+static weft_status work_on(worker *self) {
     story *of = self->of;
     for (int32_t t = 0; t < of->tables; t++) WEFTI_TRY(open_table(self, t));
     for (int32_t clock = 0; clock < of->clocks; clock++)
@@ -310,6 +335,7 @@ static weft_status work(worker *self) {
             rest(self, draw(&self->mine->random, of->pause_ns + 1));
             WEFTI_TRY(one_clock(self, t, clock));
         }
+    for (int32_t t = 0; t < of->tables; t++) WEFTI_TRY(end_ahead(self, t));
     WEFTI_TRY(settle(self));
     for (int32_t t = 0; t < of->tables; t++) {
         WEFTI_TRY(pull(self, t, 0, true));
@@ -317,6 +343,15 @@ static weft_status work(worker *self) {
         if (draw(&self->mine->random, 2)) weft_table_release(self->table[t]);
     }
     return WEFT_OK;
+}
+
+static weft_status work(worker *self) {
+    char        message[WEFTI_MESSAGE_BYTES];
+    weft_status status = work_on(self);
+    snprintf(message, sizeof message, "%s", weft_error_message());
+    for (int32_t t = 0; t < self->of->tables; t++)
+        if (self->ahead[t].request) (void)!weft_request_wait(self->ahead[t].request, 0);
+    return status == WEFT_OK ? WEFT_OK : wefti_fail(status, "%s", message);
 }
 
 /* --- a rank --- */
@@ -360,6 +395,7 @@ static weft_status run_rank(sim_rank *self) {
     }
     for (int i = 0; i < STORY_PUSHES; i++) mine->send[i] = malloc(most), mine->packed[i] = malloc(3 * most);
     mine->receive = malloc(most);
+    for (int32_t t = 0; t < STORY_TABLES; t++) mine->ahead[t] = malloc(most);
     WEFTI_TRY(weft_server_create(&mine->world, &of->roles, &mine->server));
     weft_status status = meet(of, mine);
     if (status == WEFT_OK) status = weft_server_is_worker(mine->server) ? work(&me) : weft_server_serve(mine->server);
@@ -386,6 +422,10 @@ static void bury(sim_rank *self) {
     }
     free(mine->receive);
     mine->receive = NULL;
+    for (int32_t t = 0; t < STORY_TABLES; t++) {
+        free(mine->ahead[t]);
+        mine->ahead[t] = NULL;
+    }
     weft_entries_release(&mine->pulled);
 }
 

@@ -55,6 +55,7 @@ typedef struct story_rank {
     server_event      again; /* a request that is sent once more */
     uint8_t           frame[WEFTI_FRAME_BYTES];
     uint8_t          *send[STORY_PUSHES], *receive;
+    uint8_t           *ahead[STORY_TABLES]; /* of a pull that ends after its worker's clock has */
     uint8_t          *packed[STORY_PUSHES]; /* what is sent as entries: values, columns, counts */
     weft_entries      pulled;
     uint64_t          random, longest_ns; /* the longest of its requests */
