@@ -85,3 +85,19 @@ Test(server_frame, nothing_else_is_taken_for_one) {
         cr_expect_eq(wefti_server_lengthen(m.bytes, sizeof brief) != 0, known, "kind %d", kind);
     }
 }
+
+/* Of another version, or none of these at all: said so, whatever its length. */
+Test(server_frame, of_another_version_is_refused) {
+    wefti_server_frame good = {.magic = WEFTI_SERVER_MAGIC, .kind = WEFTI_SERVER_PULL}, f = good;
+    cr_expect_eq(wefti_server_frame_check(&good, sizeof good), WEFT_OK, "%s", weft_error_message());
+    f.magic++;
+    cr_expect_eq(wefti_server_frame_check(&f, sizeof f), WEFT_E_CORRUPT);
+    cr_expect(strstr(weft_error_message(), "no message of this version of Weft"), "%s", weft_error_message());
+    for (size_t bytes = 0; bytes < sizeof good; bytes++) cr_expect_eq(wefti_server_frame_check(&good, bytes), WEFT_E_CORRUPT, "%zu bytes", bytes);
+    f = good, f.kind = WEFTI_SERVER_KINDS;
+    cr_expect_eq(wefti_server_frame_check(&f, sizeof f), WEFT_E_CORRUPT);
+    cr_expect(strstr(weft_error_message(), "no message of kind"), "%s", weft_error_message());
+    f = good, f.flags = WEFTI_SERVER_INLINE, f.body_bytes = 8;
+    cr_expect_eq(wefti_server_frame_check(&f, sizeof f), WEFT_E_CORRUPT);
+    cr_expect(strstr(weft_error_message(), "says that 8 follow"), "%s", weft_error_message());
+}

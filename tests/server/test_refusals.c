@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "common/effort.h"
+#include "parallel/server/inside.h"
 #include "serving.h"
 
 static const weft_server_options beside = {0}, one_apart = {.servers = 1, .dedicated = true};
@@ -101,6 +102,63 @@ static weft_status wrong_requests(serving *self) {
     return WEFT_OK;
 }
 Test(refusals, requests) { serve_case("shm", 3, &one_apart, wrong_requests); }
+
+/* What a worker that has gone wrong could ask, past what its own side checks: each server looks at it again, tells that worker alone, and keeps its rows. */
+static weft_status wrong_frames(serving *self) {
+    enum { FEW = 3 };
+    weft_table *table = NULL, *ints = NULL;
+    weft_keys  *keys = NULL;
+    float       values[4 * FEW] = {1, 2, 3, 4, 5, 6};
+    int64_t     whole[4] = {0};
+    char        name[2] = {(char)('a' + self->rank), 0};
+    uint64_t    list[FEW] = {0, 2, 3};
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = name, .rows = 4, .staleness = WEFT_TABLE_ASYNCHRONOUS}, &table));
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "ints", .rows = 4, .dtype = WEFT_I64, .staleness = WEFT_TABLE_ASYNCHRONOUS}, &ints));
+    if (self->rank == 0) {
+        const uint64_t id = table->id;
+        table->id = 12345;
+        REFUSED(weft_table_push(table, NULL, values), WEFT_E_NOT_FOUND, "has no table of number 0000000000003039");
+        REFUSED(weft_table_pull(table, NULL, values), WEFT_E_NOT_FOUND, "has no table of number");
+        table->id = ints->id; /* another's */
+        REFUSED(weft_table_push(table, NULL, values), WEFT_E_DTYPE, "table 'ints' is of i64; the request of rank 0 of f32");
+        table->id = id;
+        table->options.dtype = WEFT_I32;
+        REFUSED(weft_table_push(table, NULL, values), WEFT_E_DTYPE, "is of f32; the request of rank 0 of i32");
+        table->options.dtype = WEFT_F32;
+        table->options.width = 3;
+        REFUSED(weft_table_push(table, NULL, values), WEFT_E_SHAPE, "has rows of 1 elements; the request of rank 0 of 3");
+        table->options.width = 1;
+        table->row_bytes = 8; /* more values than rows */
+        REFUSED(weft_table_push(table, NULL, values), WEFT_E_SHAPE, "4 rows comes with 32 bytes");
+        table->row_bytes = 4;
+        WEFTI_TRY(weft_keys_create(table, list, FEW, &keys));
+        const size_t packed = keys->packed_begin[1];
+        keys->packed_begin[1] = 0; /* they are sent as they are */
+        keys->routed[1] = 4;
+        REFUSED(weft_table_push(table, keys, values), WEFT_E_INVALID, "key 4 at place 1 of 3");
+        keys->known[0] = 0;
+        keys->routed[1] = 0;
+        REFUSED(weft_table_push(table, keys, values), WEFT_E_INVALID, "key 0 at place 1 of 3");
+        keys->known[0] = 1; /* which it is not */
+        keys->routed[1] = 2;
+        REFUSED(weft_table_push(table, keys, values), WEFT_E_NOT_FOUND, "rank 0 has sent no key set");
+        keys->known[0] = 0;
+        WEFTI_TRY(weft_table_pull(table, keys, values));
+        for (int i = 0; i < FEW; i++) EXPECT(values[i] == 0, "row %d is %g: something was changed", i, (double)values[i]);
+        keys->count = keys->begin[1] = 2; /* another number of keys than it had */
+        REFUSED(weft_table_pull(table, keys, values), WEFT_E_INVALID, "has 3 keys here, and 2 in a request");
+        keys->count = keys->begin[1] = FEW;
+        keys->packed_begin[1] = packed;
+    }
+    WEFTI_TRY(counts_on(self, table, 20));
+    WEFTI_TRY(weft_table_pull(ints, NULL, whole));
+    EXPECT(whole[0] == 0 && whole[3] == 0, "%lld", (long long)whole[0]);
+    weft_table_release(table);
+    weft_table_release(ints);
+    return WEFT_OK;
+}
+Test(refusals, frames_shm) { serve_case("shm", 3, &one_apart, wrong_frames); }
+Test(refusals, frames_tcp) { serve_case("tcp", 3, &one_apart, wrong_frames); }
 
 static weft_status too_many(serving *self) {
     enum { MOST = 4 };
