@@ -43,24 +43,24 @@ typedef struct weft_strategy {
     int32_t   tensor;     /* ranks that share each row's work, with parts of parameters and of what they compute (Shoeybi et al. 2019). Which
                              parameters, and along which axis, is found by what it costs; weft_plan_describe says it. What no axis divides
                              evenly is whole on each. Same losses to rounding; checkpoints load under any mesh. WEFT_E_UNSUPPORTED with
-                             WEFT_SERVER, compress and L-BFGS: not yet */
+                             WEFT_SERVER (tables of embeddings go on a server beside it: weft_program.wanted), compress and L-BFGS */
     int32_t   pipeline;   /* ranks that have some layers each, its stages: a run of the forward pass, about equally long, with its gradients, parameters and
                              solver states, which other stages do not have (weft_variables_find gives -1 there). Micro-batches (accumulate) go through them one
                              behind the other. Same bits as one rank that accumulates as often. WEFT_E_INVALID where a stage would have no work; WEFT_E_UNSUPPORTED with
-                             L-BFGS, WEFT_SERVER and compression: not yet. Checkpoints load under any mesh */
+                             L-BFGS, WEFT_SERVER, and compression that keeps what it leaves out. Checkpoints load under any mesh */
     weft_pipeline_order schedule; /* of the pipeline's stages; none changes a bit */
     int32_t   chunks;     /* WEFT_INTERLEAVED: runs of layers that a rank has; stage s is rank s % pipeline's. 0: 2 */
     int32_t   sequence;   /* ranks that share each sample's time, the axis of attention's queries: each has a stretch of all that is computed along it, so that memory for
                              activations falls with their number, and keys and values go round (Liu et al. 2023). Parameters are whole on each; so is what is
                              fed, which ranks cut. Same losses to rounding; same checkpoints. Goes with all other axes. WEFT_E_INVALID where the program has no attention, ranks do not
                              divide its queries, or an op needs all of time at once; WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and
-                             weft_trainer_keep: not yet */
+                             weft_trainer_keep */
     int32_t   expert;     /* ranks that share the batch, as those along data do, and have the experts of every mixture in equal parts (weft_mixture_of_experts;
                              Lepikhin et al. 2020). A choice travels to the rank that has its expert and its result back, in as many bytes as there are
                              choices. Same losses to rounding, same tokens dropped; checkpoints load under any mesh. Goes with all other axes: tensor splits each expert's
                              matrices, and a long pipeline wants WEFT_GPIPE or one micro-batch, as balance and capacity are those of the whole batch.
                              WEFT_E_INVALID where the program has no mixture, or ranks do not divide a mixture's experts; WEFT_E_UNSUPPORTED with
-                             WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep: not yet */
+                             WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep */
     int32_t   zero;       /* what ranks along data, sequence and expert, who have the same parameters, keep in parts (ZeRO: Rajbhandari et al. 2020): 1 solver states, 2 gradients too, 3 parameters too, which are
                              gathered shortly before they are read, forth and back (weft_variables_get gives WEFT_E_STATE). Parts are runs of elements, padded to
                              cache lines; parameters of less than divide_bytes (0: 16 KiB) stay whole. A step sends as much as without up to 2, half as much again

@@ -25,8 +25,9 @@ bool wefti_compress_takes(const weft_compression *how, weft_dtype dtype, weft_sh
 
 /* --- emission --- */
 
-weft_tensor *wefti_compress_communicate(weft_op op, weft_tensor *x, weft_shape result) {
+weft_tensor *wefti_compress_communicate(const wefti_compress *compress, weft_op op, weft_tensor *x, weft_shape result) {
     wefti_attrs attrs = wefti_no_attrs();
+    attrs.comm.group = compress->group;
     attrs.comm.reduce = WEFTI_REDUCE_SUM;
     attrs.comm.global = result;
     return wefti_apply(op, &attrs, &x, 1, NULL);
@@ -79,7 +80,7 @@ static void cast_begin(wefti_compressed *one) {
     if (part * ranks > elements) whole = weft_pad(whole, .high = {part * ranks - elements});
     weft_tensor *small = weft_cast(weft_reshape(whole, parts), WEFT_BF16);
     if (wefti_compress_feeds_back(one->compress->how)) one->own = weft_slice(flat(weft_cast(small, WEFT_F32)), 0, 0, elements);
-    one->sent = wefti_compress_communicate(WEFT_OP_ALL_TO_ALL, small, parts);
+    one->sent = wefti_compress_communicate(one->compress, WEFT_OP_ALL_TO_ALL, small, parts);
 }
 
 /* Added up one rank after the other, which fuses into one loop; a reduction over so few rows would be slow. */
@@ -87,7 +88,7 @@ static void cast_end(wefti_compressed *one) {
     int64_t      part = part_of(one), ranks = one->compress->ranks, elements = weft_shape_elements(one->sum->shape);
     weft_tensor *sum = weft_cast(weft_slice(one->sent, 0, 0, 1), WEFT_F32);
     for (int64_t r = 1; r < ranks; r++) sum = weft_add(sum, weft_cast(weft_slice(one->sent, 0, r, r + 1), WEFT_F32));
-    weft_tensor *all = wefti_compress_communicate(WEFT_OP_ALL_GATHER, weft_cast(sum, WEFT_BF16), weft_shape(ranks, part));
+    weft_tensor *all = wefti_compress_communicate(one->compress, WEFT_OP_ALL_GATHER, weft_cast(sum, WEFT_BF16), weft_shape(ranks, part));
     one->result = weft_cast(weft_slice(flat(all), 0, 0, elements), WEFT_F32);
 }
 
@@ -97,7 +98,7 @@ static void scatter_begin(wefti_compressed *one) {
     int64_t      part = part_of(one), ranks = one->compress->ranks, elements = weft_shape_elements(one->sum->shape);
     weft_tensor *bytes = apply_codec(one, WEFT_OP_ENCODE, one->sum, part, ranks, false);
     if (wefti_compress_feeds_back(one->compress->how)) one->own = apply_codec(one, WEFT_OP_DECODE, bytes, part, elements, false);
-    one->sent = wefti_compress_communicate(WEFT_OP_ALL_TO_ALL, bytes, bytes->shape);
+    one->sent = wefti_compress_communicate(one->compress, WEFT_OP_ALL_TO_ALL, bytes, bytes->shape);
 }
 
 static void scatter_end(wefti_compressed *one) {
@@ -106,7 +107,7 @@ static void scatter_end(wefti_compressed *one) {
     weft_tensor *bytes = apply_codec(one, WEFT_OP_ENCODE, sum, part, 1, false);
     weft_shape   rows = bytes->shape;
     rows.dim[0] = ranks;
-    weft_tensor *all = wefti_compress_communicate(WEFT_OP_ALL_GATHER, bytes, rows);
+    weft_tensor *all = wefti_compress_communicate(one->compress, WEFT_OP_ALL_GATHER, bytes, rows);
     one->result = apply_codec(one, WEFT_OP_DECODE, all, part, elements, false);
 }
 
@@ -118,7 +119,7 @@ static void gather_begin(wefti_compressed *one) {
     weft_shape   rows = bytes->shape;
     rows.dim[0] = one->compress->ranks;
     if (wefti_compress_feeds_back(one->compress->how)) one->own = apply_codec(one, WEFT_OP_DECODE, bytes, elements, elements, false);
-    one->sent = wefti_compress_communicate(WEFT_OP_ALL_GATHER, bytes, rows);
+    one->sent = wefti_compress_communicate(one->compress, WEFT_OP_ALL_GATHER, bytes, rows);
 }
 
 static void gather_end(wefti_compressed *one) {

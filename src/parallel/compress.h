@@ -12,6 +12,7 @@ typedef struct wefti_compress {
     const weft_compression *how;
     weft_graph             *graph;      /* of one rank, where it is emitted */
     int32_t                 ranks, rank;
+    int64_t                 group;      /* attrs.comm.group of what goes between them */
     weft_tensor            *loss_scale; /* f32 scalar that gradients are multiplied by; NULL: they are not */
 } wefti_compress;
 
@@ -49,7 +50,7 @@ void wefti_compress_keep(wefti_compressed *one, weft_tensor *skip);
 
 /* Prefix and name, in graph memory; never NULL. */
 const char *wefti_compress_name(const wefti_compress *compress, const char *prefix, const char *parameter);
-weft_tensor *wefti_compress_communicate(weft_op op, weft_tensor *x, weft_shape result);
+weft_tensor *wefti_compress_communicate(const wefti_compress *compress, weft_op op, weft_tensor *x, weft_shape result);
 weft_tensor *wefti_compress_state(const wefti_compress *compress, const char *prefix, const char *parameter, weft_shape shape,
                                   wefti_init_kind init);
 int64_t wefti_compress_rank_of(const weft_compression *how, weft_shape shape);

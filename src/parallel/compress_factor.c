@@ -33,7 +33,7 @@ void wefti_factor_begin(wefti_compressed *one) {
     int64_t    rank = wefti_compress_rank_of(one->compress->how, one->sum->shape);
     one->basis = wefti_compress_state(one->compress, WEFTI_COMPRESS_BASIS, one->parameter, weft_shape(rank, shape.dim[1]), WEFTI_INIT_NORMAL);
     weft_tensor *p = weft_matmul(one->basis, matrix(one), .transpose_b = true);
-    one->sent = wefti_compress_communicate(WEFT_OP_ALL_REDUCE, p, weft_shape_scalar());
+    one->sent = wefti_compress_communicate(one->compress, WEFT_OP_ALL_REDUCE, p, weft_shape_scalar());
 }
 
 /* Modified Gram-Schmidt over the rows of p [rank, a]; alive_out [rank, 1] is not 0 where a row is. */
@@ -70,7 +70,7 @@ void wefti_factor_end(wefti_compressed *one) {
     int64_t      rank = wefti_compress_rank_of(one->compress->how, one->sum->shape);
     weft_tensor *p = orthonormal(one->sent, rank, &alive);
     weft_tensor *own = weft_matmul(p, matrix(one));
-    weft_tensor *q = wefti_compress_communicate(WEFT_OP_ALL_REDUCE, own, weft_shape_scalar());
+    weft_tensor *q = wefti_compress_communicate(one->compress, WEFT_OP_ALL_REDUCE, own, weft_shape_scalar());
     one->own = weft_matmul(p, own, .transpose_a = true);
     one->result = weft_matmul(p, q, .transpose_a = true);
     if (!wefti_poisoned(one->result)) one->next_basis = weft_where(weft_ne_scalar(alive, 0), q, random_rows(one));

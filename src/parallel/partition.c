@@ -511,7 +511,8 @@ static weft_tensor *leaf_named(evaluator *e, const char *name) {
 }
 
 static void prepare_compression(evaluator *e) {
-    e->compress = (wefti_compress){.how = e->partition.compress, .graph = e->to, .ranks = e->partition.ranks, .rank = e->partition.rank};
+    e->compress = (wefti_compress){.how = e->partition.compress, .graph = e->to, .ranks = e->partition.ranks, .rank = e->partition.rank,
+                                   .group = e->partition.group};
     if (e->guard && e->partition.scaled)
         e->compress.loss_scale = weft_cast(hyper_at(leaf_named(e, "weft.hyper"), WEFTI_HYPER_LOSS_SCALE), WEFT_F32);
 }

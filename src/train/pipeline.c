@@ -12,12 +12,6 @@ weft_status wefti_pipeline_check(const weft_program *program) {
         return wefti_fail(WEFT_E_INVALID, "strategy: schedule is %d; it is WEFT_1F1B, WEFT_GPIPE, WEFT_INTERLEAVED or WEFT_ZERO_BUBBLE", (int)s->schedule);
     if (s->chunks < 0 || (s->chunks > 1 && s->schedule != WEFT_INTERLEAVED))
         return wefti_fail(WEFT_E_INVALID, "strategy: chunks is %d: it is of schedule = WEFT_INTERLEAVED, and not negative", (int)s->chunks);
-    if (s->pipeline <= 1) return WEFT_OK;
-    const char *with = program->solver.kind == WEFT_LBFGS             ? "L-BFGS"
-                       : s->sync == WEFT_SERVER                       ? "WEFT_SERVER"
-                       : s->compress.codec != WEFT_COMPRESS_NONE      ? "compression"
-                                                                      : NULL;
-    if (with) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: pipeline = %d goes with %s not yet: leave one of them away", (int)s->pipeline, with);
     return WEFT_OK;
 }
 

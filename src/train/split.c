@@ -77,11 +77,8 @@ weft_status wefti_zero_check(const weft_world *world, const weft_program *progra
     if (s->divide_bytes < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: zero = %d deals out parameters of at least divide_bytes, which is %lld: a size, or 0 for %d", s->zero,
                           (long long)s->divide_bytes, WEFTI_ZERO_LEAST_BYTES);
-    const char *what = s->sync == WEFT_SERVER                    ? "sync = WEFT_SERVER: its servers keep solver states in parts"
-                       : s->compress.codec != WEFT_COMPRESS_NONE ? "compress"
-                       : program->solver.kind == WEFT_LBFGS      ? "L-BFGS"
-                                                                 : NULL;
-    if (what) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d does not go with %s yet", s->zero, what);
+    const char *what = wefti_split_refuses(program, false);
+    if (what) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d does not go with %s", s->zero, what);
     if (s->zero < 3 && !world->device->vtable->host_memory)
         return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d gathers parameters in host memory, and this device has its own: use zero = 3", s->zero);
     return WEFT_OK;

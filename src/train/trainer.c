@@ -5,6 +5,7 @@
 
 #include "core/iface/collective.h"
 #include "core/rules/rules.h"
+#include "parallel/compress.h"
 #include "train/trainer.h"
 
 /* --- agreement --- */
@@ -89,14 +90,20 @@ static weft_status compare_ranks(weft_world *world, int64_t value, const char *w
 
 /* --- life --- */
 
-/* What an axis that splits more than the batch does not go with. */
-static weft_status check_axis(const wefti_mesh *mesh, wefti_mesh_axis axis, const weft_program *program) {
+const char *wefti_split_refuses(const weft_program *program, bool whole) {
     const weft_strategy *s = &program->strategy;
-    const char          *what = s->sync == WEFT_SERVER                  ? "sync = WEFT_SERVER"
-                                : s->compress.codec != WEFT_COMPRESS_NONE ? "compress"
-                                : program->solver.kind == WEFT_LBFGS      ? "L-BFGS"
-                                                                          : NULL;
-    return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: %s = %d does not go with %s yet", wefti_mesh_name(axis), mesh->extent[axis], what) : WEFT_OK;
+    if (s->sync == WEFT_SERVER)
+        return "sync = WEFT_SERVER, whose tables are of whole parameters and have states in parts already: tables of embeddings go beside any mesh, on a server of the program's "
+               "own (weft_program.wanted)";
+    if (program->solver.kind == WEFT_LBFGS) return "L-BFGS, whose steps are on whole vectors of all parameters on every rank: use another solver, or data alone";
+    if (s->compress.codec == WEFT_COMPRESS_NONE || (whole && !wefti_compress_feeds_back(&s->compress))) return NULL;
+    return whole ? "compress that keeps what it leaves out, as every rank would have to of all gradients: use bf16, fp8 or fp8-e5m2 without error_feedback"
+                 : "compress, which sums whole gradients, and here ranks have parts of them: leave it zero, or use data and pipeline";
+}
+
+static weft_status check_axis(const wefti_mesh *mesh, wefti_mesh_axis axis, const weft_program *program) {
+    const char *what = mesh->extent[axis] > 1 ? wefti_split_refuses(program, axis == WEFTI_MESH_PIPELINE) : NULL;
+    return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: %s = %d does not go with %s", wefti_mesh_name(axis), mesh->extent[axis], what) : WEFT_OK;
 }
 
 weft_status wefti_trainer_check(const weft_world *world, const weft_program *program) {
@@ -105,8 +112,8 @@ weft_status wefti_trainer_check(const weft_world *world, const weft_program *pro
     WEFTI_TRY(wefti_mesh_of(s, world->rank, world->size, &mesh));
     WEFTI_TRY(wefti_zero_check(world, program));
     WEFTI_TRY(wefti_pipeline_check(program));
-    for (int32_t axis = 0; axis < WEFTI_MESH_DATA; axis++)
-        if (mesh.extent[axis] > 1) WEFTI_TRY(check_axis(&mesh, (wefti_mesh_axis)axis, program));
+    for (int32_t axis = 0; axis < WEFTI_MESH_AXES; axis++)
+        if (axis != WEFTI_MESH_DATA) WEFTI_TRY(check_axis(&mesh, (wefti_mesh_axis)axis, program));
     return WEFT_OK;
 }
 

@@ -210,6 +210,8 @@ WEFT_MUST_CHECK weft_status wefti_trainer_split(weft_trainer *trainer);
 wefti_windows wefti_trainer_windows(const weft_trainer *trainer);
 /* Whether this rank's variables, and with a plan all of it, fit into the strategy's memory_bytes. */
 WEFT_MUST_CHECK weft_status wefti_trainer_room(const weft_trainer *trainer, const weft_plan *plan);
+/* What a split of more than the batch does not go with, and why, in words; NULL: it goes with all that the program says. `whole`: who has a gradient has all of it. */
+const char *wefti_split_refuses(const weft_program *program, bool whole);
 /* Refuses what zero is not for. */
 WEFT_MUST_CHECK weft_status wefti_zero_check(const weft_world *world, const weft_program *program);
 /* For good: the evaluators come along. */

@@ -529,7 +529,7 @@ case_hybrid() {
     local one many how
     one=$("$bin/hybrid" --ratings 20000 --users 300 --items 200 --epochs 6 --log log 2>&1) || fail "$one"
     at_most "the test's error" "$(figure test_error log)" 0.3
-    for how in "2 --staleness 0" "3 --staleness 0" "4 --mesh data=2,tensor=2"; do
+    for how in "2 --staleness 0" "3 --staleness 0" "4 --mesh data=2,tensor=2" "2 --mesh pipeline=2,accumulate=2" "2 --mesh zero=3,divide-bytes=1"; do
         many=$("$bin/weftrun" -n ${how%% *} "$bin/hybrid" --ratings 20000 --users 300 --items 200 --epochs 6 --log many ${how#* } 2>&1) || fail "$how: $many"
         at_most "the test's error on $how" "$(figure test_error many)" 0.3
         at_most "the first epoch's error on $how" "$(head -n 1 many | sed -n 's/.*"train_error":\([0-9.]*\).*/\1/p')" \

@@ -108,6 +108,11 @@ Test(wanted, are_those_of_one_process_beside_stages) {
     agrees(4, (weft_strategy){.pipeline = 2, .data = 2, .accumulate = 3, .schedule = WEFT_ZERO_BUBBLE});
     agrees(4, (weft_strategy){.pipeline = 2, .tensor = 2, .accumulate = 2, .schedule = WEFT_GPIPE});
 }
+Test(wanted, are_those_of_one_process_beside_zero) {
+    for (int32_t zero = 1; zero <= 3; zero++) agrees(2, (weft_strategy){.data = 2, .zero = zero, .divide_bytes = 1});
+    agrees(4, (weft_strategy){.data = 2, .tensor = 2, .zero = 3, .divide_bytes = 1});
+    agrees(4, (weft_strategy){.data = 2, .pipeline = 2, .accumulate = 2, .zero = 2, .divide_bytes = 1});
+}
 Test(wanted, are_those_of_one_process_by_a_server) { agrees(2, (weft_strategy){.sync = WEFT_SERVER}); }
 
 /* Alone: as the loss changes where an input does. A step changes parameters, so each loss is that of a fresh trainer. */
