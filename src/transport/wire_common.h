@@ -160,7 +160,7 @@ extern const wefti_wire_kind wefti_wire_kinds[];
 /* Their names, as in "inproc, shm, tcp"; `processes`: only those that connect processes. */
 void wefti_wire_list(bool processes, char *text_out, size_t text_bytes);
 /* Opens a wire by name; WEFT_E_NOT_FOUND lists those there are. Wraps it in the delay wire
- * where WEFT_WIRE_DELAY_US or WEFT_WIRE_GBPS are set. */
+ * where WEFT_WIRE_DELAY_US, WEFT_WIRE_GBPS or WEFT_WIRE_PORT_GBPS are set. */
 WEFT_MUST_CHECK weft_status wefti_wire_open(const char *name, const wefti_wire_options *options, wefti_wire **wire_out);
 
 weft_status wefti_wire_inproc_open(const wefti_wire_options *options, wefti_wire **wire_out);
@@ -171,8 +171,8 @@ weft_status wefti_wire_verbs_open(const wefti_wire_options *options, wefti_wire 
 weft_status wefti_wire_own_open(const wefti_wire_options *options, wefti_wire **wire_out);
 weft_status wefti_wire_mpi_open(const wefti_wire_options *options, wefti_wire **wire_out);
 /* Puts a slow link before `inner`, which it owns from then on: every message arrives no earlier than `latency_ns` after
- * it was posted, and one direction of a link carries at most `bytes_per_ns` (0: no bound). */
-weft_status wefti_wire_delay_open(wefti_wire *inner, uint64_t latency_ns, double bytes_per_ns, wefti_wire **wire_out);
+ * it was posted, one direction of a link carries at most `bytes_per_ns`, and all that leave this rank together `port_bytes_per_ns` (0: no bound). */
+weft_status wefti_wire_delay_open(wefti_wire *inner, uint64_t latency_ns, double bytes_per_ns, double port_bytes_per_ns, wefti_wire **wire_out);
 
 /* The meeting place of inproc wires: `size` ranks of one process, each a thread or all in one. Release after all of
  * its wires are closed. A wire of one rank needs none. */

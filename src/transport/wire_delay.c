@@ -1,7 +1,7 @@
 /* The delay wire: a slow link put before another wire, for tests of overlap and of cost models.
  *
  * A send waits here until it would have arrived over a link of the given latency and bandwidth (each direction of each
- * pair is a link of its own, and carries one message at a time), and is then posted to the wire beneath. Nobody computes
+ * pair is a link of its own, and carries one message at a time; all that leave a rank may share a port), and is then posted to the wire beneath. Nobody computes
  * or spins for the delay, as nobody does on a real link. Peers' regions are not mapped, because loads and stores would
  * go round the link. Receives, regions and everything else pass through. */
 #include "transport/wire_common.h"
@@ -16,7 +16,8 @@ typedef struct delay_wire {
     wefti_wire     *inner;
     delay_link     *links;      /* [size] */
     uint64_t        latency_ns;
-    double          bytes_per_ns; /* 0: no bound */
+    double          bytes_per_ns, port_bytes_per_ns; /* of a link, and of all that leave this rank; 0: no bound */
+    uint64_t        port_free_ns;
 } delay_wire;
 
 static wefti_wire *inner_of(const wefti_wire *wire) { return ((const delay_wire *)wire)->inner; }
@@ -62,6 +63,9 @@ static void delay_counts(const wefti_wire *wire, wefti_wire_counts *counts_out) 
     inner_of(wire)->ops->counts(inner_of(wire), counts_out);
 }
 
+static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
+static uint64_t carry_ns(const wefti_wire_op *op, double bytes_per_ns) { return bytes_per_ns > 0 ? (uint64_t)((double)op->bytes / bytes_per_ns) : 0; }
+
 static weft_status delay_post(wefti_wire *self, wefti_wire_op *op) {
     delay_wire *wire = (delay_wire *)self;
     WEFTI_TRY(wefti_wire_check_post(&wire->base, op));
@@ -77,10 +81,10 @@ static weft_status delay_post(wefti_wire *self, wefti_wire_op *op) {
                               op->region, (int)op->peer, region.size_bytes);
     }
     delay_link *link = &wire->links[op->peer];
-    uint64_t    now_ns = wefti_host_now(self->host), start_ns = link->free_ns > now_ns ? link->free_ns : now_ns;
-    uint64_t    carry_ns = wire->bytes_per_ns > 0 ? (uint64_t)((double)op->bytes / wire->bytes_per_ns) : 0;
-    link->free_ns = start_ns + carry_ns;
-    op->scratch[0] = link->free_ns + wire->latency_ns * (op->kind == WEFTI_WIRE_READ ? 2 : 1);
+    uint64_t    now_ns = wefti_host_now(self->host), start_ns = later(now_ns, later(link->free_ns, wire->port_free_ns));
+    link->free_ns = start_ns + carry_ns(op, wire->bytes_per_ns);
+    wire->port_free_ns = start_ns + carry_ns(op, wire->port_bytes_per_ns);
+    op->scratch[0] = later(link->free_ns, wire->port_free_ns) + wire->latency_ns * (op->kind == WEFTI_WIRE_READ ? 2 : 1);
     wefti_op_append(&link->held, op);
     return WEFT_OK;
 }
@@ -153,7 +157,7 @@ static const wefti_wire_ops delay_ops = {
     .close = delay_close,
 };
 
-weft_status wefti_wire_delay_open(wefti_wire *inner, uint64_t latency_ns, double bytes_per_ns, wefti_wire **wire_out) {
+weft_status wefti_wire_delay_open(wefti_wire *inner, uint64_t latency_ns, double bytes_per_ns, double port_bytes_per_ns, wefti_wire **wire_out) {
     delay_wire        *wire = NULL;
     wefti_wire_options options = {.host = inner->host, .rank = inner->rank, .size = inner->size};
     WEFTI_TRY(wefti_alloc(sizeof *wire, "a delay wire", &wire));
@@ -169,11 +173,14 @@ weft_status wefti_wire_delay_open(wefti_wire *inner, uint64_t latency_ns, double
     wire->inner = inner;
     wire->latency_ns = latency_ns;
     wire->bytes_per_ns = bytes_per_ns;
+    wire->port_bytes_per_ns = port_bytes_per_ns;
     wire->base.wire.can = inner->can;
     wire->base.wire.can.flags &= ~(uint32_t)(WEFTI_WIRE_MAPS_PEERS | WEFTI_WIRE_WAIT_DESCRIPTOR);
     wire->base.wire.can.inline_bytes = 0;
     wire->base.wire.can.latency_ns += latency_ns;
-    if (bytes_per_ns > 0 && bytes_per_ns < wire->base.wire.can.bytes_per_ns) wire->base.wire.can.bytes_per_ns = bytes_per_ns;
+    const double bounds[] = {bytes_per_ns, port_bytes_per_ns};
+    for (int i = 0; i < 2; i++)
+        if (bounds[i] > 0 && bounds[i] < wire->base.wire.can.bytes_per_ns) wire->base.wire.can.bytes_per_ns = bounds[i];
     *wire_out = &wire->base.wire;
     return WEFT_OK;
 }

@@ -1,7 +1,8 @@
 /* The wires that this build has, by name, and the slow link that tests put before them.
  *
  *   WEFT_WIRE_DELAY_US  microseconds that every message takes longer (for tests of overlap)
- *   WEFT_WIRE_GBPS      gigabits a second that one direction of a link carries at most */
+ *   WEFT_WIRE_GBPS      gigabits a second that one direction of a link carries at most
+ *   WEFT_WIRE_PORT_GBPS gigabits a second that a rank sends at most, to all others together */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,11 +42,12 @@ static weft_status read_amount(const char *name, double *amount_out) {
 }
 
 weft_status wefti_wire_open(const char *name, const wefti_wire_options *options, wefti_wire **wire_out) {
-    double      delay_us, gigabits;
+    double      delay_us, gigabits, port;
     wefti_wire *wire = NULL;
     *wire_out = NULL;
     WEFTI_TRY(read_amount("WEFT_WIRE_DELAY_US", &delay_us));
     WEFTI_TRY(read_amount("WEFT_WIRE_GBPS", &gigabits));
+    WEFTI_TRY(read_amount("WEFT_WIRE_PORT_GBPS", &port));
     const wefti_wire_kind *kind = wefti_wire_kinds, own = {name, wefti_wire_own_open};
     while (kind->name && strcmp(kind->name, name) != 0) kind++;
     if (!kind->name && options->own && strcmp(options->own->name, name) == 0) kind = &own;
@@ -60,8 +62,8 @@ weft_status wefti_wire_open(const char *name, const wefti_wire_options *options,
         return wefti_fail(WEFT_E_UNSUPPORTED, "encryption is asked for, and the wire '%s' does not encrypt: use tcp, or shm inside one "
                           "host", name);
     }
-    if (delay_us > 0 || gigabits > 0) {
-        weft_status status = wefti_wire_delay_open(wire, (uint64_t)(delay_us * 1000), gigabits / 8, wire_out);
+    if (delay_us > 0 || gigabits > 0 || port > 0) {
+        weft_status status = wefti_wire_delay_open(wire, (uint64_t)(delay_us * 1000), gigabits / 8, port / 8, wire_out);
         if (status != WEFT_OK) wire->ops->close(wire, 0);
         return status;
     }

@@ -7,7 +7,7 @@
 static weft_status open_slow(const wefti_wire_options *options, wefti_wire **wire_out) {
     wefti_wire *inner = NULL;
     WEFTI_TRY(wefti_wire_inproc_open(options, &inner));
-    return wefti_wire_delay_open(inner, 20000, 4, wire_out);
+    return wefti_wire_delay_open(inner, 20000, 4, 8, wire_out);
 }
 static const wire_setup slow = {.name = "inproc with a delay", .mode = AS_THREADS, .open = open_slow};
 
@@ -64,6 +64,30 @@ Test(wire_delay, is_as_slow_as_the_environment_asks) {
     setenv("WEFT_WIRE_DELAY_US", "3000", 1);
     setenv("WEFT_WIRE_GBPS", "0.8", 1);
     conformance_run_one(&named, 2, "is_as_slow_as_asked", is_as_slow_as_asked);
+}
+
+/* Two links, and one port of 0.8 Gb/s before both: 3 + 2 + 2 ms, where links alone would take 3 + 2. */
+static void share_a_port(rank_world *world) {
+    enum { BYTES = 200000 };
+    uint8_t *buffer = calloc(1, BYTES);
+    world_barrier(world);
+    if (world->rank == 0) {
+        wefti_wire_op first = wefti_wire_send(1, 3, buffer, BYTES), second = wefti_wire_send(2, 3, buffer, BYTES);
+        first.flags = second.flags = WEFTI_WIRE_SILENT;
+        uint64_t since = world_now();
+        world_post(world, &first);
+        world_post(world, &second);
+        world_finish(world, &first);
+        world_finish(world, &second);
+        CHECK(world_now() - since >= 7 * WEFTI_MILLISECOND_NS, "done after %g ms", (double)(world_now() - since) / 1e6);
+    } else world_recv(world, 0, 3, buffer, BYTES);
+    free(buffer);
+}
+
+Test(wire_delay, has_a_port_for_all_links) {
+    setenv("WEFT_WIRE_DELAY_US", "3000", 1);
+    setenv("WEFT_WIRE_PORT_GBPS", "0.8", 1);
+    conformance_run_one(&named, 3, "share_a_port", share_a_port);
 }
 
 Test(wire_delay, refuses_bad_amounts_and_names) {
