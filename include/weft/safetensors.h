@@ -73,7 +73,7 @@ void weft_safetensors_release(weft_safetensors *file);
 typedef struct weft_safetensors_writer weft_safetensors_writer;
 
 /* Begins to write `path`. What is there stays until commit. WEFT_E_STATE where another writer is at the same path;
- * WEFT_E_INVALID where it is no regular file; otherwise what the system says. */
+ * WEFT_E_INVALID where it is no regular file, or named as an index is; otherwise what the system says. */
 WEFT_MUST_CHECK weft_status weft_safetensors_writer_create(const char *path, weft_safetensors_writer **writer_out);
 
 /* Declares an array, or a metadata text; all before the first write. Names and texts are copied. WEFT_E_EXISTS for a

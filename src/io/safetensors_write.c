@@ -12,6 +12,7 @@
 
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "io/shards.h"
 #include "io/sink.h"
 
 typedef struct array {
@@ -42,6 +43,8 @@ weft_status weft_safetensors_writer_create(const char *path, weft_safetensors_wr
     *writer_out = NULL;
     weft_safetensors_writer *writer = NULL;
     weft_status              status;
+    if (wefti_shards_is_index(path)) /* who opens it would take it for one */
+        return wefti_fail(WEFT_E_INVALID, "'%s' is the name of an index of several files, which weft_trainer_save writes: name a file *.safetensors", path);
     WEFTI_TRY(wefti_alloc(sizeof *writer, "a safetensors writer", &writer));
     WEFTI_TRY_GOTO(wefti_sink_create(path, &writer->sink), fail);
     WEFTI_TRY_GOTO(wefti_copy_string(path, &writer->path), fail);

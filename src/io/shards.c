@@ -83,7 +83,10 @@ static weft_status read_object(wefti_json *json, const char *index, bool map, we
         } else if (map) return wefti_json_fail(json, "the name of a file");
         else WEFTI_TRY(wefti_json_number(json, &number));
         if (map) WEFTI_TRY(add_file(s, index, text));
-        else if (strcmp(key, "weft.generation") == 0) s->generation = number;
+        else if (strcmp(key, "weft.generation") == 0) {
+            if (number == INT64_MAX) return wefti_json_fail(json, "a generation that one may follow before this");
+            s->generation = number;
+        }
     } while (wefti_json_try(json, ','));
     return wefti_json_take(json, '}');
 }

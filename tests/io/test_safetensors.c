@@ -329,8 +329,17 @@ Test(safetensors, metadata_of_several_files_is_once_there) {
     cr_assert_eq(held(), 0);
 }
 
+Test(safetensors, refuses_to_write_to_the_name_of_an_index) {
+    weft_safetensors_writer *writer = NULL;
+    cr_assert_eq(weft_safetensors_writer_create(scratch("one.safetensors.index.json"), &writer), WEFT_E_INVALID);
+    cr_assert(message_has("the name of an index"), "%s", weft_error_message());
+    cr_assert_null(writer);
+}
+
 Test(safetensors, refuses_indices_in_an_index) {
     weft_safetensors *file = NULL;
+    cr_assert_eq(weft_safetensors_open(made_index("{\"metadata\": {\"weft.generation\": 9223372036854775807}, \"weight_map\": {}}"), &file), WEFT_E_CORRUPT);
+    cr_assert(message_has("a generation"), "%s", weft_error_message());
     cr_assert_eq(weft_safetensors_open(made_index("{\"weight_map\": {\"a\": \"made.safetensors.index.json\"}}"), &file), WEFT_E_CORRUPT);
     cr_assert(message_has("is an index too"), "%s", weft_error_message());
     cr_assert_null(file);
