@@ -27,8 +27,9 @@
 #define GATHER_WORK 0.15        /* of the gathered bytes, what Bruck's exchange keeps memory busy with beside the transfer */
 
 coll_model wefti_coll_first_model(const wefti_wire *wire) {
-    double alpha = (double)wire->can.latency_ns + 200.0, beta = wire->can.bytes_per_ns > 0 ? 1 / wire->can.bytes_per_ns : 1.0;
-    return (coll_model){alpha, beta, alpha, beta, MEMORY_NS_PER_BYTE};
+    double alpha = (double)wire->can.latency_ns + 200.0, far = wire->can.bytes_per_ns > 0 ? 1 / wire->can.bytes_per_ns : 1.0;
+    double near = wire->can.near_bytes_per_ns > 0 ? 1 / wire->can.near_bytes_per_ns : far;
+    return (coll_model){alpha, near, alpha, far, MEMORY_NS_PER_BYTE};
 }
 
 /* What a message costs. */
@@ -78,6 +79,12 @@ static bool fits_direct(const coll_group *group, const wefti_collective_call *ca
 static bool fits_small(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)call;
     return bytes + sizeof(coll_opening) <= group->message_bytes;
+}
+/* A header and all of it to each child at once. */
+static bool fits_tree(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
+    (void)call;
+    return bytes <= COLL_SEGMENT_BYTES && bytes <= group->base.wire->can.max_message_bytes &&
+           2 * wefti_coll_log2_up(coll_size(group)) <= group->lane_transfers;
 }
 static bool fits_any(const coll_group *group, const wefti_collective_call *call, size_t bytes) {
     (void)group, (void)call, (void)bytes;
@@ -396,7 +403,7 @@ const coll_algorithm wefti_coll_algorithms[] = {
      headers_square, wefti_coll_direct_begin, wefti_coll_lanes_advance},
     {"doubling", BIT(ALLREDUCE), false, false, fits_small, cost_doubling, sent_doubling, headers_doubling,
      wefti_coll_doubling_begin, wefti_coll_lanes_advance},
-    {"tree", BIT(BROADCAST), false, false, fits_small, cost_tree, sent_once, headers_tree, wefti_coll_tree_begin,
+    {"tree", BIT(BROADCAST), false, false, fits_tree, cost_tree, sent_once, headers_tree, wefti_coll_tree_begin,
      wefti_coll_lanes_advance},
     {"tree", BIT(REDUCE_TO) | BIT(GATHER) | BIT(SCATTER), false, true, fits_parts, cost_rooted_tree, sent_rooted_tree,
      headers_greeting, wefti_coll_rooted_tree_begin, wefti_coll_lanes_advance},

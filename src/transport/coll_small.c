@@ -6,7 +6,7 @@
  * doubling: log2 n exchanges with partners at distance 1, 2, 4, …; where n is no power of two, the first ranks fold into
  * pairs before and unfold after. The lower one is always the left operand: all ranks get equal bits.
  *
- * tree: a broadcast from parent to children in a binomial tree; log2 n latencies.
+ * tree: a broadcast from parent to children in a binomial tree; log2 n latencies. What no message holds beside its header follows it, uncopied.
  *
  * dissemination: a barrier; in round k a rank tells the one 2^k further on; log2 n rounds.
  *
@@ -182,40 +182,65 @@ void wefti_coll_doubling_begin(coll_operation *operation) { wefti_coll_lane_begi
 
 /* --- tree --- */
 
-/* Seen from the root, member v has the parent v without its lowest set bit, and the children v + 2^k for 2^k below that
- * bit. */
-static weft_status tree_step(coll_operation *operation, coll_lane *lane) {
-    coll_group *group = coll_group_of(operation);
-    int32_t size = coll_size(group), root = operation->call.root;
-    int32_t place = (coll_index(group) + size - root) % size;
-    int32_t bit = place & -place;
+/* Whether one message holds header and payload. Where not, they go one behind the other, the payload from where it lies to where it belongs. */
+static bool is_small(const coll_operation *operation) {
+    return coll_bytes(operation) + sizeof(coll_opening) <= coll_group_of(operation)->message_bytes;
+}
+
+/* Queues what a child gets. All get the same header, which is in the outbox once the first one has been given it. */
+static void tree_give(coll_operation *operation, coll_lane *lane, int32_t child, const void *data) {
     size_t bytes = coll_bytes(operation);
-    int32_t round = lane->round++;
-    if (round == 0 && place != 0) {
-        recv_small(operation, lane, 0, (place - bit + root) % size);
-        return WEFT_E_AGAIN;
+    bool   small = is_small(operation);
+    if (lane->queued == 0)
+        send_small(operation, lane, 0, child, data, small ? bytes : 0);
+    else
+        wefti_coll_lane_send(operation, lane, child, 0, operation->outbox, sizeof(coll_opening) + (small ? bytes : 0));
+    if (small) return;
+    lane->transfers[lane->queued - 1].flags |= WEFTI_WIRE_MORE;
+    wefti_coll_lane_send(operation, lane, child, 1, data, bytes);
+}
+
+/* Seen from the root, member v has the parent v without its lowest set bit, and the children v + 2^k for 2^k below that
+ * bit; the one whose way on is the longest comes first. */
+static void tree_give_all(coll_operation *operation, coll_lane *lane, int32_t place) {
+    const wefti_collective_call *call = &operation->call;
+    int32_t size = coll_size(coll_group_of(operation)), step = place ? place & -place : 1;
+    while (place == 0 && step < size) step *= 2;
+    for (step /= 2; step > 0; step /= 2)
+        if (place + step < size)
+            tree_give(operation, lane, (place + step + call->root) % size, place ? call->receive : call->send);
+}
+
+enum { TREE_HEAR, TREE_HEARD, TREE_HAS, TREE_GIVEN };
+
+/* What the parent's message says; what follows it is ours. */
+static weft_status tree_open(coll_operation *operation, coll_lane *lane, int32_t parent) {
+    uint8_t *payload = NULL;
+    bool     small = is_small(operation);
+    size_t   bytes = coll_bytes(operation);
+    WEFTI_TRY(open_small(operation, lane, 0, 0, small ? bytes : 0, &payload));
+    if (!small)
+        wefti_coll_lane_recv(operation, lane, parent, 1, operation->call.receive, bytes);
+    else if (bytes)
+        memcpy(operation->call.receive, payload, bytes);
+    return WEFT_OK;
+}
+
+static weft_status tree_step(coll_operation *operation, coll_lane *lane) {
+    const wefti_collective_call *call = &operation->call;
+    int32_t size = coll_size(coll_group_of(operation)), place = coll_wrap(size, coll_index(coll_group_of(operation)) - call->root);
+    int32_t parent = (place - (place & -place) + call->root) % size;
+    if (place == 0 && lane->round < TREE_HAS) lane->round = TREE_HAS;
+    for (;;) {
+        int32_t round = lane->round++;
+        if (round == TREE_HEAR) recv_small(operation, lane, 0, parent);
+        if (round == TREE_HEARD) WEFTI_TRY(tree_open(operation, lane, parent));
+        if (round == TREE_HAS) tree_give_all(operation, lane, place);
+        if (lane->queued) return WEFT_E_AGAIN;
+        if (round < TREE_GIVEN) continue;
+        if (place == 0) wefti_coll_copy(operation, call->receive, call->send, call->count); /* nobody waits for it */
+        return WEFT_OK;
     }
-    if (round == 2 || (round == 1 && place == 0)) return WEFT_OK;
-    if (place != 0) {
-        uint8_t *payload = NULL;
-        WEFTI_TRY(open_small(operation, lane, 0, 0, bytes, &payload));
-        if (bytes) memcpy(operation->call.receive, payload, bytes);
-    } else if (bytes && operation->call.receive != operation->call.send) {
-        memcpy(operation->call.receive, operation->call.send, bytes);
-    }
-    int32_t top = 1;
-    while (top < size) top *= 2;
-    bool filled = false;
-    for (int32_t step = (place == 0 ? top : bit) / 2; step > 0; step /= 2) {
-        if (place + step >= size) continue;
-        int32_t child = (place + step + root) % size;
-        if (!filled)
-            send_small(operation, lane, 0, child, operation->call.receive, bytes);
-        else
-            wefti_coll_lane_send(operation, lane, child, 0, operation->outbox, sizeof(coll_opening) + bytes);
-        filled = true;
-    }
-    return filled ? WEFT_E_AGAIN : WEFT_OK;
 }
 
 /* A root hears from nobody. */

@@ -16,7 +16,7 @@
 
 #include "transport/wire_tcp.h"
 
-enum { EARLY_BYTES = 256 << 20, MOST_DIRECT_LINKS = 3 };
+enum { EARLY_BYTES = 256 << 20, MOST_DIRECT_LINKS = 3, LOCAL_BYTES_PER_NS = 8 };
 
 /* --- regions --- */
 
@@ -399,6 +399,7 @@ weft_status wefti_wire_tcp_open(const wefti_wire_options *options, wefti_wire **
     WEFTI_TRY(wefti_alloc(sizeof *wire, "a tcp wire", &wire));
     weft_status status = wefti_tcp_open(wire, options, &sockets);
     wire->base.wire.can.flags |= WEFTI_WIRE_WAIT_DESCRIPTOR | WEFTI_WIRE_ENCRYPTS;
+    wire->base.wire.can.near_bytes_per_ns = LOCAL_BYTES_PER_NS;
     if (status == WEFT_OK) status = open_mesh(wire, options);
     if (status != WEFT_OK)
         wefti_tcp_free(wire);

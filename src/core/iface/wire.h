@@ -54,6 +54,7 @@ typedef struct wefti_wire_capabilities {
     size_t      segment_bytes;    /* messages that long data between two ranks are best cut into, a multiple of 4096; 0: any */
     uint64_t    latency_ns;       /* rough first guesses for cost models, until they are measured: α … */
     double      bytes_per_ns;     /* … and 1/β, one direction */
+    double      near_bytes_per_ns; /* the same between ranks of one host, where nothing leaves it; 0: no other */
 } wefti_wire_capabilities;
 
 /* --- operations --- */
