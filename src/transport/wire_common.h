@@ -58,8 +58,8 @@ typedef struct wefti_message_list {
     wefti_message *first, *last;
 } wefti_message_list;
 
-enum { WEFTI_MESSAGE_CLASSES = 9 }; /* 0 bytes, then 64 · 4^k: 64, 256, … 256 KiB, 1 MiB */
-#define WEFTI_MESSAGE_MOST_BYTES ((size_t)1 << 20) /* no wire's eager_bytes is more: what is longer is announced, not kept */
+enum { WEFTI_MESSAGE_CLASSES = 10 }; /* 0 bytes, then 64 · 4^k: 64, 256, … 1 MiB, 4 MiB */
+#define WEFTI_MESSAGE_MOST_BYTES ((size_t)4 << 20) /* no wire's eager_bytes is more: what is longer is announced, not kept */
 
 /* Matches what arrives with what is posted, by peer and tag. Lists are short in practice and searched from the oldest,
  * so an in-order stream is matched in constant time. Messages that came early are kept in buffers of a pool that

@@ -2,7 +2,7 @@
  *
  * One connection for each pair of ranks, non-blocking, without Nagle's delay; of a pair the higher rank dials. Both ends
  * prove themselves by the handshake, with the cookie of the listener's address and, off loopback always, the job's
- * secret. Messages up to 1 MiB are sent at once; larger ones are announced and sent when their receive is posted, so that
+ * secret. Messages up to 2 MiB are sent at once; larger ones are announced and sent when their receive is posted, so that
  * they go straight into its buffer. Writes go straight into the region. All of it goes through the seal (seal.h) where encryption is
  * asked for. Memory: for each link 4 KiB to send and 16 KiB to receive, 192 KiB more where it is encrypted, and the early
  * messages. */

@@ -76,8 +76,8 @@ enum {
                                    `buffer` has WEFTI_WIRE_PIECE_BYTES, whatever `bytes` is. Only where the wire can */
     WEFTI_WIRE_WHOLE = 1 << 4   /* with PIECES: `buffer` has room for all, and each piece comes to its own place there */
 };
-/* Longest piece that comes through a receive's buffer: well within the second cache, and many packets. */
-#define WEFTI_WIRE_PIECE_BYTES ((size_t)128 << 10)
+/* Longest piece that comes through a receive's buffer: within the second cache, and many packets. */
+#define WEFTI_WIRE_PIECE_BYTES ((size_t)512 << 10)
 
 /* Matching: a receive takes the oldest unmatched message of its peer and tag; messages of one peer under one tag match
  * receives in posted order. Different tags never wait for each other, in whatever order receives are posted.
