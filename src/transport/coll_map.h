@@ -51,11 +51,18 @@ typedef struct map_peer {
     bool sent, received;        /* posted */
 } map_peer;
 
-/* How operations of a kind and length, in which buffers are not mapped, go best. */
-typedef struct map_way {
-    uint64_t best_ns[2]; /* through staging, by pulls; 0: not tried */
+/* Which of two ways is the quicker, for operations of a kind and length: of every MAP_EVERY a few in a row go the first way and are timed, then a few
+ * the second, and the quickest tells. In a row, as each leaves the caches to the next. */
+enum { MAP_EVERY = 256, MAP_TRIES = 3 };
+typedef struct map_race {
+    uint64_t best_ns[2]; /* 0: not tried */
     uint32_t operations; /* so far */
-    bool pulls, foreign;
+    bool     second;     /* it won the last time */
+} map_race;
+/* How operations go best in which buffers are not mapped: through staging, or by pulls. */
+typedef struct map_way {
+    map_race race;
+    bool     foreign;
 } map_way;
 enum { MAP_LENGTHS = 14 }; /* 16 KiB to 128 MiB and more */
 typedef enum map_reads { MAP_READS_UNKNOWN, MAP_READS_ALL, MAP_READS_NOT_ALL } map_reads;
@@ -71,6 +78,7 @@ struct coll_map {
     wefti_pace pace;    /* of copies to staging */
     map_reads reads; /* of all other members' memory */
     map_way ways[WEFTI_COLLECTIVE_KIND_COUNT][MAP_LENGTHS];
+    map_race stores[WEFTI_COLLECTIVE_KIND_COUNT][MAP_LENGTHS]; /* of results that leave past the caches, or through them */
     uint8_t *block;     /* [BLOCK_BYTES] what was just reduced */
 };
 
@@ -88,10 +96,30 @@ struct coll_share {
     size_t own;                      /* … bytes of it so far */
     bool over;                       /* has said that it is done */
     bool pull, refused;              /* it goes by pulls; it did, and begins again */
-    int trial;                       /* its number among those that tell which way is the quicker; 0: it is none */
+    int trial, store_trial;          /* its number among those that tell which way is the quicker; 0: it is none */
     int32_t pulled;                  /* members whose part is here; `cursor` then counts bytes of the next */
     uint64_t resolved_ns;            /* of a trial */
 };
+
+/* Gives an operation its number among the trials, 0 where it is none; whether it goes the second way. */
+static inline bool map_race_enter(map_race *race, int *trial_out) {
+    int turn = (int)(race->operations++ % MAP_EVERY);
+    *trial_out = turn < 2 * MAP_TRIES ? turn + 1 : 0;
+    return *trial_out ? turn >= MAP_TRIES : race->second;
+}
+/* After a trial that went one way. */
+static inline void map_race_note(map_race *race, int trial, bool second, uint64_t took_ns) {
+    uint64_t *best_ns = &race->best_ns[second];
+    if (*best_ns == 0 || took_ns < *best_ns) *best_ns = took_ns;
+    if (trial < 2 * MAP_TRIES) return;
+    race->second = race->best_ns[1] != 0 && race->best_ns[1] < race->best_ns[0];
+    race->best_ns[0] = race->best_ns[1] = 0;
+}
+/* The place of a length in tables of lengths. */
+static inline int map_length(size_t bytes) {
+    int length = 63 - __builtin_clzll((unsigned long long)bytes) - 14;
+    return length < MAP_LENGTHS ? length : MAP_LENGTHS - 1;
+}
 
 static inline map_slot *map_slot_of(const coll_map *map, int32_t member, uint64_t sequence) {
     return (map_slot *)map->peers[member].base + sequence % map->depth;

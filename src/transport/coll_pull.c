@@ -2,8 +2,7 @@
  *
  * Staging costs two copies by the members; a pull one by the kernel (the wire's peer_read), which also looks each page up. Which is quicker is the
  * machine's: where two cores share a cache, staging is, at three times the rate of the kernel; where they don't, lines that the other core has read
- * are written again at a tenth of that rate, and the kernel wins. So member 0 tries both, TRIES times each of every EVERY operations of a kind and
- * length, and says in its slot which way the next ones go; its clock runs from where all members are there to the end. Bits are the same either way.
+ * are written again at a tenth of that rate, and the kernel wins. So member 0 tries both now and then (map_race), for each kind and length, and says in its slot which way the next ones go; its clock runs from where all members are there to the end. Bits are the same either way.
  *
  * A pull is used where all members can read all others, as their slots say. A system may refuse it later, for a part of memory (a device's), or
  * because a process changed hands: who finds that out says so in its slot, and all begin the operation again, through staging. Nobody has ended it
@@ -16,7 +15,6 @@
 /* Below, the kernel's way in alone takes longer than staging. */
 #define LEAST_BYTES ((size_t)16 << 10)
 #define PIECE_BYTES ((size_t)256 << 10)
-enum { EVERY = 256, TRIES = 3 };
 
 /* Whether this member can read all others' memory; once it can't, it isn't asked again. */
 static bool reads_all(coll_group *group) {
@@ -29,9 +27,7 @@ static bool reads_all(coll_group *group) {
 }
 
 static map_way *way_of(const coll_operation *operation) {
-    size_t bytes = coll_bytes(operation);
-    int    length = 63 - __builtin_clzll((unsigned long long)bytes) - 14;
-    return &coll_group_of(operation)->map->ways[operation->call.kind][length < MAP_LENGTHS ? length : MAP_LENGTHS - 1];
+    return &coll_group_of(operation)->map->ways[operation->call.kind][map_length(coll_bytes(operation))];
 }
 
 static bool may_pull(const coll_operation *operation) {
@@ -47,9 +43,7 @@ void wefti_coll_pull_offer(coll_operation *operation, map_slot *slot) {
     slot->reads = reads_all(group);
     map_way *way = way_of(operation);
     if (group->base.index != 0 || !(way->foreign || !slot->send_region || !slot->receive_region)) return;
-    uint32_t turn = way->operations++ % EVERY;
-    operation->share->trial = turn < 2 * TRIES ? (int)turn + 1 : 0;
-    slot->pulls = operation->share->trial ? turn % 2 : way->pulls;
+    slot->pulls = map_race_enter(&way->race, &operation->share->trial);
 }
 
 /* What is mapped needs no kernel. */
@@ -73,11 +67,7 @@ void wefti_coll_pull_note(coll_operation *operation) {
     map_way *way = way_of(operation);
     way->foreign = share->foreign;
     if (!share->trial || !share->foreign) return;
-    uint64_t took_ns = wefti_host_now(group->host) - share->resolved_ns, *best_ns = &way->best_ns[share->pull];
-    if (*best_ns == 0 || took_ns < *best_ns) *best_ns = took_ns;
-    if (share->trial != 2 * TRIES) return;
-    way->pulls = way->best_ns[1] != 0 && way->best_ns[1] < way->best_ns[0];
-    way->best_ns[0] = way->best_ns[1] = 0;
+    map_race_note(&way->race, share->trial, share->pull, wefti_host_now(group->host) - share->resolved_ns);
 }
 
 /* --- pulling --- */

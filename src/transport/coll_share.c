@@ -25,8 +25,10 @@
 #define BUDGET_BYTES ((size_t)1 << 20)
 /* Results of this size and more leave by stores that pass the caches by, where they do not overwrite their own sources:
  * an ordinary store would first read the line it is about to overwrite. Below, they would only be driven out of caches
- * that hold them. Measured: the same at 1 MiB, half as long at 64 MiB. */
+ * that hold them. Measured: the same at 1 MiB, half as long at 64 MiB. In between it is the machine's: with 32 MiB of cache for both cores ordinary
+ * stores are the quicker at 4 MiB, where cores share none those past the caches. So each member times both now and then. */
 #define STREAM_BYTES ((size_t)2 << 20)
+#define ALWAYS_STREAM_BYTES ((size_t)16 << 20)
 /* Up to this size a broadcast's root copies its own result, also where nobody needs staging. Measured between 2 ranks of one cache: at best 0.3 for
  * 0.8 us at 8 KiB with medians alike, the same at 128 KiB, 3.8 for 2.8 us at 256 KiB; where staging is needed 1.3 to 1.8 times as fast from 8 KiB to 8 MiB. */
 #define ROOT_COPIES_BYTES ((size_t)64 << 10)
@@ -354,6 +356,38 @@ static bool copy_own(coll_operation *operation) {
     return share->own == bytes;
 }
 
+static map_race *store_race(const coll_operation *operation, size_t result_bytes) {
+    return &coll_group_of(operation)->map->stores[operation->call.kind][map_length(result_bytes)];
+}
+
+/* Whether a result of so many bytes leaves past the caches. */
+static bool streams(coll_operation *operation, size_t result_bytes) {
+    coll_share *share = operation->share;
+    const map_slot *own = own_slot(operation);
+    if (result_bytes < STREAM_BYTES || own->in_place || (share->foreign && !share->pull)) return false;
+    if (result_bytes >= ALWAYS_STREAM_BYTES || share->foreign) return true;
+    return !map_race_enter(store_race(operation, result_bytes), &share->store_trial);
+}
+
+static size_t result_bytes(const coll_operation *operation) {
+    const coll_group *group = coll_group_of(operation);
+    return wefti_coll_received_count(group, &operation->call, group->base.index) * operation->element_bytes;
+}
+
+/* What this member's own work took, which waits for nobody where all is mapped. Where ordinary stores take twice as long, once is enough. */
+static void note_stores(coll_operation *operation) {
+    coll_share *share = operation->share;
+    int         trial = share->store_trial;
+    if (!trial) return;
+    map_race *race = store_race(operation, result_bytes(operation));
+    uint64_t  took_ns = wefti_host_now(coll_group_of(operation)->host) - share->resolved_ns;
+    if (!share->stream && took_ns / 2 > race->best_ns[0]) {
+        race->operations += (uint32_t)(2 * MAP_TRIES - trial);
+        trial = 2 * MAP_TRIES;
+    }
+    map_race_note(race, trial, !share->stream, took_ns);
+}
+
 /* Finds out where all buffers are, once all slots have been seen. */
 static weft_status resolve(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
@@ -369,7 +403,7 @@ static weft_status resolve(coll_operation *operation) {
         WEFTI_TRY(address_of(operation, i, slot->send_region, slot->send_offset, &share->send[i]));
         WEFTI_TRY(address_of(operation, i, slot->receive_region, slot->receive_offset, &share->receive[i]));
     }
-    const map_slot *own = map_slot_of(group->map, me, operation->sequence);
+    const map_slot *own = own_slot(operation);
     share->send[me] = (uint8_t *)operation->call.send;
     share->receive[me] = operation->call.receive;
     size_t longest = wefti_coll_longest_part(operation);
@@ -377,13 +411,11 @@ static weft_status resolve(coll_operation *operation) {
     share->piece = share->foreign ? STAGE_HALF_BYTES / operation->element_bytes / (size_t)size / line * line : longest;
     if (share->piece == 0) share->piece = 1;
     share->segments = (longest + share->piece - 1) / share->piece;
-    size_t result = wefti_coll_received_count(group, &operation->call, me) * operation->element_bytes;
-    share->stream = result >= STREAM_BYTES && !share->foreign && !own->in_place;
     if (!others_use(operation, me, false) || own->send_region) share->staged = share->segments;
     if (!others_use(operation, me, true) || own->receive_region) share->copied = share->segments;
     share->pull = wefti_coll_pull_chosen(operation);
-    if (share->pull) share->stream = result >= STREAM_BYTES && !own->in_place;
-    if (share->trial) share->resolved_ns = wefti_host_now(group->host);
+    share->stream = streams(operation, result_bytes(operation));
+    if (share->trial || share->store_trial) share->resolved_ns = wefti_host_now(group->host);
     return WEFT_OK;
 }
 
@@ -430,7 +462,9 @@ static weft_status share_out(coll_operation *operation) {
         return WEFT_E_AGAIN;
     if (share->own == 0) atomic_store_explicit(&own_slot(operation)->done, 1 + share->refused, memory_order_release);
     share->over = copy_own(operation);
-    return share->over ? wait_for_all(operation) : WEFT_E_AGAIN;
+    if (!share->over) return WEFT_E_AGAIN;
+    note_stores(operation);
+    return wait_for_all(operation);
 }
 
 weft_status wefti_coll_twoshot_advance(coll_operation *operation) {

@@ -109,6 +109,33 @@ static void begins_again_where_it_is_refused_later(rank_world *world) {
     arenas_close(world, &memory);
 }
 
+/* Results that leave past the caches or through them are the same, and both ways are tried. */
+static void stores_either_way(rank_world *world) {
+    arenas memory;
+    arenas_open(world, &memory, ARENA_BYTES);
+    wefti_group *group = group_of_all(world, NULL);
+    enum { COUNT = 600001 };
+    for (int turn = 0; turn < TURNS; turn++)
+        call_run(world, group, &memory, (call_case){.kind = WEFTI_ALLREDUCE, .count = COUNT, .where = EXPORTED, .seed = (uint32_t)turn});
+    const map_race *race = &((const coll_group *)group)->map->stores[WEFTI_ALLREDUCE][map_length(COUNT * sizeof(float))];
+    CHECK(race->operations >= TURNS && race->best_ns[0] == 0, "no race was over after %u calls", race->operations);
+    CLOSE(group);
+    arenas_close(world, &memory);
+}
+
+Test(collective_pull, the_quicker_way_wins) {
+    for (int quicker = 0; quicker < 2; quicker++) {
+        map_race race = {0};
+        for (int i = 0; i < 3 * MAP_EVERY; i++) {
+            int  trial, turn = i % MAP_EVERY;
+            bool second = map_race_enter(&race, &trial);
+            cr_assert(trial == (turn < 2 * MAP_TRIES ? turn + 1 : 0));
+            cr_assert(second == (trial ? turn >= MAP_TRIES : quicker), "operation %d went the other way", i);
+            if (trial) map_race_note(&race, trial, second, second == quicker ? (uint64_t)(90 + turn) : 100);
+        }
+    }
+}
+
 #define ON(setup, ranks, function) conformance_run_one(&setup, ranks, #function, function)
 
 Test(collective_pull, inproc_2) { ON(inproc, 2, pulls_from_mapped_memory); }
@@ -120,3 +147,5 @@ Test(collective_pull, refused_2) { ON(refused, 2, stages_where_the_system_refuse
 Test(collective_pull, refused_3) { ON(refused, 3, stages_where_the_system_refuses); }
 Test(collective_pull, refused_later_2) { ON(shm, 2, begins_again_where_it_is_refused_later); }
 Test(collective_pull, refused_later_4) { ON(shm, 4, begins_again_where_it_is_refused_later); }
+Test(collective_pull, stores_2) { ON(shm, 2, stores_either_way); }
+Test(collective_pull, stores_inproc_3) { ON(inproc, 3, stores_either_way); }
