@@ -216,6 +216,7 @@ struct coll_group {
     int32_t rule_first[WEFTI_COLLECTIVE_KIND_COUNT + 1]; /* those of a kind end where the next kind's begin */
     coll_nodes nodes;
     const coll_algorithm *forced[WEFTI_COLLECTIVE_KIND_COUNT];
+    coll_rule chosen[WEFTI_COLLECTIVE_KIND_COUNT]; /* the latest choices: programs call the same again and again, and small calls take no longer than choosing */
     coll_operation *operations;          /* [in_flight] */
     coll_operation *free, *first, *last; /* free ones; those in flight, by priority, then in order of start */
     coll_opening next;                   /* of the next call: what it says of those before */

@@ -418,6 +418,14 @@ static void send_first(coll_group *group, coll_operation *previous, coll_operati
         (void)!raise_fault(group, status, -1); /* which ends it, and all others */
 }
 
+/* As the last time, where that was of the same kind and length. What MPI can do depends on more; what is forced is found at once. */
+static const coll_algorithm *choose(coll_group *group, const wefti_collective_call *call, size_t bytes) {
+    coll_rule *last = &group->chosen[call->kind];
+    if (group->mpi || group->forced[call->kind]) return wefti_coll_choose(group, call, bytes);
+    if (!last->algorithm || last->bytes != bytes) *last = (coll_rule){bytes, wefti_coll_choose(group, call, bytes)};
+    return last->algorithm;
+}
+
 static weft_status begin(coll_group *group, coll_operation *operation, const wefti_collective_call *call) {
     size_t longest = call->count;
     if (coll_kind_has_counts(call->kind)) {
@@ -426,7 +434,7 @@ static weft_status begin(coll_group *group, coll_operation *operation, const wef
             longest = call->counts[i] > longest ? call->counts[i] : longest;
     }
     size_t bytes = call->kind == WEFTI_BARRIER ? 0 : longest * weft_dtype_bytes(call->dtype);
-    const coll_algorithm *algorithm = wefti_coll_choose(group, call, bytes);
+    const coll_algorithm *algorithm = choose(group, call, bytes);
     if (!algorithm->mapped) WEFTI_TRY(allocate_messages(group));
     group->free = operation->next;
     prepare(group, operation, call);

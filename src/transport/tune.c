@@ -263,6 +263,7 @@ void wefti_tuning_apply(wefti_group *base, const wefti_tuning *tuning) {
     coll_group *group = (coll_group *)base;
     if (base->engine != wefti_collective_engine_weft() || base->size < 2) return;
     group->model = (coll_model){tuning->alpha_ns, tuning->beta_ns, tuning->far_alpha_ns, tuning->far_beta_ns, tuning->gamma_ns};
+    memset(group->chosen, 0, sizeof group->chosen);
     int32_t count = 0;
     for (int32_t kind = 0; kind < WEFTI_COLLECTIVE_KIND_COUNT; kind++) {
         group->rule_first[kind] = count;
