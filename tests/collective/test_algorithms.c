@@ -50,10 +50,11 @@ static bool takes(const rank_world *world, const wefti_group *group, const coll_
 static const wefti_reduce_op ops[] = {WEFTI_REDUCE_SUM, WEFTI_REDUCE_PROD, WEFTI_REDUCE_MIN,
                                       WEFTI_REDUCE_MAX, WEFTI_REDUCE_AVG,  WEFTI_REDUCE_USER};
 
-/* Gives whether it was one for the algorithm. */
-static bool run_case(rank_world *world, wefti_group *group, const coll_algorithm *algorithm, arenas *memory, call_case what) {
+/* Gives whether it was one for the algorithm, and its turn. */
+static bool run_case(rank_world *world, wefti_group *group, const coll_algorithm *algorithm, arenas *memory, int *turn, call_case what) {
     if (what.dtype == WEFT_BOOL && what.op == WEFTI_REDUCE_AVG) return false;
     if (world->size > 1 && !takes(world, group, algorithm, &what)) return false;
+    if (++*turn % EVERY) return false;
     call_run(world, group, memory, what);
     return true;
 }
@@ -66,17 +67,14 @@ static int cases_of(rank_world *world, wefti_group *group, const coll_algorithm 
     int done = 0;
     for (size_t c = 0; c < WEFTI_COUNT(small); c++)
         for (int dtype = 0; dtype < WEFT_DTYPE_COUNT; dtype++)
-            for (size_t o = 0; o < op_count; o++) {
-                if (++*turn % EVERY) continue;
-                done += run_case(world, group, algorithm, memory,
+            for (size_t o = 0; o < op_count; o++)
+                done += run_case(world, group, algorithm, memory, turn,
                          (call_case){.kind = kind, .dtype = (weft_dtype)dtype, .op = ops[o], .count = small[c],
                                      .root = (dtype + (int)o) % world->size, .in_place = (dtype + (int)o) % 2,
                                      .where = (placement)((dtype + (int)o) % PLACEMENTS), .seed = (uint32_t)(o + c)});
-            }
     for (size_t c = 0; c < WEFTI_COUNT(large); c++) {
         static const weft_dtype dtypes[] = {WEFT_U8, WEFT_F32, WEFT_BF16};
-        if (++*turn % EVERY) continue;
-        done += run_case(world, group, algorithm, memory,
+        done += run_case(world, group, algorithm, memory, turn,
                  (call_case){.kind = kind, .dtype = dtypes[(c + (size_t)world->size) % WEFTI_COUNT(dtypes)],
                              .count = kind == WEFTI_ALLREDUCE ? large[c] : large[c] / (size_t)world->size,
                              .root = world->size - 1, .in_place = c, .where = (placement)c, .seed = (uint32_t)c});
@@ -86,11 +84,10 @@ static int cases_of(rank_world *world, wefti_group *group, const coll_algorithm 
 
 static void every_algorithm(rank_world *world) {
     arenas memory;
-    int turn = 0;
     arenas_open(world, &memory, (size_t)16 << 20);
     for (int a = 0; a < wefti_coll_algorithm_count; a++) {
         const coll_algorithm *algorithm = &wefti_coll_algorithms[a];
-        int done = 0;
+        int done = 0, turn = EVERY - 1 - EVERY / 8; /* of those it takes one at the least */
         for (int map = 0; map < maps_of_nodes(algorithm); map++) {
             wefti_group *group = group_by(world, algorithm, map);
             for (size_t k = 0; group && k < every_kind_count; k++)
