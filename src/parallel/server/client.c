@@ -8,6 +8,7 @@
 
 #include "parallel/server/coded.h"
 #include "parallel/server/entries.h"
+#include "parallel/server/follow.h"
 #include "parallel/server/keys.h"
 
 /* A server answers what waits at its deadline with what it waits for; who hears nothing for so much longer has lost it. */
@@ -61,7 +62,7 @@ weft_status wefti_client_take(weft_server *server, bool detached, weft_request *
     request->ask = NULL;
     request->of = NULL;
     request->twins = 0;
-    request->for_lost = request->over = request->again = false;
+    request->for_lost = request->over = request->again = request->copies_out = request->copies_in = false;
     request->lined = request->reads = request->held = request->asks = false;
     *request_out = request;
     return WEFT_OK;
@@ -74,6 +75,8 @@ void wefti_client_free(weft_server *server, weft_request *request) {
     wefti_server_give(server, request->file_body);
     wefti_server_give(server, request->shares);
     if (request->call.pulled) wefti_entries_give(server, request);
+    if (request->copies_in) server->copying--;
+    request->copies_in = false;
     request->own_keys = NULL;
     request->staging_out = request->staging_in = request->file_body = request->shares = NULL;
     request->state = REQUEST_FREE;
@@ -291,6 +294,17 @@ static void post_frame(weft_server *server, request_part *part, wefti_server_fra
     wefti_server_move(server, &part->out);
 }
 
+/* For a server that has given up to follow: all is there now. The first one has been sent, as that has read it. */
+static void post_again(weft_server *server, request_part *part, wefti_server_frame *head) {
+    head->line_region = head->line = 0;
+    memcpy(part->frame_bytes, head, sizeof *head);
+    part->again.op = wefti_wire_send(wefti_server_rank(server, part->server), wefti_server_tag(WEFTI_TAG_REQUEST, 0), part->frame_bytes, sizeof *head);
+    part->again.done = frame_done;
+    part->again.owner = part;
+    part->pending++;
+    wefti_server_post(server, &part->again);
+}
+
 /* Where servers find memory of this rank; 0: nowhere. */
 static uint32_t find_region(weft_server *server, const void *memory, size_t bytes, uint64_t *at_out) {
     if (bytes < SERVER_IN_PLACE_BYTES || !wefti_server_maps(server)) return 0;
@@ -374,7 +388,9 @@ static void start_part(weft_server *server, weft_request *request, request_part 
     part->in_place = wanted && !decodes && (head.receive_region = find_region(server, receive_at(part), wanted, &head.receive_at));
     if (part->in_place) head.flags |= WEFTI_SERVER_RECEIVED_IN_PLACE;
     else if (wanted > WEFTI_REPLY_BYTES - sizeof head) post_in(server, part, wanted);
+    bool follows = wefti_follow_start(server, part, &head);
     post_frame(server, part, &head, list, list_bytes, values, value_bytes);
+    if (follows && wefti_follow_send(server, part)) post_again(server, part, &head);
 }
 
 /* Which rows of the request are the server's. */
@@ -413,6 +429,8 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
         part->pending = 0;
         part->answered = part->large = part->receives = part->lost = part->twin_lost = part->from_twin = false;
         part->values = NULL;
+        part->line = NULL;
+        part->taken = 0;
         if (rows) find_rows(server, request, part);
         if (only >= 0 ? i != only : rows && part->count == 0 && !ticks) continue;
         if (request->for_lost && !request->of->parts[i].lost) continue;
@@ -539,6 +557,8 @@ weft_status wefti_client_open(weft_server *server) {
 
 void wefti_client_close(weft_server *server) {
     size_t requests = (size_t)server->in_flight, servers = (size_t)server->servers;
+    wefti_server_give(server, server->lines);
+    server->lines = NULL;
     for (size_t i = 0; server->requests && i < requests; i++) {
         wefti_keys_free(server->requests[i].own_keys);
         wefti_server_give(server, server->requests[i].staging_out);

@@ -9,8 +9,8 @@
 #include "core/iface/wire.h"
 #include "weft/server.h"
 
-#define WEFTI_SERVER_MAGIC UINT32_C(0x38535057) /* "WPS8": the last is the protocol's version */
-#define WEFTI_SERVER_BRIEF UINT16_C(0x3842)     /* "B8" */
+#define WEFTI_SERVER_MAGIC UINT32_C(0x39535057) /* "WPS9": the last is the protocol's version */
+#define WEFTI_SERVER_BRIEF UINT16_C(0x3942)     /* "B9" */
 
 enum {
     WEFTI_FRAME_BYTES = 4096,      /* of a request that is one message, frame included */
@@ -67,8 +67,9 @@ typedef struct wefti_server_frame {
     uint64_t body_bytes; /* of all that follows */
     uint64_t send_at, receive_at;
     uint32_t send_region, receive_region;
+    uint32_t line_region, line; /* says how many of these bytes are there (follow.h), in the worker's region; 0: all that are sent */
 } wefti_server_frame;
-_Static_assert(sizeof(wefti_server_frame) == 120, "a frame has no holes");
+_Static_assert(sizeof(wefti_server_frame) == 128, "a frame has no holes");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little endian");
 
 /* Short forms of pulls and ends of clocks, and of answers of few bytes, which a wire of shared memory moves in one cache line. What they leave out the table

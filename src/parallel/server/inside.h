@@ -83,7 +83,9 @@ typedef struct request_part {
     bool          lost, twin_lost; /* its server is gone, and another one may do; so is that of its twin */
     bool          answered, large, receives; /* its body has messages of its own; `in` is under way: it may end before the reply comes */
     bool          in_place; /* the server puts the rows where they are to be */
-    server_event  frame, reply;
+    struct wefti_line *line; /* by which the server follows, or is followed (follow.h); NULL: none */
+    size_t        taken;    /* of the rows that it puts: bytes that are where the program wants them */
+    server_event  frame, again, reply; /* `again`: the frame once more, where its server has given up to follow */
     server_mover  out, in;  /* bodies */
     const void   *values;   /* what `out` sends after a list of keys; NULL: nothing more */
     size_t        value_bytes;
@@ -123,6 +125,7 @@ struct weft_request {
     char           message[WEFTI_SERVER_TEXT_BYTES];
     weft_keys     *own_keys;    /* of a list that came with the call */
     server_buffer *staging_out, *staging_in; /* values in the order of servers, where that is not the callers' */
+    bool           copies_out, copies_in;    /* … or in memory that servers do not map, and are copied while servers follow, or are followed */
     wefti_server_spec spec;     /* CREATE, OPEN */
     server_buffer *file_body, *shares; /* SAVE and the like: what is sent; [servers] that came */
     size_t         file_bytes;
@@ -342,6 +345,10 @@ struct weft_server {
     bool              loading;   /* weft_server_load is under way */
     uint64_t          runs;    /* of weft_lbfgs_minimise that were begun */
     int32_t           flying;   /* requests of any kind that have not ended */
+    server_buffer    *lines;    /* [in_flight, servers] wefti_line (follow.h); NULL before the first */
+    int32_t           copying;  /* requests with copies_in */
+    int32_t           alone;    /* so many requests are not followed, as one was given up */
+    wefti_pace        pace;     /* of copies that are followed */
 
     /* server */
     server_slot      *slots;
@@ -375,6 +382,8 @@ void wefti_server_fail(weft_server *server, weft_status status, const char *text
 WEFT_MUST_CHECK weft_status wefti_server_progress(weft_server *server, bool *moved_out);
 /* Moves everything for about as long as an answer of few bytes takes, or until the request has ended. Under the lock. */
 void wefti_server_spin(weft_server *server, const weft_request *request);
+/* Where a look is a load and nobody needs this core, one looks again and again. */
+bool wefti_server_is_hot(const weft_server *server);
 /* Waits until `over(context)`, which is asked under the lock; false after `until_ns`. Not under the lock. */
 WEFT_MUST_CHECK weft_status wefti_server_wait(weft_server *server, bool (*over)(const void *context), const void *context, uint64_t until_ns);
 /* Frees what a rank had that is dead, from outside of it: says nothing to anybody. For simulated worlds. NULL is fine. */
@@ -425,6 +434,8 @@ bool wefti_serve_is_ready(const weft_server *server, uint64_t number);
 bool wefti_serve_is_busy(const weft_server *server); /* an answer is being sent */
 /* Sends a job's answer: the rows in job->answer, or with another status than WEFT_OK the thread's message. The job is gone then. */
 void wefti_serve_answer(weft_server *server, server_job *job, weft_status status);
+/* The job is gone without an answer: its worker is, or sends it again. */
+void wefti_serve_forget(weft_server *server, server_job *job);
 
 /* tables.c */
 /* Answers pulls whose clock has come. */

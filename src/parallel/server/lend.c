@@ -5,26 +5,33 @@
  * and a change never waits for who pulls, nor fails for want of memory. Costs nothing where nothing changes meanwhile, else the copy. */
 #include <string.h>
 
-#include "parallel/server/inside.h"
+#include "parallel/server/follow.h"
 
 /* Bytes in a nanosecond that ordinary copies reach where nobody has read the memory since the last one (50; where somebody has, 7 to 15). */
 enum { QUICK_PUTS = 20, PUT_BYTES = 64 << 10 };
+
+/* Tells the worker after each piece, where it follows. */
+static void put(uint8_t *out, const uint8_t *rows, size_t bytes, bool streams, wefti_line *line) {
+    for (size_t at = 0, piece; at < bytes; at += piece) {
+        piece = bytes - at < PUT_BYTES || !line ? bytes - at : PUT_BYTES;
+        if (streams) wefti_stream_copy(out + at, rows + at, piece);
+        else memcpy(out + at, rows + at, piece);
+        if (streams) wefti_stream_fence();
+        if (line) atomic_store_explicit(&line->put, at + piece, memory_order_release);
+    }
+}
 
 bool wefti_lend_put(weft_server *server, served_table *table, const server_job *job, uint8_t *out) {
     int64_t        elements = 0;
     size_t         bytes = (size_t)job->frame.count * table->row_bytes;
     const uint8_t *rows = wefti_store_vector(table->store, &elements);
     wefti_pace    *pace = &server->sessions[job->worker].pace;
-    if (!rows || job->keys || bytes < PUT_BYTES) return false;
+    wefti_line    *line = NULL;
+    if (!rows || job->keys || bytes < PUT_BYTES || wefti_follow_find(server, job, &line) != WEFT_OK) return false;
     rows += (size_t)(job->frame.first - table->begin) * table->row_bytes;
-    bool timed = wefti_pace_times(pace, bytes);
-    if (!timed && pace->streams) {
-        wefti_stream_copy(out, rows, bytes);
-        wefti_stream_fence();
-        return true;
-    }
+    bool timed = !line && wefti_pace_times(pace, bytes); /* who follows reads as fast past the caches, whosever they are */
     uint64_t begin_ns = timed ? wefti_host_now(server->host) : 0;
-    memcpy(out, rows, bytes);
+    put(out, rows, bytes, line || (!timed && pace->streams), line);
     if (timed) wefti_pace_note(pace, bytes, wefti_host_now(server->host) - begin_ns, QUICK_PUTS);
     return true;
 }

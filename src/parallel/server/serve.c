@@ -49,6 +49,14 @@ static void job_step(weft_server *server, server_job *job) {
 static void reply_sent(weft_server *server, server_event *event) { job_step(server, event->owner); } /* who is gone misses it */
 static void answer_sent(weft_server *server, server_mover *mover) { job_step(server, mover->owner); }
 
+/* A request that its worker sends again. */
+void wefti_serve_forget(weft_server *server, server_job *job) {
+    job->pending = 1;
+    wefti_server_give(server, job->body);
+    job->body = NULL;
+    job_step(server, job);
+}
+
 void wefti_serve_answer(weft_server *server, server_job *job, weft_status status) {
     wefti_server_frame reply = {.magic = WEFTI_SERVER_MAGIC, .kind = WEFTI_SERVER_REPLY, .slot = job->frame.slot, .status = (int32_t)status,
                                 .number = job->frame.number, .table = job->frame.table, .clock = job->updates, .first = server->loads};
@@ -96,6 +104,7 @@ static bool is_on_the_way(weft_server *server, const server_job *job) {
     const wefti_server_frame *frame = &job->frame;
     wefti_wire_peer_region    there;
     if (!wefti_server_maps(server)) return false;
+    if (frame->line_region && server->wire->ops->peer_region(server->wire, job->worker, frame->line_region, &there) == WEFT_E_AGAIN) return true;
     return (frame->flags & WEFTI_SERVER_SENT_IN_PLACE && server->wire->ops->peer_region(server->wire, job->worker, frame->send_region, &there) == WEFT_E_AGAIN) ||
            (frame->flags & WEFTI_SERVER_RECEIVED_IN_PLACE &&
             server->wire->ops->peer_region(server->wire, job->worker, frame->receive_region, &there) == WEFT_E_AGAIN);
@@ -109,10 +118,7 @@ static void run_session(weft_server *server, int32_t worker) {
         if (!session->first) session->end = NULL;
         job->next = NULL;
         if (job->status == WEFT_E_PEER) { /* it died while it said this */
-            job->pending = 1;
-            wefti_server_give(server, job->body);
-            job->body = NULL;
-            job_step(server, job);
+            wefti_serve_forget(server, job);
             continue;
         }
         if (job->status != WEFT_OK) {

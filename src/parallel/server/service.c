@@ -9,6 +9,7 @@
 
 #include "core/base/pause.h"
 #include "core/iface/collective.h"
+#include "parallel/server/follow.h"
 #include "parallel/server/resize.h"
 #include "parallel/server/saves.h"
 
@@ -96,6 +97,7 @@ static weft_status progress(weft_server *server, bool clock, bool *moved_out) {
         if (count) *moved_out = true;
     } while (count == (int32_t)WEFTI_COUNT(ops));
     wefti_server_post_again(server);
+    if (server->copying) wefti_follow_take(server, moved_out);
     look(server, now_ns);
     if (server->twin) move_twin(server, clock, moved_out);
     if (server->pending) { /* others may have taken it */
@@ -132,11 +134,11 @@ static void rest(weft_server *server, uint64_t limit_ns) {
 }
 
 /* Where a look is a load and nobody needs this core, one looks a few times while one has the lock: what comes is seen at once. */
-static bool is_hot(const weft_server *server) { return wefti_server_maps(server) && !server->host->wakes && server->host->cores >= server->size; }
+bool wefti_server_is_hot(const weft_server *server) { return wefti_server_maps(server) && !server->host->wakes && server->host->cores >= server->size; }
 
 void wefti_server_spin(weft_server *server, const weft_request *request) {
     bool moved;
-    if (!is_hot(server)) return;
+    if (!wefti_server_is_hot(server)) return;
     atomic_store_explicit(&server->calls, atomic_load_explicit(&server->calls, memory_order_relaxed) + 1, memory_order_relaxed);
     for (int i = 0; i < BRIEF_SPINS && request->state != REQUEST_ENDED; i++)
         if (progress(server, false, &moved) != WEFT_OK) return;
@@ -149,7 +151,7 @@ static void stand_by(weft_server *server, int32_t vain, uint64_t limit_ns) {
 }
 
 weft_status wefti_server_wait(weft_server *server, bool (*over)(const void *context), const void *context, uint64_t until_ns) {
-    const bool hot = is_hot(server);
+    const bool hot = wefti_server_is_hot(server);
     int32_t    vain = 0;
     atomic_fetch_add(&server->callers, 1);
     for (uint32_t polls = 0;; polls++) {

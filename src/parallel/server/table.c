@@ -5,6 +5,7 @@
 #include "core/base/stream.h"
 #include "parallel/server/coded.h"
 #include "parallel/server/entries.h"
+#include "parallel/server/follow.h"
 #include "parallel/server/keys.h"
 
 /* --- taking part --- */
@@ -252,8 +253,9 @@ static weft_status prepare(weft_server *server, weft_request *request) {
         status = wefti_server_take(server, bytes, maps, &request->staging_out);
     if (status == WEFT_OK && wefti_is_pull(request->kind) && (decodes || routed || is_foreign(server, call->receive, bytes)))
         status = wefti_server_take(server, bytes, maps && !decodes, &request->staging_in);
+    if (status == WEFT_OK && !codes && !decodes && (request->staging_out || request->staging_in)) wefti_follow_choose(server, request, bytes);
     pthread_mutex_unlock(&server->lock);
-    if (status != WEFT_OK || codes || !request->staging_out) return status;
+    if (status != WEFT_OK || codes || !request->staging_out || request->copies_out) return status;
     if (routed) reorder(keys, request->table->row_bytes, request->staging_out->data, (uint8_t *)call->send, true);
     else if (bytes >= STREAM_BYTES) stage(request->staging_out->data, call->send, bytes);
     else memcpy(request->staging_out->data, call->send, bytes);
@@ -311,6 +313,8 @@ static weft_status finish(weft_request *request) {
     else if (wefti_coded_pulls(request)) status = wefti_coded_pulled(server, request);
     else if (request->staging_in && keys_of(request) && keys_of(request)->places)
         reorder(keys_of(request), request->table->row_bytes, request->staging_in->data, request->call.receive, false);
+    else if (request->copies_in)
+        wefti_follow_finish(request);
     else if (request->staging_in)
         memcpy(request->call.receive, request->staging_in->data, value_bytes(request));
     pthread_mutex_lock(&server->lock);

@@ -3,6 +3,7 @@
 
 #include "parallel/server/coded.h"
 #include "parallel/server/entries.h"
+#include "parallel/server/follow.h"
 #include "parallel/server/saves.h"
 #include "parallel/server/work.h"
 
@@ -330,8 +331,17 @@ static void carry_out_rows(weft_server *server, served_table *table, server_job 
     else if (status == WEFT_OK && pushes && !coded) status = find_values(server, table, job);
     if (status == WEFT_OK) status = wefti_tables_find_rows(server, table, job, pushes && !coded); /* rows that are left out do not come into being */
     if (status == WEFT_OK && coded) status = wefti_coded_read(server, table, job);
+    bool follows = pushes && wefti_follow_adds(table, job);
+    if (status == WEFT_OK && pushes && !follows) status = wefti_follow_wait(server, table, job);
     if (pushes && (sets || !table->sum)) wefti_lend_end_all(server, table);
-    if (status == WEFT_OK && pushes) status = sets ? set_rows(table, job) : coded ? wefti_coded_give(server, table, job) : wefti_clock_push(server, table, job);
+    if (status == WEFT_OK && pushes) status = follows ? wefti_follow_add(server, table, job) : sets ? set_rows(table, job) : coded ? wefti_coded_give(server, table, job) : wefti_clock_push(server, table, job);
+    if (status == WEFT_E_AGAIN) {
+        server->sessions[job->worker].last = job->frame.number - 1;
+        server->received_in_place -= (uint64_t)job->frame.count * table->row_bytes;
+        wefti_tables_let_go(table, job->keys);
+        wefti_serve_forget(server, job);
+        return;
+    }
     if (job->frame.kind == WEFTI_SERVER_PUSH_PULL && table->sum && !repeated) {
         wefti_clock_tick(server, table, job->worker); /* also where the push was refused: the others wait for the clock */
         wefti_tables_wake(server, table);
