@@ -50,8 +50,9 @@ typedef struct weft_strategy {
                              L-BFGS, WEFT_SERVER, and compression that keeps what it leaves out. Checkpoints load under any mesh */
     weft_pipeline_order schedule; /* of the pipeline's stages; none changes a bit */
     int32_t   chunks;     /* WEFT_INTERLEAVED: runs of layers that a rank has; stage s is rank s % pipeline's. 0: 2 */
-    int32_t   sequence;   /* ranks that share each sample's time, the axis of attention's queries: each has a stretch of all that is computed along it, so that memory for
-                             activations falls with their number, and keys and values go round (Liu et al. 2023). Parameters are whole on each; so is what is
+    int32_t   sequence;   /* ranks that share each sample's time, the axis of attention's queries: each has a part of all that is computed along it, so that memory for
+                             activations falls with their number, and keys and values go round (Liu et al. 2023). Under a causal mask the part is a stretch from either end,
+                             so that all have as much to do, where twice the ranks divide time; else it is one. Parameters are whole on each; so is what is
                              fed, which ranks cut. Same losses to rounding; same checkpoints. Goes with all other axes. WEFT_E_INVALID where the program has no attention, ranks do not
                              divide its queries, or an op needs all of time at once; WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and
                              weft_trainer_keep */

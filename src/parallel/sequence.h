@@ -1,8 +1,9 @@
-/* Sequence parallelism: each rank has a stretch of time of all that is computed, and keys and values go round a ring (Liu et al. 2023).
+/* Sequence parallelism: each rank has a part of time of all that is computed, and keys and values go round a ring (Liu et al. 2023).
  *
  * It is a use of the tensor rewrite (tensor.h) in which parameters are whole and what is fed is split along time: layouts follow by the same rules, gradients come
  * out as sums over ranks. Two things are added. Time seldom comes first, so an axis that holds [batch, time] as one is split into as many *stretches*
- * as there are before it (wefti_layout.repeats). And attention, whose queries see keys of other ranks, is computed block by block while blocks travel. */
+ * as there are before it (wefti_layout.repeats), and under a causal mask each stretch is folded
+ * (wefti_layout.folded), so that ranks have as much to do as each other. And attention, whose queries see keys of other ranks, is computed block by block while blocks travel. */
 #ifndef WEFTI_SEQUENCE_H
 #define WEFTI_SEQUENCE_H
 

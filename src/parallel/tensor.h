@@ -29,6 +29,7 @@ typedef struct wefti_tensor_split {
     wefti_mesh_axis along;                        /* tensor; expert and sequence (expert.h, sequence.h) are this too, with choices of their own */
     int32_t        rank, ranks;
     int64_t        group;                         /* attrs.comm.group */
+    bool           folded;                        /* sequence: as layouts are (shard.h) */
     int32_t        stretches;                     /* expert: ranks along time, who have other choices of the same rows; 0: 1 */
     wefti_sections pattern[WEFTI_PATTERNS_MAX];   /* [0] is one section */
     int32_t        n_patterns;
@@ -92,7 +93,7 @@ void wefti_tensor_layouts_close(wefti_tensor_layouts *layouts);
 void wefti_tensor_analyse(wefti_tensor_layouts *layouts, const wefti_layout *leaf);
 
 /* What a node is computed by, beyond its own op on parts of its inputs. */
-typedef enum wefti_tensor_way { WEFTI_AS_IT_IS, WEFTI_BY_ROWS_OF_TABLE, WEFTI_BY_CLASSES, WEFTI_BY_MASK, WEFTI_BY_RING } wefti_tensor_way;
+typedef enum wefti_tensor_way { WEFTI_AS_IT_IS, WEFTI_BY_ROWS_OF_TABLE, WEFTI_BY_CLASSES, WEFTI_BY_MASK, WEFTI_BY_BLOCKS, WEFTI_BY_RING } wefti_tensor_way;
 wefti_tensor_way wefti_tensor_way_of(const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs);
 
 static inline wefti_tensor_value *wefti_tensor_value_of(const wefti_tensor_layouts *l, const weft_tensor *tensor) {
@@ -100,12 +101,12 @@ static inline wefti_tensor_value *wefti_tensor_value_of(const wefti_tensor_layou
 }
 static inline bool wefti_layout_same(const wefti_layout *a, const wefti_layout *b) {
     return a->kind == b->kind && (a->kind == WEFTI_PARTIAL ? a->reduce == b->reduce
-                                  : a->kind == WEFTI_WHOLE || (a->axis == b->axis && a->unit == b->unit && a->sections == b->sections && a->repeats == b->repeats));
+                                  : a->kind == WEFTI_WHOLE || (a->axis == b->axis && a->unit == b->unit && a->sections == b->sections && a->repeats == b->repeats && a->folded == b->folded));
 }
 /* A split of an axis of that extent by a pattern; WHOLE where it does not divide. */
 wefti_layout wefti_tensor_split_of(const wefti_tensor_split *split, int32_t axis, int64_t extent, int32_t pattern);
 /* Whether the parts lie in one piece. */
-static inline bool wefti_layout_is_plain(const wefti_layout *layout) { return layout->sections == 0 && layout->repeats == 0; }
+static inline bool wefti_layout_is_plain(const wefti_layout *layout) { return layout->sections == 0 && layout->repeats == 0 && !layout->folded; }
 /* The window that a layout is on a variable of that shape. */
 wefti_window_of wefti_tensor_window(const wefti_tensor_split *split, const wefti_layout *layout, weft_shape shape);
 /* Whether a leaf may have a window: variables, and along the time axis what is fed. */
@@ -125,9 +126,13 @@ struct wefti_tensor_emitter {
 void wefti_tensor_emit_way(const struct wefti_tensor_emitter *emitter, wefti_tensor_way way, const wefti_node *node, const wefti_layout *outputs,
                            weft_tensor *const *inputs, weft_tensor **outputs_out);
 weft_tensor *wefti_tensor_all_reduce(const struct wefti_tensor_emitter *emitter, weft_tensor *tensor, wefti_reduce_op reduce);
+weft_tensor *wefti_tensor_slice(const struct wefti_tensor_emitter *emitter, weft_tensor *tensor, int32_t axis, int64_t begin, int64_t size);
+weft_tensor *wefti_tensor_concat(const struct wefti_tensor_emitter *emitter, weft_tensor *const *parts, int32_t n, int32_t axis);
 /* This rank's part of a whole tensor, and the whole of everyone's parts. */
 weft_tensor *wefti_tensor_part(const struct wefti_tensor_emitter *emitter, weft_tensor *tensor, const wefti_layout *layout);
 weft_tensor *wefti_tensor_whole(const struct wefti_tensor_emitter *emitter, weft_tensor *part, const wefti_layout *layout);
+/* Of what is folded: which of the 2*ranks blocks a stretch has is a rank's first (0) or second (1). */
+static inline int32_t wefti_tensor_block(const wefti_tensor_split *split, int32_t which) { return which == 0 ? split->rank : 2 * split->ranks - 1 - split->rank; }
 /* What of a node's attributes follows from this rank's part. */
 void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs,
                         wefti_attrs *attrs);
@@ -135,7 +140,8 @@ void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node,
 /* A RECEIVE of a ring stands right behind the SEND by which all ranks pass on what they have; NULL: the node is none. */
 const wefti_node *wefti_tensor_sent_before(const weft_graph *graph, const wefti_node *node);
 
-/* sequence.c: attention and its gradient, both along the time axis. */
+/* sequence.c: attention and its gradient, both along the time axis; and whether it is right where that is folded. */
 void wefti_sequence_attention(const struct wefti_tensor_emitter *emitter, const wefti_node *node, weft_tensor *const *inputs, weft_tensor **outputs_out);
+bool wefti_sequence_folds(const wefti_node *attention);
 
 #endif

@@ -62,9 +62,10 @@ static bool sections_of(const wefti_tensor_split *split, int64_t extent, int32_t
 
 wefti_layout wefti_tensor_split_of(const wefti_tensor_split *split, int32_t axis, int64_t extent, int32_t pattern) {
     int64_t section[WEFTI_SECTIONS_MAX];
-    if (!sections_of(split, extent, pattern, section)) return wefti_layout_whole();
+    if (!sections_of(split, extent, pattern, section) || (split->folded && extent % (2 * split->ranks))) return wefti_layout_whole();
     wefti_layout layout = wefti_layout_split(axis, extent / split->ranks);
     layout.sections = pattern;
+    layout.folded = split->folded;
     return layout;
 }
 
@@ -108,7 +109,7 @@ static const wefti_layout *desired(const ruler *r) { return &wefti_tensor_value_
 
 static void rule_gather(ruler *r) {
     const wefti_layout *x = &r->s->inputs[0];
-    if (!is_split(x) || x->axis != r->s->node->attrs.axis.axis || x->sections != 0) {
+    if (!is_split(x) || x->axis != r->s->node->attrs.axis.axis || !wefti_layout_is_plain(x)) {
         by_batch(r);
         return;
     }
@@ -120,7 +121,7 @@ static void rule_scatter_add(ruler *r) {
     const wefti_layout *x = &r->s->inputs[0], *wish = desired(r);
     int32_t             along = r->s->node->attrs.axis.axis;
     const wefti_layout *cut = is_split(x) ? x : wish;
-    if (is_split(cut) && cut->axis == along && cut->sections == 0 && !is_split(&r->s->inputs[1]) && !is_split(&r->s->inputs[2]))
+    if (is_split(cut) && cut->axis == along && wefti_layout_is_plain(cut) && !is_split(&r->s->inputs[1]) && !is_split(&r->s->inputs[2]))
         r->s->wanted[0] = r->s->outputs[0] = *cut;
     else by_batch(r);
 }
@@ -128,7 +129,7 @@ static void rule_scatter_add(ruler *r) {
 static void rule_cross_entropy(ruler *r) {
     int32_t             logits = r->s->op == WEFT_OP_CROSS_ENTROPY ? 0 : 1;
     const wefti_layout *x = &r->s->inputs[logits];
-    if (!is_split(x) || x->axis != input(r, logits)->shape.rank - 1 || x->sections != 0) {
+    if (!is_split(x) || x->axis != input(r, logits)->shape.rank - 1 || !wefti_layout_is_plain(x)) {
         by_batch(r);
         return;
     }
@@ -299,11 +300,11 @@ static void rule_whole(ruler *r) { (void)r; }
 
 /* Where the stretches of a split axis are in another shape: there are as many before them, counting those within the axis. */
 static wefti_layout reshaped(const ruler *r, const wefti_layout *from, weft_shape in, weft_shape out) {
-    int64_t before = from->repeats ? from->repeats : 1, prefix = 1;
+    int64_t before = from->repeats ? from->repeats : 1, prefix = 1, parts = r->split->ranks * (from->folded ? 2 : 1);
     for (int32_t i = 0; i < from->axis; i++) before *= in.dim[i];
     for (int32_t axis = 0; axis < out.rank && prefix <= before; prefix *= out.dim[axis++]) {
         int64_t repeats = prefix > 0 && before % prefix == 0 ? before / prefix : 0;
-        if (repeats < 1 || out.dim[axis] % (repeats * r->split->ranks) || out.dim[axis] == 0) continue;
+        if (repeats < 1 || out.dim[axis] % (repeats * parts) || out.dim[axis] == 0) continue;
         wefti_layout to = wefti_layout_split(axis, out.dim[axis] / r->split->ranks);
         to.repeats = repeats > 1 ? repeats : 0;
         return to;
@@ -327,7 +328,7 @@ static void rule_ring(ruler *r) {
     int32_t      q = s->op == WEFT_OP_ATTENTION ? 0 : 1;
     bool         along = false;
     for (int32_t i = 0; i < s->node->n_inputs; i++) along = along || (is_split(&s->inputs[i]) && s->inputs[i].axis == 2);
-    if (!along || input(r, q)->shape.dim[2] != input(r, q + 1)->shape.dim[2]) {
+    if (!along || input(r, q)->shape.dim[2] != input(r, q + 1)->shape.dim[2] || (r->split->folded && !wefti_sequence_folds(s->node))) {
         by_batch(r);
         return;
     }
@@ -392,7 +393,7 @@ static bool divides(const wefti_tensor_split *split, const wefti_layout *layout,
     if (!is_split(layout)) return true;
     if (layout->axis >= tensor->shape.rank) return false;
     wefti_layout even = wefti_tensor_split_of(split, layout->axis, tensor->shape.dim[layout->axis], layout->sections);
-    if (layout->repeats && tensor->shape.dim[layout->axis] % (layout->repeats * split->ranks)) return false;
+    if (layout->repeats && tensor->shape.dim[layout->axis] % (layout->repeats * split->ranks * (split->folded ? 2 : 1))) return false;
     even.repeats = layout->repeats;
     return wefti_layout_same(&even, layout);
 }
@@ -413,6 +414,8 @@ static void settle(ruler *r) {
         for (int32_t o = 0; o < s->node->n_outputs; o++)
             if (is_split(&s->outputs[o])) s->outputs[o].sections = sections, s->outputs[o].repeats = repeats;
     }
+    for (int32_t i = 0; i < s->node->n_inputs; i++) s->wanted[i].folded = is_split(&s->wanted[i]) && r->split->folded;
+    for (int32_t o = 0; o < s->node->n_outputs; o++) s->outputs[o].folded = is_split(&s->outputs[o]) && r->split->folded;
     for (int32_t i = 0; i < s->node->n_inputs; i++) right = right && divides(r->split, &s->wanted[i], s->node->inputs[i]);
     for (int32_t o = 0; o < s->node->n_outputs; o++) right = right && divides(r->split, &s->outputs[o], &s->node->outputs[o]);
     if (right) return;
@@ -432,8 +435,10 @@ wefti_tensor_way wefti_tensor_way_of(const wefti_node *node, const wefti_layout 
     case WEFT_OP_DROPOUT: { /* a window on two axes is none: then the mask is made whole */
         const wefti_window *w = &node->attrs.dropout.window;
         bool other = w->split && w->axis != outputs[0].axis && w->global != node->outputs[0].shape.dim[w->axis];
-        return is_split(&outputs[0]) && (other || !wefti_layout_is_plain(&outputs[0])) ? WEFTI_BY_MASK : WEFTI_AS_IT_IS;
+        if (!is_split(&outputs[0]) || (!other && wefti_layout_is_plain(&outputs[0]))) return WEFTI_AS_IT_IS;
+        return other || outputs[0].repeats || outputs[0].sections ? WEFTI_BY_MASK : WEFTI_BY_BLOCKS;
     }
+    case WEFT_OP_ROTARY: return is_split(&outputs[0]) && outputs[0].folded && outputs[0].axis == node->outputs[0].shape.rank - 2 ? WEFTI_BY_BLOCKS : WEFTI_AS_IT_IS;
     case WEFT_OP_ATTENTION:
     case WEFT_OP_ATTENTION_BACKWARD: return is_split(&outputs[0]) && outputs[0].axis == 2 ? WEFTI_BY_RING : WEFTI_AS_IT_IS;
     default: return WEFTI_AS_IT_IS;

@@ -33,7 +33,7 @@ weft_tensor *wefti_tensor_all_reduce(const emitter *e, weft_tensor *tensor, weft
 
 /* --- parts --- */
 
-static weft_tensor *slice(const emitter *e, weft_tensor *tensor, int32_t axis, int64_t begin, int64_t size) {
+weft_tensor *wefti_tensor_slice(const emitter *e, weft_tensor *tensor, int32_t axis, int64_t begin, int64_t size) {
     wefti_attrs attrs = wefti_no_attrs();
     if (wefti_poisoned(tensor) || (begin == 0 && size == tensor->shape.dim[axis])) return tensor;
     for (int32_t i = 0; i < tensor->shape.rank; i++) {
@@ -44,7 +44,7 @@ static weft_tensor *slice(const emitter *e, weft_tensor *tensor, int32_t axis, i
     return emit(e, WEFT_OP_SLICE, &attrs, tensor, NULL);
 }
 
-static weft_tensor *concat(const emitter *e, weft_tensor *const *parts, int32_t n, int32_t axis) {
+weft_tensor *wefti_tensor_concat(const emitter *e, weft_tensor *const *parts, int32_t n, int32_t axis) {
     wefti_attrs attrs = wefti_no_attrs();
     attrs.axis.axis = axis;
     return n == 1 ? parts[0] : wefti_emit(e->to, WEFT_OP_CONCAT, &attrs, parts, n, NULL);
@@ -61,38 +61,57 @@ static weft_shape stretches(weft_shape shape, int32_t axis, int64_t repeats, int
     return out;
 }
 
+static int64_t repeats_of(const wefti_layout *layout) { return layout->repeats ? layout->repeats : 1; }
+
 static weft_tensor *part_of_stretches(const emitter *e, weft_tensor *tensor, const wefti_layout *layout) {
-    weft_shape shape = tensor->shape;
-    int64_t    each = shape.dim[layout->axis] / layout->repeats / e->split->ranks;
+    weft_shape   shape = tensor->shape;
+    int32_t      n = layout->folded ? 2 : 1;
+    int64_t      each = shape.dim[layout->axis] / repeats_of(layout) / e->split->ranks / n;
+    weft_tensor *parts[2];
     if (shape.rank == WEFT_MAX_RANK) return wefti_graph_fail(e->to, WEFT_E_SHAPE, "'%s' %s has too many axes to be cut", tensor->node->name, weft_shape_text(shape).text);
-    weft_tensor *cut = slice(e, weft_reshape(tensor, stretches(shape, layout->axis, layout->repeats, 1)), layout->axis + 1, each * e->split->rank, each);
+    weft_tensor *all = weft_reshape(tensor, stretches(shape, layout->axis, repeats_of(layout), 1));
+    for (int32_t i = 0; i < n; i++)
+        parts[i] = wefti_tensor_slice(e, all, layout->axis + 1, each * (layout->folded ? wefti_tensor_block(e->split, i) : e->split->rank), each);
     shape.dim[layout->axis] /= e->split->ranks;
-    return weft_reshape(cut, shape);
+    return weft_reshape(wefti_tensor_concat(e, parts, n, layout->axis + 1), shape);
+}
+
+/* Blocks of [ranks, stretches, part] in the order of what they are of: first the ranks' first ones, then, backwards, their second ones. */
+static weft_tensor *unfold(const emitter *e, weft_tensor *by_rank, int32_t axis) {
+    int32_t       ranks = e->split->ranks, n = 2 * ranks;
+    weft_tensor **parts = wefti_graph_memory(e->to, sizeof *parts * (size_t)n);
+    if (!parts || wefti_poisoned(by_rank)) return &e->to->poison;
+    int64_t each = by_rank->shape.dim[axis + 2] / 2;
+    for (int32_t i = 0; i < n; i++)
+        parts[i] = wefti_tensor_slice(e, wefti_tensor_slice(e, by_rank, axis, i < ranks ? i : n - 1 - i, 1), axis + 2, i < ranks ? 0 : each, each);
+    return wefti_tensor_concat(e, parts, n, axis + 2);
 }
 
 /* What came is [ranks, stretches, part]; it is to be [stretches, ranks, part]. */
 static weft_tensor *whole_of_stretches(const emitter *e, weft_tensor *all, const wefti_layout *layout) {
-    weft_shape  shape = all->shape, by_rank = stretches(shape, layout->axis, layout->repeats, e->split->ranks);
+    weft_shape  shape = all->shape, by_rank = stretches(shape, layout->axis, repeats_of(layout), e->split->ranks);
     wefti_attrs attrs = wefti_no_attrs();
     if (shape.rank + 2 > WEFT_MAX_RANK)
         return wefti_graph_fail(e->to, WEFT_E_SHAPE, "'%s' %s has too many axes to be put together", all->node->name, weft_shape_text(shape).text);
     by_rank.dim[layout->axis] = e->split->ranks;
-    by_rank.dim[layout->axis + 1] = layout->repeats;
+    by_rank.dim[layout->axis + 1] = repeats_of(layout);
+    all = weft_reshape(all, by_rank);
+    if (layout->folded) return weft_reshape(unfold(e, all, layout->axis), shape);
     for (int32_t i = 0; i < by_rank.rank; i++) attrs.view.axes[i] = i == layout->axis ? i + 1 : i == layout->axis + 1 ? i - 1 : i;
-    return weft_reshape(emit(e, WEFT_OP_PERMUTE, &attrs, weft_reshape(all, by_rank), NULL), shape);
+    return weft_reshape(emit(e, WEFT_OP_PERMUTE, &attrs, all, NULL), shape);
 }
 
 weft_tensor *wefti_tensor_part(const emitter *e, weft_tensor *tensor, const wefti_layout *layout) {
     weft_tensor *parts[WEFTI_SECTIONS_MAX];
     if (wefti_poisoned(tensor)) return tensor;
-    if (layout->repeats) return part_of_stretches(e, tensor, layout);
+    if (layout->repeats || layout->folded) return part_of_stretches(e, tensor, layout);
     wefti_window_of w = wefti_tensor_window(e->split, layout, tensor->shape);
     int64_t         begin = 0;
     for (int32_t i = 0; i < w.n_sections; begin += w.section[i++]) {
         int64_t count = w.section[i] / w.ranks;
-        parts[i] = slice(e, tensor, w.axis, begin + count * w.rank, count);
+        parts[i] = wefti_tensor_slice(e, tensor, w.axis, begin + count * w.rank, count);
     }
-    return concat(e, parts, w.n_sections, w.axis);
+    return wefti_tensor_concat(e, parts, w.n_sections, w.axis);
 }
 
 weft_tensor *wefti_tensor_whole(const emitter *e, weft_tensor *part, const wefti_layout *layout) {
@@ -103,7 +122,7 @@ weft_tensor *wefti_tensor_whole(const emitter *e, weft_tensor *part, const wefti
     attrs.comm.global = part->shape;
     attrs.comm.global.dim[layout->axis] *= e->split->ranks;
     weft_tensor *all = emit(e, WEFT_OP_ALL_GATHER, &attrs, part, NULL);
-    if (!wefti_poisoned(all) && layout->repeats) return whole_of_stretches(e, all, layout);
+    if (!wefti_poisoned(all) && (layout->repeats || layout->folded)) return whole_of_stretches(e, all, layout);
     if (wefti_poisoned(all) || layout->sections == 0) return all;
     wefti_window_of w = wefti_tensor_window(e->split, layout, all->shape);
     int32_t         n = w.n_sections * w.ranks;
@@ -111,8 +130,8 @@ weft_tensor *wefti_tensor_whole(const emitter *e, weft_tensor *part, const wefti
     if (!parts) return &e->to->poison;
     int64_t own = all->shape.dim[w.axis] / w.ranks, before = 0;
     for (int32_t i = 0; i < w.n_sections; before += w.section[i++] / w.ranks)
-        for (int32_t r = 0; r < w.ranks; r++) parts[i * w.ranks + r] = slice(e, all, w.axis, own * r + before, w.section[i] / w.ranks);
-    return concat(e, parts, n, w.axis);
+        for (int32_t r = 0; r < w.ranks; r++) parts[i * w.ranks + r] = wefti_tensor_slice(e, all, w.axis, own * r + before, w.section[i] / w.ranks);
+    return wefti_tensor_concat(e, parts, n, w.axis);
 }
 
 /* --- rows of a table --- */
@@ -167,8 +186,8 @@ static void sum_rows(const emitter *e, weft_tensor **rows, int32_t n) {
     if (wefti_poisoned(rows[0])) return;
     weft_shape shape = rows[0]->shape;
     for (int32_t i = 0; i < n; i++) parts[i] = weft_reshape(rows[i], weft_shape(1, weft_shape_elements(shape)));
-    weft_tensor *all = wefti_tensor_all_reduce(e, concat(e, parts, n, 0), WEFTI_REDUCE_SUM);
-    for (int32_t i = 0; i < n; i++) rows[i] = wefti_poisoned(all) ? all : weft_reshape(slice(e, all, 0, i, 1), shape);
+    weft_tensor *all = wefti_tensor_all_reduce(e, wefti_tensor_concat(e, parts, n, 0), WEFTI_REDUCE_SUM);
+    for (int32_t i = 0; i < n; i++) rows[i] = wefti_poisoned(all) ? all : weft_reshape(wefti_tensor_slice(e, all, 0, i, 1), shape);
 }
 
 static void cross_entropy(const emitter *e, const wefti_node *node, weft_tensor *const *inputs, weft_tensor **outputs_out) {
@@ -213,6 +232,27 @@ static weft_tensor *by_mask(const emitter *e, const wefti_node *node, const weft
     return weft_mul(inputs[0], wefti_tensor_part(e, wefti_emit(e->to, WEFT_OP_DROPOUT, &node->attrs, mask, 2, node->name), out));
 }
 
+/* --- blocks --- */
+
+static void block_attrs(const wefti_node *node, int32_t axis, int64_t begin, int64_t global, wefti_attrs *attrs) {
+    if (node->op == WEFT_OP_ROTARY) attrs->rotary.offset += begin;
+    else attrs->dropout.window = (wefti_window){1, axis, begin, global};
+}
+
+/* What depends on where in time an element is, on each of the two blocks of a rank. */
+static weft_tensor *by_blocks(const emitter *e, const wefti_node *node, const wefti_layout *out, weft_tensor *const *inputs) {
+    weft_tensor *parts[2], *own[2] = {inputs[0], node->n_inputs == 2 ? inputs[1] : NULL};
+    if (wefti_poisoned(inputs[0])) return inputs[0];
+    int64_t each = out->unit / 2;
+    for (int32_t i = 0; i < 2; i++) {
+        wefti_attrs attrs = node->attrs;
+        block_attrs(node, out->axis, each * wefti_tensor_block(e->split, i), out->unit * e->split->ranks, &attrs);
+        own[0] = wefti_tensor_slice(e, inputs[0], out->axis, each * i, each);
+        parts[i] = wefti_emit(e->to, node->op, &attrs, own, node->n_inputs, node->name);
+    }
+    return wefti_tensor_concat(e, parts, 2, out->axis);
+}
+
 void wefti_tensor_emit_way(const emitter *e, wefti_tensor_way way, const wefti_node *node, const wefti_layout *outputs, weft_tensor *const *inputs,
                            weft_tensor **outputs_out) {
     e->to->flags = node->flags;
@@ -221,6 +261,7 @@ void wefti_tensor_emit_way(const emitter *e, wefti_tensor_way way, const wefti_n
     e->to->micro = node->micro;
     if (way == WEFTI_BY_ROWS_OF_TABLE) outputs_out[0] = by_rows_of_table(e, node, inputs);
     else if (way == WEFTI_BY_RING) wefti_sequence_attention(e, node, inputs, outputs_out);
+    else if (way == WEFTI_BY_BLOCKS) outputs_out[0] = by_blocks(e, node, outputs, inputs);
     else if (way == WEFTI_BY_MASK) outputs_out[0] = by_mask(e, node, outputs, inputs);
     else if (node->op == WEFT_OP_CROSS_ENTROPY) cross_entropy(e, node, inputs, outputs_out);
     else outputs_out[0] = cross_entropy_backward(e, node, inputs);

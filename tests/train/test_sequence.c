@@ -12,6 +12,11 @@ Test(sequence, as_one_process_with_turned_places_and_shared_keys) {
     setenv("RUN_ROTARY", "1", 1);
     splits_agree("gpt", "f64", 6, 1e-11, (split[]){{4, "sequence=4"}}, 1);
 }
+Test(sequence, as_one_process_where_ranks_have_one_piece) {
+    setenv("RUN_CONTEXT", "12", 1);
+    setenv("RUN_ROTARY", "1", 1);
+    splits_agree("gpt", "f64", 10, 1e-11, (split[]){{4, "sequence=4"}}, 1);
+}
 Test(sequence, as_one_process_in_micro_batches) { splits_agree("gpt", "f64", 4, 1e-11, (split[]){{2, "sequence=2,accumulate=3"}}, 1); }
 Test(sequence, as_one_process_for_100_steps_in_f32) { splits_agree("gpt", "f32", 100, 1e-4, (split[]){{4, "sequence=4"}}, 1); }
 
