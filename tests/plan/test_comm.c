@@ -310,6 +310,46 @@ Test(plan_comm, what_computing_waits_for_overtakes_gradients) {
     scene_close(s);
 }
 
+/* Sums that each layer waits for, as between products that are split: what is made of the sum before, for the end only, is computed meanwhile. */
+Test(plan_comm, what_waits_for_nothing_in_flight_fills_the_gaps) {
+    enum { N = 6 };
+    scene       *s = scene_open(2, 0);
+    weft_tensor *h = weft_input(s->g, "x", WEFT_F32, weft_shape(8, 8));
+    char         name[16];
+    for (int32_t i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "w%d", i);
+        h = all_reduce(weft_tanh(weft_matmul(h, h)), WEFTI_REDUCE_SUM);
+        weft_assign(weft_parameter(s->g, name, weft_shape(8, 8)), weft_matmul(weft_exp(h), h));
+    }
+    weft_plan *plan = plan_of(s->world, s->g, true, (weft_plan_options){0}, LIST(weft_sum(h)));
+    int32_t    open = -1, launches = 0, hidden = 0;
+    for (int32_t i = 0; i < plan->ir.n_steps; i++) {
+        wefti_plan_step step = plan->ir.steps[i];
+        if (step.kind == WEFTI_STEP_START) open = step.index, launches = 0;
+        if (step.kind == WEFTI_STEP_LAUNCH) launches++;
+        if (step.kind == WEFTI_STEP_WAIT && step.index == open) hidden += launches > 0, open = -1;
+    }
+    cr_assert_eq(plan->ir.n_collectives, N);
+    cr_assert_eq(hidden, N - 1, "something is computed while %d of %d sums are on their way", hidden, N - 1); /* nothing is there yet for the first */
+    weft_plan_release(plan);
+    scene_close(s);
+}
+
+/* Sums that are ready one behind the other, for nobody but the end, go as one message; of another kind, or read before, they do not. */
+Test(plan_comm, adjacent_sums_are_joined) {
+    scene       *s = scene_open(2, 0);
+    weft_tensor *x = weft_input(s->g, "x", WEFT_F32, weft_shape(4, 8)), *read = all_reduce(weft_tanh(x), WEFTI_REDUCE_SUM);
+    weft_tensor *sums[3] = {all_reduce(weft_exp(x), WEFTI_REDUCE_SUM), all_reduce(weft_sin(x), WEFTI_REDUCE_SUM), all_reduce(weft_square(x), WEFTI_REDUCE_SUM)};
+    weft_tensor *most = all_reduce(weft_exp(x), WEFTI_REDUCE_MAX), *again = all_reduce(weft_exp(read), WEFTI_REDUCE_SUM);
+    weft_plan   *plan = plan_of(s->world, s->g, false, (weft_plan_options){0}, LIST(sums[0], sums[1], sums[2], most, again));
+    int32_t      joined = 0;
+    for (int32_t i = 0; i < plan->ir.n_collectives; i++) joined += plan->ir.items[plan->ir.collectives[i].item].n_inputs == 3;
+    cr_expect_eq(plan->ir.n_collectives, 4, "%d messages", plan->ir.n_collectives);
+    cr_expect_eq(joined, 1, "three sums are not one message");
+    weft_plan_release(plan);
+    scene_close(s);
+}
+
 static void equal_ranks_on_equal_batches_train_as_one_does(void) {
     float one[12][64], x[32];
     fill(x, 32, 9);

@@ -5,7 +5,9 @@
  *
  * schedule: a list schedule by rank (class, key). A collective stands right behind its last input. What depends on a collective (not on a message) and
  * leads to no further one (updates, metrics) is the *tail*: it comes behind everything else, in the order of the collectives it waits for,
- * so that as many as possible are in flight while there is something to compute. Recomputed items sink to their first reader. n log n. */
+ * so that as many as possible are in flight while there is something to compute. But where everything else would stand still for a collective, what of the tail waits
+ * for none that is still in flight comes first: gradients of parameters that are split hide the sums that the backward pass goes on with, and what
+ * they read is free again. Recomputed items sink to their first reader. n log n. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,33 +122,46 @@ static int compare_ranks(const rank *a, const rank *b) {
 }
 static int compare_rank_pointers(const void *left, const void *right) { return compare_ranks(left, right); }
 
+enum { WAITED = 1, DONE = 2 };
+
+/* What somebody may stand still for; messages and parts of parameters have places of their own (post.c, pace.c). */
+static bool flies(const wefti_item *item) { return leads_on(item) && !wefti_item_is_point(item); }
+
+typedef struct heap {
+    int32_t *at, n; /* positions, by rank */
+} heap;
+
 typedef struct scheduler {
     wefti_ir *ir;
     flow      flow;
     rank     *ranks;   /* by position */
     int32_t  *waiting; /* by position: edges into it that are not done */
-    int32_t  *heap, n_heap;
-    int32_t  *order;
+    int32_t  *flying;  /* by position: edges into it from collectives that nobody has waited for */
+    int32_t  *source;  /* by edge: where it comes from */
+    int32_t  *entry, *another; /* by position: an edge into it from a collective; by edge: the next one; -1: none */
+    uint8_t  *state;   /* by position: WAITED (a collective, for which somebody has), DONE */
+    heap      main, tail, blocked; /* ready; of the tail those that have nothing flying, and those that have */
+    int32_t  *order, n;
 } scheduler;
 
-static void push(scheduler *s, int32_t position) {
-    int32_t at = s->n_heap++;
-    for (; at > 0 && compare_ranks(&s->ranks[position], &s->ranks[s->heap[(at - 1) / 2]]) < 0; at = (at - 1) / 2)
-        s->heap[at] = s->heap[(at - 1) / 2];
-    s->heap[at] = position;
+static void push(const scheduler *s, heap *h, int32_t position) {
+    int32_t at = h->n++;
+    for (; at > 0 && compare_ranks(&s->ranks[position], &s->ranks[h->at[(at - 1) / 2]]) < 0; at = (at - 1) / 2)
+        h->at[at] = h->at[(at - 1) / 2];
+    h->at[at] = position;
 }
 
-static int32_t pop(scheduler *s) {
-    int32_t top = s->heap[0], last = s->heap[--s->n_heap], at = 0;
+static int32_t pop(const scheduler *s, heap *h) {
+    int32_t top = h->at[0], last = h->at[--h->n], at = 0;
     for (;;) {
         int32_t child = 2 * at + 1;
-        if (child >= s->n_heap) break;
-        if (child + 1 < s->n_heap && compare_ranks(&s->ranks[s->heap[child + 1]], &s->ranks[s->heap[child]]) < 0) child++;
-        if (compare_ranks(&s->ranks[last], &s->ranks[s->heap[child]]) <= 0) break;
-        s->heap[at] = s->heap[child];
+        if (child >= h->n) break;
+        if (child + 1 < h->n && compare_ranks(&s->ranks[h->at[child + 1]], &s->ranks[h->at[child]]) < 0) child++;
+        if (compare_ranks(&s->ranks[last], &s->ranks[h->at[child]]) <= 0) break;
+        h->at[at] = h->at[child];
         at = child;
     }
-    s->heap[at] = last;
+    h->at[at] = last;
     return top;
 }
 
@@ -165,10 +180,17 @@ static weft_status rank_all(scheduler *s) {
     qsort(comms, (size_t)n, sizeof *comms, compare_rank_pointers);
     for (int32_t i = 0; i < n; i++) s->ranks[comms[i].position].sequence = i + 1;
     wefti_free(comms, bytes);
+    for (int32_t k = 0; k < ir->n_order; k++) s->entry[k] = -1;
     for (int32_t k = 0; k < ir->n_order; k++)
         for (int32_t e = s->flow.edges.start[k]; e < s->flow.edges.start[k + 1]; e++) {
             int32_t to = s->flow.edges.to[e];
             s->waiting[to]++;
+            s->source[e] = k;
+            if (flies(&ir->items[ir->order[k]])) {
+                s->flying[to]++;
+                s->another[e] = s->entry[to];
+                s->entry[to] = e;
+            }
             if (!leads_on(&ir->items[ir->order[to]]) && s->ranks[k].sequence > s->ranks[to].sequence)
                 s->ranks[to].sequence = s->ranks[k].sequence;
         }
@@ -177,41 +199,68 @@ static weft_status rank_all(scheduler *s) {
     return WEFT_OK;
 }
 
+static void make_ready(scheduler *s, int32_t k) { push(s, s->ranks[k].class == 0 ? &s->main : s->flying[k] == 0 ? &s->tail : &s->blocked, k); }
+
+/* Whoever waits for a collective waits for all who read from it. */
+static void wait_for_fliers(scheduler *s, int32_t k) {
+    for (int32_t in = s->entry[k]; in >= 0; in = s->another[in]) {
+        int32_t from = s->source[in];
+        if (s->state[from] & WAITED) continue;
+        s->state[from] |= WAITED;
+        for (int32_t e = s->flow.edges.start[from]; e < s->flow.edges.start[from + 1]; e++) {
+            int32_t to = s->flow.edges.to[e];
+            if (--s->flying[to] == 0 && s->waiting[to] == 0 && s->ranks[to].class == 1 && to != k) push(s, &s->tail, to);
+        }
+    }
+}
+
+/* What stands still for nothing; else what of the tail does not; at last the tail, as it is ranked. */
+static int32_t next_of(scheduler *s) {
+    if (s->main.n > 0) return pop(s, s->tail.n > 0 && s->flying[s->main.at[0]] > 0 ? &s->tail : &s->main);
+    bool blocked = s->tail.n == 0 || (s->blocked.n > 0 && compare_ranks(&s->ranks[s->blocked.at[0]], &s->ranks[s->tail.at[0]]) < 0);
+    return pop(s, blocked ? &s->blocked : &s->tail);
+}
+
 static weft_status run_schedule(scheduler *s) {
     wefti_ir *ir = s->ir;
-    int32_t   n = 0;
     for (int32_t k = 0; k < ir->n_order; k++)
-        if (s->waiting[k] == 0) push(s, k);
-    while (s->n_heap > 0) {
-        int32_t k = pop(s);
-        s->order[n++] = ir->order[k];
+        if (s->waiting[k] == 0) make_ready(s, k);
+    while (s->main.n + s->tail.n + s->blocked.n > 0) {
+        int32_t k = next_of(s);
+        if (s->state[k] & DONE) continue; /* it was blocked first */
+        s->state[k] |= DONE;
+        s->order[s->n++] = ir->order[k];
+        wait_for_fliers(s, k);
         for (int32_t e = s->flow.edges.start[k]; e < s->flow.edges.start[k + 1]; e++)
-            if (--s->waiting[s->flow.edges.to[e]] == 0) push(s, s->flow.edges.to[e]);
+            if (--s->waiting[s->flow.edges.to[e]] == 0) make_ready(s, s->flow.edges.to[e]);
     }
-    if (n != ir->n_order) return wefti_fail(WEFT_E_INTERNAL, "plan: %d of %d items cannot be ordered", ir->n_order - n, ir->n_order);
-    if (n > 0) memcpy(ir->order, s->order, (size_t)n * sizeof *ir->order);
-    for (int32_t k = 0; k < n; k++) ir->items[ir->order[k]].key = (int64_t)(k + 1) * WEFTI_KEY_STEP;
+    if (s->n != ir->n_order) return wefti_fail(WEFT_E_INTERNAL, "plan: %d of %d items cannot be ordered", ir->n_order - s->n, ir->n_order);
+    if (s->n > 0) memcpy(ir->order, s->order, (size_t)s->n * sizeof *ir->order);
+    for (int32_t k = 0; k < s->n; k++) ir->items[ir->order[k]].key = (int64_t)(k + 1) * WEFTI_KEY_STEP;
     return WEFT_OK;
 }
 
 weft_status wefti_pass_schedule(wefti_ir *ir) {
     weft_status status;
     scheduler   s = {.ir = ir};
-    size_t      n = (size_t)ir->n_order, n_bytes = n * sizeof(int32_t), ranks_bytes = n * sizeof(rank);
+    size_t      n = (size_t)ir->n_order, bytes = 0;
+    void       *memory = NULL;
     WEFTI_TRY_GOTO(flow_of(ir, &s.flow), done);
-    WEFTI_TRY_GOTO(wefti_alloc(ranks_bytes, "a plan", &s.ranks), done);
-    WEFTI_TRY_GOTO(wefti_alloc(n_bytes, "a plan", &s.waiting), done);
-    WEFTI_TRY_GOTO(wefti_alloc(n_bytes, "a plan", &s.heap), done);
-    WEFTI_TRY_GOTO(wefti_alloc(n_bytes, "a plan", &s.order), done);
+    size_t edges = n > 0 ? (size_t)s.flow.edges.start[n] : 0;
+    bytes = n * (sizeof *s.ranks + 7 * sizeof *s.order + sizeof *s.state) + 2 * edges * sizeof *s.source;
+    WEFTI_TRY_GOTO(wefti_alloc(bytes, "a plan", &memory), done);
+    s.ranks = memory;
+    int32_t **const by_position[7] = {&s.waiting, &s.flying, &s.entry, &s.main.at, &s.tail.at, &s.blocked.at, &s.order};
+    for (size_t i = 0; i < 7; i++) *by_position[i] = (int32_t *)(s.ranks + n) + i * n;
+    s.source = s.order + n;
+    s.another = s.source + edges;
+    s.state = (uint8_t *)(s.another + edges);
     WEFTI_TRY_GOTO(move_keys(ir), done);
     WEFTI_TRY_GOTO(rank_all(&s), done);
     status = run_schedule(&s);
 done:
     flow_release(&s.flow);
-    wefti_free(s.ranks, ranks_bytes);
-    wefti_free(s.waiting, n_bytes);
-    wefti_free(s.heap, n_bytes);
-    wefti_free(s.order, n_bytes);
+    wefti_free(memory, bytes);
     return status;
 }
 
