@@ -44,6 +44,9 @@ typedef struct weft_strategy {
                              parameters, and along which axis, is found by what it costs; weft_plan_describe says it. What no axis divides
                              evenly is whole on each. Same losses to rounding; checkpoints load under any mesh. WEFT_E_UNSUPPORTED with
                              WEFT_SERVER (tables of embeddings go on a server beside it: weft_program.wanted), compress and L-BFGS */
+    int32_t   tensor_rows; /* whether what lies between tensor's products (norms, dropout, residuals) is computed on a share of the rows by each (Korthikanti et al. 2022):
+                             sums over ranks come scattered and are gathered before the next product, in as many bytes, and ranks keep less. 0: where the
+                             same model that splits parameters finds it quicker; 1: wherever rows divide; -1: never. Same losses to rounding */
     int32_t   pipeline;   /* ranks that have some layers each, its stages: a run of the forward pass, about equally long, with its gradients, parameters and
                              solver states, which other stages do not have (weft_variables_find gives -1 there). Micro-batches (accumulate) go through them one
                              behind the other. Same bits as one rank that accumulates as often. WEFT_E_INVALID where a stage would have no work; WEFT_E_UNSUPPORTED with
@@ -129,7 +132,7 @@ WEFT_MUST_CHECK weft_status weft_strategy_share(const weft_strategy *strategy, c
 /* ---- as text ---- */
 
 /* Reads settings, "data=2,tensor=2 schedule=gpipe": NAME=VALUE, with commas or blanks between, into a strategy of which what the text does not name stays as it
- * is. Names are those of the fields: data, tensor, pipeline, sequence, expert (numbers of ranks); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
+ * is. Names are those of the fields: data, tensor, pipeline, sequence, expert (numbers of ranks); tensor-rows (-1, 0, 1); schedule (1f1b, gpipe, interleaved, zero-bubble), chunks; zero (0 to 3); sync (allreduce, server,
  * server:STALENESS, server:async); servers, replicas, push, fetch, warm-start, overlap (0, 1), accumulate; precision (f32, bf16, f16, fp8: bf16 with .fp8); compress (as
  * weft_compression_parse reads it), compress-warmup; bucket-bytes, divide-bytes, loss-chunk-rows; recompute, automatic (0, 1; "auto" alone is the
  * latter), memory-bytes. WEFT_E_INVALID names what is wrong and lists what there is: no such name, a

@@ -16,6 +16,7 @@ typedef struct wefti_layout {
     int64_t           unit;
     wefti_reduce_op   reduce;
     int64_t           repeats;  /* sequence (sequence.h): the split axis is so many equal stretches, each of which is dealt out; 0: it is one */
+    bool              shared;   /* tensor axis: a share of rows of what no parameter splits; it is put together where a parameter's split meets it */
     bool              folded;   /* sequence: a rank has two blocks of each stretch, one from either end */
     int32_t           sections; /* tensor axis (tensor.h): the split axis' sections are each dealt out; 0: it is one */
 } wefti_layout;

@@ -31,6 +31,7 @@ static const setting settings[] = {
     {"pipeline", WHOLE, AT(pipeline), 0, MOST_RANKS, "a number of ranks"},
     {"sequence", WHOLE, AT(sequence), 0, MOST_RANKS, "a number of ranks"},
     {"expert", WHOLE, AT(expert), 0, MOST_RANKS, "a number of ranks"},
+    {"tensor-rows", WHOLE, AT(tensor_rows), -1, 1, "0 (shared where that is quicker), 1 (wherever they divide) or -1 (never)"},
     {"schedule", ORDER, AT(schedule), 0, 0, "1f1b, gpipe, interleaved or zero-bubble"},
     {"chunks", WHOLE, AT(chunks), 0, MOST_RANKS, "a number of runs of layers that a rank has; 0: 2 where the schedule is interleaved"},
     {"zero", WHOLE, AT(zero), 0, 3, "0, 1 (solver states in parts), 2 (gradients too) or 3 (parameters too)"},

@@ -89,6 +89,18 @@ static weft_tensor *as_sum(evaluator *e, weft_tensor *all) {
 
 static weft_tensor *own(evaluator *e, weft_tensor *tensor);
 
+/* This rank's part of a sum. */
+static weft_tensor *scatter(evaluator *e, weft_tensor *mine, wefti_reduce_op reduce, const wefti_layout *layout) {
+    wefti_attrs attrs = wefti_no_attrs();
+    if (wefti_poisoned(mine) || e->split->ranks == 1) return mine;
+    attrs.comm.reduce = reduce;
+    attrs.comm.axis = layout->axis;
+    attrs.comm.group = e->split->group;
+    attrs.comm.global = mine->shape;
+    attrs.comm.global.dim[layout->axis] /= e->split->ranks;
+    return emit(e, WEFT_OP_REDUCE_SCATTER, &attrs, mine);
+}
+
 static weft_tensor *deliver(evaluator *e, const wefti_node *node, int32_t i) {
     weft_tensor        *tensor = node->inputs[i];
     const wefti_layout *want = &e->layouts.wanted[node->id][i], *has = layout_of(e, tensor);
@@ -117,7 +129,7 @@ static void make(evaluator *e, const wefti_node *node) {
     weft_tensor **made = inputs + node->n_inputs;
     for (int32_t o = 0; o < node->n_outputs; o++) {
         const wefti_tensor_value *value = &e->layouts.values[node->id][o];
-        layouts[o] = value->completed ? wefti_layout_partial(value->completed_by) : value->layout;
+        layouts[o] = value->completed || value->landed ? wefti_layout_partial(value->completed_by) : value->layout;
     }
     for (int32_t i = 0; i < node->n_inputs; i++) {
         inputs[i] = deliver(e, node, i);
@@ -136,6 +148,7 @@ static void make(evaluator *e, const wefti_node *node) {
     }
     for (int32_t o = 0; o < node->n_outputs; o++) {
         if (e->layouts.values[node->id][o].completed) made[o] = wefti_tensor_all_reduce(&e->emitter, made[o], layouts[o].reduce);
+        if (e->layouts.values[node->id][o].landed) made[o] = scatter(e, made[o], layouts[o].reduce, &e->layouts.values[node->id][o].layout);
         e->pieces[node->id][o].own = made[o];
     }
 }
@@ -201,18 +214,6 @@ static weft_tensor *cut_whole(evaluator *e, weft_tensor *tensor, const wefti_lay
     return wefti_tensor_part(&e->emitter, whole(e, tensor), layout);
 }
 
-static weft_tensor *scatter(evaluator *e, weft_tensor *tensor, const wefti_layout *layout) {
-    wefti_attrs  attrs = wefti_no_attrs();
-    weft_tensor *mine = own(e, tensor);
-    if (wefti_poisoned(mine) || e->split->ranks == 1) return mine;
-    attrs.comm.reduce = layout_of(e, tensor)->reduce;
-    attrs.comm.axis = layout->axis;
-    attrs.comm.group = e->split->group;
-    attrs.comm.global = mine->shape;
-    attrs.comm.global.dim[layout->axis] /= e->split->ranks;
-    return emit(e, WEFT_OP_REDUCE_SCATTER, &attrs, mine);
-}
-
 static weft_tensor *as_cut(evaluator *e, weft_tensor *tensor, const wefti_layout *layout) {
     piece                    *p = piece_of(e, tensor);
     const wefti_tensor_value *value = wefti_tensor_value_of(&e->layouts, tensor);
@@ -223,7 +224,7 @@ static weft_tensor *as_cut(evaluator *e, weft_tensor *tensor, const wefti_layout
     if (!fresh) return &e->to->poison;
     bool scatters = value->layout.kind == WEFTI_PARTIAL && wefti_layout_is_plain(layout) && !value->gathered;
     fresh->layout = *layout;
-    fresh->value = scatters                                ? scatter(e, tensor, layout)
+    fresh->value = scatters                                ? scatter(e, own(e, tensor), layout_of(e, tensor)->reduce, layout)
                    : value->layout.kind == WEFTI_WHOLE     ? cut_whole(e, tensor, layout)
                                                            : wefti_tensor_part(&e->emitter, whole(e, tensor), layout);
     fresh->next = p->cuts; /* linked last: cutting may itself have added cuts */

@@ -30,6 +30,7 @@ typedef struct wefti_tensor_split {
     int32_t        rank, ranks;
     int64_t        group;                         /* attrs.comm.group */
     bool           folded;                        /* sequence: as layouts are (shard.h) */
+    bool           shares_rows;                   /* tensor: what lies between products that are split is dealt out by rows */
     int32_t        stretches;                     /* expert: ranks along time, who have other choices of the same rows; 0: 1 */
     wefti_sections pattern[WEFTI_PATTERNS_MAX];   /* [0] is one section */
     int32_t        n_patterns;
@@ -39,8 +40,8 @@ typedef struct wefti_tensor_split {
     wefti_text     notes; /* what was split and what stays whole, for people */
 } wefti_tensor_split;
 
-/* Chooses for the graph of a data rank, `outputs` and its effects, which all ranks have alike. Nothing is kept of the graph. */
-WEFT_MUST_CHECK weft_status wefti_tensor_choose(int32_t rank, int32_t ranks, int64_t group, weft_graph *graph, weft_tensor *const *outputs,
+/* Chooses for the graph of a data rank, `outputs` and its effects, which all ranks have alike. Nothing is kept of the graph. `rows` is strategy.tensor_rows. */
+WEFT_MUST_CHECK weft_status wefti_tensor_choose(int32_t rank, int32_t ranks, int64_t group, int32_t rows, weft_graph *graph, weft_tensor *const *outputs,
                                                 int32_t n_outputs, wefti_tensor_split *split_out);
 void wefti_tensor_release(wefti_tensor_split *split);
 
@@ -67,6 +68,9 @@ typedef struct wefti_tensor_value {
     wefti_layout layout;    /* as it is handed on */
     wefti_layout desired;   /* its user keeps only a part of it; WHOLE: nothing is desired */
     int32_t      users;     /* reads by nodes that are needed, and by outputs */
+    bool         gradient;  /* of a parameter, by what is linear: it is not dealt out by rows … */
+    bool         last;      /* … and goes to other ranks' sum as it is */
+    bool         landed;    /* made as a sum, and scattered by rows at once: the layout is what is left */
     bool         made;      /* by itself, in its turn: somebody wants it as it is */
     bool         completed; /* made partial, and reduced at once … */
     wefti_reduce_op completed_by; /* … by this */
@@ -105,6 +109,8 @@ static inline bool wefti_layout_same(const wefti_layout *a, const wefti_layout *
 }
 /* A split of an axis of that extent by a pattern; WHOLE where it does not divide. */
 wefti_layout wefti_tensor_split_of(const wefti_tensor_split *split, int32_t axis, int64_t extent, int32_t pattern);
+/* A share of the rows of a tensor: of the first axis that divides and is not the last; WHOLE: there is none. */
+wefti_layout wefti_tensor_share(const wefti_tensor_split *split, const weft_tensor *tensor);
 /* Whether the parts lie in one piece. */
 static inline bool wefti_layout_is_plain(const wefti_layout *layout) { return layout->sections == 0 && layout->repeats == 0 && !layout->folded; }
 /* The window that a layout is on a variable of that shape. */

@@ -25,6 +25,7 @@ typedef struct candidate {
     int32_t like;  /* an earlier candidate that it does as; itself: it has a choice */
     bool    rows;  /* only along axis 0: rows shrink together */
     bool    free;  /* may be split at all */
+    bool    fixed; /* stays as it is */
     int32_t update; /* -1: none */
 } candidate;
 
@@ -37,6 +38,7 @@ typedef struct chooser {
     candidate           *candidates; /* [n] */
     int32_t              n;
     wefti_layout        *before, *best; /* [n_nodes] of leaf, while one candidate is tried */
+    wefti_layout        *unshared;      /* [n_nodes] of leaf, while rows are shared on trial */
 } chooser;
 
 /* --- cost --- */
@@ -49,6 +51,7 @@ static double cost_of_messages(const chooser *c, const wefti_node *node, int32_t
     bool   variable = node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE;
     if (value->completed) cost += MESSAGE_BYTES + 2 * share * bytes;
     if (value->gathered) cost += MESSAGE_BYTES + (value->layout.kind == WEFTI_PARTIAL ? 2 : variable ? PARAMETER_GATHERED : 1) * share * bytes;
+    if (value->landed) cost += MESSAGE_BYTES + share * bytes;
     if (value->scattered && !value->gathered) cost += MESSAGE_BYTES + share * bytes;
     return cost;
 }
@@ -227,14 +230,38 @@ static bool improve(chooser *c, int32_t index, double *cost) {
     return better;
 }
 
-static void search(chooser *c) {
+static double search(chooser *c) {
     double cost = cost_of(c);
     bool   changed = true;
     for (int32_t round = 0; changed && round < ROUNDS; round++) {
         changed = false;
         for (int32_t i = 0; i < c->n; i++)
-            if (c->candidates[i].like == i && c->candidates[i].free) changed = improve(c, i, &cost) || changed;
+            if (c->candidates[i].like == i && c->candidates[i].free && !c->candidates[i].fixed) changed = improve(c, i, &cost) || changed;
     }
+    return cost_of(c);
+}
+
+/* Matrices stay as they are split: ranks are there to hold parts of them. Vectors, which went with one or another, are chosen anew. */
+static double search_with_rows(chooser *c) {
+    c->split->shares_rows = true;
+    for (int32_t i = 0; i < c->n; i++) {
+        candidate *it = &c->candidates[i];
+        it->fixed = c->graph->nodes[it->id]->outputs[0].shape.rank > 1 && c->leaf[it->id].kind == WEFTI_SPLIT;
+        if (it->like == i && !it->fixed) set(c, i, wefti_layout_whole());
+    }
+    return search(c);
+}
+
+/* Whether rows between products are shared, as asked, or by which of both costs less. */
+static void choose_rows(chooser *c, int32_t asked) {
+    size_t bytes = (size_t)c->graph->n_nodes * sizeof *c->leaf;
+    double whole = search(c);
+    if (asked < 0) return;
+    memcpy(c->unshared, c->leaf, bytes);
+    if (search_with_rows(c) < whole * (1 - 1e-9) || asked > 0) return;
+    c->split->shares_rows = false;
+    memcpy(c->leaf, c->unshared, bytes);
+    (void)cost_of(c);
 }
 
 /* --- the result --- */
@@ -247,6 +274,22 @@ static const char *why_whole(const chooser *c, weft_shape shape) {
     return "no axis divides";
 }
 
+/* What rows that are shared spare a rank, of results that would be whole on each. */
+static void note_rows(chooser *c) {
+    double  whole = 0, own = 0;
+    int32_t messages = 0;
+    if (!c->split->shares_rows) return;
+    for (int32_t id = 0; id < c->graph->n_nodes; id++)
+        for (int32_t o = 0; c->layouts.needed[id] && o < c->graph->nodes[id]->n_outputs; o++) {
+            const wefti_tensor_value *value = &c->layouts.values[id][o];
+            messages += value->landed || (value->scattered && !value->gathered);
+            if (value->layout.kind != WEFTI_SPLIT || !value->layout.shared || wefti_ops[c->graph->nodes[id]->op].family == WEFTI_VIEW) continue;
+            whole += bytes_of(&c->graph->nodes[id]->outputs[o]);
+            own += bytes_of(&c->graph->nodes[id]->outputs[o]) / c->split->ranks;
+        }
+    wefti_text_add(&c->split->notes, "tensor: rows between split products are shared: each computes %.0f of %.0f bytes of results, and %d sums come as shares\n", own, whole, messages);
+}
+
 static void write_notes(chooser *c) {
     wefti_text *text = &c->split->notes;
     double      held = 0, all = 0;
@@ -256,6 +299,7 @@ static void write_notes(chooser *c) {
         held += bytes_of(&node->outputs[0]) / (c->leaf[node->id].kind == WEFTI_SPLIT ? c->split->ranks : 1);
     }
     wefti_text_add(text, "tensor: over %d ranks, each holds %.0f of %.0f bytes of parameters\n", c->split->ranks, held, all);
+    note_rows(c);
     for (int32_t i = 0; i < c->n; i++) {
         const wefti_node   *node = c->graph->nodes[c->candidates[i].id];
         const wefti_layout *layout = &c->leaf[node->id];
@@ -285,7 +329,7 @@ static weft_status keep_windows(chooser *c) {
     return c->split->notes.failed ? wefti_fail(WEFT_E_NO_MEMORY, "no memory for the text about the tensor split") : WEFT_OK;
 }
 
-weft_status wefti_tensor_choose(int32_t rank, int32_t ranks, int64_t group, weft_graph *graph, weft_tensor *const *outputs, int32_t n_outputs,
+weft_status wefti_tensor_choose(int32_t rank, int32_t ranks, int64_t group, int32_t rows, weft_graph *graph, weft_tensor *const *outputs, int32_t n_outputs,
                                 wefti_tensor_split *split) {
     *split = (wefti_tensor_split){.along = WEFTI_MESH_TENSOR, .rank = rank, .ranks = ranks, .group = group};
     chooser     c = {.split = split, .graph = graph};
@@ -295,16 +339,18 @@ weft_status wefti_tensor_choose(int32_t rank, int32_t ranks, int64_t group, weft
     WEFTI_TRY_GOTO(wefti_alloc(n * sizeof *c.leaf, "a tensor split", &c.leaf), done);
     WEFTI_TRY_GOTO(wefti_alloc(n * sizeof *c.before, "a tensor split", &c.before), done);
     WEFTI_TRY_GOTO(wefti_alloc(n * sizeof *c.best, "a tensor split", &c.best), done);
+    WEFTI_TRY_GOTO(wefti_alloc(n * sizeof *c.unshared, "a tensor split", &c.unshared), done);
     WEFTI_TRY_GOTO(wefti_alloc(n * sizeof *c.parameter, "a tensor split", &c.parameter), done);
     WEFTI_TRY_GOTO(wefti_alloc(n * sizeof *c.candidates, "a tensor split", &c.candidates), done);
     find_sections(&c);
     find_candidates(&c);
-    search(&c);
+    choose_rows(&c, rows);
     status = keep_windows(&c);
 done:
     wefti_free(c.leaf, n * sizeof *c.leaf);
     wefti_free(c.before, n * sizeof *c.before);
     wefti_free(c.best, n * sizeof *c.best);
+    wefti_free(c.unshared, n * sizeof *c.unshared);
     wefti_free(c.parameter, n * sizeof *c.parameter);
     wefti_free(c.candidates, n * sizeof *c.candidates);
     wefti_tensor_layouts_close(&c.layouts);

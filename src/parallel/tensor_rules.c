@@ -69,6 +69,13 @@ wefti_layout wefti_tensor_split_of(const wefti_tensor_split *split, int32_t axis
     return layout;
 }
 
+wefti_layout wefti_tensor_share(const wefti_tensor_split *split, const weft_tensor *tensor) {
+    wefti_layout share = wefti_layout_whole();
+    for (int32_t axis = 0; share.kind == WEFTI_WHOLE && axis + 1 < tensor->shape.rank; axis++) share = wefti_tensor_split_of(split, axis, tensor->shape.dim[axis], 0);
+    share.shared = share.kind == WEFTI_SPLIT;
+    return share;
+}
+
 wefti_window_of wefti_tensor_window(const wefti_tensor_split *split, const wefti_layout *layout, weft_shape shape) {
     wefti_window_of window = {.ranks = 1};
     if (!is_split(layout)) return window;
@@ -504,11 +511,26 @@ static void want_part(wefti_tensor_layouts *l, const weft_tensor *tensor, const 
     if (is_split(part) && divides(l->split, part, tensor)) value->desired = *part;
 }
 
+/* Backwards from gradients: through what is linear and has as many elements. */
+static void find_gradient(wefti_tensor_layouts *l, const wefti_node *node) {
+    bool update = node->op == WEFT_OP_UPDATE || node->op == WEFT_OP_ASSIGN;
+    if (update) wefti_tensor_value_of(l, node->inputs[1])->gradient = true;
+    if (update || node->n_outputs != 1 || !l->values[node->id][0].gradient) return;
+    if (!wefti_op_is_elementwise(node->op) && node->op != WEFT_OP_ALL_REDUCE && wefti_ops[node->op].family != WEFTI_VIEW) return;
+    for (int32_t i = 0; i < node->n_inputs; i++) {
+        wefti_tensor_value *value = wefti_tensor_value_of(l, node->inputs[i]);
+        if (weft_shape_elements(node->inputs[i]->shape) != weft_shape_elements(node->outputs[0].shape)) continue;
+        value->gradient = true;
+        value->last = value->last || node->op == WEFT_OP_ALL_REDUCE;
+    }
+}
+
 /* Backwards from updates and assignments of what is split. */
 static void find_desires(wefti_tensor_layouts *l, const wefti_layout *leaf) {
     for (int32_t id = l->graph->n_nodes - 1; id >= 0; id--) {
         const wefti_node *node = l->graph->nodes[id];
         if (!l->needed[id]) continue;
+        find_gradient(l, node);
         if (node->op == WEFT_OP_UPDATE || node->op == WEFT_OP_ASSIGN) {
             want_part(l, node->inputs[1], &leaf[node->inputs[0]->node->id]);
             continue;
@@ -529,24 +551,75 @@ static void note_delivery(wefti_tensor_layouts *l, const weft_tensor *tensor, co
     else value->gathered = true;
 }
 
-static void analyse_node(wefti_tensor_layouts *l, const wefti_node *node, wefti_layout *inputs, wefti_layout *outputs) {
-    for (int32_t i = 0; i < node->n_inputs; i++) inputs[i] = wefti_tensor_value_of(l, node->inputs[i])->layout;
+static void rule_node(const wefti_tensor_layouts *l, const wefti_node *node, const wefti_layout *inputs, wefti_layout *outputs) {
     for (int32_t i = 0; i < node->n_inputs; i++) l->wanted[node->id][i] = wefti_layout_whole();
     for (int32_t o = 0; o < node->n_outputs; o++) outputs[o] = wefti_layout_whole();
     wefti_shard shard = {.op = node->op, .node = node, .inputs = inputs, .rows = l->split->ranks, .wanted = l->wanted[node->id], .outputs = outputs};
     ruler       r = {.l = l, .split = l->split, .s = &shard};
     (l->split->along == WEFTI_MESH_SEQUENCE ? rule_along_time : rule_of)(node->op)(&r);
     settle(&r);
+}
+
+/* --- shares of rows --- */
+
+/* Where a parameter's split meets a share of rows, that is put together. */
+static bool meet(wefti_tensor_layouts *l, const wefti_node *node, wefti_layout *inputs) {
+    bool meets = node->n_outputs > 0 && is_split(&l->values[node->id][0].desired);
+    for (int32_t i = 0; i < node->n_inputs; i++) meets = meets || (is_split(&inputs[i]) && !inputs[i].shared);
+    for (int32_t i = 0; meets && i < node->n_inputs; i++)
+        if (inputs[i].shared) inputs[i] = wefti_layout_whole();
+    return meets;
+}
+
+/* The share of its rows that a sum may come as; WHOLE: it is one of parameters' gradients or of few numbers, or no axis divides. */
+static wefti_layout share_of(const wefti_tensor_layouts *l, const weft_tensor *tensor) {
+    bool none = wefti_tensor_value_of(l, tensor)->gradient || wefti_op_is_reduction(tensor->node->op);
+    return none ? wefti_layout_whole() : wefti_tensor_share(l->split, tensor);
+}
+
+/* A sum that would be wanted whole may do as a share of its rows. */
+static bool share_sums(wefti_tensor_layouts *l, const wefti_node *node, wefti_layout *inputs) {
+    bool any = false;
+    for (int32_t i = 0; i < node->n_inputs; i++) {
+        wefti_layout share = share_of(l, node->inputs[i]);
+        if (!is_sum(&inputs[i]) || l->wanted[node->id][i].kind != WEFTI_WHOLE || !is_split(&share)) continue;
+        inputs[i] = share;
+        any = true;
+    }
+    return any;
+}
+
+static void rule_by_rows(wefti_tensor_layouts *l, const wefti_node *node, wefti_layout *inputs, wefti_layout *outputs) {
+    wefti_layout as_shares[64];
+    bool         meets = meet(l, node, inputs);
+    rule_node(l, node, inputs, outputs);
+    memcpy(as_shares, inputs, sizeof *inputs * (size_t)node->n_inputs);
+    if (!meets && share_sums(l, node, as_shares)) {
+        rule_node(l, node, as_shares, outputs);
+        if (!is_split(&outputs[0])) rule_node(l, node, inputs, outputs);
+    }
+    for (int32_t o = 0; o < node->n_outputs && node->n_inputs > 0; o++) outputs[o].shared = !meets && is_split(&outputs[o]);
+}
+
+/* A sum that several read: scattered by rows where these are shared and it is none of parameters' gradients, else the whole. */
+static void complete(wefti_tensor_layouts *l, const weft_tensor *tensor, wefti_tensor_value *value) {
+    wefti_layout share = l->split->shares_rows && is_sum(&value->layout) ? share_of(l, tensor) : wefti_layout_whole();
+    value->completed_by = value->layout.reduce;
+    value->landed = is_split(&share);
+    value->completed = !value->landed;
+    value->made = value->made || value->completed;
+    value->layout = share;
+}
+
+static void analyse_node(wefti_tensor_layouts *l, const wefti_node *node, wefti_layout *inputs, wefti_layout *outputs) {
+    for (int32_t i = 0; i < node->n_inputs; i++) inputs[i] = wefti_tensor_value_of(l, node->inputs[i])->layout;
+    if (l->split->shares_rows) rule_by_rows(l, node, inputs, outputs);
+    else rule_node(l, node, inputs, outputs);
     for (int32_t i = 0; i < node->n_inputs; i++) note_delivery(l, node->inputs[i], &l->wanted[node->id][i]);
     for (int32_t o = 0; o < node->n_outputs; o++) {
         wefti_tensor_value *value = &l->values[node->id][o];
         value->layout = outputs[o];
-        value->completed = outputs[o].kind == WEFTI_PARTIAL && value->users > 1;
-        if (value->completed) {
-            value->completed_by = outputs[o].reduce;
-            value->made = true;
-            value->layout = wefti_layout_whole();
-        }
+        if (outputs[o].kind == WEFTI_PARTIAL && (value->users > 1 || (l->split->shares_rows && value->last))) complete(l, &node->outputs[o], value);
     }
 }
 

@@ -287,6 +287,12 @@ static void conv_attrs(const wefti_tensor_split *split, const wefti_node *node, 
     if (is_split(&wanted[1]) && operand->rank == 4) operand->dim[wanted[1].axis] /= split->ranks;
 }
 
+/* A rank's part of what may itself be a part, along the same axis, of the whole that numbers are drawn for. */
+static wefti_window within(const wefti_window *window, const wefti_layout *out, const wefti_tensor_split *split) {
+    bool part = window->split && window->axis == out->axis;
+    return (wefti_window){1, out->axis, out->unit * split->rank + (part ? window->begin : 0), part ? window->global : out->unit * split->ranks};
+}
+
 void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs,
                         wefti_attrs *attrs) {
     const wefti_layout *out = &outputs[0];
@@ -317,6 +323,12 @@ void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node,
         break;
     case WEFT_OP_CONV2D_BACKWARD_INPUT:
     case WEFT_OP_CONV2D_BACKWARD_WEIGHT: conv_attrs(split, node, wanted, out, attrs); break;
+    case WEFT_OP_DROPOUT:
+        if (is_split(out)) attrs->dropout.window = within(&node->attrs.dropout.window, out, split);
+        break;
+    case WEFT_OP_RANDOM:
+        if (is_split(out)) attrs->random.window = within(&node->attrs.random.window, out, split);
+        break;
     default: {
         wefti_chunk chunk = {.rows = 1, .first_row = split->rank, .global_rows = split->ranks, .input = node->outputs[0].shape};
         wefti_shard_attrs(node, wanted, outputs, &chunk, attrs);

@@ -141,7 +141,7 @@ static weft_status assess_whole(assessor *a) {
     return WEFT_OK;
 }
 
-/* The graph of a rank that shares something else than the batch with `ranks` along an axis, where `shares` share the batch: of those along time the last, which sees most. */
+/* The graph of a rank that shares something else than the batch with `ranks` along an axis, where `shares` share the batch: of those along time the last, which sees most where not all see as much. */
 static weft_status graph_along(const assessor *a, wefti_mesh_axis axis, int32_t ranks, int32_t shares, weft_graph **graph_out) {
     wefti_partition    part = {.ranks = shares, .micro = 1, .rows = a->costs->rows, .group = wefti_mesh_group(WEFTI_MESH_DATA)};
     int64_t            group = wefti_mesh_group(axis);
@@ -150,7 +150,7 @@ static weft_status graph_along(const assessor *a, wefti_mesh_axis axis, int32_t 
     wefti_tensor_split split = {.ranks = 0};
     weft_status        status = wefti_partition_graph(&part, a->pruned, a->outputs, WEFTI_OUT_FIRST_GRADIENT, true, &dealt, there);
     if (status == WEFT_OK)
-        status = axis == WEFTI_MESH_TENSOR     ? wefti_tensor_choose(0, ranks, group, dealt, there, WEFTI_OUT_FIRST_GRADIENT, &split)
+        status = axis == WEFTI_MESH_TENSOR     ? wefti_tensor_choose(0, ranks, group, a->trainer->program.strategy.tensor_rows, dealt, there, WEFTI_OUT_FIRST_GRADIENT, &split)
                  : axis == WEFTI_MESH_SEQUENCE ? wefti_sequence_choose(ranks - 1, ranks, group, dealt, there, WEFTI_OUT_FIRST_GRADIENT, &split)
                                                : wefti_expert_choose(0, ranks, group, 1, &part, dealt, &split);
     if (status == WEFT_OK)
@@ -170,6 +170,7 @@ static double sent_along(const wefti_node *node, wefti_mesh_axis axis) {
     if (axis == WEFTI_MESH_EXPERT && node->op != WEFT_OP_EXCHANGE_ROWS) return node->op == WEFT_OP_ALL_TO_ALL ? 8 : 0;
     if (axis == WEFTI_MESH_EXPERT) return fmin(bytes_of(node->inputs[0]), out);
     for (int32_t i = 0; i < node->n_inputs; i++) in += bytes_of(node->inputs[i]);
+    if (node->op == WEFT_OP_REDUCE_SCATTER || node->op == WEFT_OP_ALL_GATHER) return fmax(in, out) / 2; /* half of a sum that all get */
     return in;
 }
 

@@ -32,7 +32,7 @@ static weft_status choose(weft_trainer *trainer, wefti_mesh_axis axis, const wef
     wefti_tensor_split *split = &trainer->splits.list[trainer->splits.n];
     weft_status status = axis == WEFTI_MESH_EXPERT     ? wefti_expert_choose(rank, ranks, group, mesh->extent[WEFTI_MESH_SEQUENCE], batch, graph, split)
                          : axis == WEFTI_MESH_SEQUENCE ? wefti_sequence_choose(rank, ranks, group, graph, outputs, n, split)
-                                                       : wefti_tensor_choose(rank, ranks, group, graph, outputs, n, split);
+                                                       : wefti_tensor_choose(rank, ranks, group, trainer->program.strategy.tensor_rows, graph, outputs, n, split);
     if (status == WEFT_OK) trainer->splits.n++;
     return status;
 }

@@ -23,10 +23,10 @@ Test(strategy_text, reads_a_mesh) {
 }
 
 Test(strategy_text, reads_every_setting) {
-    const char *all = "data=4,tensor=2,pipeline=8,sequence=5,expert=3,schedule=interleaved,chunks=3,zero=3,sync=server:3,servers=2,replicas=1,push=5,fetch=7,warm-start=90,overlap=1,accumulate=16,precision=bf16,"
+    const char *all = "data=4,tensor=2,pipeline=8,sequence=5,expert=3,tensor-rows=-1,schedule=interleaved,chunks=3,zero=3,sync=server:3,servers=2,replicas=1,push=5,fetch=7,warm-start=90,overlap=1,accumulate=16,precision=bf16,"
                       "compress=topk:0.25,compress-warmup=100,bucket-bytes=1048576,divide-bytes=-1,loss-chunk-rows=512";
     weft_strategy s = read(all);
-    cr_expect(s.sequence == 5 && s.expert == 3 && s.schedule == WEFT_INTERLEAVED && s.chunks == 3 && s.zero == 3 && s.sync == WEFT_SERVER && s.staleness == 3 && s.servers == 2 && s.replicas == 1);
+    cr_expect(s.tensor_rows == -1 && s.sequence == 5 && s.expert == 3 && s.schedule == WEFT_INTERLEAVED && s.chunks == 3 && s.zero == 3 && s.sync == WEFT_SERVER && s.staleness == 3 && s.servers == 2 && s.replicas == 1);
     cr_expect(s.push == 5 && s.fetch == 7 && s.warm_start == 90 && s.overlap && s.accumulate == 16 && s.precision == WEFT_BF16);
     cr_expect(s.compress.codec == WEFT_COMPRESS_TOP_K && s.compress.ratio == 0.25 && s.compress.warmup == 100);
     cr_expect(s.bucket_bytes == 1048576 && s.divide_bytes == -1 && s.loss_chunk_rows == 512);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/effort.h"
 #include "common/interp.h"
 #include "core/iface/op.h"
 #include "parallel/tensor.h"
@@ -104,6 +105,13 @@ static weft_tensor *errors(weft_graph *g) {
     return weft_add(weft_add(weft_mse(x, y), weft_huber(x, y, .delta = 0.1)), weft_bce_with_logits(x, weft_sigmoid(y)));
 }
 
+/* Norms, residuals and dropout between pairs of products, as in a transformer. */
+static weft_tensor *block(weft_graph *g) {
+    weft_tensor *x = P("x", 4, 4, 8);
+    x = weft_add(x, weft_dropout(weft_linear(weft_gelu(weft_linear(weft_layer_norm(x, "one"), "up", .out = 16)), "down", .out = 8), 0.3));
+    return weft_add(x, weft_linear(weft_silu(weft_linear(weft_rms_norm(x, "two"), "wide", .out = 8, .no_bias = true)), "narrow", .out = 8));
+}
+
 static weft_tensor *expert_products(weft_graph *g, bool trans) {
     wefti_attrs  attrs = wefti_no_attrs();
     weft_tensor *inputs[3] = {P("x", 4, 8), trans ? P("w", 4, 16, 8) : P("w", 4, 8, 16), index_of(g, 8)};
@@ -121,7 +129,7 @@ static weft_tensor *mixture(weft_graph *g) {
 
 #define ROW(f) {#f, f}
 static const design models[] = {
-    ROW(broadcast), ROW(choices), ROW(unaries), ROW(product), ROW(product_turned), ROW(products), ROW(products_with_one), ROW(pair), ROW(channels),
+    ROW(broadcast), ROW(choices), ROW(unaries), ROW(product), ROW(product_turned), ROW(products), ROW(products_with_one), ROW(pair), ROW(block), ROW(channels),
     ROW(groups), ROW(attention), ROW(self_attention), ROW(rows_of_a_table), ROW(columns_of_a_table), ROW(scatter), ROW(entropy), ROW(softmaxes),
     ROW(norms), ROW(batch_norm), ROW(sums), ROW(norm_of_all), ROW(extremes), ROW(shapes), ROW(cuts), ROW(joined), ROW(expanded), ROW(dropped),
     ROW(rotary), ROW(errors), ROW(rows_of_experts), ROW(rows_of_experts_turned), ROW(mixture)};
@@ -346,9 +354,9 @@ static void choose(const whole *w, const int32_t *numbers, bool kept, int32_t ra
     }
 }
 
-static void open_splits(int32_t ranks, wefti_tensor_split *splits) {
+static void open_splits(int32_t ranks, bool rows, wefti_tensor_split *splits) {
     for (int32_t r = 0; r < ranks; r++) {
-        splits[r] = (wefti_tensor_split){.rank = r, .ranks = ranks, .group = 2};
+        splits[r] = (wefti_tensor_split){.rank = r, .ranks = ranks, .group = 2, .shares_rows = rows};
         (void)wefti_tensor_pattern(&splits[r], (int64_t[]){1}, 1);
         (void)wefti_tensor_pattern(&splits[r], (int64_t[]){1, 1}, 2);
         (void)wefti_tensor_pattern(&splits[r], (int64_t[]){1, 1, 1}, 3);
@@ -356,7 +364,7 @@ static void open_splits(int32_t ranks, wefti_tensor_split *splits) {
 }
 
 /* All combinations where there are few, else drawn ones. */
-static void check(const design *model, int32_t ranks, bool kept, int64_t splits_at_most) {
+static void check(const design *model, int32_t ranks, bool kept, bool rows, int64_t splits_at_most) {
     wefti_tensor_split splits[MOST_RANKS];
     wefti_named_window windows[MOST_RANKS * 2 * MOST_LEAVES];
     whole              w;
@@ -364,7 +372,7 @@ static void check(const design *model, int32_t ranks, bool kept, int64_t splits_
     int64_t            all = 1;
     uint64_t           state = 88172645463325252u;
     build(model, kept, &w);
-    open_splits(ranks, splits);
+    open_splits(ranks, rows, splits);
     interp *in = interp_open(w.graph, w.targets, w.n_targets, true);
     fill(&w, NULL, in, w.graph, NULL);
     interp_run(in, 3);
@@ -376,7 +384,7 @@ static void check(const design *model, int32_t ranks, bool kept, int64_t splits_
     for (int64_t at = 0; at < (all < splits_at_most ? all : splits_at_most); at++) {
         char    name[256];
         int64_t rest = at;
-        int     end = snprintf(name, sizeof name, "%s on %d ranks%s", model->name, (int)ranks, kept ? ", kept" : "");
+        int     end = snprintf(name, sizeof name, "%s on %d ranks%s%s", model->name, (int)ranks, kept ? ", kept" : "", rows ? ", rows shared" : "");
         for (int32_t i = 0; i < w.n_leaves; i++) {
             state ^= state << 13, state ^= state >> 7, state ^= state << 17;
             numbers[i] = (int32_t)(all <= splits_at_most ? rest % counts[i] : (int64_t)((state >> 11) % (uint64_t)counts[i]));
@@ -390,10 +398,59 @@ static void check(const design *model, int32_t ranks, bool kept, int64_t splits_
     weft_graph_release(w.graph);
 }
 
-static void check_all(int32_t ranks, bool kept, int64_t splits_at_most) {
-    for (size_t i = 0; i < sizeof models / sizeof *models; i++) check(&models[i], ranks, kept, splits_at_most);
+static void check_all(int32_t ranks, bool kept, bool rows, int64_t splits_at_most) {
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) check(&models[i], ranks, kept, rows, splits_at_most);
 }
-Test(tensor, two_ranks) { check_all(2, false, 24); }
-Test(tensor, two_ranks_that_keep_parts_of_gradients) { check_all(2, true, 12); }
-Test(tensor, four_ranks) { check_all(4, false, 8); }
-Test(tensor, four_ranks_that_keep_parts_of_gradients) { check_all(4, true, 8); }
+Test(tensor, two_ranks) { check_all(2, false, false, 24); }
+Test(tensor, two_ranks_that_keep_parts_of_gradients) { check_all(2, true, false, 12); }
+Test(tensor, two_ranks_that_share_rows) { check_all(2, true, true, UNDER_ADDRESS_SANITIZER ? 4 : 16); }
+Test(tensor, four_ranks) { check_all(4, false, false, 8); }
+Test(tensor, four_ranks_that_keep_parts_of_gradients) { check_all(4, true, false, 8); }
+Test(tensor, four_ranks_that_share_rows) { check_all(4, false, true, UNDER_ADDRESS_SANITIZER ? 3 : 8); }
+
+/* --- messages that are one --- */
+
+/* What a rank of two sends of a kind, where leaves "a", "b", … are split along these axes (-1: whole), and gradients are not asked for. */
+static int32_t messages_of(weft_tensor *(*model)(weft_graph *g), const int32_t *axes, weft_op op) {
+    weft_graph  *g, *mine;
+    weft_tensor *target, *out;
+    int32_t      found = 0;
+    cr_assert_eq(weft_graph_create(NULL, &g), WEFT_OK);
+    target = model(g);
+    wefti_tensor_split split = {.ranks = 2, .group = 2};
+    wefti_named_window windows[4];
+    split.windows = windows;
+    (void)wefti_tensor_pattern(&split, (int64_t[]){1}, 1);
+    for (int32_t i = 0; i < g->n_leaves; i++) {
+        weft_shape   shape = g->leaves[i]->outputs[0].shape;
+        int32_t      axis = axes[g->leaves[i]->name[0] - 'a'];
+        wefti_layout layout = axis < 0 ? wefti_layout_whole() : wefti_tensor_split_of(&split, axis, shape.dim[axis], 0);
+        if (axis >= 0) windows[split.n_windows++] = (wefti_named_window){g->leaves[i]->name, wefti_tensor_window(&split, &layout, shape)};
+    }
+    cr_assert_eq(wefti_tensor_graph(&split, g, &target, 1, true, &mine, &out), WEFT_OK, "%s", weft_error_message());
+    for (int32_t id = 0; id < mine->n_nodes; id++) found += mine->nodes[id]->op == op;
+    weft_graph_release(mine);
+    weft_graph_release(g);
+    return found;
+}
+
+static weft_tensor *read_whole_twice(weft_graph *g) {
+    weft_tensor *y = weft_tanh(P("a", 4, 8));
+    return weft_add(weft_softmax(y, 1), weft_log_softmax(y, 1));
+}
+static weft_tensor *sum_read_twice(weft_graph *g) {
+    weft_tensor *y = weft_matmul(P("a", 4, 8), P("b", 8, 4));
+    return weft_add(weft_tanh(y), weft_exp(y));
+}
+static weft_tensor *sums_added(weft_graph *g) { return weft_tanh(weft_add(weft_matmul(P("a", 4, 8), P("b", 8, 4)), weft_matmul(P("c", 4, 8), P("d", 8, 4)))); }
+static weft_tensor *sum_kept_in_parts(weft_graph *g) { return weft_exp(weft_add(P("c", 4, 4), weft_matmul(P("a", 4, 8), P("b", 8, 4)))); }
+static weft_tensor *losses_of_classes(weft_graph *g) { return weft_cross_entropy(P("a", 4, 8), weft_cast(weft_parameter(g, "b", weft_shape(4), .dtype = WEFT_F64), WEFT_I64)); }
+
+Test(tensor, equal_messages_are_one_and_sums_are_merged) {
+    cr_expect_eq(messages_of(read_whole_twice, (int32_t[]){1}, WEFT_OP_ALL_GATHER), 1);
+    cr_expect_eq(messages_of(sum_read_twice, (int32_t[]){1, 0}, WEFT_OP_ALL_REDUCE), 1);
+    cr_expect_eq(messages_of(sums_added, (int32_t[]){1, 0, 1, 0}, WEFT_OP_ALL_REDUCE), 1, "sums are not summed before they are sent");
+    cr_expect_eq(messages_of(sum_kept_in_parts, (int32_t[]){1, 0, 0}, WEFT_OP_REDUCE_SCATTER), 1);
+    cr_expect_eq(messages_of(sum_kept_in_parts, (int32_t[]){1, 0, 0}, WEFT_OP_ALL_REDUCE), 0, "a sum of which a part is wanted is sent as a whole");
+    cr_expect_eq(messages_of(losses_of_classes, (int32_t[]){1, -1}, WEFT_OP_ALL_REDUCE), 2, "a maximum, and two sums as one");
+}

@@ -1,7 +1,7 @@
 /* Tensor parallelism by the strategy alone: real processes over real wires train a perceptron, a convolutional network and a small transformer on
  * meshes, and their losses and gradient norms are those of one process. What ranks hold and send is what the formula says; runs go on from
  * checkpoints under any other mesh; a rank that dies ends all. More meshes and steps: test_tensor_nightly.c. */
-#include "train/tensor_runs.h"
+#include "train/split_runs.h"
 
 Test(tensor, perceptron_in_f32) {
     setenv("RUN_CLIP", "1", 1);
@@ -28,20 +28,20 @@ static int count(const char *text, const char *part) {
 }
 
 /* Parameters and two states of each, in f32; every variable's room is a multiple of 64 bytes for every rank. */
-static void holds(const char *text, long split, long whole, int n, int tensor) {
-    long least = 3 * 4 * (split / tensor + whole), held = number_after(text, "variables ");
+static void holds(const char *text, long parted, long whole, int n, int tensor) {
+    long least = 3 * 4 * (parted / tensor + whole), held = number_after(text, "variables ");
     cr_assert(held >= least && held <= least + 3L * n * 64 * tensor, "%ld bytes are held with tensor %d; %ld are needed", held, tensor, least);
 }
 
 /* Two pairs of products: a sum for each on the way there, and one on the way back before the second; nobody asks for the data's gradient. */
 Test(tensor, perceptron_costs_what_it_must) {
     enum { W = 32, PIXELS = 128, CLASSES = 8, BATCH = 16 };
-    long split = 2 * W * PIXELS + 2 * W + 2 * W * W + 2 * W * W + 2 * W + 2 * W * W, whole = W + 2 * W + W + CLASSES * W + CLASSES;
+    long parted = 2 * W * PIXELS + 2 * W + 2 * W * W + 2 * W * W + 2 * W + 2 * W * W, whole = W + 2 * W + W + CLASSES * W + CLASSES;
     for (int tensor = 2; tensor <= 4; tensor += 2) {
         char *text = train("mlp", "f32", (mesh){1, tensor}, 2, temporary_path("costs"));
         cr_expect_eq(number_after(text, "collectives "), 3, "%s", text);
         cr_expect_eq(number_after(text, "sent "), 3L * BATCH * W * 4 * 2 * (tensor - 1) / tensor, "%s", text);
-        holds(text, split, whole, 12, tensor);
+        holds(text, parted, whole, 12, tensor);
         free(text);
     }
 }
@@ -59,6 +59,34 @@ Test(tensor, transformer_costs_what_it_must) {
     cr_expect_not_null(strstr(text, "'block0.down.weight' [32, 128] is split along axis 1"), "%s", text);
     cr_expect_eq(count(text, "is split along"), 13, "%s", text);
     free(text);
+}
+
+/* Rows between products that are split, dealt out: what norms give is a part on each rank, the products' sums are as many bytes, and gradients of what is of
+ * all rows, which are small, are sums over ranks. The first norm reads what is whole. */
+Test(tensor, shared_rows_are_kept_in_parts) {
+    enum { W = 32, CONTEXT = 128, BATCH = 16, NORMS = 5, BLOCKS = 2 };
+    setenv("RUN_CONTEXT", "128", 1);
+    setenv("RUN_DESCRIBE", "1", 1);
+    for (int ranks = 2; ranks <= 4; ranks += 2) {
+        char with[64], without[64];
+        snprintf(with, sizeof with, "tensor=%d,tensor-rows=1", ranks);
+        snprintf(without, sizeof without, "tensor=%d,tensor-rows=-1", ranks);
+        char *parts = train_split("gpt", "f32", (split){ranks, with}, 2, temporary_path("parts")), *whole = train_split("gpt", "f32", (split){ranks, without}, 2, temporary_path("whole"));
+        long  rows = 4L * BATCH * CONTEXT * W, most = number_after(whole, "peak ") - (NORMS - 1) * (rows - rows / ranks);
+        cr_expect_leq(number_after(parts, "peak "), most, "%ld bytes at the peak of %d ranks, not %ld; with whole rows %ld", number_after(parts, "peak "), ranks, most, number_after(whole, "peak "));
+        cr_expect_eq(number_after(parts, "sent ") - number_after(whole, "sent "), 8L * W * (2 * NORMS + 2 * BLOCKS + CONTEXT) * (ranks - 1) / ranks, "%ld and %ld bytes are sent",
+                     number_after(parts, "sent "), number_after(whole, "sent "));
+        cr_expect_not_null(strstr(parts, "rows between split products are shared"), "%s", parts);
+        cr_expect_null(strstr(whole, "are shared"), "%s", whole);
+        free(parts);
+        free(whole);
+    }
+}
+
+Test(tensor, shared_rows_in_f64) {
+    setenv("RUN_CLIP", "1", 1);
+    splits_agree("gpt", "f64", 10, 1e-11, (split[]){{4, "tensor=4,tensor-rows=1"}, {4, "data=2,tensor=2,tensor-rows=1"}}, 2);
+    splits_agree("mlp", "f64", 10, 1e-11, (split[]){{2, "tensor=2,tensor-rows=1"}}, 1);
 }
 
 /* --- checkpoints --- */
