@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/iface/collective.h"
@@ -13,6 +14,7 @@
 #include "weft/plot.h"
 
 #define KEEP_PAUSES 50 /* times as long as keeping took, until it is due again */
+#define VERDICT_SECONDS 10 /* at most, between a rank that takes no part in a step any more and the news that it is lost */
 
 typedef struct curve {
     double *x, *y;
@@ -271,16 +273,35 @@ static weft_status take_step(fit *f, const weft_batch *batch, double begun) {
     return WEFT_OK;
 }
 
-/* Keeps the run's state where that is due: after what ends an epoch, so that a fault in there brings the epoch's last step again. */
-static weft_status keep(fit *f, bool first) {
-    double  begun = seconds();
-    int64_t every = f->options->keep_every;
-    if (!f->elastic || (first && weft_trainer_kept(f->trainer) == weft_trainer_steps(f->trainer))) return WEFT_OK;
-    if (!first && (every > 0 ? weft_trainer_steps(f->trainer) % every != 0 : begun - f->kept_at < KEEP_PAUSES * f->keep_cost)) return WEFT_OK;
+/* What the run's copies say of this rank's sums. */
+static void note_sums(fit *f) {
     wefti_fit_sums *sums = &f->trainer->sums;
     sums->train_loss = f->result.train_loss;
     sums->test_loss = f->result.test_loss;
     sums->test_accuracy = f->result.test_accuracy;
+}
+
+/* Steps by a server go on without a rank, and do not tell of a newcomer: all who are there end the loop after the same one. Where none waits for another they meet
+ * at the ends of epochs alone. */
+static weft_status look_around(fit *f, bool ended) {
+    weft_world *world = weft_trainer_world(f->trainer);
+    double      begun = seconds();
+    bool        any = weft_world_verdict(world) != WEFT_OK || wefti_served_lost(f->trainer) > 0;
+    if (f->trainer->program.strategy.staleness != 0 && !ended) return WEFT_OK;
+    WEFTI_TRY(wefti_any(f->trainer, &any));
+    note_sums(f);
+    while (any && weft_world_verdict(world) == WEFT_OK && seconds() - begun < VERDICT_SECONDS) nanosleep(&(struct timespec){0, 1000000}, NULL);
+    return any ? weft_world_verdict(world) : WEFT_OK;
+}
+
+/* Keeps the run's state where that is due: after what ends an epoch, so that a fault in there brings the epoch's last step again. */
+static weft_status keep(fit *f, bool first, bool ended) {
+    double  begun = seconds();
+    int64_t every = f->options->keep_every;
+    if (f->elastic && f->trainer->served) return first ? wefti_served_renews(f->trainer) : look_around(f, ended);
+    if (!f->elastic || (first && weft_trainer_kept(f->trainer) == weft_trainer_steps(f->trainer))) return WEFT_OK;
+    if (!first && (every > 0 ? weft_trainer_steps(f->trainer) % every != 0 : begun - f->kept_at < KEEP_PAUSES * f->keep_cost)) return WEFT_OK;
+    note_sums(f);
     WEFTI_TRY(alone(f, weft_trainer_keep(f->trainer, f->loader)));
     f->kept_at = seconds();
     double cost = f->kept_at - begun;
@@ -292,7 +313,7 @@ static weft_status keep(fit *f, bool first) {
 static weft_status loop(fit *f) {
     weft_batch batch;
     bool       epoch_ended = true;
-    WEFTI_TRY(keep(f, true));
+    WEFTI_TRY(keep(f, true, false));
     for (;;) {
         if (f->options->max_steps > 0 && weft_trainer_steps(f->trainer) >= f->options->max_steps) break;
         double      begun = seconds();
@@ -302,8 +323,8 @@ static weft_status loop(fit *f) {
         if (status == WEFT_END) break;
         WEFTI_TRY(status);
         WEFTI_TRY(take_step(f, &batch, begun));
-        WEFTI_TRY(keep(f, false));
         epoch_ended = batch.index + 1 == batch.count;
+        WEFTI_TRY(keep(f, false, epoch_ended));
     }
     if (!epoch_ended) WEFTI_TRY(end_epoch(f, batch.epoch)); /* stopped by max_steps */
     if (f->steps == 0) { /* a finished run that was resumed: how good it is can still be said */
@@ -505,7 +526,9 @@ static weft_status go_on(fit *f) {
 /* Where the environment alone asks for it, a run that cannot be renewed goes as it would without. */
 static bool is_elastic(const fit *f) {
     const char *text = getenv("WEFT_ELASTIC");
-    return f->options->elastic || (text && strcmp(text, "1") == 0 && f->trainer->program.strategy.sync == WEFT_ALLREDUCE);
+    const weft_strategy *strategy = &f->trainer->program.strategy;
+    bool renews = strategy->sync == WEFT_ALLREDUCE || (strategy->replicas && strategy->staleness <= 0);
+    return f->options->elastic || (text && strcmp(text, "1") == 0 && renews);
 }
 
 /* The log's last word about a run that failed; the error's own message must survive it. */

@@ -32,6 +32,13 @@ weft_status wefti_lead(weft_trainer *trainer, int32_t *lead_out) {
     return WEFT_OK;
 }
 
+weft_status wefti_any(weft_trainer *trainer, bool *any) {
+    int64_t one = *any;
+    WEFTI_TRY(reduce(wefti_trainer_meets(trainer), WEFTI_REDUCE_MAX, &one, 1));
+    *any = one != 0;
+    return WEFT_OK;
+}
+
 weft_status wefti_agree_with(weft_trainer *trainer, int32_t lead, weft_status own, const char *doing) {
     int64_t there = trainer->world->rank == lead;
     WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), own, doing));

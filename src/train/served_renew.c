@@ -16,15 +16,19 @@ static weft_status receive(weft_trainer *trainer, weft_loader *loader, wefti_sna
     return wefti_agree_with(trainer, 0, wefti_served_pull(trainer), "fetching the parameters from the server");
 }
 
+weft_status wefti_served_renews(const weft_trainer *trainer) {
+    const int32_t staleness = trainer->program.strategy.staleness;
+    if (staleness <= 0) return WEFT_OK;
+    return wefti_fail(WEFT_E_UNSUPPORTED, "weft_trainer_renew: with staleness %d ranks hear in different steps that one is gone, and would wait here for clocks that others do "
+                      "not end: steps go on without it; for another split go on from a checkpoint, or take staleness 0 or WEFT_TABLE_ASYNCHRONOUS", (int)staleness);
+}
+
 weft_status wefti_served_renew(weft_trainer *trainer, weft_world *world, weft_loader *loader) {
     wefti_station  left = {0};
     wefti_snapshot s;
     const int64_t  steps = trainer->steps;
     const bool     moves = world != trainer->world;
-    if (trainer->program.strategy.staleness > 0)
-        return wefti_fail(WEFT_E_UNSUPPORTED, "weft_trainer_renew: with staleness %d ranks hear in different steps that one is gone, and would wait here for clocks that others do "
-                          "not end: steps go on without it; for another split go on from a checkpoint, or take staleness 0 or WEFT_TABLE_ASYNCHRONOUS",
-                          (int)trainer->program.strategy.staleness);
+    WEFTI_TRY(wefti_served_renews(trainer));
     weft_status    status = wefti_snapshot_open(trainer, true, &s);
     if (status == WEFT_OK) status = wefti_snapshot_take(trainer, loader, &s);
     if (status == WEFT_OK && moves) status = wefti_trainer_move(trainer, world, &left);

@@ -332,7 +332,8 @@ weft_status wefti_snapshot_take_over(weft_trainer *trainer, weft_loader *loader,
 WEFT_MUST_CHECK weft_status wefti_snapshot_share_rest(weft_trainer *trainer, weft_loader *loader, wefti_snapshot *snapshot, int32_t lead);
 /* What the trainer has now, and where `loader` (NULL: none) stands. */
 WEFT_MUST_CHECK weft_status wefti_snapshot_take(weft_trainer *trainer, const weft_loader *loader, wefti_snapshot *snapshot);
-/* weft_trainer_renew with a server (served_renew.c). */
+/* weft_trainer_renew with a server (served_renew.c), and whether that goes at all. */
+WEFT_MUST_CHECK weft_status wefti_served_renews(const weft_trainer *trainer);
 WEFT_MUST_CHECK weft_status wefti_served_renew(weft_trainer *trainer, weft_world *world, weft_loader *loader);
 
 /* --- pipelines (pipeline.c) --- */
@@ -371,6 +372,8 @@ weft_status wefti_agree(weft_world *world, weft_status own, const char *doing);
 
 /* Who reads and writes files for all ranks: rank 0; with a server, the lowest rank that is there. Collective. (lead.c) */
 WEFT_MUST_CHECK weft_status wefti_lead(weft_trainer *trainer, int32_t *lead_out);
+/* Whether any rank says so, the same on all. Collective. */
+WEFT_MUST_CHECK weft_status wefti_any(weft_trainer *trainer, bool *any);
 /* As wefti_agree; WEFT_E_PEER on all where the lead took no part. Collective. */
 WEFT_MUST_CHECK weft_status wefti_agree_with(weft_trainer *trainer, int32_t lead, weft_status own, const char *doing);
 /* The lead's bytes become all ranks'. Collective. */

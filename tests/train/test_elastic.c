@@ -130,6 +130,41 @@ Test(elastic, a_killed_rank_comes_again_encrypted) {
     restarts("--wire tcp --encrypt", ".k..", 1);
 }
 
+/* --- by a parameter server --- */
+
+/* Steps go on without the lost, so another run would end otherwise: but all ranks end alike, those who came again too. */
+static void served(const char *options, const char *staleness, const char *fate, int lost) {
+    int   status;
+    char  elastic[128];
+    setenv("WEFT_TEST_SERVER", staleness, 1);
+    snprintf(elastic, sizeof elastic, "--elastic --restarts %d --back-off 0.1 %s", lost, options);
+    char *text = run_job(elastic, fate, "lossy", 600, &status), *log = read_text(temporary_path("lossy.jsonl"));
+    cr_expect_eq(status, 0, "exit status %d", status);
+    cr_expect_eq(count(text, "starting it again"), lost, "%s", text);
+    cr_expect_eq(count(text, "accuracy 1.000, 4 ranks"), RANKS, "%s", text);
+    for (int rank = 1; rank < RANKS; rank++) {
+        char name[32];
+        snprintf(name, sizeof name, "lossy-%d", rank);
+        same_files("lossy-0", name);
+    }
+    has(log, "\"event\":\"fault\"");
+    has(log, "\"event\":\"renewed\"");
+    has(log, "\"ranks\":4,\"seconds\"");
+    has(log, "\"step\":600");
+    free(log);
+    free(text);
+}
+Test(elastic, a_rank_that_serves_comes_again) { served("--wire shm", "0", ".k..", 1); }
+Test(elastic, rank_0_that_serves_comes_again) { served("--wire shm", "0", "k...", 1); }
+/* The others have gone on, each row twice on three of them, and go over once more for who comes in. */
+Test(elastic, one_that_serves_and_comes_late_is_taken_in) {
+    if (UNDER_ADDRESS_SANITIZER || UNDER_THREAD_SANITIZER) cr_skip_test("it takes long there, and the others do the same but that they do not wait");
+    setenv("WEFT_TEST_EPOCH_US", "8000", 1);
+    served("--wait 0.1 --wire shm", "0", "..l.", 1);
+}
+/* Nobody waits in a step; who comes again begins where rank 0 stands. */
+Test(elastic, one_that_serves_asynchronously_comes_again) { served("--wire shm", "-1", "..k.", 1); }
+
 /* --- one lives, and does not go on --- */
 
 /* Who is stopped is given up by the others after 5 s, and killed for them. */

@@ -397,8 +397,8 @@ Test(renew, fit_refuses_what_cannot_be) {
     expect(weft_fit(r.trainer, r.loader, &(weft_fit_options){.keep_every = -1}, NULL), WEFT_E_INVALID, "keep_every -1");
     expect(weft_fit(r.trainer, r.loader, &(weft_fit_options){.least = -2}, NULL), WEFT_E_INVALID, "least -2");
     close_run(&r);
-    r = begin((weft_strategy){.sync = WEFT_SERVER});
-    expect(weft_fit(r.trainer, r.loader, &(weft_fit_options){.elastic = true, .max_steps = 2}, NULL), WEFT_E_UNSUPPORTED, "parameter server");
+    r = begin((weft_strategy){.sync = WEFT_SERVER, .staleness = 2});
+    expect(weft_fit(r.trainer, r.loader, &(weft_fit_options){.elastic = true, .max_steps = 2}, NULL), WEFT_E_UNSUPPORTED, "with staleness 2");
     close_run(&r);
 }
 

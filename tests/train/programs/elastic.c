@@ -169,7 +169,9 @@ int main(int argc, char **argv) {
     weft_tensor *logits = weft_linear(weft_dropout(h, 0.1), "head", .out = CLASSES);
     weft_tensor *loss = weft_cross_entropy(logits, label);
     weft_tensor *correct = weft_sum(weft_cast(weft_eq(weft_argmax(logits, 1), weft_cast(label, WEFT_I64)), WEFT_I64));
-    if ((status = weft_trainer_create(world, &(weft_program){.loss = loss, .solver = weft_adam(0.003)}, &trainer)) != WEFT_OK) goto done;
+    const char   *staleness = getenv("WEFT_TEST_SERVER"); /* by a parameter server, with replicas */
+    weft_strategy strategy = staleness ? (weft_strategy){.sync = WEFT_SERVER, .staleness = atoi(staleness), .replicas = 1} : (weft_strategy){0};
+    if ((status = weft_trainer_create(world, &(weft_program){.loss = loss, .solver = weft_adam(0.003), .strategy = strategy}, &trainer)) != WEFT_OK) goto done;
     weft_fit_options options = {.test = test, .test_correct = correct, .log_path = log_path, .log_every = 1, .max_steps = argc > 4 ? atol(argv[4]) : 400,
                                 .progress = progress = open_progress(), .checkpoint_path = argc > 5 ? argv[5] : NULL, .resume = argc > 5};
     if (kills && fate == 'y') kill(next_rank, SIGKILL);
