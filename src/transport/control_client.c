@@ -11,6 +11,8 @@
 #include "transport/control_inside.h"
 
 #define REDIAL_NS (20 * WEFTI_MILLISECOND_NS)
+#define WORDLESS_NS (WEFTI_SECOND_NS / 2)
+#define WORDLESS_EACH_NS (5 * WEFTI_MILLISECOND_NS) /* for each rank that may be calling beside this one */
 
 static void hang_up(wefti_control *control, uint64_t now_ns) {
     close(control->dialled);
@@ -21,13 +23,27 @@ static void hang_up(wefti_control *control, uint64_t now_ns) {
     snprintf(control->last_refusal, sizeof control->last_refusal, "%s", weft_error_message());
 }
 
+static bool fail_moved_on(wefti_control *control) {
+    wefti_control_fail(control, wefti_fail(WEFT_E_PEER, "rank 0 was lost, or gathers again, before the ranks left by a fault had joined it at %s",
+                                           control->place->store));
+    return true;
+}
+
 /* In a world that follows a fault, rank 0 is the one who gathered the others at the same port. Where its host refuses, or it is at that
  * port for something else than this epoch, it has been lost, or has lost others and gathers again: so must this rank. */
 static bool has_moved_on(wefti_control *control, weft_status status, int error) {
     if (control->place->epoch == 0 || (error != ECONNREFUSED && status != WEFT_E_NOT_FOUND && status != WEFT_E_MISMATCH)) return false;
-    wefti_control_fail(control, wefti_fail(WEFT_E_PEER, "rank 0 was lost, or gathers again, before the ranks left by a fault had joined it at %s",
-                                           control->place->store));
-    return true;
+    return fail_moved_on(control);
+}
+
+/* So it has where whoever is at that port hangs up without a word for long: that is the door of one who was started in its place, and does not lead. A store
+ * does so only where very many call at once. */
+static bool is_hung_up_on(wefti_control *control, weft_status status, uint64_t now_ns) {
+    bool wordless = status == WEFT_E_LINK && control->shake.stage == WEFTI_SHAKE_CHALLENGE && control->shake.have == 0;
+    if (!wordless) control->wordless_ns = 0;
+    else if (!control->wordless_ns) control->wordless_ns = now_ns;
+    if (control->place->epoch == 0 || !wordless || now_ns - control->wordless_ns < WORDLESS_NS + (uint64_t)control->place->size * WORDLESS_EACH_NS) return false;
+    return fail_moved_on(control);
 }
 
 /* Whether to try again after what the handshake said. */
@@ -97,7 +113,7 @@ static void join(wefti_control *control, uint64_t now_ns) {
     status = wefti_handshake_progress(&control->shake, now_ns);
     if (status == WEFT_E_AGAIN) return;
     if (status != WEFT_OK) {
-        if (!has_moved_on(control, status, 0) && is_final(control, status)) wefti_control_fail(control, status);
+        if (!has_moved_on(control, status, 0) && !is_hung_up_on(control, status, now_ns) && is_final(control, status)) wefti_control_fail(control, status);
         hang_up(control, now_ns);
         return;
     }

@@ -120,7 +120,7 @@ struct wefti_control {
     int             dialled;       /* -1: not */
     bool            connected, shaking;
     int             port_try;
-    uint64_t        redial_ns;
+    uint64_t        redial_ns, wordless_ns; /* wordless: since when whoever is at the store's port hangs up without a word; 0: he does not */
     wefti_handshake shake;
     char            last_refusal[WEFTI_MESSAGE_BYTES];
 };

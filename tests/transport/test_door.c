@@ -14,6 +14,9 @@
 #include <unistd.h>
 
 #include "ranks.h"
+#include "transport/control.h"
+#include "transport/door.h"
+#include "transport/socket.h"
 #include "weft/collective.h"
 
 enum { RANKS = 3, VICTIM = 1, MOST_OPEN = 150, QUEUE = 800 /* of 1024, and under the common limit of descriptors */ };
@@ -181,4 +184,43 @@ Test(door, is_drained_by_calls_where_there_is_no_thread) {
     cr_expect_eq(kept, 0, "%d strangers were not hung up on", kept);
     free(many);
     end(all, ports, open);
+}
+
+/* --- the store of a world that follows a fault --- */
+
+/* Joins a world of two whose rank 0 should be at a port, and whoever is there takes all calls and hangs up. */
+static weft_status join_at_a_door(uint32_t epoch, uint64_t timeout_ns, uint64_t *took_ns_out) {
+    wefti_place place = {.rank = 1, .size = 2, .launcher = "none", .store_ports = 1, .store_descriptor = -1, .job = "a test", .epoch = epoch};
+    wefti_socket_address address = {0}; /* which the door fills in */
+    wefti_fault   *fault = NULL;
+    wefti_control *control = NULL;
+    int32_t        mine = 0, all[2];
+    wefti_door *door = wefti_door_open(&place, "127.0.0.1", &address);
+    cr_assert_not_null(door);
+    snprintf(place.store, sizeof place.store, "%s", wefti_socket_text(&address).text);
+    cr_assert_eq(wefti_fault_create(NULL, &fault), WEFT_OK);
+    uint64_t begin_ns = ranks_now();
+    /* This end's own control thread is the one that drains it. */
+    weft_status status = wefti_control_open(&(wefti_control_options){.host = wefti_host_system(), .place = &place, .timeout_ns = timeout_ns, .fault = fault, .door = door}, &control);
+    if (status == WEFT_OK) status = wefti_control_exchange(control, "join", &mine, sizeof mine, timeout_ns, all);
+    *took_ns_out = ranks_now() - begin_ns;
+    wefti_control_close(control);
+    wefti_fault_release(fault);
+    wefti_door_release(door);
+    return status;
+}
+
+/* He who was started in place of a rank 0 that died before all had joined it has its door, and waits himself to be let in. */
+Test(door, that_hangs_up_on_all_is_not_the_store_that_ranks_join_after_a_fault) {
+    uint64_t took_ns;
+    cr_expect_eq(join_at_a_door(3, 20 * WEFTI_SECOND_NS, &took_ns), WEFT_E_PEER, "%s", weft_error_message());
+    cr_expect(strstr(weft_error_message(), "rank 0 was lost, or gathers again"), "%s", weft_error_message());
+    cr_expect_lt(took_ns, 2 * WEFTI_SECOND_NS, "it took %.3g s", (double)took_ns / 1e9);
+}
+
+/* At the start rank 0 may come later than others of an older job go. */
+Test(door, that_hangs_up_on_all_is_called_until_the_deadline_at_the_start) {
+    uint64_t took_ns;
+    cr_expect_eq(join_at_a_door(0, WEFTI_SECOND_NS, &took_ns), WEFT_E_TIMEOUT, "%s", weft_error_message());
+    cr_expect_geq(took_ns, WEFTI_SECOND_NS);
 }
