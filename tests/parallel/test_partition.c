@@ -168,6 +168,39 @@ static weft_tensor *custom(const parts *p, bool row_local) {
 static weft_tensor *custom_by_row(const parts *p) { return custom(p, true); }
 static weft_tensor *custom_of_all(const parts *p) { return custom(p, false); }
 
+static weft_tensor *more_unaries(const parts *p) {
+    weft_tensor *a = p->flat, *positive = weft_add_scalar(weft_square(a), 0.5);
+    weft_tensor *some = weft_add(weft_add(weft_abs(a), weft_sign(a)), weft_add(weft_neg(weft_expm1(a)), weft_add(weft_cos(a), weft_erf(a))));
+    weft_tensor *more = weft_add(weft_add(weft_softplus(a), weft_ceil(a)), weft_add(weft_round(weft_mul_scalar(a, 3)), weft_add(weft_gelu_tanh(a), weft_floor(a))));
+    weft_tensor *most = weft_add(weft_add(weft_gelu(a), weft_silu(a)), weft_add(weft_relu(a), weft_add(weft_sigmoid(a), weft_tanh(a))));
+    weft_tensor *last = weft_add(weft_add(weft_log(positive), weft_log1p(positive)), weft_add(weft_rsqrt(positive), weft_add(weft_reciprocal(positive), weft_sqrt(positive))));
+    return weft_add(weft_add(some, more), weft_add(most, weft_add(last, weft_detach(weft_exp(a)))));
+}
+static weft_tensor *more_choices(const parts *p) {
+    weft_tensor *a = p->flat, *b = weight(p, "w", weft_shape(24)), *positive = weft_add_scalar(weft_square(a), 0.5);
+    weft_tensor *some = weft_or(weft_and(weft_lt(a, b), weft_ne(a, b)), weft_and(weft_le(b, a), weft_not(weft_isfinite(a))));
+    weft_tensor *others = weft_where(weft_eq(a, b), weft_maximum(a, b), weft_where(weft_gt(a, b), weft_div(b, positive), weft_training(a, weft_sub(a, b))));
+    return weft_add(weft_where(some, weft_pow(positive, b), weft_minimum(a, b)), weft_where(weft_ge(a, b), weft_clamp(a, -0.5, 0.5), others));
+}
+static weft_tensor *drawn(const parts *p) {
+    weft_shape shape = p->flat->shape;
+    return weft_mul(weft_add(p->flat, weft_random_uniform(p->graph, WEFT_F64, shape)), weft_add(weft_arange(p->graph, WEFT_F64, 24, 0.5, 0.25), weft_random_normal(p->graph, WEFT_F64, shape)));
+}
+/* Gradients of means in 16-bit floats; they are exact in f64. */
+static weft_tensor *spread_back(const parts *p) {
+    wefti_attrs  attrs = wefti_no_attrs();
+    weft_tensor *x = weft_sum(p->flat, .axes = weft_axes(1), .keep = true), *copy = wefti_apply(WEFT_OP_COPY, &attrs, &x, 1, NULL);
+    attrs.reduce.axes = 1u << 1;
+    attrs.reduce.keep = 1;
+    attrs.reduce.shape = p->flat->shape;
+    return weft_mul(wefti_apply(WEFT_OP_MEAN_BACKWARD, &attrs, &copy, 1, NULL), p->flat);
+}
+static weft_tensor *gradient_of_pools(const parts *p) {
+    weft_tensor *x = p->picture, *back = NULL;
+    cr_assert_eq(weft_gradients(weft_sum(weft_square(weft_max_pool2d(x, .window = 2))), &x, 1, &back), WEFT_OK, "%s", weft_error_message());
+    return back;
+}
+
 static const design models[] = {
     {"linear", linear}, {"gram", gram}, {"products of samples", products_of_samples}, {"between samples", between_samples},
     {"conv", conv}, {"average pool", average_pool}, {"global pools", global_pools}, {"self-attention", self_attention},
@@ -176,7 +209,8 @@ static const design models[] = {
     {"extremes", extremes}, {"extreme of all", extreme_of_all}, {"argmaxes", argmaxes}, {"side by side", side_by_side},
     {"shapes", shapes}, {"choices", choices}, {"dropped", dropped}, {"entropy", entropy}, {"errors", errors}, {"kept less", kept_less},
     {"experts", experts}, {"experts of two", experts_of_two}, {"experts without limit", experts_without_limit},
-    {"custom by row", custom_by_row}, {"custom of all", custom_of_all},
+    {"custom by row", custom_by_row}, {"custom of all", custom_of_all}, {"more unaries", more_unaries}, {"more choices", more_choices},
+    {"drawn", drawn}, {"spread back", spread_back}, {"gradient of pools", gradient_of_pools},
 };
 
 /* Their gradients have the batch size built in: another is refused. */
@@ -388,3 +422,47 @@ Test(partition, three_ranks_in_micro_batches) { check_all(BUILT, 3, 2); }
 Test(partition, another_batch_on_one_rank) { check_all(3, 1, 2); }
 Test(partition, another_batch_on_two_ranks) { check_all(3, 2, 2); }
 Test(partition, a_rank_and_micro_batches_without_rows) { check_all(2, 3, 2); }
+
+/* --- every operation --- */
+
+/* What no program above has, and where it is tried, or why not. */
+static const struct {
+    weft_op     op;
+    const char *why;
+} elsewhere[] = {
+    {WEFT_OP_CONSTANT, "a leaf that is whole on all ranks"},
+    {WEFT_OP_UPDATE, "the trainer's: tests/train/test_parity.c holds every step against one process"},
+    {WEFT_OP_FUSED, "planning makes it of what is split already, as what follows: tests/plan, and tests/train with plans of ranks"},
+    {WEFT_OP_FUSED_MATMUL, "planning's: epilogues of products"},
+    {WEFT_OP_FP8_CAST, "planning's: of products that are marked"},
+    {WEFT_OP_FP8_MATMUL, "planning's, as it"},
+    {WEFT_OP_ENCODE, "made of gradients by this rewrite: test_compress.c"},
+    {WEFT_OP_DECODE, "as it"},
+    {WEFT_OP_ALL_REDUCE, "what this rewrite makes"},
+    {WEFT_OP_ALL_GATHER, "of rewrites behind this one, as what follows: test_tensor.c, tests/train/test_mesh.c"},
+    {WEFT_OP_REDUCE_SCATTER, "as it"},
+    {WEFT_OP_ALL_TO_ALL, "as it"},
+    {WEFT_OP_EXCHANGE_ROWS, "as it"},
+    {WEFT_OP_SEND, "as it"},
+    {WEFT_OP_RECEIVE, "as it"},
+    {WEFT_OP_BROADCAST, "no rewrite makes it: tests/collective"},
+};
+
+static void note_operations(const design *model, bool *tried) {
+    weft_graph  *graph;
+    weft_tensor *targets[MOST_TARGETS];
+    (void)build(model, BUILT, &graph, targets);
+    for (int32_t id = 0; id < graph->n_nodes; id++) tried[graph->nodes[id]->op] = true;
+    weft_graph_release(graph);
+}
+
+Test(partition, every_operation_is_tried_or_named) {
+    bool tried[WEFT_OP_COUNT] = {false};
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) note_operations(&models[i], tried);
+    for (size_t i = 0; i < sizeof fixed_models / sizeof *fixed_models; i++) note_operations(&fixed_models[i], tried);
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++) {
+        cr_expect(!tried[elsewhere[i].op], "%s is tried here, and need not be named (%s)", wefti_ops[elsewhere[i].op].name, elsewhere[i].why);
+        tried[elsewhere[i].op] = true;
+    }
+    for (int32_t op = 0; op < WEFT_OP_COUNT; op++) cr_expect(tried[op], "%s is in no program of this file, and not said to be tried elsewhere", wefti_ops[op].name);
+}

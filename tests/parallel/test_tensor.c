@@ -105,6 +105,39 @@ static weft_tensor *errors(weft_graph *g) {
     return weft_add(weft_add(weft_mse(x, y), weft_huber(x, y, .delta = 0.1)), weft_bce_with_logits(x, weft_sigmoid(y)));
 }
 
+static weft_tensor *more_unaries(weft_graph *g) {
+    weft_tensor *a = P("a", 4, 8), *positive = weft_add(weft_square(a), weft_full(g, WEFT_F64, weft_shape(4, 8), 0.5));
+    weft_tensor *some = weft_add(weft_add(weft_abs(a), weft_sign(a)), weft_add(weft_neg(weft_expm1(a)), weft_add(weft_cos(a), weft_erf(a))));
+    weft_tensor *more = weft_add(weft_add(weft_softplus(a), weft_ceil(a)), weft_add(weft_round(weft_mul_scalar(a, 3)), weft_gelu_tanh(a)));
+    return weft_add(weft_add(some, more), weft_add(weft_add(weft_log(positive), weft_log1p(positive)), weft_add(weft_rsqrt(positive), weft_reciprocal(positive))));
+}
+static weft_tensor *more_choices(weft_graph *g) {
+    weft_tensor *a = P("a", 4, 8), *b = P("b", 8), *positive = weft_add(weft_square(a), weft_full(g, WEFT_F64, weft_shape(4, 8), 0.5));
+    weft_tensor *some = weft_or(weft_and(weft_lt(a, b), weft_ne(a, b)), weft_and(weft_le(b, a), weft_not(weft_isfinite(a))));
+    return weft_add(weft_where(some, weft_pow(positive, b), weft_minimum(a, b)), weft_where(weft_ge(a, b), weft_div(b, positive), weft_training(a, weft_sub(a, b))));
+}
+static weft_tensor *drawn(weft_graph *g) {
+    weft_tensor *numbers = weft_reshape(weft_arange(g, WEFT_F64, 32, 0.5, 0.25), weft_shape(4, 8));
+    return weft_mul(weft_add(P("a", 4, 8), weft_random_uniform(g, WEFT_F64, weft_shape(4, 8))), weft_add(numbers, weft_random_normal(g, WEFT_F64, weft_shape(4, 8))));
+}
+static weft_tensor *spread_along(weft_tensor *x, int32_t axis) { /* as gradients of means in 16-bit floats are */
+    wefti_attrs attrs = wefti_no_attrs();
+    attrs.reduce.axes = 1u << axis;
+    attrs.reduce.keep = 1;
+    attrs.reduce.shape = weft_shape(4, 8);
+    return wefti_apply(WEFT_OP_MEAN_BACKWARD, &attrs, &x, 1, NULL);
+}
+static weft_tensor *spread(weft_graph *g) {
+    wefti_attrs  attrs = wefti_no_attrs();
+    weft_tensor *a = spread_along(P("a", 4, 1), 1);
+    return weft_mul(wefti_apply(WEFT_OP_COPY, &attrs, &a, 1, NULL), spread_along(P("b", 1, 8), 0));
+}
+static weft_tensor *gradient_of_pools(weft_graph *g) {
+    weft_tensor *x = P("x", 4, 4, 4, 4), *back = NULL;
+    cr_assert_eq(weft_gradients(weft_sum(weft_square(weft_max_pool2d(x, .window = 2))), &x, 1, &back), WEFT_OK, "%s", weft_error_message());
+    return back;
+}
+
 /* Norms, residuals and dropout between pairs of products, as in a transformer. */
 static weft_tensor *block(weft_graph *g) {
     weft_tensor *x = P("x", 4, 4, 8);
@@ -132,7 +165,7 @@ static const design models[] = {
     ROW(broadcast), ROW(choices), ROW(unaries), ROW(product), ROW(product_turned), ROW(products), ROW(products_with_one), ROW(pair), ROW(block), ROW(channels),
     ROW(groups), ROW(attention), ROW(self_attention), ROW(rows_of_a_table), ROW(columns_of_a_table), ROW(scatter), ROW(entropy), ROW(softmaxes),
     ROW(norms), ROW(batch_norm), ROW(sums), ROW(norm_of_all), ROW(extremes), ROW(shapes), ROW(cuts), ROW(joined), ROW(expanded), ROW(dropped),
-    ROW(rotary), ROW(errors), ROW(rows_of_experts), ROW(rows_of_experts_turned), ROW(mixture)};
+    ROW(rotary), ROW(errors), ROW(more_unaries), ROW(more_choices), ROW(drawn), ROW(spread), ROW(gradient_of_pools), ROW(rows_of_experts), ROW(rows_of_experts_turned), ROW(mixture)};
 
 /* --- the whole --- */
 
@@ -453,4 +486,47 @@ Test(tensor, equal_messages_are_one_and_sums_are_merged) {
     cr_expect_eq(messages_of(sum_kept_in_parts, (int32_t[]){1, 0, 0}, WEFT_OP_REDUCE_SCATTER), 1);
     cr_expect_eq(messages_of(sum_kept_in_parts, (int32_t[]){1, 0, 0}, WEFT_OP_ALL_REDUCE), 0, "a sum of which a part is wanted is sent as a whole");
     cr_expect_eq(messages_of(losses_of_classes, (int32_t[]){1, -1}, WEFT_OP_ALL_REDUCE), 2, "a maximum, and two sums as one");
+}
+
+/* --- every operation --- */
+
+/* What no program above has, and where it is tried, or why not. Layouts with channels last and moments in one pass are no operations, but planning's, behind all
+ * rewrites. */
+static const struct {
+    weft_op     op;
+    const char *why;
+} elsewhere[] = {
+    {WEFT_OP_CONSTANT, "a leaf that is whole on all ranks"},
+    {WEFT_OP_UPDATE, "the trainer's: tests/train/test_tensor.c holds every step, of parts of parameters and states, against one process"},
+    {WEFT_OP_CUSTOM, "is given all of its inputs; rows of the batch: test_partition.c"},
+    {WEFT_OP_CUSTOM_BACKWARD, "as it"},
+    {WEFT_OP_FUSED, "planning makes it of what is split already, as what follows: tests/plan, and tests/train with plans of ranks"},
+    {WEFT_OP_FUSED_MATMUL, "planning's: epilogues of products"},
+    {WEFT_OP_FP8_CAST, "planning's: of products that are marked"},
+    {WEFT_OP_FP8_MATMUL, "planning's, as it"},
+    {WEFT_OP_ENCODE, "the batch's rewrite makes it of gradients, and is refused beside this axis: test_compress.c"},
+    {WEFT_OP_DECODE, "as it"},
+    {WEFT_OP_ALL_REDUCE, "what rewrites make, here too; of other axes' messages beside this one: tests/train/test_mesh.c"},
+    {WEFT_OP_ALL_GATHER, "as it"},
+    {WEFT_OP_REDUCE_SCATTER, "as it"},
+    {WEFT_OP_ALL_TO_ALL, "of experts: tests/train/test_mesh.c with expert and tensor"},
+    {WEFT_OP_EXCHANGE_ROWS, "of experts: tests/train/test_mesh.c with expert and tensor"},
+    {WEFT_OP_SEND, "of the ring: tests/train/test_mesh.c with sequence and tensor"},
+    {WEFT_OP_RECEIVE, "as it"},
+    {WEFT_OP_BROADCAST, "no rewrite makes it: engines' own test is tests/collective"},
+};
+
+Test(tensor, every_operation_is_tried_or_named) {
+    bool tried[WEFT_OP_COUNT] = {false};
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        whole w;
+        build(&models[i], true, &w);
+        for (int32_t id = 0; id < w.graph->n_nodes; id++) tried[w.graph->nodes[id]->op] = true;
+        weft_graph_release(w.graph);
+    }
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++) {
+        cr_expect(!tried[elsewhere[i].op], "%s is tried here, and need not be named (%s)", wefti_ops[elsewhere[i].op].name, elsewhere[i].why);
+        tried[elsewhere[i].op] = true;
+    }
+    for (int32_t op = 0; op < WEFT_OP_COUNT; op++) cr_expect(tried[op], "%s is in no program of this file, and not said to be tried elsewhere", wefti_ops[op].name);
 }
