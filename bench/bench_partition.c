@@ -66,22 +66,24 @@ static weft_tensor *block(weft_graph *g, const partition_options *o, weft_tensor
 
 /* --- the network --- */
 
-static weft_tensor *block_of(weft_graph *g, const partition_options *o, int32_t ranks, int layer, int b, weft_tensor **blocks) {
+/* A block, and what its neighbours see of it. */
+typedef struct piece {
+    weft_tensor *all, *left, *right;
+} piece;
+
+static piece piece_of(weft_graph *g, const partition_options *o, int32_t ranks, int layer, int b, const piece *before) {
     weft_tensor *inputs[BLOCKS];
     char         place[16], name[32];
     int64_t      width = (int64_t)o->width, edge = (int64_t)o->edge;
     int          n = 0;
-    for (int from = 0; from < BLOCKS && layer > 0; from++) {
-        if (o->local && abs(from - b) > 1) continue;
-        weft_place_begin(g, place_of(from, ranks, place));
-        inputs[n++] = !o->local || from == b ? blocks[from] : from < b ? weft_slice(blocks[from], 1, width - edge, width) : weft_slice(blocks[from], 1, 0, edge);
-        weft_place_end(g);
-    }
+    for (int from = 0; from < BLOCKS && layer > 0; from++)
+        if (!o->local || abs(from - b) <= 1) inputs[n++] = !o->local || from == b ? before[from].all : from < b ? before[from].right : before[from].left;
     weft_place_begin(g, place_of(b, ranks, place));
     snprintf(name, sizeof name, "layer%d.block%d", layer, b);
-    weft_tensor *result = block(g, o, n > 1 ? weft_concat(inputs, n, 1) : blocks[b], name);
+    piece it = {.all = block(g, o, n > 1 ? weft_concat(inputs, n, 1) : before[b].all, name)};
+    if (o->local && layer + 1 < LAYERS) it.left = weft_slice(it.all, 1, 0, edge), it.right = weft_slice(it.all, 1, width - edge, width);
     weft_place_end(g);
-    return result;
+    return it;
 }
 
 static bool is_at_an_edge(int b, int32_t ranks) {
@@ -91,18 +93,19 @@ static bool is_at_an_edge(int b, int32_t ranks) {
 
 /* Of a layer first what other ranks read, so that it travels while the rest is computed. */
 static weft_tensor *network(weft_graph *g, const partition_options *o, int32_t ranks) {
-    weft_tensor *blocks[BLOCKS], *next[BLOCKS], *sums[BLOCKS], *x = weft_input(g, "x", WEFT_F32, weft_shape(ROWS, (int64_t)o->width));
+    piece        blocks[BLOCKS], next[BLOCKS];
+    weft_tensor *sums[BLOCKS], *x = weft_input(g, "x", WEFT_F32, weft_shape(ROWS, (int64_t)o->width));
     char         place[16];
-    for (int b = 0; b < BLOCKS; b++) blocks[b] = x;
+    for (int b = 0; b < BLOCKS; b++) blocks[b] = (piece){.all = x};
     for (int layer = 0; layer < LAYERS; layer++) {
         for (int rest = 0; rest < 2; rest++)
             for (int b = 0; b < BLOCKS; b++)
-                if (is_at_an_edge(b, ranks) == !rest) next[b] = block_of(g, o, ranks, layer, b, blocks);
+                if (is_at_an_edge(b, ranks) == !rest) next[b] = piece_of(g, o, ranks, layer, b, blocks);
         memcpy(blocks, next, sizeof blocks);
     }
     for (int b = 0; b < BLOCKS; b++) {
         weft_place_begin(g, place_of(b, ranks, place));
-        sums[b] = weft_reshape(weft_sum(blocks[b]), weft_shape(1));
+        sums[b] = weft_reshape(weft_sum(blocks[b].all), weft_shape(1));
         weft_place_end(g);
     }
     weft_place_begin(g, "rank 0");

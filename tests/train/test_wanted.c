@@ -8,9 +8,10 @@
 #include "weft.h"
 #include "transport/ranks.h"
 
-enum { BATCH = 6, WIDE = 4, HIDDEN = 8 };
+enum { BATCH = 6, TIME = 4, WIDE = 16, HIDDEN = 8 };
 
 static weft_strategy strategy;
+static bool          in_time; /* rows are [TIME, WIDE / TIME], with attention and a mixture of experts */
 
 typedef struct model {
     weft_graph   *graph;
@@ -18,11 +19,19 @@ typedef struct model {
     weft_trainer *trainer;
 } model;
 
+static weft_shape shape_of(int64_t rows) { return in_time ? weft_shape(rows, TIME, WIDE / TIME) : weft_shape(rows, WIDE); }
+
+static weft_tensor *attentive(weft_tensor *rows) {
+    weft_tensor *balance, *h = weft_add(rows, weft_self_attention(rows, "attention", .heads = 2, .causal = true));
+    return weft_mixture_of_experts(h, "experts", .experts = 4, .choices = 2, .hidden = HIDDEN, .balance_out = &balance);
+}
+
 static weft_status begin(weft_world *world, weft_strategy how, model *m) {
     WEFTI_TRY(weft_graph_create(&(weft_graph_options){.seed = 3}, &m->graph));
-    m->inputs[0] = weft_input(m->graph, "rows", WEFT_F32, weft_shape(BATCH, WIDE));
+    m->inputs[0] = weft_input(m->graph, "rows", WEFT_F32, shape_of(BATCH));
     m->inputs[1] = weft_input(m->graph, "shift", WEFT_F32, weft_shape(WIDE), .replicated = true);
-    weft_tensor *h = weft_tanh(weft_linear(weft_add(m->inputs[0], m->inputs[1]), "hidden", .out = HIDDEN));
+    weft_tensor *h = weft_add(m->inputs[0], in_time ? weft_reshape(m->inputs[1], weft_shape(TIME, WIDE / TIME)) : m->inputs[1]);
+    h = weft_tanh(weft_linear(in_time ? attentive(h) : h, "hidden", .out = HIDDEN));
     m->loss = weft_mean(weft_square(weft_linear(h, "head", .out = 1)));
     return weft_trainer_create(world, &(weft_program){.loss = m->loss, .solver = weft_sgd(0.05), .strategy = how, .wanted = m->inputs, .n_wanted = 2}, &m->trainer);
 }
@@ -32,7 +41,7 @@ static void end(model *m) {
     weft_graph_release(m->graph);
 }
 
-static const float shift[WIDE] = {0.1f, -0.2f, 0.3f, 0};
+static const float shift[WIDE] = {0.1f, -0.2f, 0.3f};
 
 static weft_status step(model *m, float *rows, float *row_gradients, float *shift_gradient, double *loss_out) {
     int32_t     share, shares;
@@ -41,7 +50,7 @@ static weft_status step(model *m, float *rows, float *row_gradients, float *shif
     weft_trainer_share(m->trainer, &share, &shares);
     weft_batch_share(BATCH, share, shares, &first, &count);
     weft_batch batch = {.field_count = 2, .global_rows = BATCH, .first_row = first, .local_rows = count};
-    batch.field[0] = (weft_batch_field){"rows", WEFT_F32, weft_shape(count, WIDE), rows + first * WIDE};
+    batch.field[0] = (weft_batch_field){"rows", WEFT_F32, shape_of(count), rows + first * WIDE};
     batch.field[1] = (weft_batch_field){"shift", WEFT_F32, weft_shape(WIDE), shift};
     WEFTI_TRY(weft_trainer_step(m->trainer, &batch, &report));
     *loss_out = report.loss;
@@ -112,6 +121,12 @@ Test(wanted, are_those_of_one_process_beside_zero) {
     for (int32_t zero = 1; zero <= 3; zero++) agrees(2, (weft_strategy){.data = 2, .zero = zero, .divide_bytes = 1});
     agrees(4, (weft_strategy){.data = 2, .tensor = 2, .zero = 3, .divide_bytes = 1});
     agrees(4, (weft_strategy){.data = 2, .pipeline = 2, .accumulate = 2, .zero = 2, .divide_bytes = 1});
+}
+Test(wanted, are_those_of_one_process_beside_time_and_experts) {
+    in_time = true;
+    agrees(2, (weft_strategy){.sequence = 2});
+    agrees(2, (weft_strategy){.expert = 2});
+    agrees(4, (weft_strategy){.expert = 2, .tensor = 2});
 }
 Test(wanted, are_those_of_one_process_by_a_server) { agrees(2, (weft_strategy){.sync = WEFT_SERVER}); }
 
