@@ -128,7 +128,7 @@ static double modelled(const partition_options *o, const wefti_auto_machine *m, 
 }
 
 static void report(const partition_options *o, const wefti_auto_machine *m, int32_t ranks, double *seconds) {
-    FILE        *json = bench_open_json(o->json_path);
+    FILE        *json = o->json_path ? fopen(o->json_path, "a") : NULL; /* one process a case: each adds its record */
     int          runs = (int)o->windows;
     char         what[64], extra[300];
     bench_spread spread = bench_spread_of(seconds, runs);
@@ -136,7 +136,7 @@ static void report(const partition_options *o, const wefti_auto_machine *m, int3
     double alone = o->alone[o->local], model = modelled(o, m, ranks, alone);
     snprintf(what, sizeof what, "%s %d ranks", o->local ? "local" : "full", (int)ranks);
     const char *gbps = getenv("WEFT_WIRE_PORT_GBPS"), *delay = getenv("WEFT_WIRE_DELAY_US");
-    snprintf(extra, sizeof extra, "\"speedup\": %.3f, \"modelled\": %.3f, \"width\": %.0f, \"edge\": %.0f, \"pace_gflops\": %.1f, \"port_gbps\": %s, \"wire_delay_us\": %s",
+    snprintf(extra, sizeof extra, "\"speedup\": %.3f, \"modelled\": %.3f, \"width\": %.0f, \"edge\": %.0f, \"pace_gflops\": %g, \"port_gbps\": %s, \"wire_delay_us\": %s",
              alone / spread.median, alone / model, o->width, o->edge, o->pace, gbps ? gbps : "0", delay ? delay : "0");
     printf("%-16s %9.3f ms [%.3f, %.3f]   speed-up %.2f, modelled %.2f\n", what, 1e3 * spread.median, 1e3 * spread.low, 1e3 * spread.high, alone / spread.median, alone / model);
     bench_write(json, &(bench_record){"partition", what, "time", "us", bench_spread_times(spread, 1e6), BENCH_UNMEASURED, extra});
@@ -195,6 +195,8 @@ int bench_partition(int argc, char **argv) {
     }
     o.alone = mmap(NULL, 2 * sizeof *o.alone, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (o.alone == MAP_FAILED) return perror("mmap"), 1;
+    FILE *json = bench_open_json(o.json_path);
+    if (json) fclose(json);
     for (int local = 1; local >= 0; local--)
         for (int32_t ranks = 1; ranks <= (int32_t)o.ranks; ranks = o.pace > 0 || ranks > 1 ? 2 * ranks : (int32_t)o.ranks) {
             int holder = bench_pick_store(o.store);
