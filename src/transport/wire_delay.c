@@ -178,6 +178,7 @@ weft_status wefti_wire_delay_open(wefti_wire *inner, uint64_t latency_ns, double
     wire->base.wire.can.flags &= ~(uint32_t)(WEFTI_WIRE_MAPS_PEERS | WEFTI_WIRE_WAIT_DESCRIPTOR);
     wire->base.wire.can.inline_bytes = 0;
     wire->base.wire.can.latency_ns += latency_ns;
+    wire->base.wire.can.near_bytes_per_ns = 0; /* nobody is near behind it */
     const double bounds[] = {bytes_per_ns, port_bytes_per_ns};
     for (int i = 0; i < 2; i++)
         if (bounds[i] > 0 && bounds[i] < wire->base.wire.can.bytes_per_ns) wire->base.wire.can.bytes_per_ns = bounds[i];
