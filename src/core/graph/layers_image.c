@@ -150,11 +150,11 @@ weft_tensor *weft_global_max_pool2d(weft_tensor *x) { return global_pool(WEFT_OP
 
 /* ---- batch norm ---- */
 
-/* Keeps `running` near the batch's statistic, with `momentum` for the new. */
+/* Keeps `running` near the batch's statistic, with `momentum` for the new. In the statistic's shape, so that all of it can be fused. */
 static void track(weft_tensor *running, weft_tensor *statistic, double momentum) {
-    if (!wefti_usable(running)) return;
-    weft_tensor *old = weft_mul_scalar(running, 1 - momentum);
-    weft_assign(running, weft_add(old, weft_mul_scalar(wefti_reshaped(statistic, running->shape), momentum)));
+    if (!wefti_usable(running) || !wefti_usable(statistic)) return;
+    weft_tensor *old = weft_mul_scalar(wefti_reshaped(running, statistic->shape), 1 - momentum);
+    weft_assign(running, wefti_reshaped(weft_add(old, weft_mul_scalar(statistic, momentum)), running->shape));
 }
 
 weft_tensor *weft_batch_norm_with(weft_tensor *x, const char *name, const weft_batch_norm_options *options) {

@@ -18,7 +18,8 @@
 
 enum {
     MOST_INPUTS = 16, /* more streams than this thrash the first-level cache of common machines */
-    FAR = 64,         /* nodes apart: from there on a group may not drag more than one large input along */
+    FAR = 64,         /* nodes apart: from there on a group may not drag more than one large input along … */
+    SMALL = 1 << 16,  /* … of more elements than this */
     NEAR = 24,        /* nodes apart: up to there groups join that have nothing in common but what they read */
     MOST_NEIGHBOURS = 8
 };
@@ -139,7 +140,7 @@ static bool may_absorb(const fuser *f, int32_t to, int32_t from) {
     if (b->sealed || a->n_members + b->n_members > most || (a->rows >= 0 && b->rows >= 0)) return false;
     if (!sums_rows_of(f, a, b->rows) || !sums_rows_of(f, b, a->rows)) return false;
     if (!weft_shape_equal(group_space(f, a), group_space(f, b)) || !may_move(f, b, a->key)) return false;
-    if (a->key - b->key > (int64_t)FAR * WEFTI_KEY_STEP) {
+    if (a->key - b->key > (int64_t)FAR * WEFTI_KEY_STEP && weft_shape_elements(group_space(f, a)) > SMALL) {
         outside_inputs(f, b, NULL, &large);
         if (large > 1) return false;
     }
@@ -274,8 +275,6 @@ static void seal_around(fuser *f, int32_t index) {
 }
 
 /* --- readers of sums --- */
-
-enum { SMALL = 1 << 16 /* elements */ };
 
 /* Whether the item makes something small of a sum, so that it may as well wait for who reads that. */
 static bool may_wait(const fuser *f, const wefti_item *item) {

@@ -301,6 +301,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_schedule(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_pace(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_stage(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_post(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_settle(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_memory(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_segments(wefti_ir *ir);
 

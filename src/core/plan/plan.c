@@ -29,6 +29,7 @@ static const pass passes[] = {
     {"pace", wefti_pass_pace},         /* parts of parameters and gradients, few at once */
     {"stage", wefti_pass_stage},       /* what is sent lies in exported memory */
     {"post", wefti_pass_post},         /* what peers send is expected early */
+    {"settle", wefti_pass_settle},     /* what is assigned, computed where the variable lies */
     {"memory", wefti_pass_memory},     /* offsets */
     {"segments", wefti_pass_segments}, /* runs between communication */
     {"push", wefti_pass_push},         /* who moves what was updated in parts */

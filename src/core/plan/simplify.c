@@ -65,6 +65,11 @@ static bool fold(weft_op op, weft_dtype dtype, double a, double b, double *resul
         break;
     case WEFT_OP_RECIPROCAL: *result_out = 1 / a; break;
     case WEFT_OP_SQRT: *result_out = sqrt(a); break;
+    case WEFT_OP_MAXIMUM:
+    case WEFT_OP_MINIMUM:
+        if (!(a < b || b < a)) return false; /* zeros have signs, and NaNs spread */
+        *result_out = (a < b) == (op == WEFT_OP_MAXIMUM) ? b : a;
+        break;
     default: return false;
     }
     if (floating) *result_out = wefti_round_f64(*result_out, dtype);
