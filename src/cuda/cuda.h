@@ -106,6 +106,8 @@ typedef struct wefti_cuda_kernel {
     const struct wefti_cuda_kernel *with;
     bool (*joins)(const wefti_cuda *cuda, const wefti_call *const *calls, int32_t n, const wefti_call *next);
     weft_status (*run_all)(const wefti_cuda_run *runs, int32_t n);
+    /* What else those have to have ready, once, after each was prepared; `prepared` is the first one's. NULL: nothing. */
+    weft_status (*prepare_all)(wefti_cuda *cuda, const wefti_call *call, void *prepared);
     bool eager; /* cannot be captured: it waits for the stream, or calls the application's functions */
 } wefti_cuda_kernel;
 

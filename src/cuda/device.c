@@ -104,6 +104,7 @@ static void release(wefti_device *device) {
     .fuses_reductions = FUSES_REDUCTIONS,                                               \
     .fuses_products = true,                                                             \
     .fuses_rows = FUSES_REDUCTIONS,                                                     \
+    .joins_calls = true,                                                                \
     .attention_by_rows = true,                                                          \
     .release = release,                                                                 \
     .allocate = wefti_cuda_allocate,                                                    \

@@ -7,6 +7,7 @@
  * of a network are so small that a launch takes longer than their update. Rules of the application are refused: they are functions of the host.
  * Cost: memory traffic, 28 bytes an element for Adam in f32; as much scratch as the gradient where that is not contiguous. */
 #include "cuda/index.cuh"
+#include "cuda/joined.h"
 #include "cuda/move.h"
 #include "cuda/scalars.cuh"
 
@@ -363,9 +364,8 @@ static weft_status run_update(const wefti_cuda_run *run) {
 
 /* --- several at once --- */
 
-enum { MOST_JOINED = 512 };
 static weft_status run_updates(const wefti_cuda_run *runs, int32_t n) {
-    update u[MOST_JOINED];
+    update u[WEFTI_CUDA_MOST_JOINED];
     for (int32_t i = 0; i < n; i++) WEFTI_TRY(read_update(&runs[i], &u[i]));
     return launch_all(runs, u, n);
 }
@@ -386,7 +386,7 @@ static bool disturbs(const wefti_call *writer, const wefti_call *reader) {
 static bool joins_update(const wefti_cuda *cuda, const wefti_call *const *calls, int32_t n, const wefti_call *next) {
     const wefti_call *first = calls[0];
     (void)cuda;
-    if (n >= MOST_JOINED || first->attrs->update.rule != next->attrs->update.rule || first->outputs[0].dtype != next->outputs[0].dtype) return false;
+    if (n >= WEFTI_CUDA_MOST_JOINED || first->attrs->update.rule != next->attrs->update.rule || first->outputs[0].dtype != next->outputs[0].dtype) return false;
     if (first->attrs->update.group > 0 || next->attrs->update.group > 0 || update_scratch(NULL, first) > 0 || update_scratch(NULL, next) > 0) return false;
     if (first->inputs[2].buffer != next->inputs[2].buffer || first->inputs[2].offset_bytes != next->inputs[2].offset_bytes) return false;
     for (int32_t i = 0; i < n; i++)

@@ -7,6 +7,7 @@
  * Cost: the vectors run at the memory's speed; the interpreter keeps a program's values in local memory (the first-level cache), and is
  * what is used where fused programs cannot be compiled (fused.c). */
 #include "cuda/index.cuh"
+#include "cuda/joined.h"
 #include "cuda/scalars.cuh"
 
 /* Enough warps to hide the memory's latency at any use of registers up to 128. */
@@ -405,7 +406,7 @@ static weft_status run_elementwise(const wefti_cuda_run *run) {
     p.sinks[0].dtype = output->dtype;
     return interpret(run, &p);
 }
-const wefti_cuda_kernel wefti_cuda_elementwise = {.name = "elementwise", .run = run_elementwise};
+const wefti_cuda_kernel wefti_cuda_elementwise = {.name = "elementwise", .run = run_elementwise, .joins = wefti_cuda_casts_join, .run_all = wefti_cuda_casts_run};
 
 /* --- FUSED --- */
 

@@ -10,9 +10,12 @@
 #include <string.h>
 
 #include "cuda/fused.h"
+#include "cuda/joined.h"
 
 typedef struct prepared {
     const void      *kernel; /* NULL: interpreted */
+    const void      *together; /* the kernel for several of this text; NULL: there is none */
+    int32_t          n_words;
     wefti_fused_loop loop;
     int32_t          input_word, output_word;
     int64_t          elements;
@@ -30,7 +33,8 @@ static size_t prepared_bytes(const wefti_call *call) { return prepared_bytes_of(
 
 static weft_status compile(wefti_cuda *cuda, const wefti_call *call, const wefti_fused *fused, prepared *p) {
     wefti_fused_text text;
-    WEFTI_TRY(wefti_cuda_fused_write(call, fused, p->words, &text));
+    WEFTI_TRY(wefti_cuda_fused_write(call, fused, 0, p->words, &text));
+    p->n_words = text.n_words;
     p->loop = wefti_cuda_fused_loop(call, fused);
     p->input_word = text.input_word;
     p->output_word = text.output_word;
@@ -139,8 +143,93 @@ static weft_status run(const wefti_cuda_run *given) {
     return n ? wefti_cuda_reduce_partials(given, &p->loop.how, partials, n) : WEFT_OK;
 }
 
-const wefti_cuda_kernel wefti_cuda_fused_compiled = {.name = "fused, compiled", .accepts = accepts, .scratch = scratch,
-                                                     .prepared_bytes = prepared_bytes, .prepare = prepare, .run = run};
+/* --- several small ones at once --- */
+
+enum { MOST_TOGETHER = 64, ARGUMENT_BYTES = 4096, TOGETHER_ELEMENTS = 1 << 16 /* of each: larger ones fill a GPU by themselves */ };
+
+static int32_t many_of(int32_t n_words) {
+    int32_t most = (ARGUMENT_BYTES - 12) / (8 * n_words + 4);
+    return most < MOST_TOGETHER ? most : MOST_TOGETHER;
+}
+
+/* The text of the call's kernel, for comparing. */
+static weft_status text_of(const wefti_call *call, int32_t many, wefti_fused_text *text_out) {
+    size_t      bytes = (size_t)wefti_cuda_fused_words(call, call->attrs->fused.fused->n_instructions) * sizeof(uint64_t);
+    uint64_t   *words = NULL;
+    WEFTI_TRY(wefti_alloc(bytes, "a fused program's words", &words));
+    weft_status status = wefti_cuda_fused_write(call, call->attrs->fused.fused, many, words, text_out);
+    wefti_free(words, bytes);
+    return status;
+}
+
+static bool same_text(const wefti_call *a, const wefti_call *b) {
+    wefti_fused_text first = {0}, second = {0};
+    bool             same = text_of(a, 0, &first) == WEFT_OK && text_of(b, 0, &second) == WEFT_OK && strcmp(first.text.bytes, second.text.bytes) == 0;
+    same = same && many_of(first.n_words) > 1;
+    wefti_text_release(&first.text);
+    wefti_text_release(&second.text);
+    return same;
+}
+
+/* Small programs that only differ in shapes, addresses and attributes. */
+static bool joins(const wefti_cuda *cuda, const wefti_call *const *calls, int32_t n, const wefti_call *next) {
+    const wefti_fused *first = calls[0]->attrs->fused.fused, *other = next->attrs->fused.fused;
+    (void)cuda;
+    if (n >= WEFTI_CUDA_MOST_JOINED || first->n_instructions != other->n_instructions || first->n_inputs != other->n_inputs ||
+        first->n_outputs != other->n_outputs)
+        return false;
+    if (weft_shape_elements(first->space) > TOGETHER_ELEMENTS || weft_shape_elements(other->space) > TOGETHER_ELEMENTS) return false;
+    if (wefti_cuda_fused_loop(calls[0], first).walk != WEFTI_FUSED_FLAT || wefti_cuda_fused_loop(next, other).walk != WEFTI_FUSED_FLAT) return false;
+    for (int32_t k = 0; k < first->n_outputs; k++)
+        if (first->output[k].reduce >= 0 || other->output[k].reduce >= 0) return false;
+    return wefti_cuda_undisturbed(calls, n, next) && same_text(calls[0], next);
+}
+
+/* The kernel for several; where it cannot be had each is launched by itself. */
+static weft_status prepare_all(wefti_cuda *cuda, const wefti_call *call, void *memory) {
+    prepared        *p = memory;
+    wefti_fused_text text = {0};
+    if (!p->kernel) return WEFT_OK;
+    WEFTI_TRY(text_of(call, many_of(p->n_words), &text));
+    weft_status status = wefti_cuda_nvrtc_kernel(cuda, text.text.bytes, "weft_fused", &p->together);
+    wefti_text_release(&text.text);
+    if (status == WEFT_OK || status == WEFT_E_NO_MEMORY || cuda->broken != WEFT_OK) return status;
+    wefti_log(WEFT_LOG_WARNING, "%s; '%s' and those like it are launched one by one", weft_error_message(), call->name ? call->name : "");
+    p->together = NULL;
+    return WEFT_OK;
+}
+
+static weft_status launch_many(const wefti_cuda_run *runs, int32_t n, const void *kernel) {
+    const prepared *first = runs[0].prepared;
+    int32_t         most = many_of(first->n_words);
+    size_t          words_at = wefti_align_up(((size_t)most + 1) * sizeof(uint32_t), sizeof(uint64_t)), words_bytes = (size_t)first->n_words * sizeof(uint64_t);
+    uint64_t        room[ARGUMENT_BYTES / sizeof(uint64_t)] = {0};
+    uint32_t       *begins = (uint32_t *)room;
+    for (int32_t i = 0; i < n; i++) {
+        prepared *p = runs[i].prepared;
+        for (int32_t k = 0; k < runs[i].call->n_inputs; k++) p->words[p->input_word + k] = (uint64_t)(uintptr_t)runs[i].inputs[k];
+        for (int32_t k = 0; k < runs[i].call->n_outputs; k++) p->words[p->output_word + k] = (uint64_t)(uintptr_t)runs[i].outputs[k];
+        memcpy((char *)room + words_at + (size_t)i * words_bytes, p->words, words_bytes);
+        begins[i + 1] = begins[i] + (uint32_t)p->loop.blocks;
+    }
+    void *arguments[] = {room};
+    return wefti_cuda_check(runs->cuda, cudaLaunchKernel(kernel, (dim3){begins[n], 1, 1},
+                                                         (dim3){(unsigned)first->loop.threads, 1, 1}, arguments, 0, runs->stream), "fused");
+}
+
+static weft_status run_all(const wefti_cuda_run *runs, int32_t n) {
+    const prepared *first = runs[0].prepared;
+    int32_t         most = many_of(first->n_words);
+    const void     *together = first->together;
+    for (int32_t i = 0, now; i < n; i += now) {
+        now = together && n - i < most ? n - i : together ? most : 1;
+        WEFTI_TRY(now > 1 ? launch_many(runs + i, now, together) : run(runs + i));
+    }
+    return WEFT_OK;
+}
+
+const wefti_cuda_kernel wefti_cuda_fused_compiled = {.name = "fused, compiled", .accepts = accepts, .scratch = scratch, .prepared_bytes = prepared_bytes,
+                                                     .prepare = prepare, .run = run, .joins = joins, .run_all = run_all, .prepare_all = prepare_all};
 
 /* --- single ops --- */
 

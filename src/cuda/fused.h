@@ -43,6 +43,8 @@ typedef struct wefti_fused_text {
     int64_t    elements;
 } wefti_fused_text;
 int32_t wefti_cuda_fused_words(const wefti_call *call, int32_t n_instructions);
-WEFT_MUST_CHECK weft_status wefti_cuda_fused_write(const wefti_call *call, const wefti_fused *fused, uint64_t *words, wefti_fused_text *text_out);
+/* `many`, where it is not 0: a kernel for up to so many programs of one text, of those that go through each element once. Its argument is a struct of many + 1
+ * numbers of 32 bits, the block with which each begins, and so many arrays of words. */
+WEFT_MUST_CHECK weft_status wefti_cuda_fused_write(const wefti_call *call, const wefti_fused *fused, int32_t many, uint64_t *words, wefti_fused_text *text_out);
 
 #endif

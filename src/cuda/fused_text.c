@@ -310,6 +310,16 @@ static void write_columns(writer *w) {
         "const index_t i = (index_t)((first + s * TEAM) * kept + column);\n");
 }
 
+/* The beginning of a kernel for several programs of this text, each with its arguments and some of the blocks. */
+static void write_many(writer *w) {
+    ADD("struct many { uint32_t first[%d]; arguments of[%d]; };\n"
+        "#ifdef __CUDACC__\n#define IN_PLACE const __grid_constant__\n#else\n#define IN_PLACE const\n#endif\n"
+        "extern \"C\" __global__ void __launch_bounds__(%d) weft_fused(IN_PLACE many m) {\n"
+        "int at = 0;\nwhile (blockIdx.x >= m.first[at + 1]) at++;\n"
+        "const arguments &a = m.of[at];\nconst unsigned block = blockIdx.x - m.first[at];\n",
+        (int)w->many + 1, (int)w->many, BLOCK);
+}
+
 static void write_head(writer *w) {
     int  word = (int)w->loop_word;
     bool columns = w->loop.walk == WEFTI_FUSED_COLUMNS;
@@ -317,14 +327,17 @@ static void write_head(writer *w) {
         "typedef %s index_t;\n"
         "enum { LANES = %d };\n"
         "template <typename T> struct alignas(sizeof(T) * LANES < 16 ? sizeof(T) * LANES : 16) pack { T e[LANES]; };\n"
-        "struct arguments { uint64_t w[%d]; };\n"
-        "extern \"C\" __global__ void __launch_bounds__(%d%s) weft_fused(const arguments a) {\n"
-        "const index_t n = (index_t)a.w[0];\n",
-        w->small ? "uint32_t" : "int64_t", (int)w->lanes, (int)w->n_words, BLOCK, columns ? ", 4" : "");
+        "struct arguments { uint64_t w[%d]; };\n",
+        w->small ? "uint32_t" : "int64_t", (int)w->lanes, (int)w->n_words);
+    if (w->many) write_many(w);
+    else
+        ADD("extern \"C\" __global__ void __launch_bounds__(%d%s) weft_fused(const arguments a) {\n", BLOCK,
+            columns ? ", 4" : "");
+    ADD("const index_t n = (index_t)a.w[0];\n");
     write_totals(w);
     switch (w->loop.walk) {
     case WEFTI_FUSED_FLAT:
-        ADD("const index_t i = ((index_t)blockIdx.x * %d + threadIdx.x) * LANES;\nif (i >= n) return;\n{\n", BLOCK);
+        ADD("const index_t i = ((index_t)%s * %d + threadIdx.x) * LANES;\nif (i >= n) return;\n{\n", w->many ? "block" : "blockIdx.x", BLOCK);
         break;
     case WEFTI_FUSED_ROWS:
         ADD("const int64_t begin = (int64_t)blockIdx.x * (int64_t)a.w[%d], past = begin + (int64_t)a.w[%d], stop = past < (int64_t)n ? past : (int64_t)n;\n"
@@ -578,12 +591,13 @@ int32_t wefti_cuda_fused_words(const wefti_call *call, int32_t n_instructions) {
     return 5 + call->n_inputs * (1 + WEFT_MAX_RANK) + call->n_outputs + n_instructions * (4 + WEFT_MAX_RANK) + 2 * WEFT_MAX_RANK;
 }
 
-weft_status wefti_cuda_fused_write(const wefti_call *call, const wefti_fused *fused, uint64_t *words, wefti_fused_text *text_out) {
+weft_status wefti_cuda_fused_write(const wefti_call *call, const wefti_fused *fused, int32_t many, uint64_t *words, wefti_fused_text *text_out) {
     writer *w = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *w, "a fused program's text", &w));
     w->call = call;
     w->fused = fused;
     w->words = words;
+    w->many = many;
     w->loop = wefti_cuda_fused_loop(call, fused);
     look(w);
     if (w->loop.walk == WEFTI_FUSED_NORMALIZED) wefti_fused_write_rows(w);

@@ -32,6 +32,7 @@ typedef struct writer {
     wefti_text         text;
     uint64_t          *words; /* the kernel's arguments; NULL while they are only counted */
     int32_t            n_words, lanes, dim_word;
+    int32_t            many;  /* programs that a launch is for; 0: one */
     int64_t            elements;
     wefti_fused_loop   loop;
     int32_t            loop_word; /* of what a loop is told */

@@ -199,6 +199,10 @@ static weft_status prepare(wefti_program *program) {
         }
         self->is_prepared = true;
     }
+    for (int32_t i = 0; i < program->n_steps; i += program->steps[i].together) {
+        step *self = &program->steps[i];
+        if (self->together > 1 && self->kernel->prepare_all) WEFTI_TRY(self->kernel->prepare_all(program->cuda, &self->call, self->prepared));
+    }
     return WEFT_OK;
 }
 

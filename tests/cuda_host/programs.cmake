@@ -171,6 +171,13 @@ if(WEFT_SANITIZE)
   target_compile_definitions(cuda_host_layout PRIVATE WEFT_SANITIZED)
 endif()
 
+# Small calls that are done together.
+add_executable(cuda_host_joined ${here}/check_joined.c)
+weft_cuda_host_program(cuda_host_joined)
+if(WEFT_SANITIZE)
+  target_compile_definitions(cuda_host_joined PRIVATE WEFT_SANITIZED)
+endif()
+
 # A CPU and a GPU in one graph.
 add_executable(cuda_host_mixed ${here}/check_mixed.c ${here}/../transport/ranks.c)
 weft_cuda_host_program(cuda_host_mixed)

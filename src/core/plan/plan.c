@@ -23,6 +23,7 @@ static const pass passes[] = {
     {"epilogue", wefti_pass_epilogue}, /* products, with what is done to their results */
     {"moments", wefti_pass_moments},   /* mean and variance in one pass */
     {"fuse", wefti_pass_fuse},         /* elementwise chains, with their reductions */
+    {"together", wefti_pass_together}, /* small items of one kind side by side */
     {"divide", wefti_pass_divide},     /* large updates, by all ranks together */
     {"bucket", wefti_pass_bucket},     /* few large messages */
     {"schedule", wefti_pass_schedule}, /* communication early, what waits for it late */

@@ -62,6 +62,9 @@ static void settle(settler *s, int32_t index) {
     if (!is_done_with(s, ir->values[assign->inputs[0]].root, k, index)) return;
     result->place = WEFTI_HOME_VARIABLE;
     result->index = old->index;
+    wefti_value *after = &ir->values[assign->outputs[0]]; /* who reads the new value waits for the maker now */
+    after->item = result->item;
+    after->output = result->output;
     ir->items[result->item].graph_ops += assign->graph_ops;
     assign->dead = true;
 }

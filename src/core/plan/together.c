@@ -1,0 +1,119 @@
+/* Together: small items of one kind side by side, for devices that do such neighbours in one launch (device.h, joins_calls).
+ *
+ * A network has hundreds of parameters, and each is cast to the type in which products compute, and its gradient back; on a GPU every one of these
+ * is a launch, which takes longer than the work. So casts of parameters move to the start of the step, and what only updates read, casts of
+ * gradients and products of sums, to just before the first update, by kind: updates then follow one another, too. An elementwise item that stands alone
+ * becomes a program of one instruction, which is what the device joins. Nothing is computed differently. Values live longer: what
+ * is cast early would be read again in the backward pass anyway, a gradient that is cast late waits in the narrower type. Linear. */
+#include <string.h>
+
+#include "core/plan/ir.h"
+
+enum {
+    MOST = 1 << 22, /* elements that are moved: larger ones fill a device by themselves */
+    SMALL = 1 << 16 /* of what is computed by a program */
+};
+
+typedef struct gatherer {
+    wefti_ir  *ir;
+    wefti_uses uses;  /* by root */
+    int32_t   *ended; /* by value: wefti_ir_endings */
+    int64_t    update; /* the key of the first UPDATE; INT64_MAX: there is none */
+} gatherer;
+
+static int64_t elements_of(const wefti_ir *ir, const wefti_item *item) { return wefti_value_elements(&ir->values[item->outputs[0]]); }
+
+/* --- early: casts of parameters --- */
+
+static bool is_cast_of_parameter(const gatherer *g, const wefti_item *item) {
+    const wefti_ir *ir = g->ir;
+    if (item->op != WEFT_OP_CAST || item->flags & WEFTI_NODE_RECOMPUTED || elements_of(ir, item) > MOST) return false;
+    const wefti_value *root = &ir->values[ir->values[item->inputs[0]].root];
+    return root->place == WEFTI_HOME_VARIABLE && root->item < 0;
+}
+
+/* --- late: what only updates read --- */
+
+static bool is_for_updates(const gatherer *g, const wefti_item *item) {
+    const wefti_ir *ir = g->ir;
+    if (!wefti_op_is_elementwise(item->op) || item->flags & WEFTI_NODE_APART) return false;
+    if (elements_of(ir, item) > (item->op == WEFT_OP_CAST ? MOST : SMALL)) return false;
+    int32_t value = item->outputs[0];
+    for (int32_t o = 0; o < ir->n_outputs; o++)
+        if (ir->values[ir->outputs[o]].root == value) return false;
+    for (int32_t u = g->uses.start[value]; u < g->uses.start[value + 1]; u++)
+        if (ir->items[g->uses.users[u]].op != WEFT_OP_UPDATE) return false;
+    return g->uses.start[value] < g->uses.start[value + 1];
+}
+
+/* Whether the item may stand just before the first update: what it reads is there, and not overwritten yet. */
+static bool may_stand(const gatherer *g, const wefti_item *item) {
+    const wefti_ir *ir = g->ir;
+    for (int32_t i = 0; i < item->n_inputs; i++) {
+        int32_t root = ir->values[item->inputs[i]].root, maker = ir->values[root].item;
+        if (maker >= 0 && (ir->items[maker].key >= g->update - WEFTI_KEY_STEP / 2 || wefti_item_is_comm(&ir->items[maker]))) return false;
+        if (g->ended[root] >= 0 && ir->items[g->ended[root]].key < g->update) return false;
+    }
+    return true;
+}
+
+/* The item as a program of one instruction, if the device takes that. */
+static weft_status make_program(wefti_ir *ir, int32_t index) {
+    wefti_item  *item = &ir->items[index];
+    wefti_item   before = *item;
+    wefti_fused *fused;
+    wefti_attrs *attrs;
+    int64_t      scratch_bytes;
+    WEFTI_TRY(wefti_bump_take(&ir->keep, sizeof *fused, &fused));
+    WEFTI_TRY(wefti_ir_attrs(ir, &attrs));
+    attrs->fused.fused = fused;
+    fused->space = ir->values[item->outputs[0]].shape;
+    fused->n_inputs = item->n_inputs;
+    fused->n_instructions = fused->n_outputs = 1;
+    fused->instruction[0].op = item->op;
+    fused->instruction[0].dtype = ir->values[item->outputs[0]].dtype;
+    for (int32_t i = 0; i < item->n_inputs; i++) fused->instruction[0].source[i] = i;
+    fused->instruction[0].attrs = *item->attrs;
+    fused->output[0].reduce = -1;
+    item->op = WEFT_OP_FUSED;
+    item->attrs = attrs;
+    weft_status status = wefti_item_query(ir, item, &scratch_bytes);
+    if (status == WEFT_E_UNSUPPORTED) {
+        *item = before;
+        return WEFT_OK;
+    }
+    return status;
+}
+
+static weft_status move(gatherer *g) {
+    wefti_ir *ir = g->ir;
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        wefti_item *item = &ir->items[ir->order[k]];
+        if (is_cast_of_parameter(g, item)) {
+            item->key = 1;
+            continue;
+        }
+        if (item->key == g->update || !is_for_updates(g, item) || !may_stand(g, item)) continue;
+        item->key = g->update - (item->op == WEFT_OP_CAST ? 2 : 1);
+        if (item->op != WEFT_OP_CAST) WEFTI_TRY(make_program(ir, ir->order[k]));
+    }
+    return wefti_ir_settle(ir);
+}
+
+weft_status wefti_pass_together(wefti_ir *ir) {
+    weft_status status;
+    gatherer    g = {.ir = ir, .update = INT64_MAX};
+    size_t      ended_bytes = (size_t)ir->n_values * sizeof *g.ended;
+    if (ir->options.base.no_fusion || !ir->device->vtable->joins_calls) return WEFT_OK;
+    for (int32_t k = ir->n_order - 1; k >= 0; k--)
+        if (ir->items[ir->order[k]].op == WEFT_OP_UPDATE) g.update = ir->items[ir->order[k]].key;
+    if (g.update == INT64_MAX) return WEFT_OK;
+    WEFTI_TRY_GOTO(wefti_ir_uses(ir, true, &g.uses), done);
+    WEFTI_TRY_GOTO(wefti_alloc(ended_bytes, "a plan", &g.ended), done);
+    WEFTI_TRY_GOTO(wefti_ir_endings(ir, g.ended), done);
+    status = move(&g);
+done:
+    wefti_uses_release(&g.uses);
+    wefti_free(g.ended, ended_bytes);
+    return status;
+}
