@@ -10,6 +10,7 @@ import sys
 
 COLOURS = {0: "#1b6ca8", 1: "#2a9d5c", 4: "#c78a00", 16: "#c0392b", -1: "#7d3c98"}
 WIDTH, HEIGHT, LEFT, TOP, GAP = 400, 270, 62, 34, 84
+KEY_WIDTH = 130
 
 
 def name_of(staleness):
@@ -74,8 +75,8 @@ def lines_of(records, problem, slow, x, y, skip=0):
 
 def write(path, plots):
     width, height = len(plots) * (WIDTH + GAP) + 10, TOP + HEIGHT + 72
-    key = "".join(f'<line x1="{LEFT + 130 * i}" x2="{LEFT + 130 * i + 22}" y1="{height - 10}" y2="{height - 10}" stroke="{colour}" stroke-width="2"/>'
-                  f'<text x="{LEFT + 130 * i + 28}" y="{height - 6}">{name_of(staleness)}</text>' for i, (staleness, colour) in enumerate(COLOURS.items()))
+    key = "".join(f'<line x1="{LEFT + KEY_WIDTH * i}" x2="{LEFT + KEY_WIDTH * i + 22}" y1="{height - 10}" y2="{height - 10}" stroke="{colour}" stroke-width="2"/>'
+                  f'<text x="{LEFT + KEY_WIDTH * i + 28}" y="{height - 6}">{name_of(staleness)}</text>' for i, (staleness, colour) in enumerate(COLOURS.items()))
     with open(path, "w", encoding="utf-8") as out:
         out.write(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="11">\n'
                   f'<rect width="{width}" height="{height}" fill="white"/>\n')

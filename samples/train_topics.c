@@ -12,7 +12,7 @@
 
 static const char    *data_path, *names_path, *model_path, *log_path, *make_path, *staleness = "async", *sampler = "mh";
 static int64_t        iterations = 100, budget, every = 1, save_every, servers, top = 10, documents = 1000, vocabulary = 1000, length = 100;
-static topics_options how = {.topics = 20, .steps = 2, .blocks = 1, .threads = 1, .held_out = 10, .seed = 1, .alpha = 0.1, .beta = 0.01};
+static topics_options how = {.topics = 20, .blocks = 1, .threads = 1, .held_out = 10, .seed = 1, .alpha = 0.1, .beta = 0.01};
 static bool           docword, one_based, resume, quiet;
 
 /* What the checkpoint says of itself, as a row of a table. */
@@ -461,10 +461,10 @@ static bool check_options(void) {
     } rules[] = {{data_path || make_path, "--data names a file to learn from, or --make one to be made"},
                  {how.topics >= 2 && how.topics <= 1 << 24, "--topics: there are at least 2, and at most 2^24"},
                  {how.alpha > 0 && how.beta > 0 && isfinite(how.alpha) && isfinite(how.beta), "--alpha and --beta are above 0"},
-                 {strcmp(sampler, "mh") == 0 || strcmp(sampler, "gibbs") == 0, "--sampler is mh or gibbs"},
-                 {iterations >= 1 && how.steps >= 1 && how.blocks >= 1 && top >= 1, "--iterations, --steps, --blocks and --top are at least 1"},
+                 {strcmp(sampler, "mh") == 0 || strcmp(sampler, "cycles") == 0 || strcmp(sampler, "gibbs") == 0, "--sampler is mh, cycles or gibbs"},
+                 {iterations >= 1 && how.blocks >= 1 && top >= 1, "--iterations, --blocks and --top are at least 1"},
                  {how.threads >= 1 && how.threads <= 1024 && how.blocks <= 1 << 20, "--threads are 1 to 1024, --blocks to 2^20"},
-                 {budget >= 0 && every >= 0 && save_every >= 0 && how.held_out >= 0, "--budget, --every, --save-every and --held-out are not below 0"},
+                 {budget >= 0 && every >= 0 && save_every >= 0 && how.held_out >= 0 && how.steps >= 0, "--budget, --every, --save-every, --held-out and --steps are not below 0"},
                  {!resume || model_path, "--resume goes on from the checkpoint beside --model"},
                  {documents >= 1 && vocabulary >= 2 && length >= 1 && vocabulary <= INT32_MAX, "--documents and --length are at least 1, --words 2"}};
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
@@ -473,6 +473,7 @@ static bool check_options(void) {
         return false;
     }
     how.gibbs = strcmp(sampler, "gibbs") == 0;
+    how.cycles = strcmp(sampler, "cycles") == 0;
     return true;
 }
 
@@ -486,8 +487,8 @@ int main(int argc, char **argv) {
         {"alpha", CLI_REAL, &how.alpha, "of the Dirichlet prior of topics in a document"},
         {"beta", CLI_REAL, &how.beta, "of the Dirichlet prior of words in a topic"},
         {"iterations", CLI_INTEGER, &iterations, "passes over all words"},
-        {"steps", CLI_INTEGER, &how.steps, "proposals by the word, and by the document, each time a word is visited"},
-        {"sampler", CLI_TEXT, &sampler, "mh (in constant time a word), or gibbs (plain; in the time of all topics)"},
+        {"steps", CLI_INTEGER, &how.steps, "proposals each time a word is visited (0: one); of cycles so many by the word and by the document each (0: two)"},
+        {"sampler", CLI_TEXT, &sampler, "mh (in the time of a document's topics; of documents of thousands of words as cycles), cycles (LightLDA's; in constant time), or gibbs (plain; in the time of all topics)"},
         {"budget", CLI_INTEGER, &budget, "bytes that a rank has for rows of words; 0: no bound"},
         {"blocks", CLI_INTEGER, &how.blocks, "parts of a rank's documents, after each of which its clock ends"},
         {"threads", CLI_INTEGER, &how.threads, "threads of a rank"},

@@ -18,14 +18,16 @@ of_first() { # of_first SHARE LOG: so much of the perplexity after the first ite
 }
 
 # The topics that a corpus was drawn from are found, and its perplexity is that of a plain Gibbs sampler, by any number of ranks on either wire, whole or in
-# slices of a table that does not fit into the budget; without staleness to the same bits. (The seed matters: from some, the steps of LightLDA need more
-# than a hundred iterations to tell two topics apart.)
+# slices of a table that does not fit into the budget; without staleness to the same bits.
 case_topics() {
     local ranks wire budget
     "$bin/train_topics" --make corpus --documents 1800 --words 3000 --length 60 --topics 4 --alpha 0.2 --beta 0.15 || fail "making a corpus"
     topics_of 0 gibbs --sampler gibbs --iterations 30
     check_topics gibbs corpus.truth
     local reference=$perplexity
+    topics_of 0 cycles --sampler cycles --seed 1 --iterations 30 # (the seed matters: from some, they need more than a hundred iterations to tell two topics apart)
+    check_topics cycles corpus.truth
+    near "perplexity of cycles" "$perplexity" "$reference" 0.04
     for ranks in 0 2 4; do
         for wire in shm tcp; do
             [ $ranks != 2 ] && [ $wire = tcp ] && continue
@@ -64,10 +66,10 @@ case_topics_at_once() {
 # What was saved goes on to what would have come without an end, and on another number of ranks.
 case_topics_resume() {
     "$bin/train_topics" --make corpus --documents 300 --words 200 --length 60 --topics 4 --alpha 0.2 --beta 0.15 || fail "making a corpus"
-    for ranks in 0 2; do
-        topics_of $ranks whole$ranks --iterations 12 --staleness 0
-        topics_of $ranks parts$ranks --iterations 5 --staleness 0 --resume
-        topics_of $ranks parts$ranks --iterations 12 --staleness 0 --resume
+    for ranks in 0 2; do # counts of documents as they are, and as lists
+        topics_of $ranks whole$ranks --iterations 12 --staleness 0 --topics $((4 + 150 * ranks))
+        topics_of $ranks parts$ranks --iterations 5 --staleness 0 --resume --topics $((4 + 150 * ranks))
+        topics_of $ranks parts$ranks --iterations 12 --staleness 0 --resume --topics $((4 + 150 * ranks))
         cmp model-whole$ranks model-parts$ranks || fail "$ranks ranks come to something else after an end between"
         check_topics parts$ranks
         [ "$(wc -l <log-parts$ranks)" = 12 ] || fail "the log has $(wc -l <log-parts$ranks) lines"
@@ -113,7 +115,7 @@ case_topics_refusals() {
     refuses 2 "--data names a file"
     refuses 2 "--topics: there are at least 2" --data good --topics 1
     refuses 2 "--alpha and --beta are above 0" --data good --alpha 0
-    refuses 2 "--sampler is mh or gibbs" --data good --sampler exact
+    refuses 2 "--sampler is mh, cycles or gibbs" --data good --sampler exact
     refuses 2 "--resume goes on from the checkpoint beside --model" --data good --resume
     refuses 1 "cannot read nowhere" --data nowhere
     refuses 1 "cannot read nowhere" --data good --vocabulary nowhere
