@@ -46,7 +46,7 @@ static weft_status in_turns(serving *self, const weft_table_options *options, fl
 }
 
 static weft_status ways(serving *self) {
-    enum { MOST = 300001 };
+    enum { MOST = 600001 };
     static const int64_t rows[] = {32767, 32768, 100003, MOST};
     float *mine = malloc(MOST * sizeof *mine), *got = malloc(MOST * sizeof *got);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
