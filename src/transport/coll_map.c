@@ -26,7 +26,7 @@
 
 #include "transport/coll_map.h"
 
-enum { STEP_OPEN = 0xfffff, LOOKS = 64 };
+enum { STEP_OPEN = 0xfffff, LOOKS = 64, AHEAD_BYTES = 256 };
 
 /* --- open --- */
 
@@ -269,6 +269,17 @@ static const uint8_t *put_by(const coll_operation *operation, int32_t index, siz
     return map_payload_of(group->map, index, operation->sequence);
 }
 
+/* Asks for what the next member puts together with its stamp, which is stored behind them: they come in the time of one. */
+static void ask_ahead(const coll_operation *operation) {
+    const coll_group *group = coll_group_of(operation);
+    int32_t index = operation->seen;
+    if (index == group->base.index || index >= group->base.size || !group->map->peers[index].base) return;
+    size_t bytes = put_bytes(operation, index);
+    if (bytes <= SLOT_INLINE_BYTES || bytes > AHEAD_BYTES) return; /* of more the cores fetch the rest by themselves meanwhile */
+    const uint8_t *from = map_payload_of(group->map, index, operation->sequence);
+    for (size_t at = 0; at < bytes; at += WEFTI_CACHE_LINE) __builtin_prefetch(from + at);
+}
+
 /* What each of the members put for this one, one behind the other. */
 static void oneshot_collect(coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
@@ -286,6 +297,7 @@ weft_status wefti_coll_oneshot_advance(coll_operation *operation) {
     const wefti_collective_call *call = &operation->call;
     size_t count = call->count, first = 0;
     int32_t size = group->base.size, me = group->base.index;
+    ask_ahead(operation);
     WEFTI_TRY(wefti_coll_slots_seen(operation));
     if (count == 0) return WEFT_OK;
     switch (call->kind) {
