@@ -26,7 +26,7 @@ typedef struct cloner {
     int32_t   n_values;
 } cloner;
 
-static bool is_cheap(weft_op op) {
+bool wefti_op_is_cheap(weft_op op) {
     switch (op) {
     case WEFT_OP_CAST: case WEFT_OP_NEG: case WEFT_OP_ABS: case WEFT_OP_SQUARE: case WEFT_OP_RELU: case WEFT_OP_CLAMP:
     case WEFT_OP_NOT: case WEFT_OP_ADD: case WEFT_OP_SUB: case WEFT_OP_MUL: case WEFT_OP_MAXIMUM: case WEFT_OP_MINIMUM:
@@ -82,7 +82,7 @@ static bool add_leaves(const cloner *c, const wefti_item *item, int depth, leaf_
         const wefti_value *in = &ir->values[value];
         leaf_list          behind = {0};
         if (!is_large(in, elements)) continue;
-        bool cheap = depth > 0 && in->root == value && in->item >= 0 && is_cheap(ir->items[in->item].op) && wefti_value_elements(in) == elements &&
+        bool cheap = depth > 0 && in->root == value && in->item >= 0 && wefti_op_is_cheap(ir->items[in->item].op) && wefti_value_elements(in) == elements &&
                      add_leaves(c, &ir->items[in->item], depth - 1, &behind) && leaf_bytes(c, &behind) <= wefti_value_bytes(in);
         if (!cheap) behind = (leaf_list){1, {value}};
         for (int32_t k = 0; k < behind.n; k++)
@@ -106,7 +106,7 @@ static bool pays(const cloner *c, const wefti_item *item, int32_t *readers_out, 
     const wefti_value *out = &ir->values[item->outputs[0]];
     int64_t            large = 0, written = INT64_MAX;
     *n_out = 0;
-    if (!is_cheap(item->op) || c->is_output[item->outputs[0]] || wefti_value_elements(out) < 2) return false;
+    if (!wefti_op_is_cheap(item->op) || c->is_output[item->outputs[0]] || wefti_value_elements(out) < 2) return false;
     for (int32_t i = 0; i < item->n_inputs; i++) {
         const wefti_value *in = &ir->values[item->inputs[i]];
         if (is_large(in, wefti_value_elements(out))) large += wefti_value_bytes(in);

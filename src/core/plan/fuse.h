@@ -7,4 +7,7 @@
 /* Copies cheap elementwise items into each of their readers where that saves storing them; clone.c. */
 WEFT_MUST_CHECK weft_status wefti_clone_cheap(wefti_ir *ir);
 
+/* Whether the op takes an instruction or two, so that its results may be computed again instead of being kept; clone.c. */
+bool wefti_op_is_cheap(weft_op op);
+
 #endif

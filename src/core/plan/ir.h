@@ -293,6 +293,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_hazards(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_chunk(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_epilogue(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_moments(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_again(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_fuse(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_together(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_divide(wefti_ir *ir);

@@ -22,6 +22,7 @@ static const pass passes[] = {
     {"chunk", wefti_pass_chunk},       /* losses over many classes, some rows at a time */
     {"epilogue", wefti_pass_epilogue}, /* products, with what is done to their results */
     {"moments", wefti_pass_moments},   /* mean and variance in one pass */
+    {"again", wefti_pass_again},       /* activations for kernels' gradients, computed again */
     {"fuse", wefti_pass_fuse},         /* elementwise chains, with their reductions */
     {"together", wefti_pass_together}, /* small items of one kind side by side */
     {"divide", wefti_pass_divide},     /* large updates, by all ranks together */
