@@ -207,7 +207,7 @@ Test(precision, only_what_may_be_rounded_is) {
     cr_assert_eq(writes, 2 * ROWS * 8 * 64);
     bytes_of(text, "matmul", "head", &reads, &writes);
     cr_assert_eq(writes, 2 * ROWS * CLASSES);
-    bytes_of(text, "cross_entropy", "cross_entropy_64", &reads, &writes);
+    bytes_of(text, "cross_entropy", "cross_entropy_66", &reads, &writes);
     cr_assert_eq(writes, 2 * 4 * ROWS, "loss and log-sum-exp");
     cr_assert_not_null(strstr(text, " update "));
     close_session(&s);

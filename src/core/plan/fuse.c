@@ -18,8 +18,7 @@
 
 enum {
     MOST_INPUTS = 16, /* more streams than this thrash the first-level cache of common machines */
-    FAR = 64,         /* nodes apart: from there on a group may not drag more than one large input along … */
-    SMALL = 1 << 16,  /* … of more elements than this */
+    FAR = 64,         /* nodes apart: from there on a group may not drag more than one large input along */
     NEAR = 24,        /* nodes apart: up to there groups join that have nothing in common but what they read */
     MOST_NEIGHBOURS = 8
 };
@@ -83,7 +82,8 @@ static bool reads_in_step(const fuser *f, const wefti_item *item, int32_t g) {
     return true;
 }
 
-/* Distinct values that the members of a and b (which may be NULL) read from outside; *large_out: those as large as the space. */
+/* Distinct values that the members of a and b (which may be NULL) read from outside; *large_out: those as large as the space, but for variables and what is
+ * fed, whose memory nobody waits for. */
 static int32_t outside_inputs(const fuser *f, const group *a, const group *b, int32_t *large_out) {
     int32_t seen[3 * 2 * WEFTI_FUSED_MAX], n = 0;
     int64_t elements = weft_shape_elements(group_space(f, a));
@@ -97,7 +97,7 @@ static int32_t outside_inputs(const fuser *f, const group *a, const group *b, in
             while (at < n && seen[at] != value) at++;
             if (at < n) continue;
             seen[n++] = value;
-            *large_out += weft_shape_elements(f->ir->values[value].shape) == elements;
+            *large_out += weft_shape_elements(f->ir->values[value].shape) == elements && f->ir->values[f->ir->values[value].root].place == WEFTI_HOME_ARENA;
         }
     }
     return n;
@@ -140,7 +140,7 @@ static bool may_absorb(const fuser *f, int32_t to, int32_t from) {
     if (b->sealed || a->n_members + b->n_members > most || (a->rows >= 0 && b->rows >= 0)) return false;
     if (!sums_rows_of(f, a, b->rows) || !sums_rows_of(f, b, a->rows)) return false;
     if (!weft_shape_equal(group_space(f, a), group_space(f, b)) || !may_move(f, b, a->key)) return false;
-    if (a->key - b->key > (int64_t)FAR * WEFTI_KEY_STEP && weft_shape_elements(group_space(f, a)) > SMALL) {
+    if (a->key - b->key > (int64_t)FAR * WEFTI_KEY_STEP) {
         outside_inputs(f, b, NULL, &large);
         if (large > 1) return false;
     }
@@ -275,6 +275,8 @@ static void seal_around(fuser *f, int32_t index) {
 }
 
 /* --- readers of sums --- */
+
+enum { SMALL = 1 << 16 /* elements */ };
 
 /* Whether the item makes something small of a sum, so that it may as well wait for who reads that. */
 static bool may_wait(const fuser *f, const wefti_item *item) {
