@@ -12,13 +12,17 @@ enum { QUICK_PUTS = 20, PUT_BYTES = 64 << 10 };
 /* Fewer are in the caches of both, and put and taken at once in less time than by who follows (256 KiB: 31 GB/s where that had 18). */
 enum { FOLLOWED_BYTES = 2 << 20 };
 
-/* Tells the worker after each piece, where it follows. */
-static void put(uint8_t *out, const uint8_t *rows, size_t bytes, bool streams, wefti_line *line) {
+/* Tells the worker after each piece, where it follows. What is timed is all, or the second piece. */
+static void put(const weft_server *server, uint8_t *out, const uint8_t *rows, size_t bytes, wefti_pace *pace, wefti_line *line) {
+    bool timed = wefti_pace_times(pace, bytes);
     for (size_t at = 0, piece; at < bytes; at += piece) {
+        bool     times = timed && at == (line ? PUT_BYTES : 0), streams = pace->streams && !times;
+        uint64_t begin_ns = times ? wefti_host_now(server->host) : 0;
         piece = bytes - at < PUT_BYTES || !line ? bytes - at : PUT_BYTES;
         if (streams) wefti_stream_copy(out + at, rows + at, piece);
         else memcpy(out + at, rows + at, piece);
         if (streams) wefti_stream_fence();
+        if (times) wefti_pace_note(pace, piece, wefti_host_now(server->host) - begin_ns, QUICK_PUTS);
         if (line) atomic_store_explicit(&line->put, at + piece, memory_order_release);
     }
 }
@@ -32,10 +36,7 @@ bool wefti_lend_put(weft_server *server, served_table *table, const server_job *
     if (!rows || job->keys || bytes < PUT_BYTES || wefti_follow_find(server, job, &line) != WEFT_OK) return false;
     rows += (size_t)(job->frame.first - table->begin) * table->row_bytes;
     if (bytes < FOLLOWED_BYTES) line = NULL;
-    bool timed = !line && wefti_pace_times(pace, bytes); /* who follows reads as fast past the caches, whosever they are */
-    uint64_t begin_ns = timed ? wefti_host_now(server->host) : 0;
-    put(out, rows, bytes, line || (!timed && pace->streams), line);
-    if (timed) wefti_pace_note(pace, bytes, wefti_host_now(server->host) - begin_ns, QUICK_PUTS);
+    put(server, out, rows, bytes, pace, line);
     return true;
 }
 
