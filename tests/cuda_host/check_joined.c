@@ -178,7 +178,7 @@ static int32_t longest_of(const weft_plan *plan, const char *kind, int32_t *coun
 Test(cuda_joined, plans_put_casts_and_updates_side_by_side) {
     enum { LAYERS = 5, ROWS = 8, CHANNELS = 6, SIDE = 4 };
     static float  image[ROWS * CHANNELS * SIDE * SIDE];
-    int32_t       label[ROWS] = {0, 1, 2, 3}, casts, updates, assigns;
+    int32_t       label[ROWS] = {0, 1, 2, 3}, casts, updates, assigns, fused;
     weft_world   *world = NULL;
     weft_graph   *g = NULL;
     weft_trainer *trainer = NULL;
@@ -203,6 +203,7 @@ Test(cuda_joined, plans_put_casts_and_updates_side_by_side) {
     cr_assert_eq(updates, 3 * LAYERS + 2);
     cr_assert_geq(longest_of(plan, "cast", &casts), LAYERS + 1);
     cr_assert_eq(longest_of(plan, "assign", &assigns), 0);
+    cr_assert_geq(longest_of(plan, "fused", &fused), 2 * LAYERS, "running statistics stand apart");
     weft_report report;
     weft_batch  batch = {.field_count = 2, .field = {fields[0], fields[1]}, .global_rows = ROWS, .local_rows = ROWS};
     double      first = 0;

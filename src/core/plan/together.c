@@ -3,7 +3,7 @@
  * A network has hundreds of parameters, and each is cast to the type in which products compute, and its gradient back; on a GPU every one of these
  * is a launch, which takes longer than the work. So casts of parameters move to the start of the step, and what only updates read, casts of
  * gradients and products of sums, to just before the first update, by kind: updates then follow one another, too. An elementwise item that stands alone
- * becomes a program of one instruction, which is what the device joins. Nothing is computed differently. Values live longer: what
+ * becomes a program of one instruction, which is what the device joins. What is only assigned, running statistics, goes to one place, too. Nothing is computed differently. Values live longer: what
  * is cast early would be read again in the backward pass anyway, a gradient that is cast late waits in the narrower type. Linear. */
 #include <string.h>
 
@@ -85,8 +85,45 @@ static weft_status make_program(wefti_ir *ir, int32_t index) {
     return status;
 }
 
+/* --- what is only assigned --- */
+
+/* The ASSIGN that alone reads what a small program makes, if nobody reads the new value; -1: there is none. */
+static int32_t assigned_by(const gatherer *g, const wefti_item *item) {
+    const wefti_ir *ir = g->ir;
+    if (item->op != WEFT_OP_FUSED || item->n_outputs != 1 || item->attrs->fused.fused->output[0].reduce >= 0 || elements_of(ir, item) > SMALL) return -1;
+    int32_t value = item->outputs[0], user = g->uses.start[value] < g->uses.start[value + 1] ? g->uses.users[g->uses.start[value]] : -1;
+    if (user < 0 || g->uses.start[value + 1] - g->uses.start[value] != 1 || ir->items[user].op != WEFT_OP_ASSIGN) return -1;
+    int32_t after = ir->items[user].outputs[0];
+    return g->uses.start[after] == g->uses.start[after + 1] ? user : -1;
+}
+
+static bool reads_till_then(const gatherer *g, const wefti_item *item, int32_t assign, int64_t key) {
+    const wefti_ir *ir = g->ir;
+    for (int32_t i = 0; i < item->n_inputs; i++) {
+        int32_t by = g->ended[ir->values[item->inputs[i]].root];
+        if (by >= 0 && by != assign && ir->items[by].key <= key) return false;
+    }
+    return true;
+}
+
+/* Puts such programs to where the last of them stands, those of as many instructions together; then their ASSIGNs. */
+static void gather_assigned(gatherer *g) {
+    wefti_ir *ir = g->ir;
+    int64_t   last = 0;
+    for (int32_t k = 0; k < ir->n_order; k++)
+        if (assigned_by(g, &ir->items[ir->order[k]]) >= 0) last = wefti_max_i64(last, ir->items[ir->order[k]].key);
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        wefti_item *item = &ir->items[ir->order[k]];
+        int32_t     assign = assigned_by(g, item);
+        if (assign < 0 || !reads_till_then(g, item, assign, last + 2 * WEFTI_FUSED_MAX)) continue;
+        item->key = last + item->attrs->fused.fused->n_instructions;
+        ir->items[assign].key = wefti_max_i64(ir->items[assign].key, last + 2 * WEFTI_FUSED_MAX);
+    }
+}
+
 static weft_status move(gatherer *g) {
     wefti_ir *ir = g->ir;
+    gather_assigned(g);
     for (int32_t k = 0; k < ir->n_order; k++) {
         wefti_item *item = &ir->items[ir->order[k]];
         if (is_cast_of_parameter(g, item)) {
