@@ -3,7 +3,6 @@
  * A block takes TURN elements of one of them, and finds which by looking through where each begins. What lies as the result does is read in
  * accesses of 16 bytes; what lies otherwise, as kernels do whose channels come last in one of both, by strides over up to three merged axes, whose
  * lines stay in the cache until the neighbours of an element have been read. Cost: memory traffic. */
-#include "core/tensor/operand.h"
 #include "cuda/index.cuh"
 #include "cuda/joined.h"
 
