@@ -227,6 +227,12 @@ static weft_tensor *cross_entropy_backward(const emitter *e, const wefti_node *n
 
 /* --- dropout --- */
 
+/* What begins at `begin` of an axis of `extent`, which may itself be a part, along the same axis, of the whole that numbers are drawn for. */
+static wefti_window within(const wefti_window *window, int32_t axis, int64_t begin, int64_t extent) {
+    bool part = window->split && window->axis == axis;
+    return (wefti_window){1, axis, begin + (part ? window->begin : 0), part ? window->global : extent};
+}
+
 static weft_tensor *by_mask(const emitter *e, const wefti_node *node, const wefti_layout *out, weft_tensor *const *inputs) {
     weft_tensor *mask[2] = {full(e, node->outputs[0].dtype, node->outputs[0].shape, 1), inputs[1]};
     return weft_mul(inputs[0], wefti_tensor_part(e, wefti_emit(e->to, WEFT_OP_DROPOUT, &node->attrs, mask, 2, node->name), out));
@@ -234,9 +240,9 @@ static weft_tensor *by_mask(const emitter *e, const wefti_node *node, const weft
 
 /* --- blocks --- */
 
-static void block_attrs(const wefti_node *node, int32_t axis, int64_t begin, int64_t global, wefti_attrs *attrs) {
+static void block_attrs(const wefti_node *node, int32_t axis, int64_t begin, int64_t extent, wefti_attrs *attrs) {
     if (node->op == WEFT_OP_ROTARY) attrs->rotary.offset += begin;
-    else attrs->dropout.window = (wefti_window){1, axis, begin, global};
+    else attrs->dropout.window = within(&node->attrs.dropout.window, axis, begin, extent);
 }
 
 /* What depends on where in time an element is, on each of the two blocks of a rank. */
@@ -287,12 +293,6 @@ static void conv_attrs(const wefti_tensor_split *split, const wefti_node *node, 
     if (is_split(&wanted[1]) && operand->rank == 4) operand->dim[wanted[1].axis] /= split->ranks;
 }
 
-/* A rank's part of what may itself be a part, along the same axis, of the whole that numbers are drawn for. */
-static wefti_window within(const wefti_window *window, const wefti_layout *out, const wefti_tensor_split *split) {
-    bool part = window->split && window->axis == out->axis;
-    return (wefti_window){1, out->axis, out->unit * split->rank + (part ? window->begin : 0), part ? window->global : out->unit * split->ranks};
-}
-
 void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs,
                         wefti_attrs *attrs) {
     const wefti_layout *out = &outputs[0];
@@ -324,10 +324,10 @@ void wefti_tensor_attrs(const wefti_tensor_split *split, const wefti_node *node,
     case WEFT_OP_CONV2D_BACKWARD_INPUT:
     case WEFT_OP_CONV2D_BACKWARD_WEIGHT: conv_attrs(split, node, wanted, out, attrs); break;
     case WEFT_OP_DROPOUT:
-        if (is_split(out)) attrs->dropout.window = within(&node->attrs.dropout.window, out, split);
+        if (is_split(out)) attrs->dropout.window = within(&node->attrs.dropout.window, out->axis, out->unit * split->rank, out->unit * split->ranks);
         break;
     case WEFT_OP_RANDOM:
-        if (is_split(out)) attrs->random.window = within(&node->attrs.random.window, out, split);
+        if (is_split(out)) attrs->random.window = within(&node->attrs.random.window, out->axis, out->unit * split->rank, out->unit * split->ranks);
         break;
     default: {
         wefti_chunk chunk = {.rows = 1, .first_row = split->rank, .global_rows = split->ranks, .input = node->outputs[0].shape};

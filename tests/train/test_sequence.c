@@ -18,6 +18,10 @@ Test(sequence, as_one_process_where_ranks_have_one_piece) {
     splits_agree("gpt", "f64", 10, 1e-11, (split[]){{4, "sequence=4"}}, 1);
 }
 Test(sequence, as_one_process_in_micro_batches) { splits_agree("gpt", "f64", 4, 1e-11, (split[]){{2, "sequence=2,accumulate=3"}}, 1); }
+Test(sequence, as_one_process_where_samples_and_letters_are_one_axis) { /* of a micro-batch of one sample, and of several */
+    setenv("RUN_FLAT", "1", 1);
+    splits_agree("gpt", "f64", 2, 1e-11, (split[]){{2, "sequence=2,accumulate=16"}, {2, "sequence=2"}}, 2);
+}
 Test(sequence, as_one_process_for_100_steps_in_f32) { splits_agree("gpt", "f32", 100, 1e-4, (split[]){{4, "sequence=4"}}, 1); }
 
 static long number_after(const char *text, const char *key) {

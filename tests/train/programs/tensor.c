@@ -1,7 +1,7 @@
 /* Trains a small network on a mesh and writes the loss of every step, for comparing meshes and strategies.
  * usage: tensor mlp|cnn|gpt|moe f32|f64 STRATEGY STEPS OUT, where STRATEGY is like data=2,tensor=2
  * RUN_CAPACITY, RUN_CHOICES: of moe's mixtures. RUN_CONTEXT: letters of a sample. RUN_ROTARY: places by turning,
- * and fewer heads of keys than of queries. RUN_MIX: something that needs all letters at once.
+ * and fewer heads of keys than of queries. RUN_MIX: something that needs all letters at once. RUN_FLAT: dropout where samples and letters are one axis.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
  * RUN_APART: the path where the other ranks look for it.
  * RUN_READS: every rank says how much it read. RUN_DISK_DIES: in the middle of saving (mortal_disk.h). RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET, RUN_ROOM: the
@@ -66,6 +66,11 @@ static weft_tensor *forward(weft_tensor *x, bool mixed, weft_tensor **extra) {
     return x;
 }
 
+static weft_tensor *drop(weft_tensor *x) {
+    if (!getenv("RUN_FLAT")) return weft_dropout(x, 0.1);
+    return weft_reshape(weft_dropout(weft_reshape(x, weft_shape(BATCH * context, width)), 0.1), weft_shape(BATCH, context, width));
+}
+
 static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool mixed, weft_tensor **extra) {
     weft_tensor *table = weft_parameter(g, "tokens.weight", weft_shape(LETTERS, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
     weft_tensor *places = weft_parameter(g, "places.weight", weft_shape(context, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
@@ -76,7 +81,7 @@ static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool 
     for (int i = 0; i < 2; i++) {
         weft_scope_push(g, i ? "block1" : "block0");
         x = weft_add(x, weft_self_attention(weft_layer_norm(x, "norm1"), "attention", .heads = 4, .kv_heads = turned ? 2 : 4, .rotary = turned, .causal = true));
-        x = weft_add(x, weft_dropout(forward(weft_layer_norm(x, "norm2"), mixed, extra), 0.1));
+        x = weft_add(x, drop(forward(weft_layer_norm(x, "norm2"), mixed, extra)));
         weft_scope_pop(g);
     }
     return weft_linear(weft_layer_norm(x, "norm"), "head", .weight = table);
