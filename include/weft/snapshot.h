@@ -50,7 +50,7 @@ void    weft_snapshot_at(const weft_snapshot *snapshot, int32_t index, weft_snap
 void weft_snapshot_release(weft_snapshot *snapshot);
 
 /* Every checksum, and that each row of a dense table is in one share, and each key of a sparse one in the share where it belongs, once. WEFT_E_CORRUPT,
- * WEFT_E_NO_MEMORY: of one sparse table at a time 24 bytes a row are held. */
+ * WEFT_E_NOT_FOUND (a share without checksums), WEFT_E_NO_MEMORY: of one sparse table at a time 24 bytes a row are held. */
 WEFT_MUST_CHECK weft_status weft_snapshot_verify(const weft_snapshot *snapshot);
 
 /* Verifies it, and writes it to `path` as `servers` servers would have saved it: bit for bit, keys ascending. `path` may be its own. The new manifest appears last,

@@ -364,6 +364,29 @@ Test(snapshot_files, each_key_is_there_once_where_it_belongs) {
     refuses(WEFT_OK, "");
 }
 
+/* The first share with right checksums again, where it has no row, and rows are so wide that their bytes are more than can be counted. */
+static void forge_wide(int64_t width) {
+    weft_safetensors_writer *out = NULL;
+    wefti_share_table        share = {.name = "counts", .sparse = true, .dtype = WEFT_I64, .held = WEFT_I64, .width = width, .split = WEFT_SPLIT_HASH};
+    shell("rm -f forged && cp aside/* .");
+    cr_assert_eq(wefti_share_begin(in_folder("forged"), 0, 1, &out), WEFT_OK);
+    cr_assert_eq(wefti_share_declare(out, &share), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(weft_safetensors_writer_commit(out), WEFT_OK, "%s", weft_error_message());
+    weft_safetensors_writer_release(out);
+    shell("cp forged $(basename aside/*.0-of-1)");
+}
+
+Test(snapshot_files, rows_are_not_wider_than_can_be_counted) {
+    serve_case("shm", 1, NULL, save_counts);
+    shell("mkdir aside && cp *-of-1 aside");
+    forge_wide(3);
+    refuses(WEFT_OK, "");
+    forge_wide(INT64_C(1) << 61);
+    refuses(WEFT_E_CORRUPT, "cannot be read");
+    forge_wide(INT64_C(1) << 62);
+    refuses(WEFT_E_CORRUPT, "cannot be read");
+}
+
 Test(snapshot_files, a_full_disk_leaves_what_was_there) {
     struct rlimit before, small = {3000, RLIM_INFINITY};
     serve_case("shm", 2, NULL, save);

@@ -60,7 +60,8 @@ static bool read_text(const char *text, wefti_share_table *share) {
     long long width, total;
     int       found = sscanf(text, "sparse %d dtype %15s width %lld total %lld first %" SCNu64 " rows %" SCNu64 " clock %" SCNu64 " rule %d solver %d states %d split %d",
                              &sparse, dtype, &width, &total, &share->first, &share->rows, &share->clock, &rule, &solver, &states, &split);
-    if (found < 10 || width < 1 || total < 0 || states < 0 || states > WEFTI_RULE_STATES || share->rows > INT64_MAX / 64 || split < 0 || split > WEFT_SPLIT_HASH)
+    if (found < 10 || width < 1 || width > INT64_MAX / 64 || total < 0 || states < 0 || states > WEFTI_RULE_STATES || share->rows > INT64_MAX / 64 || split < 0 ||
+        split > WEFT_SPLIT_HASH)
         return false;
     share->sparse = sparse != 0;
     share->dtype = weft_dtype_of(dtype);
