@@ -471,7 +471,8 @@ static weft_status end_warm_step(weft_trainer *trainer, double rate) {
     if (status == WEFT_OK) status = push_sums(trainer, rate);
     served->pulled = false;
     WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), status, "the warm start"));
-    return pull_all(trainer);
+    /* Nobody pushes before all have what rank 0 came to. */
+    return wefti_agree(wefti_trainer_meets(trainer), pull_all(trainer), "the warm start");
 }
 
 /* --- a step --- */
