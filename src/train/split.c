@@ -13,8 +13,11 @@
 
 static weft_status rewrite_by(const wefti_tensor_split *split, const wefti_partition *batch, weft_graph **graph, weft_tensor **outputs, int32_t n, bool training) {
     weft_graph *whole = *graph;
+    /* Which rows are shared follows from their number: where ranks along the batch have different ones, none are, or their messages would differ. */
+    wefti_tensor_split alike = *split;
+    alike.shares_rows = split->shares_rows && batch->rows % ((int64_t)batch->ranks * batch->micro) == 0;
     weft_status status = split->along == WEFTI_MESH_EXPERT ? wefti_expert_graph(split, batch, whole, outputs, n, training, graph, outputs)
-                                                           : wefti_tensor_graph(split, whole, outputs, n, training, graph, outputs);
+                                                           : wefti_tensor_graph(&alike, whole, outputs, n, training, graph, outputs);
     weft_graph_release(whole);
     return status;
 }

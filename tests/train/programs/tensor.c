@@ -106,9 +106,10 @@ static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) 
 
 static weft_status open_data(const char *model, weft_dtype dtype, const weft_strategy *strategy, weft_world *world, weft_loader **loader_out) {
     bool letters = strcmp(model, "gpt") == 0 || strcmp(model, "moe") == 0;
-    weft_batch_field fields[2] = {{"image", dtype, weft_shape(ROWS, 2, 8, 8), dtype == WEFT_F64 ? (void *)wide : slim},
-                                  {"label", WEFT_I32, weft_shape(ROWS), label}};
-    weft_batch_field words[2] = {{"tokens", WEFT_I32, weft_shape(ROWS, context), tokens}, {"targets", WEFT_I32, weft_shape(ROWS, context), targets}};
+    int64_t          rows = getenv("RUN_ROWS") ? atoi(getenv("RUN_ROWS")) : ROWS;
+    weft_batch_field fields[2] = {{"image", dtype, weft_shape(rows, 2, 8, 8), dtype == WEFT_F64 ? (void *)wide : slim},
+                                  {"label", WEFT_I32, weft_shape(rows), label}};
+    weft_batch_field words[2] = {{"tokens", WEFT_I32, weft_shape(rows, context), tokens}, {"targets", WEFT_I32, weft_shape(rows, context), targets}};
     weft_loader_options how = {.batch = BATCH, .seed = 3, .epochs = -1};
     weft_status         status = weft_strategy_share(strategy, world, &how.rank, &how.ranks);
     return status == WEFT_OK ? weft_loader_open_arrays(letters ? words : fields, 2, &how, loader_out) : status;
