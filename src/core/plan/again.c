@@ -12,7 +12,7 @@
 #include "core/plan/ir.h"
 
 enum {
-    LEAST = 1 << 12, /* elements: below, it saves nothing */
+    LEAST = 1 << 9,  /* elements of a row: below, it saves nothing */
     MOST_CHAIN = 16, /* operations that are done again */
     MOST_WALK = 24   /* of the gradient, up to its sums */
 };
@@ -149,12 +149,19 @@ static weft_status look_at(wefti_ir *ir, int32_t value, int32_t fresh, int32_t *
     return WEFT_OK;
 }
 
+/* By what all ranks have alike: they have different rows, at the end of an epoch even none, and must order their messages alike. */
+static int64_t elements_of_a_row(const wefti_value *value) {
+    int64_t elements = 1;
+    for (int32_t axis = 1; axis < value->shape.rank; axis++) elements *= value->shape.dim[axis];
+    return elements;
+}
+
 static weft_status consider(repeater *r, int32_t index) {
     wefti_ir   *ir = r->ir;
     wefti_item *weight = &ir->items[index];
     int32_t     seen = weight->inputs[1], root = ir->values[seen].root, fresh, gradient, walked = 0;
     int64_t     elements = wefti_value_elements(&ir->values[root]);
-    if (weft_dtype_bytes(ir->values[root].dtype) != 2 || elements < LEAST || ir->values[root].place != WEFTI_HOME_ARENA) return WEFT_OK;
+    if (weft_dtype_bytes(ir->values[root].dtype) != 2 || elements_of_a_row(&ir->values[root]) < LEAST || ir->values[root].place != WEFTI_HOME_ARENA) return WEFT_OK;
     r->n_chain = 0, r->leaf_bytes = 0, r->first_sum = INT64_MAX, r->last_sum = 0;
     if (!is_kept_for(r, root, index) || (gradient = sibling(r, weight)) < 0) return WEFT_OK;
     find_sums(r, gradient, elements, &walked);

@@ -94,7 +94,7 @@ static int32_t assigned_by(const gatherer *g, const wefti_item *item) {
     int32_t value = item->outputs[0], user = g->uses.start[value] < g->uses.start[value + 1] ? g->uses.users[g->uses.start[value]] : -1;
     if (user < 0 || g->uses.start[value + 1] - g->uses.start[value] != 1 || ir->items[user].op != WEFT_OP_ASSIGN) return -1;
     int32_t after = ir->items[user].outputs[0];
-    return g->uses.start[after] == g->uses.start[after + 1] ? user : -1;
+    return g->uses.start[after] == g->uses.start[after + 1] && g->ended[after] < 0 ? user : -1; /* nor anybody writes there again */
 }
 
 static bool reads_till_then(const gatherer *g, const wefti_item *item, int32_t assign, int64_t key) {
