@@ -264,12 +264,13 @@ static weft_status assess_stages(assessor *a, int32_t ranks) {
 /* Whether the strategy leaves this extent of an axis open. */
 static bool is_open(int32_t asked, int32_t ranks) { return asked == 0 || asked == ranks; }
 
-/* Along time and experts, if the program has such; what it has not is said where it was asked for. */
+/* Along time and experts, if the program has such and can be dealt out so; what cannot be is said where it was asked for. */
 static weft_status assess_if_there(assessor *a, wefti_mesh_axis axis, int32_t asked, int32_t ranks) {
     wefti_auto_costs *costs = a->costs;
     if (!is_open(asked, ranks)) return WEFT_OK;
     weft_status status = axis == WEFTI_MESH_EXPERT ? assess_along(a, axis, ranks, costs->expert, &costs->n_expert) : assess_along(a, axis, ranks, costs->sequence, &costs->n_sequence);
-    return status == WEFT_E_INVALID && asked == 0 ? WEFT_OK : status;
+    bool cannot = status == WEFT_E_INVALID || status == WEFT_E_UNSUPPORTED || status == WEFT_E_SHAPE;
+    return cannot && asked == 0 ? WEFT_OK : status;
 }
 
 weft_status wefti_automatic_costs(const weft_trainer *trainer, wefti_auto_costs *costs) {

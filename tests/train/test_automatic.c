@@ -12,11 +12,16 @@
 enum { BATCH = 8, CONTEXT = 8, LETTERS = 20, WIDTH = 16, STEPS = 6 };
 
 static bool mixed; /* with mixtures of experts */
+static bool deep;  /* with places of as many axes as there may be, which cannot be cut along time */
 
 static weft_tensor *gpt(weft_graph *g) {
     weft_tensor *extra = NULL, *x = weft_input(g, "x", WEFT_I32, weft_shape(BATCH, CONTEXT)), *y = weft_input(g, "y", WEFT_I32, weft_shape(BATCH, CONTEXT));
     weft_tensor *table = weft_parameter(g, "letters", weft_shape(LETTERS, WIDTH), .init = weft_init_normal(0, 0.1));
     x = weft_embedding(x, "embedding", .weight = table);
+    if (deep) {
+        weft_tensor *places = weft_parameter(g, "places", weft_shape(1, CONTEXT, 1, 1, 1, 1, 1, WIDTH), .init = weft_init_normal(0, 0.1));
+        x = weft_reshape(weft_add(weft_reshape(x, weft_shape(BATCH, CONTEXT, 1, 1, 1, 1, 1, WIDTH)), places), weft_shape(BATCH, CONTEXT, WIDTH));
+    }
     for (int i = 0; i < 2; i++) {
         weft_scope_push(g, i == 0 ? "block0" : "block1");
         x = weft_add(x, weft_self_attention(weft_layer_norm(x, "norm1"), "attention", .heads = 2, .causal = true));
@@ -107,6 +112,10 @@ Test(automatic, trains_as_one_process_does) { agrees(2, (weft_strategy){0}); }
 Test(automatic, trains_on_four_ranks) { agrees(4, (weft_strategy){0}); }
 Test(automatic, leaves_alone_what_is_set) { agrees(4, (weft_strategy){.tensor = 2}); }
 Test(automatic, knows_time) { agrees(4, (weft_strategy){.sequence = 2}); }
+Test(automatic, leaves_out_what_cannot_be_dealt_out) {
+    deep = true;
+    agrees(2, (weft_strategy){0});
+}
 Test(automatic, knows_experts) {
     mixed = true;
     agrees(4, (weft_strategy){.expert = 2});
