@@ -22,14 +22,17 @@ weft_status wefti_shards_path(const char *index, int64_t generation, int32_t k, 
     return path->failed ? wefti_fail(WEFT_E_NO_MEMORY, "no memory for the path of a checkpoint's file") : WEFT_OK;
 }
 
-/* Whether a name in the index' folder is that of a file of an earlier generation, or is what a sink hides of one (io/sink.c). `prefix` is the index' own. */
-static bool is_before(const char *name, const char *prefix, size_t length, int64_t generation) {
+/* Whether `name` is that of a file of an earlier generation, and `ending` behind it. `prefix` is the index' own. */
+static bool is_earlier(const char *name, const char *ending, const char *prefix, size_t length, int64_t generation) {
     long long g = 0;
     int       k = 0, n = 0, end = 0;
-    if (*name == '.') name++;
     if (strncmp(name, prefix, length) != 0 || sscanf(name + length, "-g%18lld-%9d-of-%9d.safetensors%n", &g, &k, &n, &end) != 3 || end == 0) return false;
-    const char *rest = name + length + end;
-    return g > 0 && g < generation && (*rest == '\0' || strcmp(rest, ".weft-partial") == 0);
+    return g > 0 && g < generation && strcmp(name + length + end, ending) == 0;
+}
+
+/* Of a name in the index' folder: such a file, or what a sink hides of one (io/sink.c). */
+static bool is_before(const char *name, const char *prefix, size_t length, int64_t generation) {
+    return is_earlier(name, "", prefix, length, generation) || (*name == '.' && is_earlier(name + 1, ".weft-partial", prefix, length, generation));
 }
 
 void wefti_shards_remove_before(const char *index, int64_t generation) {

@@ -7,6 +7,7 @@
 
 #include "common/files.h"
 #include "io/hash.h"
+#include "io/shards.h"
 #include "weft/memory.h"
 #include "weft/safetensors.h"
 
@@ -334,6 +335,23 @@ Test(safetensors, refuses_to_write_to_the_name_of_an_index) {
     cr_assert_eq(weft_safetensors_writer_create(scratch("one.safetensors.index.json"), &writer), WEFT_E_INVALID);
     cr_assert(message_has("the name of an index"), "%s", weft_error_message());
     cr_assert_null(writer);
+}
+
+/* Of an index, also of one whose name is hidden, and of no other that differs in that alone. */
+Test(safetensors, removes_what_is_before_a_generation) {
+    static const char *const others[] = {"run-g2-00001-of-00001.safetensors", ".run-g2-00001-of-00001.safetensors", "run-g1-00001-of-00001.safetensors.weft-partial"};
+    static const char *const of[2][2] = {{"run-g1-00001-of-00001.safetensors", ".run-g1-00001-of-00001.safetensors.weft-partial"},
+                                         {".run-g1-00001-of-00001.safetensors", "..run-g1-00001-of-00001.safetensors.weft-partial"}};
+    for (int i = 0; i < 3; i++) write_file(scratch(others[i]), "x", 1);
+    for (int i = 0; i < 4; i++) write_file(scratch(of[i / 2][i % 2]), "x", 1);
+    for (int hidden = 1; hidden >= 0; hidden--) {
+        wefti_shards_remove_before(scratch(hidden ? ".run.safetensors.index.json" : "run.safetensors.index.json"), 2);
+        for (int i = 0; i < 4; i++) {
+            bool left = access(scratch(of[i / 2][i % 2]), F_OK) == 0;
+            cr_expect_eq(left, i / 2 < hidden, "%s is %s", of[i / 2][i % 2], left ? "left" : "gone");
+        }
+    }
+    for (int i = 0; i < 3; i++) cr_expect_eq(access(scratch(others[i]), F_OK), 0, "%s is gone", others[i]);
 }
 
 Test(safetensors, refuses_indices_in_an_index) {
