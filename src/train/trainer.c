@@ -52,7 +52,7 @@ static uint64_t mix_program(uint64_t hash, const weft_program *program) {
                               program->regulariser.group, program->strategy.accumulate, (double)program->strategy.bucket_bytes,
                               (double)program->strategy.divide_bytes, (double)y->loss_chunk_rows, y->precision, y->fp8, program->ignore_nan,
                               program->strategy.sync, program->strategy.staleness, program->strategy.servers, program->strategy.replicas, program->strategy.push,
-                              program->strategy.fetch, (double)program->strategy.warm_start, program->strategy.overlap, y->tensor, y->pipeline, y->sequence, y->expert, y->schedule, y->chunks, y->zero, y->recompute,
+                              program->strategy.fetch, (double)program->strategy.warm_start, program->strategy.overlap, y->tensor, y->tensor_rows, y->pipeline, y->sequence, y->expert, y->schedule, y->chunks, y->zero, y->recompute,
                               c->codec, c->ratio, c->rank, (double)c->warmup, (double)c->least, c->error_feedback, c->threshold, (double)c->seed};
     return wefti_hash(hash, numbers, sizeof numbers);
 }

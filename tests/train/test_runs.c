@@ -162,7 +162,7 @@ Test(runs, blame_a_nan_on_the_rank_whose_data_it_is) {
 
 /* Ranks that were told different things would part without a word: they compare what they are to compute first. */
 Test(runs, compare_their_programs) {
-    static const char *const others[] = {"dropout", "schedule", "epsilon", "nesterov", "bias"};
+    static const char *const others[] = {"dropout", "schedule", "epsilon", "nesterov", "bias", "rows"};
     const char              *output = temporary_path("output"), *checkpoint = temporary_path("other");
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         setenv("RUN_OTHER", others[i], 1);

@@ -3,7 +3,7 @@
  * and kills itself; a rank that sees an error prints "error NANOSECONDS STATUS MESSAGE" and exits with 1. Environment: RUN_PAUSE_MS, that
  * rank 0 idles in each step while the others wait for it; RUN_TIMEOUT_MS, of the world; RUN_SYNC_MS, that the disk takes for the first
  * file; RUN_SOLVER: adamw, adam, sgd, momentum or lbfgs; RUN_SERVER: 1, by a parameter server; RUN_NAN=field or share: in step 3 the rows of rank 1 (in the loss alone) are not finite;
- * RUN_OTHER: what rank 1 is told otherwise (dropout, schedule, epsilon, nesterov, bias). */
+ * RUN_OTHER: what rank 1 is told otherwise (dropout, schedule, epsilon, nesterov, bias, rows). */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -95,6 +95,7 @@ int main(int argc, char **argv) {
     weft_program program = {.loss = loss, .solver = solver_of(getenv("RUN_SOLVER")),
                             .strategy = {.sync = number_of("RUN_SERVER") ? WEFT_SERVER : WEFT_ALLREDUCE}};
     if (is_other(world, "schedule")) program.solver.schedule.steps++;
+    if (is_other(world, "rows")) program.strategy.tensor_rows = -1;
     if (is_other(world, "epsilon")) program.solver.epsilon = 1e-7;
     if (is_other(world, "nesterov")) program.solver.nesterov = !program.solver.nesterov;
     if ((status = weft_trainer_create(world, &program, &trainer)) != WEFT_OK) goto done;
