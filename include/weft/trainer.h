@@ -156,7 +156,8 @@ int64_t weft_trainer_kept(const weft_trainer *trainer);
  * The trainer's evaluators come along; the loader goes on with the new rank's share (other loaders: weft_loader_share). What was borrowed of the
  * trainer, its variables and its plan, is gone. `world` must live as long as the trainer; the one before may be released.
  * Collective; blocks. On an error the trainer is where it was, the loader may stand elsewhere, and the call may be made again, also with a
- * later world: WEFT_E_NOT_FOUND where no rank has a copy, or nobody some part of it (load a checkpoint), WEFT_E_MISMATCH where it is of another program or
+ * later world; by a server that may have come to `world` already, which then has to stay until a later call succeeds or the trainer is released:
+ * WEFT_E_NOT_FOUND where no rank has a copy, or nobody some part of it (load a checkpoint), WEFT_E_MISMATCH where it is of another program or
  * loader, or its parts are dealt out otherwise on so many ranks; WEFT_E_INVALID where the strategy demands another number of ranks; WEFT_E_UNSUPPORTED with
  * strategy.zero; those of weft_trainer_create. */
 WEFT_MUST_CHECK weft_status weft_trainer_renew(weft_trainer *trainer, weft_world *world, struct weft_loader *loader);

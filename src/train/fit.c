@@ -444,26 +444,41 @@ static int64_t wait_of(const char *name) {
     return span > 0 && span < 1e6 ? (int64_t)(span * 1e9) : 0;
 }
 
-/* Whoever is left moves to a world of their own; ranks that are lost on the way leave another one behind. */
+/* Whether ranks were lost in that world. By a server that may be known before the world has said who. */
+static bool lost_ranks(const fit *f, weft_world *world, weft_status status) {
+    const double begun = seconds();
+    const bool   waits = f->trainer->served && (status == WEFT_E_PEER || status == WEFT_E_LINK || status == WEFT_E_TIMEOUT);
+    while (waits && weft_world_verdict(world) == WEFT_OK && seconds() - begun < VERDICT_SECONDS) nanosleep(&(struct timespec){0, 1000000}, NULL);
+    return wefti_fault_status(world->fault) != WEFT_OK;
+}
+
+/* Room for a world that this rank may have to leave. */
+static weft_status expect_world(weft_trainer *trainer, wefti_left_world **left_out) {
+    WEFTI_TRY(wefti_alloc(sizeof **left_out, "a world", left_out));
+    **left_out = (wefti_left_world){.next = trainer->left_worlds};
+    trainer->left_worlds = *left_out;
+    return WEFT_OK;
+}
+
+/* Whoever is left moves to a world of their own; ranks that are lost on the way leave another one behind, which stays until the trainer is in one: its
+ * server may have come there. */
 static weft_status find_world(fit *f) {
-    weft_world *before = weft_trainer_world(f->trainer), *lost = before, *next = NULL;
+    weft_world *lost = weft_trainer_world(f->trainer), *next = NULL;
     weft_status status = WEFT_OK;
     for (;;) {
-        status = weft_world_shrink(lost, &(weft_shrink_options){.least = least_of(f), .patience_ns = wait_of("WEFT_PATIENCE_SECONDS"),
-                                                                .replacement_ns = wait_of("WEFT_REPLACE_SECONDS")}, &next);
-        if (status != WEFT_OK) break;
+        wefti_left_world *left = NULL;
+        status = expect_world(f->trainer, &left);
+        if (status == WEFT_OK) status = weft_world_shrink(lost, &(weft_shrink_options){.least = least_of(f), .patience_ns = wait_of("WEFT_PATIENCE_SECONDS"),
+                                                                                       .replacement_ns = wait_of("WEFT_REPLACE_SECONDS")}, &next);
+        if (status != WEFT_OK) return status;
         status = weft_trainer_renew(f->trainer, next, f->loader);
-        if (lost != before) weft_world_release(lost);
-        lost = next;
         if (status == WEFT_OK) break;
-        if (wefti_fault_status(next->fault) == WEFT_OK) break;
-    }
-    if (status != WEFT_OK) {
+        left->world = lost = next;
         char message[WEFTI_MESSAGE_BYTES];
         memcpy(message, weft_error_message(), sizeof message);
-        if (lost != before) weft_world_release(lost);
-        return wefti_fail(status, "%s", message);
+        if (!lost_ranks(f, next, status)) return wefti_fail(status, "%s", message);
     }
+    wefti_trainer_release_left(f->trainer);
     weft_world_release(f->trainer->own_world);
     f->trainer->own_world = next;
     return WEFT_OK;

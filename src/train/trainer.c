@@ -329,9 +329,18 @@ static void forget_evaluators(weft_trainer *trainer) {
     for (weft_evaluator *it = trainer->evaluators; it; it = it->next) it->trainer = NULL;
 }
 
+void wefti_trainer_release_left(weft_trainer *trainer) {
+    for (wefti_left_world *left; (left = trainer->left_worlds);) {
+        trainer->left_worlds = left->next;
+        weft_world_release(left->world);
+        wefti_free(left, sizeof *left);
+    }
+}
+
 void weft_trainer_release(weft_trainer *trainer) {
     if (!trainer) return;
     wefti_served_release(trainer->served);
+    wefti_trainer_release_left(trainer);
     wefti_station station = station_of(trainer);
     close_station(&station);
     wefti_kept_release(trainer->kept);

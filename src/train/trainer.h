@@ -142,8 +142,16 @@ struct weft_trainer {
     wefti_text      words;     /* why the strategy was chosen */
     wefti_auto_choice choice;  /* while it is being created by an automatic strategy */
     weft_world     *own_world; /* that weft_fit made after a fault, and that goes with the trainer; NULL: none */
+    struct wefti_left_world *left_worlds; /* that it made, too, but could not go over to: a server may be in them, or on its way to them */
     struct weft_evaluator *evaluators; /* a list */
 };
+
+typedef struct wefti_left_world {
+    weft_world              *world; /* NULL: none yet */
+    struct wefti_left_world *next;
+} wefti_left_world;
+/* Once no server can be there. */
+void wefti_trainer_release_left(weft_trainer *trainer);
 
 /* The world as ranks meet in it: see `met`. */
 static inline weft_world *wefti_trainer_meets(weft_trainer *trainer) { return trainer->met.group ? &trainer->met : trainer->world; }
