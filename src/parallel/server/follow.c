@@ -7,7 +7,7 @@
  * A worker may die, or lose its core, in the middle of its copy. What a server adds before it has all is kept beside as it was, and put back: a push
  * counts whole or not at all. Who waits gives up soon, by one atomic step on the line, so that both sides know; the worker then sends the same frame
  * again, before anything else. Nothing else is carried out meanwhile, so nobody sees rows between two pieces.
- * Cost: a copy of the rows that come before the last bytes do, and at most PATIENCE_NS of a server's time. */
+ * Cost: a copy of the rows that come before the last bytes do, and of a server's time at most PATIENCE_NS for each piece, MOST_NS in all. */
 #include "parallel/server/follow.h"
 
 #include <string.h>
@@ -18,6 +18,8 @@
 enum { LEAST_BYTES = 128 << 10, MOST_BYTES = 16 << 20, PIECE_BYTES = 64 << 10, TAKE_BYTES = 256 << 10 };
 /* Without a piece, which takes some 3 us. */
 #define PATIENCE_NS (100 * UINT64_C(1000))
+/* For all pieces: of a worker that says something else each time. The longest copy takes a fifth of it. */
+#define MOST_NS (25 * WEFTI_MILLISECOND_NS)
 enum { SPINS_A_CLOCK = 64 };
 /* Requests after one that was given up: cores are wanted by others. */
 enum { ALONE = 32 };
@@ -125,14 +127,16 @@ weft_status wefti_follow_find(weft_server *server, const server_job *job, wefti_
     return WEFT_OK;
 }
 
-static bool wait_for(const weft_server *server, wefti_line *line, uint64_t bytes) {
+/* begun_ns: of the first look at the clock in this request; 0 before. */
+static bool wait_for(const weft_server *server, wefti_line *line, uint64_t bytes, uint64_t *begun_ns) {
     uint64_t last = 0, since_ns = 0, there;
     for (uint32_t spins = 1; (there = atomic_load_explicit(&line->sent, memory_order_acquire)) < bytes; spins++) {
         wefti_pause_core();
         if (spins % SPINS_A_CLOCK) continue;
         uint64_t now_ns = wefti_host_now(server->host);
+        if (!*begun_ns) *begun_ns = now_ns;
         if (there != last || !since_ns) since_ns = now_ns;
-        else if (now_ns - since_ns > PATIENCE_NS) return false;
+        if (now_ns - since_ns > PATIENCE_NS || now_ns - *begun_ns > MOST_NS) return false;
         last = there;
     }
     return true;
@@ -143,9 +147,10 @@ static bool give_up(wefti_line *line, uint64_t all) { return atomic_fetch_or_exp
 
 weft_status wefti_follow_wait(weft_server *server, const served_table *table, const server_job *job) {
     const uint64_t all = job->frame.count * table->row_bytes;
+    uint64_t       begun_ns = 0;
     wefti_line    *line = NULL;
     WEFTI_TRY(wefti_follow_find(server, job, &line));
-    return !line || wait_for(server, line, all) || !give_up(line, all) ? WEFT_OK : WEFT_E_AGAIN;
+    return !line || wait_for(server, line, all, &begun_ns) || !give_up(line, all) ? WEFT_OK : WEFT_E_AGAIN;
 }
 
 bool wefti_follow_adds(const served_table *table, const server_job *job) {
@@ -158,6 +163,8 @@ weft_status wefti_follow_add(weft_server *server, served_table *table, server_jo
     const size_t   row_bytes = table->row_bytes, all = (size_t)job->frame.count * row_bytes;
     const uint64_t begin = job->frame.first - table->begin, most = PIECE_BYTES / row_bytes > 0 ? PIECE_BYTES / row_bytes : 1;
     int64_t        elements = 0;
+    uint64_t       begun_ns = 0;
+    bool           whole = false;
     uint8_t       *rows = (uint8_t *)wefti_store_vector(table->store, &elements) + begin * row_bytes;
     wefti_line    *line = NULL;
     server_buffer *kept = NULL;
@@ -166,12 +173,14 @@ weft_status wefti_follow_add(weft_server *server, served_table *table, server_jo
     for (uint64_t done = 0, count; done < job->frame.count && status == WEFT_OK; done += count) {
         size_t at = (size_t)done * row_bytes;
         count = job->frame.count - done < most ? job->frame.count - done : most;
-        if (!wait_for(server, line, at + count * row_bytes) && give_up(line, all)) {
+        if (!whole && !wait_for(server, line, at + count * row_bytes, &begun_ns) && give_up(line, all)) {
             memcpy(rows, kept->data, at);
             status = WEFT_E_AGAIN;
             break;
         }
-        if (atomic_load_explicit(&line->sent, memory_order_acquire) < all) memcpy(kept->data + at, rows + at, (size_t)count * row_bytes);
+        /* Nothing is kept from then on, whatever the line says later. */
+        whole = whole || atomic_load_explicit(&line->sent, memory_order_acquire) >= all;
+        if (!whole) memcpy(kept->data + at, rows + at, (size_t)count * row_bytes);
         status = wefti_store_apply(table->store, NULL, begin + done, (int64_t)count, job->values + at, 1);
     }
     wefti_server_give(server, kept);
