@@ -497,6 +497,7 @@ weft_status wefti_client_start_brief(weft_server *server, weft_table *table, voi
     for (int32_t i = 0; i < server->servers; i++) {
         find_rows(server, request, &request->parts[i]);
         request->parts[i].pending = 0;
+        request->parts[i].lost = request->parts[i].twin_lost = false; /* of what was asked by it before */
         if (request->parts[i].count == 0) continue;
         request->pending++;
         start_brief_part(server, &request->parts[i], (uint32_t)timeout);
@@ -531,13 +532,18 @@ static void lose(weft_server *server, weft_request *request) {
     wefti_server_fail(server, WEFT_E_TIMEOUT, text);
 }
 
+/* Whoever waits here for others' turn, and has been sent to nobody, is no server's delay. */
+static bool is_overdue(const weft_request *request, uint64_t now_ns) {
+    return request->state == REQUEST_FLYING && !request->held && now_ns > wefti_deadline_after(request->deadline_ns, GRACE_NS);
+}
+
 void wefti_client_look(weft_server *server, uint64_t now_ns) {
     for (int32_t i = 0; i < server->in_flight && server->failed == WEFT_OK; i++) {
         weft_request *request = &server->requests[i];
-        if (request->state == REQUEST_FLYING && now_ns > wefti_deadline_after(request->deadline_ns, GRACE_NS)) lose(server, request);
+        if (is_overdue(request, now_ns)) lose(server, request);
     }
     for (weft_request *request = server->all_details; request && server->failed == WEFT_OK; request = request->all)
-        if (request->state == REQUEST_FLYING && now_ns > wefti_deadline_after(request->deadline_ns, GRACE_NS)) lose(server, request);
+        if (is_overdue(request, now_ns)) lose(server, request);
 }
 
 /* --- opening and closing --- */

@@ -111,6 +111,14 @@ static weft_request *find_turn(const weft_table *table) {
     return NULL;
 }
 
+/* Its time begins now. */
+static void give_held(weft_server *server, weft_request *request) {
+    request->held = false;
+    request->deadline_ns = wefti_deadline_after(wefti_host_now(server->host), request->call.timeout_ns ? (uint64_t)request->call.timeout_ns : server->timeout_ns);
+    start_all(server, request);
+    request->twins--; /* for being held */
+}
+
 /* Ends of requests come back here. */
 static void walk(weft_server *server, weft_table *table) {
     table->changed = true;
@@ -120,9 +128,7 @@ static void walk(weft_server *server, weft_table *table) {
         table->changed = false;
         for (weft_request *request; (request = find_turn(table));) {
             if (request->held) {
-                request->held = false;
-                start_all(server, request);
-                request->twins--; /* for being held */
+                give_held(server, request);
             } else {
                 request->asks = false;
                 ask_again(server, request);
@@ -210,9 +216,7 @@ void wefti_twin_let_go(weft_server *server, weft_table *table) {
         table->line = request->behind;
         request->lined = request->reads = request->asks = false;
         if (!request->held) continue;
-        request->held = false;
-        start_all(server, request);
-        request->twins--;
+        give_held(server, request);
         if (request->over && request->twins == 0) wefti_client_end(server, request);
     }
 }
