@@ -110,10 +110,15 @@ static weft_status open_meeting(weft_trainer *trainer) {
     return WEFT_OK;
 }
 
-static weft_server_options options_of(const weft_trainer *trainer) {
+/* As the strategy has it. `follows`: in a world that follows another one, where there may be fewer ranks than it has servers: then all serve, and one alone
+ * has no replica. Survivors and newcomers ask for the same. */
+static weft_server_options options_of(const weft_trainer *trainer, bool follows) {
     const weft_strategy *strategy = &trainer->program.strategy;
-    return (weft_server_options){.servers = strategy->servers, .replicas = strategy->replicas, .functions = &wefti_meeting_rule, .function_count = 1,
-                                 .in_flight = (int32_t)wefti_min_i64(4096, 2 * (int64_t)trainer->training.n + 18)};
+    weft_server_options  options = {.servers = strategy->servers, .replicas = strategy->replicas, .functions = &wefti_meeting_rule, .function_count = 1,
+                                    .in_flight = (int32_t)wefti_min_i64(4096, 2 * (int64_t)trainer->training.n + 18)};
+    if (follows && options.servers > trainer->world->size) options.servers = 0;
+    if (follows && (options.servers == 1 || trainer->world->size == 1)) options.replicas = 0;
+    return options;
 }
 
 weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **served_out) {
@@ -126,21 +131,18 @@ weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **serve
     served->push = trainer->program.strategy.push > 0 ? trainer->program.strategy.push : 1;
     served->fetch = trainer->program.strategy.fetch > 0 ? trainer->program.strategy.fetch : 1;
     WEFTI_TRY(wefti_alloc((size_t)served->n * sizeof *served->parameters, "training by a server", &served->parameters));
-    weft_server_options options = options_of(trainer);
+    weft_server_options options = options_of(trainer, weft_world_is_replacement(trainer->world));
     WEFTI_TRY(weft_server_create(trainer->world, &options, &served->server));
     return open_meeting(trainer);
 }
 
 static weft_status drop_steps(struct wefti_served *served);
 
-/* As the strategy has it, while there are ranks enough: then all serve, and one alone has no replica. */
 weft_status wefti_served_move(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
-    weft_server_options  options = options_of(trainer);
+    weft_server_options  options = options_of(trainer, true);
     weft_status          dropped = drop_steps(served); /* of ranks that are gone: what was lost of them is told by the next */
     (void)dropped;
-    if (options.servers > trainer->world->size) options.servers = 0;
-    if (options.servers == 1 || trainer->world->size == 1) options.replicas = 0;
     WEFTI_TRY(weft_server_resize(served->server, trainer->world, &options, NULL));
     wefti_meeting_leave(served->meeting);
     served->meeting = NULL;

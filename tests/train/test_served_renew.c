@@ -18,7 +18,8 @@ enum { RANKS = 4, ROWS = 90, BATCH = 18, WIDTH = 37, HIDDEN = 61, CLASSES = 5, F
 static struct job {
     const char      *wire;
     int32_t          staleness, replicas, servers;
-    bool             overlap, dies;
+    bool             overlap, dies, replaced; /* who dies second */
+    char             doors[RANKS * 64];
     char             store[64]; /* of the world of those who are there when another rank comes in */
     weft_compression compress;
     const char      *saved; /* what is saved after the second fault, or loaded at once */
@@ -93,7 +94,8 @@ static weft_status go_over(run *r) {
     uint64_t    before = hash_of(r), until_ns = ranks_now() + 10 * WEFTI_SECOND_NS;
     int64_t     steps = weft_trainer_steps(r->trainer);
     while (weft_world_verdict(r->world) == WEFT_OK && ranks_now() < until_ns) usleep(1000);
-    WEFTI_TRY(weft_world_shrink(r->world, NULL, &next));
+    weft_shrink_options how = {.replacement_ns = job.replaced && r->faults == 1 ? 20 * (int64_t)WEFTI_SECOND_NS : 0};
+    WEFTI_TRY(weft_world_shrink(r->world, &how, &next));
     weft_world_release(r->before);
     r->before = r->world;
     r->world = next;
@@ -116,12 +118,15 @@ static weft_status evaluate(run *r, double *loss_out) {
 }
 
 /* Two ranks die, each in the middle of a step. Who goes at its own pace hears of it some steps later, and takes steps until then. */
-static weft_status train(run *r) {
+static weft_status train(ranks *all, run *r) {
     weft_report report;
     weft_batch  batch;
     while (weft_trainer_steps(r->trainer) < LAST || (job.dies && r->faults < 2)) {
         int64_t step = weft_trainer_steps(r->trainer);
-        if (job.dies && r->faults < 2 && r->seat == RANKS - 1 - r->faults && step >= (r->faults ? SECOND : FIRST)) raise(SIGKILL);
+        if (job.dies && r->faults < 2 && r->seat == RANKS - 1 - r->faults && step >= (r->faults ? SECOND : FIRST)) {
+            atomic_store(&all->step, r->faults);
+            raise(SIGKILL);
+        }
         WEFTI_TRY(weft_loader_next(r->loader, &batch));
         WEFTI_TRY(weft_trainer_step(r->trainer, &batch, &report));
         if (!report.lost) continue;
@@ -136,9 +141,8 @@ static weft_status train(run *r) {
 static weft_status run_rank(ranks *all, int32_t rank) {
     run         r = {.seat = rank};
     weft_status status = open_run(&r);
-    (void)all;
     if (status == WEFT_OK && !job.dies) status = weft_trainer_load(r.trainer, job.saved, r.loader);
-    if (status == WEFT_OK) status = train(&r);
+    if (status == WEFT_OK) status = train(all, &r);
     if (status == WEFT_OK) status = evaluate(&r, &told->loss[rank]);
     if (status == WEFT_OK) {
         told->hash[rank] = hash_of(&r);
@@ -201,6 +205,56 @@ Test(served_renew, with_what_compression_keeps) {
     begin("shm");
     job.compress = (weft_compression){.codec = WEFT_COMPRESS_FIXED8, .error_feedback = true, .least = 1};
     same_bits();
+}
+
+/* Of four two die, and in the place of the second another one comes in: they are three then, fewer than the program has servers, and who is new serves as the others do. */
+static weft_status run_or_replace(ranks *all, int32_t rank) {
+    char number[8];
+    run  r = {.seat = rank < RANKS ? rank : RANKS - 2};
+    snprintf(number, sizeof number, "%d", RANKS);
+    setenv("WEFT_WORLD_SIZE", number, 1);
+    setenv("WEFT_DOORS", job.doors, 1);
+    if (rank < RANKS) {
+        WEFTI_TRY(open_run(&r));
+    } else {
+        while (atomic_load(&all->step) == 0) usleep(1000);
+        snprintf(number, sizeof number, "%d", (int)r.seat);
+        setenv("WEFT_RANK", number, 1);
+        setenv("WEFT_REJOIN", "1", 1);
+        r.faults = 2;
+        WEFTI_TRY(open_run(&r));
+        if (!weft_world_is_replacement(r.world)) return wefti_fail(WEFT_E_INTERNAL, "it replaces nobody");
+        WEFTI_TRY(weft_trainer_renew(r.trainer, r.world, r.loader));
+        told->kept[r.seat] = hash_of(&r);
+        WEFTI_TRY(weft_trainer_save(r.trainer, job.saved, r.loader));
+    }
+    WEFTI_TRY(train(all, &r));
+    WEFTI_TRY(evaluate(&r, &told->loss[r.seat]));
+    told->hash[r.seat] = hash_of(&r);
+    atomic_store(&told->world, weft_world_size(r.world));
+    close_run(&r);
+    return WEFT_OK;
+}
+Test(served_renew, a_newcomer_among_fewer_ranks_than_servers) {
+    begin("shm");
+    job.servers = RANKS;
+    job.replaced = true;
+    for (int rank = 0; rank < RANKS; rank++) {
+        char door[64];
+        ranks_pick_store(door);
+        snprintf(job.doors + strlen(job.doors), sizeof job.doors - strlen(job.doors), "%s%s", rank ? "," : "", door);
+    }
+    go(RANKS + 1, run_or_replace, 12);
+    cr_expect_eq(told->world, RANKS - 1);
+    uint64_t hash = told->hash[0];
+    double   loss = told->loss[0];
+    for (int rank = 0; rank < RANKS - 1; rank++)
+        cr_expect(told->hash[rank] == hash && told->kept[rank] == told->kept[0] && told->loss[rank] == loss, "rank %d has other variables than rank 0", rank);
+    job.dies = job.replaced = false;
+    job.servers = 0;
+    go(RANKS - 1, run_rank, 0);
+    for (int rank = 0; rank < RANKS - 1; rank++)
+        cr_expect(told->hash[rank] == hash && told->loss[rank] == loss, "rank %d: other bits than those of a run that loads a checkpoint", rank);
 }
 
 /* Each at its own pace: nobody is waited for, and all go on from where rank 0 stands. */
