@@ -196,3 +196,80 @@ Test(follow, bad_lines) {
     serve_case("shm", 2, &both, bad_lines);
     serve_case("tcp", 2, &both, bad_lines);
 }
+
+/* --- frames that name lines, and no memory that these are of --- */
+
+typedef struct asking {
+    server_event frame, reply;
+    uint8_t      frame_bytes[sizeof(wefti_server_frame) + 16], reply_bytes[WEFTI_REPLY_BYTES];
+    int          over;
+} asking;
+
+static void one_is_over(weft_server *server, server_event *event) {
+    (void)server;
+    ((asking *)event->owner)->over++;
+}
+static bool both_are_over(const void *context) { return ((const asking *)context)->over == 2; }
+
+/* Sends a frame to the first server, past the worker's own checks, and expects to be told. */
+static weft_status ask_wrongly(serving *self, wefti_server_frame head, size_t body_bytes, const char *part) {
+    static asking a;
+    weft_server  *server = self->server;
+    a = (asking){.over = 0};
+    pthread_mutex_lock(&server->lock);
+    head.magic = WEFTI_SERVER_MAGIC;
+    head.slot = ++server->next_slot;
+    head.number = ++server->numbers[0];
+    head.timeout_ns = server->timeout_ns;
+    head.body_bytes = body_bytes;
+    head.flags |= body_bytes ? WEFTI_SERVER_INLINE : 0;
+    memcpy(a.frame_bytes, &head, sizeof head);
+    int32_t to = wefti_server_rank(server, 0);
+    a.reply.op = wefti_wire_recv(to, wefti_server_tag(WEFTI_TAG_REPLY, head.slot), a.reply_bytes, sizeof a.reply_bytes);
+    a.frame.op = wefti_wire_send(to, wefti_server_tag(WEFTI_TAG_REQUEST, 0), a.frame_bytes, sizeof head + body_bytes);
+    a.reply.done = a.frame.done = one_is_over;
+    a.reply.owner = a.frame.owner = &a;
+    wefti_server_post(server, &a.reply);
+    wefti_server_post(server, &a.frame);
+    pthread_mutex_unlock(&server->lock);
+    WEFTI_TRY(wefti_server_wait(server, both_are_over, &a, wefti_deadline_after(wefti_host_now(server->host), 5 * WEFTI_SECOND_NS)));
+    const wefti_server_frame *reply = (const wefti_server_frame *)(const void *)a.reply_bytes;
+    EXPECT(reply->magic == WEFTI_SERVER_MAGIC && reply->status == WEFT_E_CORRUPT, "status %d", reply->status);
+    EXPECT(strstr((const char *)a.reply_bytes + sizeof *reply, part), "%.200s", (const char *)a.reply_bytes + sizeof *reply);
+    return WEFT_OK;
+}
+
+static weft_status lines_alone(serving *self) {
+    weft_table *table = NULL;
+    float      *memory = NULL, got[4];
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "t", .rows = 4, .dtype = WEFT_F32, .staleness = WEFT_TABLE_ASYNCHRONOUS}, &table));
+    WEFTI_TRY(weft_server_alloc(self->server, 4096, (void **)&memory)); /* zeros: nothing will ever be there */
+    const uint32_t           region = self->server->wire->ops->region_of(self->server->wire, memory, 4096)->id;
+    const wefti_server_frame head = {.table = table->id, .dtype = WEFT_F32, .width = 1, .count = 4, .kind = WEFTI_SERVER_PUSH};
+    wefti_server_frame       wrong = head;
+    wrong.line_region = region;
+    WEFTI_TRY(ask_wrongly(self, wrong, 16, "names line 0 of its region"));
+    wrong.kind = WEFTI_SERVER_SET;
+    WEFTI_TRY(ask_wrongly(self, wrong, 16, "names line 0 of its region"));
+    wrong.kind = WEFTI_SERVER_PULL;
+    WEFTI_TRY(ask_wrongly(self, wrong, 0, "names line 0 of its region"));
+    wrong.kind = WEFTI_SERVER_GIVE;
+    wrong.keys = 1;
+    wrong.flags = WEFTI_SERVER_SENT_IN_PLACE;
+    wrong.send_region = region;
+    WEFTI_TRY(ask_wrongly(self, wrong, 0, "names line 0 of its region"));
+    wrong = head;
+    wrong.flags = WEFTI_SERVER_RECEIVED_IN_PLACE;
+    wrong.receive_region = region;
+    WEFTI_TRY(ask_wrongly(self, wrong, 16, "names memory for rows"));
+    wrong = head;
+    wrong.kind = WEFTI_SERVER_PULL;
+    wrong.flags = WEFTI_SERVER_SENT_IN_PLACE;
+    wrong.send_region = region;
+    WEFTI_TRY(ask_wrongly(self, wrong, 0, "brings values"));
+    WEFTI_TRY(weft_table_pull(table, NULL, got));
+    EXPECT(got[0] == 0 && got[3] == 0, "%g", (double)got[0]);
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(follow, lines_of_nothing) { serve_case("shm", 2, &beside, lines_alone); }

@@ -56,7 +56,7 @@ bool wefti_follow_start(weft_server *server, request_part *part, wefti_server_fr
     bool long_way = wefti_server_rank(server, part->server) != server->rank && (request->copies_out || request->copies_in) && bytes_of(part) >= LEAST_BYTES;
     bool sends = long_way && request->copies_out && head->flags & WEFTI_SERVER_SENT_IN_PLACE;
     if (request->copies_out && !sends) stage(part, 0, bytes_of(part), true);
-    if (!long_way) return false;
+    if (!long_way || !(sends || (request->copies_in && head->flags & WEFTI_SERVER_RECEIVED_IN_PLACE))) return false;
     size_t at = (size_t)(request - server->requests) * (size_t)server->servers + (size_t)part->server;
     part->line = (wefti_line *)(void *)server->lines->data + at;
     atomic_store_explicit(&part->line->sent, sends ? 0 : bytes_of(part), memory_order_relaxed); /* the frame makes it known */
@@ -149,6 +149,7 @@ weft_status wefti_follow_wait(weft_server *server, const served_table *table, co
     const uint64_t all = job->frame.count * table->row_bytes;
     uint64_t       begun_ns = 0;
     wefti_line    *line = NULL;
+    if (!(job->frame.flags & WEFTI_SERVER_SENT_IN_PLACE)) return WEFT_OK; /* the line is of rows that are pulled */
     WEFTI_TRY(wefti_follow_find(server, job, &line));
     return !line || wait_for(server, line, all, &begun_ns) || !give_up(line, all) ? WEFT_OK : WEFT_E_AGAIN;
 }

@@ -262,11 +262,23 @@ static bool is_coded(const wefti_server_frame *frame) {
            (frame->kind == WEFTI_SERVER_PUSH || frame->kind == WEFTI_SERVER_PUSH_PULL);
 }
 
+/* Memory that a request names is what it moves; a line is of such memory. */
+static weft_status check_places(const served_table *table, const server_job *job, bool pushes) {
+    const wefti_server_frame *frame = &job->frame;
+    const bool sent = frame->flags & WEFTI_SERVER_SENT_IN_PLACE, received = frame->flags & WEFTI_SERVER_RECEIVED_IN_PLACE;
+    if (sent && !pushes) return wefti_fail(WEFT_E_CORRUPT, "table '%s': a pull of rank %d brings values", table->spec.name, (int)job->worker);
+    if (received && !wefti_is_pull((wefti_frame_kind)frame->kind))
+        return wefti_fail(WEFT_E_CORRUPT, "table '%s': a push of rank %d names memory for rows", table->spec.name, (int)job->worker);
+    if (frame->line_region && (!(sent || received) || frame->kind == WEFTI_SERVER_GIVE))
+        return wefti_fail(WEFT_E_CORRUPT, "table '%s': a request of rank %d names line %u of its region %u, and no memory that it would be of", table->spec.name,
+                          (int)job->worker, (unsigned)frame->line, (unsigned)frame->line_region);
+    return WEFT_OK;
+}
+
 static weft_status check_request(const served_table *table, const server_job *job, bool pushes) {
     const wefti_server_frame *frame = &job->frame;
     size_t                    values = 0;
-    if (frame->flags & WEFTI_SERVER_SENT_IN_PLACE && !pushes)
-        return wefti_fail(WEFT_E_CORRUPT, "table '%s': a pull of rank %d brings values", table->spec.name, (int)job->worker);
+    WEFTI_TRY(check_places(table, job, pushes));
     bool inside = pushes && !(frame->flags & WEFTI_SERVER_SENT_IN_PLACE), coded = inside && (is_coded(frame) || frame->flags & WEFTI_SERVER_ENTRIES);
     bool rows_only = frame->kind == WEFTI_SERVER_SET || frame->kind == WEFTI_SERVER_GIVE || frame->part || frame->width >= UINT32_MAX;
     if (frame->flags & WEFTI_SERVER_ENTRIES && (rows_only || (pushes && !inside)))
