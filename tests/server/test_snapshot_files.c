@@ -2,11 +2,13 @@
  * read them, and what is damaged, missing, twice or in the wrong place is told. */
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -411,4 +413,33 @@ Test(snapshot_files, a_full_disk_leaves_what_was_there) {
     weft_snapshot_release(snapshot);
     cr_expect_eq(weft_snapshot_open("", &snapshot), WEFT_E_INVALID);
     cr_expect_null(snapshot);
+}
+
+/* Shares of the same path that are written meanwhile stay, and older ones go; what does not name files that are there takes no place. */
+static void make_share(const char *name, int64_t age_s) {
+    struct timespec now, times[2];
+    FILE           *file = fopen(in_folder(name), "w");
+    cr_assert(file && fclose(file) == 0 && clock_gettime(CLOCK_REALTIME, &now) == 0);
+    times[0] = times[1] = (struct timespec){now.tv_sec - age_s, 0};
+    cr_assert_eq(utimensat(AT_FDCWD, in_folder(name), times, 0), 0);
+}
+Test(snapshot_files, removes_what_is_older_alone) {
+    wefti_server_share shares[2] = {{.suffix = ".00000000000000aa.0-of-2"}, {.suffix = ".00000000000000aa.1-of-2"}};
+    serve_case("shm", 2, NULL, save_counts);
+    int before = count_files("state");
+    make_share("state.0123456789abcdef.0-of-1", 3600);
+    make_share("state.123456789abcdef0.0-of-1", -3600);
+    make_share("state.00000000000000aa.0-of-2", 0);
+    cr_expect_eq(wefti_manifest_write(in_folder("state"), shares, 2), WEFT_E_NOT_FOUND);
+    cr_expect(strstr(weft_error_message(), "share 1 of 2"), "%s", weft_error_message());
+    cr_expect_eq(count_files("state"), before + 3);
+    weft_snapshot *snapshot = open_file("state");
+    cr_assert_eq(weft_snapshot_reshard(snapshot, in_folder("state"), 3), WEFT_OK, "%s", weft_error_message());
+    weft_snapshot_release(snapshot);
+    cr_expect_eq(access(in_folder("state.0123456789abcdef.0-of-1"), F_OK), -1);
+    cr_expect_eq(access(in_folder("state.123456789abcdef0.0-of-1"), F_OK), 0);
+    cr_expect_eq(count_files("state"), 5, "%d files", count_files("state"));
+    snapshot = open_file("state");
+    cr_expect_eq(weft_snapshot_servers(snapshot), 3);
+    weft_snapshot_release(snapshot);
 }

@@ -412,6 +412,25 @@ Test(snapshots, clocks_that_differ) {
     ranks_free(all);
 }
 
+/* One has saved, and another one asks for the same in another clock: it is refused, and what was saved stays whole. */
+static weft_status refused_later(serving *self) {
+    weft_table *table = NULL;
+    WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "clocks", .rows = 4}, &table));
+    if (self->rank == 0) WEFTI_TRY(weft_table_clock(table));
+    if (self->rank == 1) WEFTI_TRY(weft_server_save(self->server, path)); /* there is nothing to wait for */
+    WEFTI_TRY(serving_meet(self));
+    if (self->rank == 0) REFUSED(weft_server_save(self->server, path), WEFT_E_MISMATCH, "in the same clock");
+    WEFTI_TRY(serving_meet(self));
+    weft_snapshot *snapshot = NULL;
+    WEFTI_TRY(weft_snapshot_open(path, &snapshot));
+    weft_snapshot_release(snapshot);
+    if (self->rank == 1) WEFTI_TRY(weft_table_clock(table));
+    WEFTI_TRY(serving_meet(self));
+    weft_table_release(table);
+    return WEFT_OK;
+}
+Test(snapshots, one_that_is_refused_leaves_the_others) { serve_case("shm", 2, &beside, refused_later); }
+
 static weft_status other_kinds(serving *self) {
     weft_table *table = NULL;
     WEFTI_TRY(weft_table_create(self->server, &(weft_table_options){.name = "small", .rows = 65, .dtype = WEFT_I64, .staleness = WEFT_TABLE_ASYNCHRONOUS}, &table));

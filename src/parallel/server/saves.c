@@ -28,6 +28,7 @@ struct server_save {
     save_state         state;
     bool               aligns, aligned; /* some table is not of staleness 0; all have asked */
     bool              *marked; /* [workers] */
+    bool              *told;   /* [workers] who has got the share, and may commit it */
     save_table        *tables; /* [count] */
     wefti_share_table *shares; /* [count] while they are written */
     int32_t            count, index, servers, workers;
@@ -60,13 +61,14 @@ static bool is_out(const weft_server *server, int32_t worker) {
 
 /* --- answers --- */
 
-static void answer_share(weft_server *server, server_job *job, const server_save *save) {
+static void answer_share(weft_server *server, server_job *job, server_save *save) {
     weft_status status = save->status;
     if (status == WEFT_OK) status = wefti_server_take(server, sizeof save->share, false, &job->answer);
     else status = wefti_fail(status, "%s", save->message);
     if (status == WEFT_OK) {
         memcpy(job->answer->data, &save->share, sizeof save->share);
         job->answer_bytes = sizeof save->share;
+        save->told[job->worker] = true;
     }
     wefti_serve_answer(server, job, status);
 }
@@ -112,6 +114,7 @@ static void free_save(server_save *save) {
     if (save->tables) wefti_free(save->tables, count * sizeof *save->tables);
     if (save->shares) wefti_free(save->shares, count * sizeof *save->shares);
     if (save->marked) wefti_free(save->marked, (size_t)save->workers * sizeof *save->marked);
+    if (save->told) wefti_free(save->told, (size_t)save->workers * sizeof *save->told);
     if (save->manifest) wefti_free(save->manifest, (size_t)save->servers * sizeof *save->manifest);
     wefti_free(save, sizeof *save);
 }
@@ -206,6 +209,7 @@ static weft_status create_save(weft_server *server, const server_job *job, const
     snprintf(save->path, sizeof save->path, "%s", path);
     name_share(server, save);
     WEFTI_TRY_GOTO(wefti_alloc((size_t)server->workers * sizeof *save->marked, "a snapshot", &save->marked), failed);
+    WEFTI_TRY_GOTO(wefti_alloc((size_t)server->workers * sizeof *save->told, "a snapshot", &save->told), failed);
     WEFTI_TRY_GOTO(wefti_alloc((size_t)server->servers * sizeof *save->manifest, "a snapshot", &save->manifest), failed);
     if (count) WEFTI_TRY_GOTO(wefti_alloc((size_t)count * sizeof *save->tables, "a snapshot", &save->tables), failed);
     if (count) WEFTI_TRY_GOTO(wefti_alloc((size_t)count * sizeof *save->shares, "a snapshot", &save->shares), failed);
@@ -301,6 +305,18 @@ static bool are_suffixes(const wefti_server_share *shares, int32_t count) {
     return true;
 }
 
+/* A worker says that it came to nothing, as on another server it did, or for this worker alone. Another one that has got the share may be committing it, which
+ * only the first server hears of; so it is removed once nobody has it, and nobody gets it then. What a dead worker has got is left for the next to remove. */
+static void drop_share(server_save *save, int32_t worker) {
+    bool had = save->told[worker], has = false;
+    save->told[worker] = false;
+    for (int32_t i = 0; i < save->workers; i++) has = has || save->told[i];
+    if (!had || has || save->state != SAVE_OVER || save->status != WEFT_OK || save->committed || save->commits) return;
+    (void)!unlink(save->file);
+    save->status = WEFT_E_STATE;
+    snprintf(save->message, sizeof save->message, "snapshot %llu came to nothing for rank %d before: save again", (unsigned long long)save->number, (int)worker);
+}
+
 static void carry_out_commit(weft_server *server, server_job *job) {
     server_save *save = find_save(server, job->frame.first);
     size_t       bytes = (size_t)server->servers * sizeof *save->manifest;
@@ -309,8 +325,8 @@ static void carry_out_commit(weft_server *server, server_job *job) {
                                                    (unsigned long long)job->frame.first));
         return;
     }
-    if (job->frame.body_bytes == 0) { /* it came to nothing on another server */
-        if (save->state == SAVE_OVER && save->status == WEFT_OK && !save->committed && !save->commits) (void)!unlink(save->file);
+    if (job->frame.body_bytes == 0) {
+        drop_share(save, job->worker);
         wefti_serve_answer(server, job, WEFT_OK);
         return;
     }

@@ -28,7 +28,7 @@ WEFT_MUST_CHECK weft_status wefti_share_copy(const served_table *table, wefti_sh
 void wefti_share_release(wefti_share_table *share);
 /* Writes the share of server `index` of `servers`. */
 WEFT_MUST_CHECK weft_status wefti_share_write(const char *path, const wefti_share_table *tables, int32_t count, int32_t index, int32_t servers);
-/* Writes the manifest over `path`, and removes shares of that path that it does not name. */
+/* Writes the manifest over `path` once the shares that it names are there (else WEFT_E_NOT_FOUND), and then removes older shares of that path that it does not name. */
 WEFT_MUST_CHECK weft_status wefti_manifest_write(const char *path, const wefti_server_share *shares, int32_t servers);
 
 /* A table that is to be filled, in a store of its own. */

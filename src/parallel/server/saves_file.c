@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "parallel/server/saves_format.h"
@@ -119,16 +120,34 @@ static bool is_named(const char *name, const char *base, const wefti_server_shar
     return false;
 }
 
-/* Of snapshots before this one, and of those that came to nothing. What cannot be removed is left. */
-static void remove_old(const char *path, const wefti_server_share *shares, int32_t servers) {
+static bool is_later(struct timespec a, struct timespec b) { return a.tv_sec != b.tv_sec ? a.tv_sec > b.tv_sec : a.tv_nsec > b.tv_nsec; }
+
+/* Whether all shares are there, and when the oldest was written: what names them takes the place of what is whole. */
+static weft_status look_at_shares(const char *path, const wefti_server_share *shares, int32_t servers, struct timespec *oldest_out) {
+    for (int32_t i = 0; i < servers; i++) {
+        char        whole[WEFTI_SNAPSHOT_PATH_BYTES];
+        struct stat facts;
+        snprintf(whole, sizeof whole, "%s%s", path, shares[i].suffix);
+        if (stat(whole, &facts) != 0)
+            return wefti_fail(WEFT_E_NOT_FOUND, "'%s', share %d of %d, is not there: all servers see the folder by one name, and one run at a time saves to a path; '%s' is as it was",
+                              whole, (int)i, (int)servers, path);
+        if (i == 0 || is_later(*oldest_out, facts.st_mtim)) *oldest_out = facts.st_mtim;
+    }
+    return WEFT_OK;
+}
+
+/* Of snapshots before this one, and of those that came to nothing. What cannot be removed is left, and so is what was written later than the oldest share of this
+ * one: it may be of a snapshot that is being written. */
+static void remove_old(const char *path, const wefti_server_share *shares, int32_t servers, struct timespec oldest) {
     const char *base = base_of(path);
     char        folder[WEFTI_FRAME_BYTES], whole[WEFTI_SNAPSHOT_PATH_BYTES];
+    struct stat facts;
     snprintf(folder, sizeof folder, "%.*s", (int)(base - path), path);
     DIR *list = opendir(folder[0] ? folder : ".");
     for (struct dirent *entry; list && (entry = readdir(list));)
         if (is_share(entry->d_name, base) && !is_named(entry->d_name, base, shares, servers)) {
             snprintf(whole, sizeof whole, "%s%s", folder, entry->d_name);
-            (void)!unlink(whole);
+            if (stat(whole, &facts) == 0 && !is_later(facts.st_mtim, oldest)) (void)!unlink(whole);
         }
     if (list) closedir(list);
 }
@@ -136,6 +155,7 @@ static void remove_old(const char *path, const wefti_server_share *shares, int32
 weft_status wefti_manifest_write(const char *path, const wefti_server_share *shares, int32_t servers) {
     weft_safetensors_writer *writer = NULL;
     char                     key[32], text[WEFTI_FRAME_BYTES];
+    struct timespec          oldest = {0};
     weft_status              status;
     WEFTI_TRY_GOTO(weft_safetensors_writer_create(path, &writer), done);
     snprintf(text, sizeof text, "1 %d", (int)servers);
@@ -145,8 +165,9 @@ weft_status wefti_manifest_write(const char *path, const wefti_server_share *sha
         snprintf(text, sizeof text, "%s%s", base_of(path), shares[i].suffix);
         WEFTI_TRY_GOTO(weft_safetensors_writer_metadata(writer, key, text), done);
     }
+    WEFTI_TRY_GOTO(look_at_shares(path, shares, servers, &oldest), done);
     status = weft_safetensors_writer_commit(writer);
-    if (status == WEFT_OK) remove_old(path, shares, servers);
+    if (status == WEFT_OK) remove_old(path, shares, servers, oldest);
 done:
     weft_safetensors_writer_release(writer);
     return status;
