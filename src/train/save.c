@@ -250,10 +250,10 @@ static weft_status read_contents(weft_trainer *trainer, weft_checkpoint *file, w
 }
 
 static weft_status read_file(weft_trainer *trainer, const char *path, weft_loader *loader, contents *s) {
-    weft_checkpoint *file = NULL;
-    weft_status      status = weft_checkpoint_open(path, &file);
+    weft_checkpoint *file = s->dealer.file; /* the one that all have compared: another may take the path's place meanwhile */
+    weft_status      status = file ? WEFT_OK : weft_checkpoint_open(path, &file);
     if (status == WEFT_OK) status = read_contents(trainer, file, loader, s);
-    weft_checkpoint_release(file);
+    if (file != s->dealer.file) weft_checkpoint_release(file);
     if (wefti_in_parts(trainer)) status = first_of(status, wefti_deal_end(&s->dealer)); /* the others follow until then */
     return status == WEFT_OK ? WEFT_OK : wefti_while(status, "loading '%s'", path);
 }

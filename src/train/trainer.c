@@ -278,6 +278,8 @@ static weft_status settle_any(weft_trainer *trainer) {
         status = wefti_agree(trainer->world, status, "planning");
         if (status != WEFT_E_UNSUPPORTED || !wefti_automatic_next(trainer)) break;
         wefti_station left = station_of(trainer);
+        wefti_served_release(trainer->served); /* of another strategy; what there is would be taken for one that comes along (settle) */
+        trainer->served = NULL;
         set_station(trainer, &(wefti_station){.world = trainer->world});
         close_station(&left);
         trainer->hash = program_hash(trainer->graph, &trainer->program);
