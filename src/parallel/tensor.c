@@ -143,7 +143,7 @@ static void make(evaluator *e, const wefti_node *node) {
         for (int32_t o = 1; o < node->n_outputs; o++) made[o] = wefti_output(made[0], o);
     } else {
         begin_node(e, node);
-        wefti_tensor_emit_way(&e->emitter, way, node, layouts, inputs, made);
+        wefti_tensor_emit_way(&e->emitter, way, node, e->layouts.wanted[node->id], layouts, inputs, made);
         end_node(e);
     }
     for (int32_t o = 0; o < node->n_outputs; o++) {

@@ -97,7 +97,7 @@ void wefti_tensor_layouts_close(wefti_tensor_layouts *layouts);
 void wefti_tensor_analyse(wefti_tensor_layouts *layouts, const wefti_layout *leaf);
 
 /* What a node is computed by, beyond its own op on parts of its inputs. */
-typedef enum wefti_tensor_way { WEFTI_AS_IT_IS, WEFTI_BY_ROWS_OF_TABLE, WEFTI_BY_CLASSES, WEFTI_BY_MASK, WEFTI_BY_BLOCKS, WEFTI_BY_RING } wefti_tensor_way;
+typedef enum wefti_tensor_way { WEFTI_AS_IT_IS, WEFTI_BY_ROWS_OF_TABLE, WEFTI_BY_PLACES, WEFTI_BY_CLASSES, WEFTI_BY_MASK, WEFTI_BY_BLOCKS, WEFTI_BY_RING } wefti_tensor_way;
 wefti_tensor_way wefti_tensor_way_of(const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs);
 
 static inline wefti_tensor_value *wefti_tensor_value_of(const wefti_tensor_layouts *l, const weft_tensor *tensor) {
@@ -129,8 +129,8 @@ struct wefti_tensor_emitter {
     const wefti_tensor_split *split;
     weft_graph *to;
 };
-void wefti_tensor_emit_way(const struct wefti_tensor_emitter *emitter, wefti_tensor_way way, const wefti_node *node, const wefti_layout *outputs,
-                           weft_tensor *const *inputs, weft_tensor **outputs_out);
+void wefti_tensor_emit_way(const struct wefti_tensor_emitter *emitter, wefti_tensor_way way, const wefti_node *node, const wefti_layout *wanted,
+                           const wefti_layout *outputs, weft_tensor *const *inputs, weft_tensor **outputs_out);
 weft_tensor *wefti_tensor_all_reduce(const struct wefti_tensor_emitter *emitter, weft_tensor *tensor, wefti_reduce_op reduce);
 weft_tensor *wefti_tensor_slice(const struct wefti_tensor_emitter *emitter, weft_tensor *tensor, int32_t axis, int64_t begin, int64_t size);
 weft_tensor *wefti_tensor_concat(const struct wefti_tensor_emitter *emitter, weft_tensor *const *parts, int32_t n, int32_t axis);

@@ -114,9 +114,12 @@ static wefti_layout plain(const ruler *r, int32_t axis, const weft_tensor *tenso
 }
 static const wefti_layout *desired(const ruler *r) { return &wefti_tensor_value_of(r->l, &r->s->node->outputs[0])->desired; }
 
+/* A rank has one stretch of the axis, or, folded, two: it can tell from a place whether it has it. */
+static bool is_addressed(const wefti_layout *x) { return is_split(x) && x->sections == 0 && x->repeats == 0; }
+
 static void rule_gather(ruler *r) {
     const wefti_layout *x = &r->s->inputs[0];
-    if (!is_split(x) || x->axis != r->s->node->attrs.axis.axis || !wefti_layout_is_plain(x)) {
+    if (!is_addressed(x) || x->axis != r->s->node->attrs.axis.axis) {
         by_batch(r);
         return;
     }
@@ -128,7 +131,7 @@ static void rule_scatter_add(ruler *r) {
     const wefti_layout *x = &r->s->inputs[0], *wish = desired(r);
     int32_t             along = r->s->node->attrs.axis.axis;
     const wefti_layout *cut = is_split(x) ? x : wish;
-    if (is_split(cut) && cut->axis == along && wefti_layout_is_plain(cut) && !is_split(&r->s->inputs[1]) && !is_split(&r->s->inputs[2]))
+    if (is_addressed(cut) && cut->axis == along && !is_split(&r->s->inputs[1]) && !is_split(&r->s->inputs[2]))
         r->s->wanted[0] = r->s->outputs[0] = *cut;
     else by_batch(r);
 }
@@ -217,11 +220,35 @@ static void rule_matmul(ruler *r) {
     s->outputs[0] = *wish;
 }
 
+/* Of time a few places, no more than a rank has, are asked of those that have them (and their gradient goes to these). */
+static bool is_few(const ruler *r, const wefti_layout *cut, int64_t places, const weft_tensor *of) {
+    return r->split->along == WEFTI_MESH_SEQUENCE && is_addressed(cut) && weft_dtype_is_float(of->dtype) && places <= of->shape.dim[cut->axis] / r->split->ranks;
+}
+
+static void rule_pad(ruler *r) {
+    const wefti_layout *wish = desired(r);
+    const weft_tensor  *x = input(r, 0);
+    by_batch(r);
+    if (r->s->outputs[0].kind != WEFTI_WHOLE || r->s->node->attrs.pad.value != 0 || !is_few(r, wish, x->shape.dim[wish->axis], &r->s->node->outputs[0])) return;
+    for (int32_t axis = 0; axis < x->shape.rank; axis++) /* nothing is cut off, and another axis stays as it is */
+        if (axis == wish->axis ? r->s->node->attrs.pad.low[axis] < 0 || r->s->node->attrs.pad.high[axis] < 0 : x->shape.dim[axis] != r->s->node->outputs[0].shape.dim[axis]) return;
+    r->s->wanted[0] = wefti_layout_whole();
+    r->s->outputs[0] = *wish;
+    r->as_batch = false;
+}
+
 /* One whole section of what is dealt out by sections is dealt out itself. */
 static void rule_slice(ruler *r) {
     wefti_shard        *s = r->s;
     const wefti_layout *x = &s->inputs[0];
     int64_t             section[WEFTI_SECTIONS_MAX], begin = 0;
+    int32_t             cuts = 0;
+    for (int32_t axis = 0; axis < input(r, 0)->shape.rank; axis++) cuts += s->node->attrs.slice.size[axis] != input(r, 0)->shape.dim[axis];
+    if (is_split(x) && cuts == 1 && s->node->attrs.slice.size[x->axis] < input(r, 0)->shape.dim[x->axis] && is_few(r, x, s->node->attrs.slice.size[x->axis], input(r, 0))) {
+        s->wanted[0] = *x;
+        s->outputs[0] = wefti_layout_partial(WEFTI_REDUCE_SUM);
+        return;
+    }
     if (!is_split(x) || x->sections == 0 || s->node->attrs.slice.size[x->axis] == input(r, 0)->shape.dim[x->axis]) {
         by_batch(r);
         return;
@@ -372,6 +399,7 @@ static rule *rule_of(weft_op op) {
     case WEFT_OP_CONV2D_BACKWARD_WEIGHT: return rule_conv2d_backward_weight;
     case WEFT_OP_MATMUL: return rule_matmul;
     case WEFT_OP_SLICE: return rule_slice;
+    case WEFT_OP_PAD: return rule_pad;
     case WEFT_OP_CONCAT: return rule_concat;
     case WEFT_OP_UPDATE: return rule_update;
     case WEFT_OP_ASSIGN: return rule_assign;
@@ -434,6 +462,8 @@ wefti_tensor_way wefti_tensor_way_of(const wefti_node *node, const wefti_layout 
     switch (node->op) {
     case WEFT_OP_GATHER: return is_split(&wanted[0]) && wanted[0].axis == node->attrs.axis.axis ? WEFTI_BY_ROWS_OF_TABLE : WEFTI_AS_IT_IS;
     case WEFT_OP_SCATTER_ADD: return is_split(&outputs[0]) && outputs[0].axis == node->attrs.axis.axis ? WEFTI_BY_ROWS_OF_TABLE : WEFTI_AS_IT_IS;
+    case WEFT_OP_SLICE: return is_split(&wanted[0]) && outputs[0].kind == WEFTI_PARTIAL ? WEFTI_BY_PLACES : WEFTI_AS_IT_IS;
+    case WEFT_OP_PAD: return !is_split(&wanted[0]) && is_split(&outputs[0]) ? WEFTI_BY_PLACES : WEFTI_AS_IT_IS;
     case WEFT_OP_CROSS_ENTROPY:
     case WEFT_OP_CROSS_ENTROPY_BACKWARD: {
         int32_t logits = node->op == WEFT_OP_CROSS_ENTROPY ? 0 : 1;

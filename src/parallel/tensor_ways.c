@@ -136,12 +136,49 @@ weft_tensor *wefti_tensor_whole(const emitter *e, weft_tensor *part, const wefti
 
 /* --- rows of a table --- */
 
+/* Where this rank has the rows of which an index tells where all ranks' have them: `each` rows of which it has one stretch, or one in either of two blocks.
+ * Below zero or too far where it has none: then they are read as zeros and nothing is added to them. */
+static weft_tensor *own_places(const emitter *e, weft_tensor *index, int64_t rows) {
+    if (wefti_poisoned(index)) return index;
+    weft_dtype dtype = index->dtype;
+    if (!e->split->folded) return weft_sub(index, number(e, dtype, (double)rows * e->split->rank)); /* of the first rank too: all emit the same nodes */
+    int64_t      each = rows / 2;
+    weft_tensor *place = number(e, dtype, -1), *none = number(e, dtype, 0), *end = number(e, dtype, (double)each);
+    for (int32_t i = 0; i < 2; i++) {
+        weft_tensor *in_block = weft_sub(index, number(e, dtype, (double)each * wefti_tensor_block(e->split, i)));
+        weft_tensor *here = weft_and(weft_ge(in_block, none), weft_lt(in_block, end));
+        place = weft_where(here, weft_add(in_block, number(e, dtype, (double)each * i)), place);
+    }
+    return place;
+}
+
 static weft_tensor *by_rows_of_table(const emitter *e, const wefti_node *node, weft_tensor *const *inputs) {
     weft_tensor *own[3] = {inputs[0], inputs[1], node->n_inputs == 3 ? inputs[2] : NULL};
     if (wefti_poisoned(inputs[0])) return inputs[0];
-    double begin = (double)inputs[0]->shape.dim[node->attrs.axis.axis] * e->split->rank;
-    own[1] = weft_sub(inputs[1], number(e, inputs[1]->dtype, begin)); /* of the first rank too: all emit the same nodes */
+    own[1] = own_places(e, inputs[1], inputs[0]->shape.dim[node->attrs.axis.axis]);
     return wefti_emit(e->to, node->op, &node->attrs, own, node->n_inputs, node->name);
+}
+
+/* A few places of a split axis, of which the ranks that have them give what is there and the others zeros; and what is so read of a gradient, put back. */
+static weft_tensor *by_places(const emitter *e, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *out, weft_tensor *const *inputs) {
+    bool         reads = node->op == WEFT_OP_SLICE;
+    wefti_attrs  steps = wefti_no_attrs(), along = wefti_no_attrs();
+    int32_t      axis = reads ? wanted[0].axis : out->axis;
+    weft_tensor *own[3] = {inputs[0], NULL, inputs[0]};
+    if (wefti_poisoned(inputs[0])) return inputs[0];
+    steps.arange.start = (double)(reads ? node->attrs.slice.start[axis] : node->attrs.pad.low[axis]);
+    steps.arange.step = (double)(reads ? node->attrs.slice.step[axis] : node->attrs.pad.interior[axis] + 1);
+    along.axis.axis = axis;
+    int64_t      count = reads ? node->attrs.slice.size[axis] : inputs[0]->shape.dim[axis];
+    weft_tensor *places = wefti_emit_leaf(e->to, WEFT_OP_ARANGE, &steps, WEFT_I64, weft_shape(count), NULL, NULL);
+    if (reads) own[1] = own_places(e, places, inputs[0]->shape.dim[axis]);
+    else {
+        weft_shape shape = node->outputs[0].shape;
+        shape.dim[axis] /= e->split->ranks;
+        own[0] = full(e, inputs[0]->dtype, shape, 0);
+        own[1] = own_places(e, places, shape.dim[axis]);
+    }
+    return wefti_emit(e->to, reads ? WEFT_OP_GATHER : WEFT_OP_SCATTER_ADD, &along, own, reads ? 2 : 3, node->name);
 }
 
 /* --- classes --- */
@@ -259,13 +296,14 @@ static weft_tensor *by_blocks(const emitter *e, const wefti_node *node, const we
     return wefti_tensor_concat(e, parts, 2, out->axis);
 }
 
-void wefti_tensor_emit_way(const emitter *e, wefti_tensor_way way, const wefti_node *node, const wefti_layout *outputs, weft_tensor *const *inputs,
-                           weft_tensor **outputs_out) {
+void wefti_tensor_emit_way(const emitter *e, wefti_tensor_way way, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *outputs,
+                           weft_tensor *const *inputs, weft_tensor **outputs_out) {
     e->to->flags = node->flags;
     e->to->segment = node->segment;
     e->to->place = node->place;
     e->to->micro = node->micro;
     if (way == WEFTI_BY_ROWS_OF_TABLE) outputs_out[0] = by_rows_of_table(e, node, inputs);
+    else if (way == WEFTI_BY_PLACES) outputs_out[0] = by_places(e, node, wanted, outputs, inputs);
     else if (way == WEFTI_BY_RING) wefti_sequence_attention(e, node, inputs, outputs_out);
     else if (way == WEFTI_BY_BLOCKS) outputs_out[0] = by_blocks(e, node, outputs, inputs);
     else if (way == WEFTI_BY_MASK) outputs_out[0] = by_mask(e, node, outputs, inputs);

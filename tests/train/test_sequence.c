@@ -22,6 +22,14 @@ Test(sequence, as_one_process_where_samples_and_letters_are_one_axis) { /* of a 
     setenv("RUN_FLAT", "1", 1);
     splits_agree("gpt", "f64", 2, 1e-11, (split[]){{2, "sequence=2,accumulate=16"}, {2, "sequence=2"}}, 2);
 }
+static void ends_agree(const char *how) {
+    setenv("RUN_LAST", how, 1);
+    splits_agree("gpt", "f64", 6, 1e-11, (split[]){{2, "sequence=2"}, {4, "sequence=4"}, {4, "sequence=2,data=2"}}, 3);
+    setenv("RUN_CONTEXT", "12", 1); /* in one piece */
+    splits_agree("gpt", "f64", 6, 1e-11, (split[]){{4, "sequence=4"}}, 1);
+}
+Test(sequence, as_one_process_where_letters_are_sliced_out) { ends_agree("slice"); }
+Test(sequence, as_one_process_where_letters_are_gathered) { ends_agree("gather"); }
 Test(sequence, as_one_process_for_100_steps_in_f32) { splits_agree("gpt", "f32", 100, 1e-4, (split[]){{4, "sequence=4"}}, 1); }
 
 static long number_after(const char *text, const char *key) {

@@ -2,6 +2,7 @@
  * usage: tensor mlp|cnn|gpt|moe f32|f64 STRATEGY STEPS OUT, where STRATEGY is like data=2,tensor=2
  * RUN_CAPACITY, RUN_CHOICES: of moe's mixtures. RUN_CONTEXT: letters of a sample. RUN_ROTARY: places by turning,
  * and fewer heads of keys than of queries. RUN_MIX: something that needs all letters at once. RUN_FLAT: dropout where samples and letters are one axis.
+ * RUN_LAST=slice|gather: only what follows the first and the last letter is learnt, which are taken out that way.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
  * RUN_APART: the path where the other ranks look for it.
  * RUN_READS: every rank says how much it read. RUN_DISK_DIES: in the middle of saving (mortal_disk.h). RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET, RUN_ROOM: the
@@ -71,6 +72,15 @@ static weft_tensor *drop(weft_tensor *x) {
     return weft_reshape(weft_dropout(weft_reshape(x, weft_shape(BATCH * context, width)), 0.1), weft_shape(BATCH, context, width));
 }
 
+/* The first and the last letter's [BATCH, 2, ...]; all where RUN_LAST is not set. */
+static weft_tensor *ends(weft_graph *g, weft_tensor *x) {
+    const char *how = getenv("RUN_LAST");
+    if (!how) return x;
+    if (strcmp(how, "gather") == 0) return weft_gather(x, weft_arange(g, WEFT_I32, 2, 0, (double)context - 1), 1);
+    weft_tensor *both[2] = {weft_slice(x, 1, 0, 1), weft_slice(x, 1, context - 1, context)};
+    return weft_concat(both, 2, 1);
+}
+
 static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool mixed, weft_tensor **extra) {
     weft_tensor *table = weft_parameter(g, "tokens.weight", weft_shape(LETTERS, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
     weft_tensor *places = weft_parameter(g, "places.weight", weft_shape(context, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
@@ -84,14 +94,14 @@ static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool 
         x = weft_add(x, drop(forward(weft_layer_norm(x, "norm2"), mixed, extra)));
         weft_scope_pop(g);
     }
-    return weft_linear(weft_layer_norm(x, "norm"), "head", .weight = table);
+    return weft_linear(ends(g, weft_layer_norm(x, "norm")), "head", .weight = table);
 }
 
 static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) {
     if (strcmp(model, "gpt") == 0) {
         weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, context));
         weft_tensor *next = weft_input(g, "targets", WEFT_I32, weft_shape(BATCH, context));
-        return weft_cross_entropy(gpt(g, ids, dtype, false, NULL), next);
+        return weft_cross_entropy(gpt(g, ids, dtype, false, NULL), ends(g, next));
     }
     if (strcmp(model, "moe") == 0) {
         weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, context)), *extra = NULL;
