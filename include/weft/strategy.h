@@ -57,8 +57,8 @@ typedef struct weft_strategy {
                              activations falls with their number, and keys and values go round (Liu et al. 2023). Under a causal mask the part is a stretch from either end,
                              so that all have as much to do, where twice the ranks divide time; else it is one. Parameters are whole on each; so is what is
                              fed, which ranks cut. Same losses to rounding; same checkpoints. Goes with all other axes. WEFT_E_INVALID where the program has no attention, ranks do not
-                             divide its queries, or an op needs all of time at once; WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and
-                             weft_trainer_keep */
+                             divide its queries, or an op needs all of time at once (as few places as a rank has may be sliced or gathered out of it: who has them gives them to
+                             all); WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep */
     int32_t   expert;     /* ranks that share the batch, as those along data do, and have the experts of every mixture in equal parts (weft_mixture_of_experts;
                              Lepikhin et al. 2020). A choice travels to the rank that has its expert and its result back, in as many bytes as there are
                              choices. Same losses to rounding, same tokens dropped; checkpoints load under any mesh. Goes with all other axes: tensor splits each expert's
