@@ -42,7 +42,7 @@ static inline void cli_help(const char *program, const char *about, const cli_op
     {"schedule", CLI_STRATEGY, strategy, "of a pipeline: 1f1b, gpipe, interleaved, zero-bubble"},                                                             \
     {"accumulate", CLI_STRATEGY, strategy, "micro-batches of a step"},                                                                         \
     {"zero", CLI_STRATEGY, strategy, "what ranks along data keep in parts: 1 solver states, 2 gradients too, 3 parameters too"},               \
-    {"sync", CLI_STRATEGY, strategy, "allreduce, or a parameter server by staleness: server, server:3, server:async (want --clip 0)"},         \
+    {"sync", CLI_STRATEGY, strategy, "allreduce, or a parameter server by staleness: server, server:3, server:async (not with --clip)"},         \
     {"servers", CLI_STRATEGY, strategy, "ranks that keep the parameters then; 0: all"},                                                        \
     {"replicas", CLI_STRATEGY, strategy, "1: each of them keeps another one's share, too"},                                                    \
     {"precision", CLI_STRATEGY, strategy, "of products and activations: f32, bf16, f16 or fp8"},                                                  \

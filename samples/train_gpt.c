@@ -14,7 +14,7 @@ static const struct { const char *name; int64_t layers, heads, width; } models[]
 static const char *model = "gpt2", *data, *text, *log_path, *plot_path, *draw_path, *checkpoint_path;
 static int64_t     layers, heads, width, context = 1024, vocabulary = 50304, batch_size = 8, epochs, max_steps, warmup = 100,
                seed = 1, sample, draw_boxes, checkpoint_every, log_every;
-static double      rate = 6e-4, decay = 0.1, clip = 1, temperature = 0.8, peak;
+static double      rate = 6e-4, decay = 0.1, clip = -1, temperature = 0.8, peak;
 static weft_strategy strategy;
 static bool        resume, quiet, describe, recompute, profile, stop_on_nan = true, bf16_parameters;
 
@@ -133,7 +133,7 @@ int main(int argc, char **argv) {
         {"rate", CLI_REAL, &rate, "highest learning rate of AdamW"},
         {"warmup", CLI_INTEGER, &warmup, "steps until it is reached"},
         {"decay", CLI_REAL, &decay, "weight decay"},
-        {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any"},
+        {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any; less: 1, or any by a server, which sees no norm"},
         {"seed", CLI_INTEGER, &seed, "of parameters, shuffling and the sample"},
         {"sample", CLI_INTEGER, &sample, "tokens to write at the end"},
         {"temperature", CLI_REAL, &temperature, "of the sample: lower is safer"},
@@ -160,6 +160,7 @@ int main(int argc, char **argv) {
     }
     if (text) vocabulary = 256;
     if (epochs == 0) epochs = 1;
+    if (clip < 0) clip = strategy.sync == WEFT_SERVER ? 0 : 1;
     weft_world  *world = NULL;
     weft_graph  *graph = NULL;
     weft_loader *loader = NULL;

@@ -11,7 +11,7 @@
 static const char *text_path, *log_path, *plot_path, *checkpoint_path;
 static int64_t     layers = 6, heads = 6, width = 384, context = 256, batch_size = 12, epochs = 1, max_steps, decay_steps, seed = 1, sample = 400,
                checkpoint_every;
-static double      rate = 1e-3, dropout = 0, clip = 1, temperature = 0.8;
+static double      rate = 1e-3, dropout = 0, clip = -1, temperature = 0.8;
 static weft_strategy strategy;
 static bool        resume, quiet, describe, recompute, stop_on_nan = true;
 
@@ -89,7 +89,7 @@ int main(int argc, char **argv) {
         {"rate", CLI_REAL, &rate, "learning rate of AdamW"},
         {"decay-steps", CLI_INTEGER, &decay_steps, "steps until the rate is at its lowest; 0: all"},
         {"dropout", CLI_REAL, &dropout, "share of activations that are dropped"},
-        {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any"},
+        {"clip", CLI_REAL, &clip, "largest norm of the gradient; 0: any; less: 1, or any by a server, which sees no norm"},
         CLI_SPLIT(&strategy),
         {"seed", CLI_INTEGER, &seed, "of parameters, shuffling and the text"},
         {"sample", CLI_INTEGER, &sample, "characters to write at the end"},
@@ -109,6 +109,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "train_text: --text FILE is needed; --help lists the options\n");
         return 2;
     }
+    if (clip < 0) clip = strategy.sync == WEFT_SERVER ? 0 : 1;
     weft_world   *world = NULL;
     weft_graph   *graph = NULL;
     weft_loader  *loader = NULL;

@@ -43,14 +43,14 @@ typedef struct weft_strategy {
     int32_t   tensor;     /* ranks that share each row's work, with parts of parameters and of what they compute (Shoeybi et al. 2019). Which
                              parameters, and along which axis, is found by what it costs; weft_plan_describe says it. What no axis divides
                              evenly is whole on each. Same losses to rounding; checkpoints load under any mesh. WEFT_E_UNSUPPORTED with
-                             WEFT_SERVER (tables of embeddings go on a server beside it: weft_program.wanted), compress and L-BFGS */
+                             compress and L-BFGS */
     int32_t   tensor_rows; /* whether what lies between tensor's products (norms, dropout, residuals) is computed on a share of the rows by each (Korthikanti et al. 2022):
                              sums over ranks come scattered and are gathered before the next product, in as many bytes, and ranks keep less. 0: where the
                              same model that splits parameters finds it quicker; 1: wherever rows divide; -1: never. Same losses to rounding */
     int32_t   pipeline;   /* ranks that have some layers each, its stages: a run of the forward pass, about equally long, with its gradients, parameters and
                              solver states, which other stages do not have (weft_variables_find gives -1 there). Micro-batches (accumulate) go through them one
                              behind the other. Same bits as one rank that accumulates as often. WEFT_E_INVALID where a stage would have no work; WEFT_E_UNSUPPORTED with
-                             L-BFGS, WEFT_SERVER, and compression that keeps what it leaves out. Checkpoints load under any mesh */
+                             L-BFGS, and compression that keeps what it leaves out. Checkpoints load under any mesh */
     weft_pipeline_order schedule; /* of the pipeline's stages; none changes a bit */
     int32_t   chunks;     /* WEFT_INTERLEAVED: runs of layers that a rank has; stage s is rank s % pipeline's. 0: 2 */
     int32_t   sequence;   /* ranks that share each sample's time, the axis of attention's queries: each has a part of all that is computed along it, so that memory for
@@ -58,31 +58,35 @@ typedef struct weft_strategy {
                              so that all have as much to do, where twice the ranks divide time; else it is one. Parameters are whole on each; so is what is
                              fed, which ranks cut. Same losses to rounding; same checkpoints. Goes with all other axes. WEFT_E_INVALID where the program has no attention, ranks do not
                              divide its queries, or an op needs all of time at once (as few places as a rank has may be sliced or gathered out of it: who has them gives them to
-                             all); WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep */
+                             all); WEFT_E_UNSUPPORTED with compress, L-BFGS, and weft_trainer_keep */
     int32_t   expert;     /* ranks that share the batch, as those along data do, and have the experts of every mixture in equal parts (weft_mixture_of_experts;
                              Lepikhin et al. 2020). A choice travels to the rank that has its expert and its result back, in as many bytes as there are
                              choices. Same losses to rounding, same tokens dropped; checkpoints load under any mesh. Goes with all other axes: tensor splits each expert's
                              matrices, and a long pipeline wants WEFT_GPIPE or one micro-batch, as balance and capacity are those of the whole batch.
                              WEFT_E_INVALID where the program has no mixture, or ranks do not divide a mixture's experts; WEFT_E_UNSUPPORTED with
-                             WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep */
+                             WEFT_SERVER (tables of embeddings go on a server beside it: weft_program.wanted), compress, L-BFGS, and weft_trainer_keep */
     int32_t   zero;       /* what ranks along data, sequence and expert, who have the same parameters, keep in parts (ZeRO: Rajbhandari et al. 2020): 1 solver states, 2 gradients too, 3 parameters too, which are
                              gathered shortly before they are read, forth and back (weft_variables_get gives WEFT_E_STATE). Parts are runs of elements, padded to
                              cache lines; parameters of less than divide_bytes (0: 16 KiB) stay whole. A step sends as much as without up to 2, half as much again
                              with 3; from 2 on micro-batches are summed over ranks one by one. Same results as without, bit for bit where sums are taken in the
                              same order, else to rounding (clip_norm, micro-batches from 2 on); checkpoints load under any stage and mesh. Beside all axes;
-                             parameters of experts are dealt out over those who have the same experts. WEFT_E_UNSUPPORTED with WEFT_SERVER, compress, L-BFGS, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
-    weft_sync sync;
-    int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank trains on its own
+                             parameters of experts are dealt out over those who have the same experts. WEFT_E_UNSUPPORTED with WEFT_SERVER (whose servers have parameters and states in parts already), compress, L-BFGS, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
+    weft_sync sync;       /* what ranks along data do with their gradients. By WEFT_SERVER tensor, pipeline and sequence may split each replica of the model, as DistBelief's
+                             (Dean et al. 2012): each rank pushes and pulls its part of the parameters. Such a replica dies with any of its
+                             ranks, and ends all, so WEFT_E_UNSUPPORTED with .replicas, weft_trainer_keep and _renew; and with compress and a group regulariser,
+                             which look at whole parameters */
+    int32_t   staleness;  /* WEFT_SERVER. 0: bulk-synchronous, the same parameters as by allreduce, to rounding. s > 0: each rank, or replica that several make, trains on its own
                              rows, whose loss it reports, and its gradient is a step by itself; before its step c it has seen all of the others' before
                              c - s, and who is ahead waits. WEFT_TABLE_ASYNCHRONOUS: as that, and nobody waits (Downpour: Dean et al. 2012). Batch
-                             statistics are then each rank's own. Evaluators and saving see all that was pushed.
+                             statistics are then each rank's own. Evaluators and saving see all that was pushed. In a replica that is split what several ranks have alike stays so,
+                             to the bit: one of them pulls it for all; parts of different ranks may have seen different pushes, within the bound.
                              A rank that dies is waited for by nobody, whatever the staleness, if its share of the parameters is not lost (.replicas, or .servers that
                              leave it out): losses, counts and batch statistics are then those of the others, as if its rows were like theirs, and so are sums
                              of evaluators. The run goes on with all calls; files are read and written by the lowest rank that is there */
     int32_t   push, fetch; /* WEFT_SERVER with staleness: gradients are added up over so many steps and then pushed, and parameters pulled every so
                              many steps; between pulls a rank goes on from its own by plain steps along its gradients. 0: 1. Downpour's n_push and
                              n_fetch: a worker moves M*(1/push + 1/fetch) bytes a step, M being those of the parameters */
-    int64_t   warm_start; /* WEFT_SERVER with staleness: so many steps at the beginning rank 0 takes alone, so that the others begin near enough for old parameters
+    int64_t   warm_start; /* WEFT_SERVER with staleness: so many steps at the beginning rank 0, or its replica, takes alone, so that the others begin near enough for old parameters
                              to do no harm (Downpour's warm start). Their steps meanwhile do nothing, and the last of them waits for rank 0's */
     bool      overlap;    /* WEFT_SERVER with staleness: a step computes while its predecessor's gradient is pushed and its successor's parameters are
                              pulled, which are then one step older. Not with push or fetch beyond 1. Costs a copy of gradients and parameters */

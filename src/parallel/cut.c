@@ -9,6 +9,7 @@
  *
  * Cost: nodes x ranks in time, tensors x ranks in bytes; both while planning. */
 #include "parallel/cut.h"
+#include "parallel/partition.h"
 
 typedef struct cutter {
     const wefti_cut *cut;
@@ -63,10 +64,21 @@ static void place_rest(weft_graph *graph) {
     }
 }
 
+/* Whoever has a parameter gives its gradient to a server. */
+static void place_contributions(weft_graph *graph) {
+    for (int32_t id = 0; id < graph->n_nodes; id++) {
+        wefti_node *parameter = wefti_contribution_of(graph, graph->nodes[id]);
+        if (!parameter) continue;
+        if (parameter->place == 0) parameter->place = 1;
+        graph->nodes[id]->inputs[0]->node->place = parameter->place;
+    }
+}
+
 void wefti_cut_settle(weft_graph *graph) {
     place_variables(graph);
     place_rest(graph);
     place_variables(graph);
+    place_contributions(graph);
     for (int32_t id = 0; id < graph->n_nodes; id++) { /* what only reads what is everywhere, and writes: somewhere */
         wefti_node *node = graph->nodes[id];
         if (is_variable(node) && node->place == 0) node->place = 1;

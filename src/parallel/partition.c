@@ -26,6 +26,7 @@ typedef struct piece {
     wefti_layout  layout;
     bool          needed;    /* by an output, an effect or a needed node */
     bool          completed; /* partial, and someone wants it whole: accumulate as chunks come */
+    bool          given;     /* partial, and a contribution: accumulate, and leave it at that */
     weft_tensor  *whole;
     weft_tensor  *sum;       /* partial: accumulated over chunks 0 .. summed-1 */
     int32_t       summed;
@@ -124,6 +125,11 @@ static void mark_gradient(evaluator *e, const wefti_node *update) {
     if (!e->guard) e->guard = update;
 }
 
+/* Whether that input of a node goes on as what this rank contributes to a sum. */
+static bool gives(const wefti_node *node, int32_t input, const piece *p) {
+    return node->op == WEFT_OP_ASSIGN && input == 1 && wefti_contribution_to(node->inputs[0]->node->name) && (p->layout.kind != WEFTI_PARTIAL || p->layout.reduce == WEFTI_REDUCE_SUM);
+}
+
 /* Marks what outputs and effects need, and which partial tensors somebody wants otherwise than partial. */
 static void mark(evaluator *e, weft_tensor *const *outputs, int32_t n_outputs, bool training) {
     for (int32_t i = 0; i < n_outputs; i++) {
@@ -142,7 +148,9 @@ static void mark(evaluator *e, weft_tensor *const *outputs, int32_t n_outputs, b
         for (int32_t i = 0; needed && i < node->n_inputs; i++) {
             piece *p = piece_of(e, node->inputs[i]);
             p->needed = true;
-            if (p->layout.kind == WEFTI_PARTIAL && !same_layout(&p->layout, &e->wanted[id][i])) p->completed = true;
+            if (p->layout.kind != WEFTI_PARTIAL || same_layout(&p->layout, &e->wanted[id][i])) continue;
+            if (gives(node, i, p)) p->given = true;
+            else p->completed = true;
         }
     }
 }
@@ -293,10 +301,22 @@ static weft_tensor *empty_extreme(evaluator *e, const wefti_node *node) {
     return full(e, node->outputs[0].dtype, node->outputs[0].shape, infinity);
 }
 
+/* What this rank brings to the sum over all; what is the same on all ranks the first one brings. */
+static weft_tensor *contribution(evaluator *e, weft_tensor *tensor) {
+    piece *p = piece_of(e, tensor);
+    if (p->layout.kind != WEFTI_PARTIAL) {
+        weft_tensor *all = whole(e, tensor); /* also where it is not used: every rank must emit the same messages */
+        return e->partition.rank == 0 ? all : full(e, tensor->dtype, tensor->shape, 0);
+    }
+    accumulate(e, tensor, e->partition.micro - 1);
+    return p->sum;
+}
+
 /* Delivers input i of a node as its rule wants it. */
 static weft_tensor *deliver(evaluator *e, const wefti_node *node, int32_t i, int32_t m) {
     weft_tensor        *tensor = node->inputs[i];
     const wefti_layout *want = &e->wanted[node->id][i];
+    if (gives(node, i, piece_of(e, tensor))) return contribution(e, tensor);
     if (want->kind == WEFTI_WHOLE) return whole(e, tensor);
     if (want->kind == WEFTI_PARTIAL) return chunk(e, tensor, m);
     return as_cut(e, tensor, *want, m);
@@ -532,7 +552,7 @@ static void emit_all(evaluator *e, weft_tensor *const *outputs, int32_t n_output
                 piece *p = &e->nodes[id][i];
                 if (!p->needed || p->layout.kind == WEFTI_WHOLE) continue;
                 (void)chunk(e, &e->from->nodes[id]->outputs[i], m);
-                if (p->completed) accumulate(e, &e->from->nodes[id]->outputs[i], m);
+                if (p->completed || p->given) accumulate(e, &e->from->nodes[id]->outputs[i], m);
                 if (!p->completed || m < e->partition.micro - 1) continue;
                 if (p->update) begin_compressed(e, &e->from->nodes[id]->outputs[i]);
                 else (void)whole(e, &e->from->nodes[id]->outputs[i]);

@@ -9,6 +9,8 @@
 #ifndef WEFTI_PARTITION_H
 #define WEFTI_PARTITION_H
 
+#include <string.h>
+
 #include "core/graph/graph.h"
 #include "weft/batch.h"
 #include "weft/compression.h"
@@ -21,6 +23,20 @@ typedef struct wefti_partition {
     const weft_compression *compress; /* of gradients, where training; NULL: none */
     bool    scaled;       /* gradients are those of a loss that was scaled (WEFTI_HYPER_LOSS_SCALE of the input "weft.hyper") */
 } wefti_partition;
+
+/* Contributions: an ASSIGN to a state of this name gives a parameter's gradient as what this rank contributes to the sum over ranks, for a parameter server to add
+ * up; one that is the same on all ranks is the first one's, and zeros are the others'. Such a state is split and staged as its parameter is. */
+#define WEFTI_CONTRIBUTION "weft.contribution/"
+/* The parameter's name; NULL: the variable is no such state. */
+static inline const char *wefti_contribution_to(const char *variable) {
+    return strncmp(variable, WEFTI_CONTRIBUTION, sizeof WEFTI_CONTRIBUTION - 1) == 0 ? variable + sizeof WEFTI_CONTRIBUTION - 1 : NULL;
+}
+/* The parameter whose gradient an ASSIGN gives so; NULL: none. */
+static inline wefti_node *wefti_contribution_of(const weft_graph *graph, const wefti_node *node) {
+    const char  *name = node->op == WEFT_OP_ASSIGN && node->inputs[0]->node->op == WEFT_OP_STATE ? wefti_contribution_to(node->inputs[0]->node->name) : NULL;
+    weft_tensor *parameter = name ? weft_graph_find((weft_graph *)(uintptr_t)graph, name) : NULL;
+    return parameter ? parameter->node : NULL;
+}
 
 /* Writes the graph of one rank. `outputs` may be any tensors; UPDATE nodes among them are effects that happen in order. An output
  * split by samples comes back as this rank's rows, everything else whole. Inputs keep their names; those that count samples have

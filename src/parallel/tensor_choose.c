@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/iface/rule.h"
+#include "parallel/partition.h"
 #include "parallel/tensor.h"
 
 #define FLOPS_A_BYTE  8.0    /* arithmetic that takes as long as sending a byte, give or take: a core does 20 GFLOP/s and sends 2.5 GB/s */
@@ -120,6 +121,16 @@ static void add_update(chooser *c, const wefti_node *update) {
     for (int32_t i = 3; i < update->n_inputs; i++) c->parameter[update->inputs[i]->node->id] = it->id;
 }
 
+/* States that are assigned; where a gradient goes to a server, with its parameter. */
+static void add_assigned(chooser *c, const wefti_node *assign) {
+    const wefti_node *state = assign->inputs[0]->node, *parameter = wefti_contribution_of(c->graph, assign);
+    if (!parameter && state->op == WEFT_OP_STATE) (void)candidate_of(c, state->id);
+    if (!parameter) return;
+    candidate *it = candidate_of(c, parameter->id);
+    it->update = assign->id;
+    c->parameter[state->id] = it->id;
+}
+
 static double size_of(const chooser *c, int32_t index) { return bytes_of(&c->graph->nodes[c->candidates[index].id]->outputs[0]); }
 
 /* Parameters that are used, states that are assigned; solver states go with their parameter. */
@@ -129,7 +140,7 @@ static void find_candidates(chooser *c) {
         const wefti_node *node = c->graph->nodes[id];
         if (!c->layouts.needed[id]) continue;
         if (node->op == WEFT_OP_PARAMETER) (void)candidate_of(c, id);
-        if (node->op == WEFT_OP_ASSIGN && node->inputs[0]->node->op == WEFT_OP_STATE) (void)candidate_of(c, node->inputs[0]->node->id);
+        if (node->op == WEFT_OP_ASSIGN) add_assigned(c, node);
         if (node->op == WEFT_OP_UPDATE) add_update(c, node);
     }
     /* The largest first: vectors then follow the products that they are added to. Of equals, the first in the graph first. */

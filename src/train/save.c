@@ -155,7 +155,7 @@ typedef struct contents {
 bool wefti_snapshot_holds(const weft_trainer *trainer, bool bases, int32_t i, weft_variable_info *info_out) {
     if (weft_variables_info(trainer->variables, i, info_out) != WEFT_OK) return false;
     info_out->bytes = wefti_variables_part_bytes(trainer->variables, i);
-    return !wefti_is_compress_error(info_out->name) && (bases || !wefti_is_compress_basis(info_out->name));
+    return !wefti_contribution_to(info_out->name) && !wefti_is_compress_error(info_out->name) && (bases || !wefti_is_compress_basis(info_out->name));
 }
 
 size_t wefti_snapshot_size(const weft_trainer *trainer, bool bases) {
@@ -334,7 +334,7 @@ static weft_status take_over_served(weft_trainer *trainer, weft_loader *loader, 
 
 /* What was read becomes every rank's, in the loader first, which may refuse. */
 static weft_status take_over(weft_trainer *trainer, weft_loader *loader, contents *c, int32_t lead) {
-    if (trainer->served) return take_over_served(trainer, loader, &c->run, lead);
+    if (trainer->served && !wefti_in_parts(trainer)) return take_over_served(trainer, loader, &c->run, lead);
     if (!wefti_in_parts(trainer)) {
         WEFTI_TRY(wefti_snapshot_send(trainer->world, 0, &c->run));
         return wefti_agree(trainer->world, wefti_snapshot_take_over(trainer, loader, &c->run), "taking over the run");

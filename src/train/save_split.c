@@ -23,42 +23,39 @@ bool wefti_in_parts(const weft_trainer *trainer) {
 
 /* --- what there is --- */
 
-static bool is_variable(const wefti_node *node) { return node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE; }
-
-static wefti_window_of window_of(const weft_trainer *trainer, const char *name) {
-    const wefti_windows windows = wefti_trainer_windows(trainer);
-    for (int32_t i = 0; i < windows.n; i++)
-        if (strcmp(windows.list[i].name, name) == 0) return windows.list[i].window;
-    return (wefti_window_of){.ranks = 1};
-}
+/* What ranks give to a server is of a step, and not of the run. */
+static bool is_variable(const wefti_node *node) { return (node->op == WEFT_OP_PARAMETER || node->op == WEFT_OP_STATE) && !wefti_contribution_to(node->name); }
 
 /* A leaf of the trainer's graph, whose variable another stage may have. */
 static wefti_listed listed_leaf(const weft_trainer *trainer, const wefti_node *leaf) {
     const weft_tensor *tensor = &leaf->outputs[0];
-    wefti_listed       it = {.here = weft_variables_find(trainer->variables, leaf->name), .window = window_of(trainer, leaf->name)};
+    wefti_listed       it = {.here = weft_variables_find(trainer->variables, leaf->name), .window = wefti_trainer_window(trainer, leaf->name)};
     it.info = (weft_variable_info){.name = leaf->name, .dtype = tensor->dtype, .shape = tensor->shape,
                                    .bytes = weft_shape_elements(tensor->shape) * (int64_t)weft_dtype_bytes(tensor->dtype)};
     if (trainer->mesh.extent[WEFTI_MESH_PIPELINE] > 1) it.holder[WEFTI_MESH_PIPELINE] = (leaf->place - 1) % trainer->mesh.extent[WEFTI_MESH_PIPELINE];
     return it;
 }
 
-static weft_status list_variables(const weft_trainer *trainer, wefti_listing *listing) {
-    for (int32_t i = 0; i < listing->n; i++) {
-        wefti_listed *it = &listing->list[i];
-        *it = (wefti_listed){.here = i, .window = {.ranks = 1}};
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &it->info));
+/* Those that are here, NULL: into nothing; how many. */
+static int32_t list_variables(const weft_trainer *trainer, wefti_listed *list) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
+        wefti_listed it = {.here = i, .window = {.ranks = 1}};
+        if (weft_variables_info(trainer->variables, i, &it.info) != WEFT_OK || wefti_contribution_to(it.info.name)) continue;
+        if (list) list[n] = it;
+        n++;
     }
-    return WEFT_OK;
+    return n;
 }
 
 weft_status wefti_listing_open(const weft_trainer *trainer, wefti_listing *listing) {
     const weft_graph *graph = trainer->graph;
     bool              parts = wefti_in_parts(trainer);
-    *listing = (wefti_listing){.n = parts ? 0 : weft_variables_count(trainer->variables)};
+    *listing = (wefti_listing){.n = parts ? 0 : list_variables(trainer, NULL)};
     for (int32_t i = 0; i < graph->n_leaves && parts; i++) listing->n += is_variable(graph->leaves[i]);
     WEFTI_TRY(wefti_alloc((size_t)listing->n * sizeof *listing->list, "a run's variables", &listing->list));
-    if (!parts) return list_variables(trainer, listing);
-    for (int32_t i = 0, n = 0; i < graph->n_leaves; i++)
+    if (!parts) (void)list_variables(trainer, listing->list);
+    for (int32_t i = 0, n = 0; i < graph->n_leaves && parts; i++)
         if (is_variable(graph->leaves[i])) listing->list[n++] = listed_leaf(trainer, graph->leaves[i]);
     return WEFT_OK;
 }

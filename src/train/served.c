@@ -6,8 +6,12 @@
  * in (a gradient that does not depend on the batch) counts once, on rank 0. What the plan reduces goes by way of the server, too (meeting.c), so a
  * rank that dies ends no step.
  *
- * Otherwise each rank is a program of its own on its own rows: the plan is that of one rank, and nothing in a step waits for others but a pull that
+ * Otherwise each rank, or replica that several make, is a program of its own on its own rows: the plan is that of one rank, and nothing in a step waits for others but a pull that
  * is too far ahead. Random numbers are keyed by step and rank, so that ranks drop out differently.
+ *
+ * Where replicas are split, each rank's gradients are its own parts of them: states that the plan assigns (WEFTI_CONTRIBUTION). Parts of a parameter stand in its table one behind the
+ * other, of which a rank has its rows; all ranks end all clocks. Of those who have the same, one pushes, and with staleness that one alone pulls and the others have it from there, so
+ * that they stay alike. Nothing goes by meeting.c: a replica ends with any of its ranks.
  *
  * Memory: parameters once more and solver states, on the servers; where a device's memory is not the host's, a gradient and a parameter of each kind
  * in host memory. */
@@ -15,19 +19,24 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/iface/collective.h"
 #include "core/rules/rules.h"
 #include "parallel/compress.h"
 #include "parallel/server/meeting.h"
 #include "train/trainer.h"
 #include "weft/server.h"
 
-/* One parameter. */
+/* One parameter; of replicas that are split, the part that this rank has. */
 typedef struct served_parameter {
     weft_table   *table;
+    weft_keys    *keys;             /* the part's rows; NULL: all of the table */
+    weft_shape    shape;            /* of the part */
+    int32_t       index, given;     /* among this rank's variables, of the parameter, -1: others have it; of its contribution, -1: the plan gives it */
+    bool          gives;            /* of those in a replica who have the same, this rank pushes */
     weft_request *request, *pushed; /* in flight; `pushed`: of the step before, where steps overlap */
     void         *gradient, *value; /* host memory; NULL: the plan's, the variable's */
     void         *sum;              /* what is pushed later, or is being pushed; NULL: gradients are pushed where they are */
-    void         *variable;         /* its memory, where that is the host's */
+    void         *variable;         /* its memory, where that is the host's and pulls go there */
     size_t        bytes;
 } served_parameter;
 
@@ -48,15 +57,29 @@ struct wefti_served {
 
 /* --- opening --- */
 
-static weft_status find_memory(const weft_trainer *trainer, const weft_tensor *parameter, void **memory_out) {
-    for (int32_t i = 0; i < weft_variables_count(trainer->variables); i++) {
-        weft_variable_info info;
-        WEFTI_TRY(weft_variables_info(trainer->variables, i, &info));
-        if (strcmp(info.name, parameter->node->name) != 0) continue;
-        *memory_out = wefti_variables_memory(trainer->variables, i);
-        return WEFT_OK;
-    }
-    return wefti_fail(WEFT_E_INTERNAL, "there is no variable '%s'", parameter->node->name);
+static weft_status find_variable(const weft_trainer *trainer, int32_t index) {
+    served_parameter *one = &trainer->served->parameters[index];
+    const char       *name = trainer->training.parameters[index]->node->name;
+    bool              parts = wefti_served_in_parts(&trainer->program);
+    char              given[512];
+    snprintf(given, sizeof given, WEFTI_CONTRIBUTION "%s", name);
+    one->index = weft_variables_find(trainer->variables, name);
+    one->given = parts ? weft_variables_find(trainer->variables, given) : -1;
+    if ((one->index < 0 && !parts) || (parts && (one->index < 0) != (one->given < 0)))
+        return wefti_fail(WEFT_E_INTERNAL, "there is no variable '%s'", one->index < 0 ? name : given);
+    return WEFT_OK;
+}
+
+/* Rows of the part: parts of a parameter, which are of one shape, stand in its table one behind the other. */
+static weft_status find_rows(served_parameter *one, const wefti_window_of *window, int64_t rows) {
+    uint64_t   *list = NULL;
+    weft_status status;
+    if (window->ranks <= 1 || one->index < 0 || one->keys) return WEFT_OK;
+    WEFTI_TRY(wefti_alloc((size_t)rows * sizeof *list, "rows of a part", &list));
+    for (int64_t i = 0; i < rows; i++) list[i] = (uint64_t)(window->rank * rows + i);
+    status = weft_keys_create(one->table, list, rows, &one->keys);
+    wefti_free(list, (size_t)rows * sizeof *list);
+    return status;
 }
 
 /* The solver's rule for one parameter, as the trainer's own updates have it. */
@@ -73,35 +96,48 @@ static weft_table_rule rule_of(const weft_program *program, const weft_tensor *p
 /* How gradients are pushed; the trainer's steps know of the warm-up. */
 static weft_compression push_of(const weft_trainer *trainer, const weft_tensor *parameter) {
     weft_compression how = trainer->program.strategy.compress;
-    if (trainer->world->size < 2 || !wefti_compress_takes(&how, parameter->dtype, parameter->shape)) return (weft_compression){.codec = WEFT_COMPRESS_NONE};
+    if (trainer->world->size < 2 || wefti_served_in_parts(&trainer->program) || !wefti_compress_takes(&how, parameter->dtype, parameter->shape)) return (weft_compression){.codec = WEFT_COMPRESS_NONE};
     how.warmup = how.least = 0;
     how.rank = 0;
     return how;
 }
 
+/* Memory between this rank's variables and the servers. */
+static weft_status open_buffers(const weft_trainer *trainer, served_parameter *one) {
+    bool host = trainer->world->device->vtable->host_memory, overlap = trainer->program.strategy.overlap;
+    if (one->index < 0) return WEFT_OK;
+    if ((trainer->served->push > 1 || overlap) && !one->sum) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->sum));
+    if (!host && !one->gradient) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->gradient));
+    if (!host || overlap) return one->value ? WEFT_OK : wefti_alloc(one->bytes, "a parameter's copy", &one->value);
+    one->variable = wefti_variables_memory(trainer->variables, one->index);
+    return WEFT_OK;
+}
+
 static weft_status open_parameter(weft_trainer *trainer, int32_t index) {
-    struct wefti_served *served = trainer->served;
-    served_parameter    *one = &served->parameters[index];
-    const weft_tensor   *parameter = trainer->training.parameters[index];
-    int64_t              elements = weft_shape_elements(parameter->shape), width = wefti_rule_row(parameter->shape);
-    char                 name[WEFT_TABLE_NAME_BYTES];
+    struct wefti_served  *served = trainer->served;
+    served_parameter     *one = &served->parameters[index];
+    const weft_tensor    *parameter = trainer->training.parameters[index];
+    const wefti_window_of window = wefti_trainer_window(trainer, parameter->node->name);
+    const int32_t        *place = trainer->mesh.index, parts = window.ranks > 1 ? window.ranks : 1;
+    one->shape = wefti_window_shape(&window, parameter->shape);
+    int64_t elements = weft_shape_elements(one->shape), width = wefti_rule_row(one->shape);
+    char    name[WEFT_TABLE_NAME_BYTES];
     one->bytes = (size_t)elements * weft_dtype_bytes(parameter->dtype);
+    WEFTI_TRY(find_variable(trainer, index));
+    one->gives = one->index >= 0 && place[WEFTI_MESH_SEQUENCE] == 0 && (parts > 1 || place[WEFTI_MESH_TENSOR] == 0);
     if (elements == 0) return WEFT_OK;
     snprintf(name, sizeof name, "weft.parameter.%d", (int)index);
-    weft_table_options options = {.name = name, .rows = elements / width, .width = width, .dtype = parameter->dtype,
+    weft_table_options options = {.name = name, .rows = parts * (elements / width), .width = width, .dtype = parameter->dtype,
                                   .rule = rule_of(&trainer->program, parameter), .staleness = trainer->program.strategy.staleness,
                                   .push = push_of(trainer, parameter)};
     if (!one->table) WEFTI_TRY(weft_table_create(served->server, &options, &one->table));
-    bool host = trainer->world->device->vtable->host_memory, overlap = trainer->program.strategy.overlap;
-    if ((served->push > 1 || overlap) && !one->sum) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->sum));
-    if (!host && !one->gradient) WEFTI_TRY(wefti_alloc(one->bytes, "a gradient's copy", &one->gradient));
-    if (!host || overlap) return one->value ? WEFT_OK : wefti_alloc(one->bytes, "a parameter's copy", &one->value);
-    return find_memory(trainer, parameter, &one->variable);
+    WEFTI_TRY(find_rows(one, &window, elements / width));
+    return open_buffers(trainer, one);
 }
 
 static weft_status open_meeting(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
-    if (trainer->world->size == 1) return WEFT_OK;
+    if (trainer->world->size == 1 || wefti_served_in_parts(&trainer->program)) return WEFT_OK; /* a rank that dies ends its replica, whatever others reduce by */
     WEFTI_TRY(wefti_meeting_open(served->server, trainer->world->group, &served->meeting));
     trainer->met = *trainer->world;
     trainer->met.group = served->meeting;
@@ -155,7 +191,8 @@ weft_status wefti_served_move(weft_trainer *trainer) {
 weft_status wefti_served_find(weft_trainer *trainer) {
     for (int32_t i = 0; i < trainer->served->n; i++) {
         served_parameter *one = &trainer->served->parameters[i];
-        if (one->variable) WEFTI_TRY(find_memory(trainer, trainer->training.parameters[i], &one->variable));
+        WEFTI_TRY(find_variable(trainer, i));
+        if (one->variable) one->variable = wefti_variables_memory(trainer->variables, one->index);
     }
     return WEFT_OK;
 }
@@ -176,6 +213,7 @@ void wefti_served_release(struct wefti_served *served) {
     if (served->parameters) (void)!finish(served, WEFT_OK);
     for (int32_t i = 0; served->parameters && i < served->n; i++) {
         served_parameter *one = &served->parameters[i];
+        weft_keys_release(one->keys);
         weft_table_release(one->table);
         wefti_free(one->gradient, one->bytes);
         wefti_free(one->value, one->bytes);
@@ -191,9 +229,15 @@ void wefti_served_release(struct wefti_served *served) {
 
 static void *receive_of(const served_parameter *one) { return one->variable ? one->variable : one->value; }
 
+/* What this rank has no part in is left to those who do. With staleness 0 all see the same and pull what they have; else those who have the same might see
+ * different pushes, so one pulls for all (spread). */
+static bool takes_part(const struct wefti_served *served, const served_parameter *one, weft_request_kind kind) {
+    return one->table && one->index >= 0 && (one->gives || (kind == WEFT_PULL && served->sums));
+}
+
 static weft_status start(const struct wefti_served *served, served_parameter *one, weft_request_kind kind, const void *send, double rate) {
-    weft_table_call call = {.kind = kind, .send = send, .receive = receive_of(one), .rate = rate, .plain = served->plain};
-    return one->table ? weft_table_start_call(one->table, &call, &one->request) : WEFT_OK;
+    weft_table_call call = {.kind = kind, .keys = one->keys, .send = send, .receive = receive_of(one), .rate = rate, .plain = served->plain};
+    return takes_part(served, one, kind) ? weft_table_start_call(one->table, &call, &one->request) : WEFT_OK;
 }
 
 /* Waits for one request, and keeps the first failure of several. */
@@ -220,12 +264,27 @@ static weft_status finish_pushes(struct wefti_served *served) {
     return status;
 }
 
-/* What came goes into variables that are not the host's. */
+/* From who pulled to those of its replica who have the same, along one axis and then along the other. */
+static weft_status spread(weft_trainer *trainer) {
+    const struct wefti_served *served = trainer->served;
+    const wefti_mesh          *mesh = &trainer->mesh;
+    for (int32_t i = 0; i < served->n && !served->sums && wefti_served_in_parts(&trainer->program); i++) {
+        const served_parameter *one = &served->parameters[i];
+        if (!one->table || one->index < 0) continue;
+        wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_U8, .send = receive_of(one), .receive = receive_of(one), .count = one->bytes};
+        if (mesh->extent[WEFTI_MESH_TENSOR] > 1 && !one->keys && mesh->index[WEFTI_MESH_SEQUENCE] == 0)
+            WEFTI_TRY(wefti_collective_run(mesh->groups[wefti_mesh_group(WEFTI_MESH_TENSOR)], &call));
+        if (mesh->extent[WEFTI_MESH_SEQUENCE] > 1) WEFTI_TRY(wefti_collective_run(mesh->groups[wefti_mesh_group(WEFTI_MESH_SEQUENCE)], &call));
+    }
+    return WEFT_OK;
+}
+
+/* What came goes to who has the same, and into variables that are not the host's. */
 static weft_status take_values(weft_trainer *trainer) {
+    WEFTI_TRY(spread(trainer));
     for (int32_t i = 0; i < trainer->served->n; i++) {
-        served_parameter  *one = &trainer->served->parameters[i];
-        const weft_tensor *p = trainer->training.parameters[i];
-        if (one->table && !one->variable) WEFTI_TRY(weft_variables_set(trainer->variables, p->node->name, p->dtype, p->shape, one->value));
+        served_parameter *one = &trainer->served->parameters[i];
+        if (one->table && one->value) WEFTI_TRY(wefti_variables_put(trainer->variables, one->index, one->value));
     }
     return WEFT_OK;
 }
@@ -242,9 +301,8 @@ static weft_status set_all(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
     weft_status          status = WEFT_OK;
     for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) {
-        served_parameter  *one = &served->parameters[i];
-        const weft_tensor *p = trainer->training.parameters[i];
-        if (one->value) status = weft_variables_get(trainer->variables, p->node->name, one->value, one->bytes);
+        served_parameter *one = &served->parameters[i];
+        if (one->value) status = wefti_variables_take(trainer->variables, one->index, one->value);
         if (status == WEFT_OK) status = start(served, one, WEFT_SET, receive_of(one), 0);
     }
     return finish(served, status);
@@ -276,15 +334,16 @@ static weft_status drop_steps(struct wefti_served *served) {
 
 /* Nobody is in a step once all have dropped theirs, so all that was pushed has come. */
 weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states, int32_t lead) {
-    const bool leads = trainer->world->rank == lead;
+    const bool parts = wefti_served_in_parts(&trainer->program), leads = trainer->world->rank == lead;
+    const bool sets = parts ? wefti_trainer_data_rank(trainer) == 0 : leads; /* of a split run no rank has all */
     WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), drop_steps(trainer->served), "ending what was under way"));
-    weft_status status = leads && !trainer->served->moved ? set_all(trainer) : WEFT_OK;
+    weft_status status = sets && !trainer->served->moved ? set_all(trainer) : WEFT_OK;
     trainer->served->moved = false;
     if (status == WEFT_OK && leads && states) status = wefti_served_states_set(trainer, states);
     WEFTI_TRY(wefti_agree_with(trainer, lead, status, "giving the parameters to the server"));
     trainer->served->refreshed = trainer->steps;
     if (!states) return WEFT_OK; /* a new run: all ranks have drawn the same */
-    return wefti_agree(wefti_trainer_meets(trainer), leads ? WEFT_OK : pull_all(trainer), "fetching the parameters from the server");
+    return wefti_agree(wefti_trainer_meets(trainer), leads && !parts ? WEFT_OK : pull_all(trainer), "fetching the parameters from the server");
 }
 
 weft_status wefti_served_pull(weft_trainer *trainer) {
@@ -316,6 +375,9 @@ weft_status wefti_served_refresh(weft_trainer *trainer) {
 static weft_status gradient_of(const weft_trainer *trainer, weft_plan *plan, int32_t index, void **gradient_out) {
     served_parameter *one = &trainer->served->parameters[index];
     weft_plan_value   value;
+    if (one->given >= 0 && !one->gradient) *gradient_out = wefti_variables_memory(trainer->variables, one->given);
+    else *gradient_out = one->gradient;
+    if (one->given >= 0) return one->gradient ? wefti_variables_take(trainer->variables, one->given, one->gradient) : WEFT_OK;
     WEFTI_TRY(weft_plan_output(plan, WEFTI_OUT_FIRST_GRADIENT + index, &value));
     *gradient_out = (void *)value.data;
     if (value.data || !one->bytes) return WEFT_OK;
@@ -344,9 +406,9 @@ static weft_status start_sum(weft_trainer *trainer, int32_t index, void *gradien
     served_parameter  *one = &trainer->served->parameters[index];
     const weft_tensor *p = trainer->training.parameters[index];
     bool               whole = trainer->plans.whole && trainer->plans.whole[WEFTI_OUT_FIRST_GRADIENT + index];
-    int32_t            all = trainer->world->size, there = trainer->served->meeting ? wefti_meeting_members(trainer->served->meeting) : 1;
+    int32_t            all = trainer->world->size, there = trainer->served->meeting ? wefti_meeting_members(trainer->served->meeting) : all;
     if (there < all) multiply(p->dtype, weft_shape_elements(p->shape), (whole ? 1.0 : (double)all) / there, gradient);
-    if (!whole || there < all || trainer->world->rank == 0) return start(trainer->served, one, WEFT_PUSH_PULL, gradient, rate);
+    if (one->gives && (!whole || there < all || trainer->world->rank == 0)) return start(trainer->served, one, WEFT_PUSH_PULL, gradient, rate);
     if (one->table) WEFTI_TRY(weft_table_clock(one->table));
     return start(trainer->served, one, WEFT_PULL, NULL, 0);
 }
@@ -367,7 +429,7 @@ static weft_status exchange_sums(weft_trainer *trainer, weft_plan *plan, bool pu
     }
     for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) {
         void *gradient = NULL;
-        status = gradient_of(trainer, plan, i, &gradient);
+        if (served->parameters[i].index >= 0) status = gradient_of(trainer, plan, i, &gradient);
         if (status == WEFT_OK) status = start_sum(trainer, i, gradient, rate);
     }
     WEFTI_TRY(finish(served, status));
@@ -377,7 +439,7 @@ static weft_status exchange_sums(weft_trainer *trainer, weft_plan *plan, bool pu
 /* --- steps with it --- */
 
 /* Of the first steps, which rank 0 takes alone. */
-static bool is_warming(const weft_trainer *trainer) { return trainer->steps < trainer->program.strategy.warm_start && trainer->world->size > 1; }
+static bool is_warming(const weft_trainer *trainer) { return trainer->steps < trainer->program.strategy.warm_start && wefti_trainer_data_ranks(trainer) > 1; }
 
 /* Pushes what has been added up. */
 static weft_status push_sums(weft_trainer *trainer, double rate) {
@@ -387,7 +449,7 @@ static weft_status push_sums(weft_trainer *trainer, double rate) {
     for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = start(served, &served->parameters[i], WEFT_PUSH, served->parameters[i].sum, rate);
     status = finish(served, status);
     for (int32_t i = 0; i < served->n; i++)
-        if (served->parameters[i].bytes) memset(served->parameters[i].sum, 0, served->parameters[i].bytes);
+        if (served->parameters[i].bytes && served->parameters[i].sum) memset(served->parameters[i].sum, 0, served->parameters[i].bytes);
     served->summed = 0;
     return status;
 }
@@ -396,9 +458,9 @@ static weft_status push_sums(weft_trainer *trainer, double rate) {
 static weft_status step_alone(weft_trainer *trainer, int32_t index, const void *gradient, double rate) {
     served_parameter  *one = &trainer->served->parameters[index];
     const weft_tensor *p = trainer->training.parameters[index];
-    if (one->value) WEFTI_TRY(weft_variables_get(trainer->variables, p->node->name, one->value, one->bytes));
-    add(p->dtype, weft_shape_elements(p->shape), -rate, gradient, receive_of(one));
-    return one->value ? weft_variables_set(trainer->variables, p->node->name, p->dtype, p->shape, one->value) : WEFT_OK;
+    if (one->value) WEFTI_TRY(wefti_variables_take(trainer->variables, one->index, one->value));
+    add(p->dtype, weft_shape_elements(one->shape), -rate, gradient, receive_of(one));
+    return one->value ? wefti_variables_put(trainer->variables, one->index, one->value) : WEFT_OK;
 }
 
 /* Gradients are pushed at once, or added to what is pushed later. */
@@ -409,9 +471,10 @@ static weft_status give(weft_trainer *trainer, weft_plan *plan, double rate, boo
         served_parameter  *one = &served->parameters[i];
         const weft_tensor *p = trainer->training.parameters[i];
         void              *gradient = NULL;
+        if (one->index < 0) continue;
         status = gradient_of(trainer, plan, i, &gradient);
         if (status != WEFT_OK || !one->table) continue;
-        if (one->sum) add(p->dtype, weft_shape_elements(p->shape), 1, gradient, one->sum);
+        if (one->sum) add(p->dtype, weft_shape_elements(one->shape), 1, gradient, one->sum);
         else status = start(served, one, WEFT_PUSH, gradient, rate);
         if (status == WEFT_OK && !fetches) status = step_alone(trainer, i, gradient, rate * trainer->program.solver.rate);
     }
@@ -435,12 +498,8 @@ static weft_status exchange_stale(weft_trainer *trainer, weft_plan *plan, bool p
 static weft_status begin_overlapped(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
     weft_status          status = finish(served, WEFT_OK);
-    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) {
-        served_parameter  *one = &served->parameters[i];
-        const weft_tensor *p = trainer->training.parameters[i];
-        if (one->table && served->pulled) status = weft_variables_set(trainer->variables, p->node->name, p->dtype, p->shape, one->value);
-        if (status == WEFT_OK) status = start(served, one, WEFT_PULL, NULL, 0);
-    }
+    if (status == WEFT_OK && served->pulled) status = take_values(trainer);
+    for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = start(served, &served->parameters[i], WEFT_PULL, NULL, 0);
     served->pulled = true;
     return status;
 }
@@ -452,10 +511,11 @@ static weft_status end_overlapped(weft_trainer *trainer, weft_plan *plan, bool p
     for (int32_t i = 0; i < served->n && push; i++) {
         served_parameter *one = &served->parameters[i];
         void             *gradient = NULL;
+        if (!one->gives) continue;
         WEFTI_TRY(gradient_of(trainer, plan, i, &gradient));
         if (!one->table) continue;
         memcpy(one->sum, gradient, one->bytes);
-        weft_table_call call = {.kind = WEFT_PUSH, .send = one->sum, .rate = rate, .plain = served->plain};
+        weft_table_call call = {.kind = WEFT_PUSH, .keys = one->keys, .send = one->sum, .rate = rate, .plain = served->plain};
         WEFTI_TRY(weft_table_start_call(one->table, &call, &one->pushed));
     }
     return trainer->program.strategy.staleness > 0 && !is_warming(trainer) ? end_clocks(served) : WEFT_OK;
@@ -482,9 +542,9 @@ static weft_status end_warm_step(weft_trainer *trainer, double rate) {
 static weft_status compute(weft_trainer *trainer, const weft_batch *batch, int64_t rows, double *hyper, weft_plan **plan_out, double *losses_out) {
     weft_feed            feed = {"weft.hyper", WEFT_F64, weft_shape(WEFTI_HYPER_COUNT), hyper};
     static const int32_t outputs[] = {WEFTI_OUT_LOSS, WEFTI_OUT_OWN_LOSS};
-    int64_t              ranks = trainer->world->size;
+    int64_t              replicas = wefti_trainer_data_ranks(trainer);
     WEFTI_TRY(wefti_plan_set_get(&trainer->plans, rows, plan_out));
-    weft_plan_set_step(*plan_out, trainer->served->sums ? trainer->steps : trainer->steps * ranks + trainer->world->rank);
+    weft_plan_set_step(*plan_out, trainer->served->sums ? trainer->steps : trainer->steps * replicas + wefti_trainer_data_rank(trainer));
     WEFTI_TRY(wefti_plan_set_run(*plan_out, batch, &feed, 1));
     return wefti_plan_scalars(*plan_out, outputs, 2, losses_out);
 }
@@ -501,7 +561,7 @@ weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, we
     report->rate = hyper[WEFTI_HYPER_RATE];
     report->evaluations = 1;
     report->staleness = strategy->staleness < 0 ? -1 : strategy->staleness + strategy->overlap;
-    if (is_warming(trainer) && trainer->world->rank != 0) {
+    if (is_warming(trainer) && wefti_trainer_data_rank(trainer) != 0) {
         report->skipped = true;
         return end_warm_step(trainer, 1);
     }

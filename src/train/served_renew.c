@@ -18,6 +18,9 @@ static weft_status receive(weft_trainer *trainer, weft_loader *loader, wefti_sna
 
 weft_status wefti_served_renews(const weft_trainer *trainer) {
     const int32_t staleness = trainer->program.strategy.staleness;
+    if (wefti_served_in_parts(&trainer->program))
+        return wefti_fail(WEFT_E_UNSUPPORTED, "weft_trainer_renew: with a parameter server and tensor = %d, pipeline = %d, sequence = %d nobody takes a lost rank's place in its replica: go on from "
+                          "a checkpoint", (int)trainer->program.strategy.tensor, (int)trainer->program.strategy.pipeline, (int)trainer->program.strategy.sequence);
     if (staleness <= 0) return WEFT_OK;
     return wefti_fail(WEFT_E_UNSUPPORTED, "weft_trainer_renew: with staleness %d ranks hear in different steps that one is gone, and would wait here for clocks that others do "
                       "not end: steps go on without it; for another split go on from a checkpoint, or take staleness 0 or WEFT_TABLE_ASYNCHRONOUS", (int)staleness);

@@ -56,13 +56,42 @@ void wefti_served_states_release(wefti_served_states *states) {
 
 /* --- between the servers and the lead --- */
 
+static weft_status move_rows(const state *s, weft_request_kind kind, void *rows, int64_t *updates) {
+    weft_request *request = NULL;
+    WEFTI_TRY(wefti_table_start_state(s->table, kind, s->number, rows, updates, &request));
+    weft_status status = weft_request_wait(request, 0);
+    return status == WEFT_OK ? WEFT_OK : wefti_while(status, "state '%s'", s->name);
+}
+
+/* Between a whole state and its table's rows, in which the parts of a parameter that is split stand one behind the other. */
+static void deal(const state *s, const wefti_window_of *like, weft_request_kind kind, uint8_t *whole, uint8_t *rows) {
+    wefti_window_of window = *like;
+    const size_t    part_bytes = s->bytes / (size_t)window.ranks;
+    for (window.rank = 0; window.rank < window.ranks; window.rank++) {
+        uint8_t     *part = rows + (size_t)window.rank * part_bytes;
+        const size_t size = weft_dtype_bytes(s->parameter->dtype);
+        if (kind == WEFT_SET) wefti_window_take(&window, s->parameter->shape, size, whole, part);
+        else wefti_window_put(&window, s->parameter->shape, size, part, whole);
+    }
+}
+
+static weft_status move_parts(const state *s, const wefti_window_of *window, weft_request_kind kind, uint8_t *whole, int64_t *updates) {
+    uint8_t *rows = NULL;
+    WEFTI_TRY(wefti_alloc(s->bytes, "a state in parts", &rows));
+    if (kind == WEFT_SET) deal(s, window, kind, whole, rows);
+    weft_status status = move_rows(s, kind, rows, updates);
+    if (kind == WEFT_PULL && status == WEFT_OK) deal(s, window, kind, whole, rows);
+    wefti_free(rows, s->bytes);
+    return status;
+}
+
 static weft_status move(const weft_trainer *trainer, const wefti_served_states *states, weft_request_kind kind) {
     state s = {0};
     while (next_state(trainer, rule_of(trainer), &s)) {
-        weft_request *request = NULL;
-        WEFTI_TRY(wefti_table_start_state(s.table, kind, s.number, states->memory + s.at, &states->updates[s.index], &request));
-        weft_status status = weft_request_wait(request, 0);
-        if (status != WEFT_OK) return wefti_while(status, "state '%s'", s.name);
+        const wefti_window_of window = wefti_trainer_window(trainer, s.parameter->node->name);
+        uint8_t              *whole = states->memory + s.at;
+        int64_t              *updates = &states->updates[s.index];
+        WEFTI_TRY(window.ranks > 1 ? move_parts(&s, &window, kind, whole, updates) : move_rows(&s, kind, whole, updates));
     }
     return WEFT_OK;
 }

@@ -80,7 +80,8 @@ weft_status wefti_zero_check(const weft_world *world, const weft_program *progra
     if (s->divide_bytes < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: zero = %d deals out parameters of at least divide_bytes, which is %lld: a size, or 0 for %d", s->zero,
                           (long long)s->divide_bytes, WEFTI_ZERO_LEAST_BYTES);
-    const char *what = wefti_split_refuses(program, false);
+    const char *what = s->sync == WEFT_SERVER ? "sync = WEFT_SERVER, whose servers have parameters and solver states in parts already, and carry out the rule there"
+                                              : wefti_split_refuses(program, false);
     if (what) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d does not go with %s", s->zero, what);
     if (s->zero < 3 && !world->device->vtable->host_memory)
         return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d gathers parameters in host memory, and this device has its own: use zero = 3", s->zero);
@@ -110,6 +111,13 @@ weft_status wefti_trainer_split(weft_trainer *trainer) {
 wefti_windows wefti_trainer_windows(const weft_trainer *trainer) {
     if (trainer->zero.stage > 0) return (wefti_windows){trainer->zero.windows, trainer->zero.n_windows};
     return (wefti_windows){trainer->splits.windows, trainer->splits.n_windows};
+}
+
+wefti_window_of wefti_trainer_window(const weft_trainer *trainer, const char *variable) {
+    const wefti_windows windows = wefti_trainer_windows(trainer);
+    for (int32_t i = 0; i < windows.n; i++)
+        if (strcmp(windows.list[i].name, variable) == 0) return windows.list[i].window;
+    return (wefti_window_of){.ranks = 1};
 }
 
 /* --- room --- */

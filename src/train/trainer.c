@@ -92,17 +92,27 @@ static weft_status compare_ranks(weft_world *world, int64_t value, const char *w
 
 const char *wefti_split_refuses(const weft_program *program, bool whole) {
     const weft_strategy *s = &program->strategy;
-    if (s->sync == WEFT_SERVER)
-        return "sync = WEFT_SERVER, whose tables are of whole parameters and have states in parts already: tables of embeddings go beside any mesh, on a server of the program's "
-               "own (weft_program.wanted)";
     if (program->solver.kind == WEFT_LBFGS) return "L-BFGS, whose steps are on whole vectors of all parameters on every rank: use another solver, or data alone";
     if (s->compress.codec == WEFT_COMPRESS_NONE || (whole && !wefti_compress_feeds_back(&s->compress))) return NULL;
     return whole ? "compress that keeps what it leaves out, as every rank would have to of all gradients: use bf16, fp8 or fp8-e5m2 without error_feedback"
                  : "compress, which sums whole gradients, and here ranks have parts of them: leave it zero, or use data and pipeline";
 }
 
+/* What replicas that are split do not go with where they meet by a server. */
+static const char *served_refuses(wefti_mesh_axis axis, const weft_program *program) {
+    const weft_strategy *s = &program->strategy;
+    if (s->sync != WEFT_SERVER) return NULL;
+    if (axis == WEFTI_MESH_EXPERT)
+        return "sync = WEFT_SERVER, as ranks along it push some parameters for each other and others for themselves: use tensor, sequence, pipeline, or allreduce; tables of "
+               "embeddings go beside any mesh, on a server of the program's own (weft_program.wanted)";
+    if (program->regulariser.group > 0) return "sync = WEFT_SERVER and a group regulariser, whose rows may be in parts on the server: use weft_l1 or weft_l2, or data alone";
+    if (s->compress.codec != WEFT_COMPRESS_NONE) return "sync = WEFT_SERVER and compress, whose rests are of whole parameters there: leave it zero, or use data alone";
+    return s->replicas > 0 ? "sync = WEFT_SERVER and replicas, as a rank's neighbours in a split model do not go on without it: leave replicas zero, and go on from a checkpoint" : NULL;
+}
+
 static weft_status check_axis(const wefti_mesh *mesh, wefti_mesh_axis axis, const weft_program *program) {
     const char *what = mesh->extent[axis] > 1 ? wefti_split_refuses(program, axis == WEFTI_MESH_PIPELINE) : NULL;
+    if (!what && mesh->extent[axis] > 1) what = served_refuses(axis, program);
     return what ? wefti_fail(WEFT_E_UNSUPPORTED, "strategy: %s = %d does not go with %s", wefti_mesh_name(axis), mesh->extent[axis], what) : WEFT_OK;
 }
 
@@ -151,7 +161,7 @@ static weft_status make_plans(weft_trainer *trainer) {
     int64_t    rows = 0, first = 0, steps = trainer->steps;
     WEFTI_TRY(wefti_graph_rows(trainer->graph, &rows));
     if (goes_alone(trainer)) {
-        weft_batch_share(rows, trainer->world->rank, trainer->world->size, &first, &rows);
+        weft_batch_share(rows, wefti_trainer_data_rank(trainer), wefti_trainer_data_ranks(trainer), &first, &rows);
         if (rows == 0) return WEFT_OK; /* planned when there are some */
     }
     trainer->steps = trainer->program.strategy.compress.warmup;
@@ -166,7 +176,7 @@ static weft_status make_plans(weft_trainer *trainer) {
 }
 
 static weft_world *planned_world(weft_trainer *trainer) {
-    if (!goes_alone(trainer)) return wefti_trainer_meets(trainer);
+    if (!goes_alone(trainer) || wefti_served_in_parts(&trainer->program)) return wefti_trainer_meets(trainer);
     trainer->lone = *trainer->world;
     trainer->lone.rank = 0;
     trainer->lone.size = 1;
@@ -175,9 +185,19 @@ static weft_world *planned_world(weft_trainer *trainer) {
     return &trainer->lone;
 }
 
+/* By what mesh plans are split; NULL: ranks share rows of the batch, or have nothing to do with each other. */
+static const wefti_mesh *planned_mesh(weft_trainer *trainer) {
+    if (trainer->program.strategy.sync != WEFT_SERVER) return &trainer->mesh;
+    if (!wefti_served_in_parts(&trainer->program)) return NULL;
+    trainer->replica = trainer->mesh;
+    trainer->replica.extent[WEFTI_MESH_DATA] = 1;
+    trainer->replica.index[WEFTI_MESH_DATA] = 0;
+    return goes_alone(trainer) ? &trainer->replica : &trainer->mesh;
+}
+
 static weft_status choose_outputs(weft_trainer *trainer) {
     wefti_training *t = &trainer->training;
-    bool            served = trainer->program.strategy.sync == WEFT_SERVER, lbfgs = trainer->program.solver.kind == WEFT_LBFGS;
+    bool            served = trainer->program.strategy.sync == WEFT_SERVER && !wefti_served_in_parts(&trainer->program), lbfgs = trainer->program.solver.kind == WEFT_LBFGS;
     int32_t         first_wanted = WEFTI_OUT_FIRST_GRADIENT + (lbfgs || served ? t->n : 0), n = first_wanted + t->n_wanted;
     weft_tensor   **outputs = wefti_graph_memory(trainer->graph, sizeof *outputs * (size_t)n);
     if (!outputs) return wefti_graph_status(trainer->graph);
@@ -196,14 +216,14 @@ static const wefti_zero *zero_of(const weft_trainer *trainer) { return trainer->
 
 static weft_status open_plans(weft_trainer *trainer) {
     bool served = trainer->program.strategy.sync == WEFT_SERVER;
-    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), served ? NULL : &trainer->mesh, trainer->graph,
+    WEFTI_TRY(wefti_plan_set_open(&trainer->plans, planned_world(trainer), planned_mesh(trainer), trainer->graph,
                                   trainer->variables, trainer->outputs, trainer->n_outputs, true));
-    trainer->plans.partial = served;
+    trainer->plans.partial = served && !wefti_served_in_parts(&trainer->program);
     trainer->plans.n_partial = trainer->training.n;
     trainer->plans.splits = splits_of(trainer);
     trainer->plans.zero = zero_of(trainer);
-    /* What is left to reduce in a plan of contributions are a few numbers; how they fell together would depend on a rank's rows. */
-    trainer->plans.options.bucket_bytes = served ? -1 : trainer->program.strategy.bucket_bytes;
+    /* What is left to reduce by way of a server are a few numbers; how they fell together would depend on a rank's rows. */
+    trainer->plans.options.bucket_bytes = trainer->plans.partial ? -1 : trainer->program.strategy.bucket_bytes;
     trainer->plans.options.divide_bytes = trainer->zero.stage > 0 ? -1 : trainer->program.strategy.divide_bytes; /* else zero says what is divided */
     trainer->plans.options.loss_chunk_rows = trainer->program.strategy.loss_chunk_rows;
     trainer->plans.options.trace = trainer->program.trace;
@@ -498,7 +518,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
     weft_evaluator *evaluator = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *evaluator, "an evaluator", &evaluator));
     evaluator->trainer = trainer;
-    weft_status status = wefti_plan_set_open(&evaluator->plans, wefti_trainer_meets(trainer), trainer->served ? NULL : &trainer->mesh, trainer->graph,
+    weft_status status = wefti_plan_set_open(&evaluator->plans, wefti_trainer_meets(trainer), trainer->served && !wefti_served_in_parts(&trainer->program) ? NULL : &trainer->mesh, trainer->graph,
                                              trainer->variables, outputs, n_outputs, false);
     if (status != WEFT_OK) {
         weft_evaluator_release(evaluator);

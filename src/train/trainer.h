@@ -135,6 +135,7 @@ struct weft_trainer {
     wefti_loss_scale scale;    /* f16 only */
     struct wefti_lbfgs *lbfgs; /* NULL for other solvers */
     struct wefti_served *served; /* with WEFT_SERVER; else NULL */
+    wefti_mesh      replica;   /* with WEFT_SERVER and staleness, of replicas that are split: the mesh without the other replicas; its groups are the mesh's */
     weft_world      lone;      /* the world as a world of this rank alone, for plans that have nothing to do with the others */
     weft_world      met;       /* with WEFT_SERVER: the world with a group whose reductions go by way of the server, so that they outlive ranks */
     wefti_fit_sums  sums;
@@ -156,6 +157,11 @@ void wefti_trainer_release_left(weft_trainer *trainer);
 /* The world as ranks meet in it: see `met`. */
 static inline weft_world *wefti_trainer_meets(weft_trainer *trainer) { return trainer->met.group ? &trainer->met : trainer->world; }
 
+/* Whether a parameter server has replicas that are split beyond rows of the batch. */
+static inline bool wefti_served_in_parts(const weft_program *program) {
+    const weft_strategy *s = &program->strategy;
+    return s->sync == WEFT_SERVER && (s->tensor > 1 || s->pipeline > 1 || s->sequence > 1);
+}
 /* Training by a parameter server. The links, by which plans may reduce from then on, and then the tables. Both collective. */
 weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **served_out);
 weft_status wefti_served_create(weft_trainer *trainer);
@@ -214,8 +220,9 @@ WEFT_MUST_CHECK weft_status wefti_splits_rewrite(const wefti_splits *splits, int
                                                  int32_t n_outputs, bool training);
 /* Chooses what of the program's parameters each rank has, along sequence, expert and tensor, and along data. */
 WEFT_MUST_CHECK weft_status wefti_trainer_split(weft_trainer *trainer);
-/* The windows that follow from it. */
+/* The windows that follow from it, and that of a variable. */
 wefti_windows wefti_trainer_windows(const weft_trainer *trainer);
+wefti_window_of wefti_trainer_window(const weft_trainer *trainer, const char *variable);
 /* Whether this rank's variables, and with a plan all of it, fit into the strategy's memory_bytes. */
 WEFT_MUST_CHECK weft_status wefti_trainer_room(const weft_trainer *trainer, const weft_plan *plan);
 /* What a split of more than the batch does not go with, and why, in words; NULL: it goes with all that the program says. `whole`: who has a gradient has all of it. */

@@ -7,6 +7,7 @@
 
 #include "core/rules/rules.h"
 #include "parallel/compress.h"
+#include "parallel/partition.h"
 #include "train/trainer.h"
 #include "weft/server.h"
 
@@ -144,6 +145,16 @@ static void add_update(const weft_program *program, const wefti_rule *rule, weft
     wefti_emit(parameter->graph, WEFT_OP_UPDATE, &attrs, inputs, 3 + rule->n_states, NULL);
 }
 
+/* Where replicas are split, each rank gives the server its part of a gradient, which then is a variable: that is dealt out as parameters are. */
+static void add_contribution(const weft_tensor *parameter, weft_tensor *gradient) {
+    char       name[512];
+    wefti_leaf leaf = {.init = WEFTI_INIT_VALUE, .batch_axis = -1};
+    snprintf(name, sizeof name, WEFTI_CONTRIBUTION "%s", parameter->node->name);
+    weft_tensor *inputs[2] = {wefti_emit_leaf(parameter->graph, WEFT_OP_STATE, NULL, parameter->dtype, parameter->shape, &leaf, name), gradient};
+    weft_tensor *given = wefti_emit(parameter->graph, WEFT_OP_ASSIGN, NULL, inputs, 2, NULL);
+    if (!wefti_poisoned(given)) wefti_graph_effect(given);
+}
+
 /* What a server cannot do row by row, or what means something only where ranks go together. */
 static weft_status check_sync(const weft_program *program) {
     const weft_strategy *s = &program->strategy;
@@ -252,5 +263,6 @@ weft_status wefti_training_build(const weft_program *program, wefti_training *tr
         for (int32_t i = 0; i < training->n; i++) add_update(program, rule, hyper, i, training);
     }
     guard_effects(graph, hyper);
+    for (int32_t i = 0; i < training->n && wefti_served_in_parts(program); i++) add_contribution(training->parameters[i], training->gradients[i]);
     return wefti_graph_status(graph);
 }

@@ -381,12 +381,12 @@ static weft_status refuse(ranks *all, int32_t rank) {
     (void)all, (void)rank;
     WEFTI_TRY(open_worlds(&world, &lone));
     weft_strategy three = {.pipeline = 3}, compressed = {.pipeline = 3, .compress = {.codec = WEFT_COMPRESS_TOP_K}},
-                  fed_back = {.pipeline = 3, .compress = {.codec = WEFT_COMPRESS_BF16, .error_feedback = true}}, served = {.pipeline = 3, .sync = WEFT_SERVER};
+                  fed_back = {.pipeline = 3, .compress = {.codec = WEFT_COMPRESS_BF16, .error_feedback = true}}, served = {.pipeline = 3, .sync = WEFT_SERVER, .replicas = 1};
     weft_status   status = refuse_program(world, true, weft_sgd(0.1), three, WEFT_E_INVALID, "without work");
     if (status == WEFT_OK) status = refuse_program(world, false, weft_lbfgs(1), three, WEFT_E_UNSUPPORTED, "pipeline = 3 does not go with L-BFGS, whose");
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), compressed, WEFT_E_UNSUPPORTED, "pipeline = 3 does not go with compress that keeps");
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), fed_back, WEFT_E_UNSUPPORTED, "without error_feedback");
-    if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), served, WEFT_E_UNSUPPORTED, "weft_program.wanted");
+    if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), served, WEFT_E_UNSUPPORTED, "pipeline = 3 does not go with sync = WEFT_SERVER and replicas");
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 2}, WEFT_E_INVALID, "pipeline = 2");
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 3, .schedule = 7}, WEFT_E_INVALID, "schedule is 7");
     if (status == WEFT_OK) status = refuse_program(world, false, weft_sgd(0.1), (weft_strategy){.pipeline = 3, .chunks = 2}, WEFT_E_INVALID, "chunks is 2");

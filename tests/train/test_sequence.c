@@ -63,7 +63,6 @@ Test(sequence, runs_go_on_under_another_mesh) { split_goes_on("gpt", 3, (split){
 
 Test(sequence, what_is_not_there_is_refused) {
     split two = {2, "sequence=2"};
-    split_fails("gpt", two, "RUN_WITH", "server", "WEFT_E_UNSUPPORTED", "sequence = 2 does not go with sync = WEFT_SERVER");
     split_fails("gpt", two, "RUN_WITH", "lbfgs", "WEFT_E_UNSUPPORTED", "sequence = 2 does not go with L-BFGS");
     split_fails("gpt", two, "RUN_WITH", "keep", "WEFT_E_UNSUPPORTED", "with strategy.sequence = 2 nobody takes a lost rank's place yet");
     split_fails("gpt", (split){3, "sequence=3"}, "RUN_WITH", "", "WEFT_E_INVALID", "have 16 places along axis 2, which 3 ranks do not divide evenly");

@@ -124,7 +124,6 @@ static void fails(mesh m, const char *variable, const char *value, const char *w
 }
 
 Test(tensor, what_is_not_there_is_refused) {
-    fails((mesh){1, 2}, "RUN_WITH", "server", "WEFT_E_UNSUPPORTED", "tensor = 2 does not go with sync = WEFT_SERVER");
     fails((mesh){1, 2}, "RUN_WITH", "compress", "WEFT_E_UNSUPPORTED", "tensor = 2 does not go with compress");
     fails((mesh){1, 2}, "RUN_WITH", "lbfgs", "WEFT_E_UNSUPPORTED", "tensor = 2 does not go with L-BFGS");
     fails((mesh){1, 2}, "RUN_WITH", "get", "WEFT_E_STATE", "'one.weight' [64, 128] is split along axis 0 over 2 ranks");

@@ -4,6 +4,7 @@
  * and fewer heads of keys than of queries. RUN_MIX: something that needs all letters at once. RUN_FLAT: dropout where samples and letters are one axis.
  * RUN_LAST=slice|gather: only what follows the first and the last letter is learnt, which are taken out that way.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
+ * RUN_ALIKE: every rank says what the parameters that it has all of come to. RUN_PENALTY: one more, that is trained without the batch.
  * RUN_APART: the path where the other ranks look for it.
  * RUN_READS: every rank says how much it read. RUN_DISK_DIES: in the middle of saving (mortal_disk.h). RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET, RUN_ROOM: the
  * strategy's zero, divide_bytes, bucket_bytes and memory_bytes. RUN_SOLVER, RUN_OMEGA, RUN_PRECISION: another solver, l1, group or l2, bf16 or f16. After the steps the
@@ -97,7 +98,7 @@ static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool 
     return weft_linear(ends(g, weft_layer_norm(x, "norm")), "head", .weight = table);
 }
 
-static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) {
+static weft_tensor *loss_of_batch(weft_graph *g, const char *model, weft_dtype dtype) {
     if (strcmp(model, "gpt") == 0) {
         weft_tensor *ids = weft_input(g, "tokens", WEFT_I32, weft_shape(BATCH, context));
         weft_tensor *next = weft_input(g, "targets", WEFT_I32, weft_shape(BATCH, context));
@@ -112,6 +113,13 @@ static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) 
     weft_tensor *image = weft_input(g, "image", dtype, weft_shape(BATCH, 2, 8, 8)), *target = weft_input(g, "label", WEFT_I32, weft_shape(BATCH));
     weft_tensor *logits = strcmp(model, "cnn") == 0 ? cnn(image) : mlp(image);
     return weft_cross_entropy(logits, target, .ignore = true, .ignored = -100, .smoothing = 0.1);
+}
+
+static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) {
+    weft_tensor *loss = loss_of_batch(g, model, dtype);
+    if (!getenv("RUN_PENALTY")) return loss;
+    weft_tensor *alone = weft_parameter(g, "alone", weft_shape(width, 2 * width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
+    return weft_add(loss, weft_mul_scalar(weft_mean(weft_square(alone)), 3));
 }
 
 static weft_status open_data(const char *model, weft_dtype dtype, const weft_strategy *strategy, weft_world *world, weft_loader **loader_out) {
@@ -156,6 +164,19 @@ static weft_status evaluate(weft_trainer *trainer, weft_loader *loader, weft_ten
     return status;
 }
 
+/* A number of all bits of parameters that are whole here: no rounding hides in it. */
+static void say_parameters(const weft_variables *variables, int32_t rank) {
+    static unsigned char values[1 << 20];
+    unsigned long long   hash = 14695981039346656037ull;
+    for (int32_t i = 0; i < weft_variables_count(variables); i++) {
+        weft_variable_info info;
+        if (weft_variables_info(variables, i, &info) != WEFT_OK || info.kind != WEFT_VARIABLE_PARAMETER || (size_t)info.bytes > sizeof values) continue;
+        if (weft_variables_get(variables, info.name, values, (size_t)info.bytes) != WEFT_OK) continue;
+        for (int64_t k = 0; k < info.bytes; k++) hash = (hash ^ values[k]) * 1099511628211ull;
+    }
+    printf("rank %d has %llx\n", rank, hash);
+}
+
 static weft_solver solver_of(const char *name, double clip) {
     if (strcmp(name, "sgd") == 0) return weft_sgd(0.05, .clip_norm = clip);
     if (strcmp(name, "momentum") == 0) return weft_sgd(0.02, .momentum = 0.9, .clip_norm = clip);
@@ -183,6 +204,7 @@ static weft_status program_of(const char *strategy, weft_tensor *loss, weft_prog
 /* What the strategy or the trainer refuses beside tensor > 1, or zero. */
 static void spoil(const char *with, weft_program *program) {
     if (strcmp(with, "server") == 0) program->strategy.sync = WEFT_SERVER;
+    if (strcmp(with, "replicas") == 0) program->strategy.replicas = 1;
     if (strcmp(with, "compress") == 0) program->strategy.compress.codec = WEFT_COMPRESS_BF16;
     if (strcmp(with, "lbfgs") == 0) program->solver = weft_lbfgs(1.0);
     if (strcmp(with, "never") == 0) program->strategy.divide_bytes = -1;
@@ -222,6 +244,7 @@ int main(int argc, char **argv) {
     if (load && (status = weft_trainer_load(trainer, load, loader)) != WEFT_OK) goto done;
     if (getenv("RUN_READS")) printf("rank %d read %lld\n", weft_world_rank(world), disk_read_bytes);
     if ((status = train(trainer, loader, atol(argv[4]), out)) != WEFT_OK) goto done;
+    if (getenv("RUN_ALIKE")) say_parameters(weft_trainer_variables(trainer), weft_world_rank(world));
     if (!save && (status = evaluate(trainer, loader, program.loss, dtype, out)) != WEFT_OK) goto done;
     disk_count(weft_world_rank(world));
     if (save && (status = weft_trainer_save(trainer, save, loader)) != WEFT_OK) goto done;
