@@ -19,4 +19,16 @@ WEFT_MUST_CHECK weft_status wefti_cuda_nccl_version(int32_t *version_out);
 /* Static storage. */
 const wefti_collective_engine *wefti_collective_engine_nccl(void);
 
+/* NCCL inside nodes, wires across them: for networks that NCCL does not have, or where each node has an NCCL of its own version.
+ *
+ * open wants what the other wants, and options.nodes; options.over must go over a wire, on which it opens groups with options.id. An allreduce is a
+ * reduce-scatter inside each node, a copy of each member's shard to pinned host memory, Weft's allreduce of the shard among those of its place in
+ * all nodes, a copy back, and an allgather inside; it goes by pieces of 4 MiB, of which up to four are at different steps. Broadcast, allgather,
+ * reduce-scatter and barrier go alike, other kinds are refused. Nodes of different size have as many shards as the smallest has members, down to
+ * one, the first member's; allgather and reduce-scatter are then refused. What NCCL refuses is refused here, too: sums of f16 and bf16 among them.
+ *
+ * Operations give all of their calls of NCCL before the next begins. `join` waits for the wires' part, which the host moves, and for nothing after it.
+ * Memory: four pieces and four shards on the GPU, eight shards on the host. **It ran on a stand-in of NCCL only; on GPUs it is unmeasured.** */
+const wefti_collective_engine *wefti_collective_engine_nccl_nodes(void);
+
 #endif
