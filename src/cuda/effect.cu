@@ -11,9 +11,9 @@
 #include "cuda/move.h"
 #include "cuda/scalars.cuh"
 
-/* Blocks stay and go on through the parameter, so that what each makes of the hyperparameters is made seldom: eight of 256 threads fill a
- * multiprocessor. */
-enum { BLOCK = 256, BLOCKS_EACH = 8, WARP = 32, WARPS = BLOCK / WARP };
+/* Blocks stay and go on through the parameters, so that what each makes of the hyperparameters is made seldom. There are as many as are there at
+ * once, which registers are given out by: of eight, six were, and the others came when those were done, to a multiprocessor with two. */
+enum { BLOCK = 256, BLOCKS_EACH = 4, WARP = 32, WARPS = BLOCK / WARP };
 
 /* --- ASSIGN --- */
 
@@ -36,8 +36,9 @@ typedef struct update {
     uint64_t      key; /* of the numbers that round a parameter in bf16 */
 } update;
 
-/* Parameters of one launch. They are cut into turns of BLOCK * N * TURN elements, which blocks take one after another. */
-enum { TURN = 4, TOGETHER = 52 /* what goes into the 4 KiB of a launch's parameters */ };
+/* Parameters of one launch. They are cut into turns of BLOCK * N * TURN elements, which blocks take one after another. All of a turn is on its way
+ * before any of it is stored: behind a store the compiler cannot know what it may load. */
+enum { TURN = 2, TOGETHER = 52 /* what goes into the 4 KiB of a launch's parameters */ };
 typedef struct part {
     void       *theta, *m, *v;
     const void *gradient;
@@ -55,7 +56,9 @@ template <typename T> struct factors {
     T      rate, scale, clip, l2, decay, shrink, a, b, eps, adam_rate, unbias;
     bool   clips, shrinks, skips;
     uint64_t step;
-    double exact_rate, unit; /* unit: a proximal step's length */
+};
+struct exact_factors {
+    double rate, unit; /* unit: a proximal step's length */
 };
 
 /* As wefti_rule_gain. */
@@ -64,9 +67,10 @@ static __device__ double gain_of(int rule, const double *h) {
     return rule == WEFTI_RULE_MOMENTUM ? built : rule == WEFTI_RULE_NESTEROV ? 1 + a * built : 1;
 }
 
-template <typename T, int RULE> static __device__ void read_factors(const double *h, factors<T> *f) {
+template <typename T, int RULE> static __device__ void read_factors(const double *h, factors<T> *f, exact_factors *exact) {
     double rate = h[WEFTI_HYPER_RATE];
     bool   adam = RULE == WEFTI_RULE_ADAM;
+    *f = factors<T>(); /* all of it is copied, and what is each parameter's filled in then */
     f->rate = (T)rate;
     f->scale = (T)h[WEFTI_HYPER_SCALE];
     f->clip = (T)h[WEFTI_HYPER_CLIP];
@@ -78,14 +82,14 @@ template <typename T, int RULE> static __device__ void read_factors(const double
     f->clips = h[WEFTI_HYPER_CLIP] > 0;
     f->skips = h[WEFTI_HYPER_SKIP] != 0;
     f->step = (uint64_t)h[WEFTI_HYPER_STEP];
-    f->exact_rate = rate;
-    f->unit = rate * gain_of(RULE, h);
+    exact->rate = rate;
+    exact->unit = rate * gain_of(RULE, h);
 }
-template <typename T> static __device__ __forceinline__ void read_part(const part &u, factors<T> *f) {
+template <typename T> static __device__ __forceinline__ void read_part(const part &u, const exact_factors &exact, factors<T> *f) {
     f->l2 = (T)u.l2;
-    f->decay = (T)(1 - f->exact_rate * u.decay);
+    f->decay = (T)(1 - exact.rate * u.decay);
     f->shrinks = u.l1 != 0;
-    f->shrink = f->shrinks ? (T)(f->unit * u.l1) : T(0);
+    f->shrink = f->shrinks ? (T)(exact.unit * u.l1) : T(0);
 }
 
 /* One element. NaN stays NaN. */
@@ -133,50 +137,82 @@ template <> struct rounding<__nv_bfloat16> {
     }
 };
 
-/* N elements a thread in one access each; the last ones, which do not fill that, one by one. The parameter is stored as S, all else is T. */
-template <typename T, typename S, int RULE, int N> static __global__ void __launch_bounds__(BLOCK) update_forward_elements_kernel(WEFTI_IN_PLACE parts all) {
-    const int             STATES = RULE == WEFTI_RULE_SGD ? 0 : RULE == WEFTI_RULE_ADAM ? 2 : 1;
-    __shared__ factors<T> shared;
-    struct __align__(sizeof(T) * N) pack { T element[N]; };
-    struct __align__(sizeof(S) * N) stored { S element[N]; };
+/* N neighbours, of the parameter stored as S and all else as T, in one access each. Moments and gradients are not read again in this step, and need not
+ * stay in the cache. */
+template <typename T, typename S, int RULE, int N> struct neighbours {
+    static const int STATES = RULE == WEFTI_RULE_SGD ? 0 : RULE == WEFTI_RULE_ADAM ? 2 : 1;
     static_assert(!rounding<S>::RANDOM || N == 1 || N == 4, "a block of random words for each pack");
-    if (threadIdx.x == 0) read_factors<T, RULE>(all.hyper, &shared);
+    wefti_many<S, N> theta;
+    wefti_many<T, N> gradient, m, v;
+
+    __device__ __forceinline__ void load(const part &u, int64_t i) {
+        theta = *reinterpret_cast<const wefti_many<S, N> *>(static_cast<const S *>(u.theta) + i);
+        gradient = wefti_load_once<N>(static_cast<const T *>(u.gradient) + i);
+        if (STATES > 0) m = wefti_load_once<N>(static_cast<const T *>(u.m) + i);
+        if (STATES > 1) v = wefti_load_once<N>(static_cast<const T *>(u.v) + i);
+    }
+    __device__ __forceinline__ void update(const factors<T> &f, const part &u, int64_t i) {
+        s_words words = {{0, 0, 0, 0}};
+        if (rounding<S>::RANDOM) words = s_philox(u.key, f.step, (uint64_t)i / 4);
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            theta.element[n] = rounding<S>::store(updated<T, RULE>(f, wefti_widen(theta.element[n]), gradient.element[n], &m.element[n], &v.element[n]),
+                                                  words.word[N == 1 ? i % 4 : n]);
+    }
+    __device__ __forceinline__ void store(const part &u, int64_t i) const {
+        *reinterpret_cast<wefti_many<S, N> *>(static_cast<S *>(u.theta) + i) = theta;
+        if (STATES > 0) wefti_store_once<N>(static_cast<T *>(u.m) + i, m);
+        if (STATES > 1) wefti_store_once<N>(static_cast<T *>(u.v) + i, v);
+    }
+};
+
+/* The turn in which a parameter ends: the last elements, which do not fill an access, one by one. */
+template <typename T, typename S, int RULE, int N> static __device__ __forceinline__ void update_end(const factors<T> &f, const part &u, int64_t first) {
+    for (int64_t i = first; i < u.elements && i < first + (int64_t)TURN * BLOCK * N; i += BLOCK * N) {
+        if (i + N <= u.elements) {
+            neighbours<T, S, RULE, N> some;
+            some.load(u, i);
+            some.update(f, u, i);
+            some.store(u, i);
+            continue;
+        }
+        for (int64_t j = i; j < u.elements; j++) {
+            neighbours<T, S, RULE, 1> one;
+            one.load(u, j);
+            one.update(f, u, j);
+            one.store(u, j);
+        }
+    }
+}
+
+template <typename T, typename S, int RULE, int N>
+static __global__ void __launch_bounds__(BLOCK, BLOCKS_EACH) update_forward_elements_kernel(WEFTI_IN_PLACE parts all) {
+    __shared__ factors<T>    shared;
+    __shared__ exact_factors exact;
+    if (threadIdx.x == 0) read_factors<T, RULE>(all.hyper, &shared, &exact);
     __syncthreads();
     factors<T> f = shared;
     if (f.skips) return;
     int32_t at = -1;
     for (int32_t turn = (int32_t)blockIdx.x; turn < all.first[all.n]; turn += (int32_t)gridDim.x) {
-        while (at < 0 || turn >= all.first[at + 1]) at++;
+        if (at < 0 || turn >= all.first[at + 1]) {
+            do at++;
+            while (turn >= all.first[at + 1]);
+            read_part(all.of[at], exact, &f);
+        }
         const part &u = all.of[at];
-        S          *theta = static_cast<S *>(u.theta);
-        T          *m = static_cast<T *>(u.m), *v = static_cast<T *>(u.v);
-        const T    *gradient = static_cast<const T *>(u.gradient);
-        int64_t     first = ((int64_t)(turn - all.first[at]) * TURN * BLOCK + threadIdx.x) * N;
-        read_part(u, &f);
+        int64_t     begin = (int64_t)(turn - all.first[at]) * (TURN * BLOCK * N), first = begin + (int64_t)threadIdx.x * N;
+        if (begin + TURN * BLOCK * N > u.elements) {
+            update_end<T, S, RULE, N>(f, u, first);
+            continue;
+        }
+        neighbours<T, S, RULE, N> some[TURN];
+#pragma unroll
+        for (int k = 0; k < TURN; k++) some[k].load(u, first + k * BLOCK * N);
 #pragma unroll
         for (int k = 0; k < TURN; k++) {
-            int64_t i = first + (int64_t)k * BLOCK * N;
-            if (i + N > u.elements) {
-                for (int64_t j = i; j < u.elements; j++) {
-                    T        next = updated<T, RULE>(f, wefti_widen(theta[j]), gradient[j], m + j, v + j);
-                    uint32_t word = rounding<S>::RANDOM ? s_philox(u.key, f.step, (uint64_t)j / 4).word[j % 4] : 0;
-                    theta[j] = rounding<S>::store(next, word);
-                }
-                break;
-            }
-            stored t = *reinterpret_cast<stored *>(theta + i);
-            pack   g = *reinterpret_cast<const pack *>(gradient + i), x = g, y = g;
-            s_words words = {{0, 0, 0, 0}};
-            if (rounding<S>::RANDOM) words = s_philox(u.key, f.step, (uint64_t)i / 4);
-            if (STATES > 0) x = *reinterpret_cast<pack *>(m + i);
-            if (STATES > 1) y = *reinterpret_cast<pack *>(v + i);
-#pragma unroll
-            for (int n = 0; n < N; n++)
-                t.element[n] = rounding<S>::store(updated<T, RULE>(f, wefti_widen(t.element[n]), g.element[n], &x.element[n], &y.element[n]),
-                                                  words.word[N == 1 ? i % 4 : n]);
-            *reinterpret_cast<stored *>(theta + i) = t;
-            if (STATES > 0) *reinterpret_cast<pack *>(m + i) = x;
-            if (STATES > 1) *reinterpret_cast<pack *>(v + i) = y;
+            some[k].update(f, u, first + k * BLOCK * N);
+            some[k].store(u, first + k * BLOCK * N);
         }
     }
 }

@@ -69,6 +69,25 @@ template <typename T> struct __align__(16) wefti_pack {
     static const int COUNT = 16 / sizeof(T);
     T element[COUNT];
 };
+
+/* COUNT neighbours in one access, and that access with the word that the cache need not keep the line (evict first). */
+template <typename T, int COUNT> struct __align__(sizeof(T) * COUNT) wefti_many { T element[COUNT]; };
+template <int BYTES> struct wefti_access; /* CUDA's type of an access of so many bytes */
+template <> struct wefti_access<4> { typedef unsigned int type; };
+template <> struct wefti_access<8> { typedef uint2 type; };
+template <> struct wefti_access<16> { typedef uint4 type; };
+template <int COUNT, typename T> static __device__ __forceinline__ wefti_many<T, COUNT> wefti_load_once(const T *from) {
+    typedef typename wefti_access<sizeof(T) * COUNT>::type access;
+    union { access bits; wefti_many<T, COUNT> many; } x;
+    x.bits = __ldcs(reinterpret_cast<const access *>(from));
+    return x.many;
+}
+template <int COUNT, typename T> static __device__ __forceinline__ void wefti_store_once(T *to, const wefti_many<T, COUNT> &many) {
+    typedef typename wefti_access<sizeof(T) * COUNT>::type access;
+    union { access bits; wefti_many<T, COUNT> many; } x;
+    x.many = many;
+    __stcs(reinterpret_cast<access *>(to), x.bits);
+}
 static __host__ __device__ __forceinline__ bool wefti_is_aligned(const void *memory) { return ((uintptr_t)memory & 15) == 0; }
 
 #endif
