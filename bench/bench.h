@@ -32,5 +32,8 @@ int bench_cuda_conv(int argc, char **argv);
 int bench_cuda_rows(int argc, char **argv);
 int bench_cuda_kernels(int argc, char **argv);
 int bench_cuda_attention(int argc, char **argv);
+int bench_cuda_residual(int argc, char **argv);
+int bench_cuda_adamw(int argc, char **argv);
+int bench_cuda_norm(int argc, char **argv);
 
 #endif

@@ -283,11 +283,7 @@ int bench_cuda_kernels(int argc, char **argv) {
         }
         bool         right = check(c, world->device, cpu);
         bench_spread rate = rate_of(c, world->device, toy && c->rows > SMALL_ROWS ? SMALL_ROWS : c->rows, window_s);
-        printf("  %-64s %8.0f GB/s (%.0f to %.0f)  %5.1f %%%s\n", what, rate.median, rate.low, rate.high, 100 * rate.median / limit,
-               right ? "" : "  WRONG");
-        fflush(stdout);
-        if (right && !toy)
-            bench_write(json, &(bench_record){.bench = "cuda-kernels", .what = what, .metric = "bandwidth", .unit = "GB/s", .spread = rate, .limit = limit});
+        cuda_call_show(toy ? NULL : json, "cuda-kernels", what, rate, limit, right);
         good = good && right;
     }
     if (json) fclose(json);

@@ -113,17 +113,6 @@ static bench_spread rate_of(cuda_call *call, double window_s) {
     return (bench_spread){.median = bytes / s.median * 1e-9, .low = bytes / s.high * 1e-9, .high = bytes / s.low * 1e-9, .runs = s.runs};
 }
 
-/* GB/s, read and written, of a copy. */
-static double copy_rate(wefti_device *device, int64_t elements, double window_s) {
-    cuda_call call = {.device = device};
-    cuda_call_begin(&call, WEFT_OP_COPY, "copy", 1, 1);
-    for (int i = 0; i < 2; i++) cuda_call_operand(&call, i, WEFT_F32, weft_shape(elements));
-    cuda_call_open(&call, TIMES);
-    double rate = rate_of(&call, window_s).median;
-    cuda_call_close(&call);
-    return rate;
-}
-
 /* --- a loss with its gradient behind it --- */
 
 enum { BOTH_BUFFERS = 6 }; /* logits, labels, gradients of rows, losses, log-sum-exps, gradients */
@@ -177,8 +166,7 @@ static bool measure_both(wefti_device *device, int64_t rows, double copy, double
     bench_spread rate = {.median = bytes / time.median * 1e-9, .low = bytes / time.high * 1e-9, .high = bytes / time.low * 1e-9, .runs = time.runs};
     char         what[96];
     snprintf(what, sizeof what, "cross-entropy with its gradient bf16 [%lld,50304]", (long long)rows);
-    printf("  %-64s %8.0f GB/s (%.0f to %.0f)  %5.1f %%%s\n", what, rate.median, rate.low, rate.high, 100 * rate.median / copy, right ? "" : "  WRONG");
-    if (right) bench_write(json, &(bench_record){.bench = "cuda-rows", .what = what, .metric = "bandwidth", .unit = "GB/s", .spread = rate, .limit = copy});
+    cuda_call_show(json, "cuda-rows", what, rate, copy, right);
     return right;
 }
 
@@ -197,9 +185,7 @@ int bench_cuda_rows(int argc, char **argv) {
     if (!cuda_call_open_gpu(name, &world)) return 0;
     cuda_call_must(wefti_cpu_create(&(wefti_cpu_options){.threads = {.count = 2}}, &cpu));
     FILE *json = bench_open_json(path);
-    int64_t copied = most > 0 ? 1 << 12 : 1 << 27;
-    double  copy = copy_rate(world->device, copied, window_s);
-    printf("limit: %.0f GB/s, a copy of %lld KiB, read and written\n", copy, (long long)copied / 256);
+    double copy = cuda_call_copy_rate(world->device, most > 0 ? 1 << 12 : 1 << 27, window_s);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         rows_case fewer = cases[i];
         if (most > 0 && (double)fewer.rows > most) fewer.rows = (int64_t)most;
@@ -212,10 +198,7 @@ int bench_cuda_rows(int argc, char **argv) {
         bool right = check_slice(&call, cpu, 0);
         right = check_slice(&call, cpu, c->rows - 1) && right;
         snprintf(what, sizeof what, "%s %s [%lld,%lld]", c->name, weft_dtype_name(c->dtype), (long long)c->rows, (long long)c->length);
-        printf("  %-64s %8.0f GB/s (%.0f to %.0f)  %5.1f %%%s\n", what, rate.median, rate.low, rate.high, 100 * rate.median / copy,
-               right ? "" : "  WRONG");
-        fflush(stdout);
-        if (right) bench_write(json, &(bench_record){.bench = "cuda-rows", .what = what, .metric = "bandwidth", .unit = "GB/s", .spread = rate, .limit = copy});
+        cuda_call_show(json, "cuda-rows", what, rate, copy, right);
         good = good && right;
         cuda_call_close(&call);
     }

@@ -117,3 +117,28 @@ bench_spread cuda_call_time(cuda_call *self, int32_t times, double window_s) {
     }
     return bench_spread_of(seconds, WINDOWS);
 }
+
+double cuda_call_copy_rate(wefti_device *device, int64_t elements, double window_s) {
+    enum { TIMES = 8 };
+    cuda_call call = {.device = device};
+    cuda_call_begin(&call, WEFT_OP_COPY, "copy", 1, 1);
+    for (int i = 0; i < 2; i++) cuda_call_operand(&call, i, WEFT_F32, weft_shape(elements));
+    cuda_call_open(&call, TIMES);
+    double rate = (double)(call.bytes[0] + call.bytes[1]) / cuda_call_time(&call, TIMES, window_s).median * 1e-9;
+    cuda_call_close(&call);
+    printf("limit: %.0f GB/s, a copy of %lld KiB, read and written\n", rate, (long long)elements / 256);
+    return rate;
+}
+
+static void record(FILE *json, const char *bench, const char *what, bench_spread rate, double limit) {
+    bench_write(json, &(bench_record){.bench = bench, .what = what, .metric = "bandwidth", .unit = "GB/s", .spread = rate, .limit = limit});
+}
+void cuda_call_show(FILE *json, const char *bench, const char *what, bench_spread rate, double limit, bool right) {
+    printf("  %-64s %8.0f GB/s (%.0f to %.0f)  %5.1f %%%s\n", what, rate.median, rate.low, rate.high, 100 * rate.median / limit, right ? "" : "  WRONG");
+    fflush(stdout);
+    if (right) record(json, bench, what, rate, limit);
+}
+void cuda_call_unmeasured(FILE *json, const char *bench, const char *what, double limit) {
+    printf("  %-64s unmeasured: %s\n", what, weft_error_message());
+    record(json, bench, what, (bench_spread){BENCH_UNMEASURED, BENCH_UNMEASURED, BENCH_UNMEASURED, 0}, limit);
+}

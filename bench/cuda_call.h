@@ -35,6 +35,11 @@ void cuda_call_hold(cuda_call *self);
 void cuda_call_close(cuda_call *self);
 /* Seconds a call, of five windows. */
 bench_spread cuda_call_time(cuda_call *self, int32_t times, double window_s);
+/* GB/s, read and written, of a copy of f32: what memory-bound kernels are measured by. */
+double cuda_call_copy_rate(wefti_device *device, int64_t elements, double window_s);
+/* A case's bandwidth on the screen and, where the results were right, as a record; or that it was not measured, for which the last message says why. */
+void cuda_call_show(FILE *json, const char *bench, const char *what, bench_spread rate, double limit, bool right);
+void cuda_call_unmeasured(FILE *json, const char *bench, const char *what, double limit);
 void cuda_call_launch(cuda_call *self);
 void cuda_call_wait(cuda_call *self);
 

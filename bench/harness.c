@@ -125,18 +125,20 @@ FILE *bench_open_json(const char *path) {
     return file;
 }
 
+/* JSON has no word for a number that is none. */
+static void write_number(FILE *file, const char *name, double value) {
+    if (isnan(value)) fprintf(file, ", \"%s\": \"unmeasured\"", name);
+    else fprintf(file, ", \"%s\": %.6g", name, value);
+}
+
 void bench_write(FILE *file, const bench_record *record) {
     if (!file) return;
-    fprintf(
-        file,
-        "{\"bench\": \"%s\", \"case\": \"%s\", \"metric\": \"%s\", \"unit\": \"%s\", \"median\": %.6g, \"low\": %.6g, "
-        "\"high\": %.6g, \"runs\": %d",
-        record->bench, record->what, record->metric, record->unit, record->spread.median, record->spread.low,
-        record->spread.high, record->spread.runs);
-    if (isnan(record->limit))
-        fprintf(file, ", \"limit\": \"unmeasured\"");
-    else
-        fprintf(file, ", \"limit\": %.6g", record->limit);
+    fprintf(file, "{\"bench\": \"%s\", \"case\": \"%s\", \"metric\": \"%s\", \"unit\": \"%s\"", record->bench, record->what, record->metric, record->unit);
+    write_number(file, "median", record->spread.median);
+    write_number(file, "low", record->spread.low);
+    write_number(file, "high", record->spread.high);
+    fprintf(file, ", \"runs\": %d", record->spread.runs);
+    write_number(file, "limit", record->limit);
     if (record->extra) fprintf(file, ", %s", record->extra);
     fprintf(file, "}\n");
     fflush(file);

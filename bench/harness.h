@@ -53,7 +53,7 @@ typedef struct bench_record {
     double limit;      /* in the same unit; BENCH_UNMEASURED: none */
     const char *extra; /* more members, as `"algorithm": "ring"`; NULL: none */
 } bench_record;
-/* Appends one line to the JSON file; nothing where `file` is NULL. */
+/* Appends one line to the JSON file; nothing where `file` is NULL. What is BENCH_UNMEASURED says so. */
 void bench_write(FILE *file, const bench_record *record);
 /* Opens what --json names; NULL for a NULL name. Exits where it cannot. */
 FILE *bench_open_json(const char *path);

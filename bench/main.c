@@ -31,6 +31,9 @@ static const bench_command commands[] = {
     {"cuda-kernels", "elementwise, reductions, moves and updates of the CUDA device", bench_cuda_kernels},
     {"cuda-rows", "normalisation, softmax, cross-entropy of the CUDA device", bench_cuda_rows},
     {"cuda-attention", "attention of the CUDA device, by cuDNN and by own kernels", bench_cuda_attention},
+    {"cuda-residual", "residual and norm in one, and their gradient, of the CUDA device", bench_cuda_residual},
+    {"cuda-adamw", "AdamW of all of a network's tensors on the CUDA device", bench_cuda_adamw},
+    {"cuda-norm", "the norm of all of a network's gradients on the CUDA device", bench_cuda_norm},
     {"latency", "half a round trip between two ranks", bench_latency},
     {"files", "loaders and checkpoints", bench_files},
 };

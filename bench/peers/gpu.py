@@ -35,7 +35,7 @@ LINES = {
     "mlp": Line("MLP 784-512-256-10, batch 64, f32", "mlp", 64, 2.0, ["eager", "graphs"], precision="f32"),
 }
 BENCHES = {"kernels": ["cuda-kernels"], "rows": ["cuda-rows"], "products": ["cuda-matmul"], "epilogues": ["cuda-epilogue"],
-           "attention": ["cuda-attention"], "convolutions": ["cuda-conv"]}
+           "attention": ["cuda-attention"], "convolutions": ["cuda-conv"], "residual": ["cuda-residual"], "adamw": ["cuda-adamw"], "norm": ["cuda-norm"]}
 TURNS, WARMUP, SECONDS = 2, 20, 460
 
 
