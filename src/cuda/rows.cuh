@@ -63,14 +63,17 @@ template <bool WHOLE> struct rows_index { typedef int64_t type; };
 template <> struct rows_index<true> { typedef int32_t type; };
 template <typename Way> struct rows_cut {
     typedef typename rows_index<Way::WHOLE>::type index;
-    index length, vectors;
+    index length, vectors, whole; /* whole: vectors behind the last one that is all the row's */
     int   phase;
     /* Rows whose vectors are to lie at multiples of their size from `row`, which points to element 0. */
     template <typename T> __device__ __forceinline__ rows_cut(const T *row, int64_t length_) : length((index)length_) {
         phase = Way::PLAIN ? 0 : (int)((uintptr_t)row / sizeof(T) % Way::VEC);
         vectors = Way::PLAIN ? length / Way::VEC : (length + phase + Way::VEC - 1) / Way::VEC;
+        whole = Way::PLAIN ? vectors : (length + phase) / Way::VEC;
     }
     __device__ __forceinline__ index first(index v) const { return v * Way::VEC - phase; }
+    /* Whether vector v has no elements of other rows: all but the first and the last. */
+    __device__ __forceinline__ bool is_whole(index v) const { return Way::PLAIN || (v < whole && (v > 0 || phase == 0)); }
     /* Whether element i is the row's own, and the VEC elements from there on. */
     __device__ __forceinline__ bool has(index i) const { return Way::PLAIN || (i >= 0 && i < length); }
     __device__ __forceinline__ bool has_all(index i) const { return Way::PLAIN || (i >= 0 && i + Way::VEC <= length); }
@@ -109,7 +112,7 @@ template <typename T, typename Way> struct rows_share {
             typename rows_cut<Way>::index v = start + h * Way::LANES + lane;
             if (v >= cut.vectors) continue;
             const T *from = base + cut.first(v);
-            if (Way::PLAIN || (even && cut.has_all(cut.first(v)) && (uintptr_t)from % sizeof(vector) == 0)) kept[h] = *reinterpret_cast<const vector *>(from);
+            if (Way::PLAIN || (even && cut.is_whole(v) && (uintptr_t)from % sizeof(vector) == 0)) kept[h] = *reinterpret_cast<const vector *>(from);
             else kept[h] = rows_gather<T, Way::VEC>(base, row, cut.first(v), cut.length);
         }
     }
@@ -158,6 +161,25 @@ template <typename W> struct rows_powers {
 /* Powers are measured from 0 while there is nothing but -infinity, which otherwise would turn into NaN here. */
 template <typename W> static __device__ __forceinline__ W rows_shift(W most) { return most == -INFINITY ? (W)0 : most; }
 
+/* Calls f(h, v, numbers) for the vectors that a thread keeps, from vector `start` on. What is of other rows is -infinity, which is no maximum and has no
+ * power: so it is looked for in two vectors of a row, and not in every element. */
+template <typename T, typename Way, typename F>
+static __device__ __forceinline__ void rows_each_kept(const rows_share<T, Way> &share, const rows_cut<Way> &cut, typename rows_cut<Way>::index start, int lane, F f) {
+#pragma unroll
+    for (int h = 0; h < Way::HOLD; h++) {
+        typename rows_cut<Way>::index v = start + h * Way::LANES + lane;
+        typename wefti_wide<T>::type  xs[Way::VEC];
+        if (v >= cut.vectors) continue;
+        share.kept[h].widen(xs);
+        if (!cut.is_whole(v)) {
+#pragma unroll
+            for (int k = 0; k < Way::VEC; k++)
+                if (!cut.has(cut.first(v) + k)) xs[k] = -INFINITY;
+        }
+        f(h, v, xs);
+    }
+}
+
 /* Goes once over a row: the sum is rescaled where the maximum grows, once for HOLD vectors. Each vector is given to `see`, too. */
 template <typename T, typename Way, typename F>
 static __device__ __forceinline__ rows_powers<typename wefti_wide<T>::type> rows_powers_of(rows_share<T, Way> &share, const rows_cut<Way> &cut, int lane, F see) {
@@ -167,30 +189,18 @@ static __device__ __forceinline__ rows_powers<typename wefti_wide<T>::type> rows
     for (I start = 0; start < cut.vectors; start += Way::LANES * Way::HOLD) {
         W most = mine.most, some = 0;
         share.keep(start, cut, lane);
+        rows_each_kept(share, cut, start, lane, [&](int h, I v, const W *xs) {
 #pragma unroll
-        for (int h = 0; h < Way::HOLD; h++) {
-            I v = start + h * Way::LANES + lane;
-            if (v >= cut.vectors) continue;
-            W xs[Way::VEC];
-            share.kept[h].widen(xs);
-#pragma unroll
-            for (int k = 0; k < Way::VEC; k++)
-                if (cut.has(cut.first(v) + k)) most = rows_max(most, xs[k]);
+            for (int k = 0; k < Way::VEC; k++) most = rows_max(most, xs[k]);
             see(v, share.kept[h]);
-        }
+        });
         const W shift = rows_shift(most);
         if (most != mine.most) mine.sum *= rows_power<T>(mine.most, shift);
         mine.most = most;
+        rows_each_kept(share, cut, start, lane, [&](int, I, const W *xs) {
 #pragma unroll
-        for (int h = 0; h < Way::HOLD; h++) {
-            I v = start + h * Way::LANES + lane;
-            if (v >= cut.vectors) continue;
-            W xs[Way::VEC];
-            share.kept[h].widen(xs);
-#pragma unroll
-            for (int k = 0; k < Way::VEC; k++)
-                if (cut.has(cut.first(v) + k)) some += rows_power<T>(xs[k], shift);
-        }
+            for (int k = 0; k < Way::VEC; k++) some += rows_power<T>(xs[k], shift);
+        });
         mine.sum += some;
         if (Way::WHOLE) break;
     }
