@@ -111,6 +111,8 @@ typedef struct wefti_cuda_kernel {
     bool eager; /* cannot be captured: it waits for the stream, or calls the application's functions */
 } wefti_cuda_kernel;
 
+/* Scratch lies at a multiple of ALIGNMENT in a piece that is larger by SLACK, since a plan's memory is aligned to cache lines only. */
+enum { WEFTI_CUDA_SCRATCH_ALIGNMENT = 256, WEFTI_CUDA_SCRATCH_SLACK = WEFTI_CUDA_SCRATCH_ALIGNMENT - 64 };
 enum { WEFTI_CUDA_CHOICES = 4 };
 /* By op, in order of preference, NULL where none; table.c. */
 extern const wefti_cuda_kernel *const wefti_cuda_kernels[WEFT_OP_COUNT][WEFTI_CUDA_CHOICES];
@@ -122,6 +124,8 @@ const wefti_cuda_kernel *wefti_cuda_choose(const wefti_cuda *cuda, const wefti_c
 extern const wefti_cuda_kernel wefti_cuda_elementwise, wefti_cuda_elementwise_compiled, wefti_cuda_fused,
     wefti_cuda_fused_compiled;
 /* reduce.cu: SUM, MEAN, MAX, MIN; extreme.cu: what else is about reduced elements */
+/* squares.cu: programs that sum a tensor's squares, for norms of many */
+extern const wefti_cuda_kernel wefti_cuda_squares;
 extern const wefti_cuda_kernel wefti_cuda_reduce, wefti_cuda_argmax, wefti_cuda_extent, wefti_cuda_mean_backward;
 /* move.cu: FULL, ARANGE, RANDOM; strided copies; CONCAT, PAD */
 extern const wefti_cuda_kernel wefti_cuda_fill, wefti_cuda_random, wefti_cuda_view, wefti_cuda_concat, wefti_cuda_pad;

@@ -47,7 +47,6 @@ struct wefti_program {
 };
 
 /* Kernels, and libraries above all, want scratch aligned to 256 bytes; planners align what they lay out to 64. */
-enum { SCRATCH_ALIGNMENT = 256, SCRATCH_SLACK = SCRATCH_ALIGNMENT - WEFTI_CACHE_LINE };
 
 /* --- choosing --- */
 
@@ -91,7 +90,7 @@ weft_status wefti_cuda_query(wefti_device *device, const wefti_call *call, int64
     const wefti_cuda_kernel *kernel = wefti_cuda_choose(cuda, call);
     if (!kernel) return no_kernel(cuda, call);
     if (kernel->scratch) *scratch_bytes_out = kernel->scratch(cuda, call);
-    if (*scratch_bytes_out > 0) *scratch_bytes_out += SCRATCH_SLACK;
+    if (*scratch_bytes_out > 0) *scratch_bytes_out += WEFTI_CUDA_SCRATCH_SLACK;
     return WEFT_OK;
 }
 
@@ -132,7 +131,7 @@ static void lay_out_step(const wefti_cuda *cuda, const wefti_call *call, char *b
                        .prepared = prepared_bytes ? prepared : NULL};
     step_out->call.inputs = operands;
     step_out->call.outputs = operands + n_inputs;
-    if (call->scratch_bytes > SCRATCH_SLACK) step_out->call.scratch_bytes -= SCRATCH_SLACK; /* what kernels see, from an aligned address on */
+    if (call->scratch_bytes > WEFTI_CUDA_SCRATCH_SLACK) step_out->call.scratch_bytes -= WEFTI_CUDA_SCRATCH_SLACK; /* what kernels see, from an aligned address on */
 }
 
 /* Lays out the program; with base NULL measures, with memory (zeroed) fills. Returns the bytes. */
@@ -270,7 +269,7 @@ static wefti_cuda_run run_of(const wefti_program *program, const step *self, voi
     wefti_cuda_run run = {.cuda = program->cuda, .call = call, .inputs = self->inputs, .outputs = self->outputs, .prepared = self->prepared,
                           .stream = program->cuda->stream};
     if (call->scratch_bytes > 0)
-        run.scratch = (void *)wefti_align_up((uintptr_t)place(buffers, call->scratch_buffer, call->scratch_offset), SCRATCH_ALIGNMENT);
+        run.scratch = (void *)wefti_align_up((uintptr_t)place(buffers, call->scratch_buffer, call->scratch_offset), WEFTI_CUDA_SCRATCH_ALIGNMENT);
     return run;
 }
 

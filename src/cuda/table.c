@@ -66,7 +66,7 @@ const wefti_cuda_kernel *const wefti_cuda_kernels[WEFT_OP_COUNT][WEFTI_CUDA_CHOI
     [WEFT_OP_WHERE] = COMPILED,
     [WEFT_OP_ASSIGN] = {&wefti_cuda_assign},
     [WEFT_OP_UPDATE] = {&wefti_cuda_update},
-    [WEFT_OP_FUSED] = {&wefti_cuda_fused_compiled, &wefti_cuda_fused},
+    [WEFT_OP_FUSED] = {&wefti_cuda_squares, &wefti_cuda_fused_compiled, &wefti_cuda_fused},
     [WEFT_OP_SUM] = {&wefti_cuda_reduce},
     [WEFT_OP_MEAN] = {&wefti_cuda_reduce},
     [WEFT_OP_MAX] = {&wefti_cuda_reduce},

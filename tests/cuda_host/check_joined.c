@@ -12,13 +12,13 @@
 
 #define OK(call) cr_assert_eq((call), WEFT_OK, "%s: %s", #call, weft_error_message())
 
-enum { CALLS = 130, BYTES = 1 << 20 };
+enum { CALLS = 130, BYTES = 1 << 20, SCRATCH_AT = BYTES - (1 << 16) };
 
 typedef struct bench {
     wefti_device *device;
     void         *memory; /* one buffer for all operands */
     wefti_call    calls[CALLS];
-    wefti_operand inputs[CALLS][2], outputs[CALLS];
+    wefti_operand inputs[CALLS][2], outputs[CALLS], results[CALLS][2];
     wefti_attrs   attrs;
     wefti_fused   fused[CALLS];
     wefti_attrs   fused_attrs[CALLS];
@@ -159,6 +159,102 @@ Test(cuda_joined, programs_of_one_text_are_few_launches) { average_all(true, 3);
 #endif
 Test(cuda_joined, interpreted_programs_stay_apart) { average_all(false, CALLS); }
 
+/* --- sums of squares --- */
+
+/* The sum of the squares of x, which are widened before if they are 16 bits wide; `y`: and written. Of scratch of its own, or all of the same. */
+static void add_squares(bench *b, wefti_operand x, const wefti_operand *y, bool same_scratch) {
+    int32_t      i = b->n++, n = 0;
+    bool         wide = x.dtype == WEFT_F32;
+    wefti_fused *fused = &b->fused[i];
+    weft_shape   one = x.shape;
+    for (int32_t axis = 0; axis < one.rank; axis++) one.dim[axis] = 1;
+    memset(fused, 0, sizeof *fused);
+    fused->space = x.shape;
+    fused->n_inputs = 1;
+    if (!wide) fused->instruction[n++] = (wefti_fused_instruction){.op = WEFT_OP_CAST, .dtype = WEFT_F32, .attrs.cast.dtype = WEFT_F32};
+    fused->instruction[n++] = (wefti_fused_instruction){.op = WEFT_OP_SQUARE, .dtype = WEFT_F32, .source = {wide ? 0 : -1}};
+    fused->n_instructions = n;
+    if (y) fused->output[fused->n_outputs++] = (wefti_fused_output){.instruction = 0, .reduce = -1}, b->results[i][0] = *y;
+    b->results[i][fused->n_outputs] = place(b, WEFT_F32, one, 0);
+    fused->output[fused->n_outputs++] = (wefti_fused_output){.instruction = n - 1, .reduce = WEFT_OP_SUM, .axes = (1u << one.rank) - 1};
+    b->fused_attrs[i].fused.fused = fused;
+    b->inputs[i][0] = x;
+    b->calls[i] = (wefti_call){.op = WEFT_OP_FUSED, .attrs = &b->fused_attrs[i], .n_inputs = 1, .n_outputs = fused->n_outputs, .inputs = b->inputs[i],
+                               .outputs = b->results[i], .name = "squares"};
+    OK(b->device->vtable->query(b->device, &b->calls[i], &b->calls[i].scratch_bytes));
+    b->calls[i].scratch_offset = same_scratch ? SCRATCH_AT : b->used;
+    if (!same_scratch) b->used += (b->calls[i].scratch_bytes + 63) / 64 * 64;
+    cr_assert_leq(b->used, same_scratch ? SCRATCH_AT : BYTES);
+}
+
+/* Tensors of one and two axes: some of few elements, some of several pieces, some that lie askew. */
+static void add_many_squares(bench *b, weft_dtype dtype, bool widened, bool same_scratch) {
+    static const int64_t sizes[] = {1, 7, 16, 17, 256, 257, 1000, 1024, 1025, 5003, 8200, 17001, 25000};
+    int64_t              each = (int64_t)weft_dtype_bytes(dtype);
+    for (int32_t i = 0; i < 26; i++) {
+        int64_t       n = sizes[i % 13];
+        weft_shape    shape = i % 2 && n % 5 == 0 ? weft_shape(5, n / 5) : weft_shape(n);
+        wefti_operand x = place(b, dtype, shape, i % 7 == 3 ? each : 0), y = x;
+        if (widened) y = place(b, WEFT_F32, shape, i % 5 == 3 ? 4 : 0);
+        add_squares(b, x, widened ? &y : NULL, same_scratch);
+    }
+}
+
+/* Sums as CAST, SQUARE and SUM come to by themselves, at one end of the memory. */
+static void check_sums(bench *b, weft_dtype dtype) {
+    wefti_attrs cast = {.cast.dtype = WEFT_F32}, all = {.reduce.axes = 1};
+    memcpy(before, apart, BYTES); /* with the results */
+    for (int32_t i = 0, n = b->n; i < n; i++) {
+        int64_t       elements = weft_shape_elements(b->inputs[i][0].shape), at = b->used;
+        wefti_operand x = b->inputs[i][0], wide = place(b, WEFT_F32, weft_shape(elements), 0), square = place(b, WEFT_F32, weft_shape(elements), 0);
+        wefti_operand sum = place(b, WEFT_F32, weft_shape(1), 0);
+        float         have, due;
+        x.shape = weft_shape(elements), x.stride[0] = 1;
+        if (dtype == WEFT_F32) wide = x;
+        wefti_call calls[3] = {{.op = WEFT_OP_CAST, .attrs = &cast, .n_inputs = 1, .n_outputs = 1, .inputs = &x, .outputs = &wide},
+                               {.op = WEFT_OP_SQUARE, .attrs = &cast, .n_inputs = 1, .n_outputs = 1, .inputs = &wide, .outputs = &square},
+                               {.op = WEFT_OP_SUM, .attrs = &all, .n_inputs = 1, .n_outputs = 1, .inputs = &square, .outputs = &sum, .scratch_offset = SCRATCH_AT}};
+        bench      own = {.device = b->device, .memory = b->memory, .n = 3};
+        OK(b->device->vtable->query(b->device, &calls[2], &calls[2].scratch_bytes));
+        memcpy(own.calls, calls, sizeof calls);
+        if (dtype == WEFT_F32) own.n = 2, memmove(own.calls, own.calls + 1, 2 * sizeof *calls);
+        run(&own, true, together);
+        memcpy(&have, apart + b->results[i][b->calls[i].n_outputs - 1].offset_bytes, sizeof have);
+        memcpy(&due, together + sum.offset_bytes, sizeof due);
+        cr_assert_eq(memcmp(&have, &due, sizeof due), 0, "the sum of squares of %lld is %a and should be %a", (long long)elements, (double)have, (double)due);
+        b->used = at;
+    }
+}
+
+static void squares_all(weft_dtype dtype, bool widened) {
+    bench *b = bench_open(false);
+    if (dtype != WEFT_F32)
+        for (int i = 0; i < BYTES / 2; i++) wefti_store_f64(before, i, dtype, (double)(i % 1009) / 64 - 7);
+    add_many_squares(b, dtype, widened, false);
+    int64_t few = run(b, true, together), many = run(b, false, apart);
+    cr_assert_eq(few, 2, "%d launches", (int)few);
+    cr_assert_eq(many, 26 + 6, "%d launches", (int)many); /* those of several pieces have two */
+    cr_assert_eq(memcmp(together, apart, SCRATCH_AT), 0, "sums together differ");
+    check_sums(b, dtype);
+    bench_close(b);
+}
+Test(cuda_joined, squares_of_many_are_two_launches_and_have_the_bits_that_they_have_apart) {
+    squares_all(WEFT_F32, false);
+    squares_all(WEFT_BF16, false);
+    squares_all(WEFT_BF16, true);
+    squares_all(WEFT_F16, true);
+}
+
+Test(cuda_joined, squares_that_share_scratch_wait_for_each_other) {
+    bench *b = bench_open(false);
+    add_many_squares(b, WEFT_F32, false, true);
+    int64_t few = run(b, true, together);
+    run(b, false, apart);
+    cr_assert_gt(few, 2);
+    cr_assert_eq(memcmp(together, apart, SCRATCH_AT), 0, "sums together differ");
+    bench_close(b);
+}
+
 /* --- as plans put them --- */
 
 /* Most neighbours of a kind in the plan, and how many there are in all. */
@@ -216,3 +312,47 @@ Test(cuda_joined, plans_put_casts_and_updates_side_by_side) {
     weft_graph_release(g);
     weft_world_release(world);
 }
+
+#ifndef WEFT_SANITIZED
+/* Launches of a step of a network of LAYERS layers, that is clipped by its gradients' norm, or not. */
+static int64_t launches_of_step(double clip_norm) {
+    enum { LAYERS = 20, ROWS = 4, WIDTH = 24 };
+    static float  x[ROWS * WIDTH];
+    weft_world   *world = NULL;
+    weft_graph   *g = NULL;
+    weft_trainer *trainer = NULL;
+    weft_report   report;
+    int64_t       launches = 0;
+    wefti_cuda_host_reset(&(wefti_cuda_host_options){.seed = 5});
+    setenv("WEFT_CUDA_NVRTC", "1", 1);
+    OK(weft_world_create(&(weft_world_options){.size = 1, .device = "cuda"}, &world));
+    OK(weft_graph_create(&(weft_graph_options){.seed = 3}, &g));
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)(i % 13) / 7 - 1;
+    weft_batch_field field = {"x", WEFT_F32, weft_shape(ROWS, WIDTH), x};
+    weft_tensor     *y = weft_input(g, "x", field.dtype, field.shape);
+    for (int i = 0; i < LAYERS; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "layer%d", i);
+        y = weft_linear(y, name, .out = WIDTH);
+    }
+    weft_program program = {.loss = weft_mean(weft_square(y)), .solver = weft_adamw(0.01, .clip_norm = clip_norm)};
+    weft_batch   batch = {.field_count = 1, .field = {field}, .global_rows = ROWS, .local_rows = ROWS};
+    OK(weft_trainer_create(world, &program, &trainer));
+    for (int step = 0; step < 3; step++) {
+        launches = wefti_cuda_host_launches();
+        OK(weft_trainer_step(trainer, &batch, &report));
+        launches = wefti_cuda_host_launches() - launches;
+    }
+    weft_trainer_release(trainer);
+    weft_graph_release(g);
+    weft_world_release(world);
+    return launches;
+}
+
+/* 40 gradients: two launches for their squares, one for each 15 that are added up, and a few for what becomes of the norm. */
+Test(cuda_joined, plans_take_the_norm_of_all_gradients_by_few_launches) {
+    int64_t plain = launches_of_step(0), clipped = launches_of_step(1);
+    cr_assert_leq(clipped - plain, 2 + 3 + 4, "%d launches for the norm", (int)(clipped - plain));
+    cr_assert_gt(clipped, plain);
+}
+#endif

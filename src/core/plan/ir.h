@@ -218,6 +218,10 @@ typedef struct wefti_uses {
 WEFT_MUST_CHECK weft_status wefti_ir_uses(const wefti_ir *ir, bool by_root, wefti_uses *uses_out);
 void wefti_uses_release(wefti_uses *uses);
 
+/* Whether the item is a program over one tensor whose result is summed over everything: of squares, what norms are made of. Devices that join calls do
+ * such neighbours together. */
+bool wefti_item_sums_all(const wefti_item *item);
+
 /* ended_out[v], for every value: the item that overwrites the variable's memory that root v stands for, by an
  * item with an effect; -1: none. The array is the caller's, n_values long. */
 WEFT_MUST_CHECK weft_status wefti_ir_endings(const wefti_ir *ir, int32_t *ended_out);

@@ -3,7 +3,7 @@
  * Values are grouped into *blocks*, which live over an interval of the order: from the item that first writes to the last that reads; an
  * operand of a collective is busy until the collective is waited for. What a collective takes in and gives out is one block: an
  * ALL_REDUCE works in place on its whole list, a gather on its own part. An elementwise result takes over the block of an operand
- * that dies there. Scratch is a block alive during one item. Offsets come from offsets.c.
+ * that dies there. Scratch is a block alive during one item, or a row of items that a device does together. Offsets come from offsets.c.
  *
  * Invariant: two blocks alive at the same position never overlap (tests/plan checks it over random graphs). Linear but for the
  * layout. */
@@ -16,7 +16,11 @@ typedef struct planner {
     wefti_uses uses;
     int32_t   *position; /* by item */
     int32_t   *last;     /* by root value: last position that reads it */
+    int32_t   *until;    /* by position: where the row of items ends that a device does together with this one */
 } planner;
+
+/* Elements of such a row at most. What one of them reads stays until all are done, and so the more memory is held the longer rows are. */
+#define TOGETHER_ELEMENTS (INT64_C(1) << 24)
 
 static int64_t padded(int64_t bytes) { return (int64_t)wefti_align_up((size_t)bytes, WEFTI_ALIGNMENT); }
 
@@ -38,11 +42,26 @@ static int32_t wait_position(const planner *p, const wefti_item *item) {
     return wait;
 }
 
+/* Sums over everything that stand side by side (together.c) are done at once, so none may write where another reads, or leaves partial sums. */
+static void find_rows(planner *p) {
+    const wefti_ir *ir = p->ir;
+    for (int32_t k = 0, end; k < ir->n_order; k = end) {
+        int64_t elements = 0;
+        end = k + 1;
+        for (int32_t j = k; ir->device->vtable->joins_calls && j < ir->n_order && wefti_item_sums_all(&ir->items[ir->order[j]]); j++) {
+            elements += wefti_value_elements(&ir->values[ir->items[ir->order[j]].inputs[0]]);
+            if (j > k && elements > TOGETHER_ELEMENTS) break;
+            end = j + 1;
+        }
+        for (int32_t j = k; j < end; j++) p->until[j] = end - 1;
+    }
+}
+
 static void find_last(planner *p) {
     wefti_ir *ir = p->ir;
     for (int32_t k = 0; k < ir->n_order; k++) {
         const wefti_item *item = &ir->items[ir->order[k]];
-        int32_t           until = wefti_item_is_comm(item) ? wait_position(p, item) : k;
+        int32_t           until = wefti_item_is_comm(item) ? wait_position(p, item) : p->until[k];
         for (int32_t i = 0; i < item->n_inputs; i++) {
             int32_t root = ir->values[item->inputs[i]].root;
             if (until > p->last[root]) p->last[root] = until;
@@ -200,7 +219,7 @@ static weft_status place_item(planner *p, int32_t k) {
     WEFTI_TRY(place_outputs(p, k));
     WEFTI_TRY(wefti_item_query(ir, &ir->items[index], &ir->items[index].scratch_bytes));
     if (ir->items[index].scratch_bytes == 0) return WEFT_OK;
-    return add_block(ir, WEFTI_HOME_ARENA, ir->items[index].scratch_bytes, k, k, &ir->items[index].scratch_block);
+    return add_block(ir, WEFTI_HOME_ARENA, ir->items[index].scratch_bytes, k, p->until[k], &ir->items[index].scratch_block);
 }
 
 static weft_status place_all(planner *p) {
@@ -208,6 +227,7 @@ static weft_status place_all(planner *p) {
     int64_t   peak_arena, peak_exported;
     for (int32_t k = 0; k < ir->n_order; k++) p->position[ir->order[k]] = k;
     for (int32_t v = 0; v < ir->n_values; v++) p->last[v] = -1;
+    find_rows(p);
     find_last(p);
     for (int32_t k = 0; k < ir->n_order; k++)
         if (wefti_item_is_comm(&ir->items[ir->order[k]])) WEFTI_TRY(place_comm(p, ir->order[k]));
@@ -223,14 +243,17 @@ static weft_status place_all(planner *p) {
 weft_status wefti_pass_memory(wefti_ir *ir) {
     weft_status status;
     planner     p = {.ir = ir};
-    size_t      position_bytes = (size_t)ir->n_items * sizeof *p.position, last_bytes = (size_t)ir->n_values * sizeof *p.last;
+    size_t      position_bytes = (size_t)ir->n_items * sizeof *p.position, last_bytes = (size_t)ir->n_values * sizeof *p.last,
+                until_bytes = (size_t)ir->n_order * sizeof *p.until;
     WEFTI_TRY_GOTO(wefti_ir_uses(ir, true, &p.uses), done);
     WEFTI_TRY_GOTO(wefti_alloc(position_bytes, "a plan", &p.position), done);
     WEFTI_TRY_GOTO(wefti_alloc(last_bytes, "a plan", &p.last), done);
+    WEFTI_TRY_GOTO(wefti_alloc(until_bytes, "a plan", &p.until), done);
     status = place_all(&p);
 done:
     wefti_uses_release(&p.uses);
     wefti_free(p.position, position_bytes);
     wefti_free(p.last, last_bytes);
+    wefti_free(p.until, until_bytes);
     return status;
 }

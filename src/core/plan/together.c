@@ -3,7 +3,7 @@
  * A network has hundreds of parameters, and each is cast to the type in which products compute, and its gradient back; on a GPU every one of these
  * is a launch, which takes longer than the work. So casts of parameters move to the start of the step, and what only updates read, casts of
  * gradients and products of sums, to just before the first update, by kind: updates then follow one another, too. An elementwise item that stands alone
- * becomes a program of one instruction, which is what the device joins. What is only assigned, running statistics, goes to one place, too. Nothing is computed differently. Values live longer: what
+ * becomes a program of one instruction, which is what the device joins. Sums of squares, of which a norm is made, stand in one row before what adds them up. What is only assigned, running statistics, goes to one place, too. Nothing is computed differently. Values live longer: what
  * is cast early would be read again in the backward pass anyway, a gradient that is cast late waits in the narrower type. Linear. */
 #include <string.h>
 
@@ -121,9 +121,40 @@ static void gather_assigned(gatherer *g) {
     }
 }
 
+/* --- sums over everything --- */
+
+bool wefti_item_sums_all(const wefti_item *item) {
+    const wefti_fused *fused = item->op == WEFT_OP_FUSED ? item->attrs->fused.fused : NULL;
+    int32_t            sums = 0;
+    if (!fused || fused->n_inputs != 1 || fused->n_instructions > 2) return false;
+    for (int32_t k = 0; k < fused->n_outputs; k++) {
+        const wefti_fused_output *out = &fused->output[k];
+        if (out->reduce >= 0 && (out->reduce != WEFT_OP_SUM || out->axes != (1u << fused->space.rank) - 1)) return false;
+        sums += out->reduce >= 0;
+    }
+    return sums == 1;
+}
+
+/* Among items that only compute, those sums move up to the first of them, by the dtype that they read, if what they sum is there by then: what adds
+ * some of them up had stood in between. */
+static void gather_sums(wefti_ir *ir) {
+    int64_t first = -1;
+    for (int32_t k = 0; k < ir->n_order; k++) {
+        wefti_item *item = &ir->items[ir->order[k]];
+        bool        sums = wefti_item_sums_all(item);
+        if (!sums && item->op != WEFT_OP_FUSED && !wefti_op_is_elementwise(item->op)) first = -1;
+        if (!sums) continue;
+        const wefti_value *x = &ir->values[item->inputs[0]];
+        int32_t            maker = ir->values[x->root].item;
+        if (first < 0) first = item->key;
+        if (maker < 0 || ir->items[maker].key < first) item->key = wefti_min_i64(item->key, first + (x->dtype == WEFT_F32 ? 0 : 1));
+    }
+}
+
 static weft_status move(gatherer *g) {
     wefti_ir *ir = g->ir;
     gather_assigned(g);
+    gather_sums(ir);
     for (int32_t k = 0; k < ir->n_order; k++) {
         wefti_item *item = &ir->items[ir->order[k]];
         if (is_cast_of_parameter(g, item)) {
