@@ -26,11 +26,12 @@ weft_tensor *weft_linear_with(weft_tensor *x, const char *name, const weft_linea
 
 typedef struct weft_embedding_options {
     int64_t      count, size;
-    weft_dtype   dtype;  /* of the table and its rows: F32, F64 or BF16. F32 with bf16_parameters: the table is BF16, and rows are cast to F32 */
+    weft_dtype   dtype;  /* of a new table: F32, F64 or BF16. With weft_graph_options.bf16_parameters F32 means BF16, too */
     weft_init    init;   /* default: normal(0, 1) */
-    weft_tensor *weight; /* [count, size]: used instead of a new one */
+    weft_tensor *weight; /* [count, size]: used instead of a new one; then count, size, dtype and init are not looked at */
 } weft_embedding_options;
-/* index [...] (i32 or i64) -> the rows of a table there: [..., size]. An index out of range gives zeros. */
+/* index [...] (i32 or i64) -> the rows of a table there: [..., size]. An index out of range gives zeros. Rows are of the table's dtype: those of a
+ * BF16 table are BF16, and so is what layers compute of them. With bf16_parameters they are cast to F32, or stay F64, whether the table is new or given. */
 weft_tensor *weft_embedding_with(weft_tensor *index, const char *name, const weft_embedding_options *options);
 
 /* ---- convolution and pooling: images [N, C, H, W] ---- */

@@ -19,8 +19,8 @@ enum { NEAR = 2 }; /* other parameters that are read between two readers of one 
 
 /* What is gathered for its readers: a parameter, or the cast of one. */
 typedef struct fetched {
-    weft_tensor    *part, *whole; /* in the new graph; whole: what was gathered last … */
-    int32_t         micro;        /* … and for which micro-batch */
+    weft_tensor    *whole; /* in the new graph: what was gathered last … */
+    int32_t         micro; /* … and for which micro-batch */
     struct fetched *next;         /* in the order of the last reading, the latest first */
 } fetched;
 
@@ -166,14 +166,25 @@ static bool was_near(evaluator *e, fetched *f) {
     return known && others <= NEAR;
 }
 
+/* This rank's part, as it is to be gathered. A cast is made for each gather, which takes it over: one that waited for the next gather would be in memory
+ * beside all others from the way forth to the way back. */
+static weft_tensor *part_for(evaluator *e, const wefti_node *node, bool again) {
+    weft_tensor *part = e->made[(node->op == WEFT_OP_CAST ? node->inputs[0]->node : node)->id];
+    uint32_t     flags = e->to->flags;
+    if (node->op != WEFT_OP_CAST) return part;
+    if (again) e->to->flags |= WEFTI_NODE_RECOMPUTED;
+    part = emit(e, WEFT_OP_CAST, &node->attrs, part, node->name);
+    e->to->flags = flags;
+    return part;
+}
+
 /* A parameter, or the cast of one, for a reader. */
 static weft_tensor *fetch(evaluator *e, const wefti_node *node) {
     fetched *f = e->fetches[node->id];
     if (!f) f = e->fetches[node->id] = wefti_graph_memory(e->to, sizeof *f);
     if (!f) return &e->to->poison;
-    if (!f->part) f->part = node->op == WEFT_OP_CAST ? emit(e, WEFT_OP_CAST, &node->attrs, e->made[node->inputs[0]->node->id], node->name) : e->made[node->id];
     bool near = was_near(e, f);
-    if (!near || (e->zero->staged && f->micro != e->to->micro)) f->whole = gather(e, node, f->part);
+    if (!near || (e->zero->staged && f->micro != e->to->micro)) f->whole = gather(e, node, part_for(e, node, f->whole != NULL));
     f->micro = e->to->micro;
     return f->whole ? f->whole : &e->to->poison;
 }

@@ -149,6 +149,17 @@ Test(zero, values_are_what_the_formula_says) {
                   three.variables, three.peak, plain.variables, plain.peak);
 }
 
+/* What is gathered in bf16 is cast for each gather, and is in memory no longer than that: neither all casts, as in stage 2, nor a part of each. */
+Test(zero, casts_are_held_for_a_gather) {
+    enum { LETTERS = 48, CONTEXT = 16, LARGEST = 4 * W * W * 2 };
+    long all = 2 * (2 * (12 * W * W + 13 * W) + LETTERS * W + CONTEXT * W + 2 * W);
+    setenv("RUN_PRECISION", "bf16", 1);
+    setenv("RUN_MICRO", "4", 1);
+    setenv("RUN_BUCKET", "1024", 1);
+    figures two = figures_of(2, "gpt", 4, "1"), three = figures_of(3, "gpt", 4, "1");
+    cr_expect_leq(three.peak, two.peak - all + LARGEST, "%ld bytes, %ld of stage 2 with %ld of casts", three.peak, two.peak, all);
+}
+
 Test(zero, plans_say_what_is_dealt_out) {
     setenv("RUN_DESCRIBE", "1", 1);
     setenv("RUN_ZERO", "2", 1);

@@ -72,11 +72,14 @@ enum {
     WEFTI_WIRE_SILENT = 1 << 1, /* do not hand the completed op out by poll: the caller watches `done` */
     WEFTI_WIRE_MORE = 1 << 2,   /* SEND: may be kept back until the next post to the same peer, or the next poll, and go
                                    along with it */
-    WEFTI_WIRE_PIECES = 1 << 3, /* RECV: what comes in is handed to `piece`, from post or poll, while the cache still holds it;
-                                   `buffer` has WEFTI_WIRE_PIECE_BYTES, whatever `bytes` is. Only where the wire can */
-    WEFTI_WIRE_WHOLE = 1 << 4   /* with PIECES: `buffer` has room for all, and each piece comes to its own place there */
+    WEFTI_WIRE_PIECES = 1 << 3, /* RECV, only where the wire has GIVES_PIECES, which post does not look at: what comes in is handed to `piece`
+                                   while the cache still holds it. `buffer` is the wire's to bring bytes in, one piece after the other at its start:
+                                   it has room for WEFTI_WIRE_PIECE_BYTES, or for `bytes` if they are fewer. What it holds in the end is
+                                   unspecified, also with WHOLE, for some pieces may have come elsewhere */
+    WEFTI_WIRE_WHOLE = 1 << 4   /* with PIECES: `buffer` has room for `bytes`, and a piece that comes through it does so at its own offset, so that
+                                   its bytes may be left there */
 };
-/* Longest piece that comes through a receive's buffer: within the second cache, and many packets. */
+/* Longest piece that comes through a receive's buffer: within the second cache, and many packets. One that lies elsewhere may be longer. */
 #define WEFTI_WIRE_PIECE_BYTES ((size_t)512 << 10)
 
 /* Matching: a receive takes the oldest unmatched message of its peer and tag; messages of one peer under one tag match
@@ -95,8 +98,11 @@ struct wefti_wire_op {
     void              *buffer; /* read only for SEND and WRITE; may be NULL where bytes is 0 */
     size_t             bytes;
     void              *user;   /* for the caller, never looked at */
-    /* PIECES: gets every byte of the message that the receive has room for, once and in order; offsets are multiples of 4096. `data` may
-     * lie anywhere, until it returns. Must not use the wire. */
+    /* PIECES: gets the message's bytes that the receive has room for, each once and in order, within post (this receive's, or that of a SEND to
+     * oneself) or poll. `offset` counts from the message's start and is a multiple of 4096; `bytes` is at least 1, so an empty message, as that of
+     * NOTIFY, has no pieces, and at most all of them. `data` may lie anywhere: in `buffer` as the flags say, or where the wire or a sender has
+     * it, for one that came before the receive; only until the call returns. After the last the op is done, with the outcome that it has without PIECES:
+     * WEFT_E_MISMATCH where the message was longer, and with any other error it may have got some pieces and not the rest. Must not use the wire. */
     void (*piece)(wefti_wire_op *op, const void *data, size_t offset, size_t bytes);
     void              *piece_context; /* for `piece` */
     /* the outcome, valid once `done` */

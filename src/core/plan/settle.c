@@ -19,17 +19,11 @@ static bool is_whole(const wefti_ir *ir, const wefti_value *value) {
     return value->offset == 0 && !value->uniform && wefti_value_is_dense(value) && wefti_value_elements(value) == wefti_value_elements(&ir->values[value->root]);
 }
 
-static bool is_output(const wefti_ir *ir, int32_t root) {
-    for (int32_t o = 0; o < ir->n_outputs; o++)
-        if (ir->values[ir->outputs[o]].root == root) return true;
-    return false;
-}
-
 /* Whether the item's output, a value, is written element by element, and read by `reader` alone. */
 static bool is_for(const settler *s, int32_t value, int32_t reader) {
     const wefti_value *v = &s->ir->values[value];
     const wefti_item  *maker = v->item >= 0 ? &s->ir->items[v->item] : NULL;
-    if (!maker || v->place != WEFTI_HOME_ARENA || is_output(s->ir, value)) return false;
+    if (!maker || v->place != WEFTI_HOME_ARENA || wefti_ir_is_output(s->ir, value)) return false;
     if (maker->op == WEFT_OP_FUSED ? maker->attrs->fused.fused->output[v->output].reduce >= 0 : !wefti_op_is_elementwise(maker->op)) return false;
     return s->uses.start[value + 1] - s->uses.start[value] == 1 && s->uses.users[s->uses.start[value]] == reader;
 }

@@ -3,8 +3,12 @@
  * A network has hundreds of parameters, and each is cast to the type in which products compute, and its gradient back; on a GPU every one of these
  * is a launch, which takes longer than the work. So casts of parameters move to the start of the step, and what only updates read, casts of
  * gradients and products of sums, to just before the first update, by kind: updates then follow one another, too. An elementwise item that stands alone
- * becomes a program of one instruction, which is what the device joins. Sums of squares, of which a norm is made, stand in one row before what adds them up. What is only assigned, running statistics, goes to one place, too. Nothing is computed differently. Values live longer: what
- * is cast early would be read again in the backward pass anyway, a gradient that is cast late waits in the narrower type. Linear. */
+ * becomes a program of one instruction, which is what the device joins. Sums of squares, of which a norm is made, stand in one row before what adds them
+ * up. What is only assigned, running statistics, goes to one place, too. Nothing is computed differently.
+ *
+ * Values live longer, but for few bytes: what is cast early would be read again in the backward pass anyway; what waits for its cast is of
+ * the narrower type. So a cast that a collective takes, as one of a part that is gathered for its readers (src/parallel/zero.c), stays where it is: all
+ * that is gathered would lie in memory from the start. And what would keep more than it makes stays, unless it is a program of small values. Linear. */
 #include <string.h>
 
 #include "core/plan/ir.h"
@@ -27,7 +31,10 @@ static int64_t elements_of(const wefti_ir *ir, const wefti_item *item) { return 
 
 static bool is_cast_of_parameter(const gatherer *g, const wefti_item *item) {
     const wefti_ir *ir = g->ir;
+    int32_t         value = item->outputs[0];
     if (item->op != WEFT_OP_CAST || item->flags & WEFTI_NODE_RECOMPUTED || elements_of(ir, item) > MOST) return false;
+    for (int32_t u = g->uses.start[value]; u < g->uses.start[value + 1]; u++)
+        if (wefti_item_is_comm(&ir->items[g->uses.users[u]])) return false;
     const wefti_value *root = &ir->values[ir->values[item->inputs[0]].root];
     return root->place == WEFTI_HOME_VARIABLE && root->item < 0;
 }
@@ -39,8 +46,7 @@ static bool is_for_updates(const gatherer *g, const wefti_item *item) {
     if (!wefti_op_is_elementwise(item->op) || item->flags & WEFTI_NODE_APART) return false;
     if (elements_of(ir, item) > (item->op == WEFT_OP_CAST ? MOST : SMALL)) return false;
     int32_t value = item->outputs[0];
-    for (int32_t o = 0; o < ir->n_outputs; o++)
-        if (ir->values[ir->outputs[o]].root == value) return false;
+    if (wefti_ir_is_output(ir, value)) return false;
     for (int32_t u = g->uses.start[value]; u < g->uses.start[value + 1]; u++)
         if (ir->items[g->uses.users[u]].op != WEFT_OP_UPDATE) return false;
     return g->uses.start[value] < g->uses.start[value + 1];
@@ -55,6 +61,29 @@ static bool may_stand(const gatherer *g, const wefti_item *item) {
         if (g->ended[root] >= 0 && ir->items[g->ended[root]].key < g->update) return false;
     }
     return true;
+}
+
+/* Whether root `value` is in memory just before the first update, whoever waits for it. */
+static bool is_there_then(const gatherer *g, int32_t value, int32_t index) {
+    const wefti_ir *ir = g->ir;
+    if (ir->values[value].place != WEFTI_HOME_ARENA || wefti_ir_is_output(ir, value)) return true;
+    for (int32_t u = g->uses.start[value]; u < g->uses.start[value + 1]; u++)
+        if (g->uses.users[u] != index && ir->items[g->uses.users[u]].key >= g->update - 2) return true;
+    return false;
+}
+
+/* Whether more bytes would live until then for the item alone than it makes; small values that programs read do not count. */
+static bool keeps_more(const gatherer *g, int32_t index) {
+    const wefti_ir   *ir = g->ir;
+    const wefti_item *item = &ir->items[index];
+    int64_t           kept = 0;
+    for (int32_t i = 0; i < item->n_inputs; i++) {
+        int32_t root = ir->values[item->inputs[i]].root;
+        bool    spared = (item->op != WEFT_OP_CAST && wefti_value_elements(&ir->values[root]) <= SMALL) || is_there_then(g, root, index);
+        for (int32_t j = 0; j < i && !spared; j++) spared = ir->values[item->inputs[j]].root == root;
+        if (!spared) kept += wefti_value_bytes(&ir->values[root]);
+    }
+    return kept > wefti_value_bytes(&ir->values[item->outputs[0]]);
 }
 
 /* The item as a program of one instruction, if the device takes that. */
@@ -161,7 +190,7 @@ static weft_status move(gatherer *g) {
             item->key = 1;
             continue;
         }
-        if (item->key == g->update || !is_for_updates(g, item) || !may_stand(g, item)) continue;
+        if (item->key == g->update || !is_for_updates(g, item) || !may_stand(g, item) || keeps_more(g, ir->order[k])) continue;
         item->key = g->update - (item->op == WEFT_OP_CAST ? 2 : 1);
         if (item->op != WEFT_OP_CAST) WEFTI_TRY(make_program(ir, ir->order[k]));
     }
