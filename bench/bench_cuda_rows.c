@@ -66,7 +66,9 @@ static const rows_case cases[] = {
     {"cross-entropy", WEFT_OP_CROSS_ENTROPY, WEFT_BF16, 8192, 50304, 0},
     {"cross-entropy gradient", WEFT_OP_CROSS_ENTROPY_BACKWARD, WEFT_BF16, 8192, 50304, 0},
     {"cross-entropy of an odd vocabulary", WEFT_OP_CROSS_ENTROPY, WEFT_BF16, 8192, 50257, 0},
+    {"cross-entropy gradient of an odd vocabulary", WEFT_OP_CROSS_ENTROPY_BACKWARD, WEFT_BF16, 8192, 50257, 0},
     {"cross-entropy of ten classes", WEFT_OP_CROSS_ENTROPY, WEFT_F32, 4194304, 10, 0},
+    {"cross-entropy gradient of ten classes", WEFT_OP_CROSS_ENTROPY_BACKWARD, WEFT_F32, 4194304, 10, 0},
 };
 
 static void make(cuda_call *call, const rows_case *c) {

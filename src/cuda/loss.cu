@@ -165,6 +165,7 @@ static __global__ void __launch_bounds__(Way::BLOCK, Way::AT_ONCE)
 /* --- few classes --- */
 
 enum { FEW_ROWS = 128 /* of a block, a thread each */ };
+template <int CLASSES> struct loss_most { static constexpr int MOST = CLASSES; };
 
 /* Moves a block's rows, which lie behind one another and begin at 16 bytes. */
 template <typename T> static __device__ __forceinline__ void loss_move_rows(T *to, const T *from, int elements) {
@@ -186,7 +187,8 @@ static __device__ __forceinline__ int loss_turned(int classes) {
     return common > 1 ? (int)threadIdx.x / (32 / (common < 32 ? common : 32)) % classes : 0;
 }
 
-template <typename T, typename W>
+/* MOST: classes that the loops are unrolled for, so that a row is in registers. */
+template <typename T, typename W, int MOST>
 static __global__ void __launch_bounds__(FEW_ROWS)
     cross_entropy_forward_few_kernel(const T *x, const void *label, W *loss_out, W *lse_out, ROWS_CONST loss_plan plan) {
     WEFTI_SHARED(T, held);
@@ -198,21 +200,27 @@ static __global__ void __launch_bounds__(FEW_ROWS)
     const T       *own_row = held + (int)threadIdx.x * classes;
     const int64_t  own = loss_label(plan, label, row);
     rows_powers<W> all = {-INFINITY, 0};
-    W              total = 0;
+    W              total = 0, xs[MOST];
     int            at = loss_turned(classes);
-    for (int k = 0; k < classes; k++, at = at + 1 < classes ? at + 1 : 0) {
-        W logit = wefti_widen(own_row[at]);
-        all.most = rows_max(all.most, logit);
-        total += logit;
+#pragma unroll
+    for (int k = 0; k < MOST; k++, at = at + 1 < classes ? at + 1 : 0) {
+        if (k >= classes) break;
+        xs[k] = wefti_widen(own_row[at]);
+        all.most = rows_max(all.most, xs[k]);
+        total += xs[k];
     }
     const W shift = rows_shift(all.most);
-    for (int k = 0; k < classes; k++, at = at + 1 < classes ? at + 1 : 0) all.sum += rows_power<T>((W)wefti_widen(own_row[at]), shift);
+#pragma unroll
+    for (int k = 0; k < MOST; k++) {
+        if (k >= classes) break;
+        all.sum += rows_power<T>(xs[k], shift);
+    }
     const W lse = loss_log_sum(all);
     loss_out[row] = loss_of<W>(plan, own >= 0 && own < classes ? (W)wefti_widen(own_row[own]) : (W)0, own, lse, (double)total);
     lse_out[row] = lse;
 }
 
-template <typename T, typename W>
+template <typename T, typename W, int MOST>
 static __global__ void __launch_bounds__(FEW_ROWS)
     cross_entropy_backward_few_kernel(const W *g, const T *x, const void *label, const W *lse, T *to, ROWS_CONST loss_plan plan) {
     WEFTI_SHARED(T, held);
@@ -228,7 +236,9 @@ static __global__ void __launch_bounds__(FEW_ROWS)
         W             same;
         const bool    known = loss_is_known(plan, own, &same);
         int           at = loss_turned(classes);
-        for (int k = 0; k < classes; k++, at = at + 1 < classes ? at + 1 : 0) {
+#pragma unroll
+        for (int k = 0; k < MOST; k++, at = at + 1 < classes ? at + 1 : 0) {
+            if (k >= classes) break;
             W slope = scale * (rows_power<T>((W)wefti_widen(own_row[at]), shift) - (W)(at == own ? plan.hit : plan.even));
             own_row[at] = wefti_narrow<T>(known ? slope : same);
         }
@@ -245,10 +255,20 @@ static bool loss_is_few(const loss_plan &plan, const void *logits) {
 
 /* --- launching --- */
 
+/* Calls launch with a number of classes to unroll for. */
+template <typename F> static inline weft_status loss_choose_few(int64_t classes, F launch) {
+    if (classes <= LOSS_FEW / 2) return launch(loss_most<LOSS_FEW / 2>());
+    return launch(loss_most<LOSS_FEW>());
+}
+
 /* Ways for rows that are walked. */
-template <typename T, typename F> static inline weft_status loss_choose(int64_t classes, bool plain, F launch) {
+template <typename T, typename F> static inline weft_status loss_choose(int64_t classes, bool plain, bool even, F launch) {
     const int     vec = 16 / (int)sizeof(T);
     const int64_t vectors = classes / vec;
+    if (!plain && even && sizeof(T) < 8) { /* an odd number of classes */
+        if (vectors < 32 * 4) return launch(rows_way<32, vec, 4, true, false, true>());
+        return launch(rows_way<LOSS_LANES, vec, LOSS_AHEAD, false, false, true>());
+    }
     if (!plain) {
         if (vectors < 32 * 4) return launch(rows_way<32, vec, 4, true, false>());
         return launch(rows_way<LOSS_LANES, vec, LOSS_AHEAD, false, false>());
@@ -283,10 +303,12 @@ static weft_status loss_run_forward(const wefti_cuda_run *run) {
     WEFTI_DISPATCH_FLOAT(run->call->inputs[0].dtype, {
         typedef typename wefti_wide<T>::type W;
         if (loss_is_few(plan, run->inputs[0]))
-            return wefti_cuda_launch(run, "cross-entropy", (cross_entropy_forward_few_kernel<T, W>), wefti_cuda_blocks(plan.rows, FEW_ROWS, 0), FEW_ROWS,
-                                     (size_t)(FEW_ROWS * plan.classes) * sizeof(T), (const T *)run->inputs[0], run->inputs[1], (W *)run->outputs[0],
-                                     (W *)run->outputs[1], plan);
-        return loss_choose<T>(plan.classes, plan.plain, [&](auto way) {
+            return loss_choose_few(plan.classes, [&](auto few) {
+                return wefti_cuda_launch(run, "cross-entropy", (cross_entropy_forward_few_kernel<T, W, decltype(few)::MOST>),
+                                         wefti_cuda_blocks(plan.rows, FEW_ROWS, 0), FEW_ROWS, (size_t)(FEW_ROWS * plan.classes) * sizeof(T),
+                                         (const T *)run->inputs[0], run->inputs[1], (W *)run->outputs[0], (W *)run->outputs[1], plan);
+            });
+        return loss_choose<T>(plan.classes, plan.plain, plan.logits.even, [&](auto way) {
             typedef decltype(way) Way;
             return wefti_cuda_launch(run, "cross-entropy", (cross_entropy_forward_rows_kernel<T, Way, W>),
                                      wefti_cuda_blocks(plan.rows, Way::PER_BLOCK, 0), Way::BLOCK, 0, (const T *)run->inputs[0],
@@ -301,10 +323,13 @@ static weft_status loss_run_backward(const wefti_cuda_run *run) {
     WEFTI_DISPATCH_FLOAT(run->call->inputs[1].dtype, {
         typedef typename wefti_wide<T>::type W;
         if (loss_is_few(plan, run->inputs[1]) && (uintptr_t)run->outputs[0] % 16 == 0)
-            return wefti_cuda_launch(run, "cross-entropy gradient", (cross_entropy_backward_few_kernel<T, W>), wefti_cuda_blocks(plan.rows, FEW_ROWS, 0),
-                                     FEW_ROWS, (size_t)(FEW_ROWS * plan.classes) * sizeof(T), (const W *)run->inputs[0], (const T *)run->inputs[1],
-                                     run->inputs[2], (const W *)run->inputs[3], (T *)run->outputs[0], plan);
-        return loss_choose<T>(plan.classes, plan.plain, [&](auto way) {
+            return loss_choose_few(plan.classes, [&](auto few) {
+                return wefti_cuda_launch(run, "cross-entropy gradient", (cross_entropy_backward_few_kernel<T, W, decltype(few)::MOST>),
+                                         wefti_cuda_blocks(plan.rows, FEW_ROWS, 0), FEW_ROWS, (size_t)(FEW_ROWS * plan.classes) * sizeof(T),
+                                         (const W *)run->inputs[0], (const T *)run->inputs[1], run->inputs[2], (const W *)run->inputs[3], (T *)run->outputs[0],
+                                         plan);
+            });
+        return loss_choose<T>(plan.classes, plan.plain, plan.logits.even, [&](auto way) {
             typedef decltype(way) Way;
             return wefti_cuda_launch(run, "cross-entropy gradient", (cross_entropy_backward_rows_kernel<T, Way, W>),
                                      wefti_cuda_blocks(plan.rows, Way::PER_BLOCK, 0), Way::BLOCK, 0, (const W *)run->inputs[0],
@@ -367,6 +392,7 @@ template <typename T, typename Way> static weft_status launch_both(const wefti_c
 template <typename T> static weft_status choose_both(const wefti_cuda_run *runs, const loss_plan &plan) {
     const int vec = 16 / (int)sizeof(T);
     if (plan.plain) return launch_both<T, rows_way<LOSS_LANES, vec, LOSS_AHEAD, false, true>>(runs, plan);
+    if (plan.logits.even) return launch_both<T, rows_way<LOSS_LANES, vec, LOSS_AHEAD, false, false, true>>(runs, plan);
     return launch_both<T, rows_way<LOSS_LANES, vec, LOSS_AHEAD, false, false>>(runs, plan);
 }
 

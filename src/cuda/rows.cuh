@@ -3,7 +3,8 @@
  * A *way* fixes how a row is cut: LANES threads own it (8 or 32: several rows a block; more: the block has one), each takes vectors of
  * VEC neighbours, HOLD of them at a time in registers; WHOLE says that the row fits into them, so that memory is read once. PLAIN rows
  * are whole vectors of 16 bytes, in every operand. Others are cut at the same addresses, where the hardware can read 16 bytes at once: a row then
- * begins and ends within a vector, whose elements of other rows are neither read nor written; what is strided is gathered. The way, and
+ * begins and ends within a vector, whose elements of other rows are neither read nor written; what is strided is gathered. EVEN says that nothing is:
+ * then no function is called, for which a thread's registers would have to go to memory. The way, and
  * with it the order of every sum, follows from dtype, length and how the operands lie. */
 #ifndef WEFTI_CUDA_ROWS_CUH
 #define WEFTI_CUDA_ROWS_CUH
@@ -16,9 +17,9 @@
 /* Rows narrower than a block share one of 128 threads: four warps are enough to fill a multiprocessor by sixteens. */
 enum { ROWS_SMALL_BLOCK = 128, ROWS_ROOMS = 3 };
 
-template <int LANES_, int VEC_, int HOLD_, bool WHOLE_, bool PLAIN_> struct rows_way {
+template <int LANES_, int VEC_, int HOLD_, bool WHOLE_, bool PLAIN_, bool EVEN_ = PLAIN_> struct rows_way {
     static constexpr int  LANES = LANES_, VEC = VEC_, HOLD = HOLD_;
-    static constexpr bool WHOLE = WHOLE_, PLAIN = PLAIN_;
+    static constexpr bool WHOLE = WHOLE_, PLAIN = PLAIN_, EVEN = EVEN_;
     static constexpr int  BLOCK = LANES < ROWS_SMALL_BLOCK ? (int)ROWS_SMALL_BLOCK : LANES, PER_BLOCK = BLOCK / LANES;
     static constexpr int  AT_ONCE = 1024 / BLOCK; /* blocks on a multiprocessor at least: what registers are given out by */
 };
@@ -27,6 +28,7 @@ template <int LANES_, int VEC_, int HOLD_, bool WHOLE_, bool PLAIN_> struct rows
 typedef struct rows_view {
     wefti_cuda_view_of lead, row;
     bool               plain; /* vectors of 16 bytes lie at multiples of 16 from where rows begin */
+    bool               even;  /* elements of a row are neighbours */
 } rows_view;
 
 /* Sums over rows that do not fit into registers are f64: a thread adds up too many terms for f32. */
@@ -94,6 +96,16 @@ template <typename T, int VEC> static __device__ __noinline__ void rows_scatter(
         if ((uint64_t)(i + k) < (uint64_t)length) row[i + k] = wefti_narrow<T>(x[k]);
 }
 
+/* The same of a vector in which an even row begins or ends, without a call. */
+template <typename T, int VEC> static __device__ __forceinline__ wefti_vector<T, VEC> rows_gather_even(const T *row, int64_t i, int64_t length) {
+    typename wefti_wide<T>::type x[VEC];
+    wefti_vector<T, VEC>         v;
+#pragma unroll
+    for (int k = 0; k < VEC; k++) x[k] = (uint64_t)(i + k) < (uint64_t)length ? wefti_widen(row[i + k]) : 0;
+    v.narrow(x);
+    return v;
+}
+
 /* One thread's share of a row. */
 template <typename T, typename Way> struct rows_share {
     typedef wefti_vector<T, Way::VEC> vector;
@@ -103,7 +115,7 @@ template <typename T, typename Way> struct rows_share {
     bool                              even; /* neighbours in memory */
 
     __device__ __forceinline__ rows_share(const T *x, const rows_view &view, int64_t index)
-        : base(x + rows_place_of(view.lead, index)), row(&view.row), even(Way::PLAIN || (view.row.rank == 1 && view.row.stride[0] == 1)) {}
+        : base(x + rows_place_of(view.lead, index)), row(&view.row), even(Way::EVEN || view.even) {}
 
     /* Takes the HOLD vectors from vector `start` on. All loads are asked for before any is used. */
     __device__ __forceinline__ void keep(typename rows_cut<Way>::index start, const rows_cut<Way> &cut, int lane) {
@@ -113,6 +125,7 @@ template <typename T, typename Way> struct rows_share {
             if (v >= cut.vectors) continue;
             const T *from = base + cut.first(v);
             if (Way::PLAIN || (even && cut.is_whole(v) && (uintptr_t)from % sizeof(vector) == 0)) kept[h] = *reinterpret_cast<const vector *>(from);
+            else if (Way::EVEN) kept[h] = rows_gather_even<T, Way::VEC>(base, cut.first(v), cut.length);
             else kept[h] = rows_gather<T, Way::VEC>(base, row, cut.first(v), cut.length);
         }
     }
@@ -216,8 +229,13 @@ template <typename T, typename Way, typename W> static __device__ __forceinline_
 template <typename T, typename Way> static __device__ __forceinline__ void rows_store(T *row, const rows_cut<Way> &cut, typename rows_cut<Way>::index i, const typename wefti_wide<T>::type *x) {
     wefti_vector<T, Way::VEC> v;
     v.narrow(x);
-    if (cut.has_all(i) && (Way::PLAIN || (uintptr_t)(row + i) % sizeof v == 0)) *reinterpret_cast<wefti_vector<T, Way::VEC> *>(row + i) = v;
-    else rows_scatter<T, Way::VEC>(row, v, i, cut.length);
+    if (cut.has_all(i) && (Way::PLAIN || (uintptr_t)(row + i) % sizeof v == 0)) {
+        *reinterpret_cast<wefti_vector<T, Way::VEC> *>(row + i) = v;
+    } else if (Way::EVEN) {
+#pragma unroll
+        for (int k = 0; k < Way::VEC; k++)
+            if (cut.has(i + k)) row[i + k] = wefti_narrow<T>(x[k]);
+    } else rows_scatter<T, Way::VEC>(row, v, i, cut.length);
 }
 
 /* --- on the host --- */
@@ -249,7 +267,8 @@ static inline rows_view rows_of(const wefti_operand *operand, const void *data, 
     rows_view rows;
     rows.lead = rows_axes(operand, 0, lead);
     rows.row = rows_axes(operand, lead, axes);
-    rows.plain = (uintptr_t)data % 16 == 0 && rows.row.rank == 1 && (rows.row.stride[0] == 1 || rows.row.dim[0] == 1) && rows.row.dim[0] * bytes % 16 == 0;
+    rows.even = rows.row.rank == 1 && (rows.row.stride[0] == 1 || rows.row.dim[0] == 1);
+    rows.plain = (uintptr_t)data % 16 == 0 && rows.even && rows.row.dim[0] * bytes % 16 == 0;
     for (int32_t i = 0; i < rows.lead.rank; i++)
         if (rows.lead.dim[i] > 1 && rows.lead.stride[i] * bytes % 16 != 0) rows.plain = false;
     return rows;
