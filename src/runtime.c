@@ -119,28 +119,35 @@ static void describe_cuda(const runtime *r, char *text, size_t bytes) {
 
 /* --- collectives on the device's own memory --- */
 
-enum { NCCL_AUTO, NCCL_OFF, NCCL_FORCE };
+enum { NCCL_AUTO, NCCL_OFF, NCCL_FORCE, NCCL_NODES };
+/* The group id that NCCL inside nodes makes its groups with; users' have others then. */
+enum { NODES_GROUP_ID = WEFTI_GROUP_IDS - 1 };
 
 /* What ranks tell each other about NCCL: all decide by the same. */
 typedef struct nccl_facts {
     int32_t  wish, version; /* version 0: it cannot, and why */
+    int32_t  per_node, node; /* ranks that are taken for a node, 0: those of a host; any number that ranks of a node share */
     uint64_t host;          /* as NCCL will see it */
     uint8_t  uuid[16];      /* of the GPU */
     char     why[192];
 } nccl_facts;
 
-static weft_status read_nccl_wish(const weft_world_options *options, int32_t *wish_out) {
-    static const char *const words[] = {"auto", "off", "force"};
+static weft_status read_nccl_wish(const weft_world_options *options, nccl_facts *mine) {
+    static const char *const words[] = {"auto", "off", "force", "nodes"};
     const char              *name = options->nccl ? options->nccl : getenv("WEFT_NCCL");
+    char                     more;
     if (!name || !*name) name = "auto";
-    for (int32_t i = 0; i < (int32_t)WEFTI_COUNT(words); i++)
-        if (strcmp(name, words[i]) == 0) return *wish_out = i, WEFT_OK;
-    return wefti_fail(WEFT_E_INVALID, "WEFT_NCCL (or .nccl) is '%s'; there is: auto, off, force", name);
+    for (mine->wish = 0; mine->wish < (int32_t)WEFTI_COUNT(words); mine->wish++)
+        if (strcmp(name, words[mine->wish]) == 0) return WEFT_OK;
+    mine->wish = NCCL_NODES;
+    if (sscanf(name, "nodes:%d%c", &mine->per_node, &more) == 1 && mine->per_node > 0) return WEFT_OK;
+    return wefti_fail(WEFT_E_INVALID, "WEFT_NCCL (or .nccl) is '%s'; there is: auto, off, force, nodes, nodes:N (N ranks each)", name);
 }
 
 static void find_nccl(const runtime *r, nccl_facts *mine) {
 #if defined WEFTI_HAVE_CUDA && defined WEFT_HAVE_NCCL
     const char *host = getenv("NCCL_HOSTID");
+    mine->node = mine->per_node ? r->world.rank / mine->per_node : r->link->nodes[r->world.rank];
     if (strcmp(r->world.device->vtable->kind, "cuda") == 0) {
         wefti_cuda_uuid(r->world.device, mine->uuid);
         mine->host = host && *host ? wefti_hash(WEFTI_HASH_BEGIN, host, strlen(host)) : (uint64_t)r->link->nodes[r->world.rank];
@@ -152,53 +159,110 @@ static void find_nccl(const runtime *r, nccl_facts *mine) {
              strcmp(r->world.device->vtable->kind, "cuda") == 0 ? ", and this build was made without nccl.h" : "");
 }
 
-/* Why these ranks cannot use NCCL; false where they can. */
-static bool lacks_nccl(const nccl_facts *all, int32_t size, char *why, size_t bytes) {
+/* Why these ranks cannot use NCCL; false where they can. `nodes`: it is to work inside each node only. */
+static bool lacks_nccl(const nccl_facts *all, int32_t size, bool nodes, char *why, size_t bytes) {
     for (int32_t i = 0; i < size; i++) {
         if (all[i].version == 0) return snprintf(why, bytes, "no NCCL on rank %d: %.191s", (int)i, all[i].why), true;
-        if (all[i].version != all[0].version)
-            return snprintf(why, bytes, "rank 0 has NCCL %d, rank %d has %d", (int)all[0].version, (int)i, (int)all[i].version), true;
-        for (int32_t j = 0; j < i; j++)
+        for (int32_t j = 0; j < i; j++) {
+            if (nodes && all[i].node != all[j].node) continue;
+            if (all[i].version != all[j].version)
+                return snprintf(why, bytes, "rank %d has NCCL %d, rank %d has %d", (int)j, (int)all[j].version, (int)i, (int)all[i].version), true;
             if (all[i].host == all[j].host && memcmp(all[i].uuid, all[j].uuid, sizeof all[i].uuid) == 0)
                 return snprintf(why, bytes, "ranks %d and %d share a GPU, which NCCL takes where each process has an NCCL_HOSTID of its own", (int)j,
                                 (int)i), true;
+        }
     }
     return false;
 }
 
-static weft_status decide_nccl(runtime *r, const nccl_facts *all, bool *use_out) {
-    char *text = r->world.device_group_text, why[256] = "";
-    *use_out = false;
+/* How many nodes there are, and the ranks of the smallest and of the largest. */
+static int32_t count_nodes(const nccl_facts *all, int32_t size, int32_t *least_out, int32_t *most_out) {
+    int32_t nodes = 0;
+    *least_out = size;
+    *most_out = 0;
+    for (int32_t i = 0; i < size; i++) {
+        int32_t before = 0, ranks = 0;
+        for (int32_t k = 0; k < size; k++) {
+            before += k < i && all[k].node == all[i].node;
+            ranks += all[k].node == all[i].node;
+        }
+        nodes += before == 0;
+        if (ranks < *least_out) *least_out = ranks;
+        if (ranks > *most_out) *most_out = ranks;
+    }
+    return nodes;
+}
+
+/* Whether NCCL may work inside nodes, with the wire across them; else why not. Says in words how they are. */
+static bool suits_nodes(const runtime *r, const nccl_facts *all, char *text, size_t bytes) {
+    int32_t least, most, nodes = count_nodes(all, r->world.size, &least, &most);
+    if (lacks_nccl(all, r->world.size, true, text, bytes)) return false;
+    if (!r->world.group || !r->world.group->wire) return snprintf(text, bytes, "the ranks' own group goes by no wire of Weft's"), false;
+    if (nodes == 1) return snprintf(text, bytes, "all ranks are on one node"), false;
+    if (most == 1) return snprintf(text, bytes, "each rank is alone on its node"), false;
+    if (least == most) snprintf(text, bytes, "inside %d nodes of %d ranks, wire %.32s across them", (int)nodes, (int)most, r->link->wire_name);
+    else
+        snprintf(text, bytes, "inside %d nodes of %d to %d ranks, wire %.32s across them from %d of each, as many as the smallest has", (int)nodes, (int)least,
+                 (int)most, r->link->wire_name, (int)least);
+    return true;
+}
+
+/* What collectives go by: NCCL_OFF, NCCL_FORCE (NCCL among all), NCCL_NODES. */
+static weft_status decide_nccl(runtime *r, const nccl_facts *all, int32_t *way_out) {
+    char *text = r->world.device_group_text, why[256] = "", nodes[256] = "";
+    *way_out = NCCL_OFF;
     for (int32_t i = 1; i < r->world.size; i++)
-        if (all[i].wish != all[0].wish) return wefti_fail(WEFT_E_MISMATCH, "ranks 0 and %d differ in WEFT_NCCL (or .nccl): set it alike on all", (int)i);
-    bool lacks = lacks_nccl(all, r->world.size, why, sizeof why);
-    if (lacks && all[0].wish == NCCL_FORCE) return wefti_fail(WEFT_E_UNSUPPORTED, "NCCL is forced, and cannot be had: %s", why);
-    *use_out = !lacks && all[0].wish != NCCL_OFF;
-    if (*use_out)
-        snprintf(text, sizeof r->world.device_group_text, "NCCL %d.%d.%d", (int)all[0].version / 10000, (int)all[0].version / 100 % 100,
-                 (int)all[0].version % 100);
-    else snprintf(text, sizeof r->world.device_group_text, "%s", all[0].wish == NCCL_OFF ? "NCCL is off (WEFT_NCCL)" : why);
+        if (all[i].wish != all[0].wish || all[i].per_node != all[0].per_node)
+            return wefti_fail(WEFT_E_MISMATCH, "ranks 0 and %d differ in WEFT_NCCL (or .nccl): set it alike on all", (int)i);
+    int32_t wish = all[0].wish, least, most;
+    bool    lacks = lacks_nccl(all, r->world.size, false, why, sizeof why), suits = suits_nodes(r, all, nodes, sizeof nodes);
+    if (lacks && wish == NCCL_FORCE) return wefti_fail(WEFT_E_UNSUPPORTED, "NCCL is forced, and cannot be had: %s", why);
+    bool alone = wish == NCCL_NODES && count_nodes(all, r->world.size, &least, &most) == 1; /* the one node is all */
+    if (wish == NCCL_NODES && !suits && (lacks || !alone)) return wefti_fail(WEFT_E_UNSUPPORTED, "NCCL inside nodes is asked for, and cannot be had: %s", nodes);
+    if (wish != NCCL_OFF && !lacks) *way_out = NCCL_FORCE;
+    if (suits && (wish == NCCL_NODES || (wish == NCCL_AUTO && lacks))) *way_out = NCCL_NODES;
+    int32_t version = all[r->world.rank].version;
+    if (*way_out != NCCL_OFF)
+        snprintf(text, sizeof r->world.device_group_text, "NCCL %d.%d.%d%s%.200s", (int)version / 10000, (int)version / 100 % 100, (int)version % 100,
+                 *way_out == NCCL_NODES ? " " : "", *way_out == NCCL_NODES ? nodes : "");
+    else snprintf(text, sizeof r->world.device_group_text, "%s", wish == NCCL_OFF ? "NCCL is off (WEFT_NCCL)" : why);
     return WEFT_OK;
 }
+
+#if defined WEFTI_HAVE_CUDA && defined WEFT_HAVE_NCCL
+static weft_status open_nccl(runtime *r, const nccl_facts *all, int32_t way) {
+    wefti_group_options how = {.device = r->world.device, .over = r->world.group, .size = r->world.size, .index = r->world.rank,
+                               .fault = r->link->fault, .timeout_ns = r->link->timeout_ns};
+    if (way == NCCL_FORCE) return wefti_collective_engine_nccl()->open(&how, &r->world.device_group);
+    int32_t *nodes = NULL;
+    size_t   bytes = (size_t)r->world.size * sizeof *nodes;
+    WEFTI_TRY(wefti_alloc(bytes, "nodes of ranks", &nodes));
+    for (int32_t i = 0; i < r->world.size; i++) nodes[i] = all[i].node;
+    r->world.group_ids[NODES_GROUP_ID] = -1;
+    how.id = NODES_GROUP_ID;
+    how.nodes = nodes;
+    how.reducer = r->link->reducer;
+    weft_status status = wefti_collective_engine_nccl_nodes()->open(&how, &r->world.device_group);
+    wefti_free(nodes, bytes);
+    return status;
+}
+#else
+static weft_status open_nccl(runtime *r, const nccl_facts *all, int32_t way) { return (void)r, (void)all, (void)way, WEFT_OK; }
+#endif
 
 /* Collective; after the ranks' devices are open. */
 static weft_status open_device_group(runtime *r, const weft_world_options *options) {
     nccl_facts mine = {0}, *all = NULL;
     size_t     bytes = (size_t)r->world.size * sizeof *all;
-    bool       use = false;
+    int32_t    way = NCCL_OFF;
     if (r->world.size < 2) return WEFT_OK;
-    WEFTI_TRY(read_nccl_wish(options, &mine.wish));
+    WEFTI_TRY(read_nccl_wish(options, &mine));
     find_nccl(r, &mine);
     WEFTI_TRY(wefti_alloc(bytes, "what ranks say about NCCL", &all));
     weft_status status = wefti_transport_exchange(r->link, "NCCL", &mine, sizeof mine, all);
-    if (status == WEFT_OK) status = decide_nccl(r, all, &use);
+    if (status == WEFT_OK) status = decide_nccl(r, all, &way);
+    if (status == WEFT_OK && way != NCCL_OFF) status = open_nccl(r, all, way);
     wefti_free(all, bytes);
-    if (status != WEFT_OK || !use) return status;
-#if defined WEFTI_HAVE_CUDA && defined WEFT_HAVE_NCCL
-    wefti_group_options how = {.device = r->world.device, .over = r->world.group, .size = r->world.size, .index = r->world.rank,
-                               .fault = r->link->fault, .timeout_ns = r->link->timeout_ns};
-    status = wefti_collective_engine_nccl()->open(&how, &r->world.device_group);
-#endif
     return status;
 }
 

@@ -49,8 +49,9 @@ typedef struct weft_world_options {
     const char *device;          /* "cpu"; "cuda:N", the N-th GPU; "cuda", that of this rank among its host's; "auto": cuda where there is a
                                     GPU, else cpu; NULL: from the environment (WEFT_DEVICE), else cpu */
     const char *nccl;            /* what collectives of GPUs go by: "auto", NCCL where every rank has it and a GPU of its own, else copies through
-                                    host memory and the wire; "off", always those; "force", NCCL or an error that says why not. The same on
-                                    all ranks. NULL: from the environment (WEFT_NCCL), else auto. Ranks may share a GPU under NCCL where
+                                    host memory and the wire; "off", always those; "force", NCCL or an error that says why not; "nodes", NCCL inside
+                                    each host and the wire across them, shard by shard, or an error; "nodes:N", the same with N ranks each taken for
+                                    a host. Auto comes to that where hosts have NCCL of different versions. The same on all ranks. NULL: from the environment (WEFT_NCCL), else auto. Ranks may share a GPU under NCCL where
                                     each has an NCCL_HOSTID of its own */
     weft_threads threads;        /* of the CPU device; sharers is found at the rendezvous */
     int64_t     timeout_ns;      /* for joining and for every wait; 0: 30 s */

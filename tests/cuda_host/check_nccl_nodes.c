@@ -12,6 +12,7 @@
 #include "transport/ranks.h"
 
 static const wire_setup shm = {.name = "shm", .mode = AS_PROCESSES, .open = wefti_wire_shm_open};
+static const wire_setup tcp = {.name = "tcp", .mode = AS_PROCESSES, .open = wefti_wire_tcp_open};
 /* Of the test's ranks, which are forked. */
 static bool           lazy;
 static const int32_t *nodes;
@@ -211,6 +212,10 @@ Test(cuda_nccl_nodes, dtypes_and_ops) {
 Test(cuda_nccl_nodes, sums_as_nccl_of_all) {
     ON(pairs, as_flat);
     ON(uneven, as_flat);
+}
+Test(cuda_nccl_nodes, sums_over_tcp) {
+    nodes = pairs;
+    conformance_run_one(&tcp, 4, "as_flat", as_flat);
 }
 Test(cuda_nccl_nodes, many_in_flight) {
     ON(pairs, many_in_flight);

@@ -285,7 +285,8 @@ ncclResult_t stand(state &of) {
 extern "C" {
 
 ncclResult_t ncclGetVersion(int *version) {
-    *version = (int)planted("version", -1, NCCL_VERSION_CODE);
+    const char *rank = getenv("WEFT_RANK");
+    *version = (int)planted("version", rank ? atoi(rank) : -1, NCCL_VERSION_CODE);
     return ncclSuccess;
 }
 
