@@ -37,9 +37,14 @@ const char *temporary_path(const char *name) {
         opened = 1;
         atexit(remove_folder);
     }
-    char *path = malloc(strlen(folder) + strlen(name) + 2);
-    sprintf(path, "%s/%s", folder, name);
-    return path;
+    /* Live as long as the process, and are reachable till then. */
+    static struct given { struct given *before; char path[]; } *last;
+    struct given *path = malloc(sizeof *path + strlen(folder) + strlen(name) + 2);
+    cr_assert_not_null(path);
+    path->before = last;
+    sprintf(path->path, "%s/%s", folder, name);
+    last = path;
+    return path->path;
 }
 
 double *read_doubles(const char *path, size_t *count_out) {
