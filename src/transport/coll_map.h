@@ -112,8 +112,12 @@ static inline void map_race_note(map_race *race, int trial, bool second, uint64_
     uint64_t *best_ns = &race->best_ns[second];
     if (*best_ns == 0 || took_ns < *best_ns) *best_ns = took_ns;
     if (trial < 2 * MAP_TRIES) return;
-    race->second = race->best_ns[1] != 0 && race->best_ns[1] < race->best_ns[0];
+    if (race->best_ns[0] != 0 && race->best_ns[1] != 0) race->second = race->best_ns[1] < race->best_ns[0]; /* else one was not tried: as before */
     race->best_ns[0] = race->best_ns[1] = 0;
+}
+/* Whether the second way, of which a trial took so long, need not be tried again: the first took half as long. */
+static inline bool map_race_is_lost(const map_race *race, uint64_t took_ns) {
+    return race->best_ns[0] != 0 && took_ns / 2 > race->best_ns[0];
 }
 /* The place of a length in tables of lengths. */
 static inline int map_length(size_t bytes) {

@@ -381,7 +381,7 @@ static void note_stores(coll_operation *operation) {
     if (!trial) return;
     map_race *race = store_race(operation, result_bytes(operation));
     uint64_t  took_ns = wefti_host_now(coll_group_of(operation)->host) - share->resolved_ns;
-    if (!share->stream && took_ns / 2 > race->best_ns[0]) {
+    if (!share->stream && map_race_is_lost(race, took_ns)) {
         race->operations += (uint32_t)(2 * MAP_TRIES - trial);
         trial = 2 * MAP_TRIES;
     }

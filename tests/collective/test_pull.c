@@ -136,6 +136,18 @@ Test(collective_pull, the_quicker_way_wins) {
     }
 }
 
+/* Calls may count as trials and not be timed, as those that go by pulls are of stores: no verdict comes of that. */
+Test(collective_pull, a_way_that_was_not_timed_neither_wins_nor_loses) {
+    for (int second = 0; second < 2; second++) {
+        map_race race = {.second = second};
+        cr_assert_not(map_race_is_lost(&race, 1000), "lost to a way that nobody timed");
+        map_race_note(&race, 2 * MAP_TRIES, true, 1000);
+        cr_assert(race.second == second, "one way was timed alone, and the other one judged");
+        map_race_note(&race, MAP_TRIES, false, 400);
+        cr_assert(map_race_is_lost(&race, 802) && !map_race_is_lost(&race, 801));
+    }
+}
+
 #define ON(setup, ranks, function) conformance_run_one(&setup, ranks, #function, function)
 
 Test(collective_pull, inproc_2) { ON(inproc, 2, pulls_from_mapped_memory); }
