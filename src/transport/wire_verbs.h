@@ -30,6 +30,7 @@ enum {
     VERBS_TOKENS = 16,                   /* large receives of a peer that are under way at once */
     VERBS_STAGES = 32,                   /* slots that messages are sent from */
     VERBS_QUEUE = 128,                   /* send requests of a queue pair */
+    VERBS_ACK_TIMEOUT = 15,              /* 4.096 us · 2^15: 134 ms until an unanswered packet is sent again */
     VERBS_SILENT_MOST = 8,               /* send requests in a row without a completion */
     VERBS_CHUNKS = 8,                    /* chunks of a queue pair that are on the way at once */
     VERBS_TRANSFERS = 2 * VERBS_TOKENS,  /* what peers have cleared, and as many one-sided ones */
@@ -215,7 +216,7 @@ typedef struct verbs_wire {
     const wefti_verbs_api *api;
     verbs_rail             rails[VERBS_RAILS];
     int32_t                rail_count;
-    uint8_t                traffic_class;
+    uint8_t                traffic_class, ack_timeout;
     verbs_link           **links; /* [size]; NULL: not connected. The own one has no queue */
     wefti_mesh             mesh;
     wefti_regions          regions;

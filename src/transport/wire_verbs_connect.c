@@ -15,9 +15,8 @@
 
 enum {
     GREETING_VERSION = 1,
-    ACK_TIMEOUT = 15,     /* 4.096 µs · 2^15: 134 ms until an unanswered packet is sent again … */
-    RETRIES = 6,          /* … so often: a peer that is gone is known in one second to four, as devices count; soft RoCE
-                             takes 7 for ever */
+    RETRIES = 6,          /* times that an unanswered packet is sent again (WEFT_VERBS_TIMEOUT): a peer that is gone is known in one
+                             second to four, as devices count; soft RoCE takes 7 for ever */
     RECEIVER_RETRIES = 6, /* credits see to it that there is always a receive; this many are an error */
     RECEIVER_TIMER = 12   /* 0.64 ms */
 };
@@ -166,7 +165,7 @@ static int to_listening(verbs_wire *wire, verbs_link *link, int32_t r) {
 
 static int to_sending(verbs_wire *wire, verbs_link *link, int32_t r) {
     uint8_t            reads = wire->rails[r].reads_out;
-    struct ibv_qp_attr attributes = {.qp_state = IBV_QPS_RTS, .sq_psn = link->queues[r].psn, .timeout = ACK_TIMEOUT,
+    struct ibv_qp_attr attributes = {.qp_state = IBV_QPS_RTS, .sq_psn = link->queues[r].psn, .timeout = wire->ack_timeout,
                                      .retry_cnt = RETRIES, .rnr_retry = RECEIVER_RETRIES};
     attributes.max_rd_atomic = link->theirs.rail[r].reads_in < reads ? link->theirs.rail[r].reads_in : reads;
     return wire->api->modify_qp(link->queues[r].qp, &attributes,

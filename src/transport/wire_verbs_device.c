@@ -4,6 +4,8 @@
  *   WEFT_VERBS_GID            index in the port's table; default: on Ethernet the RoCE v2 address of WEFT_INTERFACE, else the
  *                             first RoCE v2 one that routes, else any; on InfiniBand 0
  *   WEFT_VERBS_TRAFFIC_CLASS  of the packets, 0 to 255: switches choose lossless queues by it
+ *   WEFT_VERBS_TIMEOUT        n from 1 to 31: a packet that nobody answers is sent again after 4.096 us times 2^n; default 15,
+ *                             134 ms. After six times in vain the peer counts as gone: more where hosts may be late by a second
  *
  * Devices side by side carry chunks of the same transfers, the first of one rank to the first of another: they are used so
  * only when asked for, since nothing tells whether they reach each other. */
@@ -25,14 +27,14 @@ static const char *setting(const char *name) {
     return value && *value ? value : NULL;
 }
 
-static weft_status read_number(const char *name, long most, long *number_out) {
+static weft_status read_number(const char *name, long least, long most, long *number_out) {
     const char *text = setting(name);
     char       *end = NULL;
     if (!text) return WEFT_OK;
     errno = 0;
     long value = strtol(text, &end, 10);
-    if (end == text || *end || errno || value < 0 || value > most)
-        return wefti_fail(WEFT_E_INVALID, "verbs: %s=%s: expected a number from 0 to %ld", name, text, most);
+    if (end == text || *end || errno || value < least || value > most)
+        return wefti_fail(WEFT_E_INVALID, "verbs: %s=%s: expected a number from %ld to %ld", name, text, least, most);
     *number_out = value;
     return WEFT_OK;
 }
@@ -122,7 +124,7 @@ static weft_status fail_gid(verbs_wire *wire, verbs_rail *rail, uint32_t entries
 static weft_status choose_gid(verbs_wire *wire, verbs_rail *rail, uint32_t entries, const union ibv_gid *interface) {
     long wanted = -1;
     int  best = 0;
-    WEFTI_TRY(read_number("WEFT_VERBS_GID", 65535, &wanted));
+    WEFTI_TRY(read_number("WEFT_VERBS_GID", 0, 65535, &wanted));
     if (entries > MOST_GIDS) entries = MOST_GIDS;
     for (uint32_t i = 0; i < entries; i++) {
         struct ibv_gid_entry entry;
@@ -298,9 +300,11 @@ static weft_status open_found(verbs_wire *wire, struct ibv_device **devices, int
 
 weft_status wefti_verbs_rails_open(verbs_wire *wire, const wefti_wire_options *options) {
     const char *wish = setting("WEFT_VERBS_DEVICE");
-    long        traffic_class = 0;
+    long        traffic_class = 0, timeout = VERBS_ACK_TIMEOUT;
     int         count = 0;
-    WEFTI_TRY(read_number("WEFT_VERBS_TRAFFIC_CLASS", 255, &traffic_class));
+    WEFTI_TRY(read_number("WEFT_VERBS_TRAFFIC_CLASS", 0, 255, &traffic_class));
+    WEFTI_TRY(read_number("WEFT_VERBS_TIMEOUT", 1, 31, &timeout));
+    wire->ack_timeout = (uint8_t)timeout;
     wire->traffic_class = (uint8_t)traffic_class;
     errno = 0;
     struct ibv_device **devices = wire->api->get_device_list(&count);

@@ -312,6 +312,7 @@ static int modify_qp(struct ibv_qp *base, struct ibv_qp_attr *attributes, int ma
                     (to == IBV_QPS_RTR && queue->state == IBV_QPS_INIT) || (to == IBV_QPS_RTS && queue->state == IBV_QPS_RTR);
         if (!fits) error = EINVAL;
         if ((mask & IBV_QP_RETRY_CNT) && attributes->retry_cnt >= 7) fake_misuse("some devices would try for ever");
+        if (mask & IBV_QP_TIMEOUT) fake.counts.ack_timeout = attributes->timeout;
         if (mask & IBV_QP_DEST_QPN) queue->peer = attributes->dest_qp_num;
         if (fits && to == IBV_QPS_ERR) fake_flush(queue);
         if (fits) queue->state = to;

@@ -35,6 +35,7 @@ typedef struct fake_verbs_counts {
     int  calls;                  /* that can fail, so far */
     int  requests;               /* that were carried out */
     int  objects;                /* alive: contexts, domains, registrations, queues, channels */
+    int  ack_timeout;            /* of the queue that was made ready last */
     int  misuse;                 /* what no device forgives: overfull queues, keys in use given back, wrong states */
     char what[128];              /* the first misuse */
     char failed_call[32];        /* name of the call that failed on demand */

@@ -16,7 +16,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 programs=${1:?where are the programs?} folder=${2:?where to work?}
 packages=(perftest iproute2 ibverbs-providers busybox-static)
 modules=(rdma_rxe rdma_ucm crc32_generic dummy virtio_pci virtio_net sch_netem)
-alone_limit=300 pair_limit=200
+alone_limit=300 pair_limit=400
 
 skip() {
     echo "skipped: $*"
@@ -161,7 +161,7 @@ expect() { # expect PART COUNT PATTERN
     fail "guest '$1' should have said $2 times: $3"
 }
 hear() { # hear PART: what it said that people want to read
-    tr -d '\r' <"$folder/$1.log" | grep -aE '^(verdict|rank|one rank|bandwidth|sendrecv|the link|# |\[FAIL|\[----)|^ +1M' | sed "s/^/$1: /" || true
+    tr -d '\r' <"$folder/$1.log" | grep -aE '^(verdict|rank|turn|one rank|bandwidth|sendrecv|the link|# |\[FAIL|\[----)|^ +1M' | sed "s/^/$1: /" || true
 }
 
 try_alone() {

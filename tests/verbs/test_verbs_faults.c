@@ -146,6 +146,7 @@ static void clean(void) {
     unsetenv("WEFT_VERBS_DEVICE");
     unsetenv("WEFT_VERBS_GID");
     unsetenv("WEFT_VERBS_TRAFFIC_CLASS");
+    unsetenv("WEFT_VERBS_TIMEOUT");
 }
 TestSuite(verbs_faults, .init = clean);
 
@@ -487,6 +488,9 @@ Test(verbs_faults, says_which_devices_ports_and_gids_there_are) {
     setenv("WEFT_VERBS_TRAFFIC_CLASS", "256", 1);
     expect_refusal(WEFT_E_INVALID, "WEFT_VERBS_TRAFFIC_CLASS=256", "0 to 255");
     unsetenv("WEFT_VERBS_TRAFFIC_CLASS");
+    setenv("WEFT_VERBS_TIMEOUT", "0", 1); /* a device would wait for ever */
+    expect_refusal(WEFT_E_INVALID, "WEFT_VERBS_TIMEOUT=0", "1 to 31");
+    unsetenv("WEFT_VERBS_TIMEOUT");
     fake_verbs_set()->most_requests = 16;
     expect_refusal(WEFT_E_UNSUPPORTED, "16 requests", "128");
     fake_verbs_reset();
@@ -511,6 +515,15 @@ Test(verbs_faults, chooses_the_gid_that_routes_and_takes_the_one_that_is_asked_f
         cr_assert_eq(wefti_verbs_rails_open(&wire, &options), WEFT_OK, "%s", weft_error_message());
         cr_expect_eq(wire.rails[0].gid_index, cases[i].index, "case %zu took %u", i, wire.rails[0].gid_index);
         wefti_verbs_rails_close(&wire);
+    }
+}
+
+Test(verbs_faults, waits_for_answers_as_long_as_it_is_told) {
+    for (int told = 0; told < 2; told++) {
+        if (told) setenv("WEFT_VERBS_TIMEOUT", "18", 1);
+        pair ends = open_pair();
+        cr_expect_eq(fake_verbs_read().ack_timeout, told ? 18 : 15);
+        close_ends(&ends);
     }
 }
 
