@@ -103,6 +103,7 @@ Test(served_split, what_is_not_there_is_refused) {
     split_fails("gpt", two, "RUN_CLIP", "1", "WEFT_E_UNSUPPORTED", "use clip_value");
     split_fails("gpt", two, "RUN_ZERO", "1", "WEFT_E_UNSUPPORTED", "zero = 1 does not go with sync = WEFT_SERVER");
     split_fails("gpt", two, "RUN_WITH", "keep", "WEFT_E_UNSUPPORTED", "go on");
+    split_fails("gpt", two, "RUN_WITH", "renew", "WEFT_E_UNSUPPORTED", "nobody takes a lost rank's place in its replica");
     split_fails("moe", (split){2, "expert=2,sync=server"}, "RUN_WITH", "", "WEFT_E_UNSUPPORTED", "expert = 2 does not go with sync = WEFT_SERVER");
     split_fails("gpt", (split){2, "pipeline=2,sync=server"}, "RUN_WITH", "compress", "WEFT_E_UNSUPPORTED", "sync = WEFT_SERVER and compress");
 }

@@ -128,7 +128,11 @@ Test(wanted, are_those_of_one_process_beside_time_and_experts) {
     agrees(2, (weft_strategy){.expert = 2});
     agrees(4, (weft_strategy){.expert = 2, .tensor = 2});
 }
-Test(wanted, are_those_of_one_process_by_a_server) { agrees(2, (weft_strategy){.sync = WEFT_SERVER}); }
+Test(wanted, are_those_of_one_process_by_a_server) {
+    agrees(2, (weft_strategy){.sync = WEFT_SERVER});
+    agrees(4, (weft_strategy){.data = 2, .tensor = 2, .sync = WEFT_SERVER});
+    agrees(4, (weft_strategy){.data = 2, .pipeline = 2, .accumulate = 2, .sync = WEFT_SERVER});
+}
 
 /* Alone: as the loss changes where an input does. A step changes parameters, so each loss is that of a fresh trainer. */
 Test(wanted, is_how_the_loss_changes) {

@@ -211,9 +211,10 @@ static void spoil(const char *with, weft_program *program) {
     if (strcmp(with, "four") == 0) program->strategy.zero = 4;
 }
 
-static weft_status ask(const char *with, weft_trainer *trainer, const weft_loader *loader) {
+static weft_status ask(const char *with, weft_trainer *trainer, weft_loader *loader) {
     float some[64 * 128];
     if (strcmp(with, "keep") == 0) return weft_trainer_keep(trainer, loader);
+    if (strcmp(with, "renew") == 0) return weft_trainer_renew(trainer, weft_trainer_world(trainer), loader);
     if (strcmp(with, "get") == 0) return weft_variables_get(weft_trainer_variables(trainer), "one.weight", some, sizeof some);
     return WEFT_OK;
 }
