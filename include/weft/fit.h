@@ -62,9 +62,9 @@ typedef struct weft_fit_result {
  * those who are left. The log gets "event":"fault" with the message, and "event":"renewed" with the step gone on from, ranks, and the
  * seconds that it took; "step" events after that step come twice. Where rank 0 was lost the new one goes on with its files. A rank whose own
  * error ended it is not waited for. Where a fault cannot be survived the message says why, and that of the fault: too few ranks left
- * (WEFT_E_PEER), a wire or launcher that does not allow it, a bounded staleness (WEFT_E_UNSUPPORTED).
- * With WEFT_SERVER (.replicas; staleness 0 or asynchronous) nothing is kept and no step is done again: steps go on without a lost rank, and after that in which it was lost,
- * or another came, all go over with their rows; asynchronous ones after an epoch. */
+ * (WEFT_E_PEER), a wire or launcher that does not allow it (WEFT_E_UNSUPPORTED).
+ * With WEFT_SERVER (.replicas) nothing is kept and no step is done again: steps go on without a lost rank, and after that in which it was lost,
+ * or another came, all go over with their rows; with staleness after an epoch. */
 WEFT_MUST_CHECK weft_status weft_fit(weft_trainer *trainer, weft_loader *loader, const weft_fit_options *options,
                                      weft_fit_result *result_out);
 

@@ -150,8 +150,9 @@ int64_t weft_trainer_kept(const weft_trainer *trainer);
  *
  * With WEFT_SERVER nothing is kept or done again: rows, solver states and what compression left out come along with the servers, those of lost ranks from their replicas
  * (WEFT_E_PEER where there are none: load a checkpoint), and afterwards all have replicas again, so that the next fault loses nothing either. Steps go on meanwhile without
- * a lost rank, so there is no hurry: report.lost says when to, without staleness in the same step on all ranks; asynchronous ones all go on from where rank 0 stands. Not with a bounded staleness, nor in replicas that are split
- * (WEFT_E_UNSUPPORTED). If fewer ranks are left than strategy.servers, all of them serve.
+ * a lost rank, so there is no hurry: report.lost says when to, without staleness in the same step on all ranks; others all go on from where rank 0 stands. With a bounded staleness
+ * a rank that has heard of it ends no more clocks, so after a fault a step that waits for others' clocks ends without its pull (.lost says so), and the next one begins with that: a bound is
+ * never passed. Not in replicas that are split (WEFT_E_UNSUPPORTED). If fewer ranks are left than strategy.servers, all of them serve.
  *
  * The trainer's evaluators come along; the loader goes on with the new rank's share (other loaders: weft_loader_share). What was borrowed of the
  * trainer, its variables and its plan, is gone. `world` must live as long as the trainer; the one before may be released.

@@ -289,6 +289,7 @@ static weft_status look_around(fit *f, bool ended) {
     bool        any = weft_world_verdict(world) != WEFT_OK || wefti_served_lost(f->trainer) > 0;
     if (f->trainer->program.strategy.staleness != 0 && !ended) return WEFT_OK;
     WEFTI_TRY(wefti_any(f->trainer, &any));
+    any = any || !wefti_served_all_are_there(f->trainer->served); /* who took no part here is known to all before the world says so */
     note_sums(f);
     while (any && weft_world_verdict(world) == WEFT_OK && seconds() - begun < VERDICT_SECONDS) nanosleep(&(struct timespec){0, 1000000}, NULL);
     return any ? weft_world_verdict(world) : WEFT_OK;
@@ -542,7 +543,7 @@ static weft_status go_on(fit *f) {
 static bool is_elastic(const fit *f) {
     const char *text = getenv("WEFT_ELASTIC");
     const weft_strategy *strategy = &f->trainer->program.strategy;
-    bool renews = strategy->sync == WEFT_ALLREDUCE || (strategy->replicas && strategy->staleness <= 0);
+    bool renews = strategy->sync == WEFT_ALLREDUCE || (strategy->replicas && !wefti_served_in_parts(&f->trainer->program));
     return f->options->elastic || (text && strcmp(text, "1") == 0 && renews);
 }
 

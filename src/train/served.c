@@ -23,6 +23,7 @@
 #include "core/rules/rules.h"
 #include "parallel/compress.h"
 #include "parallel/server/meeting.h"
+#include "parallel/server/states.h"
 #include "train/trainer.h"
 #include "weft/server.h"
 
@@ -38,7 +39,12 @@ typedef struct served_parameter {
     void         *sum;              /* what is pushed later, or is being pushed; NULL: gradients are pushed where they are */
     void         *variable;         /* its memory, where that is the host's and pulls go there */
     size_t        bytes;
+    bool          pulls;            /* what `request` is */
 } served_parameter;
+
+/* A pull that waits for another rank's clock is answered after so long, and asked again, so that who is held up by a rank that will end no more clocks is not held to the
+ * server's timeout. It is no limit on how long a pull takes. */
+#define SLICE_NS (UINT64_C(200) * 1000 * 1000)
 
 struct wefti_served {
     weft_server      *server;
@@ -52,6 +58,8 @@ struct wefti_served {
     int64_t           taken, summed; /* steps; those whose gradients are in the sums */
     int64_t           refreshed;  /* the step after which variables were last what servers have; -1 */
     bool              moved;      /* it has come from another world with its rows */
+    bool              bounded;    /* staleness above 0, and a rank alone has a replica: pulls wait for the others' clocks, and may be owed */
+    bool              owes;       /* a pull that was given up, without which no step computes: its parameters would lack too much */
     uint64_t          waited_ns;
 };
 
@@ -163,6 +171,7 @@ weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **serve
     *served_out = served;
     served->n = trainer->training.n;
     served->sums = trainer->program.strategy.staleness == 0;
+    served->bounded = trainer->program.strategy.staleness > 0 && !wefti_served_in_parts(&trainer->program);
     served->refreshed = -1;
     served->push = trainer->program.strategy.push > 0 ? trainer->program.strategy.push : 1;
     served->fetch = trainer->program.strategy.fetch > 0 ? trainer->program.strategy.fetch : 1;
@@ -172,12 +181,12 @@ weft_status wefti_served_open(weft_trainer *trainer, struct wefti_served **serve
     return open_meeting(trainer);
 }
 
-static weft_status drop_steps(struct wefti_served *served);
+static weft_status drop_steps(weft_trainer *trainer);
 
 weft_status wefti_served_move(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
     weft_server_options  options = options_of(trainer, true);
-    weft_status          dropped = drop_steps(served); /* of ranks that are gone: what was lost of them is told by the next */
+    weft_status          dropped = drop_steps(trainer); /* of ranks that are gone: what was lost of them is told by the next */
     (void)dropped;
     WEFTI_TRY(weft_server_resize(served->server, trainer->world, &options, NULL));
     wefti_meeting_leave(served->meeting);
@@ -237,7 +246,8 @@ static bool takes_part(const struct wefti_served *served, const served_parameter
 
 static weft_status start(const struct wefti_served *served, served_parameter *one, weft_request_kind kind, const void *send, double rate) {
     weft_table_call call = {.kind = kind, .keys = one->keys, .send = send, .receive = receive_of(one), .rate = rate, .plain = served->plain};
-    return takes_part(served, one, kind) ? weft_table_start_call(one->table, &call, &one->request) : WEFT_OK;
+    one->pulls = kind == WEFT_PULL;
+    return takes_part(served, one, kind) ? wefti_table_start_slice(one->table, &call, one->pulls && served->bounded ? SLICE_NS : 0, &one->request) : WEFT_OK;
 }
 
 /* Waits for one request, and keeps the first failure of several. */
@@ -252,11 +262,30 @@ static weft_status wait_for(struct wefti_served *served, weft_request **request,
     return before == WEFT_OK ? status : wefti_fail(before, "%s", message);
 }
 
-/* Waits for all, whatever becomes of one. */
-static weft_status finish(struct wefti_served *served, weft_status status) {
-    for (int32_t i = 0; i < served->n; i++) status = wait_for(served, &served->parameters[i].request, status);
+/* As wait_for, of what is asked in slices. `world` (NULL: none): once it has a fault, a pull that is held up for a slice is given up, and *held_out set. */
+static weft_status wait_in_slices(struct wefti_served *served, served_parameter *one, weft_status before, const weft_world *world, bool *held_out) {
+    const bool     sliced = before == WEFT_OK && served->bounded && one->pulls && one->request;
+    const uint64_t until_ns = sliced ? wefti_host_now(wefti_host_system()) + (uint64_t)wefti_server_timeout(served->server) : 0;
+    while (sliced && one->request) {
+        weft_status status = wait_for(served, &one->request, WEFT_OK);
+        if (status != WEFT_E_TIMEOUT) return status;
+        if (world && wefti_fault_status(world->fault) != WEFT_OK) {
+            *held_out = true;
+            return WEFT_OK;
+        }
+        if (wefti_host_now(wefti_host_system()) >= until_ns) return wefti_fail(status, "%s", weft_error_message());
+        WEFTI_TRY(start(served, one, WEFT_PULL, NULL, 0));
+    }
+    return wait_for(served, &one->request, before);
+}
+
+static weft_status finish_or_hold(struct wefti_served *served, weft_status status, const weft_world *world, bool *held_out) {
+    for (int32_t i = 0; i < served->n; i++) status = wait_in_slices(served, &served->parameters[i], status, world, held_out);
     return status;
 }
+
+/* Waits for all, whatever becomes of one. */
+static weft_status finish(struct wefti_served *served, weft_status status) { return finish_or_hold(served, status, NULL, NULL); }
 
 static weft_status finish_pushes(struct wefti_served *served) {
     weft_status status = WEFT_OK;
@@ -289,13 +318,18 @@ static weft_status take_values(weft_trainer *trainer) {
     return WEFT_OK;
 }
 
-static weft_status pull_all(weft_trainer *trainer) {
+/* `may_hold`: a pull that other ranks hold up, after a fault, is owed, and the parameters are not all as new as they ought to be. */
+static weft_status pull_or_owe(weft_trainer *trainer, bool may_hold) {
     struct wefti_served *served = trainer->served;
     weft_status          status = WEFT_OK;
+    bool                 held = false;
     for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = start(served, &served->parameters[i], WEFT_PULL, NULL, 0);
-    WEFTI_TRY(finish(served, status));
-    return take_values(trainer);
+    status = finish_or_hold(served, status, may_hold ? trainer->world : NULL, &held);
+    served->owes = held || (status == WEFT_E_TIMEOUT && served->bounded);
+    return status != WEFT_OK || held ? status : take_values(trainer);
 }
+
+static weft_status pull_all(weft_trainer *trainer) { return pull_or_owe(trainer, false); }
 
 static weft_status set_all(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
@@ -323,8 +357,10 @@ bool wefti_served_has(const weft_trainer *trainer, const char *variable) {
 }
 
 /* What is under way, or was added up to be pushed, is of a run that is being left. */
-static weft_status drop_steps(struct wefti_served *served) {
-    weft_status status = finish(served, WEFT_OK), pushed = finish_pushes(served);
+static weft_status drop_steps(weft_trainer *trainer) {
+    struct wefti_served *served = trainer->served;
+    bool                 held = false;
+    weft_status          status = finish_or_hold(served, WEFT_OK, trainer->world, &held), pushed = finish_pushes(served);
     for (int32_t i = 0; i < served->n; i++)
         if (served->parameters[i].sum) memset(served->parameters[i].sum, 0, served->parameters[i].bytes);
     served->summed = 0;
@@ -336,7 +372,7 @@ static weft_status drop_steps(struct wefti_served *served) {
 weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_states *states, int32_t lead) {
     const bool parts = wefti_served_in_parts(&trainer->program), leads = trainer->world->rank == lead;
     const bool sets = parts ? wefti_trainer_data_rank(trainer) == 0 : leads; /* of a split run no rank has all */
-    WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), drop_steps(trainer->served), "ending what was under way"));
+    WEFTI_TRY(wefti_agree(wefti_trainer_meets(trainer), drop_steps(trainer), "ending what was under way"));
     weft_status status = sets && !trainer->served->moved ? set_all(trainer) : WEFT_OK;
     trainer->served->moved = false;
     if (status == WEFT_OK && leads && states) status = wefti_served_states_set(trainer, states);
@@ -346,7 +382,23 @@ weft_status wefti_served_restore(weft_trainer *trainer, const wefti_served_state
     return wefti_agree(wefti_trainer_meets(trainer), leads && !parts ? WEFT_OK : pull_all(trainer), "fetching the parameters from the server");
 }
 
+/* Clocks of ranks differ by what the bound allows, and newcomers begin in that of the slowest: all go on from the latest, so that none has steps to take that the others
+ * do not. */
+static weft_status level_clocks(weft_trainer *trainer) {
+    const struct wefti_served *served = trainer->served;
+    weft_world                *met = wefti_trainer_meets(trainer);
+    int64_t                    latest = 0;
+    for (int32_t i = 0; i < served->n; i++)
+        if (served->parameters[i].table) latest = wefti_max_i64(latest, weft_table_time(served->parameters[i].table));
+    wefti_collective_call call = {.kind = WEFTI_ALLREDUCE, .dtype = WEFT_I64, .op = WEFTI_REDUCE_MAX, .send = &latest, .receive = &latest, .count = 1};
+    if (met->size > 1) WEFTI_TRY(wefti_collective_run(met->group, &call));
+    for (int32_t i = 0; i < served->n; i++)
+        while (served->parameters[i].table && weft_table_time(served->parameters[i].table) < latest) WEFTI_TRY(weft_table_clock(served->parameters[i].table));
+    return WEFT_OK;
+}
+
 weft_status wefti_served_pull(weft_trainer *trainer) {
+    if (trainer->served->bounded) WEFTI_TRY(level_clocks(trainer));
     trainer->served->refreshed = trainer->steps;
     return pull_all(trainer);
 }
@@ -489,15 +541,22 @@ static weft_status exchange_stale(weft_trainer *trainer, weft_plan *plan, bool p
     if (push) WEFTI_TRY(give(trainer, plan, rate, fetches));
     if (served->taken % served->push == 0) WEFTI_TRY(push_sums(trainer, rate));
     if (trainer->program.strategy.staleness > 0 && !is_warming(trainer)) WEFTI_TRY(end_clocks(served));
-    return fetches ? pull_all(trainer) : WEFT_OK;
+    return fetches ? pull_or_owe(trainer, true) : WEFT_OK;
 }
 
 /* --- steps that overlap --- */
 
-/* Before a step computes: what was pulled meanwhile becomes its parameters, and the next pull begins. The first step has those that were set. */
+/* Before a step computes: what was pulled meanwhile becomes its parameters, and the next pull begins. The first step has those that were set. Where that pull is
+ * held up after a fault it is owed. */
 static weft_status begin_overlapped(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
-    weft_status          status = finish(served, WEFT_OK);
+    bool                 held = false;
+    weft_status          status = finish_or_hold(served, WEFT_OK, trainer->world, &held);
+    served->owes = held;
+    if (held) {
+        served->pulled = false;
+        return status;
+    }
     if (status == WEFT_OK && served->pulled) status = take_values(trainer);
     for (int32_t i = 0; i < served->n && status == WEFT_OK; i++) status = start(served, &served->parameters[i], WEFT_PULL, NULL, 0);
     served->pulled = true;
@@ -565,7 +624,12 @@ weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, we
         report->skipped = true;
         return end_warm_step(trainer, 1);
     }
+    if (served->owes) WEFTI_TRY(pull_all(trainer));
     if (strategy->overlap) WEFTI_TRY(begin_overlapped(trainer));
+    if (served->owes) {
+        report->skipped = true;
+        return WEFT_OK;
+    }
     if (rows > 0) WEFTI_TRY(compute(trainer, batch, rows, hyper, &plan, losses));
     if (plan) report->wait_ns = wefti_plan_wait_ns(plan);
     report->loss = losses[0];

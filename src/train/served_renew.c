@@ -2,6 +2,9 @@
  * gone needs a replica; so every row has two holders again afterwards. What no server has, as running statistics and the step, comes from rank 0 of the new
  * world, which is never a newcomer. Nobody keeps copies meanwhile.
  *
+ * With a bounded staleness ranks hear in different steps that one is gone, and who has heard it ends no more clocks: a step that waits for these gives its pull up
+ * (served.c), and its rank comes here too. All then go on from the latest of their clocks.
+ *
  * The server moves in the middle of the trainer's move, in the place where newcomers create theirs. A move that fails later leaves it with the new
  * world; the trainer is back in the old one, and only another call, with that world or a later one, goes on. */
 #include <string.h>
@@ -17,13 +20,9 @@ static weft_status receive(weft_trainer *trainer, weft_loader *loader, wefti_sna
 }
 
 weft_status wefti_served_renews(const weft_trainer *trainer) {
-    const int32_t staleness = trainer->program.strategy.staleness;
-    if (wefti_served_in_parts(&trainer->program))
-        return wefti_fail(WEFT_E_UNSUPPORTED, "weft_trainer_renew: with a parameter server and tensor = %d, pipeline = %d, sequence = %d nobody takes a lost rank's place in its replica: go on from "
-                          "a checkpoint", (int)trainer->program.strategy.tensor, (int)trainer->program.strategy.pipeline, (int)trainer->program.strategy.sequence);
-    if (staleness <= 0) return WEFT_OK;
-    return wefti_fail(WEFT_E_UNSUPPORTED, "weft_trainer_renew: with staleness %d ranks hear in different steps that one is gone, and would wait here for clocks that others do "
-                      "not end: steps go on without it; for another split go on from a checkpoint, or take staleness 0 or WEFT_TABLE_ASYNCHRONOUS", (int)staleness);
+    if (!wefti_served_in_parts(&trainer->program)) return WEFT_OK;
+    return wefti_fail(WEFT_E_UNSUPPORTED, "weft_trainer_renew: with a parameter server and tensor = %d, pipeline = %d, sequence = %d nobody takes a lost rank's place in its replica: go on from "
+                      "a checkpoint", (int)trainer->program.strategy.tensor, (int)trainer->program.strategy.pipeline, (int)trainer->program.strategy.sequence);
 }
 
 weft_status wefti_served_renew(weft_trainer *trainer, weft_world *world, weft_loader *loader) {

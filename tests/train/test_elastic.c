@@ -165,6 +165,7 @@ Test(elastic, one_that_serves_and_comes_late_is_taken_in) {
 }
 /* Nobody waits in a step; who comes again begins where rank 0 stands. */
 Test(elastic, one_that_serves_asynchronously_comes_again) { served("--wire shm", "-1", "..k.", 1); }
+Test(elastic, one_that_serves_within_a_bound_comes_again) { served("--wire shm", "2", "..k.", 1); }
 
 /* --- one lives, and does not go on --- */
 

@@ -59,6 +59,7 @@ weft_status wefti_client_take(weft_server *server, bool detached, weft_request *
     request->call = (weft_table_call){0};
     request->table = NULL;
     request->part = 0;
+    request->slice_ns = 0;
     request->ask = NULL;
     request->of = NULL;
     request->twins = 0;
@@ -416,6 +417,8 @@ weft_status wefti_client_start(weft_server *server, weft_request *request, int32
                           "weft_world_shrink and weft_server_resize find out", (int)server->rank);
     request->deadline_ns = wefti_deadline_after(wefti_host_now(server->host), timeout_ns);
     if (wefti_is_of_files(request->kind)) timeout_ns = server->timeout_ns; /* servers wait for the others so long; files take longer */
+    const uint64_t slice_ns = request->of ? request->of->slice_ns : request->slice_ns;
+    if (slice_ns && slice_ns < timeout_ns) timeout_ns = slice_ns;
     request->state = REQUEST_FLYING;
     request->pending = 1; /* this function */
     request->over = false;

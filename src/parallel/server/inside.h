@@ -132,6 +132,7 @@ struct weft_request {
     uint64_t       number;      /* of the snapshot; LOAD: the phase */
     uint64_t       changes;     /* SAVE: the server's when it was asked for */
     int32_t        part;        /* of rows: as in the frame */
+    uint64_t       slice_ns;    /* how long servers hold it up, where that is less than its time; 0: not */
     int64_t       *updates;     /* where `part`: as in the frame */
     request_part  *parts;       /* [servers] */
 };

@@ -418,6 +418,7 @@ weft_status weft_server_poll(weft_server *server) {
 /* --- looking --- */
 
 weft_world *wefti_server_world(const weft_server *server) { return server->world; }
+int64_t     wefti_server_timeout(const weft_server *server) { return (int64_t)server->timeout_ns; }
 
 bool    weft_server_is_worker(const weft_server *server) { return server->works; }
 bool    weft_server_is_serving(const weft_server *server) { return server->serves; }

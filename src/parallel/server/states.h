@@ -5,6 +5,11 @@
 #include "weft/server.h"
 
 weft_world *wefti_server_world(const weft_server *server); /* that it was created in */
+int64_t     wefti_server_timeout(const weft_server *server); /* of requests that do not say theirs */
+
+/* As weft_table_start_call, of what a server holds up for no longer than that (0: its own time) where it waits for clocks, and then answers WEFT_E_TIMEOUT; how
+ * long the server may be silent is not less by that. */
+WEFT_MUST_CHECK weft_status wefti_table_start_slice(weft_table *table, const weft_table_call *call, uint64_t slice_ns, weft_request **request_out);
 
 /* WEFT_PULL or WEFT_SET of a dense table's state `state`, [rows, width] as the table keeps it, and of how many updates its rows have had (of a server's
  * first row; SET: of all). The table's dtype is what it keeps: F32, F64. Both belong to the request until it has ended. As weft_table_start_call;

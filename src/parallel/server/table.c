@@ -262,7 +262,7 @@ static weft_status prepare(weft_server *server, weft_request *request) {
     return WEFT_OK;
 }
 
-static weft_status begin(weft_table *table, const weft_table_call *call, int32_t part, int64_t *updates, weft_request **request_out) {
+static weft_status begin(weft_table *table, const weft_table_call *call, int32_t part, int64_t *updates, uint64_t slice_ns, weft_request **request_out) {
     static const wefti_frame_kind kinds[] = {[WEFT_PUSH] = WEFTI_SERVER_PUSH, [WEFT_PULL] = WEFTI_SERVER_PULL, [WEFT_SET] = WEFTI_SERVER_SET,
                                              [WEFT_PUSH_PULL] = WEFTI_SERVER_PUSH_PULL};
     weft_request                 *request = NULL;
@@ -279,6 +279,7 @@ static weft_status begin(weft_table *table, const weft_table_call *call, int32_t
     request->call = *call;
     request->part = part;
     request->updates = updates;
+    request->slice_ns = slice_ns;
     if (is_prepared(request)) {
         pthread_mutex_unlock(&server->lock);
         status = prepare(server, request);
@@ -295,14 +296,20 @@ weft_status weft_table_start_call(weft_table *table, const weft_table_call *call
     *request_out = NULL;
     if (!table || !call) return wefti_fail(WEFT_E_INVALID, "weft_table_start_call: the %s is NULL", table ? "call" : "table");
     WEFTI_TRY(check_call(table, call));
-    return begin(table, call, 0, NULL, request_out);
+    return begin(table, call, 0, NULL, 0, request_out);
+}
+
+weft_status wefti_table_start_slice(weft_table *table, const weft_table_call *call, uint64_t slice_ns, weft_request **request_out) {
+    *request_out = NULL;
+    WEFTI_TRY(check_call(table, call));
+    return begin(table, call, 0, NULL, slice_ns, request_out);
 }
 
 weft_status wefti_table_start_state(weft_table *table, weft_request_kind kind, int32_t state, void *values, int64_t *updates,
                                     weft_request **request_out) {
     weft_table_call call = {.kind = kind, .send = values, .receive = values, .rate = kind == WEFT_SET ? (double)*updates : 0};
     *request_out = NULL;
-    return begin(table, &call, state + 1, updates, request_out);
+    return begin(table, &call, state + 1, updates, 0, request_out);
 }
 
 static weft_status finish(weft_request *request) {
