@@ -305,8 +305,14 @@ static weft_tensor *empty_extreme(evaluator *e, const wefti_node *node) {
 static weft_tensor *contribution(evaluator *e, weft_tensor *tensor) {
     piece *p = piece_of(e, tensor);
     if (p->layout.kind != WEFTI_PARTIAL) {
-        weft_tensor *all = whole(e, tensor); /* also where it is not used: every rank must emit the same messages */
-        return e->partition.rank == 0 ? all : full(e, tensor->dtype, tensor->shape, 0);
+        weft_tensor *all = whole(e, tensor);
+        wefti_attrs  attrs = wefti_no_attrs();
+        if (e->partition.ranks == 1 || wefti_poisoned(all)) return all;
+        /* Which rank this is stands in a constant that planning does not look into: a sum that is not read would be dropped, and its message with it, on some ranks. */
+        attrs.arange.start = e->partition.rank;
+        weft_tensor *rank = weft_reshape(wefti_emit_leaf(e->to, WEFT_OP_ARANGE, &attrs, WEFT_I64, weft_shape(1), NULL, NULL), weft_shape_scalar());
+        weft_tensor *first = weft_eq(rank, full(e, WEFT_I64, weft_shape_scalar(), 0));
+        return weft_where(first, all, full(e, tensor->dtype, weft_shape_scalar(), 0));
     }
     accumulate(e, tensor, e->partition.micro - 1);
     return p->sum;

@@ -4,7 +4,7 @@
 #include "train/split_runs.h"
 
 Test(served_split, without_staleness_is_one_process) {
-    setenv("RUN_PENALTY", "1", 1); /* a parameter whose gradient all ranks have alike counts once */
+    setenv("RUN_PENALTY", "1", 1); /* what all ranks have alike of a gradient, whole or beside a sum over ranks, counts once */
     splits_agree("gpt", "f64", 10, 1e-11, (split[]){{4, "data=2,tensor=2,sync=server"}, {4, "data=2,tensor=2,tensor-rows=1,sync=server,servers=1"},
                                                     {4, "data=2,pipeline=2,accumulate=2,sync=server"}, {4, "data=2,sequence=2,sync=server"},
                                                     {8, "data=2,tensor=2,pipeline=2,accumulate=2,schedule=1f1b,sync=server"}}, 5);

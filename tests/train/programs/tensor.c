@@ -82,10 +82,13 @@ static weft_tensor *ends(weft_graph *g, weft_tensor *x) {
     return weft_concat(both, 2, 1);
 }
 
+static weft_tensor *table_of_letters; /* of gpt and moe */
+
 static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool mixed, weft_tensor **extra) {
     weft_tensor *table = weft_parameter(g, "tokens.weight", weft_shape(LETTERS, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
     weft_tensor *places = weft_parameter(g, "places.weight", weft_shape(context, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
     weft_tensor *x = weft_embedding(ids, "embedding", .weight = table);
+    table_of_letters = table;
     bool         turned = getenv("RUN_ROTARY") != NULL;
     if (!turned) x = weft_add(x, places);
     if (getenv("RUN_MIX")) x = weft_add(x, weft_softmax(x, 1));
@@ -119,6 +122,7 @@ static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) 
     weft_tensor *loss = loss_of_batch(g, model, dtype);
     if (!getenv("RUN_PENALTY")) return loss;
     weft_tensor *alone = weft_parameter(g, "alone", weft_shape(width, 2 * width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
+    if (table_of_letters) loss = weft_add(loss, weft_mean(weft_square(table_of_letters)));
     return weft_add(loss, weft_mul_scalar(weft_mean(weft_square(alone)), 3));
 }
 
