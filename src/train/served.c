@@ -360,7 +360,8 @@ bool wefti_served_has(const weft_trainer *trainer, const char *variable) {
 static weft_status drop_steps(weft_trainer *trainer) {
     struct wefti_served *served = trainer->served;
     bool                 held = false;
-    weft_status          status = finish_or_hold(served, WEFT_OK, trainer->world, &held), pushed = finish_pushes(served);
+    /* The world that these were asked in, which has the fault: a trainer that moves is in the next one already. */
+    weft_status status = finish_or_hold(served, WEFT_OK, wefti_server_world(served->server), &held), pushed = finish_pushes(served);
     for (int32_t i = 0; i < served->n; i++)
         if (served->parameters[i].sum) memset(served->parameters[i].sum, 0, served->parameters[i].bytes);
     served->summed = 0;
@@ -628,7 +629,7 @@ weft_status wefti_served_step(weft_trainer *trainer, const weft_batch *batch, we
     if (strategy->overlap) WEFTI_TRY(begin_overlapped(trainer));
     if (served->owes) {
         report->skipped = true;
-        return WEFT_OK;
+        return end_clocks(served); /* a step of this rank all the same: where its clocks fell behind its steps, others would wait for them when it has none left */
     }
     if (rows > 0) WEFTI_TRY(compute(trainer, batch, rows, hyper, &plan, losses));
     if (plan) report->wait_ns = wefti_plan_wait_ns(plan);
