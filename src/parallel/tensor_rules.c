@@ -220,21 +220,9 @@ static void rule_matmul(ruler *r) {
     s->outputs[0] = *wish;
 }
 
-/* Of time a few places, no more than a rank has, are asked of those that have them (and their gradient goes to these). */
+/* Of time a few places, no more than a rank has, are asked of those that have them. */
 static bool is_few(const ruler *r, const wefti_layout *cut, int64_t places, const weft_tensor *of) {
     return r->split->along == WEFTI_MESH_SEQUENCE && is_addressed(cut) && weft_dtype_is_float(of->dtype) && places <= of->shape.dim[cut->axis] / r->split->ranks;
-}
-
-static void rule_pad(ruler *r) {
-    const wefti_layout *wish = desired(r);
-    const weft_tensor  *x = input(r, 0);
-    by_batch(r);
-    if (r->s->outputs[0].kind != WEFTI_WHOLE || r->s->node->attrs.pad.value != 0 || !is_few(r, wish, x->shape.dim[wish->axis], &r->s->node->outputs[0])) return;
-    for (int32_t axis = 0; axis < x->shape.rank; axis++) /* nothing is cut off, and another axis stays as it is */
-        if (axis == wish->axis ? r->s->node->attrs.pad.low[axis] < 0 || r->s->node->attrs.pad.high[axis] < 0 : x->shape.dim[axis] != r->s->node->outputs[0].shape.dim[axis]) return;
-    r->s->wanted[0] = wefti_layout_whole();
-    r->s->outputs[0] = *wish;
-    r->as_batch = false;
 }
 
 /* One whole section of what is dealt out by sections is dealt out itself. */
@@ -399,7 +387,6 @@ static rule *rule_of(weft_op op) {
     case WEFT_OP_CONV2D_BACKWARD_WEIGHT: return rule_conv2d_backward_weight;
     case WEFT_OP_MATMUL: return rule_matmul;
     case WEFT_OP_SLICE: return rule_slice;
-    case WEFT_OP_PAD: return rule_pad;
     case WEFT_OP_CONCAT: return rule_concat;
     case WEFT_OP_UPDATE: return rule_update;
     case WEFT_OP_ASSIGN: return rule_assign;
@@ -463,7 +450,6 @@ wefti_tensor_way wefti_tensor_way_of(const wefti_node *node, const wefti_layout 
     case WEFT_OP_GATHER: return is_split(&wanted[0]) && wanted[0].axis == node->attrs.axis.axis ? WEFTI_BY_ROWS_OF_TABLE : WEFTI_AS_IT_IS;
     case WEFT_OP_SCATTER_ADD: return is_split(&outputs[0]) && outputs[0].axis == node->attrs.axis.axis ? WEFTI_BY_ROWS_OF_TABLE : WEFTI_AS_IT_IS;
     case WEFT_OP_SLICE: return is_split(&wanted[0]) && outputs[0].kind == WEFTI_PARTIAL ? WEFTI_BY_PLACES : WEFTI_AS_IT_IS;
-    case WEFT_OP_PAD: return !is_split(&wanted[0]) && is_split(&outputs[0]) ? WEFTI_BY_PLACES : WEFTI_AS_IT_IS;
     case WEFT_OP_CROSS_ENTROPY:
     case WEFT_OP_CROSS_ENTROPY_BACKWARD: {
         int32_t logits = node->op == WEFT_OP_CROSS_ENTROPY ? 0 : 1;

@@ -159,26 +159,16 @@ static weft_tensor *by_rows_of_table(const emitter *e, const wefti_node *node, w
     return wefti_emit(e->to, node->op, &node->attrs, own, node->n_inputs, node->name);
 }
 
-/* A few places of a split axis, of which the ranks that have them give what is there and the others zeros; and what is so read of a gradient, put back. */
-static weft_tensor *by_places(const emitter *e, const wefti_node *node, const wefti_layout *wanted, const wefti_layout *out, weft_tensor *const *inputs) {
-    bool         reads = node->op == WEFT_OP_SLICE;
+/* A slice of a few places of a split axis: ranks that have them give what is there, and the others zeros. */
+static weft_tensor *by_places(const emitter *e, const wefti_node *node, int32_t axis, weft_tensor *x) {
     wefti_attrs  steps = wefti_no_attrs(), along = wefti_no_attrs();
-    int32_t      axis = reads ? wanted[0].axis : out->axis;
-    weft_tensor *own[3] = {inputs[0], NULL, inputs[0]};
-    if (wefti_poisoned(inputs[0])) return inputs[0];
-    steps.arange.start = (double)(reads ? node->attrs.slice.start[axis] : node->attrs.pad.low[axis]);
-    steps.arange.step = (double)(reads ? node->attrs.slice.step[axis] : node->attrs.pad.interior[axis] + 1);
+    weft_tensor *own[2] = {x, NULL};
+    if (wefti_poisoned(x)) return x;
+    steps.arange.start = (double)node->attrs.slice.start[axis];
+    steps.arange.step = (double)node->attrs.slice.step[axis];
     along.axis.axis = axis;
-    int64_t      count = reads ? node->attrs.slice.size[axis] : inputs[0]->shape.dim[axis];
-    weft_tensor *places = wefti_emit_leaf(e->to, WEFT_OP_ARANGE, &steps, WEFT_I64, weft_shape(count), NULL, NULL);
-    if (reads) own[1] = own_places(e, places, inputs[0]->shape.dim[axis]);
-    else {
-        weft_shape shape = node->outputs[0].shape;
-        shape.dim[axis] /= e->split->ranks;
-        own[0] = full(e, inputs[0]->dtype, shape, 0);
-        own[1] = own_places(e, places, shape.dim[axis]);
-    }
-    return wefti_emit(e->to, reads ? WEFT_OP_GATHER : WEFT_OP_SCATTER_ADD, &along, own, reads ? 2 : 3, node->name);
+    own[1] = own_places(e, wefti_emit_leaf(e->to, WEFT_OP_ARANGE, &steps, WEFT_I64, weft_shape(node->attrs.slice.size[axis]), NULL, NULL), x->shape.dim[axis]);
+    return wefti_emit(e->to, WEFT_OP_GATHER, &along, own, 2, node->name);
 }
 
 /* --- classes --- */
@@ -303,7 +293,7 @@ void wefti_tensor_emit_way(const emitter *e, wefti_tensor_way way, const wefti_n
     e->to->place = node->place;
     e->to->micro = node->micro;
     if (way == WEFTI_BY_ROWS_OF_TABLE) outputs_out[0] = by_rows_of_table(e, node, inputs);
-    else if (way == WEFTI_BY_PLACES) outputs_out[0] = by_places(e, node, wanted, outputs, inputs);
+    else if (way == WEFTI_BY_PLACES) outputs_out[0] = by_places(e, node, wanted[0].axis, inputs[0]);
     else if (way == WEFTI_BY_RING) wefti_sequence_attention(e, node, inputs, outputs_out);
     else if (way == WEFTI_BY_BLOCKS) outputs_out[0] = by_blocks(e, node, outputs, inputs);
     else if (way == WEFTI_BY_MASK) outputs_out[0] = by_mask(e, node, outputs, inputs);
