@@ -17,7 +17,6 @@
  * coll_mpi.c, coll_mpi_open.c   MPI's own collectives, over the MPI wire
  * tune.c            measured costs, and the file that keeps them
  * coll_map.c      the slots in mapped memory, and the one-shot algorithm on them
- * coll_feed.c     broadcasts of what nobody maps: the root puts it into a ring that all others read
  * coll_share.c    two-shot: every rank reduces its share straight from and to the others' memory
  * coll_pull.c     the same of buffers that nobody maps, where nothing is reduced: out of the others' own memory */
 #ifndef WEFTI_TRANSPORT_COLL_H
@@ -35,7 +34,6 @@ enum {
     COLL_FAN = 10,       /* most transfers each way in one round of a lane */
     COLL_TRANSFERS = 8,  /* that a lane has at least */
     COLL_KEEPS = 64,     /* latest calls of a group that are remembered */
-    COLL_STRICT_EVERY = 32, /* calls of which one ends nowhere before all have begun it */
     COLL_DIRECT_MOST = 9 /* largest group for which everyone talks to everyone */
 };
 /* Payload up to which messages carry their header with them, and which a mapped slot holds. Set by measurement: above,

@@ -87,7 +87,7 @@ static share_place place_of(const coll_operation *operation, int32_t worker) {
 /* --- staging --- */
 
 /* To staging, which the others read. */
-void wefti_coll_copy_to_stage(coll_group *group, void *to, const void *from, size_t bytes) {
+static void copy_to_stage(coll_group *group, void *to, const void *from, size_t bytes) {
     wefti_pace *pace = &group->map->pace;
     const wefti_host *host = group->base.wire->host;
     bool timed = wefti_pace_times(pace, bytes);
@@ -151,7 +151,7 @@ static void copy_segment(coll_operation *operation, bool out, uint64_t segment) 
             memcpy((uint8_t *)operation->call.receive + (place.target + range.first) * operation->element_bytes, stage,
                    bytes);
         else
-            wefti_coll_copy_to_stage(coll_group_of(operation), stage,
+            copy_to_stage(coll_group_of(operation), stage,
                           (const uint8_t *)operation->call.send + (place.source + range.first) * operation->element_bytes, bytes);
     }
     if (!out) wefti_stream_fence();
@@ -238,7 +238,7 @@ static weft_status work_block(coll_operation *operation, share_place place, uint
         if (share->receive[i])
             (share->stream ? wefti_stream_copy : copy)(to, result, count * element);
         else
-            wefti_coll_copy_to_stage(group, to, result, count * element);
+            copy_to_stage(group, to, result, count * element);
     }
     return WEFT_OK;
 }
@@ -302,7 +302,6 @@ void wefti_coll_twoshot_begin(coll_operation *operation) {
     coll_share *share = operation->share;
     *share = (coll_share){.send = share->send, .receive = share->receive};
     wefti_coll_pull_offer(operation, slot);
-    wefti_coll_feed_offer(operation, slot);
     map_slot_publish(slot, operation->sequence);
 }
 
@@ -471,11 +470,6 @@ static weft_status share_out(coll_operation *operation) {
 weft_status wefti_coll_twoshot_advance(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
     coll_share *share = operation->share;
-    if (operation->call.kind == WEFTI_BROADCAST && share->resolved == 0 && !share->fed) { /* most of these wait for nobody else */
-        WEFTI_TRY(wefti_coll_root_seen(operation));
-        share->fed = wefti_coll_feed_chosen(operation);
-    }
-    if (share->fed) return wefti_coll_feed_advance(operation);
     if (share->resolved < group->base.size) {
         WEFTI_TRY(wefti_coll_slots_seen(operation));
         if (!wefti_coll_turn(operation)) return WEFT_E_AGAIN;
