@@ -1,45 +1,12 @@
 /* The NCCL engine on a stand-in of libnccl: every kind of collective against the oracle of tests/collective, on device memory, with ranks as
  * processes; in streams that run at once, and in lazy ones that run in random order when somebody waits. */
-#include <criterion/criterion.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "collective/cases.h"
-#include "cuda/cuda.h"
-#include "cuda/nccl_engine.h"
-#include "cuda_host/control.h"
+#include "cuda_host/nccl_ranks.h"
 
 static const wire_setup shm = {.name = "shm", .mode = AS_PROCESSES, .open = wefti_wire_shm_open};
 static bool             lazy; /* of the test's ranks, which are forked */
 
-/* A rank with a device and a group of NCCL on it. */
-typedef struct nccl_rank {
-    rank_world   *world;
-    wefti_device *device;
-    wefti_group  *over, *group;
-    arenas        memory; /* the device's: the stand-in's is memory that the host can look at */
-} nccl_rank;
-
 static void rank_open(rank_world *world, nccl_rank *rank, size_t bytes, int32_t in_flight) {
-    char host[16];
-    snprintf(host, sizeof host, "rank %d", (int)world->rank);
-    setenv("NCCL_HOSTID", host, 1);
-    wefti_cuda_host_reset(&(wefti_cuda_host_options){.seed = (uint64_t)world->rank + 1, .lazy = lazy});
-    *rank = (nccl_rank){.world = world, .over = group_of_all(world, NULL), .memory.bytes = bytes};
-    CHECK_OK(wefti_cuda_create(NULL, &rank->device));
-    CHECK_OK(wefti_collective_engine_nccl()->open(&(wefti_group_options){.device = rank->device, .over = rank->over, .size = world->size,
-                                                                         .index = world->rank, .id = 7, .in_flight = in_flight},
-                                                  &rank->group));
-    void *memory = NULL;
-    CHECK_OK(rank->device->vtable->allocate(rank->device, bytes, "a test's buffers", &memory));
-    rank->memory.exported = rank->memory.foreign = memory;
-}
-
-static void rank_close(nccl_rank *rank) {
-    rank->group->engine->close(rank->group);
-    rank->device->vtable->deallocate(rank->device, rank->memory.exported, rank->memory.bytes);
-    rank->device->vtable->release(rank->device);
-    CLOSE(rank->over);
+    nccl_rank_open(world, wefti_collective_engine_nccl(), bytes, lazy, (wefti_group_options){.in_flight = in_flight}, rank);
 }
 
 /* --- dtypes and reductions --- */
@@ -67,7 +34,7 @@ static void every_dtype_and_op(rank_world *world) {
                 }
             }
     CHECK(done > 0 && refused > 0, "%d combinations done, %d refused", done, refused);
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 /* --- kinds and sizes --- */
@@ -83,7 +50,7 @@ static void every_kind_and_size(rank_world *world) {
                 call_run(world, rank.group, &rank.memory,
                          (call_case){.kind = every_kind[k], .dtype = dtypes[(c + k) % WEFTI_COUNT(dtypes)], .count = counts[c],
                                      .root = (int32_t)(c + (size_t)in_place) % world->size, .in_place = in_place, .seed = (uint32_t)c});
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 /* --- many in flight --- */
@@ -107,7 +74,7 @@ static void many_in_flight(rank_world *world) {
         CHECK_OK(wefti_collective_wait(handles[pick], 0));
         call_check(world, &ready[pick]);
     }
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 /* --- messages between two --- */
@@ -129,7 +96,7 @@ static void messages(rank_world *world) {
         CHECK_OK(wefti_collective_wait(out, 0));
         for (size_t i = 0; i < count; i++) CHECK(into[i] == (float)(left * 1000) + (float)(i % 1000), "element %zu is %g", i, (double)into[i]);
     }
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 /* --- joined: the device goes on after them, and nobody waits --- */
@@ -159,7 +126,7 @@ static void joined(rank_world *world) {
     }
     weft_memory_read(&after);
     CHECK(before.allocations == after.allocations, "%lld allocations", (long long)(after.allocations - before.allocations));
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 #define ON(ranks, function) conformance_run_one(&shm, ranks, #function, function)

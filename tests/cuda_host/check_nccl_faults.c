@@ -1,16 +1,9 @@
 /* What goes wrong with NCCL, on its stand-in: a library that is missing or too old, ranks that share a GPU, a rank that does not come, hangs, fails
  * or dies. Every rank ends with the same verdict, and none hangs. */
-#include <criterion/criterion.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "cuda/cuda.h"
-#include "cuda/nccl_engine.h"
-#include "cuda_host/control.h"
-#include "transport/ranks.h"
+#include "cuda_host/nccl_ranks.h"
 
 enum { ELEMENTS = 20000, OTHER = 1 };
 
@@ -80,20 +73,7 @@ static weft_status run_rank(ranks *all, int32_t rank) {
 /* All ranks but one that dies end with `status` and `words`, within `most_s` of the third call. */
 static void expect(int size, struct plan how, weft_status status, const char *words, double most_s) {
     plan = how;
-    uint64_t begin_ns = ranks_now();
-    ranks   *all = ranks_start(size, run_rank);
-    ranks_join(all);
-    for (int32_t rank = 0; rank < size; rank++) {
-        const rank_result *result = &all->results[rank];
-        if (rank == OTHER && how.dies >= 0) continue;
-        cr_expect(atomic_load(&result->finished), "rank %d of %d did not end", (int)rank, size);
-        cr_expect(result->status == status && strstr(result->message, words), "rank %d of %d: %s: %s; due was %s with '%s'", (int)rank, size,
-                  weft_status_name(result->status), result->message, weft_status_name(status), words);
-        uint64_t since_ns = all->wrecked_ns ? all->wrecked_ns : begin_ns;
-        double   took_s = (double)(result->at_ns - since_ns) / 1e9;
-        cr_expect(result->at_ns < since_ns || took_s <= most_s, "rank %d of %d took %.2f s, allowed %.2f", (int)rank, size, took_s, most_s);
-    }
-    ranks_free(all);
+    nccl_ranks_expect(size, run_rank, how.dies >= 0 ? OTHER : -1, status, words, most_s);
 }
 
 #define NEVER .dies = -1, .fails = -1

@@ -1,15 +1,8 @@
 /* NCCL inside nodes and wires across them, on a stand-in of libnccl: kinds against the oracle of tests/collective and against NCCL of all ranks, with
  * ranks as processes that are told to be in nodes; nodes of different size; what goes wrong. */
-#include <criterion/criterion.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "collective/cases.h"
-#include "cuda/cuda.h"
-#include "cuda/nccl_engine.h"
-#include "cuda_host/control.h"
-#include "transport/ranks.h"
+#include "cuda_host/nccl_ranks.h"
 
 static const wire_setup shm = {.name = "shm", .mode = AS_PROCESSES, .open = wefti_wire_shm_open};
 static const wire_setup tcp = {.name = "tcp", .mode = AS_PROCESSES, .open = wefti_wire_tcp_open};
@@ -17,35 +10,11 @@ static const wire_setup tcp = {.name = "tcp", .mode = AS_PROCESSES, .open = weft
 static bool           lazy;
 static const int32_t *nodes;
 
-typedef struct nodes_rank {
-    wefti_device *device;
-    wefti_group  *over, *group;
-    arenas        memory; /* the device's: the stand-in's is memory that the host can look at */
-} nodes_rank;
-
-static void rank_open(rank_world *world, nodes_rank *rank, size_t bytes, int32_t in_flight) {
-    char host[16];
-    snprintf(host, sizeof host, "rank %d", (int)world->rank);
-    setenv("NCCL_HOSTID", host, 1);
-    wefti_cuda_host_reset(&(wefti_cuda_host_options){.seed = (uint64_t)world->rank + 1, .lazy = lazy});
-    *rank = (nodes_rank){.over = group_of_all(world, NULL), .memory.bytes = bytes};
-    CHECK_OK(wefti_cuda_create(NULL, &rank->device));
-    CHECK_OK(wefti_collective_engine_nccl_nodes()->open(&(wefti_group_options){.device = rank->device, .over = rank->over, .size = world->size,
-                                                                               .index = world->rank, .id = 7, .in_flight = in_flight, .nodes = nodes},
-                                                        &rank->group));
-    void *memory = NULL;
-    CHECK_OK(rank->device->vtable->allocate(rank->device, bytes, "a test's buffers", &memory));
-    rank->memory.exported = rank->memory.foreign = memory;
+static void rank_open(rank_world *world, nccl_rank *rank, size_t bytes, int32_t in_flight) {
+    nccl_rank_open(world, wefti_collective_engine_nccl_nodes(), bytes, lazy, (wefti_group_options){.in_flight = in_flight, .nodes = nodes}, rank);
 }
 
-static void rank_close(nodes_rank *rank) {
-    rank->group->engine->close(rank->group);
-    rank->device->vtable->deallocate(rank->device, rank->memory.exported, rank->memory.bytes);
-    rank->device->vtable->release(rank->device);
-    CLOSE(rank->over);
-}
-
-static bool is_done(const nodes_rank *rank, call_case what) {
+static bool is_done(const nccl_rank *rank, call_case what) {
     wefti_collective_call call = {.kind = what.kind, .dtype = what.dtype, .op = what.op, .count = what.count};
     return rank->group->engine->supports(rank->group, &call) == WEFT_OK;
 }
@@ -56,7 +25,7 @@ static bool is_done(const nodes_rank *rank, call_case what) {
 static const size_t sizes[] = {0, 1, 3, 11, 1025, 65537, 1100001, 5300003};
 
 static void every_kind_and_size(rank_world *world) {
-    nodes_rank rank;
+    nccl_rank rank;
     int        done = 0, refused = 0;
     rank_open(world, &rank, (size_t)240 << 20, 0);
     for (size_t c = 0; c < WEFTI_COUNT(sizes); c++)
@@ -69,11 +38,11 @@ static void every_kind_and_size(rank_world *world) {
                 else refused++;
             }
     CHECK(done > 0 && refused > 0, "%d calls done, %d refused", done, refused);
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 static void every_dtype_and_op(rank_world *world) {
-    nodes_rank rank;
+    nccl_rank rank;
     int        done = 0;
     rank_open(world, &rank, 1 << 20, 0);
     for (int dtype = 0; dtype < WEFT_DTYPE_COUNT; dtype++)
@@ -86,14 +55,14 @@ static void every_dtype_and_op(rank_world *world) {
                 if (is_done(&rank, what)) call_run(world, rank.group, &rank.memory, what), done++;
             }
     CHECK(done > 20, "%d done", done);
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 /* --- the same bits as NCCL of all ranks, where sums are exact --- */
 
 static void as_flat(rank_world *world) {
     enum { COUNT = 2500003 };
-    nodes_rank   rank;
+    nccl_rank    rank;
     wefti_group *flat = NULL;
     rank_open(world, &rank, (size_t)32 << 20, 0);
     CHECK_OK(wefti_collective_engine_nccl()->open(&(wefti_group_options){.device = rank.device, .over = rank.over, .size = world->size, .index = world->rank},
@@ -107,7 +76,7 @@ static void as_flat(rank_world *world) {
     CHECK(memcmp(by_nodes, by_nccl, COUNT * sizeof *mine) == 0, "the sum by nodes is another than NCCL's");
     check_equal_everywhere(world, hash_floats(by_nodes, COUNT), "the sum");
     flat->engine->close(flat);
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 /* --- many in flight, and joined --- */
@@ -116,7 +85,7 @@ enum { FLIGHTS = 24 };
 
 static void many_in_flight(rank_world *world) {
     static const wefti_collective_kind kinds[] = {WEFTI_ALLREDUCE, WEFTI_BROADCAST, WEFTI_BARRIER};
-    nodes_rank        rank;
+    nccl_rank         rank;
     ready_call        ready[FLIGHTS];
     wefti_collective *handles[FLIGHTS], *more;
     rank_open(world, &rank, (size_t)160 << 20, FLIGHTS);
@@ -132,13 +101,13 @@ static void many_in_flight(rank_world *world) {
         CHECK_OK(wefti_collective_wait(handles[pick], 0));
         call_check(world, &ready[pick]);
     }
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 static void joined(rank_world *world) {
     enum { COUNT = 5003, ROUNDS = 60 };
     static float host[COUNT];
-    nodes_rank   rank;
+    nccl_rank    rank;
     rank_open(world, &rank, (size_t)1 << 20, 8);
     wefti_device         *device = rank.device;
     float                *x = (float *)(void *)rank.memory.exported;
@@ -159,13 +128,13 @@ static void joined(rank_world *world) {
             CHECK(host[i] == due, "round %d: element %d is %g, not %g", round, i, (double)host[i], (double)due);
         }
     }
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 /* Parts that go by several pieces, joined. */
 static void joined_parts(rank_world *world) {
     enum { COUNT = 700001 };
-    nodes_rank rank;
+    nccl_rank rank;
     rank_open(world, &rank, (size_t)64 << 20, 8);
     size_t            size = (size_t)world->size;
     float            *whole = (float *)(void *)rank.memory.exported, *part = whole + COUNT * size, *again = part + COUNT;
@@ -184,7 +153,7 @@ static void joined_parts(rank_world *world) {
         CHECK(host[i] == due, "element %zu is %g, not %g", i, (double)host[i], (double)due);
     }
     free(host);
-    rank_close(&rank);
+    nccl_rank_close(&rank);
 }
 
 static const int32_t pairs[] = {0, 0, 1, 1}, crossed[] = {5, 9, 5, 9}, uneven[] = {0, 0, 0, 1, 1}, lone[] = {0, 0, 1}, singles[] = {0, 1}, one[] = {4, 4};
@@ -295,20 +264,7 @@ static weft_status run_rank(ranks *all, int32_t rank) {
 static void expect(const int32_t *map, int size, struct plan how, weft_status status, const char *words, double most_s) {
     plan = how;
     nodes = map;
-    uint64_t begin_ns = ranks_now();
-    ranks   *all = ranks_start(size, run_rank);
-    ranks_join(all);
-    for (int32_t rank = 0; rank < size; rank++) {
-        const rank_result *result = &all->results[rank];
-        if (rank == OTHER && how.dies >= 0) continue;
-        cr_expect(atomic_load(&result->finished), "rank %d of %d did not end", (int)rank, size);
-        cr_expect(result->status == status && strstr(result->message, words), "rank %d of %d: %s: %s; due was %s with '%s'", (int)rank, size,
-                  weft_status_name(result->status), result->message, weft_status_name(status), words);
-        uint64_t since_ns = all->wrecked_ns ? all->wrecked_ns : begin_ns;
-        double   took_s = (double)(result->at_ns - since_ns) / 1e9;
-        cr_expect(result->at_ns < since_ns || took_s <= most_s, "rank %d of %d took %.2f s, allowed %.2f", (int)rank, size, took_s, most_s);
-    }
-    ranks_free(all);
+    nccl_ranks_expect(size, run_rank, how.dies >= 0 ? OTHER : -1, status, words, most_s);
 }
 
 #define NEVER .dies = -1, .fails = -1, .lags = -1
