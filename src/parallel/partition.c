@@ -301,19 +301,21 @@ static weft_tensor *empty_extreme(evaluator *e, const wefti_node *node) {
     return full(e, node->outputs[0].dtype, node->outputs[0].shape, infinity);
 }
 
+/* What all ranks have alike on the first, zeros on the others. Which rank this is stands in a constant that planning does not look into: where a sum is not read it is
+ * dropped, and its message with it, which must not be on some ranks only. */
+static weft_tensor *of_first(evaluator *e, weft_tensor *all) {
+    wefti_attrs attrs = wefti_no_attrs();
+    if (e->partition.ranks == 1 || wefti_poisoned(all)) return all;
+    attrs.arange.start = e->partition.rank;
+    weft_tensor *rank = weft_reshape(wefti_emit_leaf(e->to, WEFT_OP_ARANGE, &attrs, WEFT_I64, weft_shape(1), NULL, NULL), weft_shape_scalar());
+    weft_tensor *first = weft_eq(rank, full(e, WEFT_I64, weft_shape_scalar(), 0));
+    return weft_where(first, all, full(e, all->dtype, weft_shape_scalar(), 0));
+}
+
 /* What this rank brings to the sum over all; what is the same on all ranks the first one brings. */
 static weft_tensor *contribution(evaluator *e, weft_tensor *tensor) {
     piece *p = piece_of(e, tensor);
-    if (p->layout.kind != WEFTI_PARTIAL) {
-        weft_tensor *all = whole(e, tensor);
-        wefti_attrs  attrs = wefti_no_attrs();
-        if (e->partition.ranks == 1 || wefti_poisoned(all)) return all;
-        /* Which rank this is stands in a constant that planning does not look into: a sum that is not read would be dropped, and its message with it, on some ranks. */
-        attrs.arange.start = e->partition.rank;
-        weft_tensor *rank = weft_reshape(wefti_emit_leaf(e->to, WEFT_OP_ARANGE, &attrs, WEFT_I64, weft_shape(1), NULL, NULL), weft_shape_scalar());
-        weft_tensor *first = weft_eq(rank, full(e, WEFT_I64, weft_shape_scalar(), 0));
-        return weft_where(first, all, full(e, tensor->dtype, weft_shape_scalar(), 0));
-    }
+    if (p->layout.kind != WEFTI_PARTIAL) return of_first(e, whole(e, tensor));
     accumulate(e, tensor, e->partition.micro - 1);
     return p->sum;
 }
@@ -328,9 +330,6 @@ static weft_tensor *deliver(evaluator *e, const wefti_node *node, int32_t i, int
     return as_cut(e, tensor, *want, m);
 }
 
-/* The x of SCATTER_ADD counts once: one chunk of one rank adds to it, the others to zeros. */
-static bool brings_base(const evaluator *e, int32_t m) { return e->partition.rank == 0 && m == 0; }
-
 static weft_tensor *make(evaluator *e, const wefti_node *node, int32_t m) {
     if (is_leaf(node)) return leaf(e, node);
     piece      *outputs = e->nodes[node->id];
@@ -342,8 +341,8 @@ static weft_tensor *make(evaluator *e, const wefti_node *node, int32_t m) {
     if (!inputs) return &e->to->poison;
     for (int32_t i = 0; i < node->n_inputs; i++) {
         bool base = node->op == WEFT_OP_SCATTER_ADD && i == 0 && outputs[0].layout.kind == WEFTI_PARTIAL && !wefti_is_zero(node->inputs[0]);
-        inputs[i] = deliver(e, node, i, m); /* also where it is not used: every rank must emit the same messages */
-        if (base && !brings_base(e, m)) inputs[i] = full(e, node->inputs[0]->dtype, node->inputs[0]->shape, 0);
+        inputs[i] = deliver(e, node, i, m);
+        if (base) inputs[i] = m == 0 ? of_first(e, inputs[i]) : full(e, node->inputs[0]->dtype, node->inputs[0]->shape, 0); /* it counts once */
     }
     if (node->n_inputs > 0 && !wefti_poisoned(inputs[0])) part.input = inputs[0]->shape;
     wefti_shard_attrs(node, e->wanted[node->id], layouts, &part, &attrs);

@@ -8,6 +8,11 @@ Test(tensor, perceptron_in_f32) {
     agrees_on("mlp", "f32", 100, 1e-4, all_meshes, 3);
 }
 Test(tensor, transformer_in_f64) { agrees_on("gpt", "f64", 10, 1e-11, (mesh[]){{1, 4}, {2, 2}}, 2); }
+/* Also of data alone: the first rank brings the number, and the others must send what it is made of all the same. */
+Test(tensor, what_a_sum_by_places_adds_to_counts_once) {
+    setenv("RUN_BASE", "1", 1);
+    agrees_on("gpt", "f64", 6, 1e-11, (mesh[]){{2, 1}, {1, 2}, {2, 2}}, 3);
+}
 Test(tensor, channels_in_f64) {
     setenv("RUN_CLIP", "1", 1);
     agrees_on("cnn", "f64", 10, 1e-11, (mesh[]){{2, 2}}, 1);

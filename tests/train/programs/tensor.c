@@ -2,6 +2,7 @@
  * usage: tensor mlp|cnn|gpt|moe f32|f64 STRATEGY STEPS OUT, where STRATEGY is like data=2,tensor=2
  * RUN_CAPACITY, RUN_CHOICES: of moe's mixtures. RUN_CONTEXT: letters of a sample. RUN_ROTARY: places by turning,
  * and fewer heads of keys than of queries. RUN_MIX: something that needs all letters at once. RUN_FLAT: dropout where samples and letters are one axis.
+ * RUN_BASE: a sum by letters that adds to a number of the whole batch.
  * RUN_LAST=slice|gather: only what follows the first and the last letter is learnt, which are taken out that way.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
  * RUN_ALIKE: every rank says what the parameters that it has all of come to. RUN_PENALTY: one more, that is trained without the batch.
@@ -82,7 +83,13 @@ static weft_tensor *ends(weft_graph *g, weft_tensor *x) {
     return weft_concat(both, 2, 1);
 }
 
-static weft_tensor *table_of_letters; /* of gpt and moe */
+static weft_tensor *table_of_letters, *stray; /* of gpt and moe */
+
+/* RUN_BASE: something of the whole batch that nothing reads but a sum by letters, which adds to it. */
+static weft_tensor *by_letters(weft_tensor *logits, weft_tensor *ids) {
+    weft_tensor *base = weft_detach(weft_square(weft_mean(logits, .axes = weft_axes(0, 1))));
+    return weft_mean(weft_square(weft_scatter_add(base, ids, weft_mean(logits, .axes = weft_axes(2)), 0)));
+}
 
 static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool mixed, weft_tensor **extra) {
     weft_tensor *table = weft_parameter(g, "tokens.weight", weft_shape(LETTERS, width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
@@ -98,7 +105,9 @@ static weft_tensor *gpt(weft_graph *g, weft_tensor *ids, weft_dtype dtype, bool 
         x = weft_add(x, drop(forward(weft_layer_norm(x, "norm2"), mixed, extra)));
         weft_scope_pop(g);
     }
-    return weft_linear(ends(g, weft_layer_norm(x, "norm")), "head", .weight = table);
+    weft_tensor *logits = weft_linear(ends(g, weft_layer_norm(x, "norm")), "head", .weight = table);
+    if (getenv("RUN_BASE")) stray = by_letters(logits, ids);
+    return logits;
 }
 
 static weft_tensor *loss_of_batch(weft_graph *g, const char *model, weft_dtype dtype) {
@@ -120,6 +129,7 @@ static weft_tensor *loss_of_batch(weft_graph *g, const char *model, weft_dtype d
 
 static weft_tensor *loss_of(weft_graph *g, const char *model, weft_dtype dtype) {
     weft_tensor *loss = loss_of_batch(g, model, dtype);
+    if (stray) loss = weft_add(loss, stray);
     if (!getenv("RUN_PENALTY")) return loss;
     weft_tensor *alone = weft_parameter(g, "alone", weft_shape(width, 2 * width), .dtype = dtype, .init = weft_init_normal(0, 0.1));
     if (table_of_letters) loss = weft_add(loss, weft_mean(weft_square(table_of_letters)));
