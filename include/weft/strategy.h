@@ -70,7 +70,9 @@ typedef struct weft_strategy {
                              cache lines; parameters of less than divide_bytes (0: 16 KiB) stay whole. A step sends as much as without up to 2, half as much again
                              with 3; from 2 on micro-batches are summed over ranks one by one. Same results as without, bit for bit where sums are taken in the
                              same order, else to rounding (clip_norm, micro-batches from 2 on); checkpoints load under any stage and mesh. Beside all axes;
-                             parameters of experts are dealt out over those who have the same experts. WEFT_E_UNSUPPORTED with WEFT_SERVER (whose servers have parameters and states in parts already), compress, L-BFGS, and weft_trainer_keep; 1 and 2 on a device with memory of its own */
+                             parameters of experts are dealt out over those who have the same experts. By WEFT_SERVER 1 is what servers do as it is, nothing is dealt out beside,
+                             and weft_plan_describe says so; 2 and 3 are WEFT_E_UNSUPPORTED, as whole gradients and parameters are with ranks that compute. So are compress by WEFT_ALLREDUCE,
+                             L-BFGS, weft_trainer_keep, and 1 and 2 on a device with memory of its own */
     weft_sync sync;       /* what ranks along data do with their gradients. By WEFT_SERVER tensor, pipeline and sequence may split each replica of the model, as DistBelief's
                              (Dean et al. 2012): each rank pushes and pulls its part of the parameters. Such a replica dies with any of its
                              ranks, and ends all, so WEFT_E_UNSUPPORTED with .replicas, weft_trainer_keep and _renew; and with compress and a group regulariser,

@@ -440,6 +440,7 @@ static bool allows(void *context, const weft_strategy *strategy) {
     weft_program        program = trainer->program;
     program.strategy = *strategy;
     if (strategy->zero > 0 && trains_bf16(program.loss->graph)) return false;
+    if (strategy->zero > trainer->program.strategy.zero && strategy->sync == WEFT_SERVER) return false; /* which changes nothing there */
     return wefti_trainer_check(trainer->world, &program) == WEFT_OK;
 }
 

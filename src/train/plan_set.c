@@ -104,8 +104,8 @@ weft_status wefti_plan_set_get(wefti_plan_set *set, int64_t rows, weft_plan **pl
         options.groups = set->mesh->groups;
         options.n_groups = WEFTI_MESH_GROUPS;
         for (int32_t i = 0; set->splits && i < set->splits->n; i++) options.notes[i] = set->splits->list[i].notes.bytes;
-        options.notes[WEFTI_SPLITS_MAX] = set->zero ? set->zero->notes.bytes : NULL;
     }
+    options.notes[WEFTI_SPLITS_MAX] = set->zero_notes;
     options.base.outputs = set->outputs;
     options.base.n_outputs = set->n_outputs;
     options.base.training = set->training;

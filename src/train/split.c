@@ -73,15 +73,24 @@ static weft_status split_along_axes(weft_trainer *trainer) {
 
 /* --- along data --- */
 
+/* Beside a parameter server: solver states are in parts on the servers as it is; what ranks that work have of gradients and parameters is whole until it is given to
+ * them. */
+static weft_status check_zero_served(const weft_strategy *s) {
+    if (s->zero == 1) return WEFT_OK;
+    return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d does not go with sync = WEFT_SERVER, by which solver states are in parts on the servers, and ranks along data have "
+                      "each a whole gradient%s until servers have it: use zero = 1, split the model (tensor, pipeline), or use WEFT_ALLREDUCE", s->zero,
+                      s->zero == 3 ? " and all parameters" : "");
+}
+
 weft_status wefti_zero_check(const weft_world *world, const weft_program *program) {
     const weft_strategy *s = &program->strategy;
     if (s->zero < 0 || s->zero > 3) return wefti_fail(WEFT_E_INVALID, "strategy: zero is %d; it is 0, 1, 2 or 3", s->zero);
     if (s->zero == 0) return WEFT_OK;
+    if (s->sync == WEFT_SERVER) return check_zero_served(s);
     if (s->divide_bytes < 0)
         return wefti_fail(WEFT_E_INVALID, "strategy: zero = %d deals out parameters of at least divide_bytes, which is %lld: a size, or 0 for %d", s->zero,
                           (long long)s->divide_bytes, WEFTI_ZERO_LEAST_BYTES);
-    const char *what = s->sync == WEFT_SERVER ? "sync = WEFT_SERVER, whose servers have parameters and solver states in parts already, and carry out the rule there"
-                                              : wefti_split_refuses(program, false);
+    const char *what = wefti_split_refuses(program, false);
     if (what) return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d does not go with %s", s->zero, what);
     if (s->zero < 3 && !world->device->vtable->host_memory)
         return wefti_fail(WEFT_E_UNSUPPORTED, "strategy: zero = %d gathers parameters in host memory, and this device has its own: use zero = 3", s->zero);
@@ -92,10 +101,19 @@ static wefti_zero_ranks ranks_along(const wefti_mesh *mesh, int64_t axes) {
     return (wefti_zero_ranks){wefti_mesh_rank_along(mesh, axes), wefti_mesh_ranks_along(mesh, axes), axes, wefti_mesh_group_along(mesh, axes)};
 }
 
+static weft_status say_what_servers_have(weft_trainer *trainer) {
+    const weft_strategy *s = &trainer->program.strategy;
+    int32_t              ranks = trainer->world->size, servers = s->servers > 0 && s->servers < ranks ? s->servers : ranks;
+    wefti_text_add(&trainer->zero.notes, "zero 1: solver states are on the parameter server, in parts on %d of %d ranks with the parameters' rows; ranks that compute have none, and "
+                   "gradients and parameters as without zero\n", (int)servers, (int)ranks);
+    return trainer->zero.notes.failed ? wefti_fail(WEFT_E_NO_MEMORY, "no memory for the text about sharded data parallelism") : WEFT_OK;
+}
+
 static weft_status split_along_data(weft_trainer *trainer) {
     const weft_strategy *s = &trainer->program.strategy;
     const wefti_mesh    *mesh = &trainer->mesh;
     const wefti_windows  others = {trainer->splits.windows, trainer->splits.n_windows};
+    if (s->zero > 0 && s->sync == WEFT_SERVER) return say_what_servers_have(trainer);
     if (s->zero == 0 || wefti_mesh_ranks_along(mesh, WEFTI_MESH_SAMPLES) == 1) return WEFT_OK;
     trainer->zero = (wefti_zero){.stage = s->zero, .among = ranks_along(mesh, WEFTI_MESH_SAMPLES),
                                  .experts = ranks_along(mesh, WEFTI_MESH_SAMPLES & ~wefti_mesh_group(WEFTI_MESH_EXPERT)),

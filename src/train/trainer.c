@@ -222,6 +222,7 @@ static weft_status open_plans(weft_trainer *trainer) {
     trainer->plans.n_partial = trainer->training.n;
     trainer->plans.splits = splits_of(trainer);
     trainer->plans.zero = zero_of(trainer);
+    trainer->plans.zero_notes = trainer->zero.notes.bytes;
     /* What is left to reduce by way of a server are a few numbers; how they fell together would depend on a rank's rows. */
     trainer->plans.options.bucket_bytes = trainer->plans.partial ? -1 : trainer->program.strategy.bucket_bytes;
     trainer->plans.options.divide_bytes = trainer->zero.stage > 0 ? -1 : trainer->program.strategy.divide_bytes; /* else zero says what is divided */
@@ -527,6 +528,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
     evaluator->plans.splits = splits_of(trainer);
     evaluator->plans.chunks = trainer->plans.chunks;
     evaluator->plans.zero = zero_of(trainer);
+    evaluator->plans.zero_notes = trainer->zero.notes.bytes;
     evaluator->next = trainer->evaluators;
     trainer->evaluators = evaluator;
     *evaluator_out = evaluator;
@@ -536,6 +538,7 @@ weft_status weft_evaluator_create(weft_trainer *trainer, weft_tensor *const *out
 void wefti_trainer_leave(weft_trainer *trainer, wefti_station *left) {
     for (weft_evaluator *it = trainer->evaluators; it; it = it->next) {
         wefti_plan_set_move(&it->plans, wefti_trainer_meets(trainer), trainer->variables);
+        it->plans.zero_notes = trainer->zero.notes.bytes;
         it->latest = NULL;
     }
     close_station(left);

@@ -37,6 +37,7 @@ typedef struct wefti_plan_set {
     const wefti_mesh  *mesh;     /* NULL: all of the world shares the batch */
     const wefti_splits *splits;  /* NULL: ranks have rows of the batch, and whatever is computed of these */
     const wefti_zero  *zero;     /* NULL: ranks along data have all alike */
+    const char        *zero_notes; /* for descriptions; NULL: nothing to say */
     weft_graph        *graph;    /* retained by its plans */
     weft_variables    *variables;
     weft_tensor      **outputs;  /* [n_outputs] owned */

@@ -473,6 +473,22 @@ a, b = (float(re.findall(r"loss ([0-9.]+)", text)[-1]) for text in sys.argv[1:3]
 sys.exit(not abs(a - b) <= float(sys.argv[3]) * abs(a))' "$@" || fail "the losses differ: $1, and $2"
 }
 
+# A network split three ways, whose replicas meet by a parameter server: without staleness the losses of one process; with it each replica goes at its pace, and learns.
+case_hybrid_meshes() {
+    local one many how="--max-steps 6 --clip 0 --mesh data=2,tensor=2,pipeline=2 --schedule 1f1b --zero 1"
+    for sample in train_images train_gpt; do
+        one=$(small 0 $sample --max-steps 6 --clip 0 2>&1) || fail "$sample: $one"
+        many=$(small 8 $sample $how --sync server 2>&1) || fail "$sample by a server: $many"
+        same_loss "$one" "$many" 1e-4
+        many=$(small 8 $sample $how --sync server:3 --max-steps 16 --describe 2>&1) || fail "$sample by a server, apart: $many"
+        has "$sample says what servers keep" "zero 1: solver states are on the parameter server, in parts on 8 of 8 ranks" "$many"
+        python3 -c 'import re, sys
+losses = [float(x) for x in re.findall(r"loss ([0-9.]+)", sys.argv[1])]
+sys.exit(not losses[-1] < losses[0])' "$many" || fail "$sample learns nothing by a server, apart: $many"
+        ends 1 "zero = 3 does not go with sync = WEFT_SERVER" 2 $sample --mesh data=2 --zero 3 --sync server
+    done
+}
+
 # The same losses under every mesh, from options alone; what does not fit is named.
 case_meshes() {
     local one many mesh

@@ -5,7 +5,7 @@
  * RUN_BASE: a sum by letters that adds to a number of the whole batch.
  * RUN_LAST=slice|gather: only what follows the first and the last letter is learnt, which are taken out that way.
  * RUN_SAVE=PATH saves after the last step, RUN_LOAD=PATH goes on from there. RUN_DESCRIBE prints rank 0's plan. RUN_DIE=RANK dies in the middle.
- * RUN_ALIKE: every rank says what the parameters that it has all of come to. RUN_PENALTY: one more, that is trained without the batch.
+ * RUN_HELD: every rank says how many bytes its variables are, and its server's rows with their states. RUN_ALIKE: every rank says what the parameters that it has all of come to. RUN_PENALTY: one more, that is trained without the batch.
  * RUN_APART: the path where the other ranks look for it.
  * RUN_READS: every rank says how much it read. RUN_DISK_DIES: in the middle of saving (mortal_disk.h). RUN_CLIP: by the gradient's norm. RUN_MICRO: micro-batches. RUN_WITH: something that is refused. RUN_ZERO, RUN_LEAST, RUN_BUCKET, RUN_ROOM: the
  * strategy's zero, divide_bytes, bucket_bytes and memory_bytes. RUN_SOLVER, RUN_OMEGA, RUN_PRECISION: another solver, l1, group or l2, bf16 or f16. After the steps the
@@ -191,6 +191,19 @@ static void say_parameters(const weft_variables *variables, int32_t rank) {
     printf("rank %d has %llx\n", rank, hash);
 }
 
+static void say_held(weft_trainer *trainer, int32_t rank) {
+    const weft_variables *variables = weft_trainer_variables(trainer);
+    weft_server_counts    counts = {0};
+    long long             parameters = 0, others = 0;
+    for (int32_t i = 0; i < weft_variables_count(variables); i++) {
+        weft_variable_info info;
+        if (weft_variables_info(variables, i, &info) != WEFT_OK) continue;
+        *(info.kind == WEFT_VARIABLE_PARAMETER ? &parameters : &others) += (long long)info.bytes;
+    }
+    if (weft_trainer_server(trainer)) weft_server_count(weft_trainer_server(trainer), &counts);
+    printf("rank %d holds %lld %lld %llu\n", rank, parameters, others, (unsigned long long)counts.held_bytes);
+}
+
 static weft_solver solver_of(const char *name, double clip) {
     if (strcmp(name, "sgd") == 0) return weft_sgd(0.05, .clip_norm = clip);
     if (strcmp(name, "momentum") == 0) return weft_sgd(0.02, .momentum = 0.9, .clip_norm = clip);
@@ -260,6 +273,7 @@ int main(int argc, char **argv) {
     if (getenv("RUN_READS")) printf("rank %d read %lld\n", weft_world_rank(world), disk_read_bytes);
     if ((status = train(trainer, loader, atol(argv[4]), out)) != WEFT_OK) goto done;
     if (getenv("RUN_ALIKE")) say_parameters(weft_trainer_variables(trainer), weft_world_rank(world));
+    if (getenv("RUN_HELD")) say_held(trainer, weft_world_rank(world));
     if (!save && (status = evaluate(trainer, loader, program.loss, dtype, out)) != WEFT_OK) goto done;
     disk_count(weft_world_rank(world));
     if (save && (status = weft_trainer_save(trainer, save, loader)) != WEFT_OK) goto done;
