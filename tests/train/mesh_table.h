@@ -14,8 +14,9 @@ typedef struct combination {
 } combination;
 
 static const combination combinations[] = {
-    {"data=2,tensor=2", 4, false, NULL},
-    {"data=2,pipeline=2,accumulate=2", 4, false, NULL},
+    {"data=2,tensor=2", 4, true, NULL},
+    {"data=2,pipeline=2,accumulate=2", 4, true, NULL},
+    {"data=2,pipeline=2,accumulate=2,zero=2,divide-bytes=1", 4, false, NULL},
     {"data=2,pipeline=2,accumulate=4,schedule=gpipe", 4, true, NULL},
     {"tensor=2,pipeline=2,accumulate=4", 4, true, NULL},
     {"tensor=2,pipeline=2,accumulate=2,schedule=gpipe", 4, false, NULL},
@@ -23,7 +24,7 @@ static const combination combinations[] = {
     {"data=2,pipeline=2,accumulate=4,schedule=zero-bubble", 4, true, NULL},
     {"tensor=2,pipeline=2,accumulate=4,schedule=interleaved", 4, true, NULL},
     {"tensor=2,pipeline=2,accumulate=4,schedule=zero-bubble", 4, true, NULL},
-    {"data=2,tensor=2,zero=2,divide-bytes=1", 4, true, NULL},
+    {"data=2,tensor=2,zero=2,divide-bytes=1", 4, false, NULL},
     {"data=2,pipeline=2,accumulate=2,zero=3,divide-bytes=1,schedule=zero-bubble", 4, true, NULL},
     {"tensor=2,pipeline=2,accumulate=2,recompute=1", 4, true, NULL},
     {"data=2,tensor=2,pipeline=2,accumulate=2,zero=3,divide-bytes=1", 8, true, NULL},
@@ -35,7 +36,8 @@ static const combination combinations[] = {
     {"sequence=2,tensor=2,tensor-rows=1", 4, true, "gpt"},
     {"expert=2,tensor=2,tensor-rows=1", 4, true, "moe"},
     {"sequence=2,pipeline=2,accumulate=2", 4, false, "gpt"},
-    {"sequence=2,zero=3,divide-bytes=1", 2, false, "gpt"},
+    {"sequence=2,zero=3,divide-bytes=1", 2, true, "gpt"},
+    {"sequence=2,data=2,zero=3,divide-bytes=1", 4, false, "gpt"},
     {"sequence=2,data=2,zero=2,divide-bytes=1", 4, true, "gpt"},
     {"sequence=2,pipeline=2,accumulate=4,schedule=gpipe", 4, true, "gpt"},
     {"sequence=2,pipeline=2,accumulate=4,schedule=interleaved", 4, true, "gpt"},
@@ -46,21 +48,22 @@ static const combination combinations[] = {
     {"sequence=2,tensor=2,pipeline=2,accumulate=2", 8, true, "gpt"},
     {"sequence=2,tensor=2,pipeline=2,accumulate=2,schedule=zero-bubble,recompute=1", 8, true, "gpt"},
     {"sequence=2,tensor=2,data=2,zero=1,divide-bytes=1", 8, true, "gpt"},
-    {"data=2,tensor=2,sync=server", 4, false, NULL},
-    {"data=2,pipeline=2,accumulate=2,sync=server,servers=1", 4, true, NULL},
+    {"data=2,tensor=2,zero=1,sync=server", 4, false, NULL},
+    {"data=2,pipeline=2,accumulate=2,sync=server,servers=1", 4, false, NULL},
     {"data=2,pipeline=2,accumulate=4,schedule=interleaved,sync=server", 4, true, NULL},
     {"tensor=2,pipeline=2,accumulate=2,recompute=1,sync=server", 4, true, NULL},
     {"data=2,tensor=2,tensor-rows=1,sync=server,servers=3", 4, true, NULL},
     {"data=2,tensor=2,pipeline=2,accumulate=2,schedule=gpipe,sync=server", 8, true, NULL},
     {"data=2,tensor=2,pipeline=2,accumulate=4,schedule=zero-bubble,sync=server", 8, true, NULL},
-    {"sequence=2,data=2,sync=server", 4, true, "gpt"},
+    {"data=2,tensor=2,pipeline=2,schedule=1f1b,zero=1,sync=server", 8, true, NULL},
+    {"sequence=2,data=2,sync=server", 4, false, "gpt"},
     {"sequence=2,tensor=2,pipeline=2,accumulate=2,sync=server", 8, true, "gpt"},
     {"expert=2,tensor=2", 4, false, "moe"},
     {"expert=2,pipeline=2", 4, false, "moe"},
     {"expert=2,sequence=2", 4, false, "moe"},
-    {"expert=2,zero=3,divide-bytes=1", 2, false, "moe"},
+    {"expert=2,zero=3,divide-bytes=1", 2, true, "moe"},
     {"expert=2,data=2,zero=1,divide-bytes=1", 4, true, "moe"},
-    {"expert=2,data=2,zero=3,divide-bytes=1", 4, true, "moe"},
+    {"expert=2,data=2,zero=3,divide-bytes=1", 4, false, "moe"},
     {"expert=2,pipeline=2,accumulate=2,schedule=gpipe", 4, true, "moe"},
     {"expert=2,pipeline=2,zero=2,divide-bytes=1", 4, true, "moe"},
     {"expert=4,tensor=2", 8, true, "moe"},
@@ -75,6 +78,16 @@ enum { COMBINATIONS = sizeof combinations / sizeof *combinations };
 static inline bool is_tried(const combination *c, const char *model, bool nightly) {
     bool right = c->model ? strcmp(c->model, model) == 0 : strcmp(model, "moe") != 0;
     return right && (nightly || !c->nightly);
+}
+
+/* Whether some row that is tried every time has both words. A server's zero = 1 is no ZeRO. */
+static inline bool stand_together(const char *one, const char *other) {
+    for (int i = 0; i < COMBINATIONS; i++) {
+        const char *row = combinations[i].mesh;
+        bool        zero = strcmp(one, "zero=") == 0 || strcmp(other, "zero=") == 0;
+        if (!combinations[i].nightly && strstr(row, one) && strstr(row, other) && !(zero && strstr(row, "sync=server"))) return true;
+    }
+    return false;
 }
 
 static const combination alone = {"data=1", 1, false, NULL};
@@ -136,6 +149,28 @@ static inline void files_are_those_of_one_process(const char *model, bool nightl
         if (!is_tried(&combinations[i], model, nightly) || strstr(combinations[i].mesh, "sync=server")) continue; /* which says, too, how often rows were updated */
         cr_expect(same_bytes(one, file_of(model, &combinations[i], 0, NULL)), "%s, %s: another file", model, combinations[i].mesh);
         cr_expect(same_bytes(later, file_of(model, &combinations[i], 0, later)), "%s, %s: another file of what was loaded", model, combinations[i].mesh);
+    }
+}
+
+static inline void fails(const char *model, const char *words, int ranks, const char *variable, const char *value, const char *word, const char *hint) {
+    char *text;
+    setenv(variable, value, 1);
+    int status = run_mesh(model, "f32", words, ranks, 10, temporary_path("failed"), &text);
+    unsetenv(variable);
+    cr_expect_neq(status, 0, "%s, %s=%s: %s", words, variable, value, text);
+    cr_expect_not_null(strstr(text, word), "%s, %s=%s: '%s' lacks '%s'", words, variable, value, text, word);
+    cr_expect_not_null(strstr(text, hint), "%s, %s=%s: '%s' lacks '%s'", words, variable, value, text, hint);
+    free(text);
+}
+
+/* The last rank dies in the middle of a run, and all others end and name it: rows that are tried every time, or the others. */
+static inline void deaths_end_all(bool nightly) {
+    for (int i = 0; i < COMBINATIONS; i++) {
+        char who[8], named[32];
+        if (combinations[i].nightly != nightly) continue;
+        snprintf(who, sizeof who, "%d", combinations[i].ranks - 1);
+        snprintf(named, sizeof named, "rank %s failed", who);
+        fails(combinations[i].model ? combinations[i].model : "gpt", combinations[i].mesh, combinations[i].ranks, "RUN_DIE", who, "WEFT_E_PEER", named);
     }
 }
 

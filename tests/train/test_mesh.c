@@ -12,6 +12,17 @@ enum { STEPS = UNDER_ADDRESS_SANITIZER ? 20 : 100 };
 Test(mesh, combinations_agree) { all_agree("gpt", STEPS, 1e-4, false); }
 Test(mesh, combinations_of_experts_agree) { all_agree("moe", STEPS, 1e-4, false); }
 
+/* Every two axes, and ZeRO and a server with each of them, stand together in a row that is tried every time. */
+Test(mesh, rows_cover_all_pairs) {
+    static const char *const words[] = {"data=2", "tensor=2", "pipeline=2", "sequence=2", "expert=2", "zero=", "sync=server"};
+    enum { WORDS = sizeof words / sizeof *words };
+    for (int i = 0; i < WORDS; i++)
+        for (int k = 0; k < i; k++) {
+            bool refused = strcmp(words[i], "sync=server") == 0 && (strcmp(words[k], "expert=2") == 0 || strcmp(words[k], "zero=") == 0);
+            cr_expect(stand_together(words[i], words[k]) != refused, "%s and %s %s", words[i], words[k], refused ? "are said not to go together" : "are in no row");
+        }
+}
+
 Test(mesh, files) {
     files_are_those_of_one_process("gpt", false);
     files_are_those_of_one_process("moe", false);
@@ -49,17 +60,6 @@ Test(mesh, runs_go_on_to_the_same_bits) {
     cr_expect(same_bytes(whole, file_of("gpt", &pipeline, 4, half)), "eight steps differ where a pipeline goes on from its own file");
     cr_expect(same_bytes(whole, file_of("gpt", &one, 4, half)), "eight steps differ where one process goes on from a pipeline's file");
     cr_expect(same_bytes(whole, file_of("gpt", &three, 4, alike)), "eight steps differ where a pipeline goes on from one process' file");
-}
-
-static void fails(const char *model, const char *words, int ranks, const char *variable, const char *value, const char *word, const char *hint) {
-    char *text;
-    setenv(variable, value, 1);
-    int status = run_mesh(model, "f32", words, ranks, 10, temporary_path("failed"), &text);
-    unsetenv(variable);
-    cr_expect_neq(status, 0, "%s, %s=%s: %s", words, variable, value, text);
-    cr_expect_not_null(strstr(text, word), "%s, %s=%s: '%s' lacks '%s'", words, variable, value, text, word);
-    cr_expect_not_null(strstr(text, hint), "%s, %s=%s: '%s' lacks '%s'", words, variable, value, text, hint);
-    free(text);
 }
 
 /* All ranks hear of a file that rank 0 cannot write or read, or not to its end, and nobody waits for parts. */
@@ -274,12 +274,4 @@ Test(mesh, indices_that_are_wrong) {
     }
 }
 
-Test(mesh, a_rank_that_dies_ends_all) {
-    for (int i = 0; i < COMBINATIONS; i++) {
-        char who[8], named[32];
-        if (combinations[i].nightly) continue;
-        snprintf(who, sizeof who, "%d", combinations[i].ranks - 1);
-        snprintf(named, sizeof named, "rank %s failed", who);
-        fails(combinations[i].model ? combinations[i].model : "gpt", combinations[i].mesh, combinations[i].ranks, "RUN_DIE", who, "WEFT_E_PEER", named);
-    }
-}
+Test(mesh, a_rank_that_dies_ends_all) { deaths_end_all(false); }

@@ -9,3 +9,4 @@ Test(mesh, files) {
     files_are_those_of_one_process("mlp", true);
     files_are_those_of_one_process("moe", true);
 }
+Test(mesh, a_rank_that_dies_ends_all) { deaths_end_all(true); }
