@@ -88,8 +88,7 @@ function(weft_cuda_host_program name)
   set_tests_properties(${name} PROPERTIES LABELS cuda_host TIMEOUT 600)
 endfunction()
 
-file(GLOB suite CONFIGURE_DEPENDS ${here}/../device/*.c)
-list(FILTER suite EXCLUDE REGEX "/test_[^/]*\\.c$")
+set(suite $<TARGET_OBJECTS:weft_test_device>)
 add_executable(cuda_host_conformance ${here}/check_conformance.c ${here}/thrice.c ${suite})
 weft_cuda_host_program(cuda_host_conformance)
 # What plans put together for it.
@@ -147,7 +146,7 @@ set_tests_properties(cuda_host_fp8 PROPERTIES ENVIRONMENT "WEFT_CUDA_NVRTC=0")
 # Training as processes: the programs that tests/cuda runs on a GPU, in a folder of their own under the names that it knows.
 set(weft_cuda_host_bin ${PROJECT_BINARY_DIR}/cuda_host/bin)
 foreach(program parity run compress)
-  add_executable(cuda_host_program_${program} ${here}/../train/programs/${program}.c ${here}/../common/far.c)
+  add_executable(cuda_host_program_${program} ${here}/../train/programs/${program}.c $<TARGET_OBJECTS:weft_test_far>)
   weft_cuda_host_target(cuda_host_program_${program})
   set_target_properties(cuda_host_program_${program} PROPERTIES LINKER_LANGUAGE CXX ENABLE_EXPORTS TRUE RUNTIME_OUTPUT_DIRECTORY ${weft_cuda_host_bin}
                                                                 OUTPUT_NAME train_program_${program})
@@ -179,7 +178,7 @@ if(WEFT_SANITIZE)
 endif()
 
 # A CPU and a GPU in one graph.
-add_executable(cuda_host_mixed ${here}/check_mixed.c ${here}/../transport/ranks.c)
+add_executable(cuda_host_mixed ${here}/check_mixed.c $<TARGET_OBJECTS:weft_test_ranks>)
 weft_cuda_host_program(cuda_host_mixed)
 set_tests_properties(cuda_host_mixed PROPERTIES ENVIRONMENT "WEFT_CUDA_NVRTC=0")
 
@@ -200,7 +199,7 @@ endif()
 
 # NCCL on its stand-in, with ranks as processes: the oracle is that of the collectives.
 if(EXISTS ${WEFT_CUDA_HEADERS}/nccl.h AND NOT WEFT_SANITIZE MATCHES "thread")
-  set(nccl_harness ${here}/../collective/cases.c ${here}/../transport/ranks.c)
+  set(nccl_harness ${here}/../collective/cases.c $<TARGET_OBJECTS:weft_test_ranks>)
   file(GLOB wire_harness CONFIGURE_DEPENDS ${here}/../transport/conformance*.c)
   add_executable(cuda_host_nccl ${here}/check_nccl.c ${here}/check_nccl_faults.c ${nccl_harness} ${wire_harness})
   weft_cuda_host_program(cuda_host_nccl)

@@ -4,6 +4,9 @@ if(ZLIB_FOUND)
     get_filename_component(file ${source} NAME_WE)
     target_compile_definitions(io_${file} PRIVATE WEFT_TEST_ZLIB)
   endforeach()
+  if(TARGET weft_test_room_io)
+    target_compile_definitions(weft_test_room_io PRIVATE WEFT_TEST_ZLIB)
+  endif()
 endif()
 
 # Calls that test_sink makes fail.

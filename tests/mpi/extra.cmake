@@ -2,8 +2,8 @@
 # Under the thread sanitizer MPI itself is nothing but alarms.
 if(WEFT_MPI AND NOT WEFT_SANITIZE MATCHES "thread")
   set(here ${CMAKE_CURRENT_SOURCE_DIR}/mpi)
-  file(GLOB conformance CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/transport/conformance*.c)
-  add_executable(mpi_ranks ${here}/ranks/main.c ${here}/ranks/own.c ${conformance} ${CMAKE_CURRENT_SOURCE_DIR}/collective/cases.c ${common_sources})
+  add_executable(mpi_ranks ${here}/ranks/main.c ${here}/ranks/own.c $<TARGET_OBJECTS:weft_test_wires>
+                 $<TARGET_OBJECTS:weft_test_collectives> $<TARGET_OBJECTS:weft_test_common> $<TARGET_OBJECTS:weft_test_far>)
   target_include_directories(mpi_ranks PRIVATE ${PROJECT_SOURCE_DIR}/src ${CMAKE_CURRENT_SOURCE_DIR})
   target_compile_definitions(mpi_ranks PRIVATE _GNU_SOURCE)
   target_link_libraries(mpi_ranks PRIVATE weft::weft weft_flags ${weft_test_framework})

@@ -1,5 +1,5 @@
 # Ranks of these are real processes.
-target_sources(parallel_test_cut PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/transport/ranks.c)
+target_sources(parallel_test_cut PRIVATE $<TARGET_OBJECTS:weft_test_ranks>)
 if(TARGET parallel_test_partitioned)
-  target_sources(parallel_test_partitioned PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/transport/ranks.c)
+  target_sources(parallel_test_partitioned PRIVATE $<TARGET_OBJECTS:weft_test_ranks>)
 endif()

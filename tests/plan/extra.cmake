@@ -3,4 +3,4 @@ if(TARGET plan_test_allocation)
   target_link_options(plan_test_allocation PRIVATE ${weft_count_allocations})
 endif()
 # Ranks of these are real processes.
-target_sources(plan_test_messages PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/transport/ranks.c)
+target_sources(plan_test_messages PRIVATE $<TARGET_OBJECTS:weft_test_ranks>)

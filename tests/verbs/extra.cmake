@@ -1,10 +1,3 @@
-# The ranks of these tests are made by the wires' harness, and their collectives by that of the collectives.
-file(GLOB wire_harness CONFIGURE_DEPENDS transport/conformance*.c)
-foreach(source ${room_tests})
-  get_filename_component(file ${source} NAME_WE)
-  target_sources(verbs_${file} PRIVATE ${wire_harness} ${CMAKE_CURRENT_SOURCE_DIR}/collective/cases.c)
-endforeach()
-
 # The wire on a soft RDMA device, in guests that guest.sh boots where there is QEMU. By themselves: emulated guests that share
 # cores with other tests lose packets to time as well as to the loss that is asked for.
 if(NOT WEFT_SANITIZE AND TARGET weftrun AND TARGET weft-bench AND TARGET train_clicks AND TARGET train_gpt)
