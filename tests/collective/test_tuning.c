@@ -6,6 +6,7 @@
 
 #include "cases.h"
 #include "common/effort.h"
+#include "common/files.h"
 #include "transport/coll.h"
 #include "core/iface/world.h"
 #include "transport/tune.h"
@@ -163,7 +164,7 @@ Test(tuning, order_of_precedence) { conformance_run_one(&tcp, 4, "order_of_prece
 /* --- the file --- */
 
 static void path_for(char path[64]) {
-    snprintf(path, 64, "/tmp/weft-tuning-XXXXXX");
+    snprintf(path, 64, "%s/weft-tuning-XXXXXX", temporary_root());
     int file = mkstemp(path);
     cr_assert(file >= 0);
     close(file);

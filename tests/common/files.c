@@ -24,12 +24,17 @@ static void remove_folder(void) {
     rmdir(folder);
 }
 
+const char *temporary_root(void) {
+    const char *where = getenv("TMPDIR");
+    return where && where[0] == '/' && strlen(where) < 32 ? where : "/tmp";
+}
+
 const char *scratch(const char *name) {
     static char path[8][400];
     static int  next;
     if (owner != getpid()) {
         owner = getpid();
-        snprintf(folder, sizeof folder, "/tmp/weft-test-XXXXXX");
+        snprintf(folder, sizeof folder, "%s/weft-test-XXXXXX", temporary_root());
         if (!mkdtemp(folder)) abort();
         atexit(remove_folder);
     }

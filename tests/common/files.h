@@ -6,6 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Where files of tests go: TMPDIR, as scripts/test.sh has it (in memory: what is synchronised to a slow disk takes most of a test's time),
+ * /tmp where that is not set or too long for a test's paths. */
+const char *temporary_root(void);
 /* A path in a folder of this process's own, removed at exit; up to eight are alive at a time. */
 const char *scratch(const char *name);
 void        write_file(const char *path, const void *bytes, size_t count);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/files.h"
 #include "parallel/server/coding.h"
 #include "serving.h"
 
@@ -252,7 +253,8 @@ static weft_status forgets(serving *self) {
     return WEFT_OK;
 }
 Test(coded, forgets_what_it_kept_of_rows_before_a_snapshot) {
-    char folder[] = "/tmp/weft-coded-XXXXXX", command[64], path[64];
+    char folder[64], command[64], path[64];
+    snprintf(folder, sizeof folder, "%s/weft-coded-XXXXXX", temporary_root());
     cr_assert_not_null(mkdtemp(folder));
     snprintf(path, sizeof path, "%s/state", folder);
     loaded_path = path;

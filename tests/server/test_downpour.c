@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/files.h"
 #include "serving.h"
 
 enum { ROWS = 600, BATCH = 30, MOST_STEPS = 4000, LEARNING_STEPS = 3000 };
@@ -321,7 +322,8 @@ Test(downpour, a_killed_worker_of_sums_is_not_missed) {
             cr_expect(outcomes[rank].steps == LEARNING_STEPS, "rank %d took %d steps", rank, outcomes[rank].steps);
         }
     }
-    char path[] = "/tmp/weft-downpour-XXXXXX";
+    char path[64];
+    snprintf(path, sizeof path, "%s/weft-downpour-XXXXXX", temporary_root());
     int  file = mkstemp(path);
     cr_assert_geq(file, 0);
     close(file);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/files.h"
 #include "serving.h"
 #include "words.h"
 
@@ -198,7 +199,8 @@ static weft_status saves_and_loads(serving *self) {
     return WEFT_OK;
 }
 Test(hybrid, come_back_from_snapshots) {
-    char folder[] = "/tmp/weft-hybrid-XXXXXX", command[128];
+    char folder[64], command[128];
+    snprintf(folder, sizeof folder, "%s/weft-hybrid-XXXXXX", temporary_root());
     cr_assert_not_null(mkdtemp(folder));
     snprintf(saved, sizeof saved, "%s/snapshot", folder);
     serve_case("shm", 2, &beside, saves_and_loads);

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/files.h"
 #include "parallel/server/route.h"
 #include "serving.h"
 
@@ -255,7 +256,8 @@ Test(resize, replicas_come_and_go) {
 
 /* Rows on disk are read where they lie, and lie on disk where they come. */
 static void rows_on_disk(const char *wire, const phase *one, const phase *three) {
-    char folder[] = "/tmp/weft-spill-XXXXXX";
+    char folder[64];
+    snprintf(folder, sizeof folder, "%s/weft-spill-XXXXXX", temporary_root());
     plan p = {.wire = wire, .size = 3, .phases = 3, .phase = {*one, *three, *one}, .memory_bytes = 1000};
     cr_assert_not_null(mkdtemp(folder));
     p.phase[0].how.spill = folder; /* that it has one stays */
@@ -500,7 +502,7 @@ Test(resize, a_share_that_has_no_room_is_refused) {
 }
 
 /* As well if the room that is wanting is on its disk. */
-static char disk[32];
+static char disk[64];
 static weft_status find_no_space(state *s) {
     weft_table    *table = NULL;
     struct rlimit  limit;
@@ -520,7 +522,7 @@ static weft_status find_no_space(state *s) {
     return WEFT_OK;
 }
 Test(resize, a_share_that_its_disk_has_no_room_for_is_refused) {
-    snprintf(disk, sizeof disk, "/tmp/weft-spill-XXXXXX");
+    snprintf(disk, sizeof disk, "%s/weft-spill-XXXXXX", temporary_root());
     cr_assert_not_null(mkdtemp(disk));
     run_all(&(plan){.wire = "tcp", .size = 3, .phases = 1, .phase = {{{.servers = 2, .spill = disk}, 7}}}, find_no_space);
     cr_assert_eq(rmdir(disk), 0, "the folder is not empty");

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "common/files.h"
 #include "parallel/server/saves_format.h"
 #include "serving.h"
 
@@ -19,7 +20,7 @@ static char      folder[64], path[128];
 static uint64_t *hash; /* shared: what a case has seen */
 
 static void begin(void) {
-    snprintf(folder, sizeof folder, "/tmp/weft_snapshot_files_XXXXXX");
+    snprintf(folder, sizeof folder, "%s/weft_snapshot_files_XXXXXX", temporary_root());
     cr_assert(mkdtemp(folder) != NULL);
     snprintf(path, sizeof path, "%s/state", folder);
     hash = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/files.h"
 #include "serving.h"
 
 static const weft_server_options beside = {0}, one_apart = {.servers = 1, .dedicated = true}, two_apart = {.servers = 2, .dedicated = true},
@@ -19,7 +20,7 @@ static const weft_server_options beside = {0}, one_apart = {.servers = 1, .dedic
 static char folder[64], path[128], other[128];
 
 static void make_folder(void) {
-    snprintf(folder, sizeof folder, "/tmp/weft_snapshots_XXXXXX");
+    snprintf(folder, sizeof folder, "%s/weft_snapshots_XXXXXX", temporary_root());
     cr_assert(mkdtemp(folder) != NULL);
     snprintf(path, sizeof path, "%s/state", folder);
     snprintf(other, sizeof other, "%s/whole.bin", folder);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/effort.h"
+#include "common/files.h"
 #include "serving.h"
 #include "words.h"
 
@@ -22,7 +23,7 @@ static char folder[64];
 static weft_server_options how = {.spill = folder};
 
 static void make_folder(void) {
-    snprintf(folder, sizeof folder, "/tmp/weft-spill-XXXXXX");
+    snprintf(folder, sizeof folder, "%s/weft-spill-XXXXXX", temporary_root());
     cr_assert_not_null(mkdtemp(folder));
 }
 static void remove_folder(void) {

@@ -1,3 +1,4 @@
+#include "common/files.h"
 #include "train/run.h"
 
 #include <criterion/criterion.h>
@@ -22,7 +23,7 @@ int run_ranks(int ranks, const char *wire, const char *program, const char *argu
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static char folder[] = "/tmp/weft-train-XXXXXX";
+static char folder[64];
 static int  opened;
 
 static void remove_folder(void) {
@@ -33,6 +34,7 @@ static void remove_folder(void) {
 
 const char *temporary_path(const char *name) {
     if (!opened) {
+        snprintf(folder, sizeof folder, "%s/weft-train-XXXXXX", temporary_root());
         cr_assert_not_null(mkdtemp(folder));
         opened = 1;
         atexit(remove_folder);

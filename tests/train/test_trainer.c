@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/files.h"
 #include "weft.h"
 
 static weft_world *world;
@@ -379,7 +380,7 @@ static weft_status resume_under(uint64_t saved, uint64_t other, double dropped) 
     weft_graph   *graphs[2];
     weft_trainer *first = with_seed(saved, dropped, &graphs[0]), *second = with_seed(other, dropped, &graphs[1]);
     weft_report   report;
-    snprintf(path, sizeof path, "/tmp/weft-seed-%d", (int)getpid());
+    snprintf(path, sizeof path, "%s/weft-seed-%d", temporary_root(), (int)getpid());
     step_with(first, 8, WEFT_OK, &report);
     cr_assert_eq(weft_trainer_save(first, path, NULL), WEFT_OK, "%s", weft_error_message());
     weft_status status = weft_trainer_load(second, path, NULL);

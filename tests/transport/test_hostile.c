@@ -10,13 +10,13 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "weft.h" /* before ranks.h, whose type is called what some of its parameters are */
 #include "common/effort.h"
+#include "common/files.h"
 #include "ranks.h"
 #include "transport/handshake.h"
 
@@ -206,21 +206,10 @@ static int call_all(ranks *all, const uint16_t *ports, int port_count, int calls
 
 /* --- the test --- */
 
-static uint8_t *read_file(const char *path, size_t *bytes_out) {
-    struct stat info;
-    cr_assert_eq(stat(path, &info), 0, "%s: %s", path, strerror(errno));
-    uint8_t *bytes = malloc((size_t)info.st_size);
-    FILE    *file = fopen(path, "rb");
-    *bytes_out = (size_t)info.st_size;
-    cr_assert(bytes && file && fread(bytes, 1, *bytes_out, file) == *bytes_out);
-    fclose(file);
-    return bytes;
-}
-
 /* Trains with so many strangers; the checkpoint at the end. */
 static uint8_t *run(int calls, size_t *bytes_out) {
     uint16_t ports[MOST_PORTS];
-    snprintf(common->path, sizeof common->path, "/tmp/weft-hostile-%d-%d", (int)getpid(), calls);
+    snprintf(common->path, sizeof common->path, "%s/weft-hostile-%d-%d", temporary_root(), (int)getpid(), calls);
     atomic_store(&common->records_done, 0);
     ranks *all = ranks_start(2, train);
     if (calls) {
@@ -239,6 +228,7 @@ static uint8_t *run(int calls, size_t *bytes_out) {
         cr_assert_eq(all->results[rank].status, WEFT_OK, "%d strangers, rank %d: %s", calls, (int)rank, all->results[rank].message);
     ranks_free(all);
     uint8_t *bytes = read_file(common->path, bytes_out);
+    cr_assert_not_null(bytes, "%s: %s", common->path, strerror(errno));
     unlink(common->path);
     return bytes;
 }

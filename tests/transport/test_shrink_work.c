@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/files.h"
 #include "ranks.h"
 
 enum { ROWS = 120, BATCH = 24, WIDTH = 10, STEPS = 30, BEFORE = 7 };
@@ -138,7 +139,7 @@ static weft_status train_after_a_fault(ranks *all, int32_t rank) {
 
 static uint8_t *run_all(int32_t size, rank_function function, int32_t dies, size_t *bytes_out) {
     struct stat info;
-    snprintf(path, sizeof path, "/tmp/weft-shrink-%d-%d", (int)getpid(), (int)size);
+    snprintf(path, sizeof path, "%s/weft-shrink-%d-%d", temporary_root(), (int)getpid(), (int)size);
     ranks *all = ranks_start(size, function);
     ranks_join(all);
     for (int32_t rank = 0; rank < size; rank++)
