@@ -17,6 +17,7 @@
  * coll_mpi.c, coll_mpi_open.c   MPI's own collectives, over the MPI wire
  * tune.c            measured costs, and the file that keeps them
  * coll_map.c      the slots in mapped memory, and the one-shot algorithm on them
+ * coll_feed.c     broadcasts of what nobody maps: the root puts it into a ring that all others read
  * coll_share.c    two-shot: every rank reduces its share straight from and to the others' memory
  * coll_pull.c     the same of buffers that nobody maps, where nothing is reduced: out of the others' own memory */
 #ifndef WEFTI_TRANSPORT_COLL_H
@@ -34,6 +35,7 @@ enum {
     COLL_FAN = 10,       /* most transfers each way in one round of a lane */
     COLL_TRANSFERS = 8,  /* that a lane has at least */
     COLL_KEEPS = 64,     /* latest calls of a group that are remembered */
+    COLL_STRICT_EVERY = 32, /* calls of which one ends nowhere before all have begun it */
     COLL_DIRECT_MOST = 9 /* largest group for which everyone talks to everyone */
 };
 /* Payload up to which messages carry their header with them, and which a mapped slot holds. Set by measurement: above,
@@ -168,6 +170,7 @@ struct coll_operation {
     wefti_collective base;
     wefti_collective_call call;
     uint64_t sequence;
+    uint64_t place; /* among the mapped ones of the group */
     uint64_t started_ns, deadline_ns; /* 0 until the first look at the clock */
     const coll_algorithm *algorithm;
     coll_operation *next; /* in the list of free ones, or of those in flight */
@@ -224,6 +227,7 @@ struct coll_group {
     wefti_wire_op question;              /* the receive of questions (coll_ask.c) … */
     coll_header asked;                   /* … and where they come to */
     bool asks;                           /* it is posted */
+    uint64_t places;                     /* mapped operations so far */
     bool mixed;                          /* some were started before one that stands before them */
     uint32_t busy_sets;                  /* by bit, those that message operations have */
     int32_t active;
@@ -301,6 +305,8 @@ weft_status wefti_coll_compare(coll_operation *operation, int32_t index, const c
 weft_status wefti_coll_compare_opening(coll_operation *operation, int32_t index, const coll_opening *theirs);
 /* The same of two calls of a number. */
 weft_status wefti_coll_compare_headers(const coll_group *group, uint64_t sequence, int32_t index, const coll_header *ours, const coll_header *theirs);
+/* WEFT_E_MISMATCH: member `index` has made other calls before the operation. */
+weft_status wefti_coll_other_calls(const coll_operation *operation, int32_t index);
 /* WEFT_E_MISMATCH: member `index` sent `bytes` where `expected` were due. */
 weft_status wefti_coll_wrong_length(coll_operation *operation, int32_t index, size_t bytes, size_t expected);
 /* Tells the fault object, once an operation, that member `index` seems to be gone. */

@@ -6,18 +6,23 @@
  * another root in mind, asks it after ASK_NS and some looks, in which what came would have been seen; who is asked compares with what it called, be it in that call, past it, or not yet there.
  *
  * A receive for questions is posted for the life of the group. A question that comes too late for it stays with the wire; ids are used again as late as
- * possible, and tags have the number of the use too. Every STRICT_EVERYth call is strict: all hear of a neighbour before they are through, so no
+ * possible, and tags have the number of the use too. Every COLL_STRICT_EVERYth call is strict: all hear of a neighbour before they are through, so no
  * root is further ahead than that, and the calls that are remembered are enough. */
 #include <string.h>
 
 #include "transport/coll.h"
 
-enum { STEP_QUESTION = 0xffffe, STRICT_EVERY = 32, ASK_LOOKS = 8 };
-_Static_assert(2 * STRICT_EVERY <= COLL_KEEPS, "a member that is asked remembers the call");
+enum { STEP_QUESTION = 0xffffe, ASK_LOOKS = 8 };
+_Static_assert(2 * COLL_STRICT_EVERY <= COLL_KEEPS, "a member that is asked remembers the call");
 _Static_assert(sizeof(coll_header) % sizeof(uint64_t) == 0, "a header is whole words");
 #define ASK_NS (50 * WEFTI_MILLISECOND_NS)
 
-bool wefti_coll_is_strict(const coll_operation *operation) { return operation->sequence % STRICT_EVERY == STRICT_EVERY - 1; }
+static bool ends_a_turn(uint64_t number) { return number % COLL_STRICT_EVERY == COLL_STRICT_EVERY - 1; }
+
+/* By the number among all calls, for what is remembered of them, and of mapped ones by their place too, for their slots. */
+bool wefti_coll_is_strict(const coll_operation *operation) {
+    return ends_a_turn(operation->sequence) || (operation->algorithm->mapped && ends_a_turn(operation->place));
+}
 
 static void listen(coll_group *group) {
     group->question = wefti_wire_recv(WEFTI_WIRE_ANY_PEER, wefti_coll_tag(group, 0, STEP_QUESTION), &group->asked, sizeof group->asked);

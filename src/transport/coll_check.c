@@ -117,6 +117,11 @@ weft_status wefti_coll_compare_opening(coll_operation *operation, int32_t index,
     uint64_t before = operation->sequence - 1;
     coll_header mine = header_before(ours, before), other = header_before(theirs, before);
     WEFTI_TRY(wefti_coll_compare_headers(group, before, index, &mine, &other));
+    return wefti_coll_other_calls(operation, index);
+}
+
+weft_status wefti_coll_other_calls(const coll_operation *operation, int32_t index) {
+    const coll_group *group = coll_group_of(operation);
     char words[224];
     wefti_coll_words(operation, words, sizeof words);
     return wefti_fail(WEFT_E_MISMATCH, "%s: ranks %d and %d have not issued the same calls in the same order before it", words,

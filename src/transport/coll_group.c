@@ -439,6 +439,7 @@ static weft_status begin(coll_group *group, coll_operation *operation, const wef
     group->free = operation->next;
     prepare(group, operation, call);
     operation->algorithm = algorithm;
+    if (algorithm->mapped) operation->place = group->places++;
     if (!wefti_collective_is_point(call->kind)) wefti_coll_note_call(operation);
     if (algorithm->large) take_large_number(group, operation);
     if (group->track) {

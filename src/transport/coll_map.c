@@ -1,15 +1,18 @@
 /* Collectives in mapped memory: the shared slots, and the one-shot algorithm.
  *
  * Every member exports one region, to which only it writes: slots for the operations in flight, a small payload for
- * each, and staging. An operation with sequence s uses slot s mod depth in every region. A member announces itself by
- * storing s + 1 as the stamp, after everything else of the slot; the others poll that. No lock, no message.
+ * each, and staging. The mapped operations of a group are numbered by themselves, for messages may come in between; the one with place s
+ * uses slot s mod depth in every region. A member announces itself by storing s + 1 as the stamp, after everything else of the slot; the others poll that. No lock, no message.
  *
  * Why a slot may be used again without asking: an operation ends here only after every member's stamp was seen, so ours
  * for s-F being over means that each other member had started s-F, and then, having at most F in flight, was through
- * with s-2F. Starting s means that s-F is over here. So depth = 2F suffices, where F is `in_flight`.
+ * with s-2F. Starting s means that s-F is over here. So depth = 2F would suffice, where F is `in_flight`. Broadcasts wait for their root alone,
+ * which waits for nobody: where ranks share cores, each wait is a change of processes. But every E-th operation waits for all members
+ * (coll_ask.c), so what was said of s-F goes for one at most E-1 before it, and depth = 2F + E. Who calls what is compared by that of the member whose
+ * data is used, and by a hash of all calls before.
  *
  * one-shot: everybody puts its data next to its slot and works out its own result from what it sees. One line from core
- * to core for up to 40 bytes. Reduction in the order of the members: all ranks get equal bits.
+ * to core for up to 32 bytes. Reduction in the order of the members: all ranks get equal bits.
  *
  * Regions are told to the others by one message each, in the first operation.
  *
@@ -26,7 +29,7 @@
 
 #include "transport/coll_map.h"
 
-enum { STEP_OPEN = 0xfffff, LOOKS = 64, AHEAD_BYTES = 256 };
+enum { STEP_OPEN = 0xfffff, LOOKS = 63 /* odd: also where two are looked at in turn, each has its turn */, AHEAD_BYTES = 256 };
 
 /* --- open --- */
 
@@ -37,10 +40,13 @@ weft_status wefti_coll_map_open(coll_group *group) {
     coll_map *map = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *map, "a mapped group", &map));
     group->map = map;
-    map->depth = 2 * in_flight;
+    map->depth = 2 * in_flight + COLL_STRICT_EVERY;
     map->payload_offset = slots_bytes(map);
     map->stage_offset = map->payload_offset + wefti_align_up(map->depth * COLL_SMALL_BYTES, 4096);
-    map->farewell_offset = map->stage_offset + COLL_SETS * STAGE_BYTES;
+    map->feed_offset = map->stage_offset + COLL_SETS * STAGE_BYTES;
+    map->ring_offset = map->feed_offset + wefti_align_up(sizeof(map_feed) + size * sizeof(map_line), 4096);
+    map->feed_until = FEED_BYTES;
+    map->farewell_offset = map->ring_offset + FEED_BYTES;
     map->size_bytes = map->farewell_offset + wefti_align_up(sizeof(map_farewell) + size * sizeof(uint64_t), 4096);
     WEFTI_TRY(wefti_alloc(size * sizeof *map->peers, "a mapped group's peers", &map->peers));
     WEFTI_TRY(wefti_alloc(in_flight * sizeof *map->shares, "large collectives", &map->shares));
@@ -174,7 +180,7 @@ void wefti_coll_map_close(coll_group *group) {
 
 map_slot *wefti_coll_slot_fill(coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    map_slot *slot = map_slot_of(group->map, group->base.index, operation->sequence);
+    map_slot *slot = map_slot_of(group->map, group->base.index, operation->place);
     coll_header header = wefti_coll_header(operation);
     slot->count = header.count;
     slot->kind = header.kind;
@@ -182,6 +188,7 @@ map_slot *wefti_coll_slot_fill(coll_operation *operation) {
     slot->op = header.op;
     slot->algorithm = header.algorithm;
     slot->root = header.root;
+    slot->before = operation->opening.before;
     if (header.extra) slot->extra = header.extra;
     return slot;
 }
@@ -209,38 +216,85 @@ void wefti_coll_look_at_peer(coll_operation *operation, int32_t index) {
     operation->gone = index + 1;
 }
 
+static coll_header header_of(const map_slot *slot, uint64_t sequence) {
+    return (coll_header){.count = slot->count,
+                         .sequence = (uint32_t)sequence,
+                         .kind = slot->kind,
+                         .dtype = slot->dtype,
+                         .op = slot->op,
+                         .algorithm = slot->algorithm,
+                         .root = slot->root,
+                         .magic = COLL_MAGIC};
+}
+
+/* The number of this member's mapped operation before: the latest of its calls but this one that is remembered and mapped. */
+static uint64_t mapped_before(const coll_operation *operation) {
+    const coll_group *group = coll_group_of(operation);
+    uint64_t at = operation->sequence;
+    while (at-- > 0 && operation->sequence - at < COLL_KEEPS) {
+        const coll_header *header = &group->called[at % COLL_KEEPS];
+        if (header->sequence == (uint32_t)at && wefti_coll_algorithms[header->algorithm].mapped) return at;
+    }
+    return 0;
+}
+
+/* The calls differ, or those before them do: where it is the mapped one before, that one is named. */
 static weft_status slot_differs(coll_operation *operation, int32_t index, const map_slot *slot) {
-    coll_header header = {.count = slot->count,
-                          .sequence = (uint32_t)operation->sequence,
-                          .kind = slot->kind,
-                          .dtype = slot->dtype,
-                          .op = slot->op,
-                          .algorithm = slot->algorithm,
-                          .root = slot->root,
-                          .magic = COLL_MAGIC,
-                          .extra = operation->extra ? slot->extra : 0};
-    return wefti_coll_compare(operation, index, &header);
+    const coll_group *group = coll_group_of(operation);
+    const map_slot *own = map_slot_of(group->map, coll_index(group), operation->place);
+    coll_header theirs = header_of(slot, operation->sequence);
+    if (operation->extra) theirs.extra = slot->extra;
+    WEFTI_TRY(wefti_coll_compare(operation, index, &theirs));
+    if (slot->before == own->before) return WEFT_OK;
+    const map_slot *last = map_slot_of(group->map, index, operation->place - 1);
+    if (operation->place > 0 && atomic_load_explicit(&last->stamp, memory_order_acquire) == operation->place) {
+        uint64_t before = mapped_before(operation);
+        coll_header mine = header_of(map_slot_of(group->map, coll_index(group), operation->place - 1), before), other = header_of(last, before);
+        WEFTI_TRY(wefti_coll_compare_headers(group, before, index, &mine, &other));
+    }
+    return wefti_coll_other_calls(operation, index);
+}
+
+/* WEFT_OK once the slot of one member has been seen and agrees with ours. */
+static weft_status slot_seen(coll_operation *operation, int32_t index) {
+    const coll_map *map = coll_group_of(operation)->map;
+    const map_slot *own = map_slot_of(map, coll_index(coll_group_of(operation)), operation->place);
+    const map_slot *slot = map_slot_of(map, index, operation->place);
+    if (atomic_load_explicit(&slot->stamp, memory_order_acquire) != operation->place + 1) {
+        wefti_coll_look_at_peer(operation, index);
+        return WEFT_E_AGAIN;
+    }
+    if (slot->count != own->count || memcmp(&slot->kind, &own->kind, 8) != 0 || slot->before != own->before ||
+        (operation->extra && slot->extra != operation->extra))
+        return slot_differs(operation, index, slot);
+    return WEFT_OK;
 }
 
 weft_status wefti_coll_slots_seen(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
     const coll_map *map = group->map;
     int32_t size = group->base.size, me = group->base.index;
-    const map_slot *own = map_slot_of(map, me, operation->sequence);
     for (; operation->seen < size; operation->seen++) {
         int32_t index = operation->seen;
         if (index == me) continue;
         if (!map->peers[index].base) WEFTI_TRY(meet_all(operation, index));
-        const map_slot *slot = map_slot_of(map, index, operation->sequence);
-        if (atomic_load_explicit(&slot->stamp, memory_order_acquire) != operation->sequence + 1) {
-            wefti_coll_look_at_peer(operation, index);
-            return WEFT_E_AGAIN;
-        }
-        if (slot->count != own->count || memcmp(&slot->kind, &own->kind, 8) != 0 ||
-            (operation->extra && slot->extra != operation->extra))
-            WEFTI_TRY(slot_differs(operation, index, slot));
+        WEFTI_TRY(slot_seen(operation, index));
     }
     return WEFT_OK;
+}
+
+/* A member that nobody has met yet would leave the others without its region. */
+static bool has_met_all(const coll_group *group) {
+    for (int32_t i = 0; i < group->base.size; i++)
+        if (!group->map->peers[i].base) return false;
+    return true;
+}
+
+weft_status wefti_coll_root_seen(coll_operation *operation) {
+    int32_t root = operation->call.root;
+    const coll_group *group = coll_group_of(operation);
+    if (wefti_coll_is_strict(operation) || !has_met_all(group)) return wefti_coll_slots_seen(operation);
+    return root == coll_index(group) ? WEFT_OK : slot_seen(operation, root);
 }
 
 /* --- one-shot --- */
@@ -257,26 +311,26 @@ void wefti_coll_oneshot_begin(coll_operation *operation) {
     if (bytes > 0 && bytes <= SLOT_INLINE_BYTES)
         memcpy(slot->data, operation->call.send, bytes);
     else if (bytes > 0)
-        memcpy(map_payload_of(group->map, group->base.index, operation->sequence), operation->call.send, bytes);
-    map_slot_publish(slot, operation->sequence);
+        memcpy(map_payload_of(group->map, group->base.index, operation->place), operation->call.send, bytes);
+    map_slot_publish(slot, operation->place);
 }
 
 /* What member `index` put, of `bytes`. */
 static const uint8_t *put_by(const coll_operation *operation, int32_t index, size_t bytes) {
     const coll_group *group = coll_group_of(operation);
     if (bytes <= SLOT_INLINE_BYTES)
-        return map_slot_of(group->map, index, operation->sequence)->data;
-    return map_payload_of(group->map, index, operation->sequence);
+        return map_slot_of(group->map, index, operation->place)->data;
+    return map_payload_of(group->map, index, operation->place);
 }
 
 /* Asks for what the next member puts together with its stamp, which is stored behind them: they come in the time of one. */
 static void ask_ahead(const coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    int32_t index = operation->seen;
+    int32_t index = operation->call.kind == WEFTI_BROADCAST ? operation->call.root : operation->seen;
     if (index == group->base.index || index >= group->base.size || !group->map->peers[index].base) return;
     size_t bytes = put_bytes(operation, index);
     if (bytes <= SLOT_INLINE_BYTES || bytes > AHEAD_BYTES) return; /* of more the cores fetch the rest by themselves meanwhile */
-    const uint8_t *from = map_payload_of(group->map, index, operation->sequence);
+    const uint8_t *from = map_payload_of(group->map, index, operation->place);
     for (size_t at = 0; at < bytes; at += WEFTI_CACHE_LINE) __builtin_prefetch(from + at);
 }
 
@@ -298,7 +352,7 @@ weft_status wefti_coll_oneshot_advance(coll_operation *operation) {
     size_t count = call->count, first = 0;
     int32_t size = group->base.size, me = group->base.index;
     ask_ahead(operation);
-    WEFTI_TRY(wefti_coll_slots_seen(operation));
+    WEFTI_TRY(call->kind == WEFTI_BROADCAST ? wefti_coll_root_seen(operation) : wefti_coll_slots_seen(operation));
     if (count == 0) return WEFT_OK;
     switch (call->kind) {
     case WEFTI_REDUCE_SCATTER:

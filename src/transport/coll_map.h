@@ -5,7 +5,7 @@
 #include "core/base/stream.h"
 #include "transport/coll.h"
 
-enum { SLOT_INLINE_BYTES = 40 };
+enum { SLOT_INLINE_BYTES = 32 };
 /* What is read and stored before going on: fits the first cache with its sources. */
 #define BLOCK_BYTES ((size_t)16 << 10)
 /* Staging of one rank for one large operation with foreign buffers: in and out, two halves each. */
@@ -15,10 +15,11 @@ enum { SLOT_INLINE_BYTES = 40 };
 /* One rank's side of one operation. Only its owner writes to it. */
 typedef struct map_slot {
     /* What the others check, and tiny data, in one line: one transfer between cores is all that 8 bytes take. */
-    _Alignas(64) _Atomic uint64_t stamp; /* sequence + 1, stored last: the line (and the next) is complete */
+    _Alignas(64) _Atomic uint64_t stamp; /* place + 1, stored last: the line (and the next) is complete */
     uint64_t count;
     uint8_t kind, dtype, op, algorithm;
     int32_t root;
+    uint64_t before; /* hash of the calls before */
     uint8_t data[SLOT_INLINE_BYTES];
     /* twoshot: where the buffers are; region 0: in staging. */
     uint32_t send_region, receive_region;
@@ -26,7 +27,9 @@ typedef struct map_slot {
     uint64_t extra; /* of the header, where it is not 0 */
     uint32_t in_place;
     uint8_t reads;         /* its owner can read all others' memory (coll_pull.c) … */
-    uint8_t pulls;         /* … and, of member 0, the operation is to go that way */
+    uint8_t pulls;         /* … and, of who decides that, the operation is to go that way */
+    uint8_t fed;           /* of a broadcast's root: its data comes through its feed (coll_feed.c) … */
+    uint64_t feed_first;   /* … where it begins there */
     uint64_t send_address; /* in its owner's process */
     /* twoshot: how far its owner is. */
     _Alignas(64) _Atomic uint64_t staged; /* segments of its send buffer that lie in its staging */
@@ -42,6 +45,16 @@ typedef struct map_farewell {
     uint64_t members, index; /* of the group; its owner's */
     _Atomic uint64_t left[]; /* [members] 1 + the first operation that the member does not take part in; 0: it is there */
 } map_farewell;
+
+/* A ring of data that its owner broadcasts, behind this; positions count bytes from the group's beginning. */
+#define FEED_BYTES ((size_t)1 << 20)
+typedef struct map_line {
+    _Alignas(WEFTI_CACHE_LINE) _Atomic uint64_t position;
+} map_line;
+typedef struct map_feed {
+    map_line written; /* by its owner */
+    map_line taken[]; /* [members] what its owner has taken out of each member's feed */
+} map_feed;
 
 /* What a peer's region is like here. */
 typedef struct map_peer {
@@ -71,8 +84,10 @@ struct coll_map {
     wefti_wire_region *region; /* this rank's: slots, then their payloads, then staging, then the farewell */
     map_peer *peers;           /* [size] */
     uint64_t info[2];
-    uint64_t depth; /* slots: 2 · in_flight */
-    size_t payload_offset, stage_offset, farewell_offset, size_bytes;
+    uint64_t depth; /* slots: 2 · in_flight + COLL_STRICT_EVERY */
+    size_t payload_offset, stage_offset, feed_offset, ring_offset, farewell_offset, size_bytes;
+    uint64_t feed_end;   /* where this member's next data begins in its feed … */
+    uint64_t feed_until; /* … and how far it is known to be free */
     coll_share *shares; /* [in_flight] */
     void **pointers;    /* [in_flight · 2 · size]: the shares' */
     wefti_pace pace;    /* of copies to staging */
@@ -95,6 +110,7 @@ struct coll_share {
     bool root_copies;                /* of a broadcast: into its own result, and nobody else does … */
     size_t own;                      /* … bytes of it so far */
     bool over;                       /* has said that it is done */
+    bool fed;                        /* it goes through the root's feed */
     bool pull, refused;              /* it goes by pulls; it did, and begins again */
     int trial, store_trial;          /* its number among those that tell which way is the quicker; 0: it is none */
     int32_t pulled;                  /* members whose part is here; `cursor` then counts bytes of the next */
@@ -125,24 +141,41 @@ static inline int map_length(size_t bytes) {
     return length < MAP_LENGTHS ? length : MAP_LENGTHS - 1;
 }
 
-static inline map_slot *map_slot_of(const coll_map *map, int32_t member, uint64_t sequence) {
-    return (map_slot *)map->peers[member].base + sequence % map->depth;
+/* Of an operation by its place. */
+static inline map_slot *map_slot_of(const coll_map *map, int32_t member, uint64_t place) {
+    return (map_slot *)map->peers[member].base + place % map->depth;
 }
-static inline uint8_t *map_payload_of(const coll_map *map, int32_t member, uint64_t sequence) {
-    return map->peers[member].base + map->payload_offset + (size_t)(sequence % map->depth) * COLL_SMALL_BYTES;
+static inline uint8_t *map_payload_of(const coll_map *map, int32_t member, uint64_t place) {
+    return map->peers[member].base + map->payload_offset + (size_t)(place % map->depth) * COLL_SMALL_BYTES;
 }
 
 static inline map_farewell *map_farewell_of(const coll_map *map, int32_t member) {
     return (map_farewell *)(map->peers[member].base + map->farewell_offset);
 }
 
+static inline map_feed *map_feed_of(const coll_map *map, int32_t member) { return (map_feed *)(map->peers[member].base + map->feed_offset); }
+static inline uint8_t *map_ring_of(const coll_map *map, int32_t member) { return map->peers[member].base + map->ring_offset; }
+
 /* Writes this rank's slot but for the stamp. */
 map_slot *wefti_coll_slot_fill(coll_operation *operation);
-static inline void map_slot_publish(map_slot *slot, uint64_t sequence) {
-    atomic_store_explicit(&slot->stamp, sequence + 1, memory_order_release);
+static inline void map_slot_publish(map_slot *slot, uint64_t place) {
+    atomic_store_explicit(&slot->stamp, place + 1, memory_order_release);
 }
 /* WEFT_OK once the slots of all members have been seen and agree with ours. */
 weft_status wefti_coll_slots_seen(coll_operation *operation);
+
+/* WEFT_OK once a broadcast's root is known to make the same call, and has put its data next to its slot, or says there where it is; now and then, once all are. */
+weft_status wefti_coll_root_seen(coll_operation *operation);
+/* Copies to memory that the others read next. */
+void wefti_coll_copy_to_stage(coll_group *group, void *to, const void *from, size_t bytes);
+
+/* --- coll_feed.c --- */
+
+/* Says in the root's slot whether, and where, a broadcast goes through the feed. */
+void wefti_coll_feed_offer(coll_operation *operation, map_slot *slot);
+/* Whether it does, once the root has been seen. */
+bool wefti_coll_feed_chosen(const coll_operation *operation);
+weft_status wefti_coll_feed_advance(coll_operation *operation);
 
 /* --- coll_pull.c --- */
 

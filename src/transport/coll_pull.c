@@ -2,7 +2,7 @@
  *
  * Staging costs two copies by the members; a pull one by the kernel (the wire's peer_read), which also looks each page up. Which is quicker is the
  * machine's: where two cores share a cache, staging is, at three times the rate of the kernel; where they don't, lines that the other core has read
- * are written again at a tenth of that rate, and the kernel wins. So member 0 tries both now and then (map_race), for each kind and length, and says in its slot which way the next ones go; its clock runs from where all members are there to the end. Bits are the same either way.
+ * are written again at a tenth of that rate, and the kernel wins. So one member tries both now and then (map_race), for each kind and length, and says in its slot which way the next ones go; its clock runs from where all members are there to the end. That is member 0, and a broadcast's root, whose other way may be its feed. Bits are the same either way.
  *
  * A pull is used where all members can read all others, as their slots say. A system may refuse it later, for a part of memory (a device's), or
  * because a process changed hands: who finds that out says so in its slot, and all begin the operation again, through staging. Nobody has ended it
@@ -30,6 +30,9 @@ static map_way *way_of(const coll_operation *operation) {
     return &coll_group_of(operation)->map->ways[operation->call.kind][map_length(coll_bytes(operation))];
 }
 
+/* Who tries. */
+static int32_t decider(const coll_operation *operation) { return operation->call.kind == WEFTI_BROADCAST ? operation->call.root : 0; }
+
 static bool may_pull(const coll_operation *operation) {
     return !coll_kind_reduces(operation->call.kind) && coll_bytes(operation) >= LEAST_BYTES;
 }
@@ -42,7 +45,7 @@ void wefti_coll_pull_offer(coll_operation *operation, map_slot *slot) {
     if (!may_pull(operation)) return;
     slot->reads = reads_all(group);
     map_way *way = way_of(operation);
-    if (group->base.index != 0 || !(way->foreign || !slot->send_region || !slot->receive_region)) return;
+    if (group->base.index != decider(operation) || !(way->foreign || !slot->send_region || !slot->receive_region)) return;
     slot->pulls = map_race_enter(&way->race, &operation->share->trial);
 }
 
@@ -51,9 +54,9 @@ bool wefti_coll_pull_chosen(const coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
     bool from_root = call->kind == WEFTI_BROADCAST || call->kind == WEFTI_SCATTER, all_read = true, all_mapped = true;
-    if (!operation->share->foreign || !may_pull(operation) || !map_slot_of(group->map, 0, operation->sequence)->pulls) return false;
+    if (!operation->share->foreign || !may_pull(operation) || !map_slot_of(group->map, decider(operation), operation->place)->pulls) return false;
     for (int32_t i = 0; i < group->base.size; i++) {
-        const map_slot *slot = map_slot_of(group->map, i, operation->sequence);
+        const map_slot *slot = map_slot_of(group->map, i, operation->place);
         all_read &= slot->reads;
         if (!from_root || i == call->root) all_mapped &= slot->send_region != 0;
     }
@@ -63,11 +66,13 @@ bool wefti_coll_pull_chosen(const coll_operation *operation) {
 void wefti_coll_pull_note(coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
     coll_share *share = operation->share;
-    if (group->base.index != 0 || !may_pull(operation)) return;
+    if (group->base.index != decider(operation) || !may_pull(operation)) return;
     map_way *way = way_of(operation);
     way->foreign = share->foreign;
     if (!share->trial || !share->foreign) return;
-    map_race_note(&way->race, share->trial, share->pull, wefti_host_now(group->host) - share->resolved_ns);
+    uint64_t took_ns = wefti_host_now(group->host) - share->resolved_ns;
+    if (share->pull && group->crowded && operation->call.kind == WEFTI_BROADCAST) took_ns += took_ns / 2; /* its other way gains in a row (coll_feed.c) */
+    map_race_note(&way->race, share->trial, share->pull, took_ns);
 }
 
 /* --- pulling --- */
@@ -102,7 +107,7 @@ static weft_status pull_piece(coll_operation *operation, int32_t member, void *t
             memcpy(to, from, bytes);
         return WEFT_OK;
     }
-    uint64_t address = map_slot_of(group->map, member, operation->sequence)->send_address + offset;
+    uint64_t address = map_slot_of(group->map, member, operation->place)->send_address + offset;
     return group->base.wire->ops->peer_read(group->base.wire, group->ranks[member], to, address, bytes);
 }
 
@@ -110,7 +115,7 @@ static weft_status pull_piece(coll_operation *operation, int32_t member, void *t
 static void give_up(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
     coll_share *share = operation->share;
-    map_slot   *slot = map_slot_of(group->map, group->base.index, operation->sequence);
+    map_slot   *slot = map_slot_of(group->map, group->base.index, operation->place);
     group->map->reads = MAP_READS_NOT_ALL;
     share->pull = share->stream = share->over = false;
     share->trial = 0;
@@ -123,7 +128,7 @@ static void give_up(coll_operation *operation) {
 bool wefti_coll_pull_refused(coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
     for (int32_t i = 0; i < group->base.size; i++) {
-        if (!atomic_load_explicit(&map_slot_of(group->map, i, operation->sequence)->refused, memory_order_acquire)) continue;
+        if (!atomic_load_explicit(&map_slot_of(group->map, i, operation->place)->refused, memory_order_acquire)) continue;
         give_up(operation);
         return true;
     }

@@ -59,7 +59,7 @@ static bool is_target(const coll_operation *operation, int32_t member, int32_t w
     case WEFTI_BROADCAST: {
         const coll_group *group = coll_group_of(operation);
         if (member != operation->call.root) return true;
-        return !operation->share->root_copies && !map_slot_of(group->map, member, operation->sequence)->in_place;
+        return !operation->share->root_copies && !map_slot_of(group->map, member, operation->place)->in_place;
     }
     default: return true;
     }
@@ -87,7 +87,7 @@ static share_place place_of(const coll_operation *operation, int32_t worker) {
 /* --- staging --- */
 
 /* To staging, which the others read. */
-static void copy_to_stage(coll_group *group, void *to, const void *from, size_t bytes) {
+void wefti_coll_copy_to_stage(coll_group *group, void *to, const void *from, size_t bytes) {
     wefti_pace *pace = &group->map->pace;
     const wefti_host *host = group->base.wire->host;
     bool timed = wefti_pace_times(pace, bytes);
@@ -109,7 +109,7 @@ static uint8_t *stage_of(const coll_operation *operation, int32_t member, bool o
 
 static map_slot *own_slot(const coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
-    return map_slot_of(group->map, group->base.index, operation->sequence);
+    return map_slot_of(group->map, group->base.index, operation->place);
 }
 
 static uint64_t read_counter(const _Atomic uint64_t *counter) {
@@ -121,7 +121,7 @@ static bool all_worked(coll_operation *operation, uint64_t enough) {
     const coll_group *group = coll_group_of(operation);
     for (int32_t i = 0; i < group->base.size; i++) {
         if (i == group->base.index) continue;
-        if (read_counter(&map_slot_of(group->map, i, operation->sequence)->worked) >= enough) continue;
+        if (read_counter(&map_slot_of(group->map, i, operation->place)->worked) >= enough) continue;
         wefti_coll_look_at_peer(operation, i);
         return false;
     }
@@ -151,7 +151,7 @@ static void copy_segment(coll_operation *operation, bool out, uint64_t segment) 
             memcpy((uint8_t *)operation->call.receive + (place.target + range.first) * operation->element_bytes, stage,
                    bytes);
         else
-            copy_to_stage(coll_group_of(operation), stage,
+            wefti_coll_copy_to_stage(coll_group_of(operation), stage,
                           (const uint8_t *)operation->call.send + (place.source + range.first) * operation->element_bytes, bytes);
     }
     if (!out) wefti_stream_fence();
@@ -184,7 +184,7 @@ static bool clear_to_work(coll_operation *operation, uint64_t segment) {
     if (segment < share->cleared) return true;
     for (int32_t i = 0; i < group->base.size; i++) {
         if (i == me) continue;
-        const map_slot *slot = map_slot_of(group->map, i, operation->sequence);
+        const map_slot *slot = map_slot_of(group->map, i, operation->place);
         bool late = !share->send[i] && is_source(operation, i, me) && read_counter(&slot->staged) <= segment;
         bool full = !share->receive[i] && is_target(operation, i, me) && read_counter(&slot->copied) + 2 <= segment;
         if (!late && !full) continue;
@@ -238,7 +238,7 @@ static weft_status work_block(coll_operation *operation, share_place place, uint
         if (share->receive[i])
             (share->stream ? wefti_stream_copy : copy)(to, result, count * element);
         else
-            copy_to_stage(group, to, result, count * element);
+            wefti_coll_copy_to_stage(group, to, result, count * element);
     }
     return WEFT_OK;
 }
@@ -302,7 +302,8 @@ void wefti_coll_twoshot_begin(coll_operation *operation) {
     coll_share *share = operation->share;
     *share = (coll_share){.send = share->send, .receive = share->receive};
     wefti_coll_pull_offer(operation, slot);
-    map_slot_publish(slot, operation->sequence);
+    wefti_coll_feed_offer(operation, slot);
+    map_slot_publish(slot, operation->place);
 }
 
 /* This rank's address of a buffer of member `index`. */
@@ -335,10 +336,10 @@ static bool others_use(const coll_operation *operation, int32_t member, bool out
 static bool root_copies(const coll_operation *operation) {
     const coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    if (call->kind != WEFTI_BROADCAST || map_slot_of(group->map, call->root, operation->sequence)->in_place) return false;
+    if (call->kind != WEFTI_BROADCAST || map_slot_of(group->map, call->root, operation->place)->in_place) return false;
     bool copies = coll_bytes(operation) <= ROOT_COPIES_BYTES;
     for (int32_t i = 0; i < group->base.size && !copies; i++) {
-        const map_slot *slot = map_slot_of(group->map, i, operation->sequence);
+        const map_slot *slot = map_slot_of(group->map, i, operation->place);
         copies = (i == call->root ? slot->send_region : slot->receive_region) == 0;
     }
     return copies;
@@ -396,7 +397,7 @@ static weft_status resolve(coll_operation *operation) {
     share->root_copies = root_copies(operation);
     for (; share->resolved < size; share->resolved++) {
         int32_t i = share->resolved;
-        const map_slot *slot = map_slot_of(group->map, i, operation->sequence);
+        const map_slot *slot = map_slot_of(group->map, i, operation->place);
         bool read = others_use(operation, i, false), written = others_use(operation, i, true);
         if ((read && slot->send_region == 0) || (written && slot->receive_region == 0)) share->foreign = true;
         if (i == me) continue;
@@ -424,7 +425,7 @@ static weft_status wait_for_all(coll_operation *operation) {
     coll_share *share = operation->share;
     for (; share->done < group->base.size; share->done++) {
         int32_t i = share->done;
-        if (i == group->base.index || read_counter(&map_slot_of(group->map, i, operation->sequence)->done) > share->refused) continue;
+        if (i == group->base.index || read_counter(&map_slot_of(group->map, i, operation->place)->done) > share->refused) continue;
         wefti_coll_look_at_peer(operation, i);
         return WEFT_E_AGAIN;
     }
@@ -470,6 +471,11 @@ static weft_status share_out(coll_operation *operation) {
 weft_status wefti_coll_twoshot_advance(coll_operation *operation) {
     coll_group *group = coll_group_of(operation);
     coll_share *share = operation->share;
+    if (operation->call.kind == WEFTI_BROADCAST && share->resolved == 0 && !share->fed) { /* most of these wait for nobody else */
+        WEFTI_TRY(wefti_coll_root_seen(operation));
+        share->fed = wefti_coll_feed_chosen(operation);
+    }
+    if (share->fed) return wefti_coll_feed_advance(operation);
     if (share->resolved < group->base.size) {
         WEFTI_TRY(wefti_coll_slots_seen(operation));
         if (!wefti_coll_turn(operation)) return WEFT_E_AGAIN;

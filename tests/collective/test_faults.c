@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "transport/coll.h"
 #include "transport/ranks.h"
 
 enum { ELEMENTS = 200000, OTHER = 1 };
@@ -419,13 +420,35 @@ static weft_status work_until_the_end(ranks *all, int32_t rank) {
     return verdict;
 }
 
-static void kill_at_random(const char *name, int rounds) {
+/* Broadcasts of what nobody maps, from changing roots that wait for nobody, as where ranks share cores; a message now and then. */
+static weft_status broadcast_until_the_end(ranks *all, int32_t rank) {
+    static const size_t sizes[] = {30, 8192, 9000, 40000, 700000};
+    wefti_transport *transport = NULL;
+    WEFTI_TRY(open_transport(&transport));
+    ((coll_group *)transport->group)->crowded = true;
+    uint8_t *memory = calloc(1, sizes[WEFTI_COUNT(sizes) - 1]), word = 0;
+    weft_status status = WEFT_OK;
+    for (int step = 0; status == WEFT_OK; step++) {
+        wefti_collective_call call = {.kind = WEFTI_BROADCAST, .dtype = WEFT_U8, .root = step / 50 % all->size, .count = sizes[step / 7 % 5], .send = memory, .receive = memory};
+        status = wefti_collective_run(transport->group, &call);
+        call = (wefti_collective_call){.kind = rank ? WEFTI_RECEIVE : WEFTI_SEND, .dtype = WEFT_U8, .root = !rank, .count = 1, .send = &word, .receive = &word};
+        if (status == WEFT_OK && rank < 2 && step % 9 == 8) status = wefti_collective_run(transport->group, &call);
+        if (step == 20) atomic_fetch_add(&all->ready, 1);
+    }
+    status = wefti_fault_status(transport->fault);
+    all->results[rank].fault_rank = wefti_fault_rank(transport->fault);
+    wefti_transport_close(transport);
+    free(memory);
+    return status;
+}
+
+static void kill_at_random(const char *name, int rounds, rank_function function) {
     unsigned random = 12345;
     wire = name;
     for (int round = 0; round < rounds; round++) {
         int32_t size = 2 + round % 3;
         victim = (int32_t)(rand_r(&random) % (unsigned)size);
-        ranks *all = ranks_start(size, work_until_the_end);
+        ranks *all = ranks_start(size, function);
         ranks_wait_ready(all, size);
         usleep(rand_r(&random) % 20000);
         uint64_t killed_ns = ranks_now();
@@ -445,8 +468,9 @@ static void kill_at_random(const char *name, int rounds) {
     }
 }
 
-Test(collective_faults, a_rank_killed_at_a_random_moment_shm) { kill_at_random("shm", 12); }
-Test(collective_faults, a_rank_killed_at_a_random_moment_tcp) { kill_at_random("tcp", 12); }
+Test(collective_faults, a_rank_killed_at_a_random_moment_shm) { kill_at_random("shm", 12, work_until_the_end); }
+Test(collective_faults, a_rank_killed_at_a_random_moment_tcp) { kill_at_random("tcp", 12, work_until_the_end); }
+Test(collective_faults, a_rank_killed_among_broadcasts_shm) { kill_at_random("shm", 12, broadcast_until_the_end); }
 
 /* --- bad calls, which start nothing --- */
 
