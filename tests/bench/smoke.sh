@@ -39,6 +39,9 @@ try 1 auto --program mlp --windows 1 --steps 1
 try 1 partition --width 32 --edge 4 --windows 1
 try 4 experts --seconds 0.0002
 "$bench" paper --layers 4 --width 256 | grep -q 1024 || fail "weft-bench paper does not come to 1024 ranks"
+said=$("$bench" paper --simulate 1024 --ranks 16 2>&1) || fail "weft-bench paper --simulate: $said"
+awk -F '|' '$2 + 0 > 1 { n++; if ($4 <= 0 || $10 / $4 < 0.95 || $10 / $4 > 1.05) exit 1 } END { if (n != 4) exit 1 }' <<<"$said" ||
+    fail "steps of up to 16 ranks take another time on the simulated wire than by the model: $said"
 tried="$tried paper"
 try 4 gemm --threads 1 --seconds 0.0002
 try 4 codec --sizes 4K:4K --seconds 0.0002
