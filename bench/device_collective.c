@@ -1,5 +1,5 @@
-/* Allreduce on GPUs' memory, twice: by NCCL, whose operations are joined on the device without the host waiting, and by the wires, whose operations
- * are copied out, reduced in pinned host memory and copied in, as plans do it. A window is so many operations one behind the other, until the GPU
+/* Allreduce on GPUs' memory, twice: by NCCL, whose operations are joined on the device without the host waiting (among all ranks, or inside nodes with
+ * the wire across them), and by the wires, whose operations are copied out, reduced in pinned host memory and copied in, as plans do it. A window is so many operations one behind the other, until the GPU
  * has finished the last. There is no limit beside it: what links GPUs of one host differs from machine to machine. */
 #include "device_collective.h"
 
@@ -25,7 +25,7 @@ static char store[64]; /* set before the ranks are forked */
 
 /* --- one operation --- */
 
-static void by_nccl(station *at, const wefti_collective_call *call) {
+static void by_group(station *at, const wefti_collective_call *call) {
     wefti_group *group = at->world->device_group;
     wefti_collective *operation = NULL;
     BENCH_TRY(at->rank, wefti_collective_start(group, call, &operation));
@@ -118,6 +118,13 @@ static int64_t measure(station *at, const char *by, way run, size_t bytes) {
 
 /* --- a rank --- */
 
+/* "nodes" or "nodes:N": NCCL inside nodes, which are hosts or N ranks each. */
+static bool inside_nodes(const char *by) {
+    int  ranks;
+    char more;
+    return strcmp(by, "nodes") == 0 || (sscanf(by, "nodes:%d%c", &ranks, &more) == 1 && ranks > 0);
+}
+
 static bool wants(const station *at, const char *by) { return strcmp(at->options->by, by) == 0 || strcmp(at->options->by, "both") == 0; }
 
 static void open_station(station *at) {
@@ -131,7 +138,8 @@ static void open_station(station *at) {
         setenv("NCCL_SHM_DISABLE", "1", 1);
     }
     weft_world_options how = {.rank = at->rank->rank, .size = at->rank->size, .store = store, .wire = at->options->wire, .device = "cuda",
-                              .nccl = strcmp(at->options->by, "nccl") == 0 ? "force" : strcmp(at->options->by, "wires") == 0 ? "off" : "auto"};
+                              .nccl = inside_nodes(at->options->by) ? at->options->by : strcmp(at->options->by, "nccl") == 0 ? "force"
+                                      : strcmp(at->options->by, "wires") == 0 ? "off" : "auto"};
     BENCH_TRY(at->rank, weft_world_create(&how, &at->world));
     wefti_device *device = at->world->device;
     void *memory = NULL;
@@ -157,14 +165,17 @@ static int body(bench_rank *rank) {
     station at = {.options = rank->argument, .rank = rank};
     int64_t wrong = 0;
     open_station(&at);
+    /* A world of one node has NCCL among all. */
+    bool one_node = inside_nodes(at.options->by) && strcmp(at.world->device_group->engine->name, "nccl-nodes") != 0;
     if (rank->rank == 0) {
         printf("# allreduce on %d ranks, buffers in the device's memory, in place; %s\n", (int)rank->size, weft_world_describe(at.world));
         printf("%8s %10s %5s %5s  %-13s %10s %9s %9s %6s\n%8s %10s %5s %5s  %-13s %10s %9s %9s\n", "size", "count", "type", "op", "by", "time",
                "algbw", "busbw", "wrong", "(B)", "(elements)", "", "", "", "(us)", "(GB/s)", "(GB/s)");
         if (!at.world->device_group) printf("# by nccl: unmeasured: %s\n", at.world->device_group_text);
+        else if (one_node) printf("# by nodes: unmeasured: all ranks are on one node (--by nodes:N takes N ranks each for one)\n");
     }
     for (size_t bytes = at.options->sizes.first < sizeof(float) ? sizeof(float) : at.options->sizes.first; bytes <= at.options->sizes.last; bytes *= 2) {
-        if (at.world->device_group) wrong += measure(&at, "nccl", by_nccl, bytes);
+        if (at.world->device_group && !one_node) wrong += measure(&at, inside_nodes(at.options->by) ? "nodes" : "nccl", by_group, bytes);
         if (wants(&at, "wires")) wrong += measure(&at, "wires", by_wires, bytes);
     }
     close_station(&at);
@@ -172,8 +183,8 @@ static int body(bench_rank *rank) {
 }
 
 int bench_allreduce_on_device(const bench_device_options *options) {
-    if (strcmp(options->by, "nccl") != 0 && strcmp(options->by, "wires") != 0 && strcmp(options->by, "both") != 0) {
-        fprintf(stderr, "error: --by is nccl, wires or both, not '%s'\n", options->by);
+    if (strcmp(options->by, "nccl") != 0 && strcmp(options->by, "wires") != 0 && strcmp(options->by, "both") != 0 && !inside_nodes(options->by)) {
+        fprintf(stderr, "error: --by is nccl, wires, both, nodes or nodes:N, not '%s'\n", options->by);
         return 2;
     }
     if (options->ranks < 2) {

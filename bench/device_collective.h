@@ -5,7 +5,7 @@
 #include "harness.h"
 
 typedef struct bench_device_options {
-    const char *wire, *by; /* by: "nccl", "wires", "both" */
+    const char *wire, *by; /* by: "nccl", "wires", "both", "nodes", "nodes:N" */
     int         ranks, windows;
     double      seconds;   /* of a window */
     bench_sizes sizes;

@@ -28,7 +28,7 @@ samples() {
     return $status
 }
 
-# Ranks that share the first GPU, each of which NCCL takes for a host of its own (hosted.sh): sums are verified and timed by NCCL and by wires, and
+# Ranks that share the first GPU, each of which NCCL takes for a host of its own (hosted.sh): sums are verified and timed by NCCL, by wires and by both, and
 # training gives the variables that it gives over wires: the same bits on two ranks.
 nccl() {
     local status=0 ranks by
@@ -36,6 +36,7 @@ nccl() {
     for ranks in 2 3 4; do
         timeout 100 "$here/bin/weft-bench" allreduce --device cuda --share-gpu --ranks $ranks --sizes 4:16M --windows 3 --seconds 0.05 || status=1
     done
+    timeout 100 "$here/bin/weft-bench" allreduce --device cuda --share-gpu --by nodes:2 --ranks 4 --sizes 4:16M --windows 3 --seconds 0.05 || status=1
     export WEFT_DEVICE=cuda WEFT_THREADS=1 RUN_DESCRIBE=1
     for by in off force; do
         WEFT_NCCL=$by timeout 100 "$here/bin/weftrun" -n 2 "$here/bin/hosted.sh" train_program_parity adam f32 1 30 "nccl-$by.bin" >"nccl-$by.txt" 2>&1 || status=1

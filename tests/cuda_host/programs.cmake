@@ -218,6 +218,14 @@ if(EXISTS ${WEFT_CUDA_HEADERS}/nccl.h AND NOT WEFT_SANITIZE MATCHES "thread")
   add_dependencies(cuda_host_bench ${weft_stand_in_libraries})
   add_test(NAME cuda_host_bench COMMAND cuda_host_bench allreduce --device cuda --share-gpu --sizes 4:256K --windows 2 --seconds 0.005)
   set_tests_properties(cuda_host_bench PROPERTIES LABELS cuda_host TIMEOUT 120 PASS_REGULAR_EXPRESSION "256K +65536 +f32 +sum +nccl .* 0\n.*256K +65536 +f32 +sum +wires .* 0\n")
+  add_test(NAME cuda_host_bench_nodes COMMAND cuda_host_bench allreduce --device cuda --share-gpu --by nodes:2 --ranks 4 --sizes 4:256K --windows 2
+                                              --seconds 0.005)
+  set_tests_properties(cuda_host_bench_nodes PROPERTIES LABELS cuda_host TIMEOUT 120
+    PASS_REGULAR_EXPRESSION "inside 2 nodes of 2 ranks, wire shm across.* 4 +1 +f32 +sum +nodes .* 0\n.*256K +65536 +f32 +sum +nodes .* 0\n")
+  # One host is one node, and there NCCL has all ranks: no figure of nodes is made of that.
+  add_test(NAME cuda_host_bench_one_node COMMAND cuda_host_bench allreduce --device cuda --share-gpu --by nodes --sizes 4:8 --windows 2 --seconds 0.005)
+  set_tests_properties(cuda_host_bench_one_node PROPERTIES LABELS cuda_host TIMEOUT 120
+    PASS_REGULAR_EXPRESSION "by nodes: unmeasured: all ranks are on one node" FAIL_REGULAR_EXPRESSION "sum +nodes ")
   # Those of kernels, at toy size: each checks what it times.
   function(weft_cuda_host_bench_of what nvrtc)
     add_test(NAME cuda_host_bench_${what} COMMAND cuda_host_bench cuda-${what} --toy --seconds 0.0005 ${ARGN})
