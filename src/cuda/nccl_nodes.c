@@ -144,13 +144,16 @@ static void close(wefti_group *base) {
 }
 
 static weft_status check_call(const wefti_group *group, const wefti_collective_call *call) {
-    size_t bytes;
+    bool   counts = call->kind == WEFTI_ALLGATHER_V || call->kind == WEFTI_REDUCE_SCATTER_V;
+    size_t bytes, most = counts ? 0 : call->count;
     WEFTI_TRY(wefti_nodes_supports(group, call));
     if (call->kind == WEFTI_BARRIER) return WEFT_OK;
-    if (call->kind == WEFTI_BROADCAST && (call->root < 0 || call->root >= group->size))
+    if (counts && !call->counts) return wefti_fail(WEFT_E_INVALID, "NCCL inside nodes: counts is NULL; it wants %d numbers of elements, one for each member", (int)group->size);
+    for (int32_t i = 0; i < group->size && counts; i++) most = call->counts[i] > most ? call->counts[i] : most;
+    if ((call->kind == WEFTI_BROADCAST || call->kind == WEFTI_REDUCE_TO) && (call->root < 0 || call->root >= group->size))
         return wefti_fail(WEFT_E_INVALID, "NCCL inside nodes: there is no member %d in a group of %d", (int)call->root, (int)group->size);
-    if (!wefti_mul_size(call->count, weft_dtype_bytes(call->dtype) * (size_t)group->size, &bytes) || bytes > PTRDIFF_MAX)
-        return wefti_fail(WEFT_E_OVERFLOW, "NCCL inside nodes: %zu %s on %d ranks do not fit into memory", call->count, weft_dtype_name(call->dtype),
+    if (!wefti_mul_size(most, weft_dtype_bytes(call->dtype) * (size_t)group->size, &bytes) || bytes > PTRDIFF_MAX)
+        return wefti_fail(WEFT_E_OVERFLOW, "NCCL inside nodes: %zu %s on %d ranks do not fit into memory", most, weft_dtype_name(call->dtype),
                           (int)group->size);
     return WEFT_OK;
 }
@@ -213,7 +216,7 @@ static bool is_on_streams(nodes_group *group, const nodes_operation *operation) 
     if (operation->turn < turns(operation)) return false;
     for (int i = 0; i < NODES_DEPTH; i++) {
         const nodes_slot *slot = &group->slots[i];
-        if (slot->operation == operation && slot->state != SLOT_LANDING && (slot->state != SLOT_AGAIN || operation->call.kind == WEFTI_ALLGATHER)) return false;
+        if (slot->operation == operation && slot->state != SLOT_LANDING && (slot->state != SLOT_AGAIN || wefti_nodes_lands_later(slot))) return false;
     }
     return true;
 }

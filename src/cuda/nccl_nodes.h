@@ -48,7 +48,9 @@ typedef struct nodes_slot {
     slot_state        state;
     nodes_operation  *operation;
     uint64_t          piece;        /* of all that ever were */
-    size_t            first, count; /* elements, of a part where there are parts */
+    wefti_collective_kind kind;     /* what this piece is, which may not be what the operation is … */
+    int32_t           root;         /* … and of whom */
+    size_t            from, to, count; /* elements, of a part where there are parts: where they are in what is sent and in what is received */
     size_t           *counts;       /* [here] elements of the shards; none of those who own none */
     size_t            shard_first, shard_count; /* this member's */
     bool              even;         /* all members of the node have shards, of one size */
@@ -89,6 +91,8 @@ void wefti_nodes_cut(nodes_group *group, nodes_operation *operation);
 WEFT_MUST_CHECK weft_status wefti_nodes_begin(nodes_group *group, nodes_slot *slot, nodes_operation *operation, int32_t index);
 /* It has arrived, and its turn to go on has come. */
 WEFT_MUST_CHECK weft_status wefti_nodes_go_on(nodes_group *group, nodes_slot *slot);
+/* Whether copies follow its last call of NCCL. */
+bool wefti_nodes_lands_later(const nodes_slot *slot);
 /* Moves it where it can be moved; WEFT_OK also where it cannot yet. */
 WEFT_MUST_CHECK weft_status wefti_nodes_advance(nodes_group *group, nodes_slot *slot);
 

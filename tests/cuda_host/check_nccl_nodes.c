@@ -7,7 +7,7 @@
 static const wire_setup shm = {.name = "shm", .mode = AS_PROCESSES, .open = wefti_wire_shm_open};
 static const wire_setup tcp = {.name = "tcp", .mode = AS_PROCESSES, .open = wefti_wire_tcp_open};
 /* Of the test's ranks, which are forked. */
-static bool           lazy;
+static bool           lazy, alltoall; /* alltoall: these nodes do it */
 static const int32_t *nodes;
 
 static void rank_open(rank_world *world, nccl_rank *rank, size_t bytes, int32_t in_flight) {
@@ -15,7 +15,7 @@ static void rank_open(rank_world *world, nccl_rank *rank, size_t bytes, int32_t 
 }
 
 static bool is_done(const nccl_rank *rank, call_case what) {
-    wefti_collective_call call = {.kind = what.kind, .dtype = what.dtype, .op = what.op, .count = what.count};
+    wefti_collective_call call = {.kind = what.kind, .dtype = what.dtype, .op = what.op, .count = what.count, .counts = (const size_t[8]){0}};
     return rank->group->engine->supports(rank->group, &call) == WEFT_OK;
 }
 
@@ -26,7 +26,7 @@ static const size_t sizes[] = {0, 1, 3, 11, 1025, 65537, 1100001, 5300003};
 
 static void every_kind_and_size(rank_world *world) {
     nccl_rank rank;
-    int        done = 0, refused = 0;
+    int        done[WEFTI_COLLECTIVE_KIND_COUNT] = {0}, refused = 0;
     rank_open(world, &rank, (size_t)240 << 20, 0);
     for (size_t c = 0; c < WEFTI_COUNT(sizes); c++)
         for (size_t k = 0; k < every_kind_count; k++)
@@ -34,10 +34,14 @@ static void every_kind_and_size(rank_world *world) {
                 call_case what = {.kind = every_kind[k], .dtype = WEFT_F32, .count = sizes[c], .root = (int32_t)(c + (size_t)in_place) % world->size,
                                   .in_place = in_place, .seed = (uint32_t)c};
                 if (c + 1 == WEFTI_COUNT(sizes) && what.kind != WEFTI_ALLREDUCE && what.kind != WEFTI_BROADCAST) continue;
-                if (is_done(&rank, what)) call_run(world, rank.group, &rank.memory, what), done++;
+                if (is_done(&rank, what)) call_run(world, rank.group, &rank.memory, what), done[what.kind]++;
                 else refused++;
             }
-    CHECK(done > 0 && refused > 0, "%d calls done, %d refused", done, refused);
+    for (int kind = WEFTI_ALLREDUCE; kind <= WEFTI_ALLTOALL_V; kind++) {
+        bool refuses = kind == WEFTI_GATHER || kind == WEFTI_SCATTER || kind == WEFTI_ALLTOALL_V;
+        if (kind != WEFTI_ALLTOALL) CHECK(refuses == (done[kind] == 0), "kind %d was done %d times", kind, done[kind]);
+    }
+    CHECK((done[WEFTI_ALLTOALL] > 0) == alltoall && refused > 0, "%d all-to-alls done, %d calls refused", done[WEFTI_ALLTOALL], refused);
     nccl_rank_close(&rank);
 }
 
@@ -131,6 +135,37 @@ static void joined(rank_world *world) {
     nccl_rank_close(&rank);
 }
 
+/* Parts of different length, of several pieces each, joined one after the other; also reductions to one. */
+static void joined_v(rank_world *world) {
+    enum { COUNT = 1300001 };
+    nccl_rank rank;
+    size_t    counts[8], before[9] = {0}, size = (size_t)world->size, me = (size_t)world->rank;
+    rank_open(world, &rank, (size_t)96 << 20, 8);
+    for (size_t i = 0; i < size; i++) before[i + 1] = before[i] + (counts[i] = i == 1 ? 0 : COUNT / (i + 1));
+    size_t            all = before[size];
+    float            *whole = (float *)(void *)rank.memory.exported, *part = whole + all, *again = part + COUNT, *one = again + all;
+    wefti_collective *handle = NULL;
+    for (size_t i = 0; i < all; i++) whole[i] = (float)(i % 251) + (float)me;
+    wefti_collective_call scatter = {.kind = WEFTI_REDUCE_SCATTER_V, .dtype = WEFT_F32, .send = whole, .receive = part, .counts = counts};
+    wefti_collective_call gather = {.kind = WEFTI_ALLGATHER_V, .dtype = WEFT_F32, .send = part, .receive = again, .counts = counts};
+    wefti_collective_call reduce = {.kind = WEFTI_REDUCE_TO, .dtype = WEFT_F32, .send = whole, .receive = one, .count = all, .root = (int32_t)size - 1};
+    wefti_collective_call calls[] = {scatter, gather, reduce};
+    for (size_t i = 0; i < WEFTI_COUNT(calls); i++) {
+        CHECK_OK(rank.group->engine->start(rank.group, &calls[i], &handle));
+        CHECK_OK(rank.group->engine->join(handle));
+    }
+    float *host = malloc(2 * all * sizeof *host);
+    CHECK_OK(rank.device->vtable->read(rank.device, host, again, all * sizeof *host));
+    CHECK_OK(rank.device->vtable->read(rank.device, host + all, one, all * sizeof *host));
+    for (size_t i = 0; i < all; i++) {
+        float due = (float)(i % 251) * (float)size + (float)(size * (size - 1) / 2);
+        CHECK(host[i] == due, "element %zu is %g, not %g", i, (double)host[i], (double)due);
+        CHECK(me + 1 < size || host[all + i] == due, "element %zu of the reduction is %g, not %g", i, (double)host[all + i], (double)due);
+    }
+    free(host);
+    nccl_rank_close(&rank);
+}
+
 /* Parts that go by several pieces, joined. */
 static void joined_parts(rank_world *world) {
     enum { COUNT = 700001 };
@@ -160,6 +195,7 @@ static const int32_t pairs[] = {0, 0, 1, 1}, crossed[] = {5, 9, 5, 9}, uneven[] 
 
 static void on(const int32_t *map, int32_t size, const char *name, void (*function)(rank_world *world)) {
     nodes = map;
+    alltoall = map != uneven && map != lone && map != singles; /* nodes alike, of more than one rank */
     conformance_run_one(&shm, size, name, function);
 }
 #define ON(map, function) on(map, (int32_t)WEFTI_COUNT(map), #function, function)
@@ -203,8 +239,17 @@ Test(cuda_nccl_nodes, joined) {
 }
 Test(cuda_nccl_nodes, joined_parts) {
     ON(crossed, joined_parts);
+    ON(uneven, joined_parts);
     lazy = true;
     ON(pairs, joined_parts);
+    ON(lone, joined_parts);
+}
+Test(cuda_nccl_nodes, joined_parts_of_different_length) {
+    ON(pairs, joined_v);
+    ON(uneven, joined_v);
+    lazy = true;
+    ON(crossed, joined_v);
+    ON(lone, joined_v);
 }
 
 /* --- faults: every rank ends with the same verdict, and none hangs --- */
