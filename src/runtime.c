@@ -23,6 +23,7 @@ typedef struct runtime {
     wefti_device    *reduces; /* the world's device, or one of its own */
     wefti_transport *link;
     wefti_world_links links;
+    wefti_foreign    foreign; /* the device's memory, as the wire sees it */
     weft_world_options options; /* for the world that follows this one after a fault */
     char             device[64], nccl[16]; /* the texts of .device and .nccl */
     int32_t          local_rank; /* by which its GPU was chosen */
@@ -116,6 +117,22 @@ static void describe_cuda(const runtime *r, char *text, size_t bytes) {
     snprintf(text, bytes, "cuda");
 }
 #endif
+
+/* --- the device's memory and the wire --- */
+
+enum { SAMPLE_BYTES = 64 << 10 };
+
+/* Tells the wire how it comes to memory that is not the host's. */
+static weft_status attach_device(runtime *r) {
+    wefti_device *device = r->world.device;
+    wefti_wire   *wire = r->link->wire;
+    void         *sample = NULL;
+    if (!wire || !wire->ops->attach || !device->vtable->foreign || !device->vtable->foreign(device, &r->foreign)) return WEFT_OK;
+    WEFTI_TRY(device->vtable->allocate(device, SAMPLE_BYTES, "a sample for the wire", &sample));
+    weft_status status = wire->ops->attach(wire, &r->foreign, sample, SAMPLE_BYTES, r->world.device_wire_text, sizeof r->world.device_wire_text);
+    device->vtable->deallocate(device, sample, SAMPLE_BYTES);
+    return status;
+}
 
 /* --- collectives on the device's own memory --- */
 
@@ -297,9 +314,11 @@ static void describe(runtime *r) {
     char device[200];
     if (strcmp(r->world.device->vtable->kind, "cpu") == 0) describe_cpu(r, device, sizeof device);
     else describe_cuda(r, device, sizeof device);
-    snprintf(r->world.description, sizeof r->world.description, "weft %s, rank %d of %d, %s%s%s, wire %s%s, started by %s", WEFTI_VERSION,
+    snprintf(r->world.description, sizeof r->world.description, "weft %s, rank %d of %d, %s%s%s, wire %s%s%s%.*s%s, started by %s", WEFTI_VERSION,
              (int)r->world.rank, (int)r->world.size, device, r->world.device_group ? ", " : "",
-             r->world.device_group ? r->world.device_group_text : "", r->link->wire_name, wire_remark(r), r->link->launcher);
+             r->world.device_group ? r->world.device_group_text : "", r->link->wire_name, wire_remark(r),
+             r->world.device_wire_text[0] ? " (device memory by " : "", (int)strcspn(r->world.device_wire_text, ";"), r->world.device_wire_text,
+             r->world.device_wire_text[0] ? ")" : "", r->link->launcher);
 }
 
 /* The texts of a caller live only as long as the call. */
@@ -323,6 +342,7 @@ static weft_status create(const weft_world_options *options, const runtime *lost
     weft_status status = keep_options(r, options);
     if (status == WEFT_OK) status = open_link(r, lost, shrink);
     if (status == WEFT_OK) status = open_device(r, &r->options);
+    if (status == WEFT_OK) status = attach_device(r);
     if (status == WEFT_OK) status = wefti_transport_tune(r->link);
     if (status == WEFT_OK) status = open_device_group(r, &r->options);
     r->options.store = r->options.wire = NULL;

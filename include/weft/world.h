@@ -33,6 +33,10 @@ typedef struct weft_world weft_world;
  *   WEFT_CUDA_CAPTURE=0              launch kernels one by one, not as graphs; WEFT_CUDA_NVRTC=0: no kernels compiled at run time;
  *   WEFT_CUDA_EPILOGUE=0             products by themselves, and what follows them by kernels of Weft's;
  *   WEFT_CUDA_CHANNELS_LAST=0        images of 16-bit convolutions in the program's order. For debugging, and to compare
+ *   WEFT_VERBS_DEVICE                RDMA devices of the verbs wire, a port of each (mlx5_0, or mlx5_0:1,mlx5_1:1; all): the first that is up where not set;
+ *   WEFT_VERBS_GID                   the index of the GID to use, WEFT_VERBS_TRAFFIC_CLASS of packets, WEFT_VERBS_TIMEOUT: 4 us * 2^it until an
+ *                                    unanswered packet is sent again (15);
+ *   WEFT_VERBS_DEVICE_MEMORY         how the wire comes to a GPU's memory: dmabuf, peer (nvidia_peermem), copies, or auto (the first that works)
  *   WEFT_INTERFACE                   interface of this host to bind to, by name (eth0) or address; loopback where not set. Another one demands
  *   WEFT_SECRET, WEFT_SECRET_FILE    a secret of 16 bytes or more, the same on every rank: itself, or a file that only its owner can read
  *   WEFT_ENCRYPT=1                   as .encrypt

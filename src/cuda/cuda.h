@@ -160,9 +160,6 @@ extern const wefti_cuda_kernel wefti_cuda_cross_entropy, wefti_cuda_cross_entrop
 extern const wefti_cuda_kernel wefti_cuda_attention, wefti_cuda_attention_backward, wefti_cuda_attention_dnn, wefti_cuda_attention_backward_dnn;
 /* effect.cu: ASSIGN, UPDATE; custom.c: the application's functions, on the host */
 extern const wefti_cuda_kernel wefti_cuda_assign, wefti_cuda_update, wefti_cuda_custom;
-/* reduce_slot.cu: the device's reduction for collectives (wefti_reducer's contract, on device memory); returns when done. */
-weft_status wefti_cuda_reduce_slot(void *cuda, void *dst, const void *const *sources, int32_t source_count, size_t count, weft_dtype dtype,
-                                   wefti_reduce_op op, int32_t divisor);
 
 /* --- operands as kernels take them by value --- */
 

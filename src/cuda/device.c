@@ -85,6 +85,7 @@ static void release(wefti_device *device) {
     (void)cudaSetDevice(cuda->ordinal);
     if (cuda->stream) (void)cudaStreamSynchronize(cuda->stream);
     wefti_cuda_copies_close(cuda);
+    wefti_cuda_foreign_close(cuda);
     wefti_cuda_blas_close(cuda);
     wefti_cuda_nvrtc_close(cuda);
 #ifdef WEFT_HAVE_CUDNN
@@ -125,6 +126,7 @@ static void release(wefti_device *device) {
     .copy_test = wefti_cuda_copy_test,                                                  \
     .copy_in = wefti_cuda_copy_in,                                                      \
     .copy_join = wefti_cuda_copy_join,                                                  \
+    .foreign = wefti_cuda_foreign,                                                      \
 }
 /* Sums are fused by those who compile fused programs. */
 static const wefti_device_vtable vtable = VTABLE(false), fusing_vtable = VTABLE(true);
@@ -206,6 +208,7 @@ static weft_status open_device(wefti_cuda *cuda, const wefti_cuda_options *optio
                           (int)cuda->ordinal, cuda->inside->description);
     WEFTI_TRY(wefti_cuda_check(cuda, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "its stream"));
     WEFTI_TRY(wefti_cuda_copies_open(cuda));
+    WEFTI_TRY(wefti_cuda_foreign_open(cuda));
     if (wefti_cuda_nvrtc_is_there(cuda, NULL)) cuda->base.vtable = &fusing_vtable;
     return wefti_cuda_memory_open(cuda);
 }

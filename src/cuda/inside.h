@@ -44,6 +44,11 @@ struct wefti_cuda_inside {
     cudaEvent_t  computed, copied, ticket[WEFTI_CUDA_TICKETS];
     uint64_t     tickets; /* handed out */
     wefti_cuda_watcher *watchers; /* of the thread that launches */
+    /* foreign.c */
+    cudaStream_t wires;
+    bool         flushes; /* what a network writes is seen only after a call of the driver's */
+    void (*lost)(void *listener, const void *memory, size_t bytes); /* NULL: nobody listens. Under `lock` */
+    void *listener;
 };
 
 /* Every entry of the device: makes it this thread's device, or says that it is broken. */
@@ -54,6 +59,13 @@ WEFT_MUST_CHECK weft_status wefti_cuda_finish(wefti_cuda *cuda, cudaStream_t str
 WEFT_MUST_CHECK weft_status wefti_cuda_finish_event(wefti_cuda *cuda, cudaEvent_t event, const char *what);
 void wefti_cuda_watch(wefti_cuda *cuda, wefti_cuda_watcher *watcher);
 void wefti_cuda_unwatch(wefti_cuda *cuda, wefti_cuda_watcher *watcher);
+
+/* foreign.c */
+WEFT_MUST_CHECK weft_status wefti_cuda_foreign_open(wefti_cuda *cuda);
+void wefti_cuda_foreign_close(wefti_cuda *cuda);
+bool wefti_cuda_foreign(wefti_device *device, wefti_foreign *foreign_out);
+/* Gives a block back to the driver, once whoever listens has heard of it; under the lock of the blocks. */
+void wefti_cuda_free_block(wefti_cuda *cuda, const wefti_cuda_block *block);
 
 /* memory.c */
 WEFT_MUST_CHECK weft_status wefti_cuda_memory_open(wefti_cuda *cuda);

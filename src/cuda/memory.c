@@ -30,10 +30,11 @@ weft_status wefti_cuda_memory_open(wefti_cuda *cuda) {
 }
 
 /* Gives back to the driver what nobody holds. */
-static void trim(struct wefti_cuda_inside *inside) {
-    int32_t left = 0;
+static void trim(wefti_cuda *cuda) {
+    struct wefti_cuda_inside *inside = cuda->inside;
+    int32_t                   left = 0;
     for (int32_t i = 0; i < inside->n_blocks; i++) {
-        if (inside->blocks[i].lent_bytes == 0) (void)cudaFree(inside->blocks[i].memory);
+        if (inside->blocks[i].lent_bytes == 0) wefti_cuda_free_block(cuda, &inside->blocks[i]);
         else inside->blocks[left++] = inside->blocks[i];
     }
     inside->n_blocks = left;
@@ -43,7 +44,7 @@ static void trim(struct wefti_cuda_inside *inside) {
 void wefti_cuda_memory_close(wefti_cuda *cuda) {
     struct wefti_cuda_inside *inside = cuda->inside;
     if (inside->held_bytes > 0) wefti_log(WEFT_LOG_WARNING, "cuda: %lld bytes are still held when the device is released", (long long)inside->held_bytes);
-    for (int32_t i = 0; i < inside->n_blocks; i++) (void)cudaFree(inside->blocks[i].memory);
+    for (int32_t i = 0; i < inside->n_blocks; i++) wefti_cuda_free_block(cuda, &inside->blocks[i]);
     wefti_free(inside->blocks, (size_t)inside->room * sizeof *inside->blocks);
     for (int i = 0; i < WEFTI_CUDA_RING_SECTIONS; i++)
         if (inside->section_free[i]) (void)cudaEventDestroy(inside->section_free[i]);
@@ -82,7 +83,7 @@ static weft_status add_block(wefti_cuda *cuda, size_t size_bytes, const char *wh
     cudaError_t error = cudaMalloc(&memory, size_bytes);
     if (error == cudaErrorMemoryAllocation && inside->kept_bytes > 0) {
         (void)cudaGetLastError();
-        trim(inside);
+        trim(cuda);
         error = cudaMalloc(&memory, size_bytes);
     }
     if (error == cudaErrorMemoryAllocation) {

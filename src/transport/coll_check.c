@@ -273,6 +273,17 @@ static weft_status check_reduction(const wefti_collective_call *call) {
     return WEFT_OK;
 }
 
+_Static_assert(COLL_SMALL_BYTES < WEFTI_FOREIGN_LEAST_BYTES && COLL_SMALL_PAIR_BYTES < WEFTI_FOREIGN_LEAST_BYTES, "what goes with a header is copied by the host");
+
+static weft_status check_foreign(const coll_group *group, const wefti_collective_call *call) {
+    if (!call->foreign) return WEFT_OK;
+    if (wefti_collective_is_point(call->kind) && group->base.wire && (group->base.wire->can.flags & WEFTI_WIRE_MEMORY_FOREIGN) &&
+        call->count * weft_dtype_bytes(call->dtype) >= WEFTI_FOREIGN_LEAST_BYTES)
+        return WEFT_OK;
+    return wefti_fail(WEFT_E_UNSUPPORTED, "%s of %zu %s: only messages of at least %zu bytes go from and to a device's memory, by a wire to which it is attached",
+                      wefti_coll_kind_name(call->kind), call->count, weft_dtype_name(call->dtype), WEFTI_FOREIGN_LEAST_BYTES);
+}
+
 weft_status wefti_coll_check_call(const coll_group *group, const wefti_collective_call *call) {
     const char *kind = wefti_coll_kind_name(call->kind);
     if ((unsigned)call->kind >= WEFTI_COLLECTIVE_KIND_COUNT)
@@ -285,5 +296,6 @@ weft_status wefti_coll_check_call(const coll_group *group, const wefti_collectiv
     WEFTI_TRY(check_reduction(call));
     WEFTI_TRY(check_root(group, call));
     WEFTI_TRY(check_sizes(group, call));
+    WEFTI_TRY(check_foreign(group, call));
     return check_buffers(group, call);
 }

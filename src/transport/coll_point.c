@@ -66,6 +66,7 @@ static weft_status segment_step(coll_operation *operation, coll_lane *lane) {
         wefti_coll_lane_send(operation, lane, call->root, 1 + (uint32_t)lane->index, (const uint8_t *)call->send + first, bytes);
     else
         wefti_coll_lane_recv(operation, lane, call->root, 1 + (uint32_t)lane->index, (uint8_t *)call->receive + first, bytes);
+    if (call->foreign) lane->transfers[lane->queued - 1].flags |= WEFTI_WIRE_FOREIGN;
     return WEFT_E_AGAIN;
 }
 

@@ -44,6 +44,9 @@ weft_status wefti_wire_check_post(wefti_wire_base *base, wefti_wire_op *op) {
     if ((unsigned)op->kind > WEFTI_WIRE_READ || (!op->buffer && op->bytes))
         return wefti_fail(WEFT_E_INVALID, "%s: operation %d on a buffer of %zu bytes at NULL", wire->can.name,
                           (int)op->kind, op->bytes);
+    if ((op->flags & WEFTI_WIRE_FOREIGN) && (!(wire->can.flags & WEFTI_WIRE_MEMORY_FOREIGN) || op->peer == wire->rank || any))
+        return wefti_fail(WEFT_E_UNSUPPORTED, "%s: operation %d on a device's memory: %s", wire->can.name, (int)op->kind,
+                          !(wire->can.flags & WEFTI_WIRE_MEMORY_FOREIGN) ? "none is attached" : "only with one other rank");
     if (op->bytes > wire->can.max_message_bytes)
         return wefti_fail(WEFT_E_OVERFLOW, "%s: %zu bytes in one message; at most %zu", wire->can.name, op->bytes,
                           wire->can.max_message_bytes);

@@ -221,7 +221,7 @@ static bool part(verbs_wire *wire, int32_t peer) {
     if (!link || peer == wire->base.wire.rank || link->state != WEFTI_LINK_UP || !link->queues[0].qp) return true;
     wefti_verbs_handle(wire, peer);
     if (link->broken || link->heard_bye) return true;
-    if (!link->said_bye) link->said_bye = wefti_verbs_say(wire, peer, &(verbs_head){.kind = VERBS_BYE}, NULL, 0);
+    if (!link->said_bye) link->said_bye = wefti_verbs_say(wire, peer, &(verbs_head){.kind = VERBS_BYE});
     return link->said_bye && link->queues[0].retired == link->queues[0].posted;
 }
 
@@ -238,6 +238,7 @@ static void leave(verbs_wire *wire, uint64_t linger_ns) {
 }
 
 static void free_wire(verbs_wire *wire) {
+    wefti_verbs_detach(wire); /* first: from now on the device tells nobody */
     for (int32_t peer = 0; wire->links && peer < wire->base.wire.size; peer++) wefti_verbs_link_free(wire, peer);
     for (uint32_t i = 0; i < wire->regions.count; i++) {
         verbs_memory *registered = wire->regions.own[i] ? wire->regions.own[i]->extra : NULL;
@@ -269,6 +270,7 @@ static const wefti_wire_ops verbs_ops = {
     .cause = verbs_cause,
     .region_create = wefti_verbs_region_create,
     .region_register = wefti_verbs_region_register,
+    .attach = wefti_verbs_attach,
     .region_release = wefti_verbs_region_release,
     .peer_region = verbs_peer_region,
     .region_of = verbs_region_of,

@@ -4,6 +4,7 @@
  * wire_verbs_api.c      libibverbs, loaded at run time
  * wire_verbs_device.c   which devices, ports and GIDs; what they can
  * wire_verbs_memory.c   registered memory: regions, and the cache of what is not in one
+ * wire_verbs_foreign.c  memory of a device, registered or copied
  * wire_verbs_watch.c    notices when cached memory is given back to the system
  * wire_verbs_connect.c  queue pairs and the way to a peer
  * wire_verbs_out.c      posting and sending
@@ -14,6 +15,8 @@
  * receive slots that the peer's credits stand for; chunks of large transfers go over all of them. */
 #ifndef WEFTI_TRANSPORT_WIRE_VERBS_H
 #define WEFTI_TRANSPORT_WIRE_VERBS_H
+
+#include <pthread.h>
 
 #include "transport/mesh.h"
 #include "transport/regions.h"
@@ -79,18 +82,23 @@ typedef struct verbs_memory {
     uint32_t             users; /* transfers */
     bool                 cached, writable;
     bool                 stale; /* the system has taken it back: not to be found again */
+    bool                 foreign; /* the attached device's */
 } verbs_memory;
 
 typedef struct verbs_watch verbs_watch;
 
 typedef struct verbs_cache {
+    pthread_mutex_t lock;       /* of all of it: a device gives memory back on any thread */
     verbs_memory *entries;      /* [VERBS_MEMORIES] */
     verbs_memory *first, *last; /* in use or kept */
     verbs_memory *free;
     verbs_watch  *watch;        /* NULL: nothing is kept when its last user is done */
-    bool          watch_tried, warned;
+    bool          watch_tried, warned, foreign_warned;
     uint64_t      hits, misses;
 } verbs_cache;
+
+/* How a device's memory is reached. AUTO: the first of the next two that works. */
+typedef enum verbs_way { VERBS_WAY_AUTO, VERBS_WAY_DMABUF, VERBS_WAY_PEER, VERBS_WAY_COPIES } verbs_way;
 
 /* --- devices --- */
 
@@ -221,6 +229,8 @@ typedef struct verbs_wire {
     wefti_mesh             mesh;
     wefti_regions          regions;
     verbs_cache            cache;
+    const wefti_foreign   *foreign; /* what is attached; NULL: nothing */
+    verbs_way              way;     /* to its memory, once it was tried */
     uint32_t               slots, tokens, stages, inline_bytes;
     int                    poller;
     uint64_t               served_ns, last_token;
@@ -249,13 +259,26 @@ enum {
 weft_status wefti_verbs_register(verbs_wire *wire, int32_t rails, void *memory, size_t bytes, int access, const char *what,
                                  struct ibv_mr *registered_out[VERBS_RAILS]);
 void wefti_verbs_deregister(verbs_wire *wire, struct ibv_mr *registered[VERBS_RAILS]);
-/* The registration of a buffer, from its region or the cache; give it back after use. NULL: it cannot be registered. */
-verbs_memory *wefti_verbs_memory_take(verbs_wire *wire, void *buffer, size_t bytes, bool writable);
+/* The registration of an operation's buffer, from its region or the cache; give it back after use. NULL: it cannot be registered. */
+verbs_memory *wefti_verbs_memory_take(verbs_wire *wire, const wefti_wire_op *op, size_t bytes, bool writable);
 void          wefti_verbs_memory_give(verbs_wire *wire, verbs_memory *memory);
 /* Slots of the wire's table. */
 weft_status wefti_verbs_region_create(wefti_wire *wire, size_t size_bytes, wefti_wire_region **region_out);
 weft_status wefti_verbs_region_register(wefti_wire *wire, void *memory, size_t size_bytes, wefti_wire_region **region_out);
 void        wefti_verbs_region_release(wefti_wire_region *region);
+
+/* --- wire_verbs_foreign.c --- */
+
+/* Registers memory of the attached device on all rails. WEFT_E_UNSUPPORTED, with why, where no way to it works. */
+weft_status wefti_verbs_register_foreign(verbs_wire *wire, void *memory, size_t bytes, int access, struct ibv_mr *registered_out[VERBS_RAILS]);
+/* Copies between an operation's buffer and the host's memory. false: the link is broken by it, as the device does not copy. */
+bool wefti_verbs_copy(const verbs_wire *wire, verbs_link *link, const wefti_wire_op *op, void *to, const void *from, size_t bytes);
+/* What devices have written to an operation's buffer may be read now; likewise. */
+bool wefti_verbs_arrived(const verbs_wire *wire, verbs_link *link, const wefti_wire_op *op);
+weft_status wefti_verbs_attach(wefti_wire *wire, const wefti_foreign *foreign, void *sample, size_t bytes, char *way_out, size_t way_bytes);
+void wefti_verbs_detach(verbs_wire *wire);
+/* wire_verbs_memory.c: forgets registrations of memory that the device gives back; any thread. */
+void wefti_verbs_foreign_lost(void *wire, const void *memory, size_t bytes);
 
 /* --- wire_verbs_watch.c --- */
 
@@ -286,8 +309,10 @@ bool wefti_verbs_slot_post(verbs_wire *wire, verbs_link *link, int32_t peer, int
 weft_status wefti_verbs_post(wefti_wire *wire, wefti_wire_op *op);
 /* Sends what the queues take. */
 void wefti_verbs_advance(verbs_wire *wire, int32_t peer);
-/* One message; false: no credit, stage or place in the queue now. */
-bool wefti_verbs_say(verbs_wire *wire, int32_t peer, const verbs_head *head, const void *payload, size_t bytes);
+/* One message, of a head alone; false: no credit, stage or place in the queue now. */
+bool wefti_verbs_say(verbs_wire *wire, int32_t peer, const verbs_head *head);
+/* The same with bytes of an operation's buffer. */
+bool wefti_verbs_say_part(verbs_wire *wire, int32_t peer, const verbs_head *head, const wefti_wire_op *op, size_t first, size_t bytes);
 /* Begins to take a large message into a receive. */
 void wefti_verbs_take_offer(verbs_wire *wire, int32_t peer, wefti_wire_op *op, uint64_t bytes, uint64_t token);
 /* Whether a link has something that waits for room. */

@@ -47,8 +47,8 @@ static const struct {
     {(void **)&table.modify_qp, "ibv_modify_qp"},
     {(void **)&table.destroy_qp, "ibv_destroy_qp"},
 };
-/* Each pointer in the table is either looked up or defined inline. */
-_Static_assert(WEFTI_COUNT(functions) + 4 == sizeof(wefti_verbs_api) / sizeof(void *), "a function of the table is missing");
+/* Each pointer in the table is either looked up, there or not (one), or defined inline (four). */
+_Static_assert(WEFTI_COUNT(functions) + 1 + 4 == sizeof(wefti_verbs_api) / sizeof(void *), "a function of the table is missing");
 
 static void load(void) {
     static const char library_name[] = "libibverbs.so.1";
@@ -63,6 +63,8 @@ static void load(void) {
         snprintf(trouble, sizeof trouble, "%s lacks %s; rdma-core 32 or newer is needed", library_name, functions[i].name);
         return;
     }
+    void *optional = dlsym(library, "ibv_reg_dmabuf_mr");
+    memcpy(&table.reg_dmabuf_mr, &optional, sizeof optional);
     table.poll_cq = poll_completions;
     table.req_notify_cq = request_notice;
     table.post_send = send_request;

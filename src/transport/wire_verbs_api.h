@@ -32,6 +32,8 @@ typedef struct wefti_verbs_api {
     struct ibv_qp *(*create_qp)(struct ibv_pd *pd, struct ibv_qp_init_attr *attributes);
     int (*modify_qp)(struct ibv_qp *qp, struct ibv_qp_attr *attributes, int mask);
     int (*destroy_qp)(struct ibv_qp *qp);
+    /* NULL in libraries before rdma-core 34 */
+    struct ibv_mr *(*reg_dmabuf_mr)(struct ibv_pd *pd, uint64_t offset, size_t bytes, uint64_t address, int descriptor, int access);
     /* inline in verbs.h */
     int (*poll_cq)(struct ibv_cq *cq, int capacity, struct ibv_wc *completions_out);
     int (*req_notify_cq)(struct ibv_cq *cq, int solicited_only);

@@ -61,8 +61,8 @@ static taken take_message(verbs_wire *wire, int32_t peer, const verbs_head *head
     wefti_wire_op *op = wefti_match_arrived(&wire->base.match, peer, head->tag);
     if (op) {
         size_t fits = bytes < op->bytes ? bytes : op->bytes;
-        if (fits) memcpy(op->buffer, payload, fits);
-        wefti_wire_finish_recv(&wire->base, op, peer, bytes);
+        if (fits && !wefti_verbs_copy(wire, wire->links[peer], op, op->buffer, payload, fits)) wefti_wire_finish(&wire->base, op, WEFT_E_DEVICE, peer, 0);
+        else wefti_wire_finish_recv(&wire->base, op, peer, bytes);
     } else {
         wefti_message *message = wefti_match_keep(&wire->base.match, peer, head->tag, bytes, bytes);
         if (!message) return LATER;
@@ -110,6 +110,7 @@ static taken take_answer(verbs_wire *wire, int32_t peer, const verbs_head *head)
 
 static void incoming_done(verbs_wire *wire, int32_t peer, verbs_incoming *incoming) {
     wefti_wire_op *op = incoming->op;
+    if (incoming->memory && !wefti_verbs_arrived(wire, wire->links[peer], op)) return; /* the link ends, and this with it */
     wefti_verbs_memory_give(wire, incoming->memory);
     incoming->op = NULL;
     incoming->memory = NULL;
@@ -120,7 +121,7 @@ static taken take_data(verbs_wire *wire, int32_t peer, const verbs_head *head, c
     verbs_incoming *incoming = find_incoming(wire, wire->links[peer], head->id);
     if (!incoming || !incoming->streams || head->tag != incoming->got || bytes > incoming->op->done_bytes - incoming->got)
         return NONSENSE;
-    memcpy((uint8_t *)incoming->op->buffer + incoming->got, payload, bytes);
+    if (!wefti_verbs_copy(wire, wire->links[peer], incoming->op, (uint8_t *)incoming->op->buffer + incoming->got, payload, bytes)) return TAKEN;
     incoming->got += bytes;
     if (incoming->got == incoming->op->done_bytes) incoming_done(wire, peer, incoming);
     return TAKEN;
@@ -227,15 +228,17 @@ static void requests_done(verbs_wire *wire, int32_t peer, int32_t rail, uint32_t
     if (number - queue->retired >= queue->posted - queue->retired) return; /* was never posted */
     while (queue->retired != number + 1) {
         verbs_sent sent = queue->sent[queue->retired++ % VERBS_QUEUE];
+        bool       copied = true;
         if (sent.staged) {
             uint32_t stage = link->stage_retired++ % wire->stages;
-            if (sent.target)
-                memcpy(sent.target, link->arena + (size_t)(wire->slots + wire->tokens + stage) * VERBS_SLOT_BYTES, sent.bytes);
+            if (sent.target && sent.transfer->op)
+                copied = wefti_verbs_copy(wire, link, sent.transfer->op, sent.target,
+                                          link->arena + (size_t)(wire->slots + wire->tokens + stage) * VERBS_SLOT_BYTES, sent.bytes);
         }
         if (!sent.transfer) continue;
         queue->chunks--;
         sent.transfer->pending--;
-        if (sent.transfer->op) wefti_verbs_move_settle(wire, peer, sent.transfer);
+        if (sent.transfer->op && copied) wefti_verbs_move_settle(wire, peer, sent.transfer);
     }
 }
 

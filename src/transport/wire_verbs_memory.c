@@ -4,7 +4,8 @@
  * whole pages, and found in the cache while transfers use it. When the last one is done the registration is kept only where
  * the system tells us of memory that is given back to it (wire_verbs_watch.c): a device goes on with the pages that it was
  * shown, whatever the address has come to mean. Where a buffer cannot be registered, its bytes go through the stages, which
- * is slower and said once. Memory: 256 entries; the oldest unused one gives way. */
+ * is slower and said once. Memory of an attached device is registered a whole piece at a time and kept until the device says that it gives it back
+ * (wire_verbs_foreign.c), on whatever thread: hence the lock. Memory: 256 entries; the oldest unused one gives way. */
 #include <errno.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -52,6 +53,7 @@ void wefti_verbs_deregister(verbs_wire *wire, struct ibv_mr *registered[VERBS_RA
 weft_status wefti_verbs_cache_open(verbs_wire *wire) {
     verbs_cache *cache = &wire->cache;
     WEFTI_TRY(wefti_alloc(VERBS_MEMORIES * sizeof *cache->entries, "the cache of registrations", &cache->entries));
+    pthread_mutex_init(&cache->lock, NULL);
     for (int i = 0; i < VERBS_MEMORIES; i++) {
         cache->entries[i].next = cache->free;
         cache->free = &cache->entries[i];
@@ -90,8 +92,10 @@ static void drop(verbs_wire *wire, verbs_memory *memory) {
 
 void wefti_verbs_cache_close(verbs_wire *wire) {
     verbs_cache *cache = &wire->cache;
+    if (!cache->entries) return;
     while (cache->first) drop(wire, cache->first);
     wefti_verbs_watch_close(cache->watch); /* after the last: a registration is never kept unwatched */
+    pthread_mutex_destroy(&cache->lock);
     wefti_free(cache->entries, VERBS_MEMORIES * sizeof *cache->entries);
     *cache = (verbs_cache){0};
 }
@@ -106,14 +110,23 @@ static bool drop_oldest(verbs_wire *wire) {
     return false;
 }
 
-static void lost(void *context, uintptr_t first, uintptr_t end) {
-    verbs_wire *wire = context;
+/* Under the lock. */
+static void lose(verbs_wire *wire, uintptr_t first, uintptr_t end, bool foreign) {
     for (verbs_memory *memory = wire->cache.first, *next; memory; memory = next) {
         next = memory->next;
-        if (memory->base >= end || first >= memory->base + memory->size_bytes) continue;
+        if (memory->foreign != foreign || memory->base >= end || first >= memory->base + memory->size_bytes) continue;
         memory->stale = true;
         if (memory->users == 0) drop(wire, memory);
     }
+}
+
+static void lost(void *context, uintptr_t first, uintptr_t end) { lose(context, first, end, false); }
+
+void wefti_verbs_foreign_lost(void *listener, const void *memory, size_t bytes) {
+    verbs_wire *wire = listener;
+    pthread_mutex_lock(&wire->cache.lock);
+    lose(wire, (uintptr_t)memory, (uintptr_t)memory + bytes, true);
+    pthread_mutex_unlock(&wire->cache.lock);
 }
 
 static void hear_watch(verbs_wire *wire) {
@@ -156,12 +169,25 @@ static bool register_pages(verbs_wire *wire, verbs_memory *memory, bool writable
     }
 }
 
-static verbs_memory *add(verbs_wire *wire, uintptr_t at, size_t bytes, bool writable) {
+static verbs_memory *forget(verbs_cache *cache, verbs_memory *memory) {
+    *memory = (verbs_memory){.next = cache->free};
+    cache->free = memory;
+    return NULL;
+}
+
+static verbs_memory *take_entry(verbs_wire *wire) {
     verbs_cache *cache = &wire->cache;
-    size_t       page = (size_t)sysconf(_SC_PAGESIZE);
     if (!cache->free && !drop_oldest(wire)) return NULL;
     verbs_memory *memory = cache->free;
     cache->free = memory->next;
+    return memory;
+}
+
+static verbs_memory *add(verbs_wire *wire, uintptr_t at, size_t bytes, bool writable) {
+    verbs_cache  *cache = &wire->cache;
+    size_t        page = (size_t)sysconf(_SC_PAGESIZE);
+    verbs_memory *memory = take_entry(wire);
+    if (!memory) return NULL;
     memory->base = at & ~(uintptr_t)(page - 1);
     memory->size_bytes = wefti_align_up(at + bytes, page) - memory->base;
     memory->cached = keep(wire, memory); /* before it is registered: nothing may be missed in between */
@@ -172,33 +198,59 @@ static verbs_memory *add(verbs_wire *wire, uintptr_t at, size_t bytes, bool writ
     if (!cache->warned)
         wefti_log(WEFT_LOG_WARNING, "%s; such messages are copied, which is slower (said once)", weft_error_message());
     cache->warned = true;
-    *memory = (verbs_memory){.next = cache->free};
-    cache->free = memory;
-    return NULL;
+    return forget(cache, memory);
 }
 
-verbs_memory *wefti_verbs_memory_take(verbs_wire *wire, void *buffer, size_t bytes, bool writable) {
-    verbs_cache             *cache = &wire->cache;
-    const wefti_wire_region *region = wefti_regions_find(&wire->regions, buffer, bytes);
-    if (region) return ((const wefti_own_region *)region)->extra;
-    hear_watch(wire);
-    verbs_memory *memory = find(cache, (uintptr_t)buffer, bytes, writable);
-    if (memory) {
-        cache->hits++;
-        list_remove(cache, memory);
+/* The piece of the device's memory. */
+static verbs_memory *add_foreign(verbs_wire *wire, void *base, size_t bytes) {
+    verbs_cache *cache = &wire->cache;
+    verbs_memory *memory = take_entry(wire);
+    if (!memory) return NULL;
+    *memory = (verbs_memory){.base = (uintptr_t)base, .size_bytes = bytes, .cached = true, .writable = true, .foreign = true};
+    weft_status status;
+    do status = wefti_verbs_register_foreign(wire, base, bytes, VERBS_FOR_RECEIVING, memory->registered);
+    while (status == WEFT_E_NO_MEMORY && drop_oldest(wire));
+    if (status == WEFT_OK) {
         list_put_first(cache, memory);
-    } else {
-        cache->misses++;
-        memory = add(wire, (uintptr_t)buffer, bytes, writable);
-        if (!memory) return NULL;
+        return memory;
     }
-    memory->users++;
+    if (!cache->foreign_warned) wefti_log(WEFT_LOG_WARNING, "%s; messages from and to it are copied, which is slower (said once)", weft_error_message());
+    cache->foreign_warned = true;
+    return forget(cache, memory);
+}
+
+static verbs_memory *use(verbs_cache *cache, verbs_memory *memory) {
+    list_remove(cache, memory);
+    list_put_first(cache, memory);
+    return memory;
+}
+
+verbs_memory *wefti_verbs_memory_take(verbs_wire *wire, const wefti_wire_op *op, size_t bytes, bool writable) {
+    verbs_cache             *cache = &wire->cache;
+    const wefti_wire_region *region = wefti_regions_find(&wire->regions, op->buffer, bytes);
+    bool                     foreign = op->flags & WEFTI_WIRE_FOREIGN;
+    void                    *base = NULL;
+    size_t                   whole = 0;
+    if (region) return ((const wefti_own_region *)region)->extra;
+    /* Before the lock is taken: the device calls back under a lock of its own. */
+    if (foreign && (wire->way == VERBS_WAY_COPIES || !wire->foreign->find(wire->foreign->context, op->buffer, bytes, &base, &whole))) return NULL;
+    pthread_mutex_lock(&cache->lock);
+    hear_watch(wire);
+    verbs_memory *memory = find(cache, (uintptr_t)op->buffer, bytes, writable);
+    cache->hits += memory != NULL;
+    cache->misses += memory == NULL;
+    if (memory) use(cache, memory);
+    else memory = foreign ? add_foreign(wire, base, whole) : add(wire, (uintptr_t)op->buffer, bytes, writable);
+    if (memory) memory->users++;
+    pthread_mutex_unlock(&cache->lock);
     return memory;
 }
 
 void wefti_verbs_memory_give(verbs_wire *wire, verbs_memory *memory) {
     if (!memory || memory->users == 0) return; /* a region's is never counted */
+    pthread_mutex_lock(&wire->cache.lock);
     if (--memory->users == 0 && (memory->stale || !memory->cached)) drop(wire, memory);
+    pthread_mutex_unlock(&wire->cache.lock);
 }
 
 /* --- regions --- */
@@ -206,9 +258,13 @@ void wefti_verbs_memory_give(verbs_wire *wire, verbs_memory *memory) {
 static weft_status add_region(verbs_wire *wire, void *memory, size_t size_bytes, bool owned, wefti_wire_region **region_out) {
     verbs_memory *registered = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *registered, "a region's registration", &registered));
-    *registered = (verbs_memory){.base = (uintptr_t)memory, .size_bytes = size_bytes, .writable = true};
-    weft_status status = wefti_verbs_register(wire, wire->rail_count, memory, size_bytes, VERBS_FOR_REGIONS, "an exported region",
-                                              registered->registered);
+    void  *base;
+    size_t whole;
+    bool   foreign = !owned && wire->foreign && wire->foreign->find(wire->foreign->context, memory, size_bytes, &base, &whole);
+    *registered = (verbs_memory){.base = (uintptr_t)memory, .size_bytes = size_bytes, .writable = true, .foreign = foreign};
+    weft_status status = foreign ? wefti_verbs_register_foreign(wire, memory, size_bytes, VERBS_FOR_REGIONS, registered->registered)
+                                 : wefti_verbs_register(wire, wire->rail_count, memory, size_bytes, VERBS_FOR_REGIONS, "an exported region",
+                                                        registered->registered);
     if (status == WEFT_OK) {
         status = wefti_regions_add(&wire->regions, memory, size_bytes, owned, registered, region_out);
         if (status != WEFT_OK) wefti_verbs_deregister(wire, registered->registered);

@@ -60,7 +60,7 @@ bool wefti_verbs_move_begin(verbs_wire *wire, int32_t peer, wefti_wire_op *op, v
         memcpy(transfer->keys, region->keys, sizeof transfer->keys);
     }
     if (move != VERBS_MOVE_STREAM && !small)
-        transfer->memory = wefti_verbs_memory_take(wire, op->buffer, op->bytes, move == VERBS_MOVE_READ);
+        transfer->memory = wefti_verbs_memory_take(wire, op, op->bytes, move == VERBS_MOVE_READ);
     divide(link, transfer, transfer->held);
     link->one_sided += is_one_sided(move);
     if (link->active_last)
@@ -83,7 +83,7 @@ static bool begin_chunk(verbs_wire *wire, int32_t peer, verbs_transfer *transfer
     bool staged = !transfer->memory && bytes > 0;
     if (staged) {
         if (!(from = wefti_verbs_stage(wire, link))) return false;
-        if (!reads) memcpy(from, buffer, bytes);
+        if (!reads && !wefti_verbs_copy(wire, link, transfer->op, from, buffer, bytes)) return false;
     }
     uint32_t           local = transfer->memory ? transfer->memory->registered[r]->lkey : r == 0 ? link->arena_memory->lkey : 0;
     struct ibv_sge     where = {.addr = (uintptr_t)from, .length = (uint32_t)bytes, .lkey = local};
@@ -105,7 +105,7 @@ static bool begin_chunk(verbs_wire *wire, int32_t peer, verbs_transfer *transfer
 static bool say_part(verbs_wire *wire, int32_t peer, verbs_transfer *transfer) {
     size_t     left = transfer->end[0] - transfer->at[0], bytes = left < VERBS_PAYLOAD_BYTES ? left : VERBS_PAYLOAD_BYTES;
     verbs_head head = {.kind = VERBS_DATA, .id = transfer->id, .tag = transfer->at[0]};
-    if (!wefti_verbs_say(wire, peer, &head, (const uint8_t *)transfer->op->buffer + transfer->at[0], bytes)) return false;
+    if (!wefti_verbs_say_part(wire, peer, &head, transfer->op, transfer->at[0], bytes)) return false;
     transfer->at[0] += bytes;
     if (transfer->at[0] == transfer->end[0]) transfer->open = 0;
     return true;
@@ -142,6 +142,7 @@ static void release(verbs_wire *wire, verbs_link *link, verbs_transfer *transfer
 void wefti_verbs_move_settle(verbs_wire *wire, int32_t peer, verbs_transfer *transfer) {
     wefti_wire_op *op = transfer->op;
     if (transfer->open || transfer->pending || transfer->held) return;
+    if (transfer->move == VERBS_MOVE_READ && transfer->memory && !wefti_verbs_arrived(wire, wire->links[peer], op)) return; /* the link ends, and this with it */
     release(wire, wire->links[peer], transfer);
     if (op->kind == WEFTI_WIRE_READ) wire->base.counts.received_bytes += op->bytes;
     wefti_wire_finish(&wire->base, op, WEFT_OK, peer, op->bytes);

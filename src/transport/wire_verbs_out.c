@@ -51,7 +51,9 @@ static bool can_say(const verbs_wire *wire, const verbs_link *link, verbs_kind k
            (bytes <= wire->inline_bytes || wefti_verbs_stage(wire, link));
 }
 
-bool wefti_verbs_say(verbs_wire *wire, int32_t peer, const verbs_head *head, const void *payload, size_t bytes) {
+bool wefti_verbs_say(verbs_wire *wire, int32_t peer, const verbs_head *head) { return wefti_verbs_say_part(wire, peer, head, NULL, 0, 0); }
+
+bool wefti_verbs_say_part(verbs_wire *wire, int32_t peer, const verbs_head *head, const wefti_wire_op *op, size_t first, size_t bytes) {
     verbs_link *link = wire->links[peer];
     uint8_t     small[VERBS_INLINE_BYTES];
     size_t      before = head_bytes((verbs_kind)head->kind), total = before + bytes;
@@ -61,7 +63,7 @@ bool wefti_verbs_say(verbs_wire *wire, int32_t peer, const verbs_head *head, con
     verbs_head told = *head;
     told.credits = (uint16_t)link->owed;
     memcpy(from, &told, before);
-    if (bytes) memcpy(from + before, payload, bytes);
+    if (bytes && !wefti_verbs_copy(wire, link, op, from + before, (const uint8_t *)op->buffer + first, bytes)) return false;
     struct ibv_sge     where = {.addr = (uintptr_t)from, .length = (uint32_t)total, .lkey = link->arena_memory->lkey};
     struct ibv_send_wr request = {.sg_list = &where, .num_sge = 1, .opcode = IBV_WR_SEND, .send_flags = inlined ? IBV_SEND_INLINE : 0};
     if (!wefti_verbs_request(wire, peer, 0, &request, (verbs_sent){.staged = !inlined}, head->kind == VERBS_BYE)) return false;
@@ -86,7 +88,7 @@ static bool tell_news(verbs_wire *wire, int32_t peer) {
             head.address = (uintptr_t)own->region.base;
             for (int32_t r = 0; r < wire->rail_count; r++) head.keys[r] = memory->registered[r]->rkey;
         }
-        if (!wefti_verbs_say(wire, peer, &head, NULL, 0)) return false;
+        if (!wefti_verbs_say(wire, peer, &head)) return false;
     }
     link->told = told;
     return true;
@@ -104,19 +106,19 @@ static bool grant(verbs_wire *wire, int32_t peer, wefti_wire_op *op) {
     if (!can_say(wire, link, VERBS_CLEAR, sizeof(verbs_head))) return false;
     verbs_head head = {.kind = VERBS_REFUSE, .token = op->scratch[0]};
     if (op->done_bytes > op->bytes) {
-        if (!wefti_verbs_say(wire, peer, &head, NULL, 0)) return false;
+        if (!wefti_verbs_say(wire, peer, &head)) return false;
         wefti_op_remove(&link->grants, op);
         wefti_wire_finish_recv(&wire->base, op, peer, op->done_bytes);
         return true;
     }
     verbs_incoming *incoming = free_incoming(wire, link);
     if (!incoming) return false;
-    verbs_memory *memory = wefti_verbs_memory_take(wire, op->buffer, op->done_bytes, true);
+    verbs_memory *memory = wefti_verbs_memory_take(wire, op, op->done_bytes, true);
     head.kind = memory ? VERBS_CLEAR : VERBS_CLEAR_DATA;
     head.id = (incoming->turn + 1) << 8 | (uint32_t)(incoming - link->incoming);
     head.address = memory ? (uintptr_t)op->buffer : 0;
     for (int32_t r = 0; memory && r < wire->rail_count; r++) head.keys[r] = memory->registered[r]->rkey;
-    if (!wefti_verbs_say(wire, peer, &head, NULL, 0)) {
+    if (!wefti_verbs_say(wire, peer, &head)) {
         wefti_verbs_memory_give(wire, memory);
         return false;
     }
@@ -142,7 +144,7 @@ static bool send_write(verbs_wire *wire, int32_t peer, wefti_wire_op *op) {
     verbs_transfer *transfer = op->bytes ? wefti_verbs_move_of(link, op) : NULL;
     if (transfer && transfer->open) return false;
     verbs_head head = {.kind = VERBS_NOTICE, .tag = op->tag, .bytes = op->bytes};
-    if (!wefti_verbs_say(wire, peer, &head, NULL, 0)) return false;
+    if (!wefti_verbs_say(wire, peer, &head)) return false;
     if (!transfer) {
         finish(wire, link, op);
         return true;
@@ -157,7 +159,7 @@ static bool send_operation(verbs_wire *wire, int32_t peer, wefti_wire_op *op) {
     verbs_link *link = wire->links[peer];
     verbs_head  head = {.kind = VERBS_MESSAGE, .tag = op->tag};
     if (op->scratch[3] == STEP_MESSAGE) {
-        if (!wefti_verbs_say(wire, peer, &head, op->buffer, op->bytes)) return false;
+        if (!wefti_verbs_say_part(wire, peer, &head, op, 0, op->bytes)) return false;
         finish(wire, link, op);
         return true;
     }
@@ -165,7 +167,7 @@ static bool send_operation(verbs_wire *wire, int32_t peer, wefti_wire_op *op) {
     head.kind = VERBS_OFFER;
     head.bytes = op->bytes;
     head.token = op->scratch[0] = wire->last_token + 1;
-    if (!wefti_verbs_say(wire, peer, &head, NULL, 0)) return false;
+    if (!wefti_verbs_say(wire, peer, &head)) return false;
     wire->last_token++;
     wefti_op_remove(&link->out_ops, op);
     wefti_op_append(&link->offered, op);
@@ -195,7 +197,7 @@ void wefti_verbs_advance(verbs_wire *wire, int32_t peer) {
     }
     if (link->bulk_ops.first) begin_bulk(wire, peer);
     if (link->active_first) wefti_verbs_move_advance(wire, peer);
-    if (link->owed >= wire->slots / 2) wefti_verbs_say(wire, peer, &(verbs_head){.kind = VERBS_CREDIT}, NULL, 0);
+    if (link->owed >= wire->slots / 2) wefti_verbs_say(wire, peer, &(verbs_head){.kind = VERBS_CREDIT});
 }
 
 /* --- posting --- */
@@ -231,8 +233,8 @@ static weft_status post_recv(verbs_wire *wire, wefti_wire_op *op) {
         wefti_wire_finish(&wire->base, op, WEFT_OK, peer, message->bytes);
     } else if (message->kind == VERBS_MESSAGE) {
         size_t fits = message->bytes < op->bytes ? message->bytes : op->bytes;
-        if (fits) memcpy(op->buffer, message->data, fits);
-        wefti_wire_finish_recv(&wire->base, op, peer, message->bytes);
+        if (fits && !wefti_verbs_copy(wire, link, op, op->buffer, message->data, fits)) wefti_wire_finish(&wire->base, op, WEFT_E_DEVICE, peer, 0);
+        else wefti_wire_finish_recv(&wire->base, op, peer, message->bytes);
     } else if (link->state == WEFTI_LINK_UP) {
         wefti_verbs_take_offer(wire, peer, op, message->bytes, message->token[0]);
         wefti_verbs_advance(wire, peer);
@@ -245,6 +247,9 @@ static weft_status post_recv(verbs_wire *wire, wefti_wire_op *op) {
 
 static weft_status post_to_self(verbs_wire *wire, wefti_wire_op *op) {
     uint8_t *memory = op->kind == WEFTI_WIRE_SEND ? NULL : wefti_regions_memory(&wire->regions, op->region, op->offset, op->bytes);
+    const wefti_own_region *own = memory ? wire->regions.own[op->region - 1] : NULL;
+    if (own && own->extra && ((const verbs_memory *)own->extra)->foreign)
+        return wefti_fail(WEFT_E_UNSUPPORTED, "verbs: region %u is a device's memory, which only peers reach by the wire", (unsigned)op->region);
     return op->kind == WEFTI_WIRE_SEND ? wefti_self_send(&wire->base, &wire->links[op->peer]->offered, op)
                                        : wefti_self_one_sided(&wire->base, memory, op);
 }

@@ -19,6 +19,9 @@ typedef struct wefti_cuda_host_options {
     int32_t  driver;          /* version of the driver, as 11080 for 11.8; 0: a good one; -1: there is none */
     bool     no_gpu;          /* the driver shows none */
     int32_t  fault;           /* the so many-th launch from now on reaches out of memory; 0: none */
+    bool     no_dmabuf;       /* the driver is too old to export memory … */
+    bool     refuses_dmabuf;  /* … or the kernel cannot */
+    bool     flushes;         /* what a network writes is seen only after cudaDeviceFlushGPUDirectRDMAWrites */
     bool     quiet;           /* failed launches are expected: no word on stderr */
 } wefti_cuda_host_options;
 
@@ -29,6 +32,9 @@ const char *wefti_cuda_host_report(void);
 /* Launches that ran since the reset, and device allocations that are held now. */
 int64_t wefti_cuda_host_launches(void);
 int64_t wefti_cuda_host_allocations(void);
+/* Dma-bufs that were exported since the reset, and flushes of what a network wrote. */
+int64_t wefti_cuda_host_dmabufs(void);
+int64_t wefti_cuda_host_flushes(void);
 
 #ifdef __cplusplus
 }

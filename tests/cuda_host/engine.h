@@ -62,6 +62,9 @@ cudaError_t refuse(cudaError_t error, const char *format, ...) __attribute__((fo
 /* --- runtime.cpp --- */
 void forget_launches(); /* of each kernel: its first ones are looked at most closely */
 
+/* --- driver.cpp --- */
+void forget_exports();
+
 /* --- memory.cpp --- */
 enum memory_kind { PAGEABLE, DEVICE, PINNED, MANAGED };
 memory_kind kind_of(const void *at);

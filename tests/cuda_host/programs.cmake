@@ -51,7 +51,7 @@ weft_cuda_host_target(weft_cuda_host_device)
 
 # The stand-ins.
 add_library(weft_cuda_host_runtime OBJECT ${here}/block.cpp ${here}/races.cpp ${here}/memory.cpp ${here}/stream.cpp ${here}/capture.cpp
-                                          ${here}/runtime.cpp ${here}/library.cpp)
+                                          ${here}/runtime.cpp ${here}/driver.cpp ${here}/library.cpp)
 target_compile_options(weft_cuda_host_runtime PRIVATE ${weft_shim_flags} -O2 -g1)
 weft_cuda_host_target(weft_cuda_host_runtime)
 
@@ -181,6 +181,13 @@ endif()
 add_executable(cuda_host_mixed ${here}/check_mixed.c $<TARGET_OBJECTS:weft_test_ranks>)
 weft_cuda_host_program(cuda_host_mixed)
 set_tests_properties(cuda_host_mixed PROPERTIES ENVIRONMENT "WEFT_CUDA_NVRTC=0")
+
+# The device's memory and wires: the verbs wire on a fabric of this process, whose ranks are threads.
+if(WEFT_HAVE_VERBS)
+  add_executable(cuda_host_wires ${here}/check_wires.c ${here}/../verbs/fake_verbs.c ${here}/../verbs/fake_fabric.c $<TARGET_OBJECTS:weft_test_ranks>)
+  weft_cuda_host_program(cuda_host_wires)
+  set_tests_properties(cuda_host_wires PROPERTIES ENVIRONMENT "WEFT_CUDA_NVRTC=0")
+endif()
 
 # The lines of figures of bench/peers/gpu.py at toy size: that they can be run, not what they say.
 if(WEFT_SAMPLES)

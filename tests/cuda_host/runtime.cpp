@@ -197,6 +197,10 @@ cudaError_t cudaDeviceGetAttribute(int *value_out, cudaDeviceAttr attribute, int
     case cudaDevAttrL2CacheSize: *value_out = about.l2CacheSize; break;
     case cudaDevAttrMemoryPoolsSupported: case cudaDevAttrUnifiedAddressing: case cudaDevAttrCanMapHostMemory:
     case cudaDevAttrManagedMemory: *value_out = 1; break;
+    case cudaDevAttrGPUDirectRDMAWritesOrdering:
+        *value_out = options.flushes ? cudaGPUDirectRDMAWritesOrderingNone : cudaGPUDirectRDMAWritesOrderingAllDevices;
+        break;
+    case cudaDevAttrGPUDirectRDMAFlushWritesOptions: *value_out = cudaFlushGPUDirectRDMAWritesOptionHost; break;
     case cudaDevAttrClockRate: *value_out = 1000000; break;
     case cudaDevAttrCooperativeLaunch: case cudaDevAttrIntegrated: case cudaDevAttrConcurrentManagedAccess: *value_out = 0; break;
     default: return refuse(cudaErrorInvalidValue, "cudaDeviceGetAttribute: the stand-in has no attribute %d", (int)attribute);

@@ -210,6 +210,7 @@ void wefti_cuda_host_reset(const wefti_cuda_host_options *wanted) {
     report[0] = 0;
     launches = 0;
     forget_launches();
+    forget_exports();
 }
 const char *wefti_cuda_host_report(void) { return report; }
 int64_t     wefti_cuda_host_launches(void) { return launches; }

@@ -45,7 +45,7 @@ static uint8_t *memory_of(uint32_t key, uint64_t address, uint64_t bytes, int ac
         uint64_t base = (uintptr_t)memory->base.addr;
         if (memory->base.lkey != key) continue;
         if (address < base || address - base > memory->base.length || bytes > memory->base.length - (address - base)) return NULL;
-        return (memory->access & access) == access ? (uint8_t *)(uintptr_t)address : NULL;
+        return (memory->access & access) == access ? memory->there + (address - base) : NULL;
     }
     return NULL;
 }

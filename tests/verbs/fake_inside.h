@@ -25,6 +25,7 @@ typedef struct fake_cq {
 typedef struct fake_mr {
     struct ibv_mr   base;
     int             access;
+    uint8_t        *there; /* where its bytes are; base.addr, but of a device's memory */
     struct fake_mr *next;
 } fake_mr;
 

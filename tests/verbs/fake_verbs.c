@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fake_inside.h"
@@ -156,23 +157,57 @@ static int dealloc_pd(struct ibv_pd *pd) {
     return 0;
 }
 
+/* Under the lock. */
+static fake_mr *add_memory(const char *name, struct ibv_pd *pd, void *address, uint8_t *there, size_t bytes, int access) {
+    fake_mr *memory = create(name, sizeof *memory);
+    if (!memory) return NULL;
+    uint32_t key = ++fake.last_key * 256 + 17;
+    memory->base = (struct ibv_mr){.context = pd->context, .pd = pd, .addr = address, .length = bytes, .lkey = key, .rkey = key};
+    memory->access = access;
+    memory->there = there;
+    memory->next = fake.memories;
+    fake.memories = memory;
+    fake.registered_bytes += bytes;
+    return memory;
+}
+
+/* Where the bytes of a device's memory are; NULL: it is none. */
+static uint8_t *alias_of(const void *address) {
+    uintptr_t at = (uintptr_t)address, begin = (uintptr_t)fake.set.foreign;
+    return begin && at >= begin && at < begin + fake.set.foreign_bytes ? fake.set.foreign_alias + (at - begin) : NULL;
+}
+
 static struct ibv_mr *reg_mr(struct ibv_pd *pd, void *address, size_t bytes, int access) {
     pthread_mutex_lock(&fake.lock);
     fake_mr *memory = NULL;
+    uint8_t *alias = alias_of(address);
     bool     locked = fake.set.most_registered_bytes && fake.registered_bytes + bytes > fake.set.most_registered_bytes;
     bool     buffer = access == 0 || ((access & IBV_ACCESS_REMOTE_WRITE) && !(access & IBV_ACCESS_REMOTE_READ));
-    if (locked || (buffer && fake.set.refuse_buffers))
+    if (locked || (buffer && fake.set.refuse_buffers) || (alias && !fake.set.peer_memory))
         errno = locked ? ENOMEM : EFAULT;
     else
-        memory = create("reg_mr", sizeof *memory);
-    if (memory) {
-        uint32_t key = ++fake.last_key * 256 + 17;
-        memory->base = (struct ibv_mr){.context = pd->context, .pd = pd, .addr = address, .length = bytes, .lkey = key, .rkey = key};
-        memory->access = access;
-        memory->next = fake.memories;
-        fake.memories = memory;
-        fake.registered_bytes += bytes;
+        memory = add_memory("reg_mr", pd, address, alias ? alias : address, bytes, access);
+    fake.counts.peers += memory && alias;
+    pthread_mutex_unlock(&fake.lock);
+    return memory ? &memory->base : NULL;
+}
+
+static struct ibv_mr *reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t bytes, uint64_t address, int descriptor, int access) {
+    pthread_mutex_lock(&fake.lock);
+    fake_mr *memory = NULL;
+    uint8_t *alias = fake.set.any_dmabuf ? (uint8_t *)(uintptr_t)address : alias_of((const void *)(uintptr_t)address);
+    struct stat about;
+    if (!alias || fstat(descriptor, &about) != 0 || offset % 4096 != address % 4096 || offset + bytes > (uint64_t)about.st_size) {
+        fake_misuse("a dma-buf that is none, or does not hold the memory");
+        errno = EINVAL;
+    } else if (fake.set.dmabuf_error) {
+        errno = fake.set.dmabuf_error;
+    } else if (fake.set.most_registered_bytes && fake.registered_bytes + bytes > fake.set.most_registered_bytes) {
+        errno = ENOMEM;
+    } else {
+        memory = add_memory("reg_dmabuf_mr", pd, (void *)(uintptr_t)address, alias, bytes, access);
     }
+    fake.counts.dmabufs += memory != NULL;
     pthread_mutex_unlock(&fake.lock);
     return memory ? &memory->base : NULL;
 }
@@ -413,6 +448,7 @@ const wefti_verbs_api fake_verbs = {
     .alloc_pd = alloc_pd,
     .dealloc_pd = dealloc_pd,
     .reg_mr = reg_mr,
+    .reg_dmabuf_mr = reg_dmabuf_mr,
     .dereg_mr = dereg_mr,
     .create_comp_channel = create_comp_channel,
     .destroy_comp_channel = destroy_comp_channel,

@@ -21,6 +21,12 @@ typedef struct fake_verbs_settings {
     bool     refuse_buffers;        /* EFAULT for what is neither slots nor a region */
     bool     no_gid;
     bool     ethernet;
+    /* A device's memory: at `foreign` nobody can look, its bytes are at `foreign_alias` */
+    uint8_t *foreign, *foreign_alias;
+    size_t   foreign_bytes;
+    bool     any_dmabuf;            /* or all memory may be a device's, whose bytes are where it is */
+    bool     peer_memory;           /* reg_mr takes it; else EFAULT, as where the kernel knows no such addresses */
+    int      dmabuf_error;          /* reg_dmabuf_mr fails so; 0: it takes them */
     /* faults */
     int      fail_call;             /* the so-many-th call that can fail, from 1, does; with ENOMEM, or EAGAIN where it posts */
     int      refuse_every;          /* each so-many-th post of a send is refused as if the queue were full */
@@ -36,6 +42,7 @@ typedef struct fake_verbs_counts {
     int  requests;               /* that were carried out */
     int  objects;                /* alive: contexts, domains, registrations, queues, channels */
     int  ack_timeout;            /* of the queue that was made ready last */
+    int  dmabufs, peers;         /* registrations of a device's memory that were made, each way */
     int  misuse;                 /* what no device forgives: overfull queues, keys in use given back, wrong states */
     char what[128];              /* the first misuse */
     char failed_call[32];        /* name of the call that failed on demand */

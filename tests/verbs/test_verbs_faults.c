@@ -374,7 +374,7 @@ Test(verbs_faults, forgets_registrations_of_memory_that_was_given_back) {
     verbs_wire *wire = (verbs_wire *)ends.wires[0];
     size_t      bytes = 1 << 20;
     uint8_t    *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    verbs_memory *first = wefti_verbs_memory_take(wire, memory, bytes, true);
+    verbs_memory *first = wefti_verbs_memory_take(wire, &(wefti_wire_op){.buffer = memory}, bytes, true);
     cr_assert(first);
     wefti_verbs_memory_give(wire, first);
     if (!wire->cache.watch) { /* no userfaultfd here: nothing is kept */
@@ -383,15 +383,15 @@ Test(verbs_faults, forgets_registrations_of_memory_that_was_given_back) {
         return;
     }
     uint64_t hits = wire->cache.hits;
-    wefti_verbs_memory_give(wire, wefti_verbs_memory_take(wire, memory + 5000, 1000, true));
+    wefti_verbs_memory_give(wire, wefti_verbs_memory_take(wire, &(wefti_wire_op){.buffer = memory + 5000}, 1000, true));
     cr_expect_eq(wire->cache.hits, hits + 1, "a kept registration was not found");
     cr_assert_eq(mmap(memory, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), memory);
     uint64_t misses = wire->cache.misses;
-    wefti_verbs_memory_give(wire, wefti_verbs_memory_take(wire, memory, bytes, true));
+    wefti_verbs_memory_give(wire, wefti_verbs_memory_take(wire, &(wefti_wire_op){.buffer = memory}, bytes, true));
     cr_expect_eq(wire->cache.misses, misses + 1, "a stale registration was used");
     /* Emptied pages are new pages too. */
     cr_assert_eq(madvise(memory + 8192, 4096, MADV_DONTNEED), 0);
-    wefti_verbs_memory_give(wire, wefti_verbs_memory_take(wire, memory, bytes, true));
+    wefti_verbs_memory_give(wire, wefti_verbs_memory_take(wire, &(wefti_wire_op){.buffer = memory}, bytes, true));
     cr_expect_eq(wire->cache.misses, misses + 2, "a registration of emptied memory was used");
     munmap(memory, bytes);
     close_ends(&ends);

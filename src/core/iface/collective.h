@@ -87,7 +87,12 @@ typedef struct wefti_collective_call {
     const size_t         *receive_counts; /* [size] ALLTOALL_V */
     int32_t               priority; /* of what is in flight, higher ones get on first. May differ between members */
     const wefti_reduce_function *function; /* where op is WEFTI_REDUCE_USER; lives until the operation ends */
+    bool                  foreign;  /* SEND, RECEIVE over a wire: `send` or `receive` is memory of the device that is attached to it (wire.h), of
+                                       WEFTI_FOREIGN_LEAST_BYTES at least; the other member need not know */
 } wefti_collective_call;
+
+/* Less goes through the host: small messages are copied there anyway. */
+#define WEFTI_FOREIGN_LEAST_BYTES ((size_t)64 << 10)
 
 /* How a group is opened. Zero means the default. Everything but index is the same on all members. */
 typedef struct wefti_group_options {

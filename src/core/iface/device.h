@@ -7,6 +7,7 @@
 #ifndef WEFTI_DEVICE_H
 #define WEFTI_DEVICE_H
 
+#include "core/iface/foreign.h"
 #include "core/iface/op.h"
 
 typedef struct wefti_device  wefti_device;
@@ -97,6 +98,8 @@ typedef struct wefti_device_vtable {
     weft_status (*copy_in)(wefti_device *device, void *device_memory, const void *host_memory, size_t size_bytes);
     /* What is launched from now on begins once all copies so far are over. */
     weft_status (*copy_join)(wefti_device *device);
+    /* How wires come to the device's memory; false, or a NULL slot: not at all, or as to all of the host's. */
+    bool (*foreign)(wefti_device *device, wefti_foreign *foreign_out);
 } wefti_device_vtable;
 
 /* Implementations embed this first. */

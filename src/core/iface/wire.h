@@ -15,6 +15,7 @@
 #ifndef WEFTI_WIRE_H
 #define WEFTI_WIRE_H
 
+#include "core/iface/foreign.h"
 #include "core/iface/host.h"
 #include "weft/wire.h"
 
@@ -38,8 +39,8 @@ enum {
     WEFTI_WIRE_ONE_SIDED = 1 << 0,       /* WRITE and READ operations; else their post is WEFT_E_UNSUPPORTED */
     WEFTI_WIRE_MAPS_PEERS = 1 << 1,      /* peer_region gives pointers that this rank loads from and stores to */
     WEFTI_WIRE_WAIT_DESCRIPTOR = 1 << 2, /* descriptor and arm are filled */
-    WEFTI_WIRE_MEMORY_CUDA = 1 << 3,     /* buffers may be CUDA memory */
-    WEFTI_WIRE_MEMORY_DMABUF = 1 << 4,
+    WEFTI_WIRE_MEMORY_FOREIGN = 1 << 3,  /* a device is attached: buffers may be its memory, where FOREIGN says so */
+    WEFTI_WIRE_REACHES_FOREIGN = 1 << 4, /* and nothing of it goes by the host's: it can be registered */
     WEFTI_WIRE_SAME_HOST = 1 << 5,       /* works inside one host only */
     WEFTI_WIRE_ENCRYPTS = 1 << 6,        /* does what options.encrypt asks for */
     WEFTI_WIRE_GIVES_PIECES = 1 << 7     /* takes receives with PIECES */
@@ -76,8 +77,11 @@ enum {
                                    while the cache still holds it. `buffer` is the wire's to bring bytes in, one piece after the other at its start:
                                    it has room for WEFTI_WIRE_PIECE_BYTES, or for `bytes` if they are fewer. What it holds in the end is
                                    unspecified, also with WHOLE, for some pieces may have come elsewhere */
-    WEFTI_WIRE_WHOLE = 1 << 4   /* with PIECES: `buffer` has room for `bytes`, and a piece that comes through it does so at its own offset, so that
+    WEFTI_WIRE_WHOLE = 1 << 4,  /* with PIECES: `buffer` has room for `bytes`, and a piece that comes through it does so at its own offset, so that
                                    its bytes may be left there */
+    WEFTI_WIRE_FOREIGN = 1 << 5 /* `buffer` is memory of the device that is attached, and nothing computes with it meanwhile. Only where the wire has
+                                   MEMORY_FOREIGN, and not to oneself: else WEFT_E_UNSUPPORTED. What is done may be read by what the device is given
+                                   from then on. The peer need not know */
 };
 /* Longest piece that comes through a receive's buffer: within the second cache, and many packets. One that lies elsewhere may be longer. */
 #define WEFTI_WIRE_PIECE_BYTES ((size_t)512 << 10)
@@ -90,7 +94,7 @@ enum {
 struct wefti_wire_op {
     /* the caller's, unchanged by the wire */
     wefti_wire_op_kind kind;
-    uint32_t           flags;  /* WEFTI_WIRE_NOTIFY | WEFTI_WIRE_SILENT | WEFTI_WIRE_MORE | WEFTI_WIRE_PIECES | WEFTI_WIRE_WHOLE */
+    uint32_t           flags;  /* WEFTI_WIRE_NOTIFY | SILENT | MORE | PIECES | WHOLE | FOREIGN */
     int32_t            peer;   /* world rank; sending to oneself works */
     uint32_t           region; /* WRITE, READ: id of the peer's region … */
     uint64_t           offset; /* … and the first byte in it */
@@ -165,6 +169,10 @@ typedef struct wefti_wire_ops {
     /* Makes the caller's memory reachable by WRITE and READ of peers. NULL slot: WEFT_E_UNSUPPORTED. The memory must
      * outlive the region. */
     weft_status (*region_register)(wefti_wire *wire, void *memory, size_t size_bytes, wefti_wire_region **region_out);
+    /* From now on operations may be on memory of that device (FOREIGN), and region_register takes it: WEFT_E_UNSUPPORTED, with why, where that
+     * memory cannot be registered. `sample` is some of it, by which the wire tries how it comes to it, and says so in a few words for people. The
+     * device outlives the wire, or is detached first (NULL): with none of its memory in operations or regions then. NULL slot: it cannot. */
+    weft_status (*attach)(wefti_wire *wire, const wefti_foreign *foreign, void *sample, size_t bytes, char *way_out, size_t way_bytes);
     /* Withdraws it. The caller has seen to it that no operation and no peer uses it any more, but for peers that have
      * not yet seen a fault: their mappings stay valid addresses, without meaning. NULL is allowed. A region that is not
      * released is freed by close, and stays whole in the mappings of peers until they close too. */

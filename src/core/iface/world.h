@@ -29,6 +29,7 @@ struct weft_world {
     struct wefti_fault *fault;  /* what has happened to it; never NULL; the transport's */
     struct wefti_group *device_group; /* all ranks, for buffers in the device's memory; NULL where collectives go over `group` */
     char                device_group_text[256]; /* of a device without host memory: what its collectives go by, and why. "" else */
+    char                device_wire_text[256]; /* how the wire comes to that device's memory; "" where the two have nothing to do with each other */
     void               *transport;  /* src/runtime.c's */
     const wefti_world_links *links; /* never NULL */
     const struct wefti_placer *placer; /* core/plan/plan.h: src/parallel's; NULL: graphs are not cut by places */

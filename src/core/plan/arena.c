@@ -2,7 +2,7 @@
  *
  * The exported region comes from the world's wire, so that other ranks reach it without a copy; without one it is plain device
  * memory. On a device whose memory is not the host's there are both, of the same layout: what collectives move is copied between them
- * (flights.c). Regions of a wire that were outgrown are kept until the end: a slow peer may still be reading from them. */
+ * (flights.c); where the wire reaches the device's memory, it has that registered as well, for messages that need no host. Regions of a wire that were outgrown are kept until the end: a slow peer may still be reading from them. */
 #include <stdatomic.h>
 #include <string.h>
 
@@ -22,7 +22,7 @@ struct wefti_arena {
     void              *memory, *exported, *mirror; /* mirror: the wire's region, where that is not the exported memory itself; without a wire: `own_mirror` */
     bool               own_mirror;
     size_t             memory_bytes, exported_bytes;
-    wefti_wire_region *region;
+    wefti_wire_region *region, *reached; /* reached: the exported memory, registered as it lies on the device; NULL: it cannot be */
     old_region        *old;
 };
 
@@ -52,6 +52,8 @@ static weft_status drop_exported(wefti_arena *arena, bool keep_region) {
     const wefti_device_vtable *device = arena->device->vtable;
     old_region                *old = NULL;
     if (arena->region && keep_region) WEFTI_TRY(wefti_alloc(sizeof *old, "a plan", &old));
+    if (arena->reached) arena->wire->ops->region_release(arena->reached);
+    arena->reached = NULL;
     if (arena->mirror) device->unpin(arena->device, arena->mirror, arena->exported_bytes);
     if (arena->own_mirror) wefti_free(arena->mirror, arena->exported_bytes);
     arena->own_mirror = false;
@@ -122,6 +124,9 @@ static weft_status grow_exported(wefti_arena *arena, size_t bytes, bool shared) 
     arena->own_mirror = mirrors;
     if (arena->region) arena->mirror = arena->region->base;
     if (arena->mirror) device->pin(arena->device, arena->mirror, bytes);
+    if (arena->region && (arena->wire->can.flags & WEFTI_WIRE_REACHES_FOREIGN) &&
+        arena->wire->ops->region_register(arena->wire, arena->exported, bytes, &arena->reached) != WEFT_OK)
+        wefti_log(WEFT_LOG_WARNING, "%s; messages go by copies through the host's memory", weft_error_message());
     return clear(arena, bytes);
 }
 
@@ -133,3 +138,4 @@ weft_status wefti_arena_reserve(wefti_arena *arena, int64_t arena_bytes, int64_t
 void *wefti_arena_memory(const wefti_arena *arena) { return arena->memory; }
 void *wefti_arena_exported(const wefti_arena *arena) { return arena->exported; }
 void *wefti_arena_mirror(const wefti_arena *arena) { return arena->mirror; }
+bool  wefti_arena_is_reached(const wefti_arena *arena) { return arena->reached != NULL; }

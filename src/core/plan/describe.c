@@ -109,12 +109,20 @@ static void begin_text(weft_plan *plan) {
 /* What collectives of a device without host memory go by. */
 static void add_ways(weft_plan *plan) {
     const wefti_ir *ir = &plan->ir;
-    int32_t         direct = 0;
+    int32_t         direct = 0, large = 0;
     if (ir->n_collectives == 0 || ir->device->vtable->host_memory) return;
-    for (int32_t c = 0; c < ir->n_collectives; c++) direct += ir->collectives[c].direct;
-    wefti_text_add(&plan->text, "%d collectives on the device's memory, %d by copies through the host's: %s%s%s\n", direct, ir->n_collectives - direct,
+    for (int32_t c = 0; c < ir->n_collectives; c++) {
+        direct += ir->collectives[c].direct;
+        large += ir->collectives[c].point && (size_t)ir->collectives[c].bytes >= WEFTI_FOREIGN_LEAST_BYTES;
+    }
+    bool    reaches = ir->world->group && ir->world->group->wire && (ir->world->group->wire->can.flags & WEFTI_WIRE_REACHES_FOREIGN);
+    int32_t straight = reaches ? large : 0;
+    wefti_text_add(&plan->text, "%d collectives on the device's memory, %d by copies through the host's: %s%s%s\n", direct, ir->n_collectives - direct - straight,
                    ir->world->device_group_text, direct < ir->n_collectives && ir->indirect_why ? "; " : "",
                    direct < ir->n_collectives && ir->indirect_why ? ir->indirect_why : "");
+    if (large && ir->world->device_wire_text[0])
+        wefti_text_add(&plan->text, "%d messages of at least %zu bytes go %s: the wire reaches the device's memory by %s\n", large, WEFTI_FOREIGN_LEAST_BYTES,
+                       reaches ? "straight from and to the device's memory" : "by copies", ir->world->device_wire_text);
 }
 
 /* Losses over many classes. */

@@ -4,7 +4,8 @@
  * mirror in host memory: what is sent is first copied out beside the computing (the flight is *boarding*), the operation works on the
  * mirror, and what came is copied back when it lands; the device orders what it computes next after that copy. Nobody waits for a copy but
  * the host, where it has nothing else to do. Where the world has a group for the device's memory (NCCL), operations that it does work on the
- * values themselves again, beside the computing, and are not waited for but *joined*: the device goes on after them.
+ * values themselves again, beside the computing, and are not waited for but *joined*: the device goes on after them. Large messages go straight from and
+ * to the device's memory where the wire reaches it: they board until what computes with that memory is done, and nothing is copied.
  *
  * SENDs and RECEIVEs never hold a run up where it starts them: their peer may be waiting for what comes after. Where the group takes no more
  * operations, or enough of them with this peer are on the way, they board like what is being copied, and take off when there is room. Of one
@@ -67,8 +68,16 @@ static weft_status count_rows(const weft_plan *plan, const wefti_item *item, con
 
 static const wefti_item *item_of(const weft_plan *plan, int32_t c) { return &plan->ir.items[plan->ir.collectives[c].item]; }
 
+/* Whether the wire moves it from or to the device's memory. */
+static bool is_reached(const weft_plan *plan, int32_t c) {
+    const wefti_plan_collective *collective = &plan->ir.collectives[c];
+    return collective->point && (size_t)collective->bytes >= WEFTI_FOREIGN_LEAST_BYTES && wefti_arena_is_reached(plan->arena);
+}
+
 /* Whether the collective works in the mirror. */
-static bool is_staged(const weft_plan *plan, int32_t c) { return !plan->ir.collectives[c].direct && wefti_arena_mirror(plan->arena); }
+static bool is_staged(const weft_plan *plan, int32_t c) {
+    return !plan->ir.collectives[c].direct && wefti_arena_mirror(plan->arena) && !is_reached(plan, c);
+}
 
 static wefti_group *group_of(const weft_plan *plan, int32_t c) {
     return plan->ir.collectives[c].direct ? plan->ir.world->device_group : wefti_ir_group(&plan->ir, item_of(plan, c));
@@ -95,12 +104,13 @@ static void extents(const weft_plan *plan, int32_t c, const wefti_collective_cal
     if (call->kind == WEFTI_SEND) *received_out = 0;
 }
 
-/* Also for what only comes: a copy of nothing is over when those who still compute with the memory that it comes to are done. */
+/* Also for what only comes, or is not copied: a copy of nothing is over when those who still compute with the memory that it comes to are done. */
 static weft_status board(weft_plan *plan, int32_t c) {
     wefti_device         *device = plan->ir.device;
     wefti_collective_call call = call_of(plan, item_of(plan, c));
     size_t                sent, received;
     extents(plan, c, &call, &sent, &received);
+    if (is_reached(plan, c)) sent = 0;
     WEFTI_TRY(device->vtable->copy_out(device, mirrored(plan, call.send), call.send, sent, &plan->flights[c].ticket));
     plan->flights[c].copying = true;
     return WEFT_OK;
@@ -175,6 +185,7 @@ static weft_status take_off(weft_plan *plan, int32_t c) {
         call.send = mirrored(plan, call.send);
         call.receive = mirrored(plan, call.receive);
     }
+    call.foreign = is_reached(plan, c);
     if (!has_turn(plan, c)) return WEFT_E_AGAIN;
     if (flight->counts) {
         const void *counts = wefti_plan_address(plan, item->inputs[1]);
@@ -231,7 +242,7 @@ weft_status wefti_flight_start(weft_plan *plan, int32_t c) {
     flight->next = -1;
     flight->boarding = true;
     list(plan, c);
-    if (is_staged(plan, c)) return board(plan, c);
+    if (is_staged(plan, c) || is_reached(plan, c)) return board(plan, c);
     for (;;) {
         weft_status status = take_off(plan, c);
         if (status == WEFT_OK || (status == WEFT_E_AGAIN && plan->ir.has_points)) return WEFT_OK;

@@ -19,6 +19,8 @@ void *wefti_arena_memory(const wefti_arena *arena);
 void *wefti_arena_exported(const wefti_arena *arena);
 /* Host memory of the same layout as the exported region, in which collectives work; NULL where they work in that itself. */
 void *wefti_arena_mirror(const wefti_arena *arena);
+/* Whether the wire reaches the exported memory itself, which is a device's, beside the mirror. */
+bool wefti_arena_is_reached(const wefti_arena *arena);
 /* Of the exported region, as it is allocated: whole pages where a wire gives it. */
 int64_t wefti_arena_exported_bytes(const weft_world *world, int64_t bytes);
 
@@ -40,7 +42,7 @@ enum { WEFTI_BUFFER_ARENA, WEFTI_BUFFER_EXPORTED, WEFTI_BUFFER_CONSTANT, WEFTI_B
 typedef struct wefti_in_flight {
     wefti_collective *operation; /* NULL: not in flight, or not yet */
     bool              boarding;  /* listed, and its operation has not begun: it is not its turn, or … */
-    bool              copying;   /* … what it sends is still being copied out of the device's memory, up to `ticket` */
+    bool              copying;   /* … what it sends is still being computed, or copied out of the device's memory, up to `ticket` */
     uint64_t          ticket;
     weft_status       status;    /* of one that was seen to have ended before it was waited for */
     uint64_t          begin_ns;
