@@ -18,6 +18,7 @@ for program in "$out"/bin/*; do strip --strip-debug "$program"; done
 for program in "$out"/bin/*; do ldd "$program" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p'; done | sort -u |
     grep -vE '/(libc|libm|libdl|libpthread|librt|ld-linux[^/]*)\.so' | while read -r library; do cp -L "$library" "$out/lib/"; done
 cp "$here/run.sh" "$out/"
+"$here/ops.sh" >"$out/ops.txt"
 cp "$here"/../../bench/peers/{gpu,torch_gpu,jax_gpu}.py "$out/" # python3 gpu.py --bin bin gpt2: a line of figures
 cp "$here/hosted.sh" "$out/bin/"
 tar -C "$(dirname "$out")" -cf - "$(basename "$out")" | xz --lzma2=preset=1,dict=256MiB >"$out.tar.xz"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # usage: run.sh [RESULTS_FOLDER] [TEST...]
 # Runs the GPU's tests of the folder that pack.sh made, and says at the end which passed; each one's output is in the results' folder. The
-# tests: open device conformance train samples nccl. The last needs libnccl.so.2 and takes one GPU or more.
+# tests: open device conformance train samples nccl sanitizer. nccl needs libnccl.so.2 and takes one GPU or more; sanitizer, which is not run unless
+# it is named, needs compute-sanitizer.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 results=${1:-$here/results}
@@ -46,10 +47,30 @@ nccl() {
     return $status
 }
 
+# The conformance suite under compute-sanitizer (of the PATH, or what COMPUTE_SANITIZER names), a few ops at a time, so that no command takes long.
+# SANITIZER_TOOLS="memcheck" is quicker than all three.
+sanitizer() {
+    local status=0 tool ops program=${COMPUTE_SANITIZER:-$(command -v compute-sanitizer)}
+    if [ -z "$program" ]; then
+        echo "unmeasured: there is no compute-sanitizer (COMPUTE_SANITIZER names it)"
+        return 0
+    fi
+    for tool in ${SANITIZER_TOOLS:-memcheck racecheck synccheck}; do
+        while read -r ops; do
+            WEFT_TEST_OPS=$ops timeout 450 "$program" --tool "$tool" --target-processes all --error-exitcode 9 \
+                "$here/bin/cuda_test_conformance" --verbose=0 --filter '*/computes_what_is_defined' >"$results/sanitizer-last.txt" 2>&1 && continue
+            status=1
+            echo "  $tool of $ops:"
+            grep -aE '=========|FAIL' "$results/sanitizer-last.txt" | head -20 | sed 's/^/  /'
+        done < <(xargs -n 8 <"$here/ops.txt" | tr ' ' ',')
+    done
+    return $status
+}
+
 summary=() failed=0
 for test in "${tests[@]}"; do
     begin=$(date +%s.%N)
-    if [ "$test" = samples ] || [ "$test" = nccl ]; then
+    if [ "$test" = samples ] || [ "$test" = nccl ] || [ "$test" = sanitizer ]; then
         ("$test") >"$results/$test.txt" 2>&1
     else
         timeout 400 "$here/bin/cuda_test_$test" --verbose=0 >"$results/$test.txt" 2>&1
@@ -58,6 +79,7 @@ for test in "${tests[@]}"; do
     line=$(printf '%-12s %s  %.1f s  %s' "$test" "$([ $status = 0 ] && echo passed || echo "FAILED ($status)")" \
         "$(echo "$(date +%s.%N) - $begin" | bc 2>/dev/null || echo 0)" "$(grep -a 'Synthesis' "$results/$test.txt" | tail -1)")
     [ $status = 0 ] || { failed=1 && grep -aE '\[FAIL\]|\[----\]|^  ' "$results/$test.txt" | head -40; }
+    grep -a '^unmeasured' "$results/$test.txt"
     echo "$line"
     summary+=("$line")
 done
