@@ -106,6 +106,7 @@ static void release(wefti_device *device) {
     .fuses_products = true,                                                             \
     .fuses_rows = FUSES_REDUCTIONS,                                                     \
     .joins_calls = true,                                                                \
+    .narrow_pools = true,                                                               \
     .attention_by_rows = true,                                                          \
     .release = release,                                                                 \
     .allocate = wefti_cuda_allocate,                                                    \

@@ -2,7 +2,8 @@
  * windows that cover it, in row-major order, so nothing is added by chance. Outputs lie as N, C, H, W or with channels last; neighbouring
  * threads have neighbours in memory.
  *
- * MAX_POOL2D_BACKWARD may be handed any index at all. A first pass looks whether every index lies in its own window, as those of
+ * Places in windows, in bytes, are a quarter of the memory, and each lies in its own window.
+ * MAX_POOL2D_BACKWARD may be handed any index into a plane at all. A first pass looks whether every index lies in its own window, as those of
  * MAX_POOL2D do; where one does not, the gradient is gathered from all of its plane, which is right and slow.
  * Cost: scratch for one flag. */
 #include "cuda/planes.cuh"
@@ -16,7 +17,7 @@ template <typename I> struct pooling {
     I       window[2], stride[2], top, left;
     I       x_stride[4], index_stride[4];
     int64_t total; /* elements of the output */
-    bool    exclude_pad, index64, windows_known, last; /* last: outputs lie with channels last */
+    bool    exclude_pad, index64, index8, windows_known, last; /* last: outputs lie with channels last */
 };
 
 template <typename I> struct element { I n, c, row, column; };
@@ -47,8 +48,20 @@ template <typename I> static __device__ __forceinline__ I at4(const I *stride, c
     return e.n * stride[0] + e.c * stride[1] + e.row * stride[2] + e.column * stride[3];
 }
 
-template <typename I> static __device__ __forceinline__ int64_t load_index(const void *index, I at, bool index64) {
-    return index64 ? static_cast<const int64_t *>(index)[at] : static_cast<const int32_t *>(index)[at];
+/* The element of the plane that window `e` has chosen: what the index at `at` says. */
+template <typename I> static __device__ __forceinline__ int64_t load_index(const pooling<I> &p, const void *index, I at, const element<I> &e) {
+    if (!p.index8) return p.index64 ? static_cast<const int64_t *>(index)[at] : static_cast<const int32_t *>(index)[at];
+    I place = static_cast<const uint8_t *>(index)[at];
+    if (place >= p.window[0] * p.window[1]) return -1;
+    I h = e.row * p.stride[0] - p.top + place / p.window[1], w = e.column * p.stride[1] - p.left + place % p.window[1];
+    return h < 0 || h >= p.height || w < 0 || w >= p.width ? -1 : static_cast<int64_t>(h) * p.width + w;
+}
+template <typename I> static __device__ __forceinline__ void store_index(const pooling<I> &p, void *index, I at, const element<I> &e, int64_t chosen) {
+    if (p.index8) {
+        I h = static_cast<I>(chosen / p.width) - (e.row * p.stride[0] - p.top), w = static_cast<I>(chosen % p.width) - (e.column * p.stride[1] - p.left);
+        static_cast<uint8_t *>(index)[at] = static_cast<uint8_t>(chosen < 0 ? 255 : h * p.window[1] + w);
+    } else if (p.index64) static_cast<int64_t *>(index)[at] = chosen;
+    else static_cast<int32_t *>(index)[at] = static_cast<int32_t>(chosen);
 }
 
 /* The part of window `at` that lies in a plane of `size`. */
@@ -88,8 +101,7 @@ static __global__ void __launch_bounds__(THREADS)
             chosen = static_cast<int64_t>(h) * p.width + w;
         }
     y[i] = wefti_narrow<T>(best);
-    if (p.index64) static_cast<int64_t *>(index)[i] = chosen;
-    else static_cast<int32_t *>(index)[i] = static_cast<int32_t>(chosen);
+    store_index(p, index, i, e, chosen);
 }
 
 /* Sets the flag where an index lies outside its own window (and not outside the plane, where it counts as none). */
@@ -99,7 +111,7 @@ static __global__ void __launch_bounds__(THREADS)
     for (int64_t flat = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; flat < outputs;
          flat += static_cast<int64_t>(gridDim.x) * THREADS) {
         element<I> e      = element_of(p, static_cast<I>(flat), p.out_height, p.out_width);
-        int64_t    chosen = load_index(index, at4(p.index_stride, e), p.index64);
+        int64_t    chosen = load_index(p, index, at4(p.index_stride, e), e);
         if (chosen < 0 || chosen >= static_cast<int64_t>(p.height) * p.width) continue;
         I h = static_cast<I>(chosen / p.width), w = static_cast<I>(chosen % p.width), top, bottom, left, right;
         window_of(e.row, p.stride[0], p.window[0], p.top, p.height, &top, &bottom);
@@ -117,14 +129,14 @@ static __global__ void __launch_bounds__(THREADS)
     int64_t    self = static_cast<int64_t>(e.row) * p.width + e.column;
     I          row = 0, row_end = p.out_height, first = 0, column_end = p.out_width;
     double     sum = 0;
-    if (p.windows_known && !*stray) {
+    if (p.index8 || (p.windows_known && !*stray)) {
         covering(e.row, p.stride[0], p.window[0], p.top, p.out_height, &row, &row_end);
         covering(e.column, p.stride[1], p.window[1], p.left, p.out_width, &first, &column_end);
     }
     for (; row < row_end; row++)
         for (I column = first; column < column_end; column++) {
             element<I> from = {e.n, e.c, row, column};
-            if (load_index(index, at4(p.index_stride, from), p.index64) == self) sum += wefti_widen(g[at4(p.x_stride, from)]);
+            if (load_index(p, index, at4(p.index_stride, from), from) == self) sum += wefti_widen(g[at4(p.x_stride, from)]);
         }
     dx[i] = wefti_narrow<T>(static_cast<W>(sum));
 }
@@ -132,10 +144,14 @@ static __global__ void __launch_bounds__(THREADS)
 /* With channels last a thread has CHANNELS neighbours: places are found, and windows chosen, once for all of them. Of one plane the same numbers
  * are added in the same order as above. */
 enum { CHANNELS = 8 };
+/* The place of element (h, w) in window `e`. */
+static __device__ __forceinline__ int32_t place_in(const pooling<int32_t> &p, const element<int32_t> &e, int32_t h, int32_t w) {
+    return (h - (e.row * p.stride[0] - p.top)) * p.window[1] + w - (e.column * p.stride[1] - p.left);
+}
 template <typename T, int N> struct __align__(sizeof(T) * N < 16 ? sizeof(T) * N : 16) run_of { T element[N]; };
 
-template <typename T>
-static __global__ void __launch_bounds__(THREADS) max_pool2d_forward_channels_kernel(pooling<int32_t> p, const T *x, T *y, int32_t *index) {
+template <typename T, typename X> /* X: int32_t, or uint8_t for places in windows */
+static __global__ void __launch_bounds__(THREADS) max_pool2d_forward_channels_kernel(pooling<int32_t> p, const T *x, T *y, X *index) {
     typedef typename wefti_wide<T>::type W;
     typedef run_of<T, CHANNELS>          V;
     int64_t flat = (static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x) * CHANNELS;
@@ -148,26 +164,27 @@ static __global__ void __launch_bounds__(THREADS) max_pool2d_forward_channels_ke
     window_of(e.column, p.stride[1], p.window[1], p.left, p.width, &left, &right);
     for (int32_t h = top; h < bottom; h++)
         for (int32_t w = left; w < right; w++) {
-            V v = *reinterpret_cast<const V *>(x + at4(p.x_stride, element<int32_t>{e.n, e.c, h, w}));
+            V       v    = *reinterpret_cast<const V *>(x + at4(p.x_stride, element<int32_t>{e.n, e.c, h, w}));
+            int32_t here = sizeof(X) == 1 ? place_in(p, e, h, w) : h * p.width + w;
 #pragma unroll
             for (int c = 0; c < CHANNELS; c++) {
                 W value = wefti_widen(v.element[c]);
                 if (chosen[c] >= 0 && (best[c] != best[c] || !(value != value || value > best[c]))) continue;
                 best[c]   = value;
-                chosen[c] = h * p.width + w;
+                chosen[c] = here;
             }
         }
-    V                        out;
-    run_of<int32_t, CHANNELS> places;
+    V                   out;
+    run_of<X, CHANNELS> places;
 #pragma unroll
-    for (int c = 0; c < CHANNELS; c++) out.element[c] = wefti_narrow<T>(best[c]), places.element[c] = chosen[c];
+    for (int c = 0; c < CHANNELS; c++) out.element[c] = wefti_narrow<T>(best[c]), places.element[c] = static_cast<X>(chosen[c]); /* -1 is 255 */
     *reinterpret_cast<V *>(y + flat) = out;
-    *reinterpret_cast<run_of<int32_t, CHANNELS> *>(index + flat) = places;
+    *reinterpret_cast<run_of<X, CHANNELS> *>(index + flat) = places;
 }
 
-template <typename T>
+template <typename T, typename X>
 static __global__ void __launch_bounds__(THREADS)
-    max_pool2d_backward_channels_kernel(pooling<int32_t> p, const T *g, const int32_t *index, const int32_t *stray, T *dx) {
+    max_pool2d_backward_channels_kernel(pooling<int32_t> p, const T *g, const X *index, const int32_t *stray, T *dx) {
     typedef typename wefti_wide<T>::type W;
     typedef run_of<T, CHANNELS>          V;
     int64_t flat = (static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x) * CHANNELS;
@@ -175,18 +192,19 @@ static __global__ void __launch_bounds__(THREADS)
     element<int32_t> e    = element_of(p, static_cast<int32_t>(flat), p.height, p.width);
     int32_t          self = e.row * p.width + e.column, row = 0, row_end = p.out_height, first = 0, column_end = p.out_width;
     double           sum[CHANNELS] = {};
-    if (p.windows_known && !*stray) {
+    if (sizeof(X) == 1 || (p.windows_known && !*stray)) {
         covering(e.row, p.stride[0], p.window[0], p.top, p.out_height, &row, &row_end);
         covering(e.column, p.stride[1], p.window[1], p.left, p.out_width, &first, &column_end);
     }
     for (; row < row_end; row++)
         for (int32_t column = first; column < column_end; column++) {
-            element<int32_t>          from = {e.n, e.c, row, column};
-            run_of<int32_t, CHANNELS> chosen = *reinterpret_cast<const run_of<int32_t, CHANNELS> *>(index + at4(p.index_stride, from));
-            V                         v = *reinterpret_cast<const V *>(g + at4(p.x_stride, from));
+            element<int32_t>    from = {e.n, e.c, row, column};
+            run_of<X, CHANNELS> chosen = *reinterpret_cast<const run_of<X, CHANNELS> *>(index + at4(p.index_stride, from));
+            V                   v = *reinterpret_cast<const V *>(g + at4(p.x_stride, from));
+            int32_t             here = sizeof(X) == 1 ? place_in(p, from, e.row, e.column) : self;
 #pragma unroll
             for (int c = 0; c < CHANNELS; c++)
-                if (chosen.element[c] == self) sum[c] += wefti_widen(v.element[c]);
+                if (chosen.element[c] == here) sum[c] += wefti_widen(v.element[c]);
         }
     V out;
 #pragma unroll
@@ -200,7 +218,7 @@ static __global__ void __launch_bounds__(THREADS)
     POOL_INDEX;
     typedef typename wefti_wide<T>::type W;
     element<I> e      = element_of(p, i, p.out_height, p.out_width);
-    int64_t    chosen = load_index(index, at4(p.index_stride, e), p.index64);
+    int64_t    chosen = load_index(p, index, at4(p.index_stride, e), e);
     if (chosen < 0 || chosen >= static_cast<int64_t>(p.height) * p.width) {
         y[i] = wefti_narrow<T>(W(0));
         return;
@@ -271,6 +289,7 @@ template <typename I> static pooling<I> pooling_of(const wefti_call *call, weft_
     }
     if (call->n_inputs > 1) p.index64 = call->inputs[1].dtype == WEFT_I64;
     if (call->n_outputs > 1) p.index64 = call->outputs[1].dtype == WEFT_I64;
+    p.index8 = (call->n_inputs > 1 && call->inputs[1].dtype == WEFT_U8) || (call->n_outputs > 1 && call->outputs[1].dtype == WEFT_U8);
     p.last = !wefti_operand_is_contiguous(&call->outputs[0]);
     return p;
 }
@@ -303,7 +322,7 @@ static bool in_runs(const wefti_cuda_run *run) {
     for (int32_t i = 0; i < call->n_inputs + call->n_outputs; i++) {
         const wefti_operand *one = i < call->n_inputs ? &call->inputs[i] : &call->outputs[i - call->n_inputs];
         const void          *at = i < call->n_inputs ? run->inputs[i] : run->outputs[i - call->n_inputs];
-        if (one->dtype != dtype && one->dtype != WEFT_I32) return false;
+        if (one->dtype != dtype && one->dtype != WEFT_I32 && one->dtype != WEFT_U8) return false;
         if (!wefti_operand_has_channels_last(one) || (uintptr_t)at % 16) return false;
     }
     return wefti_operand_elements(&call->outputs[0]) > 0;
@@ -320,8 +339,12 @@ static weft_status run_max(const wefti_cuda_run *run) {
         pooling<int32_t> p = pooling_of<int32_t>(call, call->inputs[0].shape, call->outputs[0].shape);
         p.last = true;
         RUN_DISPATCH(call->outputs[0].dtype, {
-            return wefti_cuda_launch(run, "max_pool2d", (max_pool2d_forward_channels_kernel<T>), dim3(wefti_cuda_blocks(p.total, THREADS * CHANNELS, 0)),
-                                     dim3(THREADS), 0, p, (const T *)run->inputs[0], (T *)run->outputs[0], (int32_t *)run->outputs[1]);
+            dim3 blocks(wefti_cuda_blocks(p.total, THREADS * CHANNELS, 0));
+            if (p.index8)
+                return wefti_cuda_launch(run, "max_pool2d", (max_pool2d_forward_channels_kernel<T, uint8_t>), blocks, dim3(THREADS), 0, p,
+                                         (const T *)run->inputs[0], (T *)run->outputs[0], (uint8_t *)run->outputs[1]);
+            return wefti_cuda_launch(run, "max_pool2d", (max_pool2d_forward_channels_kernel<T, int32_t>), blocks, dim3(THREADS), 0, p,
+                                     (const T *)run->inputs[0], (T *)run->outputs[0], (int32_t *)run->outputs[1]);
         })
     }
     POOL_DISPATCH(call, {
@@ -340,9 +363,12 @@ static weft_status run_max_backward_channels(const wefti_cuda_run *run, const in
     pooling<int32_t> p = pooling_of<int32_t>(run->call, run->call->outputs[0].shape, run->call->inputs[0].shape);
     p.last = true;
     RUN_DISPATCH(run->call->outputs[0].dtype, {
-        return wefti_cuda_launch(run, "max_pool2d gradient", (max_pool2d_backward_channels_kernel<T>),
-                                 dim3(wefti_cuda_blocks(p.total, THREADS * CHANNELS, 0)), dim3(THREADS), 0, p, (const T *)run->inputs[0],
-                                 (const int32_t *)run->inputs[1], stray, (T *)run->outputs[0]);
+        dim3 blocks(wefti_cuda_blocks(p.total, THREADS * CHANNELS, 0));
+        if (p.index8)
+            return wefti_cuda_launch(run, "max_pool2d gradient", (max_pool2d_backward_channels_kernel<T, uint8_t>), blocks, dim3(THREADS), 0, p,
+                                     (const T *)run->inputs[0], (const uint8_t *)run->inputs[1], stray, (T *)run->outputs[0]);
+        return wefti_cuda_launch(run, "max_pool2d gradient", (max_pool2d_backward_channels_kernel<T, int32_t>), blocks, dim3(THREADS), 0, p,
+                                 (const T *)run->inputs[0], (const int32_t *)run->inputs[1], stray, (T *)run->outputs[0]);
     })
 }
 
@@ -352,8 +378,8 @@ static weft_status run_max_backward(const wefti_cuda_run *run) {
     POOL_DISPATCH(call, {
         pooling<I> p       = pooling_of<I>(call, call->outputs[0].shape, call->inputs[0].shape);
         int64_t    outputs = wefti_operand_elements(&call->inputs[0]);
-        WEFTI_TRY(wefti_cuda_check(run->cuda, cudaMemsetAsync(stray, 0, sizeof *stray, run->stream), "max_pool2d's flag"));
-        if (p.windows_known && outputs > 0)
+        if (!p.index8) WEFTI_TRY(wefti_cuda_check(run->cuda, cudaMemsetAsync(stray, 0, sizeof *stray, run->stream), "max_pool2d's flag"));
+        if (p.windows_known && outputs > 0 && !p.index8)
             WEFTI_TRY(wefti_cuda_launch(run, "max_pool2d check", (max_pool2d_backward_check_kernel<I>),
                                         dim3(wefti_cuda_blocks(outputs, THREADS, CHECK_BLOCKS)), dim3(THREADS), 0, p,
                                         (const void *)run->inputs[1], outputs, stray));

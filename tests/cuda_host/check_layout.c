@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "weft.h"
+#include "core/plan/object.h"
 
 enum { ROWS = 6, SIDE = 12, CHANNELS = 3, CLASSES = 4, STEPS = 4 };
 
@@ -107,3 +108,57 @@ static void compare(weft_dtype precision, double most) {
 
 Test(cuda_layout, changes_nothing_but_the_order_of_sums_in_bf16) { compare(WEFT_BF16, 3e-2); }
 Test(cuda_layout, changes_nothing_but_the_order_of_sums_in_f16) { compare(WEFT_F16, 4e-3); }
+
+/* --- where maxima were found --- */
+
+/* A pool with the given window, its gradient with respect to what is pooled, and what kind of index lies between; to be freed. */
+static float *pooled(const char *device, int window, int stride, int pad, weft_dtype *index_out, size_t *count_out) {
+    weft_world  *world = NULL;
+    weft_graph  *g = NULL;
+    weft_plan   *plan = NULL;
+    weft_tensor *gradient = NULL;
+    setenv("WEFT_DEVICE", device, 1);
+    cr_assert_eq(weft_world_create(NULL, &world), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(weft_graph_create(&(weft_graph_options){.seed = 9}, &g), WEFT_OK);
+    weft_tensor *x = weft_parameter(g, "x", weft_shape(2, 5, 21, 19));
+    weft_tensor *y = weft_max_pool2d(x, .window = window, .stride = stride, .pad = pad);
+    weft_tensor *loss = weft_sum(weft_square(y));
+    cr_assert_eq(weft_gradients(loss, &x, 1, &gradient), WEFT_OK, "%s", weft_error_message());
+    weft_tensor *outputs[2] = {y, gradient};
+    size_t       bytes[2] = {(size_t)weft_shape_elements(weft_tensor_shape(y)) * sizeof(float), 2 * 5 * 21 * 19 * sizeof(float)};
+    cr_assert_eq(weft_plan_create(world, g, &(weft_plan_options){.outputs = outputs, .n_outputs = 2, .training = true}, &plan), WEFT_OK, "%s",
+                 weft_error_message());
+    *index_out = WEFT_DTYPE_COUNT;
+    for (int32_t i = 0; i < plan->ir.n_items; i++)
+        if (plan->ir.items[i].op == WEFT_OP_MAX_POOL2D) *index_out = plan->ir.values[plan->ir.items[i].outputs[1]].dtype;
+    cr_assert_eq(weft_plan_run(plan, NULL, 0), WEFT_OK, "%s", weft_error_message());
+    float *values = malloc(bytes[0] + bytes[1]);
+    cr_assert_eq(weft_plan_fetch(plan, 0, values, bytes[0]), WEFT_OK, "%s", weft_error_message());
+    cr_assert_eq(weft_plan_fetch(plan, 1, values + bytes[0] / sizeof *values, bytes[1]), WEFT_OK, "%s", weft_error_message());
+    *count_out = (bytes[0] + bytes[1]) / sizeof *values;
+    weft_plan_release(plan);
+    weft_graph_release(g);
+    weft_world_release(world);
+    return values;
+}
+
+static void pools_alike(int window, int stride, int pad, weft_dtype index) {
+    weft_dtype there, here;
+    size_t     n, m;
+    float     *cuda = pooled("cuda", window, stride, pad, &there, &n), *cpu = pooled("cpu", window, stride, pad, &here, &m);
+    cr_expect_eq(here, WEFT_I32);
+    cr_expect_eq(there, index, "a window of %d has an index of %s", window, weft_dtype_name(there));
+    cr_assert_eq(n, m);
+    for (size_t i = 0; i < n; i++) /* a wrong place is off by a term; the CPU adds those of overlapping windows in f32 */
+        cr_assert(fabsf(cuda[i] - cpu[i]) <= 1e-5f * (1 + fabsf(cpu[i])), "a window of %d, every %d, padded by %d: number %zu is %.9g, on the CPU %.9g", window, stride,
+                  pad, i, (double)cuda[i], (double)cpu[i]);
+    free(cuda);
+    free(cpu);
+}
+Test(cuda_layout, keeps_places_of_maxima_in_bytes) {
+    pools_alike(2, 2, 0, WEFT_U8);
+    pools_alike(3, 2, 1, WEFT_U8);
+    pools_alike(5, 1, 2, WEFT_U8);
+    pools_alike(15, 1, 7, WEFT_U8);
+    pools_alike(16, 1, 8, WEFT_I32); /* 256 places are one too many */
+}

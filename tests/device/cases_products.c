@@ -151,10 +151,10 @@ static void define_max_pool(const test_case *self, const tensor *x, tensor *y, t
             if (!window_element(self, x->shape, at[2], at[3], e, &h, &v)) continue;
             double value = element4(x, at[0], at[1], h, v);
             if (chosen < 0 || (!isnan(best) && (isnan(value) || value > best)))
-                best = value, chosen = h * x->shape.dim[3] + v;
+                best = value, chosen = self->outputs[1].dtype == WEFT_U8 ? e : h * x->shape.dim[3] + v;
         }
         y->f[i] = best;
-        index->i[i] = chosen;
+        index->i[i] = chosen < 0 && self->outputs[1].dtype == WEFT_U8 ? 255 : chosen;
     }
 }
 
@@ -163,7 +163,13 @@ static void define_indexed(const test_case *self, const tensor *first, const ten
     int64_t plane_y = y->shape.dim[2] * y->shape.dim[3], plane_i = index->shape.dim[2] * index->shape.dim[3];
     int64_t plane_x = first->shape.dim[2] * first->shape.dim[3];
     for (int64_t i = 0; i < index->n; i++) {
-        int64_t plane = i / plane_i, chosen = index->i[i];
+        int64_t plane = i / plane_i, chosen = index->i[i], at[4], h, v;
+        if (self->inputs[1].dtype == WEFT_U8) { /* the place in its window */
+            unravel(index->shape, i, at);
+            bool there = chosen < self->attrs.pool.window[0] * self->attrs.pool.window[1] &&
+                         window_element(self, take ? first->shape : y->shape, at[2], at[3], (int32_t)chosen, &h, &v);
+            chosen = there ? h * (take ? first : y)->shape.dim[3] + v : -1;
+        }
         if (chosen < 0 || chosen >= (take ? plane_x : plane_y)) continue;
         if (take) {
             y->f[i] = first->f[plane * plane_x + chosen];
@@ -442,6 +448,11 @@ static void visit_pool(case_visitor visit, void *context, weft_dtype dtype, cons
             one.n_outputs = 2, one.outputs[1] = (argument){.dtype = WEFT_I32, .shape = y}, one.derive = draw_ties;
         if (how == LAST) one.outputs[0].layout = one.outputs[1].layout = LAST;
         visit(context, &one);
+        if (k < 3) { /* places in windows, of which some are none */
+            one.outputs[1].dtype = k == 0 ? WEFT_U8 : one.outputs[1].dtype;
+            if (k > 0) one.inputs[1] = (argument){WEFT_U8, y, one.inputs[1].layout, 0, (double)(row->window[0] * row->window[1] + 2), false};
+            visit(context, &one);
+        }
         if (k < 3) continue;
         one.attrs.pool.exclude_pad = 1;
         visit(context, &one);

@@ -59,6 +59,7 @@ typedef struct wefti_device_vtable {
     bool        fuses_reductions; /* takes FUSED calls with reduced outputs */
     bool        fuses_products;   /* takes some FUSED_MATMUL calls: query says which */
     bool        fuses_rows;       /* takes FUSED calls that normalise rows; implies fuses_reductions */
+    bool        narrow_pools;     /* takes MAX_POOL2D, its gradient and its TAKE with places in bytes (op.h) */
     bool        joins_calls;      /* does small calls of one kind that follow one another in few launches: plans put such side by side */
     bool        attention_by_rows; /* takes ATTENTION and its gradient with that attribute (op.h) */
     void (*release)(wefti_device *device);

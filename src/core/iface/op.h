@@ -52,6 +52,8 @@
  *   CONV2D(x, w)     cross-correlation, x [N,C,H,W], w [O,C/groups,KH,KW] -> [N,O,OH,OW]; pad is top, bottom, left, right
  *   CONV2D_BACKWARD_INPUT(g, w) -> attrs.conv.input; CONV2D_BACKWARD_WEIGHT(g, x) -> attrs.conv.weight
  *   MAX_POOL2D(x)    -> y, and the i32 index of the chosen element in its H*W plane; padding is -infinity; the first maximum wins, NaN wins over all
+ *                    Where a plan wants it so, the index is a u8 instead: the element's place in its window, in rows, 255 where there is none; for windows of
+ *                    at most 255 elements
  *   MAX_POOL2D_BACKWARD(g, index) adds g at index in planes of attrs.pool.input; MAX_POOL2D_TAKE(x, index) is y[i] = x[index[i]] per plane
  *   AVG_POOL2D       mean over the window; padding counts unless attrs.pool.exclude_pad; AVG_POOL2D_BACKWARD(g) -> attrs.pool.input
  *   NORMALIZE(x)     over the last attrs.rows.axes axes: y = (x - mean)*rstd, rstd = 1/sqrt(var + eps), biased variance; with attrs.rows.rms

@@ -288,6 +288,7 @@ WEFT_MUST_CHECK weft_status wefti_pass_resolve(wefti_ir *ir, weft_tensor *const 
 
 WEFT_MUST_CHECK weft_status wefti_pass_exchange(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_simplify(wefti_ir *ir);
+WEFT_MUST_CHECK weft_status wefti_pass_narrow(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_layout(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_views(wefti_ir *ir);
 WEFT_MUST_CHECK weft_status wefti_pass_fp8(wefti_ir *ir);

@@ -13,6 +13,7 @@ typedef struct pass {
 static const pass passes[] = {
     {"exchange", wefti_pass_exchange}, /* gathers along any axis, in terms of equal parts */
     {"simplify", wefti_pass_simplify}, /* numbers known now, computations made twice */
+    {"narrow", wefti_pass_narrow},     /* where maxima were found, in bytes */
     {"layout", wefti_pass_layout},     /* images with channels last, where the device would rather have them so */
     {"views", wefti_pass_views},       /* windows instead of copies */
     {"fp8", wefti_pass_fp8},           /* products in 8-bit floats, where they may be */

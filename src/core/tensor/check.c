@@ -376,6 +376,12 @@ static weft_status check_conv(const wefti_call *call) {
     return WEFT_OK;
 }
 
+/* Indices into planes, or places in windows. */
+static bool is_place(const wefti_call *call, weft_dtype dtype) {
+    int64_t window = (int64_t)call->attrs->pool.window[0] * call->attrs->pool.window[1];
+    return is_index(dtype) || (dtype == WEFT_U8 && call->attrs->pool.window[0] > 0 && window > 0 && window <= 255);
+}
+
 static weft_status check_pool(const wefti_call *call) {
     const wefti_operand *y = &call->outputs[0];
     bool                 indexed = call->op == WEFT_OP_MAX_POOL2D_BACKWARD || call->op == WEFT_OP_MAX_POOL2D_TAKE;
@@ -385,12 +391,12 @@ static weft_status check_pool(const wefti_call *call) {
           "batch or channels do not fit");
     if (call->op == WEFT_OP_MAX_POOL2D) {
         SHAPE(weft_shape_equal(call->outputs[1].shape, y->shape), "index and output differ in shape");
-        DTYPE(is_index(call->outputs[1].dtype), "the index is not i32");
+        DTYPE(is_place(call, call->outputs[1].dtype), "the index is not i32, nor a place in a window of at most 255");
     }
     if (indexed) {
         SHAPE(weft_shape_equal(call->inputs[1].shape, call->op == WEFT_OP_MAX_POOL2D_TAKE ? y->shape : x),
               "the index has another shape");
-        DTYPE(is_index(call->inputs[1].dtype), "the index is not i32");
+        DTYPE(is_place(call, call->inputs[1].dtype), "the index is not i32, nor a place in a window of at most 255");
         return WEFT_OK;
     }
     for (int i = 0; i < 2; i++)

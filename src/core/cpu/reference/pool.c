@@ -48,6 +48,18 @@ static int64_t choose(const pooling *p, int64_t origin, int64_t row, int64_t col
     return chosen;
 }
 
+/* The place in window (row, column) of element `chosen` of the plane; 255 where there is none. And back: -1 for what is no place. */
+static int64_t place_of(const pooling *p, int64_t row, int64_t column, int64_t chosen) {
+    if (chosen < 0) return 255;
+    int64_t h = chosen / p->x.dim[3] - (row * p->stride[0] - p->pad[0]), w = chosen % p->x.dim[3] - (column * p->stride[1] - p->pad[2]);
+    return h * p->window[1] + w;
+}
+static int64_t element_of(const pooling *p, int64_t row, int64_t column, int64_t place) {
+    if (place >= p->window[0] * p->window[1]) return -1;
+    int64_t h = row * p->stride[0] - p->pad[0] + place / p->window[1], w = column * p->stride[1] - p->pad[2] + place % p->window[1];
+    return h < 0 || h >= p->x.dim[2] || w < 0 || w >= p->x.dim[3] ? -1 : h * p->x.dim[3] + w;
+}
+
 static void max_plane(void *context, int64_t chunk, int32_t worker) {
     const pooling *p = context;
     int64_t        rows = p->y.dim[2], columns = p->y.dim[3], origin = plane_at(&p->run->call->inputs[0], chunk);
@@ -56,6 +68,7 @@ static void max_plane(void *context, int64_t chunk, int32_t worker) {
         double  value;
         int64_t chosen = choose(p, origin, i / columns, i % columns, &value);
         wefti_out(p->run, 0, chunk * rows * columns + i, value);
+        if (p->run->call->outputs[1].dtype == WEFT_U8) chosen = place_of(p, i / columns, i % columns, chosen);
         wefti_store_i64(p->run->outputs[1], chunk * rows * columns + i, p->run->call->outputs[1].dtype, chosen);
     }
 }
@@ -73,6 +86,7 @@ static int64_t index_at(const pooling *p, int64_t chunk, int64_t i) {
     int64_t at = plane_at(index, chunk) + i / index->shape.dim[3] * index->stride[2] +
                  i % index->shape.dim[3] * index->stride[3];
     int64_t chosen = wefti_load_i64(p->run->inputs[1], at, index->dtype);
+    if (index->dtype == WEFT_U8) chosen = element_of(p, i / index->shape.dim[3], i % index->shape.dim[3], chosen);
     return chosen >= 0 && chosen < p->x.dim[2] * p->x.dim[3] ? chosen : -1;
 }
 
