@@ -7,10 +7,9 @@
  * the ring is full, and, every so many operations, for all members (coll_map.c). The others wait for it alone. Where ranks share
  * cores that is what counts: a rank that runs has a ring full to do before another has to.
  *
- * A pull (coll_pull.c) costs but one copy, by the kernel, and all wait for all. Where cores share no cache it may be the quicker from 64 KiB on, so the root times
- * both now and then, one at a time. In a row, where the root is ahead, pulls lose by more (4 ranks on two cores, us, fed and pulled: 16 KiB 4 and 15, 64 KiB 14 and
- * 21, 256 KiB 56 and 59, 1 MiB 139 and 254), so one that is to win must take less than two thirds of the time. Where each rank has a core, two-shot is the
- * quicker, and nothing is fed: the root's core has nothing to do but to copy, too.
+ * A pull (coll_pull.c) costs but one copy, by the kernel, and all wait for all. Where ranks share cores it is no match: 4 ranks on two cores take in a row, us, fed and
+ * pulled, 16 KiB 2.5 and 12.4, 64 KiB 7.4 and 19.5, 256 KiB 23 and 51, 1 MiB 113 to 134 and 194 to 227. Nor can a root time one there: it may come to run only when the others
+ * are through, and takes that for 0.1 us. Where each rank has a core, two-shot and pulls are the quicker, and nothing is fed: the root's core has nothing to do but to copy, too.
  *
  * Positions count bytes from the group's beginning, the same at all members; each operation begins at a whole line, which the root's slot
  * names. What the root has written and what each member has taken are counters that one member writes, so operations in flight put in and take out in the order
@@ -32,7 +31,7 @@ static map_slot *root_slot(const coll_operation *operation) {
 void wefti_coll_feed_offer(coll_operation *operation, map_slot *slot) {
     coll_group *group = coll_group_of(operation);
     const wefti_collective_call *call = &operation->call;
-    slot->fed = call->kind == WEFTI_BROADCAST && call->root == group->base.index && slot->send_region == 0 && group->crowded && !slot->pulls;
+    slot->fed = call->kind == WEFTI_BROADCAST && call->root == group->base.index && slot->send_region == 0 && group->crowded;
     if (!slot->fed) return;
     slot->feed_first = group->map->feed_end;
     group->map->feed_end += wefti_align_up(coll_bytes(operation), WEFTI_CACHE_LINE);
@@ -134,36 +133,9 @@ static weft_status take_out(coll_operation *operation) {
     return WEFT_OK;
 }
 
-/* Whether all others have taken this operation's data. Of later ones, some may be put in already; those wait for calls that others have yet to make. */
-static bool all_taken(coll_operation *operation) {
-    const coll_group *group = coll_group_of(operation);
-    int32_t  me = group->base.index;
-    uint64_t end = root_slot(operation)->feed_first + coll_bytes(operation);
-    for (int32_t i = 0; i < group->base.size; i++) {
-        if (i == me || atomic_load_explicit(&map_feed_of(group->map, i)->taken[me].position, memory_order_acquire) >= end) continue;
-        wefti_coll_look_at_peer(operation, i);
-        return false;
-    }
-    return true;
-}
-
-/* One that is timed beside a pull: as that, from where all are there until all have it. */
-static weft_status feed_timed(coll_operation *operation) {
-    coll_share *share = operation->share;
-    if (share->resolved_ns == 0) {
-        WEFTI_TRY(wefti_coll_slots_seen(operation));
-        share->resolved_ns = wefti_host_now(coll_group_of(operation)->host);
-    }
-    WEFTI_TRY(put_in(operation));
-    if (!all_taken(operation)) return WEFT_E_AGAIN;
-    share->foreign = true;
-    wefti_coll_pull_note(operation);
-    return WEFT_OK;
-}
-
 weft_status wefti_coll_feed_advance(coll_operation *operation) {
     if (operation->call.root != coll_index(coll_group_of(operation))) return take_out(operation);
-    WEFTI_TRY(operation->share->trial ? feed_timed(operation) : put_in(operation));
+    WEFTI_TRY(put_in(operation));
     copy_own(operation);
     return WEFT_OK;
 }

@@ -2,7 +2,7 @@
  *
  * Staging costs two copies by the members; a pull one by the kernel (the wire's peer_read), which also looks each page up. Which is quicker is the
  * machine's: where two cores share a cache, staging is, at three times the rate of the kernel; where they don't, lines that the other core has read
- * are written again at a tenth of that rate, and the kernel wins. So one member tries both now and then (map_race), for each kind and length, and says in its slot which way the next ones go; its clock runs from where all members are there to the end. That is member 0, and a broadcast's root, whose other way may be its feed. Bits are the same either way.
+ * are written again at a tenth of that rate, and the kernel wins. So one member tries both now and then (map_race), for each kind and length, and says in its slot which way the next ones go; its clock runs from where all members are there to the end. That is member 0, and of a broadcast its root, where that feeds the others by no ring (coll_feed.c). Bits are the same either way.
  *
  * A pull is used where all members can read all others, as their slots say. A system may refuse it later, for a part of memory (a device's), or
  * because a process changed hands: who finds that out says so in its slot, and all begin the operation again, through staging. Nobody has ended it
@@ -42,7 +42,7 @@ void wefti_coll_pull_offer(coll_operation *operation, map_slot *slot) {
     slot->reads = slot->pulls = 0;
     slot->send_address = (uint64_t)(uintptr_t)operation->call.send;
     atomic_store_explicit(&slot->refused, 0, memory_order_relaxed);
-    if (!may_pull(operation)) return;
+    if (slot->fed || !may_pull(operation)) return;
     slot->reads = reads_all(group);
     map_way *way = way_of(operation);
     if (group->base.index != decider(operation) || !(way->foreign || !slot->send_region || !slot->receive_region)) return;
@@ -70,9 +70,7 @@ void wefti_coll_pull_note(coll_operation *operation) {
     map_way *way = way_of(operation);
     way->foreign = share->foreign;
     if (!share->trial || !share->foreign) return;
-    uint64_t took_ns = wefti_host_now(group->host) - share->resolved_ns;
-    if (share->pull && group->crowded && operation->call.kind == WEFTI_BROADCAST) took_ns += took_ns / 2; /* its other way gains in a row (coll_feed.c) */
-    map_race_note(&way->race, share->trial, share->pull, took_ns);
+    map_race_note(&way->race, share->trial, share->pull, wefti_host_now(group->host) - share->resolved_ns);
 }
 
 /* --- pulling --- */

@@ -301,8 +301,8 @@ void wefti_coll_twoshot_begin(coll_operation *operation) {
     atomic_store_explicit(&slot->done, 0, memory_order_relaxed);
     coll_share *share = operation->share;
     *share = (coll_share){.send = share->send, .receive = share->receive};
-    wefti_coll_pull_offer(operation, slot);
     wefti_coll_feed_offer(operation, slot);
+    wefti_coll_pull_offer(operation, slot);
     map_slot_publish(slot, operation->place);
 }
 

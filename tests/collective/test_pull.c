@@ -92,6 +92,7 @@ static void begins_again_where_it_is_refused_later(rank_world *world) {
     arenas_open(world, &memory, ARENA_BYTES);
     for (size_t k = 0; k < WEFTI_COUNT(moving); k++) {
         wefti_group *group = group_of_all(world, &(wefti_group_options){.id = (uint16_t)(1 + k)});
+        ((coll_group *)group)->crowded = false; /* else a broadcast's root feeds the others, and nothing of it is read */
         call_case what = {.kind = moving[k], .count = counts[1], .where = FOREIGN};
         for (int turn = 0; turn < TURNS; turn++) {
             bool refuses = k == WEFTI_COUNT(moving) / 2 && turn == 2; /* the next call is a trial pull */
