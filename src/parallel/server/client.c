@@ -76,6 +76,7 @@ void wefti_client_free(weft_server *server, weft_request *request) {
     wefti_server_give(server, request->file_body);
     wefti_server_give(server, request->shares);
     if (request->call.pulled) wefti_entries_give(server, request);
+    for (int32_t i = 0; request->copies_in && i < server->servers; i++) wefti_shown_let_go(&request->parts[i]);
     if (request->copies_in) server->copying--;
     request->copies_in = false;
     request->own_keys = NULL;
@@ -263,6 +264,18 @@ static void post_in(weft_server *server, request_part *part, size_t bytes) {
     wefti_server_move(server, &part->in);
 }
 
+static void post_out(weft_server *server, request_part *part, const void *body, size_t bytes) {
+    part->out.kind = WEFTI_WIRE_SEND;
+    part->out.peer = wefti_server_rank(server, part->server);
+    part->out.tag = wefti_server_tag(WEFTI_TAG_REQUEST_BODY, part->slot);
+    part->out.base = (uint8_t *)(uintptr_t)body;
+    part->out.bytes = bytes;
+    part->out.done = out_done;
+    part->out.owner = part;
+    part->pending++;
+    wefti_server_move(server, &part->out);
+}
+
 /* The frame, with the body in it or behind it. */
 static void post_frame(weft_server *server, request_part *part, wefti_server_frame *head, const void *list, size_t list_bytes,
                        const void *values, size_t value_bytes) {
@@ -284,26 +297,25 @@ static void post_frame(weft_server *server, request_part *part, wefti_server_fra
     bool both = list_bytes && value_bytes;
     part->values = both ? values : NULL;
     part->value_bytes = value_bytes;
-    part->out.kind = WEFTI_WIRE_SEND;
-    part->out.peer = rank;
-    part->out.tag = wefti_server_tag(WEFTI_TAG_REQUEST_BODY, part->slot);
-    part->out.base = (uint8_t *)(list_bytes ? list : values);
-    part->out.bytes = list_bytes ? list_bytes : value_bytes;
-    part->out.done = out_done;
-    part->out.owner = part;
-    part->pending++;
-    wefti_server_move(server, &part->out);
+    post_out(server, part, list_bytes ? list : values, list_bytes ? list_bytes : value_bytes);
 }
 
-/* For a server that has given up to follow: all is there now. The first one has been sent, as that has read it. */
+/* For a server that has given up to follow: the values themselves, as it may have written where they were copied. The first frame has been sent, as that has
+ * read it. */
 static void post_again(weft_server *server, request_part *part, wefti_server_frame *head) {
-    head->line_region = head->line = 0;
+    const size_t row_bytes = part->request->table->row_bytes, bytes = (size_t)part->count * row_bytes;
+    head->line_region = head->line = head->send_region = 0;
+    head->send_at = 0;
+    head->flags &= (uint8_t)~(WEFTI_SERVER_SENT_IN_PLACE | WEFTI_SERVER_INLINE);
+    head->body_bytes = bytes;
+    server->sent_in_place -= bytes;
     memcpy(part->frame_bytes, head, sizeof *head);
     part->again.op = wefti_wire_send(wefti_server_rank(server, part->server), wefti_server_tag(WEFTI_TAG_REQUEST, 0), part->frame_bytes, sizeof *head);
     part->again.done = frame_done;
     part->again.owner = part;
     part->pending++;
     wefti_server_post(server, &part->again);
+    post_out(server, part, (const uint8_t *)part->request->call.send + (size_t)part->first * row_bytes, bytes);
 }
 
 /* Where servers find memory of this rank; 0: nowhere. */

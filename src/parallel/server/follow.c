@@ -4,10 +4,11 @@
  * the other direction. One after the other these take twice the time of either, on one core while the other is idle. So a line that both
  * map says how much is there; the frame goes before the copy, and the reader follows it piece by piece.
  *
- * A worker may die, or lose its core, in the middle of its copy. What a server adds before it has all is kept beside as it was, and put back: a push
- * counts whole or not at all. Who waits gives up soon, by one atomic step on the line, so that both sides know; the worker then sends the same frame
- * again, before anything else. Nothing else is carried out meanwhile, so nobody sees rows between two pieces.
- * Cost: a copy of the rows that come before the last bytes do, and of a server's time at most PATIENCE_NS for each piece, MOST_NS in all. */
+ * A worker may die, or lose its core, in the middle of its copy. What a server adds before it has all changes places with what was added to: the rows as
+ * they were stand where the update stood, from where they are put back. A push counts whole or not at all, and nothing goes through memory once more for that. Who waits
+ * gives up soon, by one atomic step on the line, so that both sides know; the worker then sends the values themselves, from where the program has them, before
+ * anything else. Nothing else is carried out meanwhile, so nobody sees rows between two pieces.
+ * Cost: of a server's time at most PATIENCE_NS for each piece, MOST_NS in all. */
 #include "parallel/server/follow.h"
 
 #include <string.h>
@@ -23,8 +24,8 @@ enum { LEAST_BYTES = 128 << 10, MOST_BYTES = 16 << 20, PIECE_BYTES = 64 << 10, T
 enum { SPINS_A_CLOCK = 64 };
 /* Requests after one that was given up: cores are wanted by others. */
 enum { ALONE = 32 };
-/* Bytes in a nanosecond that ordinary copies reach where the cores share a cache (34, past the caches 28; else 2.4). */
-enum { QUICK_COPIES = 20 };
+/* Bytes in a nanosecond that ordinary copies reach where the cores share a cache: 33, and 9 to 18 where those before went past the caches; else 2.4. */
+enum { QUICK_COPIES = 8 };
 
 /* --- the worker's side --- */
 
@@ -37,6 +38,7 @@ void wefti_follow_choose(weft_server *server, weft_request *request, size_t byte
     request->copies_out = request->staging_out && bytes <= MOST_BYTES && server->alone == 0;
     if (server->alone > 0) server->alone--;
     request->copies_in = request->staging_in;
+    for (int32_t i = 0; i < server->servers; i++) request->parts[i].line = NULL;
     server->copying += request->copies_in;
 }
 
@@ -61,6 +63,8 @@ bool wefti_follow_start(weft_server *server, request_part *part, wefti_server_fr
     part->line = (wefti_line *)(void *)server->lines->data + at;
     atomic_store_explicit(&part->line->sent, sends ? 0 : bytes_of(part), memory_order_relaxed); /* the frame makes it known */
     atomic_store_explicit(&part->line->put, 0, memory_order_relaxed);
+    atomic_store_explicit(&part->line->apart, server->pace.streams, memory_order_relaxed);
+    atomic_store_explicit(&part->line->shown, request->copies_in ? WEFTI_WANTS_SHOWN : 0, memory_order_relaxed);
     head->line_region = server->lines->region->id;
     head->line = (uint32_t)at;
     return sends;
@@ -83,14 +87,17 @@ bool wefti_follow_send(weft_server *server, request_part *part) {
     return before & WEFTI_GIVEN_UP;
 }
 
-static bool take_part(request_part *part) {
-    const weft_request *request = part->request;
-    size_t              there = part->line ? atomic_load_explicit(&part->line->put, memory_order_acquire) : 0, all = bytes_of(part);
-    if (there > all) there = all;
-    if (!request->copies_in || there <= part->taken) return false;
-    size_t bytes = there - part->taken < TAKE_BYTES ? there - part->taken : TAKE_BYTES, at = offset_of(part) + part->taken;
-    memcpy((uint8_t *)request->call.receive + at, request->staging_in->data + at, bytes);
+static void take(request_part *part, const uint8_t *rows, size_t bytes) {
+    memcpy((uint8_t *)part->request->call.receive + offset_of(part) + part->taken, rows + part->taken, bytes);
     part->taken += bytes;
+}
+
+static bool take_part(request_part *part) {
+    const uint8_t *rows = NULL;
+    size_t         there = part->line ? atomic_load_explicit(&part->line->put, memory_order_acquire) : 0, all = bytes_of(part);
+    if (there > all) there = all;
+    if (there <= part->taken || wefti_shown_find(part, &rows) != WEFT_OK) return false;
+    take(part, rows, there - part->taken < TAKE_BYTES ? there - part->taken : TAKE_BYTES);
     return true;
 }
 
@@ -103,12 +110,31 @@ void wefti_follow_take(weft_server *server, bool *moved_out) {
     }
 }
 
-void wefti_follow_finish(weft_request *request) {
-    for (int32_t i = 0; i < request->server->servers; i++) {
-        const request_part *part = &request->parts[i];
-        size_t              at = offset_of(part) + part->taken;
-        memcpy((uint8_t *)request->call.receive + at, request->staging_in->data + at, bytes_of(part) - part->taken);
+static bool is_found(const void *context) {
+    const uint8_t *rows;
+    return wefti_shown_find(context, &rows) != WEFT_E_AGAIN;
+}
+
+weft_status wefti_follow_finish(weft_request *request) {
+    weft_server *server = request->server;
+    for (int32_t i = 0; i < server->servers; i++) {
+        request_part  *part = &request->parts[i];
+        const uint8_t *rows = NULL;
+        if (bytes_of(part) == part->taken) continue;
+        pthread_mutex_lock(&server->lock);
+        weft_status status = wefti_shown_find(part, &rows);
+        pthread_mutex_unlock(&server->lock);
+        if (status == WEFT_E_AGAIN) {
+            status = wefti_server_wait(server, is_found, part, wefti_deadline_after(wefti_host_now(server->host), server->timeout_ns));
+            if (status != WEFT_OK) return wefti_fail(WEFT_E_TIMEOUT, "rank %d, which serves, shows rows in memory that it does not announce", (int)wefti_server_rank(server, i));
+            pthread_mutex_lock(&server->lock);
+            status = wefti_shown_find(part, &rows);
+            pthread_mutex_unlock(&server->lock);
+        }
+        if (status != WEFT_OK) return status;
+        take(part, rows, bytes_of(part) - part->taken);
     }
+    return WEFT_OK;
 }
 
 /* --- the server's side --- */
@@ -165,25 +191,19 @@ weft_status wefti_follow_add(weft_server *server, served_table *table, server_jo
     const uint64_t begin = job->frame.first - table->begin, most = PIECE_BYTES / row_bytes > 0 ? PIECE_BYTES / row_bytes : 1;
     int64_t        elements = 0;
     uint64_t       begun_ns = 0;
-    bool           whole = false;
-    uint8_t       *rows = (uint8_t *)wefti_store_vector(table->store, &elements) + begin * row_bytes;
+    uint8_t       *values = (uint8_t *)(uintptr_t)job->values; /* of the worker's staging, which it does not read again */
     wefti_line    *line = NULL;
-    server_buffer *kept = NULL;
-    weft_status    status = wefti_follow_find(server, job, &line);
-    if (status == WEFT_OK) status = wefti_server_take(server, all, false, &kept);
-    for (uint64_t done = 0, count; done < job->frame.count && status == WEFT_OK; done += count) {
+    WEFTI_TRY(wefti_follow_find(server, job, &line));
+    const bool streams = table->shows && atomic_load_explicit(&line->apart, memory_order_relaxed);
+    for (uint64_t done = 0, count; done < job->frame.count; done += count) {
         size_t at = (size_t)done * row_bytes;
         count = job->frame.count - done < most ? job->frame.count - done : most;
-        if (!whole && !wait_for(server, line, at + count * row_bytes, &begun_ns) && give_up(line, all)) {
-            memcpy(rows, kept->data, at);
-            status = WEFT_E_AGAIN;
-            break;
+        if (!wait_for(server, line, at + count * row_bytes, &begun_ns) && give_up(line, all)) {
+            memcpy((uint8_t *)wefti_store_vector(table->store, &elements) + begin * row_bytes, values, at);
+            return WEFT_E_AGAIN;
         }
-        /* Nothing is kept from then on, whatever the line says later. */
-        whole = whole || atomic_load_explicit(&line->sent, memory_order_acquire) >= all;
-        if (!whole) memcpy(kept->data + at, rows + at, (size_t)count * row_bytes);
-        status = wefti_store_apply(table->store, NULL, begin + done, (int64_t)count, job->values + at, 1);
+        wefti_store_trade(table->store, begin + done, (int64_t)count, values + at, streams);
     }
-    wefti_server_give(server, kept);
-    return status;
+    table->shows = false;
+    return WEFT_OK;
 }

@@ -64,6 +64,8 @@ typedef struct server_buffer {
 } server_buffer;
 /* `exported`: servers on this host read and write it in place; only where wefti_server_maps. */
 WEFT_MUST_CHECK weft_status wefti_server_take(weft_server *server, size_t bytes, bool exported, server_buffer **buffer_out);
+/* One of exactly so many bytes, which is not for wefti_server_give. */
+WEFT_MUST_CHECK weft_status wefti_server_make_buffer(weft_server *server, size_t bytes, bool exported, server_buffer **buffer_out);
 void wefti_server_give(weft_server *server, server_buffer *buffer); /* NULL is fine */
 void wefti_server_free_buffer(weft_server *server, server_buffer *buffer);
 
@@ -180,6 +182,7 @@ typedef struct served_table served_table;
 typedef struct served_keys  served_keys;
 typedef struct server_job   server_job;
 typedef struct server_save  server_save;
+typedef struct server_shown server_shown;
 
 /* A worker, as a server knows it. */
 typedef struct server_session {
@@ -273,6 +276,8 @@ struct served_table {
     uint64_t          *told;    /* … which workers were told, [workers] */
     char               trouble_text[WEFTI_SERVER_TEXT_BYTES];
     struct server_gather *gather; /* a sum over units of work (gather.c) */
+    struct server_shown  *shown;  /* the memory of its rows, where workers read them (shown.c); NULL: the store's own */
+    bool                  pulled, shows; /* since they changed: somebody has pulled them, read them there */
 };
 
 /* --- both --- */

@@ -35,8 +35,9 @@ bool wefti_lend_put(weft_server *server, served_table *table, const server_job *
     wefti_line    *line = NULL;
     if (!rows || job->keys || bytes < PUT_BYTES || wefti_follow_find(server, job, &line) != WEFT_OK) return false;
     rows += (size_t)(job->frame.first - table->begin) * table->row_bytes;
-    if (bytes < FOLLOWED_BYTES) line = NULL;
-    put(server, out, rows, bytes, pace, line);
+    if (line && wefti_shown_begin(server, table, job, line)) return true;
+    table->pulled = true;
+    put(server, out, rows, bytes, pace, bytes < FOLLOWED_BYTES ? NULL : line);
     return true;
 }
 
@@ -53,6 +54,8 @@ bool wefti_lend_rows(const weft_server *server, served_table *table, server_job 
 }
 
 void wefti_lend_end_all(weft_server *server, served_table *table) {
+    wefti_shown_keep(server, table);
+    table->pulled = false;
     while (table->lent) {
         server_job *job = table->lent;
         wefti_server_move_from(server, &job->out, job->answer->data);

@@ -135,7 +135,7 @@ void wefti_server_move_from(weft_server *server, server_mover *mover, uint8_t *b
 
 /* --- buffers --- */
 
-static weft_status new_buffer(weft_server *server, size_t room, bool exported, server_buffer **buffer_out) {
+weft_status wefti_server_make_buffer(weft_server *server, size_t room, bool exported, server_buffer **buffer_out) {
     server_buffer *buffer = NULL;
     WEFTI_TRY(wefti_alloc(sizeof *buffer, "a buffer of the parameter server", &buffer));
     weft_status status = exported ? server->wire->ops->region_create(server->wire, room, &buffer->region)
@@ -161,7 +161,7 @@ weft_status wefti_server_take(weft_server *server, size_t bytes, bool exported, 
             server->buffer_bytes -= room;
             return WEFT_OK;
         }
-    return new_buffer(server, room, exported, buffer_out);
+    return wefti_server_make_buffer(server, room, exported, buffer_out);
 }
 
 /* A wire that is closed has freed its regions. */
@@ -190,7 +190,7 @@ weft_status weft_server_alloc(weft_server *server, size_t bytes, void **memory_o
     if (!server || bytes > PTRDIFF_MAX - 4096) return wefti_fail(WEFT_E_INVALID, "weft_server_alloc: %zu bytes of %s", bytes, server ? "a server" : "NULL");
     pthread_mutex_lock(&server->lock);
     size_t      room = wefti_align_up(bytes ? bytes : 1, 4096);
-    weft_status status = new_buffer(server, room, wefti_server_maps(server), &buffer);
+    weft_status status = wefti_server_make_buffer(server, room, wefti_server_maps(server), &buffer);
     if (status == WEFT_OK) {
         buffer->next = server->lent;
         server->lent = buffer;

@@ -128,6 +128,7 @@ weft_status wefti_store_create(const wefti_store_options *options, wefti_store *
 void wefti_store_release(wefti_store *store) {
     if (!store) return;
     if (store->options.hybrid) wefti_hybrid_store_empty(store);
+    if (store->outside) store->whole.memory = NULL;
     for (uint64_t i = 0; i < store->slab_count; i++) wefti_free(store->slabs[i].memory, store->slabs[i].bytes);
     wefti_spill_release(store->spill);
     if (store->slabs != &store->whole) {

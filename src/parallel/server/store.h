@@ -68,8 +68,16 @@ void wefti_store_set_rate(wefti_store *store, double multiple);
  * fail (WEFT_E_NO_MEMORY): all rows are as they were. */
 WEFT_MUST_CHECK weft_status wefti_store_write(wefti_store *store, const uint64_t *places, uint64_t begin, int64_t count, const void *values);
 
-/* All elements of a dense store of F32 or F64 as one array; NULL for another store. Valid as long as the store. */
+/* All elements of a dense store of F32 or F64 as one array; NULL for another store. Valid as long as the store, or until wefti_store_move. */
 void *wefti_store_vector(wefti_store *store, int64_t *elements_out);
+
+/* Of such a store with an ADD rule: adds updates [count, width] to rows from place `begin` on, to the bit as apply does, and leaves in their stead what the rows
+ * were. `streams`: the rows go past the caches, where another core reads them next. */
+void wefti_store_trade(wefti_store *store, uint64_t begin, int64_t count, void *updates, bool streams);
+/* Of such a store: how many bytes all that it keeps of its rows has, and its going on in other memory of so many, aligned to a cache line, which stays the
+ * caller's; what it was in before stays as it is, unless it was its own. */
+size_t wefti_store_vector_bytes(const wefti_store *store);
+void wefti_store_move(wefti_store *store, void *memory);
 
 /* --- sums of a clock (staleness 0) ---
  *

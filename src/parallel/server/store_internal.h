@@ -56,6 +56,7 @@ struct wefti_store {
 
     wefti_blocks blocks; /* places to slabs; dense: one slab that holds all */
     wefti_slab  *slabs, whole;
+    bool         outside; /* whole.memory is another's */
     uint64_t     slab_count, slab_room, slab_rows; /* that there are; of the list; that they have room for */
     wefti_entry *index;
     uint64_t     index_size;

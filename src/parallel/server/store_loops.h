@@ -15,6 +15,9 @@ typedef struct wefti_loops {
     void (*take_i32_of_i64)(void *to, const void *from, int64_t count, double scale, int64_t divisor);
     /* to += scale*from, of one held dtype; integers wrap and are not scaled. */
     void (*add[WEFT_DTYPE_COUNT])(void *to, const void *from, int64_t count, double scale);
+    /* Of F32 and F64: to = from + more; and to += other, where other is then what `to` was. */
+    void (*both[WEFT_DTYPE_COUNT])(void *to, const void *from, const void *more, int64_t count);
+    void (*trade[WEFT_DTYPE_COUNT])(void *to, void *other, int64_t count);
     /* Sums: to = from, and to += from, from the table's dtype to the sum's. */
     void (*begin[WEFT_DTYPE_COUNT])(void *to, const void *from, int64_t count);
     void (*more[WEFT_DTYPE_COUNT])(void *to, const void *from, int64_t count);

@@ -104,6 +104,23 @@ TARGET static void NAME(add_f64)(void *to, const void *from, int64_t count, doub
     const double *restrict in = from;
     for (int64_t i = 0; i < count; i++) out[i] += scale * in[i];
 }
+#define BOTH(name, HELD)                                                                                                                 \
+    TARGET static void NAME(both_##name)(void *to, const void *from, const void *more, int64_t count) {                                 \
+        HELD *restrict out = to;                                                                                                         \
+        const HELD *restrict a = from, *restrict b = more;                                                                               \
+        for (int64_t i = 0; i < count; i++) out[i] = a[i] + b[i];                                                                        \
+    }                                                                                                                                    \
+    TARGET static void NAME(trade_##name)(void *to, void *other, int64_t count) {                                                       \
+        HELD *restrict out = to, *restrict more = other;                                                                                 \
+        for (int64_t i = 0; i < count; i++) {                                                                                            \
+            const HELD before = out[i];                                                                                                  \
+            out[i] = before + more[i];                                                                                                   \
+            more[i] = before;                                                                                                            \
+        }                                                                                                                                \
+    }
+BOTH(f32, float)
+BOTH(f64, double)
+#undef BOTH
 /* Unsigned, so that they wrap. */
 TARGET static void NAME(add_i32)(void *to, const void *from, int64_t count, double scale) {
     uint32_t *restrict out = to;
@@ -139,6 +156,8 @@ static const wefti_loops NAME(loops) = {
     .take = {WIDES(take), HALVES(take)},
     .take_i32_of_i64 = NAME(take_i32_of_i64),
     .add = {WIDES(add)},
+    .both = {[WEFT_F32] = NAME(both_f32), [WEFT_F64] = NAME(both_f64)},
+    .trade = {[WEFT_F32] = NAME(trade_f32), [WEFT_F64] = NAME(trade_f64)},
     .begin = {WIDES(begin), HALVES(begin)},
     .more = {WIDES(more), HALVES(more)},
     .round = {HALVES(round)},

@@ -1,4 +1,7 @@
 /* What changes a store from outside of its rule. */
+#include <string.h>
+
+#include "core/base/stream.h"
 #include "parallel/server/store_internal.h"
 
 void wefti_store_set_rate(wefti_store *store, double multiple) {
@@ -21,4 +24,37 @@ void *wefti_store_vector(wefti_store *store, int64_t *elements_out) {
     bool vector = !store->options.sparse && !store->options.hybrid && store->slabs == &store->whole && (store->options.dtype == WEFT_F32 || store->options.dtype == WEFT_F64);
     *elements_out = vector ? (int64_t)store->rows * store->options.width : 0;
     return vector ? store->whole.memory : NULL;
+}
+
+/* --- in memory that others read --- */
+
+enum { TRADE_BYTES = 4096 };
+
+static void trade_past_caches(wefti_store *store, uint8_t *rows, uint8_t *updates, size_t bytes) {
+    _Alignas(WEFTI_CACHE_LINE) uint8_t sums[TRADE_BYTES];
+    for (size_t at = 0, piece; at < bytes; at += piece) {
+        piece = bytes - at < sizeof sums ? bytes - at : sizeof sums;
+        store->loops->both[store->held](sums, rows + at, updates + at, (int64_t)(piece / store->element_bytes));
+        memcpy(updates + at, rows + at, piece);
+        wefti_stream_copy(rows + at, sums, piece);
+    }
+    wefti_stream_fence();
+}
+
+void wefti_store_trade(wefti_store *store, uint64_t begin, int64_t count, void *updates, bool streams) {
+    uint8_t *rows = store->whole.memory + (size_t)begin * store->row_bytes;
+    if (streams) trade_past_caches(store, rows, updates, (size_t)count * store->row_bytes);
+    else store->loops->trade[store->held](rows, updates, count * store->options.width);
+}
+
+size_t wefti_store_vector_bytes(const wefti_store *store) { return store->whole.bytes; }
+
+void wefti_store_move(wefti_store *store, void *memory) {
+    wefti_slab *slab = &store->whole;
+    const size_t updates_at = slab->updates ? (size_t)((uint8_t *)slab->updates - slab->memory) : 0;
+    memcpy(memory, slab->memory, slab->bytes);
+    if (!store->outside) wefti_free(slab->memory, slab->bytes);
+    slab->memory = memory;
+    if (slab->updates) slab->updates = (int64_t *)(void *)(slab->memory + updates_at);
+    store->outside = true;
 }

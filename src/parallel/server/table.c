@@ -321,7 +321,7 @@ static weft_status finish(weft_request *request) {
     else if (request->staging_in && keys_of(request) && keys_of(request)->places)
         reorder(keys_of(request), request->table->row_bytes, request->staging_in->data, request->call.receive, false);
     else if (request->copies_in)
-        wefti_follow_finish(request);
+        status = wefti_follow_finish(request);
     else if (request->staging_in)
         memcpy(request->call.receive, request->staging_in->data, value_bytes(request));
     pthread_mutex_lock(&server->lock);

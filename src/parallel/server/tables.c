@@ -34,6 +34,7 @@ static void free_table(weft_server *server, served_table *table) {
     wefti_gather_free(server, table);
     wefti_sum_release(table->sum);
     wefti_store_release(table->store);
+    wefti_shown_free(server, table);
     if (table->clocks) wefti_free(table->clocks, workers * sizeof *table->clocks);
     if (table->folded) wefti_free(table->folded, workers * sizeof *table->folded);
     if (table->told) wefti_free(table->told, workers * sizeof *table->told);
