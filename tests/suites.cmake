@@ -8,7 +8,7 @@ set(weft_thread_suites "^(base|collective|cpu|device|learn|parallel|plan|server|
 # Not for the thread sanitizer: the simulator's ranks are fibers of one thread, which it neither knows nor could find a race between.
 # Nor what has one thread, or ranks of one thread each that exchange by what other suites try, and computes for long: splits, meshes, precisions, entries; nor
 # what starts many worlds for what servers' own suites try: faults of training by one.
-set(weft_fiber_suites "^(simulation_|transport_test_wire_sim$|parallel_test_tensor$|train_test_(tensor|expert|sequence|mesh|zero|precision|served_faults|served_renew)(_nightly)?$|server_test_entries$)")
+set(weft_fiber_suites "^(simulation_|transport_test_wire_sim$|parallel_test_tensor$|train_test_(tensor|expert|sequence|mesh|zero|precision|served_faults|served_renew|served_split|automatic|planning|parity|compress|convergence|divide)(_nightly)?$|server_test_entries$)")
 # Not for the sanitizers: scripts that start other builds, and what measures time or memory.
 set(weft_plain_suites "^(lint|install|scripts|samples|bench)_|^train_test_(overlap$|bubble$|compress_images|served_images)|^server_test_(downpour|lbfgs_slow|slices_time)$")
 # What compares times, and so runs beside no other test.

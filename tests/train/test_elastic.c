@@ -12,6 +12,9 @@
 
 enum { RANKS = 4 };
 
+/* Cases in which threads do nothing that they do not in the others are not for the thread sanitizer, by which each takes ten seconds. */
+#define PLAIN(name) Test(elastic, name, .disabled = UNDER_THREAD_SANITIZER)
+
 /* Runs the program under weftrun; its output, to be freed. `name` is that of its files; `more` ends the command. */
 static char *run_job_of(int ranks, const char *options, const char *fate, const char *name, int steps, const char *more, int *status_out) {
     const char *output = temporary_path("output"), *out = temporary_path(name);
@@ -104,7 +107,7 @@ static void restarts(const char *options, const char *fate, int lost) { restarts
 
 /* Rank 0, and two at once. */
 Test(elastic, killed_ranks_come_again_over_shm) { restarts("--wire shm", "k..k", 2); }
-Test(elastic, one_that_dies_when_it_has_come_in_comes_again) { restarts("--wire shm", ".c..", 2); }
+PLAIN(one_that_dies_when_it_has_come_in_comes_again) { restarts("--wire shm", ".c..", 2); }
 /* Rank 0, one that dies again before it has come in, and one that dies again later. */
 Test(elastic, killed_ranks_come_again_over_tcp) { restarts("--wire tcp", "kdt.", 5); }
 /* One dies while another one comes in: at once, while they join, while it gets the state, and a little later. Who has not got through its first calls by then
@@ -122,11 +125,11 @@ static void another_dies(const char *options, const char *fate, const int *momen
         if (UNDER_ADDRESS_SANITIZER || UNDER_THREAD_SANITIZER) break; /* once is enough there */
     }
 }
-Test(elastic, another_one_dies_when_one_comes_in) { another_dies("--wire shm", ".x..", (int[]){1, 8000, 24000, 0}); }
+PLAIN(another_one_dies_when_one_comes_in) { another_dies("--wire shm", ".x..", (int[]){1, 8000, 24000, 0}); }
 /* It has opened less of the run's files by then than the others. */
-Test(elastic, another_one_dies_before_one_has_the_state) { restarts("--wire shm", "..y.", 2); }
-Test(elastic, rank_0_dies_when_one_comes_in) { another_dies("--wire tcp", "...x", (int[]){500, 10000, 0}); }
-Test(elastic, a_killed_rank_comes_again_encrypted) {
+PLAIN(another_one_dies_before_one_has_the_state) { restarts("--wire shm", "..y.", 2); }
+PLAIN(rank_0_dies_when_one_comes_in) { another_dies("--wire tcp", "...x", (int[]){500, 10000, 0}); }
+PLAIN(a_killed_rank_comes_again_encrypted) {
     if (!wefti_can_authenticate()) cr_skip_test("this build has no libsodium");
     restarts("--wire tcp --encrypt", ".k..", 1);
 }
@@ -164,8 +167,8 @@ Test(elastic, one_that_serves_and_comes_late_is_taken_in) {
     served("--wait 0.1 --wire shm", "0", "..l.", 1);
 }
 /* Nobody waits in a step; who comes again begins where rank 0 stands. */
-Test(elastic, one_that_serves_asynchronously_comes_again) { served("--wire shm", "-1", "..k.", 1); }
-Test(elastic, one_that_serves_within_a_bound_comes_again) { served("--wire shm", "2", "..k.", 1); }
+PLAIN(one_that_serves_asynchronously_comes_again) { served("--wire shm", "-1", "..k.", 1); }
+PLAIN(one_that_serves_within_a_bound_comes_again) { served("--wire shm", "2", "..k.", 1); }
 
 /* --- one lives, and does not go on --- */
 
@@ -183,7 +186,7 @@ Test(elastic, a_rank_that_hangs_comes_again) { hangs(3, "shm", ".h."); }
 Test(elastic, rank_0_that_hangs_comes_again) {
     if (!UNDER_THREAD_SANITIZER) hangs(2, "tcp", "h."); /* which would wait for the same again */
 }
-Test(elastic, one_of_two_whose_threads_all_hang_comes_again) { hangs(2, "shm", ".H"); }
+PLAIN(one_of_two_whose_threads_all_hang_comes_again) { hangs(2, "shm", ".H"); }
 
 Test(elastic, one_that_hangs_is_left_behind_where_no_restarts_are_left) {
     int status;
@@ -210,7 +213,7 @@ Test(elastic, the_others_go_on_where_no_restarts_are_left) {
 }
 
 /* They are told that nobody will come, and do not wait for it, which would be 10 s. */
-Test(elastic, the_others_do_not_wait_for_who_will_not_come) {
+PLAIN(the_others_do_not_wait_for_who_will_not_come) {
     int   status;
     char *text = run_job("--elastic --restarts 1 --wire shm", "..t.", "once", 400, &status);
     cr_expect_eq(status, 0, "%d: %s", status, text);
@@ -234,14 +237,14 @@ Test(elastic, a_job_of_too_few_ends_with_a_word) {
     free(text);
 }
 
-Test(elastic, all_killed_is_a_failure) {
+PLAIN(all_killed_is_a_failure) {
     int   status;
     char *text = run_job("--elastic --restarts 0 --wire shm", "kkkk", "none", 400000, &status);
     cr_expect_eq(status, 137, "%d: %s", status, text);
     free(text);
 }
 
-Test(elastic, an_error_of_its_own_ends_the_job) {
+PLAIN(an_error_of_its_own_ends_the_job) {
     int   status;
     char *text = run_job("--elastic --settle 0.2 --wire shm", "..e.", "error", 400000, &status);
     cr_expect_eq(status, 7, "%d: %s", status, text);
@@ -249,7 +252,7 @@ Test(elastic, an_error_of_its_own_ends_the_job) {
     free(text);
 }
 
-Test(elastic, a_replacement_that_fails_is_started_again_and_then_done_without) {
+PLAIN(a_replacement_that_fails_is_started_again_and_then_done_without) {
     int   status;
     char *text = run_job("--elastic --restarts 2 --back-off 0.2 --wire shm", ".r..", "failing", 400, &status);
     cr_expect_eq(status, 0, "%d: %s", status, text);
@@ -296,11 +299,11 @@ static void comes_late(int ranks, const char *wire, const char *fate) {
     }
 }
 Test(elastic, one_that_comes_late_is_taken_in_over_shm) { comes_late(4, "shm", "..l."); }
-Test(elastic, one_that_comes_late_is_taken_in_over_tcp) { comes_late(3, "tcp", "l.."); }
-Test(elastic, one_that_comes_late_is_taken_in_by_the_only_one_left) { comes_late(2, "shm", ".l"); }
+PLAIN(one_that_comes_late_is_taken_in_over_tcp) { comes_late(3, "tcp", "l.."); }
+PLAIN(one_that_comes_late_is_taken_in_by_the_only_one_left) { comes_late(2, "shm", ".l"); }
 
 /* The others are ready before it comes. */
-Test(elastic, one_that_comes_too_late_is_done_without) {
+PLAIN(one_that_comes_too_late_is_done_without) {
     int   status;
     char *text = run_job("--elastic --wait 0.3 --wire tcp", "..z.", "late", 400, &status);
     cr_expect_eq(status, 0, "%d: %s", status, text);
@@ -319,7 +322,7 @@ static void refuses(const char *options, const char *words) {
     has(text, words);
     free(text);
 }
-Test(elastic, wrong_options_are_refused) {
+PLAIN(wrong_options_are_refused) {
     refuses("--restarts 2", "go with --elastic");
     refuses("--least 2", "go with --elastic");
     refuses("--wait 2", "go with --elastic");
@@ -343,7 +346,7 @@ static void comes_alone(const char *environment, const char *words) {
     has(text, words);
     free(text);
 }
-Test(elastic, a_replacement_that_finds_nobody_says_so) {
+PLAIN(a_replacement_that_finds_nobody_says_so) {
     comes_alone("WEFT_DOORS=127.0.0.1:9,127.0.0.1:10", "nobody has the run's state any more");
     comes_alone("", "set WEFT_DOORS");
     comes_alone("WEFT_DOORS=127.0.0.1:9", "WEFT_DOORS lists 1 addresses, for 2 ranks");
