@@ -177,7 +177,9 @@ WEFT_MUST_CHECK weft_status weft_group_allgather(weft_group *group, const void *
 /* send: [counts[index]], receive: [sum of counts]. */
 WEFT_MUST_CHECK weft_status weft_group_allgatherv(weft_group *group, const void *send, void *receive, const size_t *counts,
                                                   weft_dtype dtype);
-/* data: [count], read at the root and written elsewhere. */
+/* data: [count], read at the root and written elsewhere. The root may be done before the others have begun, and run ahead of them by some dozens
+ * of broadcasts; any broadcast may wait for all members, though, so none of them may wait for something that the root does after it. A member that is
+ * behind and comes nearer is waited for beyond the time-out, one that stands still is not. */
 WEFT_MUST_CHECK weft_status weft_group_broadcast(weft_group *group, void *data, size_t count, weft_dtype dtype, int32_t root);
 /* send: [count], receive at the root: [size * count]. */
 WEFT_MUST_CHECK weft_status weft_group_gather(weft_group *group, const void *send, void *receive, size_t count, weft_dtype dtype,

@@ -185,7 +185,8 @@ struct coll_operation {
     bool asked;        /* a question was sent */
     uint64_t noted;    /* in the group's track */
     int32_t waits_for; /* index of a rank whose part is missing; -1 */
-    int32_t gone;      /* 1 + index of a member whose link was seen down while its part was missing */
+    int32_t gone[2];   /* 1 + indices of members whose links were seen down while their parts were missing, the latest first */
+    uint64_t halfway;  /* mapped: 1 + how far the member that is waited for was at half of the time; 0: that has not come */
     uint32_t looks;    /* in vain; of message operations, those at deadlines */
     uint64_t wrong_ns; /* when a message of the wrong length was first seen; 0: never */
     size_t element_bytes;

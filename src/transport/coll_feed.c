@@ -113,7 +113,10 @@ static weft_status take_out(coll_operation *operation) {
     size_t      bytes = coll_bytes(operation), budget = BUDGET_BYTES;
     while (share->cursor < bytes) {
         uint64_t position = root_slot(operation)->feed_first + share->cursor;
-        if (atomic_load_explicit(&taken->position, memory_order_relaxed) != position || budget == 0) return WEFT_E_AGAIN;
+        if (atomic_load_explicit(&taken->position, memory_order_relaxed) != position || budget == 0) {
+            operation->waits_for = root; /* for an earlier one of its, which goes first */
+            return WEFT_E_AGAIN;
+        }
         uint64_t written = atomic_load_explicit(&map_feed_of(group->map, root)->written.position, memory_order_acquire);
         if (written <= position) {
             wefti_coll_look_at_peer(operation, root);

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "core/base/pause.h"
-#include "transport/coll.h"
+#include "transport/coll_map.h"
 
 enum { SPINS = 32 };                    /* looks without the clock, the wire and the fault object */
 #define SPIN_NS (75 * UINT64_C(1000))   /* without letting others run */
@@ -365,7 +365,8 @@ static void prepare(coll_group *group, coll_operation *operation, const wefti_co
     operation->asked = false;
     operation->started_ns = operation->deadline_ns = operation->wrong_ns = 0;
     operation->finished = operation->suspected = false;
-    operation->gone = 0;
+    operation->gone[0] = operation->gone[1] = 0;
+    operation->halfway = 0;
     operation->looks = 0;
     operation->set = -1;
     operation->waits_for = point ? call->root : -1;
@@ -493,6 +494,21 @@ static weft_status advance_all(coll_group *group) {
     return WEFT_OK;
 }
 
+/* Whether the member that is waited for comes nearer, if slowly: a root ran ahead of it by some dozens of broadcasts, each of which may have
+ * the time that this one waits. The operation then waits as long again. */
+static bool catches_up(coll_operation *operation, uint64_t now_ns) {
+    coll_group *group = coll_group_of(operation);
+    uint64_t    time_ns = timeout_of(operation);
+    int32_t     whom = operation->waits_for;
+    if (!operation->algorithm->mapped || !group->map || whom < 0 || whom == coll_index(group) || !group->map->peers[whom].base) return false;
+    if (operation->halfway == 0 && now_ns < operation->deadline_ns && operation->deadline_ns - now_ns <= time_ns / 2)
+        operation->halfway = 1 + wefti_coll_moved(group, whom);
+    if (now_ns < operation->deadline_ns || operation->halfway == 0 || wefti_coll_moved(group, whom) == operation->halfway - 1) return false;
+    operation->halfway = 0;
+    operation->deadline_ns = wefti_deadline_after(now_ns, time_ns);
+    return true;
+}
+
 /* A look stands for a second of a deadline at most: a process that was stopped (SIGTSTP, a debugger) does not take its own
  * absence for that of the others. */
 static weft_status look_at_deadlines(coll_group *group, uint64_t now_ns) {
@@ -506,6 +522,7 @@ static weft_status look_at_deadlines(coll_group *group, uint64_t now_ns) {
             continue;
         }
         operation->deadline_ns = wefti_deadline_after(operation->deadline_ns, away_ns);
+        if (catches_up(operation, now_ns)) continue;
         if (now_ns >= operation->deadline_ns) return time_out(operation);
         if (operation->call.kind == WEFTI_BROADCAST && !operation->asked) wefti_coll_ask(operation, now_ns);
     }

@@ -211,9 +211,22 @@ void wefti_coll_look_at_peer(coll_operation *operation, int32_t index) {
     }
     wefti_wire_link link = group->base.wire->ops->link(group->base.wire, group->ranks[index]);
     if (link != WEFTI_LINK_LEFT && link != WEFTI_LINK_DOWN) return;
-    /* What it stored before it went counts: only the second look in vain is one. */
-    if (operation->gone == index + 1) wefti_coll_suspect(operation, index);
-    operation->gone = index + 1;
+    /* What it stored before it went counts: only the second look in vain is one. Two may be looked at in turn. */
+    if (operation->gone[0] == index + 1 || operation->gone[1] == index + 1) {
+        wefti_coll_suspect(operation, index);
+        return;
+    }
+    operation->gone[1] = operation->gone[0];
+    operation->gone[0] = index + 1;
+}
+
+uint64_t wefti_coll_moved(const coll_group *group, int32_t member) {
+    const coll_map *map = group->map;
+    const map_feed *feed = map_feed_of(map, member);
+    uint64_t        moved = atomic_load_explicit(&feed->written.position, memory_order_relaxed);
+    for (int32_t i = 0; i < group->base.size; i++) moved += atomic_load_explicit(&feed->taken[i].position, memory_order_relaxed);
+    for (uint64_t place = 0; place < map->depth; place++) moved += atomic_load_explicit(&map_slot_of(map, member, place)->stamp, memory_order_relaxed);
+    return moved;
 }
 
 static coll_header header_of(const map_slot *slot, uint64_t sequence) {
@@ -292,9 +305,15 @@ static bool has_met_all(const coll_group *group) {
 
 weft_status wefti_coll_root_seen(coll_operation *operation) {
     int32_t root = operation->call.root;
-    const coll_group *group = coll_group_of(operation);
-    if (wefti_coll_is_strict(operation) || !has_met_all(group)) return wefti_coll_slots_seen(operation);
-    return root == coll_index(group) ? WEFT_OK : slot_seen(operation, root);
+    coll_group *group = coll_group_of(operation);
+    bool        leads = root == coll_index(group);
+    /* Its first time as a root it waits, too: of two that always take themselves for the root neither would look at the other. */
+    if (wefti_coll_is_strict(operation) || !has_met_all(group) || (leads && !group->map->led)) {
+        WEFTI_TRY(wefti_coll_slots_seen(operation));
+        if (leads) group->map->led = true;
+        return WEFT_OK;
+    }
+    return leads ? WEFT_OK : slot_seen(operation, root);
 }
 
 /* --- one-shot --- */

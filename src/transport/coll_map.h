@@ -88,6 +88,7 @@ struct coll_map {
     size_t payload_offset, stage_offset, feed_offset, ring_offset, farewell_offset, size_bytes;
     uint64_t feed_end;   /* where this member's next data begins in its feed … */
     uint64_t feed_until; /* … and how far it is known to be free */
+    bool led;            /* this member has been a broadcast's root, and met all the others there */
     coll_share *shares; /* [in_flight] */
     void **pointers;    /* [in_flight · 2 · size]: the shares' */
     wefti_pace pace;    /* of copies to staging */
@@ -166,6 +167,8 @@ weft_status wefti_coll_slots_seen(coll_operation *operation);
 
 /* WEFT_OK once a broadcast's root is known to make the same call, and has put its data next to its slot, or says there where it is; now and then, once all are. */
 weft_status wefti_coll_root_seen(coll_operation *operation);
+/* How far a member that has been met is: grows with each operation that it begins, and with what it puts into feeds and takes out of them. */
+uint64_t wefti_coll_moved(const coll_group *group, int32_t member);
 /* Copies to memory that the others read next. */
 void wefti_coll_copy_to_stage(coll_group *group, void *to, const void *from, size_t bytes);
 

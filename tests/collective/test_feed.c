@@ -275,7 +275,7 @@ static void two_roots_are_found_later(rank_world *world) {
     wefti_group *group = group_of_all(world, &(wefti_group_options){.fault = fault});
     ((coll_group *)group)->crowded = true;
     uint8_t *buffer = calloc(1, MOST_BYTES);
-    broadcast(world, group, buffer, 8, 0, 0);
+    for (int32_t root = 0; root < 2; root++) broadcast(world, group, buffer, 8, root, 0);
     wefti_collective_call call = call_of(buffer, 9000, world->rank == 1);
     CHECK_OK(wefti_collective_run(group, &call));
     call = call_of(buffer, 100, 0);
@@ -289,6 +289,35 @@ static void two_roots_are_found_later(rank_world *world) {
     free(buffer);
 }
 
+/* Who is a root for the first time does not run ahead: two that always take themselves for it would never look at each other. */
+static void a_second_root_is_found_at_once(rank_world *world) {
+    wefti_fault *fault = NULL;
+    CHECK_OK(wefti_fault_create(world->wire->host, &fault));
+    wefti_group *group = group_of_all(world, &(wefti_group_options){.fault = fault});
+    uint8_t     *buffer = calloc(1, MOST_BYTES);
+    broadcast(world, group, buffer, 8, 0, 0);
+    wefti_collective_call call = call_of(buffer, 100, world->rank == 1);
+    weft_status status = wefti_collective_run(group, &call);
+    if (world->rank == 0) CHECK(status == WEFT_OK, "%s", weft_error_message());
+    else CHECK(status == WEFT_E_MISMATCH, "%s: %s", weft_status_name(status), weft_error_message());
+    CLOSE(group);
+    wefti_fault_release(fault);
+    free(buffer);
+}
+
+/* One that takes its time for each is not taken for lost where the root has run ahead by more of them than fit into the time of one. */
+static void a_slow_one_is_waited_for(rank_world *world) {
+    enum { TURNS = 40, NAP_US = 60000 };
+    wefti_group *group = group_of_all(world, &(wefti_group_options){.timeout_ns = WEFTI_SECOND_NS});
+    uint8_t     *buffer = calloc(1, MOST_BYTES);
+    for (uint32_t turn = 0; turn < TURNS; turn++) {
+        if (world->rank == 1) usleep(NAP_US);
+        broadcast(world, group, buffer, 8, 0, turn);
+    }
+    CLOSE(group);
+    free(buffer);
+}
+
 #define ON(setup, ranks, function) conformance_run_one(&setup, ranks, #function, function)
 
 Test(collective_feed, many_inproc_3) { ON(inproc, 3, many_in_a_row); }
@@ -299,6 +328,8 @@ Test(collective_feed, flight_shm_3) { ON(shm, 3, several_in_flight); }
 Test(collective_feed, ahead_inproc_2) { ON(inproc, 2, the_root_runs_ahead); }
 Test(collective_feed, ahead_shm_3) { ON(shm, 3, the_root_runs_ahead); }
 Test(collective_feed, roots_shm_2) { ON(shm, 2, two_roots_are_found_later); }
+Test(collective_feed, first_root_shm_2) { ON(shm, 2, a_second_root_is_found_at_once); }
+Test(collective_feed, slow_shm_2) { ON(shm, 2, a_slow_one_is_waited_for); }
 Test(collective_feed, thresholds_inproc_3) { ON(inproc, 3, around_every_threshold); }
 Test(collective_feed, thresholds_shm_2) { ON(shm, 2, around_every_threshold); }
 Test(collective_feed, thresholds_shm_4) { ON(shm, 4, around_every_threshold); }

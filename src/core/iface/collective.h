@@ -81,7 +81,7 @@ typedef struct wefti_collective_call {
     void                 *receive;  /* may be NULL where nothing is written */
     size_t                count;    /* elements, per the table above; 0 is allowed; not looked at by the _V kinds */
     void                 *stream;   /* for engines of a device: the stream to order after; else NULL */
-    uint64_t              timeout_ns; /* of this operation from its start; 0: the group's */
+    uint64_t              timeout_ns; /* of this operation from its start, or since the member that it waits for was seen to come nearer; 0: the group's */
     const size_t         *counts;   /* [size] _V kinds; belongs to the operation until it ends. REDUCE_SCATTER_V, ALLGATHER_V:
                                        the same on all members */
     const size_t         *receive_counts; /* [size] ALLTOALL_V */
