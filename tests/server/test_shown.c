@@ -2,11 +2,14 @@
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
+#include "common/files.h"
 #include "parallel/server/follow.h"
 #include "serving.h"
+#include "weft/vectors.h"
 
 /* Rank 1 serves, and works too; rank 0 reads. */
 static const weft_server_options beside = {.servers = 1};
@@ -224,3 +227,92 @@ static weft_status moves(serving *self) {
     return WEFT_OK;
 }
 Test(shown, rows_move_with_their_states) { serve_case("shm", 2, &beside, moves); }
+
+/* --- rows that change otherwise than by a push --- */
+
+static char folder[64], path[96];
+
+/* What was shown before a snapshot is loaded is not what is there after it. */
+static weft_status loads(serving *self) {
+    weft_table *table = NULL;
+    float      *values = NULL, *got = NULL;
+    int         stage = 0;
+    WEFTI_TRY(make(self, "loads", &table, &values, &got));
+    if (self->rank == 1) WEFTI_TRY(weft_table_push(table, NULL, values));
+    WEFTI_TRY(meet(self, ++stage));
+    WEFTI_TRY(weft_server_save(self->server, path));
+    if (self->rank == 1) WEFTI_TRY(weft_table_push(table, NULL, values));
+    WEFTI_TRY(meet(self, ++stage));
+    for (int i = 0; i < 3 && self->rank == 0; i++) {
+        WEFTI_TRY(weft_table_pull(table, NULL, got));
+        WEFTI_TRY(compare(got, 2, "before the load"));
+    }
+    EXPECT(self->rank == 1 || !shows(self) || shown_by(self), "the rows were not read where they lie");
+    WEFTI_TRY(meet(self, ++stage));
+    if (self->rank == 0) WEFTI_TRY(weft_server_load(self->server, path));
+    for (int round = 1; round < 3; round++) {
+        for (int i = 0; i < 3 && self->rank == 0; i++) {
+            WEFTI_TRY(weft_table_pull(table, NULL, got));
+            WEFTI_TRY(compare(got, (float)round, "after the load"));
+        }
+        WEFTI_TRY(meet(self, ++stage));
+        if (self->rank == 1) WEFTI_TRY(weft_table_push(table, NULL, values));
+        WEFTI_TRY(meet(self, ++stage));
+    }
+    unmake(table, values, got);
+    return WEFT_OK;
+}
+Test(shown, rows_of_a_snapshot) {
+    char command[96];
+    snprintf(folder, sizeof folder, "%s/weft-shown-XXXXXX", temporary_root());
+    cr_assert_not_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/state", folder);
+    serve_case("shm", 2, &beside, loads);
+    snprintf(command, sizeof command, "rm -r '%s'", folder);
+    cr_expect_eq(system(command), 0);
+}
+
+/* Where somebody may be reading the rows that a command changes, it changes them where they have gone on. */
+static weft_status commands(serving *self) {
+    weft_request *first = NULL;
+    weft_table   *table = NULL;
+    float        *values = NULL, *got = NULL, *now = malloc(ROWS * sizeof *now);
+    double        result;
+    int           stage = 0;
+    WEFTI_TRY(make(self, "commands", &table, &values, &got));
+    if (self->rank == 1) WEFTI_TRY(weft_table_push(table, NULL, values));
+    WEFTI_TRY(meet(self, ++stage));
+    if (self->rank == 0) WEFTI_TRY(weft_table_pull(table, NULL, got));
+    if (self->rank == 0) WEFTI_TRY(weft_table_start_call(table, &(weft_table_call){.kind = WEFT_PULL, .receive = got}, &first)); /* it does not look */
+    wait_ms(20);
+    WEFTI_TRY(meet(self, ++stage));
+    if (self->rank == 1) WEFTI_TRY(weft_vectors_run(self->server, &(weft_vector_command){.op = WEFT_VECTOR_SCALE, .y = table, .scale = 3}, 1, &result));
+    WEFTI_TRY(meet(self, ++stage));
+    if (self->rank == 0) WEFTI_TRY(weft_request_wait(first, 0));
+    if (self->rank == 0) WEFTI_TRY(compare(got, 1, "who was reading"));
+    WEFTI_TRY(weft_table_pull(table, NULL, now));
+    WEFTI_TRY(compare(now, 3, "after the command"));
+    WEFTI_TRY(meet(self, ++stage));
+    free(now);
+    unmake(table, values, got);
+    return WEFT_OK;
+}
+Test(shown, vector_commands) { serve_case("shm", 2, &beside, commands); }
+
+/* A push and a pull in one, of memory that the program has lent and to memory of its own: what it pushes from stays as it was. */
+static weft_status lends(serving *self) {
+    weft_table *table = NULL;
+    float      *values = NULL, *got = NULL, *lent = NULL;
+    WEFTI_TRY(make(self, "lends", &table, &values, &got));
+    WEFTI_TRY(weft_server_alloc(self->server, ROWS * sizeof *lent, (void **)&lent));
+    memcpy(lent, values, ROWS * sizeof *lent);
+    for (int round = 1; round < 4 && self->rank == 0; round++) {
+        WEFTI_TRY(weft_table_push_pull(table, NULL, lent, got));
+        WEFTI_TRY(compare(got, (float)round, "what is pulled"));
+        WEFTI_TRY(compare(lent, 1, "what was pushed"));
+    }
+    WEFTI_TRY(meet(self, 1));
+    unmake(table, values, got);
+    return WEFT_OK;
+}
+Test(shown, lent_memory_stays) { serve_case("shm", 2, &beside, lends); }

@@ -58,6 +58,8 @@ bool wefti_follow_start(weft_server *server, request_part *part, wefti_server_fr
     bool long_way = wefti_server_rank(server, part->server) != server->rank && (request->copies_out || request->copies_in) && bytes_of(part) >= LEAST_BYTES;
     bool sends = long_way && request->copies_out && head->flags & WEFTI_SERVER_SENT_IN_PLACE;
     if (request->copies_out && !sends) stage(part, 0, bytes_of(part), true);
+    /* Where a line comes with values the server may leave others in their place: not in memory that the program lends. */
+    if (request->call.send && !request->staging_out && head->flags & WEFTI_SERVER_SENT_IN_PLACE) return false;
     if (!long_way || !(sends || (request->copies_in && head->flags & WEFTI_SERVER_RECEIVED_IN_PLACE))) return false;
     size_t at = (size_t)(request - server->requests) * (size_t)server->servers + (size_t)part->server;
     part->line = (wefti_line *)(void *)server->lines->data + at;
@@ -194,11 +196,13 @@ weft_status wefti_follow_add(weft_server *server, served_table *table, server_jo
     uint8_t       *values = (uint8_t *)(uintptr_t)job->values; /* of the worker's staging, which it does not read again */
     wefti_line    *line = NULL;
     WEFTI_TRY(wefti_follow_find(server, job, &line));
+    bool       whole = false; /* then what the line says later counts no more */
     const bool streams = table->shows && atomic_load_explicit(&line->apart, memory_order_relaxed);
     for (uint64_t done = 0, count; done < job->frame.count; done += count) {
         size_t at = (size_t)done * row_bytes;
         count = job->frame.count - done < most ? job->frame.count - done : most;
-        if (!wait_for(server, line, at + count * row_bytes, &begun_ns) && give_up(line, all)) {
+        whole = whole || atomic_load_explicit(&line->sent, memory_order_acquire) >= all;
+        if (!whole && !wait_for(server, line, at + count * row_bytes, &begun_ns) && give_up(line, all)) {
             memcpy((uint8_t *)wefti_store_vector(table->store, &elements) + begin * row_bytes, values, at);
             return WEFT_E_AGAIN;
         }

@@ -54,6 +54,8 @@ bool wefti_shown_begin(weft_server *server, served_table *table, const server_jo
 /* The rows are to change: where somebody may be reading them, they go on in other memory. */
 void wefti_shown_keep(const weft_server *server, served_table *table);
 void wefti_shown_free(weft_server *server, served_table *table); /* after its store */
+/* The table has another store: its rows are where nobody sees them, as at first. */
+void wefti_shown_forget(weft_server *server, served_table *table);
 
 /* The worker: where a part's rows are to be copied from. WEFT_E_AGAIN: word of that memory is still on its way. Under the lock. */
 WEFT_MUST_CHECK weft_status wefti_shown_find(const request_part *part, const uint8_t **rows_out);

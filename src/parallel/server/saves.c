@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "parallel/server/follow.h"
 #include "parallel/server/meeting.h"
 #include "parallel/server/saves_format.h"
 
@@ -405,6 +406,7 @@ static weft_status adopt_load(weft_server *server, const server_job *job) {
     for (int32_t i = 0; i < load->count; i++) {
         wefti_lend_end_all(server, load->tables[i].table);
         wefti_tables_change_store(load->tables[i].table, &load->tables[i].store, &load->tables[i].sum);
+        wefti_shown_forget(server, load->tables[i].table);
     }
     return WEFT_OK;
 }

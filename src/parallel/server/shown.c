@@ -93,6 +93,11 @@ void wefti_shown_free(weft_server *server, served_table *table) {
     table->shown = NULL;
 }
 
+void wefti_shown_forget(weft_server *server, served_table *table) {
+    wefti_shown_free(server, table);
+    table->pulled = table->shows = false;
+}
+
 /* --- the worker's side --- */
 
 /* Of a part's rows that are shown; 0: they are not. */

@@ -137,7 +137,10 @@ weft_status wefti_vectors_carry_out(weft_server *server, server_job *job, bool r
         const wefti_vector_frame *command = &commands[i];
         WEFTI_TRY(find_both(server, command, &table, &both));
         session->results[i] = 0;
-        if (command->op != WEFT_VECTOR_DOT) wefti_lend_end_all(server, table);
+        if (command->op != WEFT_VECTOR_DOT) {
+            wefti_lend_end_all(server, table);
+            WEFTI_TRY(find_both(server, command, &table, &both)); /* rows that somebody reads have gone on elsewhere */
+        }
         if (command->op == WEFTI_VECTOR_GATHER) WEFTI_TRY(wefti_gather_begin(table, command->x, command->number));
         else session->results[i] = calculate(command->op, &both, command->scale);
     }
