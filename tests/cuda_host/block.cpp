@@ -315,7 +315,10 @@ void try_collective(int w, int lane) {
 
 void enter_fiber() {
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
+    /* It tells where the stack is that was left: a thread that has launched something looks at its own once more when it ends. */
+    const void *bottom;
+    __sanitizer_finish_switch_fiber(nullptr, &bottom, &now->scheduler.bytes);
+    now->scheduler.bottom = static_cast<char *>(const_cast<void *>(bottom));
 #endif
     fiber *self = now->current;
     now->what->kernel();
