@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "fake_verbs.h"
+#include "leftovers.h"
 #include "transport/wire_verbs.h"
 
 enum { BIG = 3 << 20 };
@@ -56,12 +57,7 @@ static void close_ends(pair *ends) {
         free(ends->memory[i]);
         ends->memory[i] = NULL;
     }
-    weft_memory_counts memory;
-    weft_memory_read(&memory);
-    fake_verbs_counts counts = fake_verbs_read();
-    cr_expect_eq(memory.held_bytes, 0, "%llu bytes were left", (unsigned long long)memory.held_bytes);
-    cr_expect_eq(counts.objects, 0, "%d objects of verbs were left", counts.objects);
-    cr_expect_eq(counts.misuse, 0, "%d times, first: %s", counts.misuse, counts.what);
+    expect_nothing_left();
 }
 
 static pair open_pair(void) {

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "fake_verbs.h"
+#include "leftovers.h"
 #include "transport/wire_verbs.h"
 
 enum { PIECE = 1 << 20, PIECES = 3, BYTES = PIECE * PIECES, HOST = 4 << 20 };
@@ -144,12 +145,7 @@ static void close_pair(pair *ends) {
     for (int i = 0; i < 2; i++) ends->wires[i]->ops->close(ends->wires[i], WEFTI_SECOND_NS / 10);
     free(ends->host);
     cr_expect_null(device.lost, "the device still tells a wire that is closed");
-    weft_memory_counts memory;
-    weft_memory_read(&memory);
-    fake_verbs_counts counts = fake_verbs_read();
-    cr_expect_eq(memory.held_bytes, 0, "%llu bytes were left", (unsigned long long)memory.held_bytes);
-    cr_expect_eq(counts.objects, 0, "%d objects of verbs were left", counts.objects);
-    cr_expect_eq(counts.misuse, 0, "%d times, first: %s", counts.misuse, counts.what);
+    expect_nothing_left();
 }
 
 static void run(pair *ends, wefti_wire_op *first, int end, wefti_wire_op *second) {
