@@ -101,7 +101,7 @@ typedef struct weft_call {
     size_t         count;   /* elements; 0 is allowed */
     const size_t  *counts, *receive_counts; /* [n]; like the buffers, they belong to the call until it has ended */
     int32_t        priority;   /* of what is in flight, higher ones get on first; may differ between ranks */
-    int64_t        timeout_ns; /* from its start; 0: the group's */
+    int64_t        timeout_ns; /* from its start; 0: the group's. Ranks on one host wait longer for a member that is behind and comes nearer */
     const weft_combine_function *function; /* with WEFT_COMBINE_USER; lives until the call has ended */
 } weft_call;
 
